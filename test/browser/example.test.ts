@@ -1,6 +1,6 @@
 /** examples/browser, built by vite, in headless Chromium: with the software adapter of WebGPU, and on WebAssembly. */
 import { join } from 'node:path'
-import { analyse, LilyModel, LoraModel } from 'lily-kernels'
+import { accountFor, analyse, LilyModel, LoraModel } from 'lily-kernels'
 import type { Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { randomInputs } from '../../examples/browser/src/inspect/random-inputs.js'
@@ -112,6 +112,26 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
         expect(shapes.map(([name, shape]) => [name, shape])).toEqual(
           Array.from(model.parameters().values(), ({ name, value }) => [name, value.shape.join(' × ')]),
         )
+      },
+      SLOW,
+    )
+
+    test(
+      'inspects an adapter whose pattern needs backtracking',
+      async () => {
+        const layers = [0, 1].map((l) => ({ name: `layers.${l}.q_proj`, inFeatures: 8, outFeatures: 6 }))
+        const model = LilyModel.create({ layers, config: { r: 2, numB: 2, targetModules: '.*q_proj' } })
+        const contents = (await model.pretrainedFiles()).map(async (file) => {
+          const bytes = Buffer.from(await file.arrayBuffer())
+          const buffer =
+            file.name === CONFIG ? Buffer.from(bytes.toString().replace('.*q_proj', '(?!visual).*q_proj')) : bytes
+          return { name: file.name, mimeType: '', buffer }
+        })
+        await page.setInputFiles('#inspect-files', await Promise.all(contents))
+        await page.locator('#inspect h3', { hasText: 'A Lily adapter: 2 layers' }).waitFor(TASK)
+        const { parameters, loraRank } = accountFor(layers, model.config)
+        const tiles = await page.locator('#inspect .tile dd').allInnerTexts()
+        expect([tiles[0], tiles[2]]).toEqual([String(parameters.total), loraRank.toFixed(1)])
       },
       SLOW,
     )

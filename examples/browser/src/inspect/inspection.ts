@@ -1,5 +1,5 @@
 /** What the page shows of an adapter, as plain data. It runs in a Worker. */
-import { accountFor, analyse, type Analysis, LilyModel, type LoraAnalysis, LoraModel } from 'lily-kernels'
+import { analyse, type Analysis, LilyModel, type LoraAnalysis, LoraModel } from 'lily-kernels'
 import { randomInputs } from './random-inputs.js'
 
 export interface ParameterShape {
@@ -12,7 +12,7 @@ export interface LilyInspection {
   readonly kind: 'Lily'
   readonly parameters: readonly ParameterShape[]
   /** Number of elements; shared ones count once. */
-  readonly counts: { readonly a: number; readonly router: number; readonly b: number; readonly total: number }
+  readonly total: number
   /** Number of elements of the adapted weights of the base model. */
   readonly baseParameters: number
   /** Rank of LoRA with as many parameters. */
@@ -58,9 +58,16 @@ async function inspectLily(files: readonly File[], onProgress: OnLayer): Promise
     inFeatures,
     outFeatures,
   }))
-  const { parameters: counts, baseParameters, loraRank } = accountFor(layers, model.config)
   const analysis = await analyse(model, { samples: randomInputs(layers), onProgress })
-  return { kind: 'Lily', parameters: shapesOf(model), counts, baseParameters, loraRank, analysis }
+  const total = sumOf(analysis.targets, ({ parameters }) => parameters)
+  return {
+    kind: 'Lily',
+    parameters: shapesOf(model),
+    total,
+    baseParameters: sumOf(layers, ({ inFeatures, outFeatures }) => inFeatures * outFeatures),
+    loraRank: total / sumOf(layers, ({ inFeatures, outFeatures }) => inFeatures + outFeatures),
+    analysis,
+  }
 }
 
 async function inspectLora(files: readonly File[], onProgress: OnLayer): Promise<LoraInspection> {
@@ -70,11 +77,14 @@ async function inspectLora(files: readonly File[], onProgress: OnLayer): Promise
   return {
     kind: 'LoRA',
     parameters,
-    total: parameters.reduce((sum, { elements }) => sum + elements, 0),
-    baseParameters: analysis.layers.reduce((sum, { inFeatures, outFeatures }) => sum + inFeatures * outFeatures, 0),
+    total: sumOf(parameters, ({ elements }) => elements),
+    baseParameters: sumOf(analysis.layers, ({ inFeatures, outFeatures }) => inFeatures * outFeatures),
     analysis,
   }
 }
+
+const sumOf = <T>(items: readonly T[], numberOf: (item: T) => number): number =>
+  items.reduce((sum, item) => sum + numberOf(item), 0)
 
 function shapesOf(model: LilyModel | LoraModel): ParameterShape[] {
   return Array.from(model.parameters().values(), ({ name, value: { shape } }) => ({

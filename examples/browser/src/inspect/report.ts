@@ -12,15 +12,15 @@ export function inspectionReport(inspection: Inspection): HTMLElement[] {
   return inspection.kind === 'Lily' ? lilyReport(inspection) : loraReport(inspection)
 }
 
-function lilyReport({ analysis, counts, baseParameters, loraRank, parameters }: LilyInspection): HTMLElement[] {
+function lilyReport({ analysis, total, baseParameters, loraRank, parameters }: LilyInspection): HTMLElement[] {
   const { r, strideA, numB, scaling, targets } = analysis
   const layers = targets.flatMap((target) => target.layers)
   return [
     h('h3', {}, `A Lily adapter: ${countOf(layers.length, 'layer')}`),
     h('p', { class: 'muted' }, `r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}`),
     tiles([
-      { value: count(counts.total), text: 'parameters; shared ones count once' },
-      { value: percentOf(counts.total, baseParameters), text: 'of the weights that it adapts' },
+      { value: count(total), text: 'parameters; shared ones count once' },
+      { value: percentOf(total, baseParameters), text: 'of the weights that it adapts' },
       { value: loraRank.toFixed(1), text: 'rank of LoRA with as many parameters' },
       {
         value: (median(layers, ({ update }) => update.effectiveRank) ?? 0).toFixed(1),
