@@ -16,7 +16,6 @@ const LONG = 20
 interface Targeted<C extends Targets> {
   readonly config: C
   readonly baseLayers: readonly LayerShape[]
-  readonly layers: ReadonlyMap<string, { readonly shape: AdaptedLayer }>
 }
 
 /**
@@ -24,14 +23,13 @@ interface Targeted<C extends Targets> {
  */
 export function differenceInPeft<C extends Targets>(
   { layOut }: Pick<PeftMethod<C>, 'layOut'>,
-  { config, baseLayers, layers }: Targeted<C>,
+  { config, baseLayers }: Targeted<C>,
 ): string | null {
   const { targetModules } = config
   if (targetModules === null || typeof targetModules === 'string' || targetModules.length < LONG) return null
   const names = baseLayers.map(({ name }) => name)
   const theirs = adaptedBy(layOut, baseLayers, { ...config, targetModules: shortened(targetModules, names) })
-  for (const { shape } of layers.values()) {
-    const { name, a, b } = shape
+  for (const { name, a, b } of layOut(baseLayers, config).layers.values()) {
     const their = theirs.get(name)
     if (their?.a === a && their.b === b) continue
     const difference = their === undefined ? 'does not adapt' : 'shares other parameters with'

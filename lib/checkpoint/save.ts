@@ -167,6 +167,8 @@ async function asLoraContents(model: LilyModel, origin: Origin | undefined, path
   const targets = TARGETS.map((field) => [field, model.config[field]])
   // PEFT scales by alpha / r.
   const config = readLoraConfig({ ...(Object.fromEntries(targets) as Targets), r, loraAlpha: scaling * r }, true)
+  // LoRA shares no parameters: PEFT can only leave out other layers.
+  if (config.layersToTransform !== null) checkForPeft(LORA, differenceOf(LORA, config, model, origin), pathOf)
   const text = configText(LORA, { config, layers: model.layers }, model.adapterConfig)
   return adapterContents(PEFT_FILE, pathOf, tensors, PYTORCH, text)
 }
@@ -184,14 +186,27 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   const format = readChoice(options, 'format', formats, 'peft')
   const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
   const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
-  // A file has the difference only in its compact form: what PEFT reads differently is not saved for PEFT.
-  const difference = origin === undefined ? differenceInPeft(method, model) : origin.metadata.get(NOT_FOR_PEFT)
+  const difference = differenceOf(method, model.config, model, origin)
+  if (format === 'peft') checkForPeft(method, difference, pathOf)
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
-  if (typeof difference === 'string') {
-    if (format === 'peft') throw checkpointError(pathOf(CONFIG_FILE), `${difference}; ${ADVICE[method.type]}`)
-    metadata.set(NOT_FOR_PEFT, difference)
-  }
+  if (difference !== null) metadata.set(NOT_FOR_PEFT, difference)
   return { format, tensors, metadata, config: writeAdapterConfig(method, model, origin, modules) }
+}
+
+/** How PEFT would read a model differently; null if it would not. */
+function differenceOf<C extends Targets>(
+  method: PeftMethod<C>,
+  config: C,
+  { baseLayers }: Pick<AdapterModel, 'baseLayers'>,
+  origin: Origin | undefined,
+): string | null {
+  if (origin === undefined) return differenceInPeft(method, { config, baseLayers })
+  // A file has the difference only in its compact form: what PEFT reads differently is not saved for PEFT.
+  return origin.metadata.get(NOT_FOR_PEFT)?.replace(/\p{Cc}/gu, ' ') ?? null
+}
+
+function checkForPeft({ type }: Method, difference: string | null, pathOf: PathOf): void {
+  if (difference !== null) throw checkpointError(pathOf(CONFIG_FILE), `${difference}; ${ADVICE[type]}`)
 }
 
 /** Adds the parameters by PEFT's names: a shared one once for each of its layers. */

@@ -233,6 +233,28 @@ describe('a created model', () => {
       LoraModel.create({ layers, config: { ...lora, layersToTransform: [99] } }).pretrainedFiles(),
     )
     await LoraModel.create({ layers, config: { targetModules: names } }).pretrainedFiles()
+
+    model.freeze('uniform')
+    await model.loraFiles()
+    const indexed = randomModel(layers, { ...config, layersToTransform: [0] })
+    indexed.freeze('uniform')
+    await indexed.savePretrained(folder, { format: 'compact' })
+    for (const each of [indexed, await LilyModel.fromPretrained(folder)]) {
+      await expectRefused('ERR_LILY_CHECKPOINT', "suffixes such as 'q_proj'", () => each.loraFiles())
+    }
+  })
+
+  it('is refused without the control characters of a file', async () => {
+    const layers = layersOf(12, 'attn.q_proj', 'attn.o_proj')
+    const folder = newFolder()
+    await randomModel(layers, { r: 2, numB: 2, targetModules: namesOf(layers) }).savePretrained(folder, {
+      format: 'compact',
+    })
+    const path = join(folder, COMPACT)
+    const text = readFileSync(path, 'latin1')
+    writeFileSync(path, text.replace('PEFT shortens', String.raw`\u001b[0;31m `), 'latin1')
+    const read = await LilyModel.fromPretrained(folder)
+    await expectRefused('ERR_LILY_CHECKPOINT', ':  [0;31m  lists of 20', () => read.pretrainedFiles())
   })
 
   it.each<[why: string, layers: LayerShape[], targets: string[]]>([
