@@ -80,22 +80,24 @@ test('the programs of the guides and the declarations of the package compile', (
   expect(errorsOf(sources)).toEqual([])
 })
 
-/** As in the library dom from TypeScript 6 on, which has other names and members than @webgpu/types. */
-const WEBGPU = `${['Buffer', 'CommandEncoder', 'Device']
-  .map(
-    (name) =>
-      `interface GPU${name} { readonly own: '${name}' }\ndeclare var GPU${name}: { prototype: GPU${name}; new (): GPU${name} }`,
+/** Declarations of WebGPU with other names and members than those of @webgpu/types. */
+function webGpu(declarationOf: (name: string, members: string) => string): string {
+  const declarations = ['Buffer', 'CommandEncoder', 'Device'].map((name) =>
+    declarationOf(`GPU${name}`, `{ readonly own: '${name}' }`),
   )
-  .join('\n')}
-type GPUBindingResource = GPUBuffer
-`
+  return [...declarations, 'type GPUBindingResource = GPUBuffer'].join('\n')
+}
+const OWN = `const own: 'Buffer' = tensor.buffer.own\n// @ts-expect-error: no device\ncreateLily(tensor.buffer)`
 
 test.each([
   [
-    'are those that the program declares',
-    WEBGPU,
-    `const own: 'Buffer' = tensor.buffer.own\n// @ts-expect-error: no device\ncreateLily(tensor.buffer)`,
+    'are those of the library dom of TypeScript 6',
+    webGpu(
+      (name, members) => `interface ${name} ${members}\ndeclare var ${name}: { prototype: ${name}; new (): ${name} }`,
+    ),
+    OWN,
   ],
+  ['are the classes of Deno', webGpu((name, members) => `declare class ${name} ${members}`), OWN],
   ['are objects where the program declares none', '', 'const own: object = tensor.buffer\ncreateLily(own)'],
 ])('the types of WebGPU %s', (_, declared, use) => {
   const source = `import type { Tensor } from 'lily-kernels'\nimport { createLily } from 'lily-kernels/webgpu'\ndeclare const tensor: Tensor\n`

@@ -1,13 +1,22 @@
 /**
  * The types of WebGPU in the declarations of the package: those that the program has, from its library `dom` (TypeScript 6
- * and later) or from @webgpu/types. The two collide in one program, so the declarations refer to neither.
+ * and later), from @webgpu/types or from Deno. These collide in one program, so the declarations refer to none of them.
  */
 
-/** GPUBuffer, if the program declares it; otherwise any object. */
-export type GpuBuffer = typeof globalThis extends { GPUBuffer: { prototype: infer T } } ? T : object
+/* eslint-disable @typescript-eslint/no-empty-object-type -- those of the program have the members */
+declare global {
+  // They merge with those of the program, which are interfaces, or classes in Deno, and are empty where it has none.
+  interface GPUBuffer {}
+  interface GPUCommandEncoder {}
+  interface GPUDevice {}
+}
+/* eslint-enable */
 
-/** GPUCommandEncoder, if the program declares it; otherwise any object. */
-export type GpuCommandEncoder = typeof globalThis extends { GPUCommandEncoder: { prototype: infer T } } ? T : object
+/** GPUBuffer of the program; without members if the program declares none. */
+export type GpuBuffer = GPUBuffer
 
-/** GPUDevice, if the program declares it; otherwise any object. */
-export type GpuDevice = typeof globalThis extends { GPUDevice: { prototype: infer T } } ? T : object
+/** GPUCommandEncoder of the program; without members if the program declares none. */
+export type GpuCommandEncoder = GPUCommandEncoder
+
+/** GPUDevice of the program; without members if the program declares none. */
+export type GpuDevice = GPUDevice
