@@ -24,14 +24,14 @@ template <typename Work>
 lily_status on_device(int32_t id, Work work) {
   const Device *found = device(id);
   if (found == nullptr) return LILY_ERROR_UNAVAILABLE;
-  const DeviceGuard guard(id);
+  DeviceGuard guard(id);
   if (const lily_status status = guard.status()) return status;
   if constexpr (std::is_invocable_v<Work, const Device &>) {
     Device executing = *found;
     executing.architecture = executed_architecture(id);
-    return work(executing);
+    return guard.explain(work(executing));
   } else {
-    return work();
+    return guard.explain(work());
   }
 }
 
@@ -40,10 +40,11 @@ lily_status on_device(int32_t id, Work work) {
 template <typename Work>
 lily_status on_device_if_kept(int32_t id, Work work) {
   if (device(id) == nullptr) return LILY_ERROR_UNAVAILABLE;
-  const DeviceGuard guard(id);
+  DeviceGuard guard(id);
   if (guard.context_is_lost()) return LILY_OK;
   if (const lily_status status = guard.status()) return status;
-  return work();
+  const lily_status status = guard.explain(work());
+  return guard.context_is_lost() ? LILY_OK : status;
 }
 
 // The backend's default stream of each device, created on first use.

@@ -187,7 +187,7 @@ lily_status device_count(int32_t *count) {
   return LILY_OK;
 }
 
-DeviceGuard::DeviceGuard(int32_t id) {
+DeviceGuard::DeviceGuard(int32_t id) : id_(id) {
   status_ = find_driver();
   if (status_ != LILY_OK) return;
   Context &context = context_of(id);
@@ -195,7 +195,9 @@ DeviceGuard::DeviceGuard(int32_t id) {
     const std::lock_guard<std::mutex> lock(context.mutex);
     status_ = context.handle == nullptr ? retain(id, &context) : check_id(id, context, &context_is_lost_);
   }
-  if (status_ == LILY_OK) status_ = report_driver(driver.push(context.handle), "entering the context of a device");
+  if (status_ == LILY_OK) {
+    status_ = explain(report_driver(driver.push(context.handle), "entering the context of a device"));
+  }
   if (status_ != LILY_OK) return;
   entered = &context;
   has_entered_ = true;
@@ -206,6 +208,14 @@ DeviceGuard::~DeviceGuard() {
   entered = nullptr;
   CUcontext popped = nullptr;
   driver.pop(&popped);
+}
+
+lily_status DeviceGuard::explain(lily_status status) {
+  if (status == LILY_OK) return LILY_OK;
+  Context &context = context_of(id_);
+  const std::lock_guard<std::mutex> lock(context.mutex);
+  const lily_status checked = check_id(id_, context, &context_is_lost_);
+  return context_is_lost_ ? checked : status;
 }
 
 lily_status allow_shared_bytes(const void *kernel, int bytes) {

@@ -43,10 +43,14 @@ class DeviceGuard {
 
   // LILY_OK, or the reason why calls on the device cannot run.
   lily_status status() const { return status_; }
+  // The status of calls under this guard. If they failed because other code has reset the device since the guard
+  // entered it, that is the reason.
+  lily_status explain(lily_status status);
   // Other code of the process has destroyed the context, and with it all memory, streams, events and graphs.
   bool context_is_lost() const { return context_is_lost_; }
 
  private:
+  const int32_t id_;
   bool has_entered_ = false;
   bool context_is_lost_ = false;
   lily_status status_;
