@@ -10,6 +10,7 @@ import { type Job, type Report, runInChild } from './support/child.js'
 import { runCli } from './support/cli.js'
 import { expectSameBits } from './support/compare.js'
 import { LEAST_TERMS_RANK, TYPES } from './support/dtypes.js'
+import { olderProcessor } from './support/processors.js'
 import type { Values } from './support/run.js'
 import { temporaryFolder } from './support/temporary.js'
 import { emulatedTiles } from './support/tiles.js'
@@ -98,6 +99,14 @@ test('doctor tests the tile registers', async (context) => {
     passed: false,
     reason: 'y in bfloat16 is 0,0,0,0,0,0,0,0, expected 3,6,7,14,3,6,7,14',
   })
+})
+
+test('the emulated registers do not keep the addon from loading on an older processor', async (context) => {
+  const haswell = olderProcessor('Haswell')
+  if (typeof haswell === 'string') return context.skip(haswell)
+  if (typeof environment === 'string') return context.skip(environment)
+  const { backend } = await runInChild([], { LILY_CPU_ISA: 'amx', ...environment }, haswell)
+  expect(backend).toMatchObject({ available: false, reason: expect.stringContaining('LILY_CPU_ISA=amx') as string })
 })
 
 // The portable kernels do not round float32 parameters to bfloat16.

@@ -78,8 +78,9 @@ void configure(const void *address) {
   registers.are_configured = true;
 }
 
-// TDPBF16PS flushes subnormal operands and results, whatever MXCSR says.
-void add_products(int sums, int lhs, int rhs) {
+// TDPBF16PS flushes subnormal operands and results, whatever MXCSR says. The rest of the file has code for every
+// processor, because the addon must load on those that do not have the instructions.
+__attribute__((target("avx512f"))) void add_products(int sums, int lhs, int rhs) {
   const Configuration &of = registers.configuration;
   if (sums == lhs || sums == rhs || lhs == rhs) stop("a product of a tile with itself");
   if (of.rows[sums] != of.rows[lhs] || of.row_bytes[sums] != of.row_bytes[rhs] || of.row_bytes[lhs] / 4 != of.rows[rhs])

@@ -25,7 +25,7 @@ export function emulatedTiles(folder: string): Record<string, string> | string {
   mkdirSync(release, { recursive: true })
   const native = join(packageRoot, 'native')
   const source = join(packageRoot, 'test/programs/tiles.cc')
-  const flags = ['-std=c++20', '-O2', '-Wall', '-Wextra', '-Werror', '-mavx512f', '-mfma', '-fvisibility=hidden']
+  const flags = ['-std=c++20', '-O2', '-Wall', '-Wextra', '-Werror', '-fvisibility=hidden']
   const linked = ['-shared', '-fPIC', '-Wl,-z,nodelete', `-I${native}`, source, ...given, '-ldl', '-pthread']
   execFileSync(process.env.CXX ?? 'g++', [...flags, ...linked, '-o', join(release, 'lily.node')])
   // node-gyp-build looks there instead of in the package.
