@@ -1,6 +1,6 @@
 /** scripts/gpu-verify.js without a GPU: its steps, and its table of predicted and measured times. */
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -24,17 +24,23 @@ test('the steps that tell most come first, and end within ten minutes', () => {
   expect(steps.reduce((sum, [, seconds]) => sum + Number(seconds), 0)).toBeLessThan(600)
 })
 
-/** Runs the script with shell programs of these names in the place of others. */
+/**
+ * Runs the script with shell programs of these names in the place of others. It is a copy of the script, because this may be
+ * the suite of a run of the script itself, whose figures are in build/gpu-verify.
+ */
 function verifyWith(programs: Record<string, string>, step: string) {
   const folder = mkdtempSync(join(tmpdir(), 'lily-gpu-verify-'))
   try {
+    for (const name of ['scripts', 'package.json']) cpSync(join(root, name), join(folder, name), { recursive: true })
+    const bin = join(folder, 'bin')
+    mkdirSync(bin)
     for (const [name, text] of Object.entries(programs)) {
-      writeFileSync(join(folder, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 })
+      writeFileSync(join(bin, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 })
     }
     const script = ['scripts/gpu-verify.js', '--only', step, '--out', join(folder, 'out.json')]
     return spawnSync(process.execPath, script, {
-      cwd: root,
-      env: { ...process.env, PATH: [folder, process.env.PATH].join(delimiter) },
+      cwd: folder,
+      env: { ...process.env, PATH: [bin, process.env.PATH].join(delimiter) },
       encoding: 'utf8',
     })
   } finally {
