@@ -32,7 +32,7 @@ function textOf(diagnosis: Diagnosis): string {
   for (const [name, value] of Object.entries(environment)) lines.push(['environment', `${name}=${value}`])
   if (processor !== null) {
     const { instructionSets, simd, threads, because, affinity, quota, physicalCores, amxRefusal } = processor
-    const limits = `physical cores ${physicalCores ?? 'unknown'}, CPU affinity ${affinity}, cgroup quota ${quota ?? 'none'}`
+    const limits = `CPU affinity ${affinity}, physical cores in it ${physicalCores ?? 'unknown'}, cgroup quota ${quota ?? 'none'}`
     lines.push(['instructions', `${simd ?? 'none'} in use; supported: ${instructionSets.join(', ')}`])
     if (amxRefusal !== null)
       lines.push(['amx', `refused: ${amxRefusal}; bfloat16 runs on ${simd ?? 'no set'}, tf32 in float32`])

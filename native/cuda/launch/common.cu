@@ -21,8 +21,8 @@ int executed_architecture(int32_t device) {
       return 0;
     }
     architecture = attributes.ptxVersion;
-    // What 9.0 executes of this version is compute_90a, because CMakeLists.txt refuses other targets of 9.0; later GPUs
-    // execute compute_90.
+    // What 9.0 executes of this version is compute_90a, because CMakeLists.txt refuses other LILY_CUDA_TARGETS of 9.0;
+    // later GPUs execute compute_90.
     if (architecture == 90 && attributes.binaryVersion == 90) architecture = kHopperArchitecture;
     // Another thread may have found it, and left wgmma, in the meantime.
     int known = 0;
