@@ -2,19 +2,14 @@
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { beforeAll, expect, test } from 'vitest'
+import { compileProgram } from './support/compile.js'
 import { temporaryFolder } from './support/temporary.js'
 
-const native = fileURLToPath(new URL('../native', import.meta.url))
-const source = fileURLToPath(new URL('programs/affinity.cc', import.meta.url))
 const folder = temporaryFolder()
-const program = join(folder, 'affinity')
-
+let program: string
 beforeAll(() => {
-  const sources = [source, join(native, 'cpu/affinity.cc')]
-  const flags = ['-std=c++20', '-Wall', '-Wextra', '-Werror', `-I${native}`]
-  execFileSync(process.env.CXX ?? 'g++', [...flags, ...sources, '-o', program])
+  program = compileProgram('affinity', ['cpu/affinity.cc'], folder)
 })
 
 interface Machine {

@@ -2,19 +2,14 @@
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { beforeAll, expect, test } from 'vitest'
+import { compileProgram } from './support/compile.js'
 import { temporaryFolder } from './support/temporary.js'
 
-const native = fileURLToPath(new URL('../native', import.meta.url))
-const source = fileURLToPath(new URL('programs/cgroup.cc', import.meta.url))
 const folder = temporaryFolder()
-const program = join(folder, 'cgroup')
-
+let program: string
 beforeAll(() => {
-  const sources = [source, join(native, 'cpu/cgroup.cc')]
-  const flags = ['-std=c++20', '-Wall', '-Wextra', '-Werror', `-I${native}`]
-  execFileSync(process.env.CXX ?? 'g++', [...flags, ...sources, '-o', program])
+  program = compileProgram('cgroup', ['cpu/cgroup.cc'], folder)
 })
 
 const v2 = (root: string, point = '/sys/fs/cgroup') => `31 23 0:28 ${root} ${point} rw shared:4 - cgroup2 cgroup2 rw\n`

@@ -1,21 +1,13 @@
 /** The plan of a call: tasks for many threads, and what it costs. A C++ program prints it; nothing is computed. */
 import { execFileSync } from 'node:child_process'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { compileProgram } from './support/compile.js'
 import { temporaryFolder } from './support/temporary.js'
 
-const native = fileURLToPath(new URL('../native', import.meta.url))
-const program = join(temporaryFolder(), 'plan')
-
+const folder = temporaryFolder()
+let program: string
 beforeAll(() => {
-  const sources = [
-    fileURLToPath(new URL('programs/plan.cc', import.meta.url)),
-    join(native, 'cpu/plan.cc'),
-    join(native, 'core/problem.cc'),
-  ]
-  const flags = ['-std=c++20', '-Wall', '-Wextra', '-Werror', `-I${native}`, `-I${join(native, 'include')}`]
-  execFileSync(process.env.CXX ?? 'g++', [...flags, ...sources, '-o', program])
+  program = compileProgram('plan', ['cpu/plan.cc', 'core/problem.cc'], folder)
 })
 
 interface Plan {

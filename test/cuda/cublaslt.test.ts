@@ -11,6 +11,7 @@ import { type Gpu, type GpuName, gpus } from '../../bench/counters/gpus.js'
 import { linear } from '../reference.js'
 import { isEmulated } from '../support/backend.js'
 import { relativeError } from '../support/compare.js'
+import { compileProgram } from '../support/compile.js'
 import { cublasLt } from '../support/cublaslt.js'
 import { ask } from '../support/fork.js'
 import type { GraphJob, GraphReport } from '../support/linear-graph.js'
@@ -18,7 +19,6 @@ import { expectMatches } from '../support/linear-check.js'
 import { type LinearJob, type LinearReport, makeLinear } from '../support/linear.js'
 import { temporaryFolder } from '../support/temporary.js'
 
-const native = fileURLToPath(new URL('../../native', import.meta.url))
 const support = (name: string): string => fileURLToPath(new URL(`../support/${name}.ts`, import.meta.url))
 
 /** A device of one multiprocessor without wgmma, on which the matrix units limit a product of this size. */
@@ -215,23 +215,9 @@ describe('the rule', () => {
   const PRECISIONS = { default: 0, high: 1, tf32: 2 }
   let program: string
   beforeAll(() => {
-    program = join(temporaryFolder(), 'linear-plan')
-    execFileSync(process.env.CXX ?? 'g++', [
-      '-std=c++20',
-      '-Wall',
-      '-Wextra',
-      '-Werror',
-      '-O1',
-      `-I${native}`,
-      `-I${join(native, 'include')}`,
-      fileURLToPath(new URL('../programs/linear-plan.cc', import.meta.url)),
-      ...['launch/model', 'launch/plan_linear', 'launch/walk', 'tiles/rows'].map((name) =>
-        join(native, 'cuda', `${name}.cc`),
-      ),
-      join(native, 'core/problem.cc'),
-      '-o',
-      program,
-    ])
+    const names = ['launch/model', 'launch/plan_linear', 'launch/walk', 'tiles/rows']
+    const sources = [...names.map((name) => `cuda/${name}.cc`), 'core/problem.cc']
+    program = compileProgram('linear-plan', sources, temporaryFolder())
   })
 
   interface Call {

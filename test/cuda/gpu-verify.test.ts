@@ -1,7 +1,6 @@
 /** scripts/gpu-verify.js without a GPU: its steps, and its table of predicted and measured times. */
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
@@ -9,6 +8,7 @@ import { gpus } from '../../bench/counters/gpus.js'
 import { planCall, predictedSeconds } from '../../bench/counters/plan.js'
 import type { Report, Result } from '../../bench/harness/report.js'
 import { gpuTable, type PytorchReport } from '../../bench/peers/gpu-table.js'
+import { temporaryFolder } from '../support/temporary.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -24,28 +24,26 @@ test('the steps that tell most come first, and end within ten minutes', () => {
   expect(steps.reduce((sum, [, seconds]) => sum + Number(seconds), 0)).toBeLessThan(600)
 })
 
+const folder = temporaryFolder()
+
 /**
  * Runs the script with shell programs of these names in the place of others. It is a copy of the script, because this may be
  * the suite of a run of the script itself, whose figures are in build/gpu-verify.
  */
 function verifyWith(programs: Record<string, string>, step: string) {
-  const folder = mkdtempSync(join(tmpdir(), 'lily-gpu-verify-'))
-  try {
-    for (const name of ['scripts', 'package.json']) cpSync(join(root, name), join(folder, name), { recursive: true })
-    const bin = join(folder, 'bin')
-    mkdirSync(bin)
-    for (const [name, text] of Object.entries(programs)) {
-      writeFileSync(join(bin, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 })
-    }
-    const script = ['scripts/gpu-verify.js', '--only', step, '--out', join(folder, 'out.json')]
-    return spawnSync(process.execPath, script, {
-      cwd: folder,
-      env: { ...process.env, PATH: [bin, process.env.PATH].join(delimiter) },
-      encoding: 'utf8',
-    })
-  } finally {
-    rmSync(folder, { recursive: true })
+  const copy = join(folder, step)
+  for (const name of ['scripts', 'package.json']) cpSync(join(root, name), join(copy, name), { recursive: true })
+  const bin = join(copy, 'bin')
+  mkdirSync(bin)
+  for (const [name, text] of Object.entries(programs)) {
+    writeFileSync(join(bin, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 })
   }
+  const script = ['scripts/gpu-verify.js', '--only', step, '--out', join(copy, 'out.json')]
+  return spawnSync(process.execPath, script, {
+    cwd: copy,
+    env: { ...process.env, PATH: [bin, process.env.PATH].join(delimiter) },
+    encoding: 'utf8',
+  })
 }
 
 const nvidiaSmi = "echo 'NVIDIA H100 80GB HBM3, 9.0, 580.65.06'"

@@ -3,8 +3,6 @@
  * executed, and no time is measured.
  */
 import { execFileSync } from 'node:child_process'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { type GpuName, gpuNames, gpus } from '../../bench/counters/gpus.js'
 import {
@@ -16,6 +14,7 @@ import {
   predictedSeconds,
   tileRows,
 } from '../../bench/counters/plan.js'
+import { compileProgram } from '../support/compile.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 const DIRECTIONS = ['forward', 'backward'] as const
@@ -130,23 +129,9 @@ describe.each(gpuNames)('on %s', (device) => {
 })
 
 test('plans of random calls have valid launches, and need no more workspace than the query says', () => {
-  const native = fileURLToPath(new URL('../../native', import.meta.url))
-  const program = join(temporaryFolder(), 'cuda-plan')
-  const sources = ['launch/model', 'launch/plan_backward', 'launch/plan_forward', 'launch/walk', 'tiles/rows']
-  execFileSync(process.env.CXX ?? 'g++', [
-    '-std=c++20',
-    '-Wall',
-    '-Wextra',
-    '-Werror',
-    '-O1',
-    `-I${native}`,
-    `-I${join(native, 'include')}`,
-    fileURLToPath(new URL('../programs/cuda-plan.cc', import.meta.url)),
-    ...sources.map((source) => join(native, 'cuda', `${source}.cc`)),
-    join(native, 'core/problem.cc'),
-    '-o',
-    program,
-  ])
+  const names = ['launch/model', 'launch/plan_backward', 'launch/plan_forward', 'launch/walk', 'tiles/rows']
+  const sources = [...names.map((name) => `cuda/${name}.cc`), 'core/problem.cc']
+  const program = compileProgram('cuda-plan', sources, temporaryFolder())
   for (const seed of ['1', '2'])
     expect(execFileSync(program, [seed, '20000'], { encoding: 'utf8' })).toBe('20000 plans\n')
 })

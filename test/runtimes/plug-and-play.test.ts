@@ -1,7 +1,6 @@
 /** The package in a project of Yarn with Plug'n'Play, which has no node_modules, and replaces parts of the file system. */
 import { execFileSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { cpSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
@@ -9,8 +8,9 @@ import { GOLDEN } from '../support/checkpoint.js'
 import { consumer, expected, MODULES } from '../support/consumer.js'
 import { type Installed, installPackage } from '../support/installed.js'
 import { installOnce } from '../support/npm-install.js'
+import { temporaryFolder } from '../support/temporary.js'
 
-const project = mkdtempSync(join(tmpdir(), 'lily-yarn-'))
+const project = temporaryFolder()
 let installed: Installed
 let yarn: string
 
@@ -35,10 +35,7 @@ beforeAll(() => {
   writeFileSync(join(project, '.yarnrc.yml'), `${settings.join('\n')}\n`)
   run('add', 'lily-kernels@file:./lily-kernels.tgz')
 }, 600_000)
-afterAll(() => {
-  installed?.remove()
-  rmSync(project, { recursive: true, force: true })
-})
+afterAll(() => installed?.remove())
 
 test.each(['ESM', 'CJS'] as const)('%s', (format) => {
   const { file } = MODULES[format]

@@ -1,0 +1,28 @@
+/** Compiles the C++ programs of test/programs, which run parts of native/ without the addon. */
+import { execFileSync } from 'node:child_process'
+import { join } from 'node:path'
+import { packageRoot } from '../../lib/binding/root.js'
+
+/**
+ * Compiles test/programs/`name`.cc with sources of native/.
+ *
+ * @returns the path of the program, in `folder`
+ */
+export function compileProgram(name: string, sources: readonly string[], folder: string): string {
+  const native = join(packageRoot, 'native')
+  const program = join(folder, name)
+  execFileSync(process.env.CXX ?? 'g++', [
+    '-std=c++20',
+    '-Wall',
+    '-Wextra',
+    '-Werror',
+    '-O1',
+    `-I${native}`,
+    `-I${join(native, 'include')}`,
+    join(packageRoot, 'test/programs', `${name}.cc`),
+    ...sources.map((source) => join(native, source)),
+    '-o',
+    program,
+  ])
+  return program
+}
