@@ -160,6 +160,13 @@ describe('problems that cross block sizes', () => {
       await checkCase(c, { deferB: true })
       await checkCase(c, { outputs: 'add' })
     })
+  // All tokens share the error of dw, which is nearly all of the error of dRouter here.
+  test(`${many} tokens that share a rounding error, bfloat16`, async () => {
+    const types = { activations: 'bfloat16', gradients: 'float32' } as const
+    const sizes = { tokens: many, dIn: 96, dOut: 8, rank: 16, experts: 3, ...types }
+    const c = makeCase({ ...sizes, routing: 'batch', activation: 'relu', sharpness: 0.1, seed: 13 })
+    await checkCase(c, { outputs: 'overwrite' })
+  })
   for (const pool of ['probabilities', 'logits'] as const)
     for (const [name, types] of Object.entries(TYPES)
       .slice(0, pool === 'logits' ? 2 : undefined)

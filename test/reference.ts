@@ -78,6 +78,12 @@ export class Matrix {
     return new Matrix(last - first, this.cols, this.value.subarray(...range), this.variance.subarray(...range))
   }
 
+  /** Copies rows to first, first + 1, ... */
+  set(first: number, rows: Matrix): void {
+    this.value.set(rows.value, first * this.cols)
+    this.variance.set(rows.variance, first * this.cols)
+  }
+
   transpose(): Matrix {
     const result = new Matrix(this.cols, this.rows)
     for (let i = 0; i < this.rows; i++)
@@ -164,19 +170,35 @@ function softmax(logits: Matrix): Matrix {
   return result
 }
 
-/** Gradient of softmax: p * (dp - <p, dp>), for every row. */
+/** Gradient of softmax: p * (dp - <p, dp>), for every row of p; dp is one row for all of them. */
 function softmaxGradient(p: Matrix, dp: Matrix): Matrix {
   const result = new Matrix(p.rows, p.cols)
   for (let i = 0; i < p.rows; i++) {
-    const [pRow, dpRow] = [p.slice(i, i + 1), dp.slice(i, i + 1)]
-    const mean = multiply(pRow, dpRow.transpose())
+    const pRow = p.slice(i, i + 1)
+    const mean = multiply(pRow, dp.transpose())
     for (let e = 0; e < p.cols; e++) {
-      const difference = dpRow.value[e] - mean.value[0]
-      const variance = dpRow.variance[e] + mean.variance[0] + difference ** 2
+      const difference = dp.value[e] - mean.value[0]
+      const variance = dp.variance[e] + mean.variance[0] + difference ** 2
       result.value[i * p.cols + e] = pRow.value[e] * difference
       result.variance[i * p.cols + e] =
         pRow.value[e] ** 2 * (variance + difference ** 2) + pRow.variance[e] * difference ** 2
     }
+  }
+  return result
+}
+
+/**
+ * The variance that the errors of dw add to the gradient of the router, the sum over tokens of softmaxGradient(p, dw) (x) h.
+ * All tokens of a group share them, so they grow with the number of tokens, not with its root: after ReLU no h is negative,
+ * and nothing cancels. The gradient is linear in dw; its sensitivity to dw_j is the gradient for a unit vector.
+ */
+function sharedVariance(p: Matrix, dw: Matrix, hidden: Matrix): Float64Array {
+  const result = new Float64Array(dw.cols * hidden.cols)
+  for (let j = 0; j < dw.cols; j++) {
+    const unit = new Matrix(1, dw.cols)
+    unit.value[j] = 1
+    const sensitivity = multiply(softmaxGradient(p, unit).transpose(), hidden)
+    sensitivity.value.forEach((of, i) => (result[i] += of * of * dw.variance[j]))
   }
   return result
 }
@@ -201,6 +223,27 @@ function groupsOf({ routing, tokens, mask, offsets }: Problem): Group[] {
 const isPooled = (problem: Problem) => problem.routing === 'batch' || problem.routing === 'sequence'
 const isRouted = (problem: Problem) => isPooled(problem) || problem.routing === 'token'
 
+/** Matrices of a number of columns, one below the other. */
+function stack(cols: number, parts: Matrix[]): Matrix {
+  const result = new Matrix(
+    parts.reduce((rows, part) => rows + part.rows, 0),
+    cols,
+  )
+  let first = 0
+  for (const part of parts) {
+    result.set(first, part)
+    first += part.rows
+  }
+  return result
+}
+
+/** Some rows of a matrix. */
+const rowsOf = (matrix: Matrix, indices: number[]) =>
+  stack(
+    matrix.cols,
+    indices.map((i) => matrix.slice(i, i + 1)),
+  )
+
 /** A matrix with one row per group: the sum of the kept rows of the group. */
 function sumOfKept(rows: Matrix, groups: Group[]): Matrix {
   const choice = new Matrix(groups.length, rows.rows)
@@ -215,8 +258,7 @@ function scaleRows(matrix: Matrix, factors: number[]): Matrix {
   const result = new Matrix(matrix.rows, matrix.cols)
   factors.forEach((factor, i) => {
     const scaled = matrix.slice(i, i + 1).times(factor)
-    result.value.set(scaled.value, i * matrix.cols)
-    result.variance.set(scaled.variance, i * matrix.cols)
+    result.set(i, scaled)
   })
   return result
 }
@@ -343,8 +385,7 @@ export function forward(problem: Problem, exact = true): Forward {
   groups.forEach(({ first, last }, g) => {
     if (first === last) return
     const part = multiply(factor(hidden.slice(first, last)), combine(weights, g, b, rank, rounding)).times(scaling)
-    y.value.set(part.value, first * dOut)
-    y.variance.set(part.variance, first * dOut)
+    y.set(first, part)
   })
   return { y, hidden, probabilities, weights }
 }
@@ -367,8 +408,7 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
     if (first === last) return
     const [hGroup, dyGroup] = [factor(hidden.slice(first, last)), factor(dy.slice(first, last))]
     const q = multiply(dyGroup, combine(weights, g, b, rank, rounding).transpose()).times(scaling)
-    dHidden.value.set(q.value, first * rank)
-    dHidden.variance.set(q.variance, first * rank)
+    dHidden.set(first, q)
 
     const d = multiply(hGroup.transpose(), dyGroup).times(scaling)
     const share = multiply(weights.slice(g, g + 1).transpose(), d.reshape(1, rank * dOut))
@@ -377,24 +417,29 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
       db.variance[i] += share.variance[i] + db.value[i] ** 2
     })
     const dw = multiply(b.reshape(experts, rank * dOut), d.reshape(rank * dOut, 1))
-    dWeights.value.set(dw.value, g * experts)
-    dWeights.variance.set(dw.variance, g * experts)
+    dWeights.set(g, dw)
   })
 
   let dRouter = new Matrix(experts, rank)
   if (isRouted(problem)) {
     const dLogits = new Matrix(tokens, experts)
+    // For every kept token, or with pooled logits for every group: the gradient of the logits for an exact dw, and hidden.
+    const [left, right]: [Matrix[], Matrix[]] = [[], []]
+    const shared = new Float64Array(experts * rank)
     groups.forEach(({ kept }, g) => {
-      const dw = dWeights.slice(g, g + 1)
-      for (const t of kept) {
-        const dl = saved.probabilities
-          ? softmaxGradient(saved.probabilities.slice(t, t + 1), dw.times(1 / kept.length))
-          : softmaxGradient(weights.slice(g, g + 1), dw)
-        dLogits.value.set(dl.value, t * experts)
-        dLogits.variance.set(dl.variance, t * experts)
-      }
+      if (kept.length === 0) return
+      const ofWeights = dWeights.slice(g, g + 1)
+      const [p, dw, hGroup] = saved.probabilities
+        ? [rowsOf(saved.probabilities, kept), ofWeights.times(1 / kept.length), rowsOf(hidden, kept)]
+        : [weights.slice(g, g + 1), ofWeights, sumOfKept(hidden, [groups[g]])]
+      left.push(softmaxGradient(p, Matrix.exact(1, experts, dw.value)))
+      right.push(hGroup)
+      sharedVariance(p, dw, hGroup).forEach((variance, i) => (shared[i] += variance))
+      const dl = softmaxGradient(p, dw)
+      kept.forEach((t, i) => dLogits.set(t, dl.slice(i % dl.rows, (i % dl.rows) + 1)))
     })
-    dRouter = multiply(dLogits.transpose(), hidden)
+    dRouter = multiply(stack(experts, left).transpose(), stack(rank, right))
+    shared.forEach((variance, i) => (dRouter.variance[i] += variance))
     dHidden = dHidden.plus(multiply(dLogits, parameter(experts, rank, problem.router ?? [], rounding)))
   }
   if (problem.activation === 'relu')
