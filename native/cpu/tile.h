@@ -160,38 +160,31 @@ LILY_INLINE void prefetch_next_rows(const LeftOperand<T> &lhs, const typename T:
 
 // The register tile of a product that has one vector of columns in all, so that no cut of columns decides which tile
 // computes an element. Multiply-adds take about four cycles and two of them begin per cycle, so six chains would leave
-// multipliers idle: an element has two, one for each half of k.
+// multipliers idle: an element has two, one for the even and one for the odd steps of k.
 template <typename T, int kRows, bool kPrefetches>
 void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
                           int64_t out_pitch, bool accumulate) {
-  const int64_t half = steps / 2;
-  Vector first[kRows], second[kRows];
+  Vector even[kRows], odd[kRows];
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) first[i] = second[i] = Vector{};
+  for (int i = 0; i < kRows; ++i) even[i] = odd[i] = Vector{};
   const typename T::Element *scalars = lhs.data;
 #pragma GCC unroll 2
-  for (int64_t k = 0; k < half; ++k) {
-    if (kPrefetches && k % kLineSteps == 0) {
-      prefetch_next_rows<T, kRows>(lhs, scalars);
-      prefetch_next_rows<T, kRows>(lhs, scalars + half * lhs.step_stride);
-    }
-    const Vector rhs_first = load(rhs + k * rhs_pitch), rhs_second = load(rhs + (half + k) * rhs_pitch);
+  for (int64_t k = 0; k + 1 < steps; k += 2) {
+    if (kPrefetches && k % kLineSteps == 0) prefetch_next_rows<T, kRows>(lhs, scalars);
+    const Vector rhs_even = load(rhs), rhs_odd = load(rhs + rhs_pitch);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const typename T::Element *const row = scalars + i * lhs.row_stride;
-      first[i] = T::multiply_add(T::step_of(row), rhs_first, first[i]);
-      second[i] = T::multiply_add(T::step_of(row + half * lhs.step_stride), rhs_second, second[i]);
+      even[i] = T::multiply_add(T::step_of(row), rhs_even, even[i]);
+      odd[i] = T::multiply_add(T::step_of(row + lhs.step_stride), rhs_odd, odd[i]);
     }
-    scalars += lhs.step_stride;
+    scalars += 2 * lhs.step_stride;
+    rhs += 2 * rhs_pitch;
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
-    if (steps % 2 != 0) {
-      const int64_t k = steps - 1;
-      const auto scalar = T::step_of(lhs.data + i * lhs.row_stride + k * lhs.step_stride);
-      second[i] = T::multiply_add(scalar, load(rhs + k * rhs_pitch), second[i]);
-    }
-    const Vector sum = first[i] + second[i];
+    if (steps % 2 != 0) even[i] = T::multiply_add(T::step_of(scalars + i * lhs.row_stride), load(rhs), even[i]);
+    const Vector sum = even[i] + odd[i];
     float *const target = out + i * out_pitch;
     store(target, accumulate ? load(target) + sum : sum);
   }
