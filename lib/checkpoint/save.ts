@@ -110,7 +110,7 @@ type Method = Pick<PeftMethod, 'type' | 'name'>
 
 /** What to do where PEFT would read other targets. */
 const ADVICE = {
-  LILY: "pass create all layers of the base model, and suffixes such as 'q_proj', or save in the format 'compact'",
+  LILY: "pass create all layers of the base model, and suffixes such as 'q_proj' that end no other one, or save in the format 'compact'",
   LORA: "pass create all layers of the base model, and suffixes such as 'q_proj'",
 } as const
 

@@ -244,6 +244,36 @@ describe('a created model', () => {
     }
   })
 
+  // PEFT compares ends of names as text, in the order of a Python set: it gives such a layer either target.
+  it.each<[why: string, names: string[], targets: string[] | undefined]>([
+    ['a name and its end', ['a.0.o_proj', 'a.1.o_proj'], ['o_proj', '1.o_proj']],
+    ['ends without a dot', ['a.v', 'a.kv'], ['v', 'kv']],
+    ['last components', ['a.v', 'a.kv'], undefined],
+    ['a long list', ['a.v', 'a.kv', ...under('a')], ['v', 'kv', ...PARTS]],
+    ['an end that is no target of the layer', ['a.v', 'a.b.v', 'a.bv'], ['v', 'bv']],
+  ])('is refused for targets of which PEFT may take either: %s', async (_, names, targetModules) => {
+    const layers = names.map((name) => ({ name, inFeatures: 4, outFeatures: 3 }))
+    const model = randomModel(layers, { r: 2, numB: 2, ...(targetModules && { targetModules }) })
+    await expectRefused('ERR_LILY_CHECKPOINT', 'which end the same names', () => model.pretrainedFiles())
+    const compact = await LilyModel.fromPretrained(await model.pretrainedFiles({ format: 'compact' }))
+    expect(valuesOf(compact)).toEqual(valuesOf(model))
+    await expectRefused('ERR_LILY_CHECKPOINT', 'which end the same names', () => compact.pretrainedFiles())
+    // LoRA shares nothing.
+    model.freeze('uniform')
+    await model.loraFiles()
+  })
+
+  it.each<[why: string, sizes: Record<string, number>, targets: string[] | string]>([
+    ['of layers that all end with both', { 'a.0.q_proj': 3, 'a.1.q_proj': 3 }, ['q_proj', 'proj']],
+    ['of layers of other sizes', { 'a.o_proj': 3, 'a.1.o_proj': 4 }, ['o_proj', '1.o_proj']],
+    ['that are a pattern', { 'a.kv': 3, 'a.v': 3 }, '.*v'],
+    ['that end no other one', { 'a.q_proj': 3, 'a.v_proj': 3 }, ['q_proj', 'v_proj']],
+  ])('is saved for PEFT with targets %s', async (_, sizes, targetModules) => {
+    const layers = Object.entries(sizes).map(([name, outFeatures]) => ({ name, inFeatures: 4, outFeatures }))
+    const model = randomModel(layers, { r: 2, numB: 2, targetModules })
+    expect(valuesOf(await LilyModel.fromPretrained(await model.pretrainedFiles()))).toEqual(valuesOf(model))
+  })
+
   it('is refused without the control characters of a file', async () => {
     const layers = layersOf(12, 'attn.q_proj', 'attn.o_proj')
     const folder = newFolder()
