@@ -49,7 +49,10 @@ export interface AdapterBackwardOptions {
   readonly x?: TensorLike | undefined
   /** [..., d_in], M rows: the gradient of x is added to it in place. Default: a new tensor is returned. */
   readonly dx?: TensorLike | undefined
-  /** Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` to freeze A. Default: all. */
+  /**
+   * Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` for an A that is not trained. Leave such
+   * an A out of the optimiser, too: weight decay changes a parameter whose gradient is zero. Default: all.
+   */
   readonly needs?: LoraBackwardOptions['needs']
   /** CUDA stream to run in, or its cudaStream_t. Default: the stream of the operands. */
   readonly stream?: Stream | bigint | number | undefined

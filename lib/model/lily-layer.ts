@@ -50,7 +50,10 @@ export interface LayerForwardResult<O> {
 
 /** Options of {@link LilyLayer.backward}. */
 export interface LayerBackwardOptions extends AdapterBackwardOptions {
-  /** Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` to freeze A. Default: all. */
+  /**
+   * Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` for an A that is not trained. Leave such
+   * an A out of the optimiser, too: weight decay changes a parameter whose gradient is zero. Default: all.
+   */
   readonly needs?: LilyNeeds | undefined
   /**
    * Defer this layer's gradient of B, so that one fold adds up the gradients of several layers. Default: true on a

@@ -74,6 +74,9 @@ const STEP_OPTIONS: Known = new Set(['lrScale', 'stream'])
  * norm that is not finite is not an error: with infinity finite gradients become 0 and infinite ones NaN, with NaN all
  * become NaN.
  *
+ * A parameter whose gradient is zero is updated like any other, also by weight decay: PyTorch leaves it out if its gradient
+ * is None. Pass only the parameters to train.
+ *
  * Results are bit-identical from run to run, for any number of threads. On CUDA a step is only enqueued.
  *
  * @example
