@@ -43,8 +43,8 @@ export function withModules(
       fail(
         'ERR_LILY_ARGUMENT',
         'modulesToSave',
-        `expected modules without adapted layers, got ${quote(module)} beside the adapted ${quote(adapted)}: PEFT adapts ` +
-          'nothing in a module that it saves; leave it out, or the layer',
+        `expected modules without adapted layers, got ${quote(module)} beside the adapted ${quote(adapted)}: PEFT saves ` +
+          'each module whose name ends so, and has no adapters in it; leave it out, or the layer',
       )
     }
     modules.push(module)
@@ -82,9 +82,9 @@ export function modulesOf(others: ReadonlyMap<string, TensorSource>, field: unkn
   return modules
 }
 
-/** Whether a layer is a module of this name or in one, which PEFT finds anywhere in the layer's name. */
+/** Whether a layer is, or is in, a module whose name ends with this text, which PEFT then saves: see {@link isListed}. */
 function isWithin(layer: string, module: string): boolean {
-  return `.${layer}.`.includes(`.${module}.`)
+  return `${layer}.`.includes(`${module}.`)
 }
 
 /**
