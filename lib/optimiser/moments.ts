@@ -89,11 +89,13 @@ export function checkNames(names: readonly string[], given: readonly string[]): 
   const missing = names.find((name) => !given.includes(name))
   const unknown = given.find((name) => !names.includes(name))
   if (missing === undefined && unknown === undefined) return
+  // A shared parameter has the name of its first layer.
+  const advice = 'load the state of the same model, with its layers in the same order'
   fail(
     'ERR_LILY_ARGUMENT',
     'state.parameters',
     missing !== undefined
-      ? `expected an entry for the parameter ${describe(missing)}, got none; load the state of the same model`
-      : `expected only parameters of the optimiser, got ${describe(unknown)}; load the state of the same model`,
+      ? `expected an entry for the parameter ${describe(missing)}, got none; ${advice}`
+      : `expected only parameters of the optimiser, got ${describe(unknown)}; ${advice}`,
   )
 }

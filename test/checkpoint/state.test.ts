@@ -40,6 +40,19 @@ function newState(): AdamWState<TensorLike> {
 }
 
 describe('a state that is saved', () => {
+  it('goes with the order of the layers, which PEFT does not save', async () => {
+    const names = ['encoder.layers.0.q', 'decoder.layers.0.q']
+    const layers = names.map((name) => ({ name, inFeatures: 4, outFeatures: 3 }))
+    const model = LilyModel.create({ layers, config: { r: 2, numB: 2 } })
+    const state = new AdamW(model.parameters()).state()
+    const files = await model.pretrainedFiles()
+    const advice =
+      "the parameter 'decoder.layers.0.q.lily_B.weight', got none; load the state of the same model, with its layers in"
+    const sorted = new AdamW((await LilyModel.fromPretrained(files)).parameters())
+    await expectRefused('ERR_LILY_ARGUMENT', advice, () => sorted.load(state))
+    new AdamW((await LilyModel.fromPretrained(files, { layers: names })).parameters()).load(state)
+  })
+
   it('is read bit for bit, and the file has the documented names', async () => {
     const path = join(newFolder(), 'made', 'as needed', 'state.safetensors')
     const { step, parameters } = newState()
