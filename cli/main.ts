@@ -18,6 +18,7 @@ function program(): Command {
       'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, analysis of trained adapters',
     )
     .version(version)
+    .configureHelp({ subcommandTerm: (each) => `${each.name()} ${each.usage()}` })
     .addCommand(benchCommand(version))
     .addCommand(doctorCommand(version))
     .addCommand(inspectCommand(version))

@@ -265,10 +265,14 @@ describe('doctor', () => {
   })
 })
 
-test('--help prints the usage', async () => {
-  for (const args of [['--help'], ['bench', '--help'], ['doctor', '--help']]) {
-    const { code, stdout } = await runCli(args)
-    expect(code).toBe(0)
-    expect(stdout).toContain('Usage: lily-kernels')
-  }
+test.each([
+  [['--help'], 'Usage: lily-kernels [options] [command]', '  inspect <folder> [options]  '],
+  [['bench', '--help'], 'Usage: lily-kernels bench [options]'],
+  [['doctor', '--help'], 'Usage: lily-kernels doctor [options]'],
+  // An option --json in front of the folder takes it for its file.
+  [['inspect', '--help'], 'Usage: lily-kernels inspect <folder> [options]'],
+])('%j prints the usage', async (args, ...texts) => {
+  const { code, stdout } = await runCli(args)
+  expect(code).toBe(0)
+  for (const text of texts) expect(stdout).toContain(text)
 })

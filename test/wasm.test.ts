@@ -79,6 +79,13 @@ describe('the choice', () => {
     expect(abi.forwardStruct.bytes).toBeGreaterThan(200)
   })
 
+  test('doctor gives the reason of the backend, and not as that of the addon', async () => {
+    const { code, stdout } = await runCli(['doctor'], { LILY_NUM_THREADS: '0' })
+    expect(code).toBe(1)
+    expect(stdout).toMatch(/^addon +not in use$/m)
+    expect(stdout).toMatch(/^cpu +not available: LILY_NUM_THREADS must be/m)
+  })
+
   test('both builds together take at most 400 KB, compressed', () => {
     const bytes = ['wasm', 'wasm-relaxed'].map(
       (build) => gzipSync(readFileSync(join(packageRoot, `build/wasm/${build}.wasm`)), { level: 9 }).length,

@@ -27,7 +27,10 @@ function textOf(diagnosis: Diagnosis): string {
     ['lily-kernels', version],
     ['Node', node],
     ['platform', [platform, os, ...(libc === null ? [] : [libc])].join(', ')],
-    ['addon', addon.loads ? 'loads' : `${processor === null ? 'FAILS' : 'not in use'}: ${addon.reason ?? ''}`],
+    [
+      'addon',
+      addon.loads ? 'loads' : [processor === null ? 'FAILS' : 'not in use', addon.reason ?? []].flat().join(': '),
+    ],
   ]
   for (const [name, value] of Object.entries(environment)) lines.push(['environment', `${name}=${value}`])
   if (processor !== null) {

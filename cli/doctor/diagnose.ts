@@ -58,7 +58,8 @@ export async function diagnose(version: string): Promise<Diagnosis> {
     return {
       ok: cpu.available && tested.every(({ selfTest }) => selfTest?.passed !== false),
       ...machine,
-      addon: isWebAssembly ? { loads: false, reason: cpu.reason } : { loads: true },
+      // The reason of a backend that is not available is another one.
+      addon: isWebAssembly ? { loads: false, ...(cpu.available && { reason: cpu.reason }) } : { loads: true },
       processor: {
         instructionSets: instructionSets.split(' '),
         simd: cpu.devices[0]?.simd ?? null,

@@ -4,10 +4,12 @@ import type { InspectOptions } from './options.js'
 
 /** @param version version of the package */
 export function inspectCommand(version: string): Command {
+  // Its usage has the folder first, because an option --json before it would take it for its file.
   return new Command('inspect')
     .description(
       'analyse an adapter saved by PEFT or savePretrained: routers, experts and updates of Lily, or updates of LoRA',
     )
+    .usage('<folder> [options]')
     .argument('<folder>', 'folder that contains adapter_config.json and the tensors')
     .option(
       '--samples <file>',
