@@ -168,11 +168,11 @@ describe('bench', () => {
 
   test('the command in a report is one that a shell runs', async () => {
     const html = path("the page's charts.html")
-    const { code, stdout, stderr } = await runCli([...tiny, '--html', html, '--json'])
+    const { code, stdout, stderr } = await runCli([...tiny, '--html', html, '--json', '-'])
     expect(code, stderr).toBe(0)
     const [{ command }] = JSON.parse(stdout) as Report[]
     const printed = execFileSync('sh', ['-c', command.replace('npx', `printf '%s\\n'`)], { encoding: 'utf8' })
-    expect(printed.split('\n')).toEqual(['lily-kernels', ...tiny, '--html', html, '--json', ''])
+    expect(printed.split('\n')).toEqual(['lily-kernels', ...tiny, '--html', html, '--json', '-', ''])
   })
 
   test('an interrupt before the first result also writes files', async () => {

@@ -368,10 +368,11 @@ describe('inspect', () => {
     expect(labelsOf('a.0.p')).toEqual(['a.0.p'])
   })
 
-  test('--json with --no-html writes only JSON', async () => {
-    const { code, stdout } = await runCli(['inspect', GOLDEN, '--json', '--no-html'])
+  test.each([[['--json', '--no-html']], [['--no-html', '--json', '-']]])('%j writes only JSON', async (args) => {
+    const { code, stdout } = await runCli(['inspect', GOLDEN, ...args])
     expect(code).toBe(0)
     expect((JSON.parse(stdout) as Inspection).analysis.r).toBe(8)
+    expect(existsSync('-')).toBe(false)
   })
 
   test('refuses outputs that are files of the adapter or of the samples, and leaves them as they are', async () => {

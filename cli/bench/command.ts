@@ -4,6 +4,7 @@ import { cacheStates } from '../../bench/harness/cold-caches.js'
 import { backendNames, routings } from '../../bench/workload/cases.js'
 import { dtypeNames } from '../../bench/workload/dtypes.js'
 import { parseShape, type Shape } from '../../bench/workload/shapes.js'
+import { jsonTarget } from '../report/output-file.js'
 import type { BenchOptions } from './options.js'
 
 /** Parses an option that takes names, repeated or separated by commas; `all` stands for every name. */
@@ -86,7 +87,7 @@ export function benchCommand(version: string): Command {
       seconds,
     )
     .option('--quick', 'measure fewer cases, in less time')
-    .option('--json [file]', 'write all results as JSON to a file, or to stdout instead of the table')
+    .option('--json [file]', 'write all results as JSON to a file, or to stdout (-) instead of the table', jsonTarget)
     .option('--html <file>', 'write a report with charts to a file')
     .addHelpText(
       'after',

@@ -1,5 +1,6 @@
 /** `lily-kernels inspect`: analyses an adapter and shows a table and a page with charts. */
 import { Command } from 'commander'
+import { jsonTarget } from '../report/output-file.js'
 import type { InspectOptions } from './options.js'
 
 /** @param version version of the package */
@@ -16,7 +17,7 @@ export function inspectCommand(version: string): Command {
       'safetensors file with sample inputs: one tensor [..., d_in] per layer, by layer name; the tensor "mask" [...], or ' +
         '"<layer>.mask" for one layer, is 0 for padding, which does not count, and 1 for other tokens',
     )
-    .option('--json [file]', 'write the analysis as JSON to a file, or to stdout instead of the table')
+    .option('--json [file]', 'write the analysis as JSON to a file, or to stdout (-) instead of the table', jsonTarget)
     .option('--html <file>', 'write a page with charts to a file', 'lily-inspect.html')
     .option('--no-html', 'do not write the page')
     .addHelpText(

@@ -17,6 +17,9 @@ import {
 import { basename, dirname, join } from 'node:path'
 import { CommandError } from './failure.js'
 
+/** The value of an option `--json [file]`: true is stdout, which other programs call -. */
+export const jsonTarget = (file: string): string | true => (file === '-' ? true : file)
+
 function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   return 'code' in error && error.code === 'ENOENT' ? 'its folder does not exist; create it first' : error.message
