@@ -1,7 +1,10 @@
 /** The async functions: bit-equal results, computation off the main thread, concurrent calls, rejections. */
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
+import { native } from '../lib/binding/native.js'
+import * as lily from '../lib/index.js'
 import { LilyError } from '../lib/index.js'
 import {
+  backend,
   isEmulated,
   isWebGpu,
   lilyBackward,
@@ -59,6 +62,51 @@ describe('concurrent calls', () => {
     for (const result of await Promise.all(pending)) expectSame(result, expected)
   })
 })
+
+// The addon computes on the cpu backend. A later call may end first if it computes less, or by chance.
+if (backend === 'cpu')
+  describe('gradients that concurrent calls defer', () => {
+    const { x, a, router, b } = operands(makeCase({ routing: 'batch', ...medium, experts: 4, seed: 1 }))
+    const { saved } = lily.lilyForward({ x, a, router, b })
+    const dys = [2, 3, 4].map((seed) => makeCase({ routing: 'batch', ...medium, experts: 4, seed }).dy)
+    const dyOf = (i: number) => ({ data: Float32Array.from(dys[i]), shape: [medium.tokens, medium.dOut] })
+    const foldAfter = (order: number[]) => {
+      for (const i of order) lily.lilyBackward({ dy: dyOf(i) }, saved, { deferB: true })
+      return lily.foldB(saved).data
+    }
+
+    it('are added in the order of the calls, whichever ends first', async () => {
+      const expected = foldAfter([0, 1, 2])
+      expect(foldAfter([2, 1, 0]), 'the sum depends on the order').not.toEqual(expected)
+
+      const ended: number[] = []
+      const run = native.backwardAsync.bind(native)
+      const ends: Promise<void>[] = []
+      // Each call ends after the next one.
+      const held = vi.spyOn(native, 'backwardAsync').mockImplementation((...call) => {
+        const [i, done] = [ends.length, run(...call)]
+        const end = (async () => {
+          await new Promise(setImmediate)
+          await done
+          await ends[i + 1]
+          await new Promise(setImmediate)
+        })()
+        ends.push(end)
+        return end
+      })
+      try {
+        const calls = dys.map(async (_, i) => {
+          await lily.lilyBackwardAsync({ dy: dyOf(i) }, saved, { deferB: true })
+          ended.push(i)
+        })
+        await Promise.all(calls)
+      } finally {
+        held.mockRestore()
+      }
+      expect(ended).toEqual([2, 1, 0])
+      expectSameBits('db', lily.foldB(saved).data, expected)
+    })
+  })
 
 describe('the event loop', () => {
   it('runs while a call is pending', async () => {

@@ -31,6 +31,8 @@ export interface Gradients {
 /** A backward call that is ready to run. */
 export interface BackwardCall {
   readonly state: CallState
+  /** The number of this call among the backward calls of `state`. */
+  readonly number: number
   readonly x: Operand
   readonly dy: Operand
   readonly gradients: Gradients
@@ -103,7 +105,7 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
     db: gradient('db', db, needs.db && !deferB, accumulate, b, placement),
     deferredDb: deferB ? allocate('deferB', 'float32', deferred, placement) : null,
   }
-  return { state, x, dy, gradients, placement }
+  return { state, number: state.countBackward(), x, dy, gradients, placement }
 }
 
 /** The gradient that the caller gives, or a new one of the shape and type of its operand. */

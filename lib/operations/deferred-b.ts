@@ -18,6 +18,8 @@ export class DeferredB {
     { problem, weights }: CallState,
     /** [partials, r, d_out] */
     readonly memory: OperandMemory,
+    /** The number of the backward call among those of its saved call. */
+    readonly call: number,
   ) {
     this.partials = problem.deferredPartials
     this.weights = problem.defersPerGroup ? weights : null

@@ -53,9 +53,9 @@ export async function runBackwardAsync(call: BackwardCall, linear: LinearCall | 
   return backwardResult(call)
 }
 
-function backwardResult({ state, gradients }: BackwardCall): BackwardResult {
+function backwardResult({ state, number, gradients }: BackwardCall): BackwardResult {
   const { dx, da, dRouter, db, deferredDb } = gradients
-  if (deferredDb !== null) state.deferred.push(new DeferredB(state, deferredDb))
+  if (deferredDb !== null) state.defer(new DeferredB(state, deferredDb, number))
   const tensors: BackwardResult = {}
   if (dx !== null) tensors.dx = dx.tensor
   if (da !== null) tensors.da = da.tensor
