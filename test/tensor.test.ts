@@ -417,6 +417,7 @@ describe('cast', () => {
     const strided = { data: values, shape: [3, 2], strides: [5, 1], byteOffset: 8 }
     expect([...cast(strided, 'float32').data]).toEqual([2, 3, 7, 8, 12, 13].map((i) => values[i]))
     expect(cast(tensor([], [0, 7]), 'bfloat16').shape).toEqual([0, 7])
+    expect(cast(tensor([], [2 ** 30, 0]), 'bfloat16').shape, 'no row is visited').toEqual([2 ** 30, 0])
   })
 
   it('refuses other types', async () => {

@@ -14,6 +14,7 @@ export function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Op
   const data = plainView(dtype, memory as HostData)
   const bytes = bytesPerElement(dtype)
   const copy = allocateOnHost('a copy', dtype, rows * columns)
+  if (columns === 0) return copy // of any number of rows
   const [buffer, start] = [bufferOf(data), byteOffsetOf(data) + byteOffset]
   for (let row = 0; row < rows; row++) {
     copy.set(viewOf(dtype, buffer, start + row * pitch * bytes, columns), row * columns)
