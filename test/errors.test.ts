@@ -284,6 +284,16 @@ const forward: Rows<Forward> = [
   ],
   ['sequenceOffsets: missing', ARGUMENT, 'sequenceOffsets', ({ options }) => (options.routing = 'sequence')],
   ...badOffsets(),
+  ...rowsWithoutColumns(),
+  [
+    'x: more sequences than a call can have, without tokens',
+    SHAPE,
+    'x',
+    (call) => {
+      call.x = { data: new Float32Array(0), shape: [2 ** 53 - 1, 0, dIn] }
+      call.options.routing = 'sequence'
+    },
+  ],
   ['weights: with a router', ARGUMENT, 'weights', ({ options }) => (options.weights = [1, 0])],
   ...badWeights(),
 ]
@@ -794,6 +804,22 @@ function badOffsets(): Rows<Forward> {
   ])
 }
 
+/** Of no numbers there can be any number of rows, and walking through them would take minutes. */
+function rowsWithoutColumns(): Rows<Forward> {
+  const arrays = { mask: Uint8Array, sequenceOffsets: Int32Array, weights: Float32Array }
+  return Object.entries(arrays).map(([name, Class]) => [
+    `${name}: rows without columns`,
+    SHAPE,
+    name,
+    (call) => {
+      const routing = { mask: 'batch', sequenceOffsets: 'sequence', weights: 'fixed' }[name]
+      if (name === 'weights') delete (call as Partial<Forward>).router
+      call.options = { routing, [name]: { data: new Class(0), shape: [2 ** 30, 0] } }
+      if (name === 'weights') call.options.sequenceOffsets = [0, tokens]
+    },
+  ])
+}
+
 function badWeights(): Rows<Forward> {
   const rows: [name: string, code: string, weights: unknown][] = [
     ['missing', ARGUMENT, undefined],
@@ -801,21 +827,25 @@ function badWeights(): Rows<Forward> {
     ['infinite', ARGUMENT, [Infinity, 0]],
     ['infinite in float32', ARGUMENT, [1e39, 0]],
     ['for other experts', SHAPE, [1, 0, 0]],
+    ['for more experts than there can be', SHAPE, new Array<number>(100).fill(0)],
     ['none', SHAPE, []],
     ['for other groups', SHAPE, { data: new Float32Array(3 * experts), shape: [3, experts] }],
     ['three dimensions', SHAPE, { data: new Float32Array(2 * experts), shape: [1, 2, experts] }],
     ['bytes', DTYPE, Uint8Array.of(1, 0)],
   ]
-  return rows.map(([name, code, weights]) => [
-    `weights: ${name}`,
-    code,
-    'weights',
-    (call) => {
-      delete (call as Partial<Forward>).router
-      call.options = { routing: 'fixed', weights, sequenceOffsets: [0, 2, tokens] }
-      if (Array.isArray(weights) || weights === undefined) delete call.options.sequenceOffsets
-    },
-  ])
+  const withB = (bShape: number[], form: string): Rows<Forward> =>
+    rows.map(([name, code, weights]) => [
+      `weights: ${name}${form}`,
+      code,
+      'weights',
+      (call) => {
+        call.b.shape = bShape
+        delete (call as Partial<Forward>).router
+        call.options = { routing: 'fixed', weights, sequenceOffsets: [0, 2, tokens] }
+        if (Array.isArray(weights) || weights === undefined) delete call.options.sequenceOffsets
+      },
+    ])
+  return [...withB([experts, rank, dOut], ''), ...withB([experts * rank, dOut], ', with b [E*r, d_out]')]
 }
 
 function detachedOffsets(): Int32Array {

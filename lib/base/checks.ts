@@ -8,7 +8,7 @@ import { MAX_EXPERTS, MAX_RANK } from './limits.js'
 import { shapeText, type TypedMatrix } from './shape.js'
 
 /** The kernels index tokens and sequence offsets with 32-bit signed integers. */
-const MAX_TOKENS = 2 ** 31 - 1
+export const MAX_TOKENS = 2 ** 31 - 1
 
 /** Checks x: [..., d_in] of type float32, bfloat16 or float16; or dy: [..., d_out]. */
 export function checkActivations(x: TypedMatrix, argument = 'x', size = 'd_in'): void {

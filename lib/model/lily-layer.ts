@@ -1,7 +1,6 @@
 /** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
 import type { Exact, Known } from '../base/options.js'
-import { shapeText } from '../base/shape.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
@@ -138,7 +137,6 @@ export class LilyLayer extends AdapterLayer {
       b: resolve('b', this.b.value),
       y,
     }
-    if (settings.weights !== null) this.#checkWeights(settings.weights.shape)
     return prepareForward(inputs, { ...settings, routing, weights, scaling: this.scaling })
   }
 
@@ -218,17 +216,6 @@ export class LilyLayer extends AdapterLayer {
       of: 'lilyForward',
       forward: (operands) => lilyForward(operands, options),
     })
-  }
-
-  /** Without a router the operation takes E from the weights, and its error would name b. */
-  #checkWeights(shape: readonly number[]): void {
-    const [experts] = this.router.value.shape
-    if (shape.at(-1) === experts) return
-    fail(
-      'ERR_LILY_SHAPE',
-      'weights',
-      `expected [${experts}] or [G, ${experts}] (E ${experts}), got ${shapeText(shape)}`,
-    )
   }
 
   /**

@@ -6,6 +6,7 @@ import {
   checkExpertStack,
   checkType,
   checkTypeOrFloat32,
+  MAX_TOKENS,
 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
@@ -23,7 +24,7 @@ export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: Forwar
   checkActivations(x)
   checkA(a, x.columns)
   checkTypeOrFloat32('a', a, x.dtype)
-  const experts = router === null ? expertsOf(b, a.rows, settings) : checkRouter(router, a.rows)
+  const experts = router === null ? expertsOf(b, a.rows) : checkRouter(router, a.rows)
   checkExpertStack('b', b, experts, a.rows)
   checkType('b', b, a.dtype)
   if (router !== null) checkType('router', router, a.dtype)
@@ -93,13 +94,9 @@ function checkRouter(router: Operand, rank: number): number {
 }
 
 /** E of a routing without a router. */
-function expertsOf(b: Operand, rank: number, { weights }: ForwardSettings): number {
-  let experts = b.rows / rank
-  if (b.shape.length === 3) {
-    experts = b.shape[0]
-  } else if (weights !== null) {
-    experts = weights.shape[weights.shape.length - 1]
-  } else if (!Number.isInteger(experts)) {
+function expertsOf(b: Operand, rank: number): number {
+  const experts = b.shape.length === 3 ? b.shape[0] : b.rows / rank
+  if (!Number.isInteger(experts)) {
     fail('ERR_LILY_SHAPE', 'b', `expected [E*r, d_out] with r ${rank}, as a has, got ${shapeText(b.shape)}`)
   }
   checkExperts('b', experts)
@@ -134,6 +131,14 @@ function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: ForwardSet
       'sequenceOffsets',
       `is required by routing '${routing}' with an x of shape ${shapeText(x.shape)}; ` +
         `pass G + 1 cumulative offsets from 0 to ${x.rows}, or x as [B, N, ${x.columns}]`,
+    )
+  }
+  // Without tokens there can be any number of sequences.
+  if (sequences > MAX_TOKENS) {
+    fail(
+      'ERR_LILY_SHAPE',
+      'x',
+      `expected at most ${MAX_TOKENS} sequences, got shape ${shapeText(x.shape)}; split the call`,
     )
   }
   const offsets = new Int32Array(sequences + 1)
