@@ -44,7 +44,7 @@ export interface LoadOptions {
   /**
    * Names of all layers of the adapter, in the order in which the base model calls them. The order determines which
    * layers of Lily share an A; PEFT's file does not contain it. Default: sorted by the numbers in their names, layers.2 before
-   * layers.10.
+   * layers.10. The compact format contains the order; an order with another sharing is then refused.
    */
   readonly layers?: readonly string[] | undefined
 }
@@ -65,6 +65,7 @@ export async function loadPretrained<C extends Targets>(
     const compact = method.isShared ? compactLayers(file) : null
     const shapes = compact ?? findLayers(method, file, order, config)
     const layout = layOut(method, file, shapes, config)
+    if (compact !== null && order !== undefined) checkOrder(method, file, order, layout, config)
     const values = await readParameters(method, file, layout, compact === null)
     const others = await readOthers(method, file, layout, compact === null)
     const frozen = await readFrozen(file, frozenFile, layout, values)
@@ -170,6 +171,29 @@ function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet
     fail('ERR_LILY_ARGUMENT', 'layers', `expected all layers of ${path}, got none named ${quote(omitted)}`)
   }
   return [...order] as string[]
+}
+
+/** Checks the option `layers` against a file that contains the order: the same layers share parameters in both. */
+function checkOrder<C extends Targets>(
+  method: PeftMethod<C>,
+  file: SafetensorsFile,
+  value: unknown,
+  { layers }: Layout,
+  config: C,
+): void {
+  const order = readOrder(file, value, new Set(layers.keys()))
+  const shapes = order.flatMap((name) => layers.get(name) ?? [])
+  const given = method.layOut(
+    shapes.map(({ name, inFeatures, outFeatures }) => ({ name, inFeatures, outFeatures })),
+    config,
+  )
+  const other = shapes.find(({ name, a, b }) => a !== given.layers.get(name)?.a || b !== given.layers.get(name)?.b)
+  if (other === undefined) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'layers',
+    `expected the order that ${file.path} contains, got one in which ${quote(other.name)} has other parameters; leave it out`,
+  )
 }
 
 /** A size of a layer, from the shape of one of its tensors. */

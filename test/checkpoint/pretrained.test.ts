@@ -177,6 +177,29 @@ describe('a created model', () => {
     // The compact form stores the order.
     await read.savePretrained(folder, { format: 'compact' })
     expect([...(await LilyModel.fromPretrained(folder)).layers.keys()]).toEqual(names)
+    expect(valuesOf(await LilyModel.fromPretrained(folder, { layers: names }))).toEqual(valuesOf(model))
+    const sorted = [...names].reverse()
+    for (const wrong of [sorted, names.slice(1), [...names.slice(1), 'elsewhere'], 'names']) {
+      await expectRefused('ERR_LILY_ARGUMENT', 'layers', () =>
+        LilyModel.fromPretrained(folder, { layers: wrong as string[] }),
+      )
+    }
+  })
+
+  it('in the compact form is read with the layers of several targets in any order that shares the same', async () => {
+    const folder = newFolder()
+    const model = randomModel(layersOf(4, 'q_proj', 'v_proj'), { r: 3, strideA: 2, numB: 2 })
+    await model.savePretrained(folder, { format: 'compact' })
+    const names = [...model.layers.keys()]
+    const byTarget = ['q_proj', 'v_proj'].flatMap((target) => names.filter((name) => name.endsWith(target)))
+    expect(byTarget).not.toEqual(names)
+    expect(valuesOf(await LilyModel.fromPretrained(folder, { layers: byTarget }))).toEqual(valuesOf(model))
+    // The block of two layers has the same first layer, and another second one.
+    const [first, second, third, fourth] = byTarget
+    const wrong = [first, fourth, third, second, ...byTarget.slice(4)]
+    await expectRefused('ERR_LILY_ARGUMENT', 'layers: expected the order that', () =>
+      LilyModel.fromPretrained(folder, { layers: wrong }),
+    )
   })
 
   it('with a pattern that needs backtracking is read as one target, analysed and saved in every form', async () => {
