@@ -1,5 +1,5 @@
 /** Safetensors files: round trips, byte-for-byte agreement with the reference writer, rejection of invalid files. */
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
@@ -9,7 +9,7 @@ import ndarray from 'ndarray'
 import { describe, expect, it, vi } from 'vitest'
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
-import { LilyError, packLinear, tensor, writeSafetensors } from '../../lib/index.js'
+import { LilyError, packLinear, saveState, tensor, writeSafetensors } from '../../lib/index.js'
 import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -502,6 +502,15 @@ describe('writeSafetensors', () => {
     const opened = await SafetensorsFile.open(path)
     await opened.close()
     expect(opened.metadata).toEqual(new Map([['step', '3']]))
+  })
+
+  it('refuses the path of a folder, of which there would be a file', async () => {
+    const missing = join(folder, 'no-such-folder')
+    const state = { step: 1, parameters: { p: { expAvg: x, expAvgSq: x } } }
+    for (const save of [() => writeSafetensors(`${missing}/`, { x }), () => saveState(`${missing}/`, state)]) {
+      await expectRefused('ERR_LILY_CHECKPOINT', 'no-such-folder/: expected the path of a file', save)
+    }
+    expect(existsSync(missing)).toBe(false)
   })
 
   it('honours the layout of a tensor, or refuses it', async () => {

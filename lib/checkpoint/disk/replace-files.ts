@@ -21,7 +21,7 @@ import {
   rm,
   stat,
 } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve, sep } from 'node:path'
 import { promisify } from 'node:util'
 import { native } from '../../binding/native.js'
 import { checkpointError, fileSystemError } from '../errors.js'
@@ -86,6 +86,10 @@ export async function replaceFiles(
 
 /** Replaces one file, as {@link replaceFiles} does. */
 export async function replaceFile(path: string, content: Omit<FileContent, 'name'>): Promise<void> {
+  // `dirname` and `basename` take 'folder/' for the file 'folder'.
+  if (path.endsWith('/') || path.endsWith(sep)) {
+    throw checkpointError(path, 'expected the path of a file, got one that ends like that of a folder; add a name')
+  }
   await replaceFiles(dirname(path), [{ ...content, name: basename(path) }])
 }
 
