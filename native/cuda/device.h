@@ -56,9 +56,12 @@ class DeviceGuard {
   lily_status status_;
 };
 
+// Upper bound on the static shared memory of a kernel that has dynamic shared memory, too.
+constexpr int kStaticBytes = 1024;
+
 // Lets a kernel use this many bytes of dynamic shared memory in the context that a guard has entered. Needed above
-// kSharedBytesOfAnyKernel, before the launch.
-constexpr int kSharedBytesOfAnyKernel = 48 << 10;
+// kSharedBytesOfAnyKernel, before the launch: otherwise a block has 48 KiB with its static shared memory.
+constexpr int kSharedBytesOfAnyKernel = (48 << 10) - kStaticBytes;
 lily_status allow_shared_bytes(const void *kernel, int bytes);
 
 // Ends the use of all contexts by the backend. The next guard of a device enters the context that exists then.

@@ -20,9 +20,6 @@ namespace lily::cuda {
 inline int ceil_divide(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 inline int round_up(int64_t a, int b) { return ceil_divide(a, b) * b; }
 
-// Upper bound on a kernel's static shared memory.
-constexpr int kStaticBytes = 1024;
-
 // Dynamic shared memory that a block may have.
 inline int most_shared_bytes(const Device &device) { return device.shared_bytes_per_block - kStaticBytes; }
 
