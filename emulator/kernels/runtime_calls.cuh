@@ -32,6 +32,13 @@ __global__ void runtime_reverse(float *x) {
   x[threadIdx.x] = shared[blockDim.x - 1 - threadIdx.x];
 }
 
+__global__ void runtime_static_shared(float *x) {
+  extern __shared__ float shared[];
+  __shared__ float sums[32];
+  shared[threadIdx.x] = sums[threadIdx.x] = x[threadIdx.x];
+  x[threadIdx.x] = shared[threadIdx.x] + sums[threadIdx.x];
+}
+
 // Prints the device count, versions and properties, which the test compares with the environment.
 inline bool runtime_devices() {
   int count = -1, driver = -1, runtime = -1;
@@ -64,15 +71,26 @@ inline bool runtime_attributes() {
   float *x = nullptr;
   CHECK(cudaMalloc(reinterpret_cast<void **>(&x), 32 * sizeof(float)));
   CHECK(cudaMemset(x, 0, 32 * sizeof(float)));
+  // Without the attribute, this is the limit of dynamic and static shared memory together.
+  constexpr int kWithout = 48 << 10;
   const auto launch = [&](dim3 grid, dim3 block, int bytes) {
     runtime_reverse<<<grid, block, bytes>>>(x);
     return cudaPeekAtLastError();
   };
   EXPECT(launch(1, 32, 60000), cudaErrorInvalidValue);
+  EXPECT(launch(1, 32, kWithout), cudaSuccess);
   const auto kBytes = cudaFuncAttributeMaxDynamicSharedMemorySize;
   EXPECT(cudaFuncSetAttribute(runtime_reverse, kBytes, 1 << 20), cudaErrorInvalidValue);
   EXPECT(cudaFuncSetAttribute(runtime_reverse, kBytes, 60000), cudaSuccess);
   EXPECT(launch(1, 32, 60000), cudaSuccess);
+  const auto launch_static = [&](int bytes) {
+    runtime_static_shared<<<1, 32, bytes>>>(x);
+    return cudaPeekAtLastError();
+  };
+  EXPECT(launch_static(kWithout), cudaErrorInvalidValue);
+  EXPECT(launch_static(kWithout - 32 * static_cast<int>(sizeof(float))), cudaSuccess);
+  EXPECT(cudaFuncSetAttribute(runtime_static_shared, kBytes, kWithout), cudaSuccess);
+  EXPECT(launch_static(kWithout), cudaSuccess);
   EXPECT(launch(1, 2000, 0), cudaErrorInvalidConfiguration);
   EXPECT(launch(dim3(1, 70000), 32, 0), cudaErrorInvalidConfiguration);
   EXPECT(launch(dim3(0), 32, 0), cudaErrorInvalidConfiguration);

@@ -19,7 +19,7 @@ cudaError_t set_attribute(Function &function, cudaFuncAttribute attribute, int v
   switch (attribute) {
     case cudaFuncAttributeMaxDynamicSharedMemorySize:
       if (value < 0 || value > limit) return cudaErrorInvalidValue;
-      function.max_dynamic_shared_bytes = value;
+      function.allowed_dynamic_shared_bytes = value;
       return cudaSuccess;
     case cudaFuncAttributePreferredSharedMemoryCarveout:
       if (value < -1 || value > 100) return cudaErrorInvalidValue;
@@ -55,7 +55,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *ho
     attributes->numRegs = 32;  // a placeholder: PTX does not contain the register count
     attributes->ptxVersion = function.ptx_architecture();
     attributes->binaryVersion = environment().architecture;
-    attributes->maxDynamicSharedSizeBytes = function.max_dynamic_shared_bytes;
+    attributes->maxDynamicSharedSizeBytes = function.max_dynamic_shared_bytes();
     attributes->preferredShmemCarveout = function.shared_carveout;
     return cudaSuccess;
   });

@@ -122,7 +122,7 @@ cudaError_t check_request(const Function &function, const LaunchRequest &r, cons
   const uint64_t threads = uint64_t{r.block.x} * r.block.y * r.block.z;
   if (threads > static_cast<uint64_t>(p.maxThreadsPerBlock)) return cudaErrorInvalidConfiguration;
   if (threads > static_cast<uint64_t>(max_threads_per_block(function))) return cudaErrorInvalidValue;
-  if (r.dynamic_shared_bytes > static_cast<size_t>(function.max_dynamic_shared_bytes)) return cudaErrorInvalidValue;
+  if (r.dynamic_shared_bytes > static_cast<size_t>(function.max_dynamic_shared_bytes())) return cudaErrorInvalidValue;
   if (!r.cooperative) return cudaSuccess;
   const uint64_t resident = uint64_t{1} * p.multiProcessorCount *
                             blocks_per_multiprocessor(function, static_cast<int>(threads), r.dynamic_shared_bytes);

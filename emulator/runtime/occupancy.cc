@@ -15,7 +15,7 @@ int max_threads_per_block(const Function &function) {
 int blocks_per_multiprocessor(const Function &function, int block_threads, size_t dynamic_shared_bytes) {
   const cudaDeviceProp p = device_properties(current_device_index());
   if (block_threads <= 0 || block_threads > max_threads_per_block(function)) return 0;
-  if (dynamic_shared_bytes > static_cast<size_t>(function.max_dynamic_shared_bytes)) return 0;
+  if (dynamic_shared_bytes > static_cast<size_t>(function.max_dynamic_shared_bytes())) return 0;
   const int threads = (block_threads + 31) / 32 * 32;
   int blocks = std::min(p.maxThreadsPerMultiProcessor / threads, p.maxBlocksPerMultiProcessor);
   const size_t shared = function.kernel().static_shared_bytes() + dynamic_shared_bytes + p.reservedSharedMemPerBlock;

@@ -1,5 +1,6 @@
 #include "runtime/registration.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -76,13 +77,19 @@ const Kernel &Function::kernel() const {
     unsupported(error.what());
   }
   const size_t most = device_properties(current_device_index()).sharedMemPerBlockOptin;
-  const auto dynamic = static_cast<size_t>(max_dynamic_shared_bytes);
-  if (max_dynamic_shared_bytes > kDynamicSharedBytes && kernel_->static_shared_bytes() + dynamic > most) {
+  const auto dynamic = static_cast<size_t>(allowed_dynamic_shared_bytes.value_or(0));
+  if (dynamic > 0 && kernel_->static_shared_bytes() + dynamic > most) {
     unsupported("cudaFuncSetAttribute: " + std::to_string(dynamic) + " bytes of dynamic shared memory and " +
                 std::to_string(kernel_->static_shared_bytes()) + " static bytes of " + readable_name(name_) +
                 " exceed the shared memory of a block; a GPU rejects them");
   }
   return *kernel_;
+}
+
+int Function::max_dynamic_shared_bytes() const {
+  if (allowed_dynamic_shared_bytes) return *allowed_dynamic_shared_bytes;
+  const size_t limit = device_properties(current_device_index()).sharedMemPerBlock;
+  return static_cast<int>(limit - std::min<size_t>(limit, kernel().static_shared_bytes()));
 }
 
 void forget_attributes(int device) {

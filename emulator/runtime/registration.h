@@ -25,9 +25,10 @@ class Function {
   // Ends the process if the code is not emulated, or if static and dynamic shared memory exceed the limit of a block.
   const Kernel &kernel() const;
 
-  // The limit without cudaFuncAttributeMaxDynamicSharedMemorySize.
-  static constexpr int kDynamicSharedBytes = 48 << 10;
-  int max_dynamic_shared_bytes = kDynamicSharedBytes;
+  // What cudaFuncAttributeMaxDynamicSharedMemorySize was set to. Without it static and dynamic shared memory together
+  // may have 48 KiB.
+  std::optional<int> allowed_dynamic_shared_bytes;
+  int max_dynamic_shared_bytes() const;
   int shared_carveout = -1;
 
  private:
