@@ -91,6 +91,17 @@ describe('every kernel', () => {
       expectSameBits(name, big[0].values[name] as Float32Array, small[0].values[name] as Float32Array)
   })
 
+  // In a process of its own: the limit of a kernel that was raised stays raised.
+  test('48 KiB of dynamic shared memory beside static shared memory', async (context) => {
+    if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
+    const spec = { tokens: 33, dIn: 33, dOut: 33, rank: 32, experts: 3, scaling: 2, seed: 22 }
+    const shape = { tokens: spec.tokens, d: spec.dIn, rank: spec.rank, experts: spec.experts }
+    const call = { shape, dtype: 'bfloat16', method: 'batch', direction: 'backward' } as const
+    const planned = planCall({ ...call, gpu: emulatedGpu(90, 1, 16 * 1024) }).launches
+    expect(planned).toContainEqual(expect.objectContaining({ kernel: 'backward_dy', sharedBytes: 48 * 1024 }))
+    await check([{ spec: { ...spec, routing: 'batch', activations: 'bfloat16' }, how: {} }], DEVICES[1])
+  })
+
   test('dy is read once at a rank above 16', async (context) => {
     if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
     await check([largeJob], DEVICES[1])
