@@ -158,17 +158,15 @@ export class GpuBinding implements WebGpuBinding {
 
   upload(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): void {
     this.#checkLoss()
-    if (byteOffset % 4 !== 0) throw new Error('an upload begins at a multiple of 4 bytes')
-    const bytes = data as Uint8Array<ArrayBuffer>
-    const whole = bytes.byteLength - (bytes.byteLength % 4)
-    const buffer = this.bufferOf(memory)
-    this.gpu.queue.writeBuffer(buffer, byteOffset, bytes, 0, whole)
-    if (whole < bytes.byteLength) {
-      // Blocks of the pool end at multiples of 4 bytes, and what follows the data in them is nobody's.
-      const last = new Uint8Array(4)
-      last.set(bytes.subarray(whole))
-      this.gpu.queue.writeBuffer(buffer, byteOffset + whole, last)
+    let bytes = data as Uint8Array<ArrayBuffer>
+    const { buffer, byteLength } = bytes
+    // WebGPU writes whole words, with which blocks of the pool end; what follows the data in them is nobody's. Dawn for
+    // Node.js crashes where the memory of the data is shared, as that of WebAssembly is.
+    if (byteLength % 4 !== 0 || !(buffer instanceof ArrayBuffer)) {
+      bytes = new Uint8Array(Math.ceil(byteLength / 4) * 4)
+      bytes.set(data as Uint8Array)
     }
+    this.gpu.queue.writeBuffer(this.bufferOf(memory), byteOffset, bytes)
   }
 
   async download(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): Promise<void> {

@@ -263,6 +263,13 @@ describe('memory', () => {
     )
   })
 
+  it('that the host shares is copied: WebAssembly has such memory', async () => {
+    const shared = new Uint16Array(new SharedArrayBuffer(10)).fill(0x3f80)
+    expect(await numbersOf(lily.tensor(shared, [5], 'bfloat16'))).toEqual(new Uint16Array(5).fill(0x3f80))
+    const words = new Float32Array(new SharedArrayBuffer(8)).fill(3)
+    expect(await numbersOf(lily.tensor(words, [2]))).toEqual(Float32Array.of(3, 3))
+  })
+
   /** An operand of a buffer that says that it is long. */
   function fakeOf(shape: number[]): TensorLike {
     const buffer = { size: 2 ** 50, usage: ALL, mapState: 'unmapped', destroy: () => undefined } as unknown as GPUBuffer
