@@ -220,7 +220,7 @@ export class Lily {
 /**
  * The operations of the package on a GPUDevice. Several calls with one device return objects that share its memory pool.
  *
- * @param device of any limits and features
+ * @param device of any features, and of the default limits or larger ones; those of the feature level 'compatibility' are smaller
  * @throws LilyError ERR_LILY_ARGUMENT
  * @example
  * const adapter = await navigator.gpu.requestAdapter()

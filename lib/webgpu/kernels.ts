@@ -8,7 +8,8 @@ import { planBackward } from './plan/backward.js'
 import { foldCommon, planFold } from './plan/fold.js'
 import { planForward } from './plan/forward.js'
 import { Problem } from './plan/problem.js'
-import { type Common, type Module, moduleOf } from './wgsl/module.js'
+import { threadsOf } from './plan/tiles.js'
+import { type Common, LEAST_THREADS, type Module, moduleOf } from './wgsl/module.js'
 
 /** The uniform parameters of a pass begin at multiples of this many bytes. */
 const UNIFORM_ALIGNMENT = 256
@@ -24,14 +25,17 @@ export class GpuKernels {
   readonly #device: GPUDevice
   readonly #pipelines: Pipelines
 
+  /** @throws LilyError ERR_LILY_ARGUMENT for a device whose workgroups are too small, as they may be at the level 'compatibility' */
   constructor(device: GPUDevice) {
+    const threads = threadsOf(device.limits)
+    if (threads < LEAST_THREADS) {
+      const text =
+        `the kernels require ${LEAST_THREADS} threads of a workgroup, and the device allows ${threads} ` +
+        '(maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupSizeX)'
+      refuse({ argument: 'device', text }, '')
+    }
     this.#device = device
     this.#pipelines = new Pipelines(device)
-  }
-
-  /** The number of pipelines compiled so far. */
-  get pipelineCount(): number {
-    return this.#pipelines.size
   }
 
   forward(call: ForwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {

@@ -21,15 +21,10 @@ export class Pipelines {
     this.#device = device
   }
 
-  /** The number of distinct pipelines so far. */
-  get size(): number {
-    return this.#entries.size
-  }
-
   get(module: Module): Pipeline {
     const entry = this.#entryOf(module)
     entry.pipeline ??= this.#device.createComputePipeline(this.#descriptor(module, entry.layout))
-    return { layout: entry.layout, pipeline: entry.pipeline }
+    return entry as Pipeline
   }
 
   /** Resolves once the pipeline is compiled. */

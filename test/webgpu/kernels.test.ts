@@ -16,9 +16,6 @@ import { type How, runOnGpu } from './run.js'
 
 const { gpu, device } = testGpu()
 const kernels = new GpuKernels(device)
-afterAll(() => {
-  console.log(`${kernels.pipelineCount} pipelines`)
-})
 
 async function check(spec: Spec, how: How = {}, of = kernels): Promise<void> {
   const c = makeCase(spec)

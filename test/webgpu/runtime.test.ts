@@ -297,6 +297,26 @@ describe('devices', () => {
     }
   })
 
+  it("whose workgroups are too small, as at the level 'compatibility', is refused", async () => {
+    const adapter = await instance.requestAdapter({ featureLevel: 'compatibility' })
+    const gpu = await adapter!.requestDevice()
+    await expectRefused(
+      ARGUMENT,
+      'device: the kernels require 256 threads of a workgroup, and the device allows 128',
+      () => createLily(gpu),
+    )
+    gpu.destroy()
+    const requiredLimits = { maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupSizeX: 256 }
+    const again = await instance.requestAdapter({ featureLevel: 'compatibility' })
+    const larger = await again!.requestDevice({ requiredLimits })
+    using own = createLily(larger)
+    const { x, a, router, b } = onDevice(own)
+    const small = onDevice()
+    const { y } = lily.lilyForward({ x: small.x, a: small.a, router: small.router, b: small.b })
+    expectSameBits('y', await numbersOf(own.lilyForward({ x, a, router, b }).y), await numbersOf(y))
+    larger.destroy()
+  })
+
   it('after dispose', async () => {
     const gpu = await otherDevice()
     const own = createLily(gpu)

@@ -105,9 +105,13 @@ export const TILES = { SHRINK, BACKWARD_SHRINK, ROW_SHRINK, EXPAND, MIXING_EXPAN
 /** Bytes of workgroup memory beside a tile: the weights of the experts. Rows for 256 threads leave more room where more is used. */
 const SCRATCH = 3072
 
+/** The most threads of a workgroup. */
+export const threadsOf = ({ maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupSizeX }: TileLimits): number =>
+  Math.min(maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupSizeX)
+
 /** The tile of a product of so many rows and columns. */
 export function tileFor(table: readonly Row[], rows: number, columns: number, limits: TileLimits): Tile {
-  const threads = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX)
+  const threads = threadsOf(limits)
   const takes = ({ tile, ...least }: Row) =>
     rows >= least.rows &&
     columns >= least.columns &&

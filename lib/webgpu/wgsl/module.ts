@@ -3,8 +3,8 @@ import { bytesPer, ceilDiv, type Pass } from '../../binding/gpu-pass.js'
 import { type Binding, bindingsOf } from '../bindings.js'
 import { accessors, conversionOf } from './accessors.js'
 
-/** The least number of threads of a workgroup: one that every device supports. */
-const LEAST_THREADS = 256
+/** The least number of threads of a workgroup: one that every device supports, but for those of the level 'compatibility'. */
+export const LEAST_THREADS = 256
 
 /** Workgroups in x of a larger grid: the number that every device supports. */
 const MOST_WORKGROUPS = 65535
