@@ -25,7 +25,7 @@ class Allocation {
 export class GpuBinding implements WebGpuBinding {
   readonly device: WebGpuBinding['device']
   #users = 0
-  readonly #kernels: GpuKernels
+  #kernels: GpuKernels
   readonly #pool: BufferPool
   readonly #copies: ByteCopies
   /** The pool's blocks by buffer, which callers may pass as operands, too. */
@@ -70,45 +70,47 @@ export class GpuBinding implements WebGpuBinding {
   release(): void {
     if (--this.#users > 0) return
     webGpu.bindings.delete(this.device.id)
-    this.emptyCache()
+    this.#pool.close()
+    // The GPUDevice, whose loss is awaited, keeps this object; it must not keep the pipelines, too.
+    this.#kernels = new GpuKernels(this.gpu)
   }
 
   // Calls.
 
   forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+    this.#run(encoder, call, (commands, allocate) => {
       this.#kernels.forward(call, commands, allocate)
     })
   }
 
   backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+    this.#run(encoder, call, (commands, allocate) => {
       this.#kernels.backward(call, commands, allocate)
     })
   }
 
   fold(call: FoldCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, buffersOf(call), (commands, allocate) => {
+    this.#run(encoder, call, (commands, allocate) => {
       this.#kernels.fold(call, commands, allocate)
     })
   }
 
   plan(plan: Plan, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, buffersOf(plan), (commands, allocate) => {
+    this.#run(encoder, plan, (commands, allocate) => {
       this.#kernels.plan(plan, commands, allocate)
     })
   }
 
   async forwardCompiled(call: ForwardCall): Promise<void> {
     this.#checkLoss()
-    await this.#runCompiled(buffersOf(call), this.#kernels.compileForward(call), () => {
+    await this.#runCompiled(call, this.#kernels.compileForward(call), () => {
       this.forward(call, null)
     })
   }
 
   async backwardCompiled(call: BackwardCall): Promise<void> {
     this.#checkLoss()
-    await this.#runCompiled(buffersOf(call), this.#kernels.compileBackward(call), () => {
+    await this.#runCompiled(call, this.#kernels.compileBackward(call), () => {
       this.backward(call, null)
     })
   }
@@ -184,7 +186,7 @@ export class GpuBinding implements WebGpuBinding {
     const staging = this.#createBuffer(length, usage.mapRead | usage.copyDestination)
     try {
       await this.#checked(() => {
-        this.#run(null, [], (encoder, allocate) => {
+        this.#run(null, {}, (encoder, allocate) => {
           if (isPlain) {
             encoder.copyBufferToBuffer(source, begin, staging, 0, length)
             return
@@ -213,15 +215,14 @@ export class GpuBinding implements WebGpuBinding {
   ): void {
     const to = { buffer: this.bufferOf(memory), byteOffset }
     const from = { buffer: this.bufferOf(source), byteOffset: sourceOffset }
-    this.#run(null, [], (encoder, allocate) => {
+    this.#run(null, {}, (encoder, allocate) => {
       this.#copies.copy(encoder, to, from, byteLength, allocate)
     })
   }
 
-  fill(_device: number, memory: Memory, byteOffset: number, byteLength: number, value: number): void {
-    if (value !== 0) throw new Error('a fill writes zeros')
+  fill(_device: number, memory: Memory, byteOffset: number, byteLength: number): void {
     const buffer = this.bufferOf(memory)
-    this.#run(null, [], (encoder, allocate) => {
+    this.#run(null, {}, (encoder, allocate) => {
       this.#copies.copy(encoder, { buffer, byteOffset }, null, byteLength, allocate)
     })
   }
@@ -265,10 +266,10 @@ export class GpuBinding implements WebGpuBinding {
     if (loss !== null) fail(loss.code, argument, loss.message)
   }
 
-  /** Encodes work and submits it, or leaves that to the caller whose encoder is given. `buffers` are those of the work. */
+  /** Encodes work and submits it, or leaves that to the caller whose encoder is given. The operands are those of `call`. */
   #run(
     given: GPUCommandEncoder | null,
-    buffers: readonly GPUBuffer[],
+    call: object,
     encode: (encoder: GPUCommandEncoder, allocate: Allocate) => void,
   ): void {
     this.#checkLoss()
@@ -286,7 +287,7 @@ export class GpuBinding implements WebGpuBinding {
       if (given !== null) {
         const blocks = this.#encoded.get(given) ?? new Set()
         this.#encoded.set(given, blocks)
-        for (const block of [...workspace, ...this.#blocksOf(buffers)]) {
+        for (const block of [...workspace, ...this.#blocksOf(call)]) {
           if (!blocks.has(block)) this.#pool.pin(block)
           blocks.add(block)
         }
@@ -295,13 +296,14 @@ export class GpuBinding implements WebGpuBinding {
     }
   }
 
-  #blocksOf(buffers: readonly GPUBuffer[]): Set<Block> {
-    return new Set(buffers.map((buffer) => this.#blocks.get(buffer)).filter((block) => block !== undefined))
+  /** The blocks of the operands of a call; more than once those of several operands. */
+  #blocksOf(call: object): Block[] {
+    return buffersOf(call).flatMap((buffer) => this.#blocks.get(buffer) ?? [])
   }
 
   /** Runs a call once its pipelines are compiled. Its operands may be disposed of meanwhile; their memory waits. */
-  async #runCompiled(buffers: readonly GPUBuffer[], compiled: Promise<void>, run: () => void): Promise<void> {
-    const blocks = this.#blocksOf(buffers)
+  async #runCompiled(call: object, compiled: Promise<void>, run: () => void): Promise<void> {
+    const blocks = this.#blocksOf(call)
     for (const block of blocks) this.#pool.pin(block)
     try {
       await this.#settled(compiled)
@@ -331,7 +333,13 @@ export class GpuBinding implements WebGpuBinding {
     const { gpu } = this
     gpu.pushErrorScope('out-of-memory')
     const buffer = gpu.createBuffer({ label: 'lily-kernels', size, usage })
-    this.#report(gpu.popErrorScope(), outOfMemory)
+    this.#report(gpu.popErrorScope(), (message) => {
+      // There is no memory behind the buffer, so nothing must get it again: it stays pinned, or it is in the cache.
+      const block = this.#blocks.get(buffer)
+      if (block !== undefined) this.#pool.pin(block)
+      this.emptyCache()
+      return outOfMemory(message)
+    })
     return buffer
   }
 
@@ -339,7 +347,9 @@ export class GpuBinding implements WebGpuBinding {
   #report(scope: Promise<GPUError | null>, toError: (message: string) => LilyError): void {
     const report = scope.then(
       (error) => {
-        if (error !== null) this.#failure ??= toError(error.message)
+        if (error === null) return
+        const failure = toError(error.message)
+        this.#failure ??= failure
       },
       () => undefined, // the device is lost, which is reported as such
     )
@@ -406,8 +416,7 @@ function buffersOf(call: object): GPUBuffer[] {
 function outOfMemory(message: string): LilyError {
   return new LilyError(
     'ERR_LILY_OUT_OF_MEMORY',
-    `an allocation of device memory failed (${message}); results since then are invalid. Dispose of unused tensors, or ` +
-      'call emptyCache()',
+    `an allocation of device memory failed (${message}); later results are invalid; dispose of unused tensors`,
   )
 }
 

@@ -10,6 +10,7 @@ const CLASSES = 8
 
 /** One GPUBuffer of the pool. */
 export class Block {
+  /** Freed, and not in the cache: pins hold it back. */
   isFree = false
   /**
    * Calls that will use the block once their pipelines are compiled, and encoders of the caller whose commands use it. A number,
@@ -30,6 +31,7 @@ export class Block {
  */
 export class BufferPool {
   readonly #cached = new Map<number, Block[]>()
+  #isClosed = false
   readonly #statistics = {
     bytesInUse: 0,
     bytesCached: 0,
@@ -74,9 +76,7 @@ export class BufferPool {
     statistics.blocksInUse++
     statistics.peakBytesInUse = Math.max(statistics.peakBytesInUse, statistics.bytesInUse)
     if (block === null) statistics.allocations++
-    const taken = block ?? new Block(this.create(size), size)
-    taken.isFree = false
-    return taken
+    return block ?? new Block(this.create(size), size)
   }
 
   /** Frees a block. Submitted commands may still use it. */
@@ -100,8 +100,10 @@ export class BufferPool {
   /** The cache never exceeds the most that was in use at once: a loop of equal steps finds all of its blocks there. */
   #cacheIfIdle(block: Block): void {
     if (block.pins > 0) return
+    // Its next unpin may be that of a caller who kept the buffer of a tensor longer than the tensor.
+    block.isFree = false
     const statistics = this.#statistics
-    if (statistics.bytesCached + block.byteLength > statistics.peakBytesInUse) {
+    if (this.#isClosed || statistics.bytesCached + block.byteLength > statistics.peakBytesInUse) {
       block.buffer.destroy() // after the submitted commands that use it
       return
     }
@@ -110,6 +112,12 @@ export class BufferPool {
     cached.push(block)
     statistics.bytesCached += block.byteLength
     statistics.blocksCached++
+  }
+
+  /** Destroys the cached blocks, and from now on every block that is freed. */
+  close(): void {
+    this.#isClosed = true
+    this.empty()
   }
 
   /** Destroys the cached blocks. */

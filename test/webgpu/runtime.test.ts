@@ -270,6 +270,65 @@ describe('memory', () => {
     expect(await numbersOf(lily.tensor(words, [2]))).toEqual(Float32Array.of(3, 3))
   })
 
+  it('is released with dispose() of the createLily object, also what is in use then', async () => {
+    const gpu = await otherDevice()
+    const own = createLily(gpu)
+    const inUse = own.tensor([1], [1])
+    const { buffer } = inUse
+    own.dispose()
+    inUse.dispose()
+    gpu.pushErrorScope('validation')
+    gpu.queue.writeBuffer(buffer, 0, new Uint8Array(4))
+    const encoder = gpu.createCommandEncoder()
+    encoder.clearBuffer(buffer)
+    gpu.queue.submit([encoder.finish()])
+    expect((await gpu.popErrorScope())?.message).toContain('destroyed')
+    gpu.destroy()
+  })
+
+  it('whose buffer outlives its tensor has one owner at a time', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    const { a, router, b } = onDevice(own)
+    // The cache has room for more than this test needs, and x has a size that nothing else has.
+    own.tensor(new Float32Array(100_000), [100_000]).dispose()
+    own.emptyCache()
+    const x = own.tensor(new Float32Array(3000), [600, 5])
+    const { buffer } = x
+    x.dispose()
+    await own.lilyForwardAsync({ x: { buffer, shape: [600, 5], dtype: 'float32' }, a, router, b }, { save: false })
+    const [first, second] = [1, 2].map((value) => own.tensor(new Float32Array(3000).fill(value), [3000]))
+    expect(first.buffer).not.toBe(second.buffer)
+    expect(await numbersOf(first)).toEqual(new Float32Array(3000).fill(1))
+    gpu.destroy()
+  })
+
+  it('that WebGPU does not have is reported, and not used again', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    // A device without memory: it gives invalid buffers, and says so later.
+    const [create, pop] = [gpu.createBuffer.bind(gpu), gpu.popErrorScope.bind(gpu)]
+    const failed: GPUBuffer[] = []
+    gpu.createBuffer = (descriptor) => {
+      const buffer = create(descriptor)
+      buffer.destroy()
+      failed.push(buffer)
+      return buffer
+    }
+    gpu.popErrorScope = async () => (await pop()) ?? { message: 'no memory' }
+    gpu.pushErrorScope('validation')
+    const [freed, inUse] = [own.tensor([1], [1]), own.tensor([2], [1])]
+    freed.dispose() // it is in the cache when WebGPU reports
+    Object.assign(gpu, { createBuffer: create, popErrorScope: pop })
+    await gpu.popErrorScope()
+    await expectRefused('ERR_LILY_OUT_OF_MEMORY', 'no memory', () => inUse.toHost())
+    inUse.dispose()
+    const later = [3, 4].map((value) => own.tensor([value], [1]))
+    for (const { buffer } of later) expect(failed).not.toContain(buffer)
+    expect(await numbersOf(later[1])).toEqual(Float32Array.of(4))
+    gpu.destroy()
+  })
+
   /** An operand of a buffer that says that it is long. */
   function fakeOf(shape: number[]): TensorLike {
     const buffer = { size: 2 ** 50, usage: ALL, mapState: 'unmapped', destroy: () => undefined } as unknown as GPUBuffer
@@ -315,6 +374,31 @@ describe('devices', () => {
     const { y } = lily.lilyForward({ x: small.x, a: small.a, router: small.router, b: small.b })
     expectSameBits('y', await numbersOf(own.lilyForward({ x, a, router, b }).y), await numbersOf(y))
     larger.destroy()
+  })
+
+  it('keeps no pipelines of a createLily object that is disposed of', async () => {
+    setFlagsFromString('--expose-gc')
+    const gc = runInNewContext('gc') as () => void
+    const gpu = await otherDevice()
+    const create = gpu.createComputePipeline.bind(gpu)
+    let [created, collected] = [0, 0]
+    const registry = new FinalizationRegistry(() => collected++)
+    gpu.createComputePipeline = (descriptor) => {
+      const pipeline = create(descriptor)
+      created++
+      registry.register(pipeline, null)
+      return pipeline
+    }
+    const own = createLily(gpu)
+    const { x, a, router, b } = onDevice(own)
+    await numbersOf(own.lilyForward({ x, a, router, b }).y)
+    expect(created).toBeGreaterThan(1)
+    own.dispose()
+    await vi.waitFor(() => {
+      gc()
+      expect(collected).toBe(created)
+    })
+    gpu.destroy()
   })
 
   it('after dispose', async () => {
