@@ -8,7 +8,7 @@ import { MAX_EXPERTS, MAX_RANK } from './limits.js'
 import { shapeText, type TypedMatrix } from './shape.js'
 
 /** The kernels index tokens and sequence offsets with 32-bit signed integers. */
-export const MAX_TOKENS = 2 ** 31 - 1
+const MAX_TOKENS = 2 ** 31 - 1
 
 /** Checks x: [..., d_in] of type float32, bfloat16 or float16; or dy: [..., d_out]. */
 export function checkActivations(x: TypedMatrix, argument = 'x', size = 'd_in'): void {
@@ -16,8 +16,10 @@ export function checkActivations(x: TypedMatrix, argument = 'x', size = 'd_in'):
   if (x.columns < 1) {
     fail('ERR_LILY_SHAPE', argument, `expected [..., ${size}] with ${size} of at least 1, got ${shapeText(x.shape)}`)
   }
-  if (x.rows > MAX_TOKENS) {
-    fail('ERR_LILY_SHAPE', argument, `expected at most ${MAX_TOKENS} tokens, got ${x.rows}; split the call`)
+  // Without tokens there can be any number of sequences.
+  const count = Math.max(x.rows, x.shape.at(-3) ?? 0)
+  if (count > MAX_TOKENS) {
+    fail('ERR_LILY_SHAPE', argument, `expected at most ${MAX_TOKENS} tokens or sequences, got ${count}; split the call`)
   }
 }
 

@@ -105,7 +105,7 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
     db: gradient('db', db, needs.db && !deferB, accumulate, b, placement),
     deferredDb: deferB ? allocate('deferB', 'float32', deferred, placement) : null,
   }
-  return { state, number: state.countBackward(), x, dy, gradients, placement }
+  return { state, number: state.backwardCalls++, x, dy, gradients, placement }
 }
 
 /** The gradient that the caller gives, or a new one of the shape and type of its operand. */

@@ -22,7 +22,8 @@ export class CallState {
   readonly weights: Part | null
   /** Gradients of b that backward calls have deferred and no fold has added yet, in the order of the calls. */
   deferred: DeferredB[] = []
-  #backwardCalls = 0
+  /** The number of backward calls that have been checked. */
+  backwardCalls = 0
 
   constructor(
     readonly problem: Problem,
@@ -44,15 +45,9 @@ export class CallState {
     return [...problem.operands, staged && staged.memory, kept !== null && isDeviceMemory(kept) ? kept : null]
   }
 
-  /** The number of a backward call, which has been checked. */
-  countBackward(): number {
-    return this.#backwardCalls++
-  }
-
   /** Adds the deferred gradient of a backward call. Async calls may end in another order than that of the calls. */
   defer(deferred: DeferredB): void {
-    this.deferred.push(deferred)
-    this.deferred.sort((left, right) => left.call - right.call)
+    this.deferred = [...this.deferred, deferred].sort((left, right) => left.call - right.call)
   }
 
   /** Removes the deferred gradients, which the caller must dispose of. */

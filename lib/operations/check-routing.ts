@@ -6,7 +6,6 @@ import {
   checkExpertStack,
   checkType,
   checkTypeOrFloat32,
-  MAX_TOKENS,
 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
@@ -131,14 +130,6 @@ function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: ForwardSet
       'sequenceOffsets',
       `is required by routing '${routing}' with an x of shape ${shapeText(x.shape)}; ` +
         `pass G + 1 cumulative offsets from 0 to ${x.rows}, or x as [B, N, ${x.columns}]`,
-    )
-  }
-  // Without tokens there can be any number of sequences.
-  if (sequences > MAX_TOKENS) {
-    fail(
-      'ERR_LILY_SHAPE',
-      'x',
-      `expected at most ${MAX_TOKENS} sequences, got shape ${shapeText(x.shape)}; split the call`,
     )
   }
   const offsets = new Int32Array(sequences + 1)
