@@ -109,7 +109,8 @@ const forms: Rows<{ x: Operand; [name: string]: unknown }> = [
   ['data is an Int32Array', DTYPE, 'x', ({ x }) => (x.data = new Int32Array(x.data.length) as never)],
   ['a Uint16Array without a dtype', DTYPE, 'x', ({ x }) => (x.data = new Uint16Array(x.data.length) as never)],
   ['dtype does not exist', DTYPE, 'x', ({ x }) => (x.dtype = 'float64')],
-  ['dtype is not that of data', DTYPE, 'x', ({ x }) => (x.dtype = 'bfloat16')],
+  // Bytes that are copied to a device have the type that the operand says, which is then that of no y.
+  ['dtype is not that of data', DTYPE, suiteBackend === 'cpu' ? 'x' : 'y', ({ x }) => (x.dtype = 'bfloat16')],
   ['no shape', SHAPE, 'x', ({ x }) => delete (x as Partial<Operand>).shape],
   ['shape is a number', SHAPE, 'x', ({ x }) => (x.shape = 30 as never)],
   ['no dimension', SHAPE, 'x', ({ x }) => (x.shape = [])],
@@ -137,7 +138,13 @@ const forms: Rows<{ x: Operand; [name: string]: unknown }> = [
   ['a getter of dtype throws', ARGUMENT, 'x', ({ x }) => throwing(x, 'dtype')],
   ['a getter of strides throws', ARGUMENT, 'x', ({ x }) => throwing(x, 'strides')],
   ['a getter of byteOffset throws', ARGUMENT, 'x', ({ x }) => throwing(x, 'byteOffset')],
-  ['another device than the rest', DEVICE, 'x', (call) => (call.x = onDevice([tokens, dIn]) as never)],
+  [
+    'another device than the rest',
+    DEVICE,
+    // The others are compared with x. On a CUDA device they are on the same one, and x is refused for its address.
+    suiteBackend === 'cuda' ? 'x' : 'a',
+    (call) => (call.x = onDevice([tokens, dIn]) as never),
+  ],
   ['host data that claims a device', DEVICE, 'x', ({ x }) => (x.device = { type: 'cuda', id: 0 })],
   [
     'an address without a device',
@@ -248,6 +255,15 @@ const forward: Rows<Forward> = [
     SHAPE,
     'mask',
     ({ options }) => (options.mask = { data: new Uint8Array(tokens), shape: [3, 2] }),
+  ],
+  [
+    'mask: the leading dimensions of x exchanged',
+    SHAPE,
+    'mask',
+    (call) => {
+      call.x.shape = [2, 3, dIn]
+      call.options.mask = { data: new Uint8Array(tokens), shape: [3, 2] }
+    },
   ],
   [
     'mask: float16',
@@ -550,6 +566,7 @@ describe('LoRA rejects', () => {
   it("b in Lily's shape", async () => {
     await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(rank, dOut) }))
     await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(1, rank, dOut) }))
+    await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(0, rank) }))
   })
   it('a with another d_in, y with another d_out', async () => {
     await expectRefused(SHAPE, 'a', () => loraForward({ x, a: room(rank, dIn + 1), b }))
@@ -579,9 +596,10 @@ describe('LoRA rejects', () => {
 })
 
 describe('foldB rejects', () => {
-  const deferred = async (columns = dOut) => {
-    const { x, a, router } = smallOperands()
-    const { saved } = await lilyForward({ x, a, router, b: room(experts, rank, columns) })
+  const deferred = async (columns = dOut, rows = rank, stacked = experts) => {
+    const { x } = smallOperands()
+    const operands = { x, a: room(rows, dIn), router: room(stacked, rows), b: room(stacked, rows, columns) }
+    const { saved } = await lilyForward(operands)
     await lilyBackward({ dy: room(tokens, columns) }, saved, { deferB: true })
     return saved
   }
@@ -594,7 +612,9 @@ describe('foldB rejects', () => {
     ['one layer twice', ARGUMENT, 'saved', async () => ((saved) => [saved, saved])(await deferred())],
     ['a layer that was folded already', ARGUMENT, 'saved', folded],
     ['a layer that was disposed of', DISPOSED, 'saved', gone],
-    ['layers of different shapes', SHAPE, 'saved', () => Promise.all([deferred(), deferred(dOut + 1)])],
+    ['layers of different d_out', SHAPE, 'saved', () => Promise.all([deferred(), deferred(dOut + 1)])],
+    ['layers of different ranks', SHAPE, 'saved', () => Promise.all([deferred(), deferred(dOut, rank + 1)])],
+    ['layers of different E', SHAPE, 'saved', () => Promise.all([deferred(), deferred(dOut, rank, experts + 1)])],
     ['db of another shape', SHAPE, 'db', deferred, () => room(experts, rank, dOut + 1)],
     ['db with E and r exchanged', SHAPE, 'db', deferred, () => room(rank, experts, dOut)],
     ['db of 16 bits', DTYPE, 'db', deferred, () => halves([experts, rank, dOut])],

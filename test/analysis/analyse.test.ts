@@ -115,7 +115,7 @@ describe('analyse', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'model', () => analyse({ [modelKey]: 5 } as never))
     await expectRefused('ERR_LILY_ARGUMENT', 'sample', () => analyse(model, { sample: {} } as object))
     await expectRefused('ERR_LILY_ARGUMENT', 'elsewhere', () => analyse(model, { samples: { elsewhere: [] } }))
-    await expectRefused('ERR_LILY_SHAPE', 'a', () =>
+    await expectRefused('ERR_LILY_SHAPE', `samples['${Q}'][0]`, () =>
       analyse(model, { samples: { [Q]: [{ data: new Float32Array(4), shape: [1, 4] }] } }),
     )
   })

@@ -390,7 +390,7 @@ describe('rejects work that cannot be captured, without side effects', () => {
       throw failure
     }
     expect(() => captureGraph(failing)).toThrow(failure)
-    await expectRefused('ERR_LILY_SHAPE', 'x', () => captureGraph(() => lilyForward({ x: b, a, b }, uniform)))
+    await expectRefused('ERR_LILY_SHAPE', 'a', () => captureGraph(() => lilyForward({ x: b, a, b }, uniform)))
     await collect()
     expect(blocks()).toBe(before)
   })

@@ -298,7 +298,7 @@ describe('LilyAdapters', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'three', () => set.setAdapter(['one', 'three']))
     await expectRefused('ERR_LILY_ARGUMENT', 'twice', () => set.setAdapter(['one', 'one']))
     await expectRefused('ERR_LILY_ARGUMENT', 'three', () => set.deleteAdapter('three'))
-    await expectRefused('ERR_LILY_ARGUMENT', 'k', () => set.layer('k'))
+    await expectRefused('ERR_LILY_ARGUMENT', "got 'k'", () => set.layer('k'))
     expect(set.activeAdapters).toEqual(['one'])
 
     set.setAdapter(['one', 'two'])

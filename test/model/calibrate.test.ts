@@ -111,7 +111,7 @@ describe('calibrate', () => {
     ['ERR_LILY_ARGUMENT', 'samples', { '0.q': [] }, {}],
     ['ERR_LILY_ARGUMENT', 'samples', { '0.q': place(samples[0], [7, dIn]) }, {}],
     ['ERR_LILY_ARGUMENT', 'at least one token', { '0.q': [place([], [0, dIn])] }, {}],
-    ['ERR_LILY_SHAPE', 'a', { '0.q': [place(samples[0], [6, 7])] }, {}],
+    ['ERR_LILY_SHAPE', "samples['0.q'][0]", { '0.q': [place(samples[0], [6, 7])] }, {}],
     ['ERR_LILY_ARGUMENT', 'routing', { '0.q': [place(samples[0], [7, dIn])] }, { routing: 'token' }],
     ['ERR_LILY_ARGUMENT', 'pool', { '0.q': [place(samples[0], [7, dIn])] }, { pool: 'mean' }],
     ['ERR_LILY_ARGUMENT', 'activation', { '0.q': [place(samples[0], [7, dIn])] }, { activation: 'gelu' }],

@@ -1,7 +1,10 @@
 import { expect } from 'vitest'
 import { LilyError } from '../../lib/index.js'
 
-/** Checks that a call fails with an error code and, if given, the name of the argument in the message. */
+/**
+ * Checks that a call fails with an error code and, if given, the name of the argument in the message. A name of one letter
+ * is in most messages, so that the argument of the error must be equal to it.
+ */
 export async function expectRefused(code: string, argument: string, action: () => unknown): Promise<LilyError> {
   let thrown: unknown = 'nothing'
   try {
@@ -15,5 +18,6 @@ export async function expectRefused(code: string, argument: string, action: () =
     code,
     message: expect.stringContaining(argument) as string,
   })
+  if (argument.length === 1) expect(error.argument).toBe(argument)
   return error
 }
