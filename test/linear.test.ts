@@ -1,7 +1,7 @@
 /** Frozen linear layers, compared with the reference: types, sizes, layouts, packed weights, refusals. */
 import fc from 'fast-check'
 import { describe, expect, it, test } from 'vitest'
-import { linearBackward, linearForward, packLinear, PackedLinear, tensor } from '../lib/index.js'
+import { cast, linearBackward, linearForward, packLinear, PackedLinear, tensor } from '../lib/index.js'
 import { isSlow } from './support/backend.js'
 import { expectSameBits } from './support/compare.js'
 import { TYPES } from './support/dtypes.js'
@@ -120,6 +120,22 @@ describe('packLinear', () => {
     expect(packed.byteLength).toBe(forward)
     linearBackward({ dy: matrix(tokens, dOut), weight: packed })
     expect(packed.byteLength).toBeGreaterThan(forward)
+  })
+
+  it('has a form for each type of x and each precision: the bits are those of the weight itself', () => {
+    const weight = matrix(dOut, dIn)
+    const packed = packLinear(weight)
+    for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
+      // More tokens than are multiplied without a form.
+      const [x, dy] = [matrix(9, dIn), matrix(9, dOut)].map((operand) => cast(operand, dtype))
+      for (const precision of ['default', 'high', 'tf32', 'default'] as const) {
+        const title = `${dtype}, ${precision}`
+        const { y } = linearForward({ x, weight: packed }, { precision })
+        expectSameBits(`y ${title}`, y.data, linearForward({ x, weight }, { precision }).y.data)
+        const { dx } = linearBackward({ dy, weight: packed }, { precision })
+        expectSameBits(`dx ${title}`, dx.data, linearBackward({ dy, weight }, { precision }).dx.data)
+      }
+    }
   })
 
   it('is refused once it is disposed of, and leaves the weight alone', async () => {
