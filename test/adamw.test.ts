@@ -382,6 +382,7 @@ describe('rejects', () => {
     ['weightDecay', 'weightDecay: expected', { weightDecay: Infinity }],
     ['maxNorm', 'leave it out', { maxNorm: 0 }],
     ['maxNorm', 'maxNorm', { maxNorm: NaN }],
+    ['maxNorm', 'maxNorm: expected a number above 0, got 1e-46', { maxNorm: 1e-46 }],
     ['betas', 'betas: expected two numbers in [0, 1), got [0.9, 1]', { betas: [0.9, 1] }],
     ['betas', 'betas', { betas: [-0.1, 0.9] }],
     ['betas', 'betas', { betas: [0.9] as never }],

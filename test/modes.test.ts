@@ -227,7 +227,25 @@ function modesIn(types: Types): void {
       expectSameBits('y', rows.y.data, same.y.data)
     })
 
-    it('fixed: rejects [G, E] without groups or with another number of groups', async () => {
+    it('fixed: [1, E] is one group, of any x', async () => {
+      const row = { data: Float32Array.of(0.25, 0.75), shape: [1, experts] }
+      const same = (await forward({ x, a, b }, { routing: 'fixed', weights: [0.25, 0.75] })).y
+      for (const given of [x, cube]) {
+        const { y, saved } = await forward({ x: given, a, b }, { routing: 'fixed', weights: row })
+        expect(saved.weights?.shape).toEqual([1, experts])
+        expectSameBits('y', y.data, same.data)
+      }
+    })
+
+    it('fixed: the weights give E of a b [E*r, d_out]', async () => {
+      const flat = { ...b, shape: [experts * rank, dOut] }
+      const { y } = await forward({ x: cube, a, b: flat }, { routing: 'fixed', weights })
+      expectSameBits('y', y.data, (await forward({ x: cube, a, b }, { routing: 'fixed', weights })).y.data)
+    })
+
+    it('fixed: rejects [E] with offsets, and [G, E] without groups or with another number of groups', async () => {
+      const one = () => forward({ x, a, b }, { routing: 'fixed', weights: [1, 0], sequenceOffsets: [0, 2, 6] })
+      await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets: weights [E]', one)
       const call = () => forward({ x, a, b }, { routing: 'fixed', weights })
       await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
       const other = () => forward({ x, a, b }, { routing: 'fixed', weights, sequenceOffsets: [0, 3, 6] })
@@ -287,6 +305,20 @@ function modesIn(types: Types): void {
       numbers(folded).forEach((value, i) => {
         expectNear(value, db[0][i] + db[1][i])
       })
+    })
+
+    it('deferB stores a sum for each group, or for each expert if there are more groups', async () => {
+      for (const sequenceOffsets of [
+        [0, 2, tokens],
+        [0, 2, 3, tokens],
+      ]) {
+        const { saved } = await forward(operands, { routing: 'sequence', sequenceOffsets })
+        const db = numbers((await lilyBackward({ dy }, saved)).db).slice()
+        await lilyBackward({ dy }, saved, { deferB: true })
+        numbers(await foldB(saved)).forEach((value, i) => {
+          expectNear(value, db[i])
+        })
+      }
     })
 
     it('a saved call that ran backward twice is folded twice', async () => {

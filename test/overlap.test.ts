@@ -205,6 +205,87 @@ it('columns of one matrix in shared memory, through two objects, do not overlap'
   }
 })
 
+it.each([
+  ['y begins in the last column of x', 0, dIn - 1],
+  ['y ends in the first column of x', dOut - 1, 0],
+])('columns of one matrix that have one in common: %s', async (_, ofX, ofY) => {
+  const { dy: __, x: ___, ...rest } = smallOperands()
+  const width = dIn + dOut
+  const { data } = filled(1, tokens + 1, width)
+  const columns = (from: number, count: number) => ({
+    data,
+    shape: [tokens, count],
+    strides: [width, 1],
+    byteOffset: 4 * from,
+  })
+  await expectRefused(ARGUMENT, 'y: its memory overlaps that of x', () =>
+    lilyForward({ x: columns(ofX, dIn), ...rest, y: columns(ofY, dOut) }),
+  )
+  expect(new Set(data)).toEqual(new Set([1]))
+})
+
+it('foldB and backward: db over b, or over what forward has saved, of any layer', async () => {
+  // As many groups as make the weights as large as db.
+  const groups = rank * dOut
+  const offsets = Array.from({ length: groups + 1 }, (_, i) => i)
+  const [x, dy] = [filled(1, groups, dIn), filled(1, groups, dOut)]
+  const [first, second] = [1, 2].map((value) => {
+    const b = filled(value, experts, rank, dOut)
+    const weights = filled(0.5, groups, experts)
+    const options = { routing: 'fixed', weights, sequenceOffsets: offsets } as const
+    const { saved } = lilyForward({ x, a: filled(1, rank, dIn), b }, options)
+    lilyBackward({ dy }, saved, { deferB: true })
+    return { b, saved }
+  })
+  const { b, saved } = second
+  const refusals = [
+    ['overlaps that of b', b.data],
+    ['is that of saved;', saved.hidden.data],
+    ['is that of saved.weights', saved.weights.data],
+  ] as const
+  for (const [text, data] of refusals) {
+    const before = data.slice()
+    const db = { data: data.subarray(0, experts * rank * dOut), shape: [experts, rank, dOut] }
+    const message = `db: its memory ${text}`
+    await expectRefused(ARGUMENT, message, () => foldB([first.saved, saved], db))
+    await expectRefused(ARGUMENT, message, () => lilyBackward({ dy, db }, saved))
+    expect(data).toEqual(before)
+  }
+})
+
+it('a single row between the rows of another operand overlaps none of them', () => {
+  const { x, dy, a, router, b } = smallOperands()
+  const width = dIn + dOut
+  const row = { x: { data: x.data.subarray(0, dIn), shape: [1, dIn] }, router, b }
+  const spread = () => {
+    const data = new Float32Array(rank * width)
+    for (let i = 0; i < rank; i++) data.set(a.data.subarray(i * dIn, (i + 1) * dIn), i * width)
+    const between = { data, shape: [1, dOut], byteOffset: 4 * (width + dIn) }
+    return { rows: { data, shape: [rank, dIn], strides: [width, 1] }, between }
+  }
+  const forward = spread()
+  const expected = lilyForward({ ...row, a })
+  const { y, saved } = lilyForward({ ...row, a: forward.rows, y: forward.between })
+  expectSameBits('y', y.data, expected.y.data)
+
+  const backward = spread()
+  y.data.set(dy.data.subarray(0, dOut))
+  backward.between.data.set(dy.data.subarray(0, dOut), width + dIn)
+  const { da } = lilyBackward({ dy: backward.between, da: backward.rows }, saved)
+  const same = lilyBackward({ dy: y, da: { ...a, data: a.data.slice() } }, expected.saved).da
+  for (let i = 0; i < rank; i++)
+    expectSameBits(`row ${i}`, da.data.slice(i * width, i * width + dIn), same.data.slice(i * dIn, (i + 1) * dIn))
+})
+
+it('AdamW: a parameter without elements, in the memory of another', () => {
+  const [value, grad] = [filled(1, 4), filled(1, 4)]
+  const within = ({ data }: { data: Float32Array }) => ({ data: data.subarray(2, 2), shape: [0] })
+  const parameters = { p: { value, grad }, empty: { value: within(value), grad: within(grad) } }
+  new AdamW(new Map<string, TrainableParameter>(Object.entries(parameters)), { lr: 0.1 }).step()
+  expect(new Set(value.data).size).toBe(1)
+  expect(value.data[0]).toBeLessThan(1)
+})
+
 it('AdamW: a gradient over the norm of all gradients, which a step writes', async () => {
   const parameters = new Map<string, TrainableParameter>([['p', { value: filled(1, 1), grad: filled(1, 1) }]])
   const optimiser = new AdamW(parameters, { maxNorm: 1 })
