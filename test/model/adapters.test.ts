@@ -257,6 +257,26 @@ describe('LilyAdapters', () => {
     )
   })
 
+  it('checks overlaps and an x that is given again without an active adapter too', async () => {
+    const shape = { name: 's', inFeatures: dIn, outFeatures: dIn }
+    const set = new LilyAdapters().addAdapter('one', createModel({ layers: [shape], config: { r: 2 } }))
+    set.disableAdapters()
+    const layer = set.layer('s')
+    const [same, other] = [input(), input()]
+    await expectRefused('ERR_LILY_ARGUMENT', 'y: its memory overlaps that of x', () => layer.forward(same, same))
+    const { saved } = layer.forward(input(), input())
+    await expectRefused('ERR_LILY_ARGUMENT', 'dx: its memory overlaps that of dy', () =>
+      layer.backward(same, saved, { dx: same }),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'dx: its memory overlaps that of x', () =>
+      layer.backward(other, saved, { x: same, dx: same }),
+    )
+    const wider = place(new Float32Array(tokens * (dIn + 1)), [tokens, dIn + 1])
+    await expectRefused('ERR_LILY_SHAPE', `x: expected ${tokens} rows of ${dIn}`, () =>
+      layer.backward(other, saved, { x: wider, dx: input() }),
+    )
+  })
+
   it.each(['active', 'disabled'])('saves nothing with save: false, and backward says so: %s', async (state) => {
     const { set } = both()
     if (state === 'disabled') set.disableAdapters()
