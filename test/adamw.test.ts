@@ -484,6 +484,14 @@ describe('rejects', () => {
       },
     ],
     [
+      'a gradient that has rows with a gap',
+      'ERR_LILY_SHAPE',
+      'p0.grad: expected contiguous rows',
+      ({ parameters }) => {
+        parameters.get('p0')!.grad = Object.assign({}, place(2, 5), { shape: [2, 3], strides: [5, 1] })
+      },
+    ],
+    [
       'an optimiser that was disposed of',
       'ERR_LILY_DISPOSED',
       'this optimiser',
@@ -524,6 +532,31 @@ describe('rejects', () => {
     })
     for (const [i, grad] of [...training.grads.values()].entries())
       expectSameBits(`gradient ${i}`, await grad.read(), before[i])
+  })
+
+  it('a parameter or a state whose getter disposes of the optimiser', async () => {
+    const [one, two] = [good(), good()]
+    const { value, grad } = one.parameters.get('p0')!
+    const parameter = {
+      get value() {
+        one.optimiser.dispose()
+        return value
+      },
+      grad,
+    }
+    one.parameters.set('p0', parameter)
+    const before = await one.read()
+    await expectRefused('ERR_LILY_DISPOSED', 'this optimiser', () => one.optimiser.step())
+    for (const [name, data] of Object.entries(await one.read())) expectSameBits(name, data, before[name])
+    const { step, parameters } = two.optimiser.state()
+    const state = {
+      step,
+      get parameters() {
+        two.optimiser.dispose()
+        return parameters
+      },
+    }
+    await expectRefused('ERR_LILY_DISPOSED', 'this optimiser', () => two.optimiser.load(state))
   })
 
   it('invalid options of a step', async () => {

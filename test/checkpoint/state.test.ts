@@ -147,6 +147,7 @@ describe('a file that is no state is refused with its name:', () => {
     ['the number of steps', {}, { step: '9007199254740992' }],
     ['tensor "weight": expected <parameter>.expAvg and <parameter>.expAvgSq', { weight: one }, { step: '1' }],
     ['tensor "p.max": expected <parameter>.expAvg', { 'p.max': one }, { step: '1' }],
+    ['tensor "expAvg": expected <parameter>.expAvg', { expAvg: one }, { step: '1' }],
     ['expected "p.expAvgSq" beside "p.expAvg", got none', { 'p.expAvg': one }, { step: '1' }],
     [
       'tensor "p.expAvg": expected data type F32, got BF16',

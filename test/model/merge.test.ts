@@ -228,6 +228,15 @@ describe('freeze', () => {
     expect(model.layer('0.q').frozenWeights).toBeUndefined()
   })
 
+  it('copies the weights, and a layer gives copies of them', () => {
+    const model = createModel({ layers, config, seed: 3 })
+    const given = Float32Array.of(1, 2, 3)
+    model.freeze({ '0.q': given })
+    given.fill(7)
+    model.layer('0.q').frozenWeights?.fill(7)
+    expect(model.layer('0.q').frozenWeights).toEqual(Float32Array.of(1, 2, 3))
+  })
+
   it('and unfreeze reject a model that is disposed of', async () => {
     const model = createModel({ layers, config })
     model.dispose()
