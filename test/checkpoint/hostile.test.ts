@@ -126,7 +126,7 @@ describe('the tensors', () => {
         }
       },
       'layers.0.self_attn.v_proj.lily_B.weight": expected an equal copy in each of the 3',
-      'layers.3.self_attn.v_proj.lily_B.weight"',
+      'layers.3.self_attn.v_proj.lily_B.weight"; pass the names of all layers',
     ],
     NaN: [patch(ROUTER, (numbers) => (numbers[9] = NaN)), `tensor "${ROUTER}": expected finite`, 'at [1, 1]'],
     infinity: [patch(ROUTER, (numbers) => (numbers[0] = -Infinity)), `tensor "${ROUTER}"`, 'at [0, 0]'],

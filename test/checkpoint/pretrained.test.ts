@@ -140,6 +140,16 @@ describe('a created model', () => {
     )
   })
 
+  // json.dumps of Python escapes DEL, too, which JSON.stringify does not.
+  it('writes its configuration in ASCII', async () => {
+    const folder = newFolder()
+    const layers = [{ name: 'layers.0.ü\u007f😀', inFeatures: 2, outFeatures: 2 }]
+    await LilyModel.create({ layers, config: { r: 1 } }).savePretrained(folder)
+    const text = readFileSync(join(folder, CONFIG), 'utf8')
+    expect(text).toContain(String.raw`"\u00fc\u007f\ud83d\ude00"`)
+    expect(text).toMatch(/^[\n -~]*$/)
+  })
+
   it.each(['float32', 'bfloat16', 'float16'] as const)('in %s is read again bit for bit', async (dtype) => {
     const folder = newFolder()
     // Twelve layers in blocks of five: layers.10 precedes layers.2 in the file, and the last block is short.

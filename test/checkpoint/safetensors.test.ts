@@ -476,6 +476,27 @@ describe('a write that fails', () => {
     expect(readFileSync(path).equals(before)).toBe(true)
   })
 
+  it('keeps the old file if what was written reads back differently', async () => {
+    const place = join(folder, 'damaged')
+    const path = join(place, 'x.safetensors')
+    await replaceWithTensors(path, old, new Map())
+    const before = readFileSync(path)
+    const handle = await open(path)
+    const prototype = Object.getPrototypeOf(handle) as { write: (bytes: Uint8Array, ...rest: unknown[]) => unknown }
+    await handle.close()
+    const { write } = prototype
+    // The first block is the header, in which the tensor gets another name.
+    const damaged = vi.spyOn(prototype, 'write').mockImplementationOnce(function (this: unknown, bytes, ...rest) {
+      return write.call(this, bytes.with(bytes.indexOf('x'.charCodeAt(0)), 'y'.charCodeAt(0)), ...rest)
+    })
+    await expectRefused('ERR_LILY_CHECKPOINT', 'reads back differently; the old file was kept', () =>
+      replaceWithTensors(path, old, new Map()),
+    )
+    damaged.mockRestore()
+    expect(readFileSync(path).equals(before)).toBe(true)
+    expect(readdirSync(place)).toEqual(['x.safetensors'])
+  })
+
   it('reports the error of the file system', async () => {
     writeFileSync(join(folder, 'plain'), '')
     await expectRefused('ERR_LILY_CHECKPOINT', 'EEXIST', () =>
