@@ -83,6 +83,14 @@ describe("PEFT's folders", () => {
     expect(model.config).toMatchObject({ rankPattern: {}, layersToTransform: null, targetModules: null })
     const texts = await LoraModel.fromPretrained(withLoraFields({ exclude_modules: '', layers_pattern: '' }))
     expect(texts.config).toMatchObject({ excludeModules: null, layersPattern: null })
+    // Fields of variants that are not supported, without a value.
+    const variants = { megatron_config: {}, target_parameters: [], layer_replication: null, use_dora: false }
+    expect((await LoraModel.fromPretrained(withLoraFields(variants))).config).toEqual(texts.config)
+  })
+
+  it('with a name of an initialisation in any case, as PEFT compares it', async () => {
+    const { config } = await LoraModel.fromPretrained(withLoraFields({ init_lora_weights: 'Gaussian' }))
+    expect(config.initLoraWeights).toBe('gaussian')
   })
 
   it('with the whole name of a layer as target, whatever its number is', async () => {
