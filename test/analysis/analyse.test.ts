@@ -41,6 +41,10 @@ describe('analyse', () => {
       expect(update.singularValues).toHaveLength(8)
       expect(update.effectiveRank).toBeGreaterThan(1)
       expect(update.effectiveRank).toBeLessThanOrEqual(8)
+      // LoRA with as many parameters has rank 5.375; the best approximation of a rank has the largest singular values.
+      const squares = update.singularValues.map((value) => value * value)
+      const within = squares.slice(0, 5).reduce((sum, square) => sum + square, 0)
+      expect(update.sharedWithLora).toBeCloseTo(within / squares.reduce((sum, square) => sum + square, 0), 12)
     }
     // Plain data.
     expect(JSON.parse(JSON.stringify(analysis))).toEqual(analysis)
