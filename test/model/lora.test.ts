@@ -154,12 +154,12 @@ describe('a created model', () => {
 
   it('scales by the alpha and the rank of each layer', () => {
     const config = { r: 9, loraAlpha: 18, rankPattern: { '0.q': 4 }, alphaPattern: { '0.v': 6 } }
-    const scalings = (useRslora: boolean) => {
+    const factors = (useRslora: boolean) => {
       const model = LoraModel.create({ layers: shapes, config: { ...config, useRslora } })
       return ['0.q', '0.v', '1.q'].map((name) => model.layer(name).scaling)
     }
-    expect(scalings(false)).toEqual([18 / 4, 6 / 9, 18 / 9])
-    expect(scalings(true)).toEqual([18 / 2, 6 / 3, 18 / 3])
+    expect(factors(false)).toEqual([18 / 4, 6 / 9, 18 / 9])
+    expect(factors(true)).toEqual([18 / 2, 6 / 3, 18 / 3])
   })
 
   it('has the defaults of PEFT', () => {
