@@ -1,5 +1,7 @@
 /** The memory of an operand, which is of one of four kinds. */
-import type { HostData } from '../base/dtype.js'
+import { bytesOf, type HostData } from '../base/dtype.js'
+import { classNameOf } from '../base/views.js'
+import type { Memory } from '../binding/native.js'
 import type { DeviceMemory } from './device-memory.js'
 
 /**
@@ -22,4 +24,10 @@ export function isDeviceMemory(memory: OperandMemory): memory is DeviceMemory {
 export function gpuBufferOf(memory: OperandMemory): GPUBuffer | null {
   if (typeof memory === 'bigint' || isHostMemory(memory)) return null
   return isDeviceMemory(memory) ? memory.buffer : memory
+}
+
+/** Memory in the form that the addon reads. Some versions of Node-API reject Float16Array: its bytes are passed instead. */
+export function boundMemory(memory: OperandMemory): Memory {
+  if (isDeviceMemory(memory)) return memory.handle
+  return isHostMemory(memory) && classNameOf(memory) === 'Float16Array' ? bytesOf(memory) : memory
 }

@@ -1,8 +1,7 @@
 /**
  * Calls of the addon, and their descriptors in the form that it reads: the numbers of a call, and one memory per operand.
  */
-import { bytesOf, type DType } from '../base/dtype.js'
-import { classNameOf } from '../base/views.js'
+import type { DType } from '../base/dtype.js'
 import {
   backwardSlots,
   callFields,
@@ -15,7 +14,7 @@ import {
   lengths,
 } from '../binding/descriptor.js'
 import { type Memory, native } from '../binding/native.js'
-import { isDeviceMemory, isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
+import { boundMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Operand, Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
@@ -35,12 +34,6 @@ export function dtypeNumber(dtype: DType): number {
 
 /** The slots that forward and backward have in common. */
 type SharedSlot = keyof typeof forwardSlots & keyof typeof backwardSlots
-
-/** Memory in the form that the addon reads. Some versions of Node-API reject Float16Array: its bytes are passed instead. */
-export function boundMemory(memory: OperandMemory): Memory {
-  if (isDeviceMemory(memory)) return memory.handle
-  return isHostMemory(memory) && classNameOf(memory) === 'Float16Array' ? bytesOf(memory) : memory
-}
 
 /**
  * Writes the backend, device and streams of a call.

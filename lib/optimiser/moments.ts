@@ -4,11 +4,11 @@ import { describe, fail } from '../base/errors.js'
 import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
 import { newOperand } from '../memory/allocate.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
-import { isHostMemory } from '../memory/operand-memory.js'
+import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
-import { copyOnHost, copyToDevice, memoryOf } from '../tensor/transfer.js'
+import { copyOnHost, copyToDevice } from '../tensor/transfer.js'
 
 export const MOMENTS = ['expAvg', 'expAvgSq'] as const
 const KEYS: Known = new Set(MOMENTS)
@@ -24,7 +24,14 @@ export function newMoments(name: string, shape: readonly number[], placement: Pl
     const { memory, byteLength } = operand
     if (isHostMemory(memory)) memory.fill(0)
     placement?.run(() => {
-      placement.binding.fill(placement.device.id, memoryOf(operand), 0, byteLength, 0, placement.stream.cudaStream)
+      placement.binding.fill(
+        placement.device.id,
+        boundMemory(operand.memory),
+        0,
+        byteLength,
+        0,
+        placement.stream.cudaStream,
+      )
     })
     return operand
   }

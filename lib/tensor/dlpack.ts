@@ -11,7 +11,7 @@ import { type DLPackTensor, native } from '../binding/native.js'
 import { refuseInCapture } from '../memory/capture.js'
 import { CPU, cudaDevice, type Device, deviceText, refuseWebGpu } from '../memory/device.js'
 import { addExchanged, refuseShrinking } from '../memory/host-memory.js'
-import { isHostMemory } from '../memory/operand-memory.js'
+import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, layOut, type Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
@@ -19,7 +19,6 @@ import { resolve, type TensorLike } from './resolve.js'
 import { readStream } from './stream-option.js'
 import type { Stream } from './stream.js'
 import { type Tensor, tensorOf } from './tensor.js'
-import { memoryOf } from './transfer.js'
 
 /** Options of {@link toDLPack} and {@link fromDLPack}. */
 export interface DLPackOptions {
@@ -86,7 +85,7 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
     exported.dispose()
   }
   try {
-    return bound(() => native.dlpackExport(Float64Array.from(numbers), memoryOf(exported), release))
+    return bound(() => native.dlpackExport(Float64Array.from(numbers), boundMemory(exported.memory), release))
   } catch (error) {
     release()
     throw error

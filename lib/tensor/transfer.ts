@@ -2,11 +2,10 @@
 import { bytesOf, bytesPerElement, type HostData, plainView } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { settled } from '../binding/errors.js'
-import type { Memory } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { refuseInCapture } from '../memory/capture.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
-import { isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
+import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { layOut, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 
@@ -29,7 +28,7 @@ export function copyToDevice(operand: Operand, device: Device): Operand {
       return
     }
     const contiguous = rows <= 1 || pitch === columns
-    const source = memoryOf(operand)
+    const source = boundMemory(operand.memory)
     const copy = (to: number, from: number, bytes: number) => {
       binding.copy(id, target.handle, to, operand.device.id, source, operand.byteOffset + from, bytes, cudaStream)
     }
@@ -72,7 +71,13 @@ export async function download(operand: Operand, data: Uint8Array, byteOffset: n
   const placement = placementOn(operand.device, operand)
   const { cudaStream } = placement.stream
   const copied = placement.run(() => {
-    const promise = placement.binding.download(operand.device.id, memoryOf(operand), byteOffset, data, cudaStream)
+    const promise = placement.binding.download(
+      operand.device.id,
+      boundMemory(operand.memory),
+      byteOffset,
+      data,
+      cudaStream,
+    )
     // What `run` does next may throw; then nobody awaits the promise, and its rejection would end the process.
     promise.catch(() => undefined)
     return promise
@@ -99,13 +104,15 @@ export function clear(operand: Operand): void {
   }
   const placement = placementOn(device, operand)
   placement.run(() => {
-    placement.binding.fill(device.id, memoryOf(operand), byteOffset, byteLength, 0, placement.stream.cudaStream)
+    placement.binding.fill(
+      device.id,
+      boundMemory(operand.memory),
+      byteOffset,
+      byteLength,
+      0,
+      placement.stream.cudaStream,
+    )
   })
-}
-
-/** An operand's memory in the form that the addon expects. */
-export function memoryOf({ memory }: Operand): Memory {
-  return isDeviceMemory(memory) ? memory.handle : memory
 }
 
 /** The elements of a host operand without gaps between rows: a view if it is contiguous, otherwise a copy. */

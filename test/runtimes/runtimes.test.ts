@@ -11,6 +11,7 @@ import {
   consumer,
   expected,
   float16Consumer,
+  float16ExchangeConsumer,
   MODULES,
   suitesConsumer,
   workersConsumer,
@@ -83,9 +84,14 @@ describe.each(runtimes)('%s', (runtime, options) => {
   })
 
   // The other test suites may run on a Node without Float16Array.
+  const hasFloat16Array = runtime !== 'Node 20' && runtime !== 'Node 22'
   test('operands in a Float16Array, if the runtime has it', () => {
-    const hasFloat16Array = runtime !== 'Node 20' && runtime !== 'Node 22'
     expect(run('float16.mjs', float16Consumer)).toEqual(hasFloat16Array ? expected : null)
+  })
+
+  test('a Float16Array as DLPack, if the runtime has it', () => {
+    const exchanged = { dtype: 'float16', shape: [3], numbers: [1, 2, 3] }
+    expect(run('float16-exchange.mjs', float16ExchangeConsumer)).toEqual(hasFloat16Array ? exchanged : null)
   })
 
   test('four concurrent workers', () => {

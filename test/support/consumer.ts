@@ -107,6 +107,18 @@ if (typeof Float16Array === 'undefined') {
 }
 `
 
+/** Prints the numbers of a Float16Array that another addon takes as DLPack, or null if the runtime has no Float16Array. */
+export const float16ExchangeConsumer = `
+import { fromDLPack, toDLPack } from 'lily-kernels'
+if (typeof Float16Array === 'undefined') {
+  console.log(null)
+} else {
+  const data = new Float16Array([0, 1, 2, 3]).subarray(1)
+  const { dtype, shape, data: taken } = fromDLPack(toDLPack({ data, shape: [3] }))
+  console.log(JSON.stringify({ dtype, shape, numbers: [...new Float16Array(taken.buffer, taken.byteOffset, taken.length)] }))
+}
+`
+
 /**
  * Prints the results of suites.mjs, which is beside it, and the backend that they ran on.
  *
