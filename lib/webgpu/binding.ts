@@ -348,6 +348,7 @@ export class GpuBinding implements WebGpuBinding {
     const report = scope.then(
       (error) => {
         if (error === null) return
+        // It runs for every error, also where an earlier one is reported: it withdraws the buffer.
         const failure = toError(error.message)
         this.#failure ??= failure
       },
