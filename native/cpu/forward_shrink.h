@@ -46,12 +46,12 @@ LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, int64_t to
   const int64_t begin = pass.shrink_splits.begin(split), depth = pass.shrink_splits.end(split) - begin;
   const int64_t steps = steps_of<Operand>(depth);
   const TileKind kind = tile_kind(pass.call->problem, pass.call->problem.rank, pass.call->x, pass.call->problem.d_in);
-  const LeftOperand<Operand> lhs =
-      lhs_of_rows<Operand>(submatrix(pass.call->x, token, begin), tokens, depth, lhs_scratch);
+  const lily_matrix x = submatrix(pass.call->x, token, begin);
+  const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(x, tokens, depth, lhs_scratch);
   for (int64_t p = 0; p < panel_count(ranks); ++p) {
     const int64_t width = round_up(panel_columns(ranks, p), kLanes);
     multiply_rows(tokens, width / kLanes, steps, lhs, packed + p * kPanel * steps, width, out + p * kPanel,
-                  pass.hidden_partials.pitch, accumulate, kind);
+                  pass.hidden_partials.pitch, accumulate, kind, next_rows<Operand>(x, tokens, depth));
   }
 }
 

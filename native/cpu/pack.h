@@ -72,11 +72,17 @@ void pack(int64_t rows, int64_t columns, const lily_matrix &in, float scale, flo
   });
 }
 
+// Whether the register tile can read the rows of a matrix in place.
+template <typename T>
+LILY_INLINE bool is_lhs(const lily_matrix &matrix, int64_t depth) {
+  return matrix.dtype == T::kDtype && depth % T::kDepth == 0;
+}
+
 // The rows of a matrix as a left operand. If the register tile cannot read them in place, they are copied to `scratch`,
 // which holds rows * round_up(depth, kLanes) floats.
 template <typename T>
 LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, int64_t depth, float *scratch) {
-  if (matrix.dtype == T::kDtype && depth % T::kDepth == 0) {
+  if (is_lhs<T>(matrix, depth)) {
     return {static_cast<const typename T::Element *>(matrix.data), matrix.pitch, T::kDepth};
   }
   const int64_t pitch = round_up(depth, kLanes);
@@ -92,12 +98,21 @@ LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, int64_t dept
   return {copy, pitch, T::kDepth};
 }
 
+// The rows to prefetch while a product reads the first `rows` rows of a matrix as lhs_of_rows: those of the next tile,
+// or, if rows are copied, those that are copied next.
+template <typename T>
+LILY_INLINE NextRows next_rows(const lily_matrix &matrix, int64_t rows, int64_t depth) {
+  const lily_matrix next = submatrix(matrix, is_lhs<T>(matrix, depth) ? kTileRows : rows, 0);
+  const int64_t bytes = element_bytes(matrix);
+  return {static_cast<const char *>(next.data), matrix.pitch * bytes, T::kDepth * bytes};
+}
+
 // The tile of the product of an activation and `rank` columns (h, q). Up to kSmallRank it waits for memory: the
-// hardware prefetcher does not follow six rows at a time.
+// hardware prefetcher does not follow six rows at a time. Rows that are copied also wait for shared caches, because
+// nothing else is computed meanwhile.
 LILY_INLINE TileKind tile_kind(const lily_problem &problem, int64_t rank, const lily_matrix &in, int64_t columns) {
-  const bool in_place = in.dtype == Operand::kDtype,
-             is_large = bytes_of(problem.tokens, columns, in) > kPrefetchedOperand;
-  return {rank <= kLanes, in_place && rank <= kSmallRank && is_large};
+  const bool is_far = in.dtype != Operand::kDtype || bytes_of(problem.tokens, columns, in) > kPrefetchedOperand;
+  return {rank <= kLanes, rank <= kSmallRank && is_far};
 }
 
 // The columns of a matrix as a left operand, where k counts its rows. If the register tile cannot read them in place,

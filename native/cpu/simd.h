@@ -50,11 +50,31 @@ struct Float16 {
   uint16_t bits;
 };
 
+// These conversions are one or two instructions. GCC compiles __builtin_convertvector to more: it converts the halves
+// of a vector apart and puts them together.
 LILY_INLINE BitVector load_bits(const void *p) {
-  return __builtin_convertvector(*static_cast<const UnalignedHalfVector *>(p), BitVector);
+  const HalfVector bits = *static_cast<const UnalignedHalfVector *>(p);
+#if defined(__AVX512F__)
+  return (BitVector)_mm512_cvtepu16_epi32((__m256i)bits);
+#elif defined(__AVX2__)
+  return (BitVector)_mm256_cvtepu16_epi32((__m128i)bits);
+#elif defined(__SSE2__) && LILY_VECTOR_BYTES == 16
+  return (BitVector)__builtin_shufflevector(bits, HalfVector{}, 0, 4, 1, 5, 2, 6, 3, 7);
+#else
+  return __builtin_convertvector(bits, BitVector);
+#endif
 }
 LILY_INLINE void store_bits(void *p, BitVector bits) {
-  *static_cast<UnalignedHalfVector *>(p) = __builtin_convertvector(bits, HalfVector);
+#if defined(__AVX512F__)
+  const auto packed = (HalfVector)_mm512_cvtepi32_epi16((__m512i)bits);
+#elif defined(__AVX2__)
+  // The instruction packs the two halves of a vector apart.
+  const auto halves = _mm256_packus_epi32((__m256i)bits, (__m256i)bits);
+  const auto packed = (HalfVector)_mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0xd8));
+#else
+  const auto packed = __builtin_convertvector(bits, HalfVector);
+#endif
+  *static_cast<UnalignedHalfVector *>(p) = packed;
 }
 
 // Loads the bytes of a whole vector of 16-bit numbers. The address needs their alignment only.

@@ -148,39 +148,57 @@ struct LeftOperand {
   int64_t step_stride;  // from one step of k to the next
 };
 
-// Steps of k whose elements of one row of lhs fill a cache line of 64 bytes.
+// Rows that a later tile reads, for prefetches: pointer and strides as in LeftOperand, but in bytes.
+struct NextRows {
+  const char *data;
+  int64_t row_stride;
+  int64_t step_stride;
+};
+
+// Steps of k of products of float32 whose elements of one row of lhs fill a cache line of 64 bytes. It is even.
 constexpr int64_t kLineSteps = 16;
 
-// Prefetches a cache line of each row of the tile that follows, where this one reads `scalars`.
-template <typename T, int kRows>
-LILY_INLINE void prefetch_next_rows(const LeftOperand<T> &lhs, const typename T::Element *scalars) {
+// Calls multiply(n) for numbers of steps whose sum is `steps`; all but the last are even.
+template <int kRows, typename Multiply>
+LILY_INLINE void for_steps(int64_t steps, Multiply multiply) {
+  multiply(steps);
+}
+// The same, and before each call prefetches a cache line of each of the next rows.
+template <int kRows, typename Multiply>
+LILY_INLINE void for_steps(int64_t steps, Multiply multiply, NextRows next) {
+  for (int64_t k = 0; k < steps; k += kLineSteps) {
+    const char *row = next.data + k * next.step_stride;
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) __builtin_prefetch(scalars + (kRows + i) * lhs.row_stride);
+    for (int i = 0; i < kRows; ++i, row += next.row_stride) __builtin_prefetch(row);
+    multiply(steps - k < kLineSteps ? steps - k : kLineSteps);
+  }
 }
 
 // The register tile of a product that has one vector of columns in all, so that no cut of columns decides which tile
 // computes an element. Multiply-adds take about four cycles and two of them begin per cycle, so six chains would leave
 // multipliers idle: an element has two, one for the even and one for the odd steps of k.
-template <typename T, int kRows, bool kPrefetches>
+template <typename T, int kRows, typename... Next>
 void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, float *out,
-                          int64_t out_pitch, bool accumulate) {
+                          int64_t out_pitch, bool accumulate, Next... next) {
   Vector even[kRows], odd[kRows];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) even[i] = odd[i] = Vector{};
   const typename T::Element *scalars = lhs.data;
+  const auto multiply = [&](int64_t count) __attribute__((always_inline)) {
 #pragma GCC unroll 2
-  for (int64_t k = 0; k + 1 < steps; k += 2) {
-    if (kPrefetches && k % kLineSteps == 0) prefetch_next_rows<T, kRows>(lhs, scalars);
-    const Vector rhs_even = load(rhs), rhs_odd = load(rhs + rhs_pitch);
+    for (int64_t k = 0; k + 1 < count; k += 2) {
+      const Vector rhs_even = load(rhs), rhs_odd = load(rhs + rhs_pitch);
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      const typename T::Element *const row = scalars + i * lhs.row_stride;
-      even[i] = T::multiply_add(T::step_of(row), rhs_even, even[i]);
-      odd[i] = T::multiply_add(T::step_of(row + lhs.step_stride), rhs_odd, odd[i]);
+      for (int i = 0; i < kRows; ++i) {
+        const typename T::Element *const row = scalars + i * lhs.row_stride;
+        even[i] = T::multiply_add(T::step_of(row), rhs_even, even[i]);
+        odd[i] = T::multiply_add(T::step_of(row + lhs.step_stride), rhs_odd, odd[i]);
+      }
+      scalars += 2 * lhs.step_stride;
+      rhs += 2 * rhs_pitch;
     }
-    scalars += 2 * lhs.step_stride;
-    rhs += 2 * rhs_pitch;
-  }
+  };
+  for_steps<kRows>(steps, multiply, next...);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
     if (steps % 2 != 0) even[i] = T::multiply_add(T::step_of(scalars + i * lhs.row_stride), load(rhs), even[i]);
@@ -190,9 +208,9 @@ void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, i
   }
 }
 
-template <typename T, int kRows, int kVectors, typename Out = float, bool kPrefetches = false>
+template <typename T, int kRows, int kVectors, typename Out = float, typename... Next>
 void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t rhs_pitch, Out *out, int64_t out_pitch,
-                   bool accumulate) {
+                   bool accumulate, Next... next) {
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -200,21 +218,23 @@ void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t 
     for (int j = 0; j < kVectors; ++j) sums[i][j] = Vector{};
   }
   const typename T::Element *scalars = lhs.data;
+  const auto multiply = [&](int64_t count) __attribute__((always_inline)) {
 #pragma GCC unroll 2
-  for (int64_t k = 0; k < steps; ++k) {
-    if (kPrefetches && k % kLineSteps == 0) prefetch_next_rows<T, kRows>(lhs, scalars);
-    Vector rhs_row[kVectors];
+    for (int64_t k = 0; k < count; ++k) {
+      Vector rhs_row[kVectors];
 #pragma GCC unroll 8
-    for (int j = 0; j < kVectors; ++j) rhs_row[j] = load(rhs + j * kLanes);
+      for (int j = 0; j < kVectors; ++j) rhs_row[j] = load(rhs + j * kLanes);
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      const auto scalar = T::step_of(scalars + i * lhs.row_stride);
+      for (int i = 0; i < kRows; ++i) {
+        const auto scalar = T::step_of(scalars + i * lhs.row_stride);
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) sums[i][j] = T::multiply_add(scalar, rhs_row[j], sums[i][j]);
+        for (int j = 0; j < kVectors; ++j) sums[i][j] = T::multiply_add(scalar, rhs_row[j], sums[i][j]);
+      }
+      scalars += lhs.step_stride;
+      rhs += rhs_pitch;
     }
-    scalars += lhs.step_stride;
-    rhs += rhs_pitch;
-  }
+  };
+  for_steps<kRows>(steps, multiply, next...);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 8
@@ -225,8 +245,8 @@ void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t 
   }
 }
 
-template <typename T, typename Out = float>
-using Tile = void (*)(int64_t, LeftOperand<T>, const float *, int64_t, Out *, int64_t, bool);
+template <typename T, typename Out = float, typename... Next>
+using Tile = void (*)(int64_t, LeftOperand<T>, const float *, int64_t, Out *, int64_t, bool, Next...);
 
 template <typename T, int kVectors, typename Out>
 constexpr Tile<T, Out> kTilesOfWidth[kTileRows] = {
@@ -234,9 +254,9 @@ constexpr Tile<T, Out> kTilesOfWidth[kTileRows] = {
     multiply_tile<T, 4, kVectors, Out>, multiply_tile<T, 5, kVectors, Out>, multiply_tile<T, 6, kVectors, Out>};
 
 template <typename T>
-constexpr Tile<T> kNarrowTiles[kTileRows] = {multiply_narrow_tile<T, 1, false>, multiply_narrow_tile<T, 2, false>,
-                                             multiply_narrow_tile<T, 3, false>, multiply_narrow_tile<T, 4, false>,
-                                             multiply_narrow_tile<T, 5, false>, multiply_narrow_tile<T, 6, false>};
+constexpr Tile<T> kNarrowTiles[kTileRows] = {multiply_narrow_tile<T, 1>, multiply_narrow_tile<T, 2>,
+                                             multiply_narrow_tile<T, 3>, multiply_narrow_tile<T, 4>,
+                                             multiply_narrow_tile<T, 5>, multiply_narrow_tile<T, 6>};
 
 template <typename T, typename Out = float>
 LILY_INLINE Tile<T, Out> tile_of(int64_t rows, int64_t vectors) {
@@ -247,14 +267,15 @@ LILY_INLINE Tile<T, Out> tile_of(int64_t rows, int64_t vectors) {
   return vectors == 2 ? kTilesOfWidth<T, 2, Out>[rows - 1] : kTilesOfWidth<T, 1, Out>[rows - 1];
 }
 
-// The tile of kTileRows rows that prefetches the rows after them.
+// The tiles of kTileRows rows that prefetch the next rows.
 template <typename T>
-LILY_INLINE Tile<T> prefetching_tile_of(int64_t vectors) {
+LILY_INLINE Tile<T, float, NextRows> prefetching_tile_of(int64_t vectors) {
 #if LILY_VECTOR_REGISTERS == 32
-  if (vectors == 4) return multiply_tile<T, kTileRows, 4, float, true>;
-  if (vectors == 3) return multiply_tile<T, kTileRows, 3, float, true>;
+  if (vectors == 4) return multiply_tile<T, kTileRows, 4, float, NextRows>;
+  if (vectors == 3) return multiply_tile<T, kTileRows, 3, float, NextRows>;
 #endif
-  return vectors == 2 ? multiply_tile<T, kTileRows, 2, float, true> : multiply_tile<T, kTileRows, 1, float, true>;
+  return vectors == 2 ? multiply_tile<T, kTileRows, 2, float, NextRows>
+                      : multiply_tile<T, kTileRows, 1, float, NextRows>;
 }
 
 LILY_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -270,21 +291,25 @@ LILY_INLINE int64_t panel_count(int64_t columns) { return (columns + kPanel - 1)
 // The register tile of a product.
 struct TileKind {
   bool is_narrow;   // the product has one vector of columns in all
-  bool prefetches;  // the rows of lhs are in memory rather than in a cache
+  bool prefetches;  // the rows of lhs come from memory rather than from a cache
 };
 
-// The product for any number of rows.
+// The product for any number of rows. `next` are the rows that are read after them, if the tile prefetches.
 template <typename T>
 LILY_INLINE void multiply_rows(int64_t rows, int64_t vectors, int64_t steps, LeftOperand<T> lhs, const float *rhs,
-                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate, TileKind kind = {}) {
+                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate, TileKind kind = {},
+                               NextRows next = {}) {
   for (int64_t i = 0; i < rows; i += kTileRows) {
     const LeftOperand<T> tile_lhs = {lhs.data + i * lhs.row_stride, lhs.row_stride, lhs.step_stride};
     const int64_t tile_rows = minimum(kTileRows, rows - i);
-    Tile<T> tile = kind.is_narrow ? kNarrowTiles<T>[tile_rows - 1] : tile_of<T>(tile_rows, vectors);
     if (kind.prefetches && tile_rows == kTileRows) {
-      tile = kind.is_narrow ? multiply_narrow_tile<T, kTileRows, true> : prefetching_tile_of<T>(vectors);
+      const auto tile = kind.is_narrow ? multiply_narrow_tile<T, kTileRows, NextRows> : prefetching_tile_of<T>(vectors);
+      const NextRows tile_next = {next.data + i * next.row_stride, next.row_stride, next.step_stride};
+      tile(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch, accumulate, tile_next);
+    } else {
+      const auto tile = kind.is_narrow ? kNarrowTiles<T>[tile_rows - 1] : tile_of<T>(tile_rows, vectors);
+      tile(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch, accumulate);
     }
-    tile(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch, accumulate);
   }
 }
 
