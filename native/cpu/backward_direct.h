@@ -67,11 +67,19 @@ LILY_INLINE void add_direct_outer(int64_t rows, int64_t columns, float scale, co
       E *const to = static_cast<E *>(out.data) + i * out.pitch;
       float factors[kTokens + 1];
       for (int t = 0; t < kTokens; ++t) factors[t] = scale * hidden[t * hidden_pitch + i];
-      for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
+      const auto sum_of = [&](int64_t j, int64_t count) __attribute__((always_inline)) {
         Vector sum = accumulate ? load_up_to(to + j, count) : Vector{};
 #pragma GCC unroll 2
         for (int t = 0; t < kTokens; ++t) sum += factors[t] * load(dy + t * pitch + j);
-        store_up_to(to + j, sum, count);
+        return sum;
+      };
+      // Numbers of 16 bits are stored two vectors at a time. For float32 that would take longer.
+      const int64_t paired = sizeof(E) < sizeof(float) ? columns / (2 * kLanes) * (2 * kLanes) : 0;
+      for (int64_t j = 0; j < paired; j += 2 * kLanes) {
+        store_two(to + j, sum_of(j, kLanes), sum_of(j + kLanes, kLanes));
+      }
+      for_vectors(columns - paired, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
+        store_up_to(to + paired + j, sum_of(paired + j, count), count);
       });
     }
   });

@@ -77,11 +77,10 @@ LILY_INLINE void store_bits(void *p, BitVector bits) {
   *static_cast<UnalignedHalfVector *>(p) = packed;
 }
 
-// Loads the bytes of a whole vector of 16-bit numbers. The address needs their alignment only.
-LILY_INLINE Vector load_bytes(const void *p) {
-  typedef float Bytes __attribute__((vector_size(LILY_VECTOR_BYTES), aligned(2), may_alias));
-  return *static_cast<const Bytes *>(p);
-}
+// Loads and stores the bytes of a whole vector of 16-bit numbers. The address needs their alignment only.
+typedef float UnalignedBytes __attribute__((vector_size(LILY_VECTOR_BYTES), aligned(2), may_alias));
+LILY_INLINE Vector load_bytes(const void *p) { return *static_cast<const UnalignedBytes *>(p); }
+LILY_INLINE void store_bytes(void *p, Vector v) { *static_cast<UnalignedBytes *>(p) = v; }
 
 // bfloat16 is the upper half of a float32. All conversions round to nearest, ties to even.
 LILY_INLINE Vector load(const BFloat16 *p) { return (Vector)(load_bits(p) << 16); }
@@ -90,18 +89,36 @@ LILY_INLINE Vector load(const BFloat16 *p) { return (Vector)(load_bits(p) << 16)
 LILY_INLINE void store(BFloat16 *p, Vector v) {
   *reinterpret_cast<UnalignedHalfVector *>(p) = (HalfVector)_mm512_cvtneps_pbh((__m512)v);
 }
+LILY_INLINE void store_two(BFloat16 *p, Vector first, Vector second) {
+  store_bytes(p, (Vector)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+}
 #else
-// The bits of a bfloat16 in the lower half of each lane.
-LILY_INLINE BitVector bfloat16_bits(Vector v) {
+// The bits of a bfloat16 in the upper half of each lane. The lower half has any bits.
+LILY_INLINE BitVector round_to_bfloat16(Vector v) {
   const BitVector bits = (BitVector)v;
   // If the mantissa overflows, the addition carries into the exponent, up to infinity. A NaN becomes a quiet NaN.
   BitVector rounded = bits + 0x7fff + ((bits >> 16) & 1);
 #if defined(LILY_FLUSHES_SUBNORMALS)
   rounded = (bits & 0x7fffffff) < 0x00800000u ? bits & 0x80000000 : rounded;
 #endif
-  return (v == v ? rounded : bits | 0x400000) >> 16;
+  return v == v ? rounded : bits | 0x400000;
 }
-LILY_INLINE void store(BFloat16 *p, Vector v) { store_bits(p, bfloat16_bits(v)); }
+LILY_INLINE void store(BFloat16 *p, Vector v) { store_bits(p, round_to_bfloat16(v) >> 16); }
+#if defined(__AVX512F__)
+LILY_INLINE void store_two(BFloat16 *p, Vector first, Vector second) {
+  alignas(64) static constexpr uint16_t kUpperHalves[] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                          23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                          45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  store_bytes(p, (Vector)_mm512_permutex2var_epi16((__m512i)round_to_bfloat16(first), _mm512_load_si512(kUpperHalves),
+                                                   (__m512i)round_to_bfloat16(second)));
+}
+#elif defined(__AVX2__)
+LILY_INLINE void store_two(BFloat16 *p, Vector first, Vector second) {
+  const auto halves =
+      _mm256_packus_epi32((__m256i)(round_to_bfloat16(first) >> 16), (__m256i)(round_to_bfloat16(second) >> 16));
+  store_bytes(p, (Vector)_mm256_permute4x64_epi64(halves, 0xd8));
+}
+#endif
 #endif
 
 #if defined(__AVX512F__)
@@ -148,6 +165,13 @@ LILY_INLINE void store(Float16 *p, Vector v) {
   store_bits(p, result | ((bits >> 16) & 0x8000));
 }
 #endif
+
+// Stores two vectors, one after the other.
+template <typename Element>
+LILY_INLINE void store_two(Element *p, Vector first, Vector second) {
+  store(p, first);
+  store(p + kLanes, second);
+}
 
 // Loads a whole vector if `count` >= kLanes; otherwise the first `count` lanes, with zeros in the rest.
 template <typename Element>

@@ -237,11 +237,14 @@ void multiply_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, int64_t 
   for_steps<kRows>(steps, multiply, next...);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+    Out *const target = out + i * out_pitch;
+    if (accumulate) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kVectors; ++j) {
-      Out *target = out + i * out_pitch + j * kLanes;
-      store(target, accumulate ? load(target) + sums[i][j] : sums[i][j]);
+      for (int j = 0; j < kVectors; ++j) sums[i][j] = load(target + j * kLanes) + sums[i][j];
     }
+#pragma GCC unroll 8
+    for (int j = 0; j + 1 < kVectors; j += 2) store_two(target + j * kLanes, sums[i][j], sums[i][j + 1]);
+    if (kVectors % 2 != 0) store(target + (kVectors - 1) * kLanes, sums[i][kVectors - 1]);
   }
 }
 

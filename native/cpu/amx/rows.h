@@ -36,7 +36,7 @@ LILY_INLINE Halves narrow(Row row) {
   return (Halves)_mm512_permutexvar_epi16((__m512i)kOrder,
                                           (__m512i)_mm512_cvtne2ps_pbh((__m512)row.odd, (__m512)row.even));
 #else
-  return (Halves)(bfloat16_bits(row.odd) << 16 | bfloat16_bits(row.even));
+  return (Halves)((round_to_bfloat16(row.odd) & 0xffff0000) | round_to_bfloat16(row.even) >> 16);
 #endif
 }
 
