@@ -1,6 +1,6 @@
 /** Comparison of a case with the reference. */
 import { expect } from 'vitest'
-import { backward, forward, Matrix } from '../reference.js'
+import { backward, type Forward, forward, type Gradients, Matrix } from '../reference.js'
 import { isSanitized } from './backend.js'
 import type { Case } from './cases.js'
 import { expectClose, expectCloseAsPlain } from './compare.js'
@@ -37,13 +37,29 @@ function valueOf(values: Result['values'], name: string): Float32Array {
   return values[name as keyof typeof values] ?? new Float32Array()
 }
 
+interface Reference {
+  saved: Forward
+  gradients: Gradients
+}
+
+/** What the reference computed of a case, exactly and plainly: a case runs in several ways, or on several backends. */
+const references = [new WeakMap<Case, Reference>(), new WeakMap<Case, Reference>()]
+
+function referenceOf(c: Case, exact: boolean): Reference {
+  const known = references[Number(exact)].get(c)
+  if (known !== undefined) return known
+  const saved = forward(c, exact)
+  const reference = { saved, gradients: backward(c, saved, c.dy, exact) }
+  references[Number(exact)].set(c, reference)
+  return reference
+}
+
 /** All results of a call: exact, or rounded as in the plain computation. */
 function expectedOf(c: Case, old: Result['old'], how: How, exact: boolean): Map<string, Matrix> {
   const { activations, parameters = activations, gradients: given = parameters } = c
   // `gradients` applies to given outputs only.
   const ofGradients = (how.outputs ?? 'new') === 'new' ? parameters : given
-  const saved = forward(c, exact)
-  const gradients = backward(c, saved, c.dy, exact)
+  const { saved, gradients } = referenceOf(c, exact)
   const result = (name: keyof typeof old, matrix: Matrix) => {
     const before = how.outputs === 'add' ? old[name] : undefined
     const sum = before ? matrix.plus(Matrix.exact(matrix.rows, matrix.cols, before)) : matrix

@@ -1,6 +1,6 @@
 /** Runs cases with each instruction set in a child process, and compares them with the reference. */
 import { expect } from 'vitest'
-import { makeCase, type Spec, splitTokens } from './cases.js'
+import { type Case, makeCase, type Spec, splitTokens } from './cases.js'
 import { checkResult } from './check.js'
 import type { Job, Report } from './child.js'
 import { expectSameBits } from './compare.js'
@@ -118,12 +118,21 @@ export function expectSameResults(actual: readonly Result[], expected: readonly 
 /** A selection of the jobs with every routing, for slow processors. */
 export const fewJobs = jobs.filter((_, i) => i % 4 === 0)
 
+/** The same case for all instruction sets, so that the reference computes it once. */
+const cases = new Map<Spec, Case>()
+
+function caseOf(spec: Spec): Case {
+  const c = cases.get(spec) ?? makeCase(spec)
+  cases.set(spec, c)
+  return c
+}
+
 export function expectMatches(jobs: readonly Job[], { backend, results }: Report, simd: string): void {
   expect(backend.devices[0]?.simd).toBe(simd)
   expect(results.length).toBe(jobs.length)
   results.forEach((result, i) => {
     expect(result.damaged, 'operands written to where they must not be').toEqual([])
-    const c = makeCase(jobs[i].spec)
+    const c = caseOf(jobs[i].spec)
     checkResult(c, result, { ...jobs[i].how, plain: c.tokens * c.rank > 1000 })
   })
 }
