@@ -65,7 +65,7 @@ export class Matrix {
 
   static exact(rows: number, cols: number, values: ArrayLike<number>): Matrix {
     if (values.length !== rows * cols) throw new Error(`${values.length} numbers for ${rows} x ${cols}`)
-    return new Matrix(rows, cols, Float64Array.from(values))
+    return new Matrix(rows, cols, new Float64Array(values))
   }
 
   reshape(rows: number, cols: number): Matrix {
@@ -97,10 +97,10 @@ export class Matrix {
   /** this + factor * other */
   plus(other: Matrix, factor = 1): Matrix {
     const result = new Matrix(this.rows, this.cols)
-    result.value.forEach((_, i) => {
+    for (let i = 0; i < result.value.length; i++) {
       result.value[i] = this.value[i] + factor * other.value[i]
       result.variance[i] = this.variance[i] + factor ** 2 * other.variance[i] + result.value[i] ** 2
-    })
+    }
     return result
   }
 
@@ -141,8 +141,9 @@ function multiply(a: Matrix, b: Matrix): Matrix {
       const leftVariance = a.variance[i * a.cols + k]
       for (let j = 0, at = k * n; j < n; j++, at++) {
         const right = b.value[at]
-        value[j] += left * right
-        variance[j] += leftVariance * right * right + left * left * b.variance[at] + value[j] * value[j]
+        const sum = value[j] + left * right
+        value[j] = sum
+        variance[j] += leftVariance * right * right + left * left * b.variance[at] + sum * sum
       }
     }
   }
@@ -193,12 +194,18 @@ function softmaxGradient(p: Matrix, dp: Matrix): Matrix {
  * and nothing cancels. The gradient is linear in dw; its sensitivity to dw_j is the gradient for a unit vector.
  */
 function sharedVariance(p: Matrix, dw: Matrix, hidden: Matrix): Float64Array {
-  const result = new Float64Array(dw.cols * hidden.cols)
-  for (let j = 0; j < dw.cols; j++) {
-    const unit = new Matrix(1, dw.cols)
-    unit.value[j] = 1
-    const sensitivity = multiply(softmaxGradient(p, unit).transpose(), hidden)
-    sensitivity.value.forEach((of, i) => (result[i] += of * of * dw.variance[j]))
+  const [experts, rank] = [dw.cols, hidden.cols]
+  const result = new Float64Array(experts * rank)
+  const sensitivity = new Float64Array(experts * rank)
+  for (let j = 0; j < experts; j++) {
+    sensitivity.fill(0)
+    for (let t = 0; t < p.rows; t++)
+      for (let e = 0; e < experts; e++) {
+        // softmaxGradient of the unit vector, without its variance.
+        const gradient = p.value[t * experts + e] * ((e === j ? 1 : 0) - p.value[t * experts + j])
+        for (let i = 0; i < rank; i++) sensitivity[e * rank + i] += gradient * hidden.value[t * rank + i]
+      }
+    sensitivity.forEach((of, i) => (result[i] += of * of * dw.variance[j]))
   }
   return result
 }
@@ -412,10 +419,10 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
 
     const d = multiply(hGroup.transpose(), dyGroup).times(scaling)
     const share = multiply(weights.slice(g, g + 1).transpose(), d.reshape(1, rank * dOut))
-    share.value.forEach((value, i) => {
-      db.value[i] += value
+    for (let i = 0; i < db.value.length; i++) {
+      db.value[i] += share.value[i]
       db.variance[i] += share.variance[i] + db.value[i] ** 2
-    })
+    }
     const dw = multiply(b.reshape(experts, rank * dOut), d.reshape(rank * dOut, 1))
     dWeights.set(g, dw)
   })

@@ -12,12 +12,14 @@ export function randomFrom(seed: number): () => number {
   }
 }
 
-/** Normally distributed, with the given standard deviation. */
+/** Normally distributed, with the given standard deviation. In a loop, because `from` with a function takes twice as long. */
 export function gaussian(random: () => number, length: number, deviation = 1): Float32Array {
-  return Float32Array.from({ length }, () => {
+  const result = new Float32Array(length)
+  for (let i = 0; i < length; i++) {
     const radius = Math.sqrt(-2 * Math.log(1 - random()))
-    return deviation * radius * Math.cos(2 * Math.PI * random())
-  })
+    result[i] = deviation * radius * Math.cos(2 * Math.PI * random())
+  }
+  return result
 }
 
 /**
@@ -25,7 +27,9 @@ export function gaussian(random: () => number, length: number, deviation = 1): F
  * agree on the sign of each sum, including zero, and relu gives the same mask in both.
  */
 export function eighths(random: () => number, length: number): Float32Array {
-  return Float32Array.from({ length }, () => (Math.floor(random() * 17) - 8) / 8)
+  const result = new Float32Array(length)
+  for (let i = 0; i < length; i++) result[i] = (Math.floor(random() * 17) - 8) / 8
+  return result
 }
 
 export function integer(random: () => number, from: number, to: number): number {
