@@ -164,7 +164,8 @@ test('a SIGINT that npx forwards after that of the terminal loses no results', a
     `process.once('SIGINT', () => setTimeout(() => process.kill(process.pid, 'SIGINT'), 50).unref())`,
   )
   let sent = false
-  const args = [...tiny, '--shape', '16,32,8,2', '--seconds', '20', '--json', json, '--html', html]
+  // Four seconds for each of the two cases: the signal has to come within the second one.
+  const args = [...tiny, '--shape', '16,32,8,2', '--seconds', '8', '--json', json, '--html', html]
   const { code, signal } = await runCli(args, { NODE_OPTIONS: `--require ${again}` }, (stderr, child) => {
     if (!sent && stderr.includes('measuring cpu: 16, 32, 8, 2')) sent = child.kill('SIGINT')
   })

@@ -111,11 +111,13 @@ if (backend === 'cpu') {
       })
     })
 
-  test.each(['0', '-1', '2.5', 'many', '257'])('LILY_NUM_THREADS=%s is rejected with the reason', async (value) => {
-    const { backend, refused } = await runInChild(jobs.slice(0, 1), { LILY_NUM_THREADS: value })
-    expect(backend.available).toBe(false)
-    expect(backend.reason).toContain('LILY_NUM_THREADS')
-    expect(refused?.code).toBe('ERR_LILY_BACKEND_UNAVAILABLE')
-    expect(refused?.message).toContain('LILY_NUM_THREADS')
-  })
+  // A process that is refused computes nothing that a sanitizer could see; `npm test` has these tests.
+  for (const value of isSanitized ? [] : ['0', '-1', '2.5', 'many', '257'])
+    test(`LILY_NUM_THREADS=${value} is rejected with the reason`, async () => {
+      const { backend, refused } = await runInChild(jobs.slice(0, 1), { LILY_NUM_THREADS: value })
+      expect(backend.available).toBe(false)
+      expect(backend.reason).toContain('LILY_NUM_THREADS')
+      expect(refused?.code).toBe('ERR_LILY_BACKEND_UNAVAILABLE')
+      expect(refused?.message).toContain('LILY_NUM_THREADS')
+    })
 }
