@@ -26,23 +26,21 @@ describe('instruction sets', () => {
     { activations: 'bfloat16', parameters: 'float32' },
     { activations: 'float16', parameters: 'float32', precision: 'high' },
   ]
+  // The same for all instruction sets, so that the reference computes them once.
+  // Few tokens take another path without a packed weight, which must not change their bits.
+  const few = types.map((type, i): LinearJob => ({
+    spec: { tokens: 1 + i, dIn: 530, dOut: 85, bias: true, ...type, seed: i },
+    how: {},
+  }))
+  const packed = few.map(({ spec }): LinearJob => ({ spec, how: { packed: true } }))
+  const jobs = [...few, ...packed, ...jobsOf(types).filter((_, i) => i % 2 === 0)]
+  const byDefault = jobs.map(({ spec, how }): LinearJob => ({ spec: { ...spec, precision: 'default' }, how }))
   for (const isa of NAMES)
     test(`${isa}, with the same bits on 1 to 3 threads`, { timeout: 300_000 }, async (context) => {
-      // Few tokens take another path without a packed weight, which must not change their bits.
-      const few = types.map((type, i): LinearJob => ({
-        spec: { tokens: 1 + i, dIn: 530, dOut: 85, bias: true, ...type, seed: i },
-        how: {},
-      }))
-      const packed = few.map(({ spec }): LinearJob => ({ spec, how: { packed: true } }))
-      const jobs = [...few, ...packed, ...jobsOf(types).filter((_, i) => i % 2 === 0)]
       // Precision tf32 rounds on AMX only.
       const rounds = ({ dIn, dOut }: LinearSpec) =>
         isa === 'amx-model' || (isa === 'amx' && Math.min(dIn, dOut) >= LEAST_TERMS_RANK)
-      const compared = jobs.map(({ spec, how }) =>
-        rounds(spec) || spec.precision === 'high'
-          ? { spec, how }
-          : { spec: { ...spec, precision: 'default' as const }, how },
-      )
+      const compared = jobs.map((job, i) => (rounds(job.spec) || job.spec.precision === 'high' ? job : byDefault[i]))
       const on = (threads: number) => runInChild(jobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads) })
       const { backend, results } = await on(1)
       if (!backend.available) {

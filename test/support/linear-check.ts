@@ -5,14 +5,19 @@ import { expectClose, expectCloseAsPlain } from './compare.js'
 import type { Types } from './dtypes.js'
 import { type LinearHow, type LinearJob, type LinearResult, type LinearSpec, makeLinear } from './linear.js'
 
+interface Reference {
+  exact: ReturnType<typeof linear>
+  /** With the roundings of the plain computation, which few problems are compared with. */
+  plain?: ReturnType<typeof linear>
+}
+
 /** What the reference computed of a problem: it runs in several ways, and on several instruction sets. */
-const references = new Map<string, ReturnType<typeof linear>>()
+const references = new WeakMap<LinearSpec, Reference>()
 
 function referenceOf(spec: LinearSpec, exact: boolean): ReturnType<typeof linear> {
-  const key = JSON.stringify([spec, exact])
-  const reference = references.get(key) ?? linear(makeLinear(spec), exact)
-  references.set(key, reference)
-  return reference
+  const reference = references.get(spec) ?? { exact: linear(makeLinear(spec)) }
+  references.set(spec, reference)
+  return exact ? reference.exact : (reference.plain ??= linear(makeLinear(spec), false))
 }
 
 /** Compares the results with the reference, and checks the memory around the operands. */
