@@ -187,6 +187,17 @@ describe('forward and backward', () => {
     },
   )
 
+  test('more experts than the kernels have room for', () => {
+    const change = ({ numbers, slots }: Call) => {
+      numbers.experts = 65
+      slots.router = matrix(65, rank)
+      slots.b = matrix(65 * rank, dOut)
+      slots.probabilities = matrix(tokens, 65, OUTPUT)
+      slots.weights = matrix(2, 65, OUTPUT)
+    }
+    expectRefused(change, 'forward', 'ERR_LILY_ARGUMENT', 'experts must be from 1 to 64')
+  })
+
   test('a deferred gradient beside db', () => {
     const change = ({ slots }: Call) => void (slots.deferredDb = matrix(2 * rank, dOut, OUTPUT))
     expectRefused(change, 'backward', 'ERR_LILY_ARGUMENT', 'deferredDb')
@@ -391,6 +402,30 @@ describe('getters', () => {
     }).toThrow('the descriptor must have')
   })
 
+  test('fold: a number of partial sums that its memory or the experts do not have', () => {
+    const db = new Float32Array(2 * rank * dOut).fill(OUTPUT)
+    const numbers = foldNumbers()
+    numbers[foldFields.experts] = 2
+    const partials = (count: number) => (numbers[fieldsOf(foldFields) + SLOT + foldLayerFields.partials] = count)
+    // Without weights there is a sum for each expert.
+    for (const [count, weights] of [
+      [1, null],
+      [3, null],
+      [-1, new Float32Array(2)],
+      [65, new Float32Array(130)],
+    ] as const) {
+      partials(count)
+      expect(() => {
+        native.fold(numbers, db, [new Float32Array(65 * rank * dOut)], [weights])
+      }).toThrow(refusal('ERR_LILY_ARGUMENT', 'the number of partials'))
+    }
+    partials(2)
+    expect(() => {
+      native.fold(numbers, db, [new Float32Array(rank * dOut)], [null])
+    }).toThrow(refusal('ERR_LILY_SHAPE', 'a deferred gradient has no'))
+    expect(new Set(db)).toEqual(new Set([OUTPUT]))
+  })
+
   const adamwNumbers = (step = 1) => {
     const numbers = new Float64Array(fieldsOf(adamwFields) + fieldsOf(adamwParameterFields))
     Object.assign(numbers, { [adamwFields.step]: step, [adamwFields.beta1]: 0.9, [adamwFields.beta2]: 0.999 })
@@ -426,6 +461,17 @@ describe('getters', () => {
       native.adamw(adamwNumbers(step), null, list)
     }).toThrow(refusal('ERR_LILY_ARGUMENT', 'step'))
     expect(new Set(list.flatMap((array) => [...array]))).toEqual(new Set([OUTPUT]))
+  })
+
+  test('adamw: a gradient in the other type of 16 bits', () => {
+    const numbers = adamwNumbers()
+    numbers[fieldsOf(adamwFields) + adamwParameterFields.valueDtype] = dtype.bfloat16
+    numbers[fieldsOf(adamwFields) + adamwParameterFields.gradDtype] = dtype.float16
+    const [value, grad, ...moments] = [new Uint16Array(4), new Uint16Array(4), ...arrays().slice(2)]
+    expect(() => {
+      native.adamw(numbers, null, [value, grad, ...moments])
+    }).toThrow(refusal('ERR_LILY_DTYPE', "a gradient has its value's dtype or float32"))
+    expect(new Set(moments.flatMap((moment) => [...moment]))).toEqual(new Set([OUTPUT]))
   })
 
   test('adamw: other numbers of arrays', () => {
