@@ -188,6 +188,40 @@ describe('a group with no kept token', () => {
   })
 })
 
+// Memory is used again: the results of a call do not depend on the numbers that the calls before it left there.
+describe.each([
+  [sizes.tokens, sizes.rank],
+  // So few tokens that the CPU backend has passes of their own for them, and a rank at which AMX reads dy twice.
+  ...(backend === 'cpu'
+    ? [
+        [2, 16],
+        [33, 264],
+      ]
+    : []),
+])('after a call on NaN, %d tokens, rank %d', (tokens, rank) => {
+  // The other types have the same passes.
+  const two = modes.filter(([mode]) => mode.endsWith(`, ${FLOAT32}`) || mode.endsWith(', bfloat16'))
+  test.for(two)('%s', async ([, spec], { skip }) => {
+    if (isWebGpu) skip('WGSL lets an implementation assume that there is no NaN')
+    const isLora = spec.routing === 'lora'
+    const lengths = spec.lengths && (tokens === sizes.tokens ? spec.lengths : [tokens - 1, 0, 1])
+    const canMask = spec.routing === 'batch' || spec.routing === 'sequence'
+    for (const masked of canMask ? [spec.masked, 1] : [spec.masked]) {
+      const c = makeCase({ ...spec, tokens, rank, lengths, masked })
+      const spoiled = { ...c, x: c.x.map(() => NaN), dy: c.dy.map(() => NaN), mask: undefined }
+      for (const deferB of isLora ? [false] : [false, true]) {
+        const expected = (await run(c, { deferB })).values
+        await run(spoiled, { deferB })
+        const { values } = await run(c, { deferB })
+        for (const name of Object.keys(expected) as (keyof Values)[]) {
+          expect(valueOf(expected, name).every(Number.isFinite), `${name} is finite`).toBe(true)
+          expectSameBits(name, valueOf(values, name), valueOf(expected, name))
+        }
+      }
+    }
+  })
+})
+
 // precision 'tf32' permits to round both operands of every product: on CUDA to TF32, which has 11 bits; on AMX to two terms
 // of bfloat16. A backend without either computes in full precision. A result is a product of three factors at most.
 describe('errors of tf32 are within its roundings', () => {

@@ -1,8 +1,18 @@
 /** Every instruction set, compared with the reference in a separate process. */
+import { spawnSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
+import { foldFields, foldLayerFields, lengths, slotFields } from '../lib/binding/descriptor.js'
+import { native } from '../lib/binding/native.js'
+import { packageRoot } from '../lib/binding/root.js'
 import { isLong, isSanitized } from './support/backend.js'
 import { runInChild } from './support/child.js'
-import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from './support/empty-groups.js'
+import { roundAll, unpack } from './support/dtypes.js'
+import {
+  afterNaN,
+  emptyGroupJobs,
+  expectNaNOfKeptGroups,
+  expectNoGradientOfEmptyGroups,
+} from './support/empty-groups.js'
 import {
   cutRankJobs,
   expectMatches,
@@ -14,6 +24,7 @@ import {
   unevenJobs,
 } from './support/instruction-sets.js'
 import { olderProcessor } from './support/processors.js'
+import { integer, randomFrom } from './support/random.js'
 
 const NAMES = [
   'portable',
@@ -24,6 +35,51 @@ const NAMES = [
 
 /** With a sanitizer, every problem in at least one of its forms. */
 const some = isSanitized ? jobs.filter((_, i) => i % 3 === 0) : jobs
+
+/** Numbers of float32 with random bits, ties between those of 16 bits, and their neighbours; no subnormal numbers. */
+function roundedNumbers(): Float32Array {
+  const random = randomFrom(1)
+  const bits = Uint32Array.from({ length: 4096 }, () => integer(random, 0, 2 ** 32 - 1))
+  // float16 ends at 65504, and its numbers below 2^-14 are multiples of 2^-24.
+  const ends = [65504, 65519, 65520, 65536, 2 ** -14, 2 ** -24, 2 ** -25, 3 * 2 ** -25, 2 ** -26, 0, Infinity]
+  const near = new Uint32Array(Float32Array.from(ends).buffer)
+  const edges = [...near, ...bits.subarray(0, 1024)].flatMap((number) =>
+    [0x1000, 0x8000].flatMap((half) => {
+      const tie = (number - (number % (2 * half)) + half) >>> 0
+      return [tie - 1, tie, tie + 1, number]
+    }),
+  )
+  const NaNs = [0x7fc00000, 0x7fffffff, 0xffffffff, 0x7f800001, 0x7f807fff]
+  const all = new Float32Array(Uint32Array.from([...bits, ...edges, ...NaNs]).buffer)
+  return all.filter((value) => value === 0 || !(Math.abs(value) < 2 ** -126))
+}
+
+/** A fold of one array of float32 into an array of 16-bit numbers converts it. Undefined without the instruction set. */
+function foldInChild(isa: string, numbers: Float32Array, type: 'bfloat16' | 'float16'): Float32Array | undefined {
+  const slot = lengths.foldFields
+  const descriptor = new Array<number>(slot + lengths.slotFields + lengths.foldLayerFields).fill(0)
+  descriptor[foldFields.dOut] = descriptor[slot + slotFields.pitch] = numbers.length
+  descriptor[foldFields.rank] = descriptor[foldFields.experts] = 1
+  descriptor[slot + slotFields.dtype] = native.constants.dtype[type]
+  descriptor[slot + lengths.slotFields + foldLayerFields.partials] = 1
+  // As bits, because those of a NaN are of interest.
+  const program = `
+    const native = require('node-gyp-build')(${JSON.stringify(packageRoot)})
+    if (native.backends()[0].available) {
+      const bits = Uint32Array.of(${new Uint32Array(numbers.buffer).join()})
+      const db = new Uint16Array(bits.length)
+      native.fold(Float64Array.of(${descriptor.join()}), db, [new Float32Array(bits.buffer)], [null])
+      console.log(JSON.stringify([...db]))
+    }`
+  const { stdout, stderr } = spawnSync(process.execPath, ['-'], {
+    cwd: packageRoot,
+    env: { ...process.env, LILY_CPU_ISA: isa },
+    input: program,
+    encoding: 'utf8',
+  })
+  expect(stderr).toBe('')
+  return stdout === '' ? undefined : unpack(type, Uint16Array.from(JSON.parse(stdout) as number[]))
+}
 
 for (const isa of NAMES)
   describe(isa, () => {
@@ -78,9 +134,25 @@ for (const isa of NAMES)
     })
 
     test('no gradient of a group without a kept token', async (context) => {
-      const { backend, results } = await runInChild(emptyGroupJobs, { LILY_CPU_ISA: isa })
-      if (!backend.available) return context.skip(backend.reason)
-      expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
+      for (const blocks of ['0', '1']) {
+        const env = { LILY_CPU_ISA: isa, LILY_CPU_BLOCKS: blocks }
+        const { backend, results } = await runInChild(afterNaN(emptyGroupJobs), env)
+        if (!backend.available) return context.skip(backend.reason)
+        const [withNaN, empty] = [0, 1].map((odd) => results.filter((_, i) => i % 2 === odd))
+        expectNaNOfKeptGroups(emptyGroupJobs, withNaN)
+        expectNoGradientOfEmptyGroups(emptyGroupJobs, empty)
+      }
+    })
+
+    test.for(['bfloat16', 'float16'] as const)('rounds to the nearest number of %s', (type, context) => {
+      const numbers = roundedNumbers()
+      const found = foldInChild(isa, numbers, type)
+      if (found === undefined) return context.skip(`this processor does not support ${isa}`)
+      const expected = roundAll(type, numbers)
+      const wrong = Array.from(expected, (value, i) => [numbers[i], found[i], value]).filter(
+        ([, actual, value]) => actual !== value && !(Number.isNaN(actual) && Number.isNaN(value)),
+      )
+      expect(wrong).toEqual([])
     })
   })
 

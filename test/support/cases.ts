@@ -18,8 +18,11 @@ export interface Spec extends Types {
   lengths?: readonly number[] | undefined
   /** Share of the tokens that the mask drops; 1 drops all. */
   masked?: number | undefined
-  /** The mask drops all tokens of the first group that has any; with 'nan' their x and dy are NaN. */
-  emptyGroup?: 'finite' | 'nan' | undefined
+  /**
+   * The mask drops all tokens of the first group that has any; with 'nan' their x and dy are NaN. With 'kept nan' they are,
+   * too, but the mask keeps them.
+   */
+  emptyGroup?: 'finite' | 'nan' | 'kept nan' | undefined
   /** Standard deviation of the logits: 0 gives equal weights, 10 nearly a single expert. */
   sharpness?: number | undefined
 }
@@ -65,9 +68,10 @@ export function makeCase(spec: Spec): Case {
   return c
 }
 
-function dropFirstGroup(c: Case, numbers: 'finite' | 'nan'): void {
+function dropFirstGroup(c: Case, numbers: 'finite' | 'nan' | 'kept nan'): void {
   const end = c.offsets?.find((offset) => offset > 0) ?? c.tokens
-  c.mask = (c.mask ?? new Uint8Array(c.tokens).fill(1)).fill(0, 0, end)
+  const keeps = numbers === 'kept nan' ? 1 : 0
+  c.mask = (c.mask ?? new Uint8Array(c.tokens).fill(1)).fill(keeps, 0, end)
   if (numbers === 'finite') return
   c.x.fill(NaN, 0, end * c.dIn)
   c.dy.fill(NaN, 0, end * c.dOut)

@@ -41,6 +41,25 @@ export const emptyGroupJobs = twice((i) => TYPES[(i + 2) % TYPES.length])
 /** For the mutation tests, which build one engine. */
 export const emptyGroupJobsInBfloat16 = twice(() => ({ activations: 'bfloat16' }))
 
+/** Before each of these jobs one of the same sizes whose tokens have NaN and count: memory that is used again then has NaN. */
+export function afterNaN(jobs: readonly Job[]): Job[] {
+  return jobs.flatMap((job): Job[] => [{ ...job, spec: { ...job.spec, emptyGroup: 'kept nan' } }, job])
+}
+
+/** NaN of tokens that count reaches what depends on them. `results` are those of the jobs that afterNaN() has added. */
+export function expectNaNOfKeptGroups(jobs: readonly Job[], results: readonly Result[]): void {
+  expect(results.length).toBe(jobs.length)
+  results.forEach(({ values }, i) => {
+    const { offsets, tokens } = makeCase(jobs[i].spec)
+    const end = offsets?.find((offset) => offset > 0) ?? tokens
+    for (const name of ['hidden', 'probabilities', 'y'] as const) {
+      const value = values[name]?.subarray(0, (values[name].length / tokens) * end)
+      expect(value?.every(Number.isNaN) ?? true, `${name} of ${JSON.stringify(jobs[i])}`).toBe(true)
+    }
+    expect(values.weights?.some(Number.isNaN), `weights of ${JSON.stringify(jobs[i])}`).toBe(true)
+  })
+}
+
 export function expectNoGradientOfEmptyGroups(jobs: readonly Job[], results: readonly Result[]): void {
   expect(results.length).toBe(jobs.length)
   for (let i = 0; i < jobs.length; i += 2) {
