@@ -67,6 +67,8 @@ const largeRanks: Spec[] = [
   { routing: 'batch', tokens: 1, dIn: 530, dOut: 100, rank: 140, experts: 3, seed: 18 },
   { routing: 'token', tokens: 33, dIn: 96, dOut: 260, rank: 72, experts: 2, seed: 19 },
   { routing: 'batch', tokens: 1030, dIn: 40, dOut: 72, rank: 71, experts: 2, seed: 20 },
+  // Splits of 512 columns, in tiles of 384: the parts of dw of a split are added.
+  { routing: 'sequence', tokens: 20, dIn: 16, dOut: 1024, rank: 66, experts: 2, lengths: [7, 13], seed: 25 },
 ]
 /** Every problem in float32, and in one of the 16-bit types by turns. */
 const inTwoTypes = (specs: readonly Spec[]): Job[] =>
@@ -77,7 +79,7 @@ const inTwoTypes = (specs: readonly Spec[]): Job[] =>
     })),
   )
 
-export const largeRankJobs: Job[] = inTwoTypes(largeRanks)
+export const largeRankJobs: Job[] = [...inTwoTypes(largeRanks), { spec: largeRanks[1], how: { deferB: true } }]
 
 /** Ranks that the register tile cuts into tiles, and columns that it cuts into two splits. */
 const cut = { tokens: 13, dIn: 270, dOut: 300, rank: 520, experts: 2 }
