@@ -1,7 +1,8 @@
 /** Tensors of other libraries: their layout is honoured, or the operand is refused. No field of an operand is ignored. */
+import { Float16Array } from '@petamoriken/float16'
 import ndarray from 'ndarray'
 import { describe, expect, it } from 'vitest'
-import { LilyError, lilyForward, type MaskLike, tensor, type TensorLike } from '../lib/index.js'
+import { cast, LilyError, lilyForward, type MaskLike, tensor, type TensorLike } from '../lib/index.js'
 import { gaussian, randomFrom } from './support/random.js'
 
 const [tokens, dIn, dOut, rank, experts] = [5, 6, 4, 3, 2]
@@ -191,6 +192,17 @@ describe('what is not supported', () => {
     const error = caught(() => yOf(given))
     expect(error).toMatchObject({ code: `ERR_LILY_${code}`, argument: 'x' })
     expect(error.message).toContain(message)
+  })
+
+  it('a Float16Array of a library, whose bits are accepted as the error says', () => {
+    const [values, shape] = [[1, 0.5, -2], [3]]
+    const data = new Float16Array(values)
+    const advice = "; pass new Uint16Array(data.buffer, data.byteOffset, data.length) and the dtype 'float16'"
+    const given = { data: data as unknown as Uint16Array, shape }
+    expect(caught(() => cast(given, 'float32')).message).toContain(advice)
+    expect(caught(() => tensor(given.data, shape, 'float16')).message).toContain(advice)
+    const bits = new Uint16Array(data.buffer, data.byteOffset, data.length)
+    expect([...cast(tensor(bits, shape, 'float16'), 'float32').data]).toEqual(values)
   })
 
   it('in device memory too', () => {

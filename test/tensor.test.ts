@@ -420,6 +420,20 @@ describe('cast', () => {
     expect(cast(tensor([], [2 ** 30, 0]), 'bfloat16').shape, 'no row is visited').toEqual([2 ** 30, 0])
   })
 
+  it('is the advice where float32 numbers are given as 16-bit ones', async () => {
+    const numbers = Float32Array.of(1, 2)
+    for (const dtype of ['bfloat16', 'float16'] as const) {
+      const advice = `leave it out, and convert with cast(tensor, '${dtype}')`
+      await expectRefused('ERR_LILY_DTYPE', advice, () => tensor([1, 2], [2], dtype))
+      await expectRefused('ERR_LILY_DTYPE', advice, () => tensor(numbers, [2], dtype))
+      await expectRefused('ERR_LILY_DTYPE', advice, () => cast({ data: numbers, shape: [2], dtype }, dtype))
+    }
+    await expectRefused('ERR_LILY_DTYPE', "got 'int32'; pass a typed array", () => tensor([1, 2], [2], 'int32'))
+    await expectRefused('ERR_LILY_DTYPE', "got 'int32'; pass that dtype or leave it out", () =>
+      tensor(numbers, [2], 'int32'),
+    )
+  })
+
   it('refuses other types', async () => {
     const x = tensor([1], [1])
     await expectRefused('ERR_LILY_DTYPE', 'dtype', () => cast(x, 'int32' as never))

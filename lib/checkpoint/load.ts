@@ -162,7 +162,7 @@ function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet
   const order = new Set<unknown>()
   for (const name of given) {
     if (!names.has(name as string) || order.has(name)) {
-      fail('ERR_LILY_ARGUMENT', 'layers', `expected each layer of ${path} once, got ${describe(name)}`)
+      fail('ERR_LILY_ARGUMENT', 'layers', `expected the name of each layer of ${path} once, got ${describe(name)}`)
     }
     order.add(name)
   }

@@ -47,9 +47,10 @@ const OPTIONS: Known = new Set<keyof AdaptOptions>([
  * @param base [..., d_out], float32: the output of the frozen layer for x. It does not change
  * @param layer `model.layer(name)` of a LilyModel or a LoraModel
  * @returns a new tensor of the shape of base
- * @throws LilyError as `layer.forward`; ERR_LILY_DEVICE if the model is not where TensorFlow.js computes: in host memory, or
- *   on the GPUDevice of its webgpu backend; ERR_LILY_ARGUMENT if TensorFlow.js records a gradient by itself, which would drop
- *   those of the parameters: use {@link variableGrads} or {@link AdapterOptimizer}, or pass `training: false`
+ * @throws LilyError as `layer.forward`; ERR_LILY_DTYPE if the parameters are not float32; ERR_LILY_DEVICE if the model is not
+ *   where TensorFlow.js computes: in host memory, or on the GPUDevice of its webgpu backend; ERR_LILY_ARGUMENT if TensorFlow.js
+ *   records a gradient by itself, which would drop those of the parameters: use {@link variableGrads} or
+ *   {@link AdapterOptimizer}, or pass `training: false`
  * @example
  * const y = adapt(x, tf.matMul(x, kernel), model.layer('layers.0.proj'), { routing: 'sequence', mask })
  */
@@ -74,9 +75,22 @@ interface Call {
 }
 
 function checkLayer(layer: unknown): asserts layer is AdapterLayer {
-  const { forward, backward } = (layer ?? {}) as Partial<AdapterLayer>
-  if (typeof forward === 'function' && typeof backward === 'function') return
-  fail('ERR_LILY_ARGUMENT', 'layer', `expected model.layer(name), got ${describe(layer)}`)
+  // A layer of LilyAdapters has no parameters of its own.
+  const { forward, backward, a } = (layer ?? {}) as Partial<AdapterLayer>
+  if (typeof forward !== 'function' || typeof backward !== 'function' || a === undefined) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'layer',
+      `expected model.layer(name) of a LilyModel or a LoraModel, got ${describe(layer)}`,
+    )
+  }
+  const { dtype } = a.value
+  if (dtype === 'float32') return
+  fail(
+    'ERR_LILY_DTYPE',
+    'layer',
+    `expected float32 parameters, since TensorFlow.js has no 16-bit types, got ${dtype}; cast them into a float32 model`,
+  )
 }
 
 /** `layer.forward` calls it y. */

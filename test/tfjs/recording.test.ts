@@ -1,7 +1,7 @@
 /** What is recorded, kept and released; what would be lost without an error; copies and memory. */
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
-import { type AdapterLayer, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
+import { type AdapterLayer, LilyAdapters, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
 import { AdapterOptimizer, adapt, frozenLinear, fromTf, toTf, variableGrads } from '../../lib/tfjs/index.js'
 import { expectRefused } from '../support/refused.js'
 import { BACKENDS, expectEqual, gradsOf, normal } from '../support/tfjs.js'
@@ -234,6 +234,18 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       ['another d_in', 'ERR_LILY_SHAPE', 'x: expected', () => of(base, base, layer)],
       ['another d_out', 'ERR_LILY_SHAPE', 'base: expected', () => of(x, x, layer)],
       ['no layer', 'ERR_LILY_ARGUMENT', 'layer: expected model.layer(name)', () => of(x, base, model)],
+      [
+        'a layer of several models',
+        'ERR_LILY_ARGUMENT',
+        'layer: expected model.layer(name) of a LilyModel or a LoraModel, got an object of type AdaptersLayer',
+        () => of(x, base, new LilyAdapters().addAdapter('a', model).layer(names[0])),
+      ],
+      [
+        'parameters of 16 bits',
+        'ERR_LILY_DTYPE',
+        'layer: expected float32 parameters, since TensorFlow.js has no 16-bit types, got bfloat16',
+        () => of(x, base, LoraModel.create({ layers, config: {}, dtype: 'bfloat16' }).layer(names[0])),
+      ],
       ['an unknown option', 'ERR_LILY_ARGUMENT', 'rooting', () => of(x, base, layer, { rooting: 'token' })],
       [
         'training 1',
