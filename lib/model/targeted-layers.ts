@@ -4,7 +4,7 @@
  * If several suffixes match a name, the longest one applies, so that the result does not depend on their order. PEFT
  * takes the last one of a Python set, whose order changes from run to run.
  */
-import { fail } from '../base/errors.js'
+import { describe, fail } from '../base/errors.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
 import { compilePattern, needsBacktracking } from './pattern.js'
 import { compileLayersPatterns, type Targets } from './targets.js'
@@ -45,11 +45,24 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
   const targeted = included.filter((layer) => isNamed(layer) || isTransformed(layer.name))
   if (targeted.length > 0) return targeted
   const after = config.layersPattern === null ? '' : ' after a match of layersPattern'
-  return failWithoutMatch('layersToTransform', `the index of one of ${included.length} layers${after}, got none`)
+  const first = included.find(({ name }) => FIRST_LIST.test(name))?.name
+  const remedy =
+    first === undefined
+      ? undefined
+      : `as in PEFT, a list that begins the name, as in ${describe(first)}, has no index; pass whole names as targetModules`
+  return failWithoutMatch(
+    'layersToTransform',
+    `the index of one of ${included.length} layers${after}, got none`,
+    remedy,
+  )
 }
 
-function failWithoutMatch(argument: keyof Targets, expected: string): never {
-  fail('ERR_LILY_ARGUMENT', argument, `expected ${expected}; compare it with the names of layers`)
+function failWithoutMatch(
+  argument: keyof Targets,
+  expected: string,
+  remedy = 'compare it with the names of layers',
+): never {
+  fail('ERR_LILY_ARGUMENT', argument, `expected ${expected}; ${remedy}`)
 }
 
 /**
@@ -138,3 +151,6 @@ function transforms({ layersToTransform, layersPattern }: Targets): (name: strin
 
 /** The first component of a name that is a number, with components before and after it. Takes linear time. */
 const ANY_LAYER = /^.*?\.[^.]*\.(\d+)\./
+
+/** A name that begins with a list of modules and the index in it. */
+const FIRST_LIST = /^[^.]+\.\d+\./

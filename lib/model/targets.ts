@@ -14,8 +14,9 @@ export interface TargetOptions {
   /** Layers that are not adapted, in the same forms as `targetModules`. */
   readonly excludeModules?: readonly string[] | string | null | undefined
   /**
-   * Adapt only the layers with these indices: the first number in a name, 3 in `layers.3.`. Layers whose whole names
-   * `targetModules` lists are adapted in any case. Ignored if `targetModules` is a string.
+   * Adapt only the layers with these indices: the first number in a name, 3 in `model.layers.3.`. As in PEFT, the list must
+   * not begin the name: `layers.3.` has no index. Layers whose whole names `targetModules` lists are adapted in any case.
+   * Ignored if `targetModules` is a string.
    */
   readonly layersToTransform?: readonly number[] | number | null | undefined
   /** Name of the module list whose indices `layersToTransform` are, such as 'layers'. */

@@ -170,4 +170,15 @@ describe('rejects', () => {
     const layers = square('m.layers.0.q', 'm.layers.1.q', 'm.layers.1.v')
     await expectRefused('ERR_LILY_ARGUMENT', message, () => share(layers, config))
   })
+
+  // PEFT matches `.*\.[^.]*\.(\d+)\.` and `.*\.layers\.(\d+)\.`: both require a component before the list.
+  it('the index of a list that begins the names, and says so', async () => {
+    const layers = square('layers.0.q', 'layers.1.q')
+    for (const config of [{ layersToTransform: 0 }, { layersToTransform: 0, layersPattern: 'layers' }]) {
+      const message = "a list that begins the name, as in 'layers.0.q', has no index; pass whole names as targetModules"
+      await expectRefused('ERR_LILY_ARGUMENT', message, () => share(layers, config))
+    }
+    const whole = share(layers, { targetModules: ['layers.0.q'], layersToTransform: 0 })
+    expect([...whole.layers.keys()]).toEqual(['layers.0.q'])
+  })
 })
