@@ -54,6 +54,15 @@ export function prepareFold(
   operands.int32(call + struct.layers, layers)
   operands.int64(call + struct.layerCount, partials.length)
   const types = [abi.dtype.float32, abi.dtype.bfloat16, abi.dtype.float16]
-  operands.matrix(call + struct.db, 'db', db, numbers, lengths.foldFields, experts * rank, dOut, 'output', types)
+  operands.matrix(call + struct.db, {
+    name: 'db',
+    memory: db,
+    numbers,
+    field: lengths.foldFields,
+    rows: experts * rank,
+    columns: dOut,
+    access: 'output',
+    types,
+  })
   return { entry: 'fold', call, workspace: null }
 }

@@ -29,18 +29,40 @@ export function whole(name: string, value: number | undefined): number {
   throw bindingError('ERR_LILY_ARGUMENT', `${name} is not a whole number`)
 }
 
-/** An output that is written back. */
-interface Output {
-  readonly address: number
-  readonly target: Uint8Array
-  readonly start: number
+/** 'none': the call reads and writes nothing of it. */
+type Access = 'none' | 'read' | 'write' | 'update'
+
+/** The access to a matrix; the descriptor says whether an output is accumulated into. */
+export type MatrixAccess = 'none' | 'read' | 'output'
+
+/** A matrix among the operands of a call. */
+interface MatrixOperand {
+  readonly name: string
+  readonly memory: Memory | undefined
+  readonly numbers: Float64Array
+  /** The index of its first number. */
+  readonly field: number
   readonly rows: number
+  readonly columns: number
+  readonly access: MatrixAccess
+  /** The types that it may have. */
+  readonly types: readonly number[]
+}
+
+/** Rows of bytes in memory. */
+interface Rows {
+  readonly byteOffset: number
+  readonly count: number
   readonly rowBytes: number
   readonly pitchBytes: number
 }
 
-/** 'none': the call reads and writes nothing of it. */
-type Access = 'none' | 'read' | 'write' | 'update'
+/** Rows in the memory of the module without gaps, which are copied back to where the caller has them. */
+interface Output {
+  readonly address: number
+  readonly target: Uint8Array
+  readonly rows: Rows
+}
 
 export class Operands {
   /** What the call allocated. */
@@ -88,22 +110,8 @@ export class Operands {
     this.module.view.setInt32(address, value, true)
   }
 
-  /**
-   * Writes a lily_matrix of an operand, whose numbers stand from `field` on.
-   *
-   * @param types the types that it may have
-   */
-  matrix(
-    address: number,
-    name: string,
-    memory: Memory | undefined,
-    numbers: Float64Array,
-    field: number,
-    rows: number,
-    columns: number,
-    access: 'none' | 'read' | 'output',
-    types: readonly number[],
-  ): void {
+  /** Writes the lily_matrix of an operand. */
+  matrix(address: number, { name, memory, numbers, field, rows, columns, access, types }: MatrixOperand): void {
     const pitch = whole('pitch', numbers[field + slotFields.pitch])
     const type = whole('dtype', numbers[field + slotFields.dtype])
     const bytes = elementBytes(type)
@@ -116,18 +124,11 @@ export class Operands {
       )
     }
     const accumulate = numbers[field + slotFields.accumulate] !== 0
-    const offset = whole('byteOffset', numbers[field + slotFields.byteOffset])
+    const byteOffset = whole('byteOffset', numbers[field + slotFields.byteOffset])
+    const rowBytes = columns * bytes
+    const given: Rows = { byteOffset, count: rows, rowBytes, pitchBytes: rows === 1 ? rowBytes : pitch * bytes }
     const how: Access = access !== 'output' ? access : accumulate ? 'update' : 'write'
-    const found = this.#place(
-      name,
-      memory,
-      offset,
-      rows,
-      columns * bytes,
-      rows === 1 ? columns * bytes : pitch * bytes,
-      bytes,
-      how,
-    )
+    const found = this.#place(name, memory, given, bytes, how)
     if (!types.includes(type)) {
       throw bindingError('ERR_LILY_DTYPE', `${name} has another dtype than the call gives its operands`)
     }
@@ -147,74 +148,85 @@ export class Operands {
     access: Access,
   ): number {
     if (!(count * bytes <= MAX_BYTES)) throw bindingError('ERR_LILY_SHAPE', `${name} cannot have ${count} elements`)
-    return this.#place(name, memory, byteOffset, 1, count * bytes, count * bytes, bytes, access).address
+    const rowBytes = count * bytes
+    const given: Rows = { byteOffset, count: 1, rowBytes, pitchBytes: rowBytes }
+    return this.#place(name, memory, given, bytes, access).address
   }
 
+  /** Where the module has the rows: in place, or a copy without gaps. */
   #place(
     name: string,
     memory: Memory | undefined,
-    byteOffset: number,
-    rows: number,
-    rowBytes: number,
-    pitchBytes: number,
+    rows: Rows,
     alignment: number,
     access: Access,
   ): { address: number; pitchBytes: number } {
-    if (typeof memory !== 'object' || memory === null || classNameOf(memory) === undefined) {
-      throw bindingError('ERR_LILY_ARGUMENT', `${name} is not a typed array`)
-    }
-    const array = memory as ArrayBufferView
-    const extent = rows === 0 || rowBytes === 0 ? 0 : (rows - 1) * pitchBytes + rowBytes
-    const given = byteLengthOf(array)
-    if (extent < 0 || byteOffset < 0 || byteOffset > given || extent > given - byteOffset) {
-      throw bindingError('ERR_LILY_SHAPE', `${name} has no ${extent} bytes from offset ${byteOffset}: it has ${given}`)
-    }
-    const start = byteOffsetOf(array) + byteOffset
-    if (start % alignment !== 0) {
-      throw bindingError('ERR_LILY_ARGUMENT', `${name} must begin at a multiple of ${alignment} bytes`)
-    }
-    if (this.residents.has(bufferOf(array))) return { address: start, pitchBytes }
+    const array = checkedArray(name, memory, rows, alignment)
+    const { byteOffset, count, rowBytes, pitchBytes } = rows
+    if (this.residents.has(bufferOf(array))) return { address: byteOffsetOf(array) + byteOffset, pitchBytes }
     if (access === 'none') return { address: this.module.scratch, pitchBytes: rowBytes }
-    const address = this.allocate(name, rows * rowBytes)
-    if (extent === 0) return { address, pitchBytes: rowBytes }
+    const address = this.allocate(name, count * rowBytes)
+    if (extentOf(rows) === 0) return { address, pitchBytes: rowBytes }
     const bytes = bytesOf(array)
     if (access !== 'write') {
-      const target = this.module.bytes(address, rows * rowBytes)
-      if (pitchBytes === rowBytes || rows === 1) {
-        target.set(bytes.subarray(byteOffset, byteOffset + rows * rowBytes))
-      } else {
-        for (let row = 0; row < rows; row++) {
-          const from = byteOffset + row * pitchBytes
-          target.set(bytes.subarray(from, from + rowBytes), row * rowBytes)
-        }
-      }
-      this.copied.in += rows * rowBytes
+      copyRows(bytes, rows, this.module.bytes(address, count * rowBytes), withoutGaps(rows))
+      this.copied.in += count * rowBytes
     }
-    if (access !== 'read') {
-      this.#outputs.push({ address, target: bytes, start: byteOffset, rows, rowBytes, pitchBytes })
-    }
+    if (access !== 'read') this.#outputs.push({ address, target: bytes, rows })
     return { address, pitchBytes: rowBytes }
   }
 
   /** Copies the outputs back. */
   finish(): void {
-    for (const { address, target, start, rows, rowBytes, pitchBytes } of this.#outputs) {
+    for (const { address, target, rows } of this.#outputs) {
       if (byteLengthOf(target) === 0) continue // transferred meanwhile: lib/operations/async-operands.ts reports it
-      const source = this.module.bytes(address, rows * rowBytes)
-      if (pitchBytes === rowBytes || rows === 1) {
-        target.set(source, start)
-      } else {
-        for (let row = 0; row < rows; row++) {
-          target.set(source.subarray(row * rowBytes, (row + 1) * rowBytes), start + row * pitchBytes)
-        }
-      }
-      this.copied.out += rows * rowBytes
+      const byteLength = rows.count * rows.rowBytes
+      copyRows(this.module.bytes(address, byteLength), withoutGaps(rows), target, rows)
+      this.copied.out += byteLength
     }
   }
 
   /** Releases what the call allocated. */
   release(): void {
     for (const address of this.#allocated) this.module.release(address)
+  }
+}
+
+/** Bytes from the start of the first row to the end of the last. */
+function extentOf({ count, rowBytes, pitchBytes }: Rows): number {
+  return count === 0 || rowBytes === 0 ? 0 : (count - 1) * pitchBytes + rowBytes
+}
+
+/** @throws an error unless the memory is a typed array that holds the rows, from a multiple of `alignment` on */
+function checkedArray(name: string, memory: Memory | undefined, rows: Rows, alignment: number): ArrayBufferView {
+  if (typeof memory !== 'object' || memory === null || classNameOf(memory) === undefined) {
+    throw bindingError('ERR_LILY_ARGUMENT', `${name} is not a typed array`)
+  }
+  const array = memory as ArrayBufferView
+  const { byteOffset } = rows
+  const [extent, given] = [extentOf(rows), byteLengthOf(array)]
+  if (extent < 0 || byteOffset < 0 || byteOffset > given || extent > given - byteOffset) {
+    throw bindingError('ERR_LILY_SHAPE', `${name} has no ${extent} bytes from offset ${byteOffset}: it has ${given}`)
+  }
+  if ((byteOffsetOf(array) + byteOffset) % alignment !== 0) {
+    throw bindingError('ERR_LILY_ARGUMENT', `${name} must begin at a multiple of ${alignment} bytes`)
+  }
+  return array
+}
+
+/** The same rows one after the other. */
+function withoutGaps({ count, rowBytes }: Rows): Rows {
+  return { byteOffset: 0, count, rowBytes, pitchBytes: rowBytes }
+}
+
+function copyRows(source: Uint8Array, from: Rows, target: Uint8Array, to: Rows): void {
+  const { count, rowBytes } = from
+  // Without gaps one call copies all rows.
+  const isDense = count === 1 || (from.pitchBytes === rowBytes && to.pitchBytes === rowBytes)
+  const [runs, runBytes] = isDense ? [1, count * rowBytes] : [count, rowBytes]
+  for (let run = 0; run < runs; run++) {
+    const begin = from.byteOffset + run * from.pitchBytes
+    target.set(source.subarray(begin, begin + runBytes), to.byteOffset + run * to.pitchBytes)
   }
 }
 

@@ -4,7 +4,7 @@ import { callFields, linearFields, linearSlots, slotFields, lengths } from '../d
 import type { Memory } from '../native.js'
 import * as abi from './abi.js'
 import { bindingError } from './errors.js'
-import { elementBytes, type Operands, slotField, whole } from './operands.js'
+import { elementBytes, type MatrixAccess, type Operands, slotField, whole } from './operands.js'
 
 export const CPU = 0
 export const FLOAT32 = abi.dtype.float32
@@ -66,12 +66,13 @@ class Reader<S extends Slots> {
     slot: keyof S & string,
     rows: number,
     columns: number,
-    access: 'none' | 'read' | 'output',
+    access: MatrixAccess,
     types: readonly number[],
   ): void {
     const position = this.slots[slot] as number
-    const field = slotField(this.fields, position)
-    this.operands.matrix(address, slot, this.memory[position], this.numbers, field, rows, columns, access, types)
+    const [memory, field] = [this.memory[position], slotField(this.fields, position)]
+    const { numbers } = this
+    this.operands.matrix(address, { name: slot, memory, numbers, field, rows, columns, access, types })
   }
 
   /** Writes the address of an array, and returns it. */
@@ -189,7 +190,7 @@ export class LinearReader extends Reader<typeof linearSlots> {
     slot: keyof typeof linearSlots,
     rows: number,
     columns: number,
-    access: 'none' | 'read' | 'output',
+    access: MatrixAccess,
     type: number,
   ): void {
     this.matrixOf(address, slot, rows, columns, access, [type])
