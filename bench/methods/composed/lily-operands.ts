@@ -11,3 +11,10 @@ export interface LilyOperands {
   /** Weights of fixed routing, [E]. */
   readonly weights: Float32Array
 }
+
+/** Lily with one kind of routing. backward needs what forward keeps until dispose. */
+export interface LilySteps {
+  readonly forward: () => void
+  readonly backward: () => void
+  readonly dispose: () => void
+}

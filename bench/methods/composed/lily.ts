@@ -1,9 +1,20 @@
 /** Lily as separate steps. */
 import type { Calls } from '../methods.js'
 import type { LilyOperands } from './lily-operands.js'
-import { composedPooled } from './pooled.js'
-import { composedToken } from './token.js'
+import { pooledSteps } from './pooled.js'
+import { tokenSteps } from './token.js'
 
 export function composedLily(operands: LilyOperands): Calls {
-  return operands.routing === 'token' ? composedToken(operands) : composedPooled(operands)
+  const { forward, backward, dispose } = operands.routing === 'token' ? tokenSteps(operands) : pooledSteps(operands)
+  return {
+    forward: () => {
+      forward()
+      dispose()
+    },
+    'forward+backward': () => {
+      forward()
+      backward()
+      dispose()
+    },
+  }
 }

@@ -3,8 +3,7 @@ import { tensor, type Tensor } from '../../../lib/index.js'
 import { decode, encode } from '../../workload/dtypes.js'
 import { zeros } from '../../workload/operands.js'
 import { sequenceOffsets } from '../../workload/sequences.js'
-import type { Calls } from '../methods.js'
-import type { LilyOperands } from './lily-operands.js'
+import type { LilyOperands, LilySteps } from './lily-operands.js'
 import { meanRows, softmaxBackward, softmaxRows } from './routing.js'
 import { Combination, Expansion, Product } from './steps.js'
 
@@ -14,7 +13,7 @@ function rows({ data, dtype, shape }: Tensor, begin: number, end: number): Tenso
   return tensor(view, [end - begin, columns], dtype)
 }
 
-export function composedPooled({ activations, parameters, types, routing, weights }: LilyOperands): Calls {
+export function pooledSteps({ activations, parameters, types, routing, weights }: LilyOperands): LilySteps {
   const { x, y, dy, dx } = activations
   const { a, router, b, da, dRouter, db } = parameters
   const [tokens, d] = x.shape as [number, number]
@@ -49,14 +48,6 @@ export function composedPooled({ activations, parameters, types, routing, weight
       expansion.forward()
     }
   }
-  const dispose = (): void => {
-    for (const { combination, expansion } of groups) {
-      combination.dispose()
-      expansion.dispose()
-    }
-    logits.dispose()
-    shrink.dispose()
-  }
   const backward = (): void => {
     for (const group of groups) {
       group.expansion.backward(group.dy, group.dHidden, dCombined, false)
@@ -73,15 +64,13 @@ export function composedPooled({ activations, parameters, types, routing, weight
     shrink.addDx(dHidden, dx)
     shrink.addDa(dHidden, da)
   }
-  return {
-    forward: () => {
-      forward()
-      dispose()
-    },
-    'forward+backward': () => {
-      forward()
-      backward()
-      dispose()
-    },
+  const dispose = (): void => {
+    for (const { combination, expansion } of groups) {
+      combination.dispose()
+      expansion.dispose()
+    }
+    logits.dispose()
+    shrink.dispose()
   }
+  return { forward, backward, dispose }
 }

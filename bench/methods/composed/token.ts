@@ -5,12 +5,49 @@
 import { tensor } from '../../../lib/index.js'
 import { decode, encode } from '../../workload/dtypes.js'
 import { zeros } from '../../workload/operands.js'
-import type { Calls } from '../methods.js'
-import type { LilyOperands } from './lily-operands.js'
+import type { LilyOperands, LilySteps } from './lily-operands.js'
 import { softmaxBackward, softmaxRows } from './routing.js'
 import { Expansion, Product, reshaped } from './steps.js'
 
-export function composedToken({ activations, parameters, types }: LilyOperands): Calls {
+/** u_t = p_t (x) h_t, of all tokens: u [M, E r] from p [M, E] and h [M, r]. */
+function spreadHidden(u: Float32Array, probs: Float32Array, hidden: Float32Array, experts: number): void {
+  const tokens = probs.length / experts
+  const rank = hidden.length / tokens
+  for (let t = 0; t < tokens; t++) {
+    for (let e = 0; e < experts; e++) {
+      const weight = probs[t * experts + e]
+      for (let k = 0; k < rank; k++) u[(t * experts + e) * rank + k] = weight * hidden[t * rank + k]
+    }
+  }
+}
+
+/** The gradients of p and h from that of u: dp_te = <h_t, v_te> and q_t = sum_e p_te v_te. */
+function spreadBackward(
+  v: Float32Array,
+  probs: Float32Array,
+  hidden: Float32Array,
+  experts: number,
+): { dProbs: Float32Array; q: Float32Array } {
+  const tokens = probs.length / experts
+  const rank = hidden.length / tokens
+  const dProbs = new Float32Array(probs.length)
+  const q = new Float32Array(hidden.length)
+  for (let t = 0; t < tokens; t++) {
+    for (let e = 0; e < experts; e++) {
+      const weight = probs[t * experts + e]
+      let inner = 0
+      for (let k = 0; k < rank; k++) {
+        const value = v[(t * experts + e) * rank + k]
+        inner += hidden[t * rank + k] * value
+        q[t * rank + k] += weight * value
+      }
+      dProbs[t * experts + e] = inner
+    }
+  }
+  return { dProbs, q }
+}
+
+export function tokenSteps({ activations, parameters, types }: LilyOperands): LilySteps {
   const { x, y, dy, dx } = activations
   const { a, router, b, da, dRouter, db } = parameters
   const [tokens, d] = x.shape as [number, number]
@@ -33,32 +70,13 @@ export function composedToken({ activations, parameters, types }: LilyOperands):
     hidden = decode(shrink.out.data, type) as Float32Array<ArrayBuffer>
     probs = Float32Array.from(decode(logits.out.data as Float32Array, type))
     softmaxRows(probs, experts)
-    for (let t = 0; t < tokens; t++) {
-      for (let e = 0; e < experts; e++) {
-        const weight = probs[t * experts + e]
-        for (let k = 0; k < rank; k++) uValues[t * wide + e * rank + k] = weight * hidden[t * rank + k]
-      }
-    }
+    spreadHidden(uValues, probs, hidden, experts)
     ;(u.data as Float32Array).set(encode(uValues, type))
     expansion.forward()
   }
   const backward = (): void => {
     expansion.backward(dy, v, db, true)
-    const vValues = decode(v.data, type)
-    const dProbs = new Float32Array(tokens * experts)
-    const q = new Float32Array(tokens * rank)
-    for (let t = 0; t < tokens; t++) {
-      for (let e = 0; e < experts; e++) {
-        const weight = probs[t * experts + e]
-        let inner = 0
-        for (let k = 0; k < rank; k++) {
-          const value = vValues[t * wide + e * rank + k]
-          inner += hidden[t * rank + k] * value
-          q[t * rank + k] += weight * value
-        }
-        dProbs[t * experts + e] = inner
-      }
-    }
+    const { dProbs, q } = spreadBackward(decode(v.data, type), probs, hidden, experts)
     const dLogits = new Float32Array(tokens * experts)
     softmaxBackward(dLogits, probs, dProbs, experts, 0, tokens, 1)
     const dHidden = tensor(encode(q, type), [tokens, rank], type)
@@ -73,15 +91,5 @@ export function composedToken({ activations, parameters, types }: LilyOperands):
     logits.dispose()
     shrink.dispose()
   }
-  return {
-    forward: () => {
-      forward()
-      dispose()
-    },
-    'forward+backward': () => {
-      forward()
-      backward()
-      dispose()
-    },
-  }
+  return { forward, backward, dispose }
 }
