@@ -9,7 +9,7 @@ import { gaussian, randomFrom } from './random.js'
 export const GRADIENTS = ['dx', 'da', 'dRouter', 'db'] as const
 export type GradientName = (typeof GRADIENTS)[number]
 export type OutputName = 'y' | GradientName
-type OperandName = 'x' | 'a' | 'router' | 'b' | 'dy' | OutputName
+export type OperandName = 'x' | 'a' | 'router' | 'b' | 'dy' | OutputName
 export type Values = Partial<Record<OutputName | 'hidden' | 'probabilities' | 'weights', Float32Array>>
 
 /** Variations of a call that must not change its results. */
@@ -35,12 +35,10 @@ export function wantedGradients({ router }: Case, needs: How['needs'] = {}): Gra
   return GRADIENTS.filter((name) => needs[name] !== false && (name !== 'dRouter' || router !== undefined))
 }
 
-export async function run(c: Case, how: How = {}): Promise<Result> {
-  const { routing, tokens, dIn, dOut, rank, experts } = c
-  const { outputs = 'new', deferB = false, leading = [], needs } = how
-  const isLora = routing === 'lora'
-  const { activations = 'float32', parameters = activations, gradients: ofGradients = parameters } = c
-  const dtypeOf: Record<OperandName, Float> = {
+/** The types of the operands. */
+export function operandTypes(c: Case): Record<OperandName, Float> {
+  const { activations = 'float32', parameters = activations, gradients = parameters } = c
+  return {
     x: activations,
     y: activations,
     dy: activations,
@@ -48,55 +46,87 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
     a: parameters,
     router: parameters,
     b: parameters,
-    da: ofGradients,
-    dRouter: ofGradients,
-    db: ofGradients,
+    da: gradients,
+    dRouter: gradients,
+    db: gradients,
   }
-  const inputs: Operand[] = []
-  const given: [OutputName, Operand][] = []
-  const names = new Map<Operand, string>()
-  const old: Result['old'] = {}
+}
 
-  const place = (name: OperandName, rows: number, cols: number, values: ArrayLike<number>) => {
-    const operand = new Operand(dtypeOf[name], rows, cols, values, how.layout?.(name) ?? { gap: 0, margin: 0 })
-    names.set(operand, name)
+/** Contents of a given output before the call. Overwritten outputs must not be read; NaN would propagate. */
+export function oldValues(outputs: 'add' | 'overwrite', dtype: Float, rows: number, cols: number): Float32Array {
+  if (outputs === 'overwrite') return new Float32Array(rows * cols).fill(NaN)
+  return roundAll(dtype, gaussian(randomFrom(rows + cols), rows * cols))
+}
+
+/** Rows and columns of the matrix b. */
+export function sizesOfB({ routing, dOut, rank, experts }: Case): [number, number] {
+  return routing === 'lora' ? [dOut, rank] : [experts * rank, dOut]
+}
+
+/** The operands that a call gets, in the layouts of `how`. */
+class GivenOperands {
+  readonly old: Result['old'] = {}
+  readonly outputs = new Map<OutputName, Operand>()
+  readonly #inputs = new Map<OperandName, Operand>()
+  readonly #types: Record<OperandName, Float>
+
+  constructor(
+    c: Case,
+    private readonly how: How,
+  ) {
+    this.#types = operandTypes(c)
+  }
+
+  input(name: OperandName, rows: number, cols: number, values: ArrayLike<number>): Operand {
+    const operand = this.#operand(name, rows, cols, values)
+    this.#inputs.set(name, operand)
     return operand
   }
-  const input = (name: OperandName, rows: number, cols: number, values: ArrayLike<number>) => {
-    const operand = place(name, rows, cols, values)
-    inputs.push(operand)
-    return operand
-  }
-  const output = (name: OutputName, rows: number, cols: number) => {
+
+  /** An output; undefined if the call makes a new one. */
+  output(name: OutputName, rows: number, cols: number): Operand | undefined {
+    const { outputs = 'new' } = this.how
     if (outputs === 'new') return undefined
-    // Overwritten outputs must not be read; NaN would propagate.
-    const values =
-      outputs === 'add'
-        ? roundAll(dtypeOf[name], gaussian(randomFrom(rows + cols), rows * cols))
-        : new Float32Array(rows * cols).fill(NaN)
-    const operand = place(name, rows, cols, values)
-    given.push([name, operand])
-    old[name] = values
+    const values = oldValues(outputs, this.#types[name], rows, cols)
+    const operand = this.#operand(name, rows, cols, values)
+    this.outputs.set(name, operand)
+    this.old[name] = values
     return operand
   }
 
-  const [bRows, bCols] = isLora ? [dOut, rank] : [experts * rank, dOut]
+  /** Inputs that were written to, and outputs whose padding was. */
+  damaged(): string[] {
+    const inputs = [...this.#inputs].filter(([, operand]) => !operand.isUnchanged())
+    const outputs = [...this.outputs].filter(([, operand]) => !operand.isPaddingUnchanged())
+    return [...inputs, ...outputs].map(([name]) => name)
+  }
+
+  #operand(name: OperandName, rows: number, cols: number, values: ArrayLike<number>): Operand {
+    return new Operand(this.#types[name], rows, cols, values, this.how.layout?.(name) ?? { gap: 0, margin: 0 })
+  }
+}
+
+export async function run(c: Case, how: How = {}): Promise<Result> {
+  const { routing, tokens, dIn, dOut, rank, experts, scaling, activation, precision } = c
+  const { outputs = 'new', deferB = false, leading = [], needs } = how
+  const isLora = routing === 'lora'
+  const given = new GivenOperands(c, how)
+  const [bRows, bCols] = sizesOfB(c)
   const bShape = isLora ? [] : [experts, rank]
-  const x = input('x', tokens, dIn, c.x).tensor(...leading)
-  const a = input('a', rank, dIn, c.a).tensor()
-  const b = input('b', bRows, bCols, c.b).tensor(...bShape)
-  const router = c.router && input('router', experts, rank, c.router).tensor()
-  const dy = input('dy', tokens, dOut, c.dy).tensor(...leading)
-  const y = output('y', tokens, dOut)?.tensor(...leading)
+  const x = given.input('x', tokens, dIn, c.x).tensor(...leading)
+  const a = given.input('a', rank, dIn, c.a).tensor()
+  const b = given.input('b', bRows, bCols, c.b).tensor(...bShape)
+  const router = c.router && given.input('router', experts, rank, c.router).tensor()
+  const dy = given.input('dy', tokens, dOut, c.dy).tensor(...leading)
+  const y = given.output('y', tokens, dOut)?.tensor(...leading)
   const wanted = wantedGradients(c, needs)
   const gradient = (name: GradientName, rows: number, cols: number) =>
-    wanted.includes(name) ? output(name, rows, cols) : undefined
+    wanted.includes(name) ? given.output(name, rows, cols) : undefined
   const dx = gradient('dx', tokens, dIn)?.tensor(...leading)
   const da = gradient('da', rank, dIn)?.tensor()
   const dRouter = gradient('dRouter', experts, rank)?.tensor()
   const db = gradient('db', bRows, bCols)?.tensor(...bShape)
 
-  const { scaling, activation, precision } = c
   const accumulate = outputs !== 'overwrite'
   const backwardOptions = { accumulate, ...(needs && { needs }) }
   const values: Values = {}
@@ -126,8 +156,6 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
     if (deferB && wanted.includes('db')) keep('db', await foldB(saved, db, { accumulate }))
   }
 
-  for (const [name, operand] of given) values[name] = operand.values()
-  const unpadded = given.filter(([, operand]) => !operand.isPaddingUnchanged())
-  const damaged = [...inputs.filter((operand) => !operand.isUnchanged()), ...unpadded.map(([, operand]) => operand)]
-  return { values, old, damaged: damaged.map((operand) => names.get(operand) ?? '') }
+  for (const [name, operand] of given.outputs) values[name] = operand.values()
+  return { values, old: given.old, damaged: given.damaged() }
 }

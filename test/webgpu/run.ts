@@ -10,12 +10,19 @@ import type {
 } from '../../lib/binding/gpu-call.js'
 import type { GpuKernels } from '../../lib/webgpu/kernels.js'
 import type { Case } from '../support/cases.js'
-import { type Float, roundAll, unpack } from '../support/dtypes.js'
+import { unpack } from '../support/dtypes.js'
 import { type Layout, Operand } from '../support/operands.js'
-import { gaussian, randomFrom } from '../support/random.js'
-import type { GradientName, OutputName, Result, Values } from '../support/run.js'
-
-type OperandName = 'x' | 'a' | 'router' | 'b' | 'dy' | OutputName
+import {
+  type GradientName,
+  oldValues,
+  type OperandName,
+  operandTypes,
+  type OutputName,
+  type Result,
+  sizesOfB,
+  type Values,
+  wantedGradients,
+} from '../support/run.js'
 
 export interface How {
   layout?: (name: OperandName) => Layout
@@ -125,22 +132,11 @@ export async function submit(
 export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, how: How = {}): Promise<Result> {
   const { routing, tokens, dIn, dOut, rank, experts } = c
   const { outputs = 'overwrite', needs = {}, deferB = false, inference = false } = how
-  const { activations = 'float32', parameters = activations, gradients = parameters } = c
+  const { activations = 'float32', parameters = activations } = c
   const isLora = routing === 'lora'
   const groups = c.offsets ? c.offsets.length - 1 : 1
   const memory = new Memory(device, how.oneBuffer === true)
-  const dtypeOf: Record<OperandName, Float> = {
-    x: activations,
-    y: activations,
-    dy: activations,
-    dx: activations,
-    a: parameters,
-    router: parameters,
-    b: parameters,
-    da: gradients,
-    dRouter: gradients,
-    db: gradients,
-  }
+  const dtypeOf = operandTypes(c)
   const operands = new Map<OperandName, { operand: Operand; index: number; matrix: () => Output }>()
   const old: Result['old'] = {}
 
@@ -159,10 +155,7 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
     operands.set(name, { operand, index, matrix })
   }
   const output = (name: OutputName, rows: number, cols: number) => {
-    const values =
-      outputs === 'add'
-        ? roundAll(dtypeOf[name], gaussian(randomFrom(rows + cols), rows * cols))
-        : new Float32Array(rows * cols).fill(NaN)
+    const values = oldValues(outputs, dtypeOf[name], rows, cols)
     old[name] = values
     place(name, rows, cols, values)
   }
@@ -173,14 +166,15 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   const optional = (bytes: Uint8Array | undefined) => (bytes === undefined ? () => null : region(bytes))
   const bytesOf = (view: ArrayBufferView) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
 
-  const [bRows, bCols] = isLora ? [dOut, rank] : [experts * rank, dOut]
+  const [bRows, bCols] = sizesOfB(c)
   place('x', tokens, dIn, c.x)
   place('a', rank, dIn, c.a)
   place('b', bRows, bCols, c.b)
   if (c.router) place('router', experts, rank, c.router)
   place('dy', tokens, dOut, c.dy)
   output('y', tokens, dOut)
-  const wanted = (name: GradientName) => needs[name] !== false && (name !== 'dRouter' || c.router !== undefined)
+  const gradients = wantedGradients(c, needs)
+  const wanted = (name: GradientName) => gradients.includes(name)
   if (!inference) {
     if (wanted('dx')) output('dx', tokens, dIn)
     if (wanted('da')) output('da', rank, dIn)
