@@ -11,7 +11,6 @@
  * A parameter or a result may be described by @param and @returns, or in the description of its function: then as `name`.
  */
 import { readFileSync } from 'node:fs'
-import { pathToFileURL } from 'node:url'
 
 /**
  * @typedef {{ kind: string, text?: string, tag?: string, target?: unknown }} Part
@@ -102,54 +101,44 @@ const isTensor = ({ type, name = '' }) => type === 'reference' && TENSORS.has(na
 /** @param {Type} type */
 const isNumber = ({ type, name }) => type === 'intrinsic' && (name === 'number' || name === 'bigint')
 
-/**
- * What is missing in the doc comments of a project, one line each.
- *
- * @param {{ children: Reflection[] }} project the JSON of typedoc
- * @returns {string[]}
- */
-export function findMissing(project) {
-  /** @type {string[]} */
-  const missing = []
-  const codes = new Set(JSON.stringify(project).match(/ERR_LILY_\w+/g))
-  const declared = declaredCodes(project)
-  for (const code of codes) if (!declared.has(code)) missing.push(`${code} is not a LilyErrorCode`)
+/** Checks names, and collects what is missing. */
+class Checks {
+  /** @type {Set<string>} */
+  missing = new Set()
 
-  const names = new Set(
-    project.children
-      .flatMap(({ children = [] }) => children)
-      .flatMap(({ name, children = [] }) => [name, ...children.map((member) => member.name)]),
-  )
-
-  /** @param {string} name @param {Type | undefined} type @param {string} text */
-  const checkValue = (name, type, text) => {
-    if (includes(type, isTensor) && !SHAPE.test(text)) missing.push(`${name}: which shape does it have?`)
-    if (includes(type, isNumber) && !QUANTITY.test(text) && !SHAPE.test(text)) {
-      missing.push(`${name}: what does it count, in which unit or range?`)
-    }
+  /** @param {ReadonlySet<string>} names the names that "as" may refer to */
+  constructor(names) {
+    this.names = names
   }
 
-  /** @param {string} name @param {Reflection} signature */
-  const checkSignature = (name, signature) => {
-    const summary = textOf(signature.comment?.summary)
-    if (summary.trim() === '') missing.push(`${name}: has no description`)
-    const throws = tagsOf(signature, '@throws').join('\n')
-    const others = Array.from(throws.matchAll(/\bas `?(?:\w+\.)?(\w+)/g), ([, other]) => other)
-    const isSaid = /ERR_LILY_\w+/.test(throws) || others.some((other) => names.has(other))
-    if (!isSaid && !/throws\s+nothing/i.test(wholeOf(signature))) {
-      missing.push(`${name}: has no @throws with a code, and does not say "Throws nothing"`)
+  /** A public name, with its members. @param {string} name @param {Reflection} reflection */
+  checkName(name, reflection) {
+    if (reflection.kind === Kind.function) {
+      for (const signature of reflection.signatures ?? []) this.checkSignature(name, signature)
+    } else {
+      if (textOf(reflection.comment?.summary).trim() === '') this.missing.add(`${name}: has no description`)
+      // The members of a typed array are described by the language.
+      if (reflection.name === 'HostData') return
+      for (const member of reflection.children ?? []) this.checkMember(name, member)
+      for (const member of reflection.type?.declaration?.children ?? []) this.checkMember(name, member)
     }
-    for (const parameter of signature.parameters ?? []) {
-      const own = textOf(parameter.comment?.summary)
-      const inText = new RegExp(`\\b${parameter.name}\\b`).test(summary) ? summary : ''
-      checkValue(`${name}(${parameter.name})`, parameter.type, `${own}\n${inText}`)
+    if (reflection.kind === Kind.function || reflection.kind === Kind.class) this.checkExample(name, reflection)
+  }
+
+  /** @param {string} name @param {Reflection} reflection a function or a class */
+  checkExample(name, reflection) {
+    const signatures = [reflection, ...(reflection.signatures ?? [])]
+    if (!signatures.some((signature) => tagsOf(signature, '@example').length > 0)) {
+      this.missing.add(`${name}: has no @example`)
     }
-    const returns = tagsOf(signature, '@returns').join('\n')
-    checkValue(`${name}: its result`, signature.type, `${returns}\n${summary}`)
+    const computes = reflection.kind === Kind.function && COMPUTES.test(reflection.sources?.[0]?.fileName ?? '')
+    if (computes && !signatures.some((signature) => SOURCE.test(wholeOf(signature)))) {
+      this.missing.add(`${name}: does not name the source of its formula`)
+    }
   }
 
   /** @param {string} path @param {Reflection} member */
-  const checkMember = (path, member) => {
+  checkMember(path, member) {
     // A constructor that the class does not declare.
     if (
       member.name === 'constructor' &&
@@ -159,43 +148,63 @@ export function findMissing(project) {
     }
     if (member.name.startsWith('__')) return
     const name = `${path}.${member.name}`
-    for (const signature of member.signatures ?? []) checkSignature(name, signature)
+    for (const signature of member.signatures ?? []) this.checkSignature(name, signature)
     if (member.signatures !== undefined) return
     const documented = member.getSignature ?? member
     const text = wholeOf(documented)
-    if (text.trim() === '') missing.push(`${name}: has no description`)
-    checkValue(name, documented.type, text)
+    if (text.trim() === '') this.missing.add(`${name}: has no description`)
+    this.checkValue(name, documented.type, text)
   }
 
+  /** @param {string} name @param {Reflection} signature */
+  checkSignature(name, signature) {
+    const summary = textOf(signature.comment?.summary)
+    if (summary.trim() === '') this.missing.add(`${name}: has no description`)
+    const throws = tagsOf(signature, '@throws').join('\n')
+    const others = Array.from(throws.matchAll(/\bas `?(?:\w+\.)?(\w+)/g), ([, other]) => other)
+    const isSaid = /ERR_LILY_\w+/.test(throws) || others.some((other) => this.names.has(other))
+    if (!isSaid && !/throws\s+nothing/i.test(wholeOf(signature))) {
+      this.missing.add(`${name}: has no @throws with a code, and does not say "Throws nothing"`)
+    }
+    for (const parameter of signature.parameters ?? []) {
+      const own = textOf(parameter.comment?.summary)
+      const inText = new RegExp(`\\b${parameter.name}\\b`).test(summary) ? summary : ''
+      this.checkValue(`${name}(${parameter.name})`, parameter.type, `${own}\n${inText}`)
+    }
+    const returns = tagsOf(signature, '@returns').join('\n')
+    this.checkValue(`${name}: its result`, signature.type, `${returns}\n${summary}`)
+  }
+
+  /** @param {string} name @param {Type | undefined} type @param {string} text */
+  checkValue(name, type, text) {
+    if (includes(type, isTensor) && !SHAPE.test(text)) this.missing.add(`${name}: which shape does it have?`)
+    if (includes(type, isNumber) && !QUANTITY.test(text) && !SHAPE.test(text)) {
+      this.missing.add(`${name}: what does it count, in which unit or range?`)
+    }
+  }
+}
+
+/**
+ * What is missing in the doc comments of a project, one line each.
+ *
+ * @param {{ children: Reflection[] }} project the JSON of typedoc
+ * @returns {string[]}
+ */
+function findMissing(project) {
+  const reflections = project.children.flatMap(({ children = [] }) => children)
+  const checks = new Checks(
+    new Set(reflections.flatMap(({ name, children = [] }) => [name, ...children.map((member) => member.name)])),
+  )
+  const codes = new Set(JSON.stringify(project).match(/ERR_LILY_\w+/g))
+  const declared = declaredCodes(project)
+  for (const code of codes) if (!declared.has(code)) checks.missing.add(`${code} is not a LilyErrorCode`)
   for (const module of project.children) {
     for (const reflection of module.children ?? []) {
       if (reflection.kind === Kind.reference) continue // documented where it is defined
-      const name = `${module.name}: ${reflection.name}`
-      if (reflection.kind === Kind.function) {
-        for (const signature of reflection.signatures ?? []) checkSignature(name, signature)
-      } else {
-        if (textOf(reflection.comment?.summary).trim() === '') missing.push(`${name}: has no description`)
-        // The members of a typed array are described by the language.
-        if (reflection.name === 'HostData') continue
-        for (const member of reflection.children ?? []) checkMember(name, member)
-        for (const member of reflection.type?.declaration?.children ?? []) checkMember(name, member)
-      }
-      if (reflection.kind !== Kind.function && reflection.kind !== Kind.class) continue
-      const signatures = [reflection, ...(reflection.signatures ?? [])]
-      if (!signatures.some((signature) => tagsOf(signature, '@example').length > 0)) {
-        missing.push(`${name}: has no @example`)
-      }
-      const fileName = reflection.sources?.[0]?.fileName ?? ''
-      if (
-        reflection.kind === Kind.function &&
-        COMPUTES.test(fileName) &&
-        !signatures.some((s) => SOURCE.test(wholeOf(s)))
-      ) {
-        missing.push(`${name}: does not name the source of its formula`)
-      }
+      checks.checkName(`${module.name}: ${reflection.name}`, reflection)
     }
   }
-  return [...new Set(missing)]
+  return [...checks.missing]
 }
 
 /** The members of the type LilyErrorCode. @param {{ children: Reflection[] }} project */
@@ -206,15 +215,13 @@ function declaredCodes(project) {
   return new Set((type?.types ?? []).map((member) => /** @type {{ value?: string }} */ (member).value))
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  /** @type {unknown} */
-  const project = JSON.parse(readFileSync('build/api.json', 'utf8'))
-  const missing = findMissing(/** @type {{ children: Reflection[] }} */ (project))
-  for (const line of missing) console.error(line)
-  if (missing.length > 0) {
-    console.error(
-      `${missing.length} public names lack a part of their documentation; scripts/check-docs.js has the rules`,
-    )
-    process.exitCode = 1
-  }
+/** @type {unknown} */
+const project = JSON.parse(readFileSync('build/api.json', 'utf8'))
+const missing = findMissing(/** @type {{ children: Reflection[] }} */ (project))
+for (const line of missing) console.error(line)
+if (missing.length > 0) {
+  console.error(
+    `${missing.length} public names lack a part of their documentation; scripts/check-docs.js has the rules`,
+  )
+  process.exitCode = 1
 }

@@ -13,13 +13,16 @@ class Workspace {
   // The size of a cache line and of the widest vector, and the alignment that the ABI requires of a workspace.
   static constexpr size_t kAlignment = 64;
 
+  // Bytes rounded up to a multiple of the alignment.
+  static constexpr uint64_t padded(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
   explicit Workspace(void *base) : base_(static_cast<char *>(base)) {}
 
   // Returns the next `count` elements, or null if the base is null.
   template <typename T>
   T *take(int64_t count) {
     T *array = base_ == nullptr ? nullptr : reinterpret_cast<T *>(base_ + bytes_);
-    bytes_ += (static_cast<uint64_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+    bytes_ += padded(static_cast<uint64_t>(count) * sizeof(T));
     return array;
   }
 

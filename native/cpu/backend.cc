@@ -116,6 +116,12 @@ bool is_short(const lily_problem &problem) {
                   ((tokens + 1) * static_cast<double>(problem.d_out) + tokens * static_cast<double>(problem.d_in)));
 }
 
+// The scratch of a worker.
+template <typename Plan>
+float *scratch_of(const Plan &plan, int64_t worker) {
+  return plan.scratch + worker * plan.scratch_floats;
+}
+
 lily_status forward(const lily_forward *call) {
   if (const lily_status status = check(call->problem)) return status;
   const SerialScope scope(is_short(call->problem));
@@ -126,7 +132,7 @@ lily_status forward(const lily_forward *call) {
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
     return status;
   }
-  const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
+  const auto scratch = [&plan](int64_t worker) { return scratch_of(plan, worker); };
 
   if (products.pack_shrink != nullptr) {
     parallel_for(pass.shrink.pack_tiles.count, [&](int64_t piece, int64_t) { products.pack_shrink(pass, piece); });
@@ -151,60 +157,54 @@ lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
   return LILY_OK;
 }
 
-lily_status backward(const lily_backward *call) {
-  if (const lily_status status = check(call->problem)) return status;
-  const SerialScope scope(is_short(call->problem));
-  const Kernels &kernels = instruction_set().kernels_for(call->problem);
-  const BackwardPlan plan = plan_backward(*call, kernels);
+// What depends on dy: q, D, dw and dB.
+void run_dy_passes(const BackwardPlan &plan) {
   const BackwardPass &pass = plan.pass;
   const LargeProducts &products = *plan.products;
-  if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
-    return status;
+  const auto scratch = [&plan](int64_t worker) { return scratch_of(plan, worker); };
+  if (products.pack_lhs != nullptr && pass.needs_d_combined) {
+    parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { products.pack_lhs(pass, tile); });
   }
-  const auto scratch = [&plan](int64_t worker) { return plan.scratch + worker * plan.scratch_floats; };
+  if (products.q_pass != nullptr && pass.needs_d_hidden && !pass.dy.computes_q) {
+    parallel_for(pass.q.pack_tiles.count,
+                 [&](int64_t piece, int64_t worker) { products.pack_c(pass, piece, scratch(worker)); });
+    parallel_for(pass.q.rank_tiles.count * pass.q.token_tiles,
+                 [&](int64_t task, int64_t worker) { products.q_pass(pass, task, scratch(worker)); });
+  }
+  parallel_for(pass.dy.tasks, [&](int64_t task, int64_t worker) { products.dy_pass(pass, task, scratch(worker)); });
+  if (pass.dy.d_partials != nullptr && pass.needs_d_combined) {
+    parallel_for(pass.dy.d_sum_tiles.count,
+                 [&](int64_t tile, int64_t worker) { products.add_d_partials(pass, tile, scratch(worker)); });
+  }
+}
 
-  if (pass.u.data != nullptr) {
-    parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
-  }
-  if (pass.needs_d_hidden || pass.needs_db) {
-    if (products.pack_lhs != nullptr && pass.needs_d_combined) {
-      parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { products.pack_lhs(pass, tile); });
-    }
-    if (products.q_pass != nullptr && pass.needs_d_hidden && !pass.dy.computes_q) {
-      parallel_for(pass.q.pack_tiles.count,
-                   [&](int64_t piece, int64_t worker) { products.pack_c(pass, piece, scratch(worker)); });
-      parallel_for(pass.q.rank_tiles.count * pass.q.token_tiles,
-                   [&](int64_t task, int64_t worker) { products.q_pass(pass, task, scratch(worker)); });
-    }
-    parallel_for(pass.dy.tasks, [&](int64_t task, int64_t worker) { products.dy_pass(pass, task, scratch(worker)); });
-    if (pass.dy.d_partials != nullptr && pass.needs_d_combined) {
-      parallel_for(pass.dy.d_sum_tiles.count,
-                   [&](int64_t tile, int64_t worker) { products.add_d_partials(pass, tile, scratch(worker)); });
-    }
-  }
-  if (!pass.needs_d_hidden) return LILY_OK;
-
+// dl and dh, and what depends on them: dx, dA and dR.
+void run_d_hidden_passes(const Kernels &kernels, const BackwardPlan &plan) {
+  const BackwardPass &pass = plan.pass;
+  const lily_backward &call = *pass.call;
+  const LargeProducts &products = *plan.products;
+  const auto scratch = [&plan](int64_t worker) { return scratch_of(plan, worker); };
   if (pass.router_packed != nullptr) kernels.pack_router_rows(pass);
   if (pass.needs_d_weights) compute_d_pooled(pass);
   // With one group the tiles of both passes are the same.
-  const bool packs_d_hidden = products.pack_d_hidden != nullptr && call->da.data != nullptr;
+  const bool packs_d_hidden = products.pack_d_hidden != nullptr && call.da.data != nullptr;
   const bool packs_at_once = packs_d_hidden && pass.groups.count == 1;
   parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) {
     kernels.compute_d_hidden(pass, tile);
     if (packs_at_once) products.pack_d_hidden(pass, tile);
   });
 
-  if (products.dx_pass != nullptr && call->dx.data != nullptr) {
+  if (products.dx_pass != nullptr && call.dx.data != nullptr) {
     parallel_for(pass.dx.columns.count * pass.dx.token_tiles,
                  [&](int64_t task, int64_t worker) { products.dx_pass(pass, task, scratch(worker)); });
   }
   if (packs_d_hidden && !packs_at_once) {
-    const int64_t tiles = (call->problem.tokens + kTokenTile - 1) / kTokenTile;
+    const int64_t tiles = (call.problem.tokens + kTokenTile - 1) / kTokenTile;
     parallel_for(tiles, [&](int64_t tile, int64_t) { products.pack_d_hidden(pass, tile); });
   }
-  const bool runs_x_pass = call->da.data != nullptr || (call->dx.data != nullptr && products.dx_pass == nullptr);
+  const bool runs_x_pass = call.da.data != nullptr || (call.dx.data != nullptr && products.dx_pass == nullptr);
   const int64_t x_tasks = runs_x_pass ? pass.x.tasks : 0;
-  const int64_t router_tasks = call->d_router.data != nullptr ? pass.router.tiles.count : 0;
+  const int64_t router_tasks = call.d_router.data != nullptr ? pass.router.tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
     if (task < x_tasks) {
       products.x_pass(pass, task, scratch(worker));
@@ -212,10 +212,26 @@ lily_status backward(const lily_backward *call) {
       kernels.compute_d_router(pass, task - x_tasks, scratch(worker));
     }
   });
-  if (pass.x.da_partials != nullptr && call->da.data != nullptr) {
+  if (pass.x.da_partials != nullptr && call.da.data != nullptr) {
     parallel_for(pass.x.tiles.count,
                  [&](int64_t tile, int64_t worker) { products.add_da_partials(pass, tile, scratch(worker)); });
   }
+}
+
+lily_status backward(const lily_backward *call) {
+  if (const lily_status status = check(call->problem)) return status;
+  const SerialScope scope(is_short(call->problem));
+  const Kernels &kernels = instruction_set().kernels_for(call->problem);
+  const BackwardPlan plan = plan_backward(*call, kernels);
+  const BackwardPass &pass = plan.pass;
+  if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
+    return status;
+  }
+  if (pass.u.data != nullptr) {
+    parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
+  }
+  if (pass.needs_d_hidden || pass.needs_db) run_dy_passes(plan);
+  if (pass.needs_d_hidden) run_d_hidden_passes(kernels, plan);
   return LILY_OK;
 }
 
@@ -259,9 +275,7 @@ lily_status linear(const lily_linear *call) {
   }
   const int64_t tasks = problem.tokens == 0 ? 0 : plan.pass.column_tiles * plan.pass.token_tiles;
   const auto product = plan.is_direct ? plan.products->direct : plan.products->linear;
-  parallel_for(tasks, [&](int64_t task, int64_t worker) {
-    product(plan.pass, task, plan.scratch + worker * plan.scratch_floats);
-  });
+  parallel_for(tasks, [&](int64_t task, int64_t worker) { product(plan.pass, task, scratch_of(plan, worker)); });
   return LILY_OK;
 }
 
@@ -296,8 +310,7 @@ lily_status adamw(const lily_adamw *call) {
 }
 
 lily_status allocate(int32_t, size_t bytes, void **memory) {
-  *memory = aligned_alloc(Workspace::kAlignment,
-                          (bytes + Workspace::kAlignment - 1) / Workspace::kAlignment * Workspace::kAlignment);
+  *memory = aligned_alloc(Workspace::kAlignment, static_cast<size_t>(Workspace::padded(bytes)));
   if (*memory != nullptr) return LILY_OK;
   return fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate " + std::to_string(bytes) + " bytes of host memory");
 }

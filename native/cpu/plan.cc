@@ -71,27 +71,13 @@ int64_t max_tile_count(const lily_problem &problem) { return divide_up(problem.t
 
 // `step_tokens`: of a packed left operand.
 Groups groups_of(const lily_problem &problem, const lily_tokens &tokens, int64_t step_tokens, Workspace &workspace) {
+  Groups groups = {};
   // Without sequences there are no tokens. One empty group makes the passes run, which sets overwritten gradients to
   // zero.
-  if (problem.groups == 0) {
-    return {.offsets = nullptr,
-            .count = 1,
-            .tokens = 0,
-            .first_tiles = nullptr,
-            .first_steps = nullptr,
-            .step_tokens = step_tokens,
-            .pieces = {},
-            .first_pieces = nullptr};
-  }
-  Groups groups = {.offsets = nullptr,
-                   .count = problem.groups,
-                   .tokens = problem.tokens,
-                   .first_tiles = nullptr,
-                   .first_steps = nullptr,
-                   .step_tokens = step_tokens,
-                   .pieces = {},
-                   .first_pieces = nullptr};
-  if (!may_have_groups(problem)) return groups;
+  groups.count = std::max<int64_t>(problem.groups, 1);
+  groups.tokens = problem.tokens;
+  groups.step_tokens = step_tokens;
+  if (problem.groups == 0 || !may_have_groups(problem)) return groups;
   int32_t *const first_tiles = workspace.take<int32_t>(problem.groups + 1);
   int32_t *const first_steps = workspace.take<int32_t>(problem.groups + 1);
   if (tokens.sequence_offsets == nullptr || first_tiles == nullptr) return groups;

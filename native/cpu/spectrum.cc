@@ -23,8 +23,7 @@ constexpr int64_t kDepth = 224;
 using Scratch = std::unique_ptr<double, void (*)(void *)>;
 
 Scratch allocate(int64_t count) {
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(double) + Workspace::kAlignment - 1) /
-                       Workspace::kAlignment * Workspace::kAlignment;
+  const size_t bytes = static_cast<size_t>(Workspace::padded(static_cast<size_t>(count) * sizeof(double)));
   return Scratch(static_cast<double *>(aligned_alloc(Workspace::kAlignment, bytes)), free);
 }
 
@@ -49,38 +48,69 @@ void pack(const double *data, int64_t line_stride, int64_t k_stride, int64_t lin
   }
 }
 
-// C [n, n] += sign * A B, A [n, k] and B [k, n], in blocks: the lower half only, or all of it. A and B are zero for k
-// before first_k(row, column) of a block that begins there. Each task owns a block of C and adds in the order of k.
+// C [n, n] += sign * A B, A [n, depth] and B [depth, n].
+struct Product {
+  double *c;
+  int64_t pitch;  // of c
+  int64_t n, depth;
+  View a, b;
+  double sign;
+  bool lower_only;  // the lower half of C only
+};
+
+// The rows and columns of C that a task computes, and its scratch.
+struct Block {
+  int64_t row, rows, column, columns;
+  int64_t pitch;  // of sums: the columns of a whole block
+  double *packed_a, *packed_b, *sums;
+};
+
+// The sums of one block, in the order of k, from `first_k` on.
+void multiply_block(const Kernels &kernels, const Product &product, const Block &block, int64_t first_k) {
+  const View &a = product.a, &b = product.b;
+  for (int64_t k = first_k; k < product.depth; k += kDepth) {
+    const int64_t depth = std::min(kDepth, product.depth - k);
+    pack(a.data + block.row * a.row + k * a.column, a.row, a.column, block.rows, depth, kernels.double_rows,
+         block.packed_a);
+    pack(b.data + block.column * b.column + k * b.row, b.column, b.row, block.columns, depth, kernels.double_columns,
+         block.packed_b);
+    for (int64_t i = 0; i < block.rows; i += kernels.double_rows) {
+      for (int64_t j = 0; j < block.columns; j += kernels.double_columns) {
+        kernels.multiply_double_tile(block.packed_a + i * depth, block.packed_b + j * depth, depth,
+                                     block.sums + i * block.pitch + j, block.pitch);
+      }
+    }
+  }
+}
+
+// Each task owns a block of C. A and B are zero for k before first_k(row, column) of a block that begins there.
 template <typename FirstK>
-bool multiply(const Kernels &kernels, double *c, int64_t pitch, int64_t n, View a, View b, int64_t depth, double sign,
-              bool lower_only, FirstK first_k) {
+bool multiply(const Kernels &kernels, const Product &product, FirstK first_k) {
+  const int64_t n = product.n, pitch = product.pitch;
   const int64_t rows = round_up(kBlock, kernels.double_rows), columns = round_up(kBlock, kernels.double_columns);
   const int64_t row_blocks = (n + rows - 1) / rows, column_blocks = (n + columns - 1) / columns;
   const int64_t worker_doubles = (rows + columns) * kDepth + rows * columns;
   const Scratch scratch = allocate(thread_count() * worker_doubles);
   if (scratch == nullptr) return false;
   parallel_for(row_blocks * column_blocks, [&](int64_t task, int64_t worker) {
-    const int64_t i0 = task / column_blocks * rows, j0 = task % column_blocks * columns;
-    const int64_t m = std::min(rows, n - i0), width = std::min(columns, n - j0);
-    if (lower_only && j0 > i0 + m - 1) return;
-    double *const packed_a = scratch.get() + worker * worker_doubles;
-    double *const packed_b = packed_a + rows * kDepth;
-    double *const block = packed_b + columns * kDepth;
-    std::fill(block, block + rows * columns, 0.0);
-    for (int64_t k = first_k(i0, j0); k < depth; k += kDepth) {
-      const int64_t part = std::min(kDepth, depth - k);
-      pack(a.data + i0 * a.row + k * a.column, a.row, a.column, m, part, kernels.double_rows, packed_a);
-      pack(b.data + j0 * b.column + k * b.row, b.column, b.row, width, part, kernels.double_columns, packed_b);
-      for (int64_t i = 0; i < m; i += kernels.double_rows) {
-        for (int64_t j = 0; j < width; j += kernels.double_columns) {
-          kernels.multiply_double_tile(packed_a + i * part, packed_b + j * part, part, block + i * columns + j,
-                                       columns);
-        }
+    const int64_t row = task / column_blocks * rows, column = task % column_blocks * columns;
+    double *const packed_a = scratch.get() + worker * worker_doubles, *const packed_b = packed_a + rows * kDepth;
+    const Block block = {.row = row,
+                         .rows = std::min(rows, n - row),
+                         .column = column,
+                         .columns = std::min(columns, n - column),
+                         .pitch = columns,
+                         .packed_a = packed_a,
+                         .packed_b = packed_b,
+                         .sums = packed_b + columns * kDepth};
+    if (product.lower_only && column > row + block.rows - 1) return;
+    std::fill(block.sums, block.sums + rows * columns, 0.0);
+    multiply_block(kernels, product, block, first_k(row, column));
+    for (int64_t i = 0; i < block.rows; ++i) {
+      const int64_t end = product.lower_only ? std::min(block.columns, row + i - column + 1) : block.columns;
+      for (int64_t j = 0; j < end; ++j) {
+        product.c[(row + i) * pitch + column + j] += product.sign * block.sums[i * columns + j];
       }
-    }
-    for (int64_t i = 0; i < m; ++i) {
-      const int64_t end = lower_only ? std::min(width, i0 + i - j0 + 1) : width;
-      for (int64_t j = 0; j < end; ++j) c[(i0 + i) * pitch + j0 + j] += sign * block[i * columns + j];
     }
   });
   return true;
@@ -90,7 +120,16 @@ int64_t from_zero(int64_t, int64_t) { return 0; }
 
 bool gram(const Kernels &kernels, const double *x, int64_t r, int64_t columns, double *product) {
   std::fill(product, product + r * r, 0.0);
-  return multiply(kernels, product, r, r, {x, columns, 1}, {x, 1, columns}, columns, 1.0, true, from_zero);
+  return multiply(kernels,
+                  {.c = product,
+                   .pitch = r,
+                   .n = r,
+                   .depth = columns,
+                   .a = {x, columns, 1},
+                   .b = {x, 1, columns},
+                   .sign = 1.0,
+                   .lower_only = true},
+                  from_zero);
 }
 
 void mirror(double *lower, int64_t n) {
@@ -137,10 +176,15 @@ bool cholesky(const Kernels &kernels, double *matrix, int64_t n) {
       }
     });
     const double *const panel = matrix + end * n + begin;
-    if (!multiply(kernels, matrix + end * n + end, n, rest, {panel, n, 1}, {panel, 1, n}, end - begin, -1.0, true,
-                  from_zero)) {
-      return false;
-    }
+    const Product update = {.c = matrix + end * n + end,
+                            .pitch = n,
+                            .n = rest,
+                            .depth = end - begin,
+                            .a = {panel, n, 1},
+                            .b = {panel, 1, n},
+                            .sign = -1.0,
+                            .lower_only = true};
+    if (!multiply(kernels, update, from_zero)) return false;
   }
   for (int64_t i = 0; i < n; ++i) std::fill(matrix + i * n + i + 1, matrix + (i + 1) * n, 0.0);
   return true;
@@ -244,9 +288,12 @@ bool congruence_eigenvalues(const Kernels &kernels, const double *l, const doubl
   mirror(s, r);
   std::fill(sl, sl + 2 * r * r, 0.0);
   // L^T is zero before the diagonal of a row, as L is before that of a column: the sums begin there.
-  return multiply(kernels, sl, r, r, {s, r, 1}, {l, r, 1}, r, 1.0, false, [](int64_t, int64_t j) { return j; }) &&
-         multiply(kernels, product, r, r, {l, 1, r}, {sl, r, 1}, r, 1.0, true, [](int64_t i, int64_t) { return i; }) &&
-         eigenvalues(kernels, product, r, values);
+  const Product s_l = {
+      .c = sl, .pitch = r, .n = r, .depth = r, .a = {s, r, 1}, .b = {l, r, 1}, .sign = 1.0, .lower_only = false};
+  const Product l_s_l = {
+      .c = product, .pitch = r, .n = r, .depth = r, .a = {l, 1, r}, .b = {sl, r, 1}, .sign = 1.0, .lower_only = true};
+  return multiply(kernels, s_l, [](int64_t, int64_t column) { return column; }) &&
+         multiply(kernels, l_s_l, [](int64_t row, int64_t) { return row; }) && eigenvalues(kernels, product, r, values);
 }
 
 bool eigenvalues(const Kernels &kernels, double *lower, int64_t n, double *values) {
