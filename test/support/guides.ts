@@ -13,7 +13,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'README.md': { cpu: 5, cuda: 1, webgpu: 1 },
   'docs/browsers.md': { other: 'requires the file input of a page; test/browser does the same with one' },
   'docs/checkpoints.md': { cpu: 6 },
-  'docs/data-types.md': { cpu: 1 },
+  'docs/data-types.md': { cpu: 2 },
   'docs/device-api.md': { cuda: 2 },
   'docs/errors.md': { cpu: 1 },
   'docs/getting-started.md': { cpu: 1 },
