@@ -35,7 +35,7 @@ const [, names] = /cudaErrorMemoryAllocation: return[^;]*;([\s\S]*?)return LILY_
 describe.each([
   ['the CUDA library', texts('native/napi/backends.cc', /return \{nullptr,([^{}]*)\};/g), 5],
   ['the driver and the devices', texts('native/cuda/device.cc', /fail\(LILY_ERROR_UNAVAILABLE,([\s\S]*?)\);\n/g), 5],
-  ['WebAssembly', [/noCuda = '([^']*)'/.exec(read('lib/binding/wasm/native.ts'))![1]], 1],
+  ['WebAssembly', [/NO_CUDA = '([^']*)'/.exec(read('lib/binding/wasm/native.ts'))![1]], 1],
   ['the self-test', texts('native/napi/self_test.cc', /return ("cuda:" \+[^;]*);/g), 1],
   // Those that device_count describes itself do not appear by name.
   [

@@ -147,32 +147,13 @@ export function failClass(argument: string, data: ArrayBufferView, accepted: DTy
   )
 }
 
-/**
- * What to do with data that is no typed array, if it is the Float16Array of a library for runtimes without one: a proxy,
- * whose numbers are in the memory of a Uint16Array. Empty for other data.
- */
-export function proxyAdvice(data: unknown): string {
-  return describe(data) === 'an object of type Float16Array'
-    ? "; pass new Uint16Array(data.buffer, data.byteOffset, data.length) and the dtype 'float16'"
-    : ''
-}
-
 function agreed(argument: string, dtype: DType, given: unknown): DType {
-  if (given === undefined) return dtype
-  const type = readDType(argument, given)
-  if (type === dtype) return dtype
-  const remedy =
-    FLOATS.includes(dtype) && FLOATS.includes(type) ? leaveOutAndCast(type) : 'pass that dtype or leave it out'
+  if (given === undefined || given === dtype || readDType(argument, given) === dtype) return dtype
   return fail(
     'ERR_LILY_DTYPE',
     argument,
-    `expected dtype '${dtype}', the type of its typed array, got ${describe(given)}; ${remedy}`,
+    `expected dtype '${dtype}', the type of its typed array, got ${describe(given)}; leave it out or cast`,
   )
-}
-
-/** What to do with a dtype that the given numbers do not have. */
-export function leaveOutAndCast(dtype: DType): string {
-  return `leave it out, and convert with cast(tensor, '${dtype}')`
 }
 
 /**

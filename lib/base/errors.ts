@@ -161,7 +161,6 @@ function describeObject(value: object): string {
   try {
     if (Array.isArray(value)) return `an array of ${value.length}`
     const tag = Object.prototype.toString.call(value).slice(8, -1)
-    if (tag === 'Promise') return 'a promise that is not awaited'
     const name: unknown = tag === 'Object' ? (value.constructor as { name?: unknown } | undefined)?.name : tag
     return `an object of type ${cut((name as string | undefined) ?? 'Object', 40)}`
   } catch {

@@ -2,7 +2,7 @@
  * Resolves the tensors that the caller passes, in any of their forms, to operands. Getters and `deviceTensor` methods
  * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
-import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, proxyAdvice, readDType } from '../base/dtype.js'
+import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { get, type Known } from '../base/options.js'
@@ -175,10 +175,7 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   refuseFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
-    const got =
-      ArrayBuffer.isView(value) || Array.isArray(value)
-        ? describe(value)
-        : `data as ${describe(data)}${proxyAdvice(data)}`
+    const got = ArrayBuffer.isView(value) || Array.isArray(value) ? describe(value) : `data as ${describe(data)}`
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data: Float32Array, shape }, got ${got}`)
   }
   checkFields(argument, value, HOST_FIELDS)

@@ -1,7 +1,7 @@
 /** Tensors: memory with a shape and a type. */
 import { isOf, tensorKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
-import { type DType, dtypeOf, type HostData, is16Bit, leaveOutAndCast, proxyAdvice, readDType } from '../base/dtype.js'
+import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { copyArray } from '../base/options.js'
@@ -273,8 +273,7 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
   const numbers = copyArray('data', data)
   const memory = numbers !== null ? numbersToFloat32(numbers, dtype) : (data as HostData)
   if (!ArrayBuffer.isView(memory)) {
-    const got = `${describe(data)}${proxyAdvice(data)}`
-    fail('ERR_LILY_ARGUMENT', 'data', `expected a typed array or an array of numbers, got ${got}`)
+    fail('ERR_LILY_ARGUMENT', 'data', `expected a typed array or an array of numbers, got ${describe(data)}`)
   }
   const type = dtypeOf('data', memory, dtype === undefined ? undefined : readDType('dtype', dtype))
   const operand = layOut('shape', memory, 0, type, CPU, readIntegers('shape', 'shape', shape), null)
@@ -284,10 +283,12 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
 }
 
 function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32Array {
-  const given = dtype === undefined ? 'float32' : readDType('dtype', dtype)
-  if (given !== 'float32') {
-    const remedy = is16Bit(given) ? leaveOutAndCast(given) : 'pass a typed array'
-    fail('ERR_LILY_DTYPE', 'dtype', `expected 'float32' for an array of numbers, got '${given}'; ${remedy}`)
+  if (dtype !== undefined && dtype !== 'float32') {
+    fail(
+      'ERR_LILY_DTYPE',
+      'dtype',
+      `expected 'float32' for an array of numbers, got ${describe(dtype)}; leave it out or cast`,
+    )
   }
   const copy = allocateOnHost('data', 'float32', numbers.length) as Float32Array
   for (let i = 0; i < copy.length; i++) {
