@@ -287,7 +287,7 @@ function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32A
     fail(
       'ERR_LILY_DTYPE',
       'dtype',
-      `expected 'float32' for an array of numbers, got ${describe(dtype)}; leave it out or cast`,
+      `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array or cast`,
     )
   }
   const copy = allocateOnHost('data', 'float32', numbers.length) as Float32Array

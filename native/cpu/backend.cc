@@ -132,19 +132,18 @@ lily_status forward(const lily_forward *call) {
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
     return status;
   }
-  const auto scratch = [&plan](int64_t worker) { return scratch_of(plan, worker); };
 
   if (products.pack_shrink != nullptr) {
     parallel_for(pass.shrink.pack_tiles.count, [&](int64_t piece, int64_t) { products.pack_shrink(pass, piece); });
   }
   parallel_for(pass.hidden_partials.count * pass.shrink.rank_tiles.count * pass.shrink.token_tiles,
-               [&](int64_t task, int64_t worker) { products.shrink(pass, task, scratch(worker)); });
+               [&](int64_t task, int64_t worker) { products.shrink(pass, task, scratch_of(plan, worker)); });
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
   parallel_for(pass.groups.tile_count(),
-               [&](int64_t tile, int64_t worker) { kernels.route(pass, tile, scratch(worker)); });
+               [&](int64_t tile, int64_t worker) { kernels.route(pass, tile, scratch_of(plan, worker)); });
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
   parallel_for(pass.expand.columns.count * pass.expand.token_tiles,
-               [&](int64_t task, int64_t worker) { products.expand(pass, task, scratch(worker)); });
+               [&](int64_t task, int64_t worker) { products.expand(pass, task, scratch_of(plan, worker)); });
   return LILY_OK;
 }
 
@@ -161,20 +160,20 @@ lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
 void run_dy_passes(const BackwardPlan &plan) {
   const BackwardPass &pass = plan.pass;
   const LargeProducts &products = *plan.products;
-  const auto scratch = [&plan](int64_t worker) { return scratch_of(plan, worker); };
   if (products.pack_lhs != nullptr && pass.needs_d_combined) {
     parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { products.pack_lhs(pass, tile); });
   }
   if (products.q_pass != nullptr && pass.needs_d_hidden && !pass.dy.computes_q) {
     parallel_for(pass.q.pack_tiles.count,
-                 [&](int64_t piece, int64_t worker) { products.pack_c(pass, piece, scratch(worker)); });
+                 [&](int64_t piece, int64_t worker) { products.pack_c(pass, piece, scratch_of(plan, worker)); });
     parallel_for(pass.q.rank_tiles.count * pass.q.token_tiles,
-                 [&](int64_t task, int64_t worker) { products.q_pass(pass, task, scratch(worker)); });
+                 [&](int64_t task, int64_t worker) { products.q_pass(pass, task, scratch_of(plan, worker)); });
   }
-  parallel_for(pass.dy.tasks, [&](int64_t task, int64_t worker) { products.dy_pass(pass, task, scratch(worker)); });
+  parallel_for(pass.dy.tasks,
+               [&](int64_t task, int64_t worker) { products.dy_pass(pass, task, scratch_of(plan, worker)); });
   if (pass.dy.d_partials != nullptr && pass.needs_d_combined) {
     parallel_for(pass.dy.d_sum_tiles.count,
-                 [&](int64_t tile, int64_t worker) { products.add_d_partials(pass, tile, scratch(worker)); });
+                 [&](int64_t tile, int64_t worker) { products.add_d_partials(pass, tile, scratch_of(plan, worker)); });
   }
 }
 
@@ -183,7 +182,6 @@ void run_d_hidden_passes(const Kernels &kernels, const BackwardPlan &plan) {
   const BackwardPass &pass = plan.pass;
   const lily_backward &call = *pass.call;
   const LargeProducts &products = *plan.products;
-  const auto scratch = [&plan](int64_t worker) { return scratch_of(plan, worker); };
   if (pass.router_packed != nullptr) kernels.pack_router_rows(pass);
   if (pass.needs_d_weights) compute_d_pooled(pass);
   // With one group the tiles of both passes are the same.
@@ -196,7 +194,7 @@ void run_d_hidden_passes(const Kernels &kernels, const BackwardPlan &plan) {
 
   if (products.dx_pass != nullptr && call.dx.data != nullptr) {
     parallel_for(pass.dx.columns.count * pass.dx.token_tiles,
-                 [&](int64_t task, int64_t worker) { products.dx_pass(pass, task, scratch(worker)); });
+                 [&](int64_t task, int64_t worker) { products.dx_pass(pass, task, scratch_of(plan, worker)); });
   }
   if (packs_d_hidden && !packs_at_once) {
     const int64_t tiles = (call.problem.tokens + kTokenTile - 1) / kTokenTile;
@@ -207,14 +205,14 @@ void run_d_hidden_passes(const Kernels &kernels, const BackwardPlan &plan) {
   const int64_t router_tasks = call.d_router.data != nullptr ? pass.router.tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
     if (task < x_tasks) {
-      products.x_pass(pass, task, scratch(worker));
+      products.x_pass(pass, task, scratch_of(plan, worker));
     } else {
-      kernels.compute_d_router(pass, task - x_tasks, scratch(worker));
+      kernels.compute_d_router(pass, task - x_tasks, scratch_of(plan, worker));
     }
   });
   if (pass.x.da_partials != nullptr && call.da.data != nullptr) {
     parallel_for(pass.x.tiles.count,
-                 [&](int64_t tile, int64_t worker) { products.add_da_partials(pass, tile, scratch(worker)); });
+                 [&](int64_t tile, int64_t worker) { products.add_da_partials(pass, tile, scratch_of(plan, worker)); });
   }
 }
 

@@ -155,7 +155,8 @@ struct NextRows {
   int64_t step_stride;
 };
 
-// Steps of k of products of float32 whose elements of one row of lhs fill a cache line of 64 bytes. It is even.
+// Steps of k whose elements of one row fill a cache line of 64 bytes, or half of one where rows of 16 bits are copied
+// to float32: then every line is prefetched twice. Even, for the narrow tile.
 constexpr int64_t kLineSteps = 16;
 
 // Calls multiply(n) for numbers of steps whose sum is `steps`; all but the last are even.
