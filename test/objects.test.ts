@@ -1,12 +1,9 @@
-/**
- * The linker keeps one copy of an inline function that several object files have. If that were one of a file for AVX-512, it
- * would end the process on another processor. So the object files of the kernels define nothing but their tables, and
- * nothing in them runs as the addon is loaded.
- */
+/** What the compiler has made of the kernels: the symbols of their object files, and the loops of the register tiles. */
 import { execFileSync } from 'node:child_process'
 import { basename } from 'node:path'
 import { expect, test } from 'vitest'
 import { findProgram } from './support/find-program.js'
+import { tileLoops } from './support/loops.js'
 import { addonObjects } from './support/tiles.js'
 
 const kernels = addonObjects().filter((file) => /^kernels_(?!portable|.*model)/.test(basename(file)))
@@ -14,6 +11,9 @@ const kernels = addonObjects().filter((file) => /^kernels_(?!portable|.*model)/.
 /** Tables, and the address of the function that unwinds the stack. */
 const DATA = /^(lily::cpu::k(Kernels|Direct)\w+ [DR]|DW\.ref\.__gxx_personality_v0 V)$/
 
+// The linker keeps one copy of an inline function that several object files have. If that were one of a file for AVX-512, it
+// would end the process on another processor. So the object files define nothing but their tables, and nothing in them runs
+// as the addon is loaded.
 test('object files of instruction sets share no code', (context) => {
   if (process.env.LILY_TEST_SANITIZER !== undefined) return context.skip('a sanitizer adds functions of its own')
   if (findProgram('nm') === undefined) return context.skip('no nm (Debian: apt install binutils)')
@@ -34,5 +34,22 @@ test('object files of instruction sets share no code', (context) => {
     expect(symbols().filter((line) => line.includes('_GLOBAL__sub_I') || line.includes('global constructors'))).toEqual(
       [],
     )
+  }
+})
+
+// A sum that goes through the stack in every step costs its latency in every step.
+test('the sums of a register tile stay in registers', (context) => {
+  if (process.env.LILY_TEST_SANITIZER !== undefined) return context.skip('sanitizers compile without optimisation')
+  if (findProgram('objdump') === undefined) return context.skip('no objdump (Debian: apt install binutils)')
+  const files = kernels.filter((file) => /_(avx2|avx512|avx512bf16|neon)\.cc/.test(file))
+  if (files.length === 0) return context.skip('build/cmake has no object files; npm run build:native')
+  for (const file of files) {
+    // Two steps of six rows, of two vectors where there are 16 registers.
+    const loops = tileLoops('objdump', file, file.includes('avx2') ? 24 : 48)
+    expect(loops.length, basename(file)).toBeGreaterThan(4)
+    expect(
+      loops.filter(({ stackAccesses }) => stackAccesses.length > 0),
+      basename(file),
+    ).toEqual([])
   }
 })

@@ -8,6 +8,8 @@
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -71,6 +73,10 @@ LILY_INLINE void store_bits(void *p, BitVector bits) {
   // The instruction packs the two halves of a vector apart.
   const auto halves = _mm256_packus_epi32((__m256i)bits, (__m256i)bits);
   const auto packed = (HalfVector)_mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0xd8));
+#elif defined(__SSE2__) && LILY_VECTOR_BYTES == 16
+  // The instruction packs signed numbers and saturates, so the lower half of each lane is extended with its sign.
+  const auto extended = (__m128i)((IntVector)(bits << 16) >> 16);
+  const auto packed = (HalfVector)_mm_cvtsi128_si64(_mm_packs_epi32(extended, extended));
 #else
   const auto packed = __builtin_convertvector(bits, HalfVector);
 #endif
@@ -83,7 +89,13 @@ LILY_INLINE Vector load_bytes(const void *p) { return *static_cast<const Unalign
 LILY_INLINE void store_bytes(void *p, Vector v) { *static_cast<UnalignedBytes *>(p) = v; }
 
 // bfloat16 is the upper half of a float32. All conversions round to nearest, ties to even.
+#if defined(__aarch64__) && LILY_VECTOR_BYTES == 16
+LILY_INLINE Vector load(const BFloat16 *p) {
+  return (Vector)vshll_n_u16((uint16x4_t) * reinterpret_cast<const UnalignedHalfVector *>(p), 16);
+}
+#else
 LILY_INLINE Vector load(const BFloat16 *p) { return (Vector)(load_bits(p) << 16); }
+#endif
 
 #if defined(__AVX512BF16__)
 LILY_INLINE void store(BFloat16 *p, Vector v) {
@@ -117,6 +129,17 @@ LILY_INLINE void store_two(BFloat16 *p, Vector first, Vector second) {
   const auto halves =
       _mm256_packus_epi32((__m256i)(round_to_bfloat16(first) >> 16), (__m256i)(round_to_bfloat16(second) >> 16));
   store_bytes(p, (Vector)_mm256_permute4x64_epi64(halves, 0xd8));
+}
+#elif defined(__SSE2__) && LILY_VECTOR_BYTES == 16
+LILY_INLINE void store_two(BFloat16 *p, Vector first, Vector second) {
+  store_bytes(p, (Vector)_mm_packs_epi32((__m128i)((IntVector)round_to_bfloat16(first) >> 16),
+                                         (__m128i)((IntVector)round_to_bfloat16(second) >> 16)));
+}
+#elif LILY_VECTOR_BYTES == 16
+LILY_INLINE void store_two(BFloat16 *p, Vector first, Vector second) {
+  typedef uint16_t Halves __attribute__((vector_size(16)));
+  store_bytes(p, (Vector)__builtin_shufflevector((Halves)round_to_bfloat16(first), (Halves)round_to_bfloat16(second), 1,
+                                                 3, 5, 7, 9, 11, 13, 15));
 }
 #endif
 #endif

@@ -8,6 +8,8 @@ import { runInChild } from '../support/child.js'
 import { asyncConsumer, expected, workersConsumer } from '../support/consumer.js'
 import { isLong } from '../support/backend.js'
 import { fewJobs, jobs } from '../support/instruction-sets.js'
+import { findProgram } from '../support/find-program.js'
+import { tileLoops } from '../support/loops.js'
 import { arm64Processor, type Processor } from '../support/processors.js'
 
 describe('linux-arm64', () => {
@@ -37,6 +39,17 @@ describe('linux-arm64', () => {
     const there = await runInChild(some, env, arm64Processor('WebAssembly') as Processor)
     expect([here, there].map(({ backend }) => backend.devices[0].simd)).toEqual(['wasm', 'wasm'])
     expect(there.results).toEqual(here.results)
+  })
+
+  test('the sums of a register tile stay in registers', (context) => {
+    const build = join(packageRoot, 'build/prebuild/linux-arm64/build/cmake')
+    const file = join(build, 'CMakeFiles/lily.dir/native/cpu/kernels_neon.cc.o')
+    const objdump = 'aarch64-linux-gnu-objdump'
+    if (!existsSync(file)) return context.skip(`there is no ${file}; npm run test:arm64 says why`)
+    if (findProgram(objdump) === undefined) return context.skip(`no ${objdump} (Debian: g++-12-aarch64-linux-gnu)`)
+    const loops = tileLoops(objdump, file, 48)
+    expect(loops.length).toBeGreaterThan(4)
+    expect(loops.filter(({ stackAccesses }) => stackAccesses.length > 0)).toEqual([])
   })
 
   describe('from the built package', () => {
