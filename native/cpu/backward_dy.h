@@ -210,8 +210,13 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
   for (int64_t t = from; t < to; t += pass.outer_product_tokens) {
     const int64_t tokens = minimum(pass.outer_product_tokens, to - t);
     const lily_matrix dy_tile = submatrix(pass.call->dy, t, part.begin);
+    lily_matrix rhs = dy_tile;
     if (pass.needs_d_hidden) {
       const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(dy_tile, tokens, columns, scratch.dy);
+      // Rows that were copied to float32 are not converted again for D.
+      if (Operand::kDtype == LILY_FLOAT32 && dy_tile.dtype != LILY_FLOAT32) {
+        rhs = {scratch.dy, lhs.row_stride, LILY_FLOAT32, 0};
+      }
       for (int64_t p = 0; p < panel_count(part.rows); ++p) {
         const int64_t width = round_up(panel_columns(part.rows, p), kLanes);
         multiply_rows(tokens, width / kLanes, steps, lhs, scratch.combined + p * kPanel * steps, width,
@@ -222,7 +227,7 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
     if (d != nullptr) {
       const LeftOperand<Operand> lhs =
           lhs_of_columns<Operand>(submatrix(pass.lhs, t, part.first), tokens, part.rows, scratch.lhs);
-      add_outer_product(part.rows, tokens, lhs, dy_tile, columns, d, scratch.rhs);
+      add_outer_product(part.rows, tokens, lhs, rhs, columns, d, scratch.rhs);
     }
   }
 }
