@@ -31,6 +31,7 @@ import {
   type TensorLike,
 } from '../lib/index.js'
 import { packageRoot } from '../lib/binding/root.js'
+import type { Lily } from '../lib/webgpu/index.js'
 import { pages, programsOf, requiredBy } from './support/guides.js'
 
 const x = tensor([1, 2, 3, 4], [2, 2])
@@ -139,6 +140,31 @@ function errorsOf(sources: ReadonlyMap<string, string>): string[] {
   } finally {
     rmSync(folder, { recursive: true })
   }
+}
+
+/** Never called. */
+export function dtypeOfUint16Array(
+  bits: Uint16Array,
+  data: HostData,
+  either: Float32Array | Uint16Array,
+  lily: Lily,
+): void {
+  tensor(bits, [2], 'bfloat16')
+  tensor(bits, [2], x.dtype)
+  lily.tensor(bits, [2], 'float16')
+  // @ts-expect-error: the bits may be bfloat16 or float16
+  tensor(bits, [2])
+  // @ts-expect-error: the bits may be bfloat16 or float16
+  tensor(bits, [2], undefined)
+  // @ts-expect-error: the bits may be bfloat16 or float16
+  lily.tensor(bits, [2])
+  // What else may hold float32 needs none.
+  tensor(data, [2])
+  tensor(either, [2])
+  tensor([1, 2], [2])
+  tensor(new Uint8Array(2), [2])
+  tensor(Buffer.alloc(2), [2])
+  expectTypeOf(lily.tensor(data, [2], undefined)).toEqualTypeOf<Tensor>()
 }
 
 /** Never called. */

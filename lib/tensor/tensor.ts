@@ -256,6 +256,13 @@ interface GpuTensor {
   readonly device: { readonly type: 'webgpu'; readonly id: number }
 }
 
+/** The argument `dtype` of {@link tensor}: required where `data` is a Uint16Array, whose class does not tell its type. */
+export type DTypeArgument<D> = [D] extends [never]
+  ? [dtype?: DType]
+  : D extends { readonly [Symbol.toStringTag]: 'Uint16Array' }
+    ? [dtype: DType]
+    : [dtype?: DType]
+
 /**
  * Creates a contiguous host tensor over a typed array, without a copy. An array of numbers is copied to a Float32Array.
  *
@@ -269,6 +276,11 @@ interface GpuTensor {
  * const x = tensor(new Float32Array([1, 2, 3, 4]), [2, 2])
  * const half = tensor(new Uint16Array([0x3f80, 0x4000]), [2], 'bfloat16') // 1 and 2
  */
+export function tensor<D extends HostData | readonly number[]>(
+  data: D,
+  shape: readonly number[],
+  ...dtype: DTypeArgument<D>
+): Tensor
 export function tensor(data: HostData | readonly number[], shape: readonly number[], dtype?: DType): Tensor {
   const numbers = copyArray('data', data)
   const memory = numbers !== null ? numbersToFloat32(numbers, dtype) : (data as HostData)

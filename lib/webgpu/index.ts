@@ -16,7 +16,7 @@ import { foldB } from '../operations/fold.js'
 import { lilyForward, lilyForwardAsync } from '../operations/forward.js'
 import { loraBackward, loraBackwardAsync, loraForward, loraForwardAsync } from '../operations/lora.js'
 import { checkEncoder } from '../tensor/stream-option.js'
-import { type Tensor, tensor } from '../tensor/tensor.js'
+import { type DTypeArgument, type Tensor, tensor } from '../tensor/tensor.js'
 import { GpuBinding } from './binding.js'
 
 export type { DType, HostData } from '../base/dtype.js'
@@ -140,6 +140,7 @@ export class Lily {
    * @throws LilyError ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_ARGUMENT, ERR_LILY_DEVICE, ERR_LILY_OUT_OF_MEMORY,
    *   ERR_LILY_DISPOSED
    */
+  tensor<D extends HostData | readonly number[]>(data: D, shape: readonly number[], ...dtype: DTypeArgument<D>): Tensor
   tensor(data: HostData | readonly number[], shape: readonly number[], dtype?: DType): Tensor {
     return tensor(data, shape, dtype).to(this.device)
   }
