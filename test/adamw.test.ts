@@ -153,6 +153,16 @@ describe('the formula', () => {
     checkHistory(await train(trained, { ...odd, maxNorm: 2 }), trained, { ...odd, maxNorm: 2 })
   })
 
+  it('a schedule, whose factor scales the rate of every group', async () => {
+    const trained = makeTrained(
+      types.map((type) => ({ shape: [3, 37], ...type })),
+      6,
+    )
+    const options = { ...odd, groups: [{ match: ['p1', 'p3'], lr: 0.3 }] }
+    const schedule = (step: number) => [0.25, 0.5, 1, 1, 0.1, 0][step]
+    checkHistory(await train(trained, options, schedule), trained, options, schedule)
+  })
+
   it('a zero gradient applies weight decay only', async () => {
     const { values } = await train([{ name: 'a', shape: [3], start: [1, -2, 3], gradients: [[0, 0, 0]] }], {
       lr: 0.5,
@@ -559,6 +569,18 @@ describe('rejects', () => {
     await expectRefused('ERR_LILY_DISPOSED', 'this optimiser', () => two.optimiser.load(state))
   })
 
+  it('a rate that is set between steps', async () => {
+    const optimiser = good().optimiser as { lr?: number }
+    await expectRefused(
+      'ERR_LILY_ARGUMENT',
+      'lr: cannot be set; pass the factor of a schedule to step({ lrScale })',
+      () => {
+        optimiser.lr = 0.1
+      },
+    )
+    expect(optimiser.lr).toBe(undefined)
+  })
+
   it('invalid options of a step', async () => {
     const { optimiser } = good()
     await expectRefused('ERR_LILY_ARGUMENT', 'lrScale', () => optimiser.step({ lrScale: -1 }))
@@ -581,6 +603,7 @@ describe('rejects', () => {
     const before = await training.moments()
     const bad: [string, string, unknown][] = [
       ['ERR_LILY_ARGUMENT', 'state', null],
+      ['ERR_LILY_ARGUMENT', 'got an object of type AdamW; pass optimiser.state()', optimiser],
       ['ERR_LILY_ARGUMENT', 'state.step', { step: -1, parameters }],
       ['ERR_LILY_ARGUMENT', 'state.step', { step: 0.5, parameters }],
       ['ERR_LILY_ARGUMENT', 'state.parameters', { step }],

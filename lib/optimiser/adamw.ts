@@ -1,5 +1,5 @@
 /** The AdamW optimiser. */
-import { LilyError } from '../base/errors.js'
+import { fail, LilyError } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
@@ -120,6 +120,14 @@ export class AdamW {
   /** Number of steps done. */
   get stepCount(): number {
     return this.#step
+  }
+
+  /**
+   * @internal Schedulers of PyTorch set the rate of an optimiser. Without this an assignment would make a property that
+   * nothing reads.
+   */
+  set lr(_: never) {
+    fail('ERR_LILY_ARGUMENT', 'lr', 'cannot be set; pass the factor of a schedule to step({ lrScale })')
   }
 
   /**

@@ -68,6 +68,11 @@ export class AdapterOptimizer extends Optimizer {
     this.adamw = new AdamW(allParameters(this.#models, this.#variables), adamw)
   }
 
+  /** @internal As that of {@link AdamW}. */
+  set lr(_: never) {
+    fail('ERR_LILY_ARGUMENT', 'lr', 'cannot be set; set lrScale to the factor of a schedule')
+  }
+
   /**
    * {@link variableGrads} for the models of this optimiser.
    *

@@ -17,8 +17,15 @@ const ROUNDINGS = 16
 /**
  * Compares every value of every step with the formula in float64, applied to the actual value before the step. m, v and
  * the norm are those of the reference, from the rounded gradients. A 16-bit value is rounded once.
+ *
+ * @param schedule as that of `train`
  */
-export function checkHistory(history: History, trained: readonly TrainedParameter[], options: AdamWOptions): void {
+export function checkHistory(
+  history: History,
+  trained: readonly TrainedParameter[],
+  options: AdamWOptions,
+  schedule: (step: number) => number = () => 1,
+): void {
   const { betas: [beta1, beta2] = [0.9, 0.999], eps = 1e-8, maxNorm } = options
   const gradients = trained.map(({ dtype = 'float32', gradDtype = dtype, gradients }) =>
     gradients.map((values) => unpack(gradDtype, pack(gradDtype, values))),
@@ -36,7 +43,8 @@ export function checkHistory(history: History, trained: readonly TrainedParamete
     if (maxNorm !== undefined) expect(Math.abs(history.norms[step] / norm - 1)).toBeLessThan(16 * ROUNDING)
     const clip = maxNorm === undefined ? 1 : Math.min(1, maxNorm / (norm + 1e-6))
     for (const [i, { name, start, dtype = 'float32' }] of trained.entries()) {
-      const { lr, weightDecay } = ratesOf(name, options)
+      const { lr: base, weightDecay } = ratesOf(name, options)
+      const lr = base * schedule(step)
       const before = step === 0 ? unpack(dtype, pack(dtype, start)) : history.values[step - 1][name]
       const { m, size, v } = moments[i]
       expect(values[name].length).toBe(start.length)

@@ -3,7 +3,7 @@
  * variables, so it does not import the test runner.
  */
 import { fileURLToPath } from 'node:url'
-import { AdamW, type AdamWOptions, backends, type TensorLike } from '../../lib/index.js'
+import { AdamW, type AdamWOptions, type AdamWStepOptions, backends, type TensorLike } from '../../lib/index.js'
 import { backend } from './backend.js'
 import { type DeviceArray, deviceArray } from './device-array.js'
 import { type Float, pack, unpack } from './dtypes.js'
@@ -107,9 +107,9 @@ export class Training {
     for (const { name, gradients } of this.trained) this.grads.get(name)?.write(gradients[step])
   }
 
-  step(step: number): void {
+  step(step: number, options?: AdamWStepOptions): void {
     this.writeGradients(step)
-    this.optimiser.step()
+    this.optimiser.step(options)
   }
 
   async read(): Promise<Record<string, Float32Array>> {
@@ -132,13 +132,17 @@ export class Training {
   }
 }
 
-/** Runs one step per gradient. */
-export async function train(trained: readonly TrainedParameter[], options: AdamWOptions): Promise<History> {
+/** Runs one step per gradient, with the factor that a schedule has for the number of steps done before. */
+export async function train(
+  trained: readonly TrainedParameter[],
+  options: AdamWOptions,
+  schedule: (step: number) => number = () => 1,
+): Promise<History> {
   const training = new Training(trained, options)
   const values: History['values'] = []
   const norms: number[] = []
   for (const step of trained[0].gradients.keys()) {
-    training.step(step)
+    training.step(step, { lrScale: schedule(training.optimiser.stepCount) })
     values.push(await training.read())
     const norm = await training.norm()
     if (norm !== undefined) norms.push(norm)

@@ -134,6 +134,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const sums = Object.fromEntries(variables.map(({ name }) => [name, tf.add(parts[0][name], parts[1][name])]))
     optimizer.applyGradients(sums)
     expect(valuesOf(model)).not.toEqual(before)
+    expect(() => ((optimizer as { lr?: number }).lr = 0.1)).toThrow('lr: cannot be set; set lrScale')
   })
 
   it('several models', () => {
