@@ -1,4 +1,5 @@
 /** Invalid calls: each fails with its error code and the name of the argument in the message, and writes nothing. */
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import {
   DeviceBuffer,
@@ -483,6 +484,17 @@ describe('lilyForward rejects', () => {
     const error = await expectRefused(ARGUMENT, 'x', () => lilyForward(operands as never))
     expect(error.cause).toBeInstanceOf(RangeError)
   })
+
+  hostIt('the message of an error of another realm', async () => {
+    const { options: _, ...operands } = forwardCall()
+    const cause: unknown = runInNewContext("new Error('of another realm')")
+    Object.defineProperty(operands.x, 'data', {
+      get: () => {
+        throw cause
+      },
+    })
+    await expectRefused(ARGUMENT, '(of another realm)', () => lilyForward(operands as never))
+  })
 })
 
 // The operands of the other backends do not matter to this check.
@@ -490,7 +502,7 @@ if (suiteBackend === 'cpu')
   describe('options', () => {
     const noOptions: Record<string, unknown> = {
       Map: new Map([['scaling', 2]]),
-      Promise: Promise.resolve({ scaling: 2 }),
+      'Promise; await it': Promise.resolve({ scaling: 2 }),
       Date: new Date(0),
       ArrayBuffer: new ArrayBuffer(8),
       Tensor: tensor([2], [1]),

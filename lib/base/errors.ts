@@ -112,8 +112,7 @@ export function cutMessage(message: string): string {
 
 /** The first characters, without half of a surrogate pair at the end. */
 function head(text: string, most: number): string {
-  const isHalf = (text.charCodeAt(most - 1) & 0xfc00) === 0xd800
-  return text.slice(0, isHalf ? most - 1 : most)
+  return text.slice(0, most).replace(/[\ud800-\udbff]$/, '')
 }
 
 /**
@@ -161,8 +160,8 @@ function describeObject(value: object): string {
   try {
     if (Array.isArray(value)) return `an array of ${value.length}`
     const tag = Object.prototype.toString.call(value).slice(8, -1)
-    const name: unknown = tag === 'Object' ? (value.constructor as { name?: unknown } | undefined)?.name : tag
-    return `an object of type ${cut((name as string | undefined) ?? 'Object', 40)}`
+    const name = (tag === 'Object' && (value.constructor as { name?: string } | undefined)?.name) || tag
+    return `an object of type ${cut(name, 40)}${name === 'Promise' ? '; await it' : ''}`
   } catch {
     return 'an object that cannot be read'
   }
@@ -171,10 +170,10 @@ function describeObject(value: object): string {
 /** The message of an error that is not of this package, which may be anything. */
 export function messageOf(cause: unknown): string {
   try {
-    const message: unknown = cause instanceof Error ? cause.message : undefined
+    const { message } = cause as { readonly message?: unknown }
     if (typeof message === 'string') return cut(message)
   } catch {
-    // The caller's error has a message or a prototype that throws.
+    // null and undefined have no properties, and a message may be a getter that throws.
   }
   return describe(cause)
 }
