@@ -1,9 +1,12 @@
 /** Reads an adapter in PEFT's format, or in the compact format of this package. */
+import { type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, copyArray, get, type Known } from '../base/options.js'
 import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
+import { cast } from '../tensor/cast.js'
+import { type FloatDType, firstNotFinite } from '../tensor/numbers.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { type AdapterConfig, readAdapterConfig, readType, withFieldName } from './adapter-config.js'
 import { type AdapterFiles, FOLDER, type PretrainedFiles, readFiles } from './adapter-files.js'
@@ -47,9 +50,14 @@ export interface LoadOptions {
    * layers.10. The compact format contains the order; an order with another sharing is then refused.
    */
   readonly layers?: readonly string[] | undefined
+  /**
+   * Type of the parameters: 'float32', 'bfloat16' or 'float16'. Those of a file of another type are converted as by
+   * {@link cast}. Default: the type of the file.
+   */
+  readonly dtype?: DType | undefined
 }
 
-const OPTIONS: Known = new Set<keyof LoadOptions>(['layers'])
+const OPTIONS: Known = new Set<keyof LoadOptions>(['layers', 'dtype'])
 
 /** Reads an adapter; see {@link LilyModel.fromPretrained}. */
 export async function loadPretrained<C extends Targets>(
@@ -60,15 +68,19 @@ export async function loadPretrained<C extends Targets>(
   const use = readFrom(from)
   checkKeys('options', options, OPTIONS)
   const order = get('options', options, 'layers')
+  const dtype = get('options', options, 'dtype')
+  const type = dtype === undefined ? null : readFloatDType('dtype', dtype)
   const { config, text, fields, file, frozenFile } = await use((files) => openAdapter(method, files))
   try {
     const compact = method.isShared ? compactLayers(file) : null
     const shapes = compact ?? findLayers(method, file, order, config)
     const layout = layOut(method, file, shapes, config)
     if (compact !== null && order !== undefined) checkOrder(method, file, order, layout, config)
-    const values = await readParameters(method, file, layout, compact === null)
+    const stored = await readParameters(method, file, layout, compact === null)
     const others = await readOthers(method, file, layout, compact === null)
-    const frozen = await readFrozen(file, frozenFile, layout, values)
+    // Frozen weights belong to the parameters as they are in the file.
+    const frozen = await readFrozen(file, frozenFile, layout, stored)
+    const values = type === null ? stored : converted(file, stored, type)
     return { config, layers: shapes, values, frozen, origin: { text, fields, metadata: file.metadata, others } }
   } finally {
     await file.close()
@@ -237,6 +249,28 @@ function layOut<C extends Targets>(
     `expected tensors of adapted layers only, got layer ${quote(excluded.name)}, which ${CONFIG_FILE} excludes; ` +
       'correct its target_modules, exclude_modules or layers_to_transform',
   )
+}
+
+/** The parameters in another type, whose range must hold them: a model of infinities could not be saved. */
+function converted(
+  { path }: SafetensorsFile,
+  stored: ReadonlyMap<string, Tensor>,
+  dtype: DType,
+): ReadonlyMap<string, Tensor> {
+  const values = new Map<string, Tensor>()
+  for (const [name, value] of stored) {
+    const result = value.dtype === dtype ? value : cast(value, dtype as FloatDType)
+    if (firstNotFinite(dtype as FloatDType, result.data as Float32Array | Uint16Array) !== -1) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'dtype',
+        `expected a type whose range holds the numbers of ${quote(name)} in ${path}, got '${dtype}'; leave it out or ` +
+          `load 'float32'`,
+      )
+    }
+    values.set(name, result)
+  }
+  return values
 }
 
 /** Reads the tensors that are not parameters of the adapter, as bytes, since they may have any type. */

@@ -43,7 +43,7 @@ export interface AdapterModelClass {
   /**
    * Reads an adapter that PEFT or `savePretrained` saved.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
    */
   fromPretrained(folder: string | URL | PretrainedFiles, options?: LoadOptions): Promise<AdapterModel>
 }

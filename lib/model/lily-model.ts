@@ -104,11 +104,11 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   /**
    * Reads an adapter that PEFT or {@link savePretrained} saved: a folder with adapter_config.json and the tensors. All
    * copies of a shared parameter must be bit-identical; one is kept. The parameters are on the host, in the type of the
-   * file.
+   * file unless `options.dtype` names another one.
    *
    * @param folder its path, or, where there is no file system, the files that it would have; see docs/checkpoints.md
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and of the field or tensor;
-   *   ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
+   *   ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
    * @example
    * const model = await LilyModel.fromPretrained('adapter')
    * model.to({ type: 'cuda', id: 0 })

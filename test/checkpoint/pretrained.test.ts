@@ -3,12 +3,15 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from '
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import {
+  type AdapterModel,
   analyse,
+  cast,
   type LayerShape,
   type LilyConfigOptions,
   LilyModel,
   LoraModel,
   type SaveOptions,
+  tensor,
 } from '../../lib/index.js'
 import {
   bytesOf,
@@ -21,6 +24,7 @@ import {
   withFields,
   withTensors,
 } from '../support/checkpoint.js'
+import { expectSameBits } from '../support/compare.js'
 import { type Float, pack } from '../support/dtypes.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
@@ -352,6 +356,56 @@ describe('a created model', () => {
     expect(readFileSync(join(folder, COMPACT)).readBigUInt64LE()).toBe(BigInt(header - 8))
   })
 })
+
+describe('loading in another type', () => {
+  const types = ['float32', 'bfloat16', 'float16'] as const
+  it.each(types.flatMap((from) => types.map((to) => [from, to] as const)))('%s as %s is a cast', async (from, to) => {
+    const layers = layersOf(2, 'q_proj')
+    const config = { r: 3, strideA: 2, numB: 2 }
+    const lily = randomModel(layers, config, from)
+    lily.freeze({ [layers[1].name]: [0.25, 0.75] })
+    const lora = LoraModel.create({ layers, config: { r: 3, initLoraWeights: false }, dtype: from, seed: 2 })
+    for (const format of ['peft', 'compact'] as const) {
+      const folder = newFolder()
+      await lily.savePretrained(folder, { format, modulesToSave: { head: { weight: tensor([1, 2], [1, 2]) } } })
+      const loaded = await LilyModel.fromPretrained(folder, { dtype: to })
+      expectCast(loaded, lily, to)
+      expect(loaded.layers.get(layers[1].name)?.frozenWeights).toEqual(Float32Array.of(0.25, 0.75))
+      expect(loaded.modulesToSave.get('head')?.get('weight')?.dtype).toBe('float32')
+      await loaded.savePretrained(folder, { format })
+      const again = await LilyModel.fromPretrained(folder)
+      expectCast(again, lily, to)
+      expect(again.layers.get(layers[1].name)?.isFrozen).toBe(true)
+    }
+    expectCast(await LoraModel.fromPretrained(await lora.pretrainedFiles(), { dtype: to }), lora, to)
+  })
+
+  it('refuses one whose range does not hold the numbers, and what is no type', async () => {
+    const model = randomModel(layersOf(1, 'q_proj'), { r: 2, numB: 2 })
+    const [[name, { value }]] = model.parameters()
+    value.data[3] = 65520 // rounds to infinity in float16
+    const files = await model.pretrainedFiles()
+    await expectRefused(
+      'ERR_LILY_ARGUMENT',
+      `dtype: expected a type whose range holds the numbers of "${name}" in ${TENSORS}, got 'float16'; leave it out`,
+      () => LilyModel.fromPretrained(files, { dtype: 'float16' }),
+    )
+    expect((await LilyModel.fromPretrained(files, { dtype: 'bfloat16' })).dtype).toBe('bfloat16')
+    for (const dtype of ['float64', 'int8', 'uint8', 16])
+      await expectRefused('ERR_LILY_DTYPE', 'dtype: expected', () =>
+        LilyModel.fromPretrained(files, { dtype: dtype as never }),
+      )
+  })
+})
+
+/** Checks that a model has the parameters of another one in the type `dtype`. */
+function expectCast(actual: AdapterModel, expected: AdapterModel, dtype: Float): void {
+  expect(actual.dtype).toBe(dtype)
+  const parameters = actual.parameters()
+  expect([...parameters.keys()]).toEqual([...expected.parameters().keys()])
+  for (const [name, { value }] of expected.parameters())
+    expectSameBits(name, parameters.get(name)!.value.data, cast(value, dtype).data)
+}
 
 describe('saving', () => {
   it('keeps the old files until the new ones are written, and if it fails', async () => {
