@@ -262,10 +262,18 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * @throws LilyError (as a rejection) as `Tensor.toHost`
    */
   async toHost(): Promise<this> {
+    const move = await this.prepareMoveToHost()
+    move()
+    return this
+  }
+
+  /** @internal Copies all parameters to the host, as {@link prepareMove} does to a device. */
+  async prepareMoveToHost(): Promise<() => void> {
     const parameters = this.#checkedParameters()
     const moved = await Promise.all(parameters.map((parameter) => parameter.onHost()))
-    for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
-    return this
+    return () => {
+      for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
+    }
   }
 
   /** The parameters, whose memory is valid. */

@@ -189,6 +189,17 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
   }
 
   /**
+   * Moves all adapters to the host, in place; see {@link AdapterModel.toHost}.
+   *
+   * @throws LilyError (as a rejection) as `AdapterModel.toHost`; no adapter has been moved
+   */
+  async toHost(): Promise<this> {
+    const moves = await Promise.all(Array.from(this.#models.values(), (model) => model.prepareMoveToHost()))
+    for (const move of moves) move()
+    return this
+  }
+
+  /**
    * Parameters of the active adapters, as '<adapter>.<parameter>', for an optimiser.
    *
    * @throws LilyError ERR_LILY_DISPOSED

@@ -213,6 +213,23 @@ describe('LilyAdapters', () => {
     expect(values.every(({ isDisposed, device }) => !isDisposed && device.type === 'cpu')).toBe(true)
   })
 
+  it('moves all adapters to the host, and none if one cannot be moved', async () => {
+    const { set } = both()
+    const parameters = [...set.adapters.values()].flatMap((model) => [...model.parameters().values()])
+    const [first] = parameters
+    const before = await Promise.all(parameters.map(({ value }) => numbersOf(value)))
+    expect(await set.toHost()).toBe(set)
+    for (const [i, { name, value }] of parameters.entries()) {
+      expect(value.device.type, name).toBe('cpu')
+      expectSameBits(name, value.data, before[i])
+    }
+    set.to(place([1], [1]).device)
+    const placed = first.value
+    parameters.at(-1)?.value.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', '.value', () => set.toHost())
+    expect([first.value, placed.isDisposed]).toEqual([placed, false])
+  })
+
   it('rejects what another layer saved, and writes nothing', async () => {
     const { set } = both()
     const { saved } = set.layer('v').forward(input(), output())
