@@ -12,10 +12,22 @@ export function checkpointError(file: string, message: string, cause?: unknown):
   return new LilyError('ERR_LILY_CHECKPOINT', `${cut(file, MAX_PATH)}: ${cutMessage(message)}`, { cause })
 }
 
+/** What to do about an error of the file system. */
+const REMEDIES: Readonly<Record<string, string>> = {
+  EACCES: 'allow this process to list the folder and to read and write its files',
+  ELOOP: 'remove the links, which lead to themselves',
+  // Of 255, 23 are those that replace-files.ts adds to the name of a temporary file.
+  ENAMETOOLONG: 'shorten the name; that of a file to save may have 232 bytes',
+  ENOSPC: 'make room on the disk',
+  ENOTDIR: 'a part of the path before its end is the name of a file; correct it',
+  EROFS: 'pass a folder of a file system that can be written',
+}
+
 /** For what the file system said. */
 export function fileSystemError(file: string, what: string, cause: unknown): unknown {
   if (!(cause instanceof Error) || !('code' in cause) || cause instanceof LilyError) return cause
-  return checkpointError(file, `${what} (${cause.message})`, cause)
+  const remedy = REMEDIES[String(cause.code)]
+  return checkpointError(file, `${what} (${cause.message})${remedy === undefined ? '' : `; ${remedy}`}`, cause)
 }
 
 /** A name out of a file, which may hold anything and be of any length, cut to what a message can hold. */

@@ -1,7 +1,8 @@
 /** Adapter folders: files of PEFT are read and written again bit for bit, in both formats. */
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import { fileSystemError } from '../../lib/checkpoint/errors.js'
 import {
   type AdapterModel,
   analyse,
@@ -12,6 +13,7 @@ import {
   LoraModel,
   type SaveOptions,
   tensor,
+  writeSafetensors,
 } from '../../lib/index.js'
 import {
   bytesOf,
@@ -503,9 +505,44 @@ describe('saving', () => {
     )
   })
 
-  it('reports the error of the file system', async () => {
+  it('reports the error of the file system, with the path and a remedy', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
+    const refused = (path: string, message: string) =>
+      expectRefused('ERR_LILY_CHECKPOINT', `${path}: ${message}`, () => model.savePretrained(path))
     const file = join(withFields({}), CONFIG)
-    await expectRefused('ERR_LILY_CHECKPOINT', 'EEXIST', () => model.savePretrained(file))
+    await refused(file, 'expected a folder or nothing, got a file; pass the path of a folder')
+    await refused(join(file, 'below'), 'cannot be written (ENOTDIR: not a directory')
+    const folder = newFolder()
+    symlinkSync(join(folder, 'none'), join(folder, 'link'))
+    const message = 'expected a folder or nothing, got a link to one that does not exist; create that folder'
+    await refused(join(folder, 'link'), message)
+    await expectRefused('ERR_LILY_CHECKPOINT', `${join(folder, 'link')}: ${message}`, () =>
+      model.savePretrained(join(folder, 'link', 'below')),
+    )
+    await refused(join(folder, 'n'.repeat(256)), 'cannot be written (ENAMETOOLONG')
+    expect(readdirSync(folder)).toEqual(['link'])
+  })
+
+  it.each([232, 233, 255, 256])('names of %s bytes', async (length) => {
+    const path = join(newFolder(), 'n'.repeat(length))
+    const save = () => writeSafetensors(path, { weight: tensor([1], [1]) })
+    if (length <= 232) {
+      await save()
+      expect(readSafetensors(path).size).toBe(1)
+      return
+    }
+    const { message } = await expectRefused('ERR_LILY_CHECKPOINT', `${path}: cannot be written (ENAMETOOLONG`, save)
+    expect(message).toContain('); shorten the name; that of a file to save may have 232 bytes')
+  })
+
+  it('says what to do where a folder cannot be listed', () => {
+    // The tests may run as root, to whom nothing is forbidden.
+    const cause = Object.assign(new Error("EACCES: permission denied, scandir '/adapter'"), { code: 'EACCES' })
+    expect(fileSystemError('/adapter', 'cannot be written', cause)).toMatchObject({
+      code: 'ERR_LILY_CHECKPOINT',
+      message:
+        "/adapter: cannot be written (EACCES: permission denied, scandir '/adapter'); allow this process to list the " +
+        'folder and to read and write its files',
+    })
   })
 })

@@ -499,7 +499,7 @@ describe('a write that fails', () => {
 
   it('reports the error of the file system', async () => {
     writeFileSync(join(folder, 'plain'), '')
-    await expectRefused('ERR_LILY_CHECKPOINT', 'EEXIST', () =>
+    await expectRefused('ERR_LILY_CHECKPOINT', 'expected a folder or nothing, got a file', () =>
       replaceWithTensors(join(folder, 'plain', 'x.safetensors'), old, new Map()),
     )
     mkdirSync(join(folder, 'taken', 'x.safetensors'), { recursive: true })

@@ -109,10 +109,16 @@ async function replaceNow(
   let path = folder
   try {
     await makeFolder(folder)
-    for (const name of [...files.map((file) => file.name), ...obsolete]) await checkReplaceable(join(folder, name))
+    for (const name of [...files.map((file) => file.name), ...obsolete]) {
+      path = join(folder, name)
+      await checkReplaceable(path)
+    }
     // Under a shared lock no save looks for stale files, between the creation of these and their locking.
     await withFolderLock(folder, 'shared', async () => {
-      for (const { name } of files) temporaries.push(await createTemporary(folder, name))
+      for (const { name } of files) {
+        path = join(folder, name)
+        temporaries.push(await createTemporary(folder, name))
+      }
     })
     for (const [i, { name, blocks, check: checkFile }] of files.entries()) {
       const { handle } = temporaries[i]
@@ -144,7 +150,16 @@ async function replaceNow(
 async function makeFolder(folder: string): Promise<void> {
   const make = async () => {
     await mkdir(folder).catch(async (error: unknown) => {
-      if ((await stat(folder).catch(() => null))?.isDirectory() !== true) throw error
+      const found = await stat(folder).catch(() => null)
+      if (found?.isDirectory() === true) return
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+      throw checkpointError(
+        folder,
+        found === null
+          ? 'expected a folder or nothing, got a link to one that does not exist; create that folder, or remove the link'
+          : 'expected a folder or nothing, got a file; pass the path of a folder',
+        error,
+      )
     })
   }
   try {
