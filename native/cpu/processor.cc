@@ -110,8 +110,11 @@ InstructionSet choose_instruction_set() {
     }
   }
   if (chosen.kernels == nullptr) {
+    // The message of an error has room for 255 characters, and what to do is at its end.
+    std::string value = requested;
+    if (value.size() > 40) value = value.substr(0, 40) + "...";
     // The last two are for lib/binding/, which then loads no addon.
-    chosen.error = "LILY_CPU_ISA=" + std::string(requested) + " is not one of " + names +
+    chosen.error = "LILY_CPU_ISA=" + value + " is not one of " + names +
                    ", wasm, wasm-relaxed; unset LILY_CPU_ISA or set it to one of them";
   }
   return chosen;
