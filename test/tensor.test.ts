@@ -443,7 +443,10 @@ describe('cast', () => {
 
   it('refuses other types', async () => {
     const x = tensor([1], [1])
-    await expectRefused('ERR_LILY_DTYPE', 'dtype', () => cast(x, 'int32' as never))
+    const expected = "dtype: expected 'float32', 'bfloat16' or 'float16', got "
+    for (const dtype of ['int8', 'int32']) {
+      await expectRefused('ERR_LILY_DTYPE', `${expected}'${dtype}'`, () => cast(x, dtype as never))
+    }
     await expectRefused('ERR_LILY_DTYPE', 'dtype', () => cast(x, undefined as never))
     await expectRefused('ERR_LILY_DTYPE', 'x', () => cast(tensor(Int32Array.of(1), [1]), 'float32'))
     await expectRefused('ERR_LILY_ARGUMENT', 'x', () => cast(new Float32Array(1) as never, 'float16'))

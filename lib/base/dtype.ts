@@ -83,9 +83,8 @@ export function readDType(argument: string, value: unknown): DType {
  * @throws LilyError ERR_LILY_DTYPE
  */
 export function readFloatDType(argument: string, value: unknown): DType {
-  const dtype = readDType(argument, value)
-  if (dtype === 'float32' || is16Bit(dtype)) return dtype
-  return fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
+  if (value === 'float32' || value === 'bfloat16' || value === 'float16') return value
+  return fail('ERR_LILY_DTYPE', argument, `expected 'float32', 'bfloat16' or 'float16', got ${describe(value)}`)
 }
 
 /**
