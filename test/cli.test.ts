@@ -192,6 +192,8 @@ describe('bench', () => {
     [['--caches', 'hot'], 'Allowed choices are warm, cold'],
     [['--backend', 'tpu'], 'expected one of cpu, cuda, webgpu, all; got tpu'],
     [['--backend', 'cuda'], 'the cuda backend is not available: LILY_CUDA_LIBRARY names none, which does not exist'],
+    [['--backend', 'webgpu', '--layer'], '--layer is for the cpu backend, which is not measured; leave it out or add'],
+    [['--backend', 'cuda', '--threads', '1'], '--threads is for the cpu backend, which is not measured; leave it out'],
     [['--html', '/no/such/folder/report.html'], 'report.html cannot be written: its folder does not exist; create it'],
     [['--json', folder], 'cannot be written: it is a folder'],
     [['--json', '/dev/null/report.json'], '--json: /dev/null/report.json cannot be written: ENOTDIR'],

@@ -46,12 +46,21 @@ export async function run(options: BenchOptions, command: Command, version: stri
 const casesOf = (results: Report['results']): number =>
   new Set(results.map(({ shape, dtype, routing }) => JSON.stringify([shape, dtype, routing]))).size
 
+/** Options without effect on the other backends. */
+const CPU_OPTIONS = ['layer', 'threads'] as const
+
 /** One plan per backend: the backends given, or all that `backends()` lists as available. */
 async function plansOf(options: BenchOptions, command: Command): Promise<Plan[]> {
   const found = backends()
   const selected = new Set<BenchBackend>(
     options.backend.length > 0 ? options.backend : found.filter(({ available }) => available).map(({ name }) => name),
   )
+  if (!selected.has('cpu')) {
+    for (const name of CPU_OPTIONS) {
+      if (options[name] === undefined) continue
+      command.error(`error: --${name} is for the cpu backend, which is not measured; leave it out or add --backend cpu`)
+    }
+  }
   const plans: Plan[] = []
   for (const backend of selected) {
     if (backend === 'webgpu') {
