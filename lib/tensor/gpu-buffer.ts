@@ -61,7 +61,7 @@ export function gpuOf(argument: string, device: unknown): WebGpuBinding {
     argument,
     bindings.size === 0
       ? 'no GPUDevice is registered; call createLily(gpuDevice) of lily-kernels/webgpu first'
-      : `${bindings.size} GPUDevices are registered; pass the \`device\` of the buffer's createLily object, or call a ` +
-          'function of that object',
+      : `${bindings.size} GPUDevices are registered; call a function of the right createLily object, or pass its \`device\` ` +
+          'beside buffer',
   )
 }

@@ -197,6 +197,12 @@ describe('operands', () => {
     await expectRefused('ERR_LILY_DEVICE', '2 GPUDevices are registered', () =>
       main.lilyForward({ x: good(), a, router, b }),
     )
+    // An encoder does not tell its device, and has no place for one.
+    const encoder = other.createCommandEncoder()
+    await expectRefused('ERR_LILY_DEVICE', 'encoder: 2 GPUDevices are registered; call a function of the right', () =>
+      main.lilyForward({ x, a, router, b }, { encoder }),
+    )
+    second.lilyForward({ x, a, router, b }, { encoder }).saved.dispose()
     other.destroy()
   })
 
