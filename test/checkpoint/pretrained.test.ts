@@ -537,11 +537,11 @@ describe('saving', () => {
 
   it('says what to do where a folder cannot be listed', () => {
     // The tests may run as root, to whom nothing is forbidden.
-    const cause = Object.assign(new Error("EACCES: permission denied, scandir '/adapter'"), { code: 'EACCES' })
+    const cause = Object.assign(new Error("EACCES: permission denied, open '/adapter'"), { code: 'EACCES' })
     expect(fileSystemError('/adapter', 'cannot be written', cause)).toMatchObject({
       code: 'ERR_LILY_CHECKPOINT',
       message:
-        "/adapter: cannot be written (EACCES: permission denied, scandir '/adapter'); allow this process to list the " +
+        "/adapter: cannot be written (EACCES: permission denied, open '/adapter'); allow this process to list the " +
         'folder and to read and write its files',
     })
   })
