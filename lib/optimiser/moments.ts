@@ -56,11 +56,11 @@ export function copyTo(device: Device, operand: Operand): Operand {
  */
 export function readEntries(state: unknown): { step: number; entries: Map<string, unknown> } {
   checkKeys('state', state, STATE)
-  const step = get('state', state, 'step')
-  // The method of an optimiser, whose other members checkKeys does not see.
-  if (typeof step === 'function') {
+  // An optimiser: checkKeys does not see the methods of a class.
+  if (typeof get('state', state, 'state') === 'function') {
     fail('ERR_LILY_ARGUMENT', 'state', `expected what state() returns, got ${describe(state)}; pass optimiser.state()`)
   }
+  const step = get('state', state, 'step')
   if (!Number.isSafeInteger(step) || (step as number) < 0) {
     fail('ERR_LILY_ARGUMENT', 'state.step', `expected an integer from 0, got ${describe(step)}`)
   }
