@@ -2,7 +2,7 @@
 import { Float16Array } from '@petamoriken/float16'
 import ndarray from 'ndarray'
 import { describe, expect, it } from 'vitest'
-import { cast, LilyError, lilyForward, type MaskLike, tensor, type TensorLike } from '../lib/index.js'
+import { cast, LilyError, lilyForward, LilyModel, type MaskLike, tensor, type TensorLike } from '../lib/index.js'
 import { gaussian, randomFrom } from './support/random.js'
 
 const [tokens, dIn, dOut, rank, experts] = [5, 6, 4, 3, 2]
@@ -143,6 +143,8 @@ function spread(step: number): Float32Array {
   return rows
 }
 
+const model = LilyModel.create({ layers: [{ name: 'proj', inFeatures: dIn, outFeatures: dOut }], config: { r: 2 } })
+
 const tfjs = { dataId: {}, dataSync: () => x, data: () => Promise.resolve(x), shape: [tokens, dIn], dtype: 'float32' }
 
 class Pitched {
@@ -185,6 +187,13 @@ describe('what is not supported', () => {
     ['data that is a function', { data: () => x, shape: [tokens, dIn] }, 'ARGUMENT', 'data is a function'],
     ['a stride that is a function', { data: x, shape: [tokens, dIn], stride: () => [6, 1] }, 'ARGUMENT', 'stride is'],
     ['a promise', Promise.resolve(tensor(x, [tokens, dIn])), 'ARGUMENT', 'got a promise; await it'],
+    [
+      'what forward returns',
+      lilyForward({ x: { data: x, shape: [tokens, dIn] }, a, router, b }),
+      'ARGUMENT',
+      'pass its y',
+    ],
+    ['a parameter', [...model.parameters().values()][0], 'ARGUMENT', 'got a parameter; pass its value'],
     ['nested arrays', [[1, 2]], 'ARGUMENT', 'an array of 1'],
     ['a clone of a Tensor', structuredClone(tensor(x, [tokens, dIn])), 'ARGUMENT', 'send its { data, shape, dtype }'],
     ['a Tensor in JSON', JSON.parse(JSON.stringify(tensor(x, [tokens, dIn]))), 'ARGUMENT', 'Object without data; that'],

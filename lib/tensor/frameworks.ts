@@ -40,6 +40,8 @@ export function refuseFramework(argument: string, value: Unknown): void {
     )
   }
   if (!('data' in value) && !ArrayBuffer.isView(value) && !Array.isArray(value)) {
+    if ('y' in value && 'saved' in value) refuse('what forward returned', 'pass its y')
+    if ('value' in value && 'grad' in value) refuse('a parameter', 'pass its value')
     // The contents of the classes of this package are private, which a structured clone and JSON leave out.
     refuse(
       `${describe(value)} without data`,
