@@ -269,7 +269,7 @@ export type DTypeArgument<D> = [D] extends [never]
  * @param data of as many elements as `shape` has: a Float32Array; a Float16Array; a Uint16Array of bit patterns, with `dtype` 'bfloat16' or 'float16'; a
  *   Uint8Array for a mask or an Int32Array for offsets; or an array of numbers
  * @param shape dimensions in elements, outermost first, whose product is the length of `data`
- * @param dtype required for a Uint16Array; otherwise the type of `data`, if given
+ * @param dtype the type of `data`: required for a Uint16Array, otherwise optional
  * @returns a tensor of this shape over `data`
  * @throws LilyError ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_ARGUMENT
  * @example
