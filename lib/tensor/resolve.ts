@@ -175,7 +175,7 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   refuseFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
-    const got = ArrayBuffer.isView(value) || Array.isArray(value) ? describe(value) : `data as ${describe(data)}`
+    const got = 'data' in value ? `data as ${describe(data)}` : describe(value)
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data: Float32Array, shape }, got ${got}`)
   }
   checkFields(argument, value, HOST_FIELDS)

@@ -101,6 +101,7 @@ describe('the same errors', () => {
       { x: { location: 'gpu-buffer', dims: [6, 5], gpuBuffer: {} } },
     ],
     ['memory of CUDA', 'ERR_LILY_DEVICE', 'x', { x: cuda }],
+    ['a promise', ARGUMENT, '; await it', { x: Promise.resolve() }],
     ['a shape', 'ERR_LILY_SHAPE', 'a: expected [r, 5] (x has d_in 5)', { a: 'x4' }],
     ['a stream', ARGUMENT, 'stream: expected none, since', {}, { stream: 1 }],
     ['an encoder that is none', ARGUMENT, 'encoder: expected a GPUCommandEncoder', {}, { encoder: {} }],
