@@ -17,7 +17,7 @@ import { type Memory, native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import type { Resizable } from './memory.js'
 
-const { dtype, pool, routing } = native.constants
+const { dtype, pool, precision, routing } = native.constants
 const fieldsOf = (list: object) => Object.keys(list).length
 const [CALL, SLOT] = [fieldsOf(callFields), fieldsOf(slotFields)]
 const [tokens, dIn, dOut, rank, experts] = [6, 8, 10, 2, 3]
@@ -161,6 +161,93 @@ describe('forward and backward', () => {
     expectRefused(change, 'forward', 'ERR_LILY_ARGUMENT', 'token routing has no pool of logits')
   })
 
+  const shorten = (of: Slot) => void (of.memory = (of.memory as Float32Array).slice(1))
+  const INPUTS = ['x', 'a', 'router', 'b', 'hidden', 'probabilities', 'weights', 'mask', 'sequenceOffsets']
+  test.each([
+    ...[...INPUTS, 'y'].map((slot) => ['forward', slot] as const),
+    ...[...INPUTS, 'dy', 'dx', 'da', 'dRouter', 'db'].map((slot) => ['backward', slot] as const),
+  ])('%s: %s that is one element too short', (name, slot) => {
+    expectRefused(({ slots }) => shorten(slots[slot]), name, 'ERR_LILY_SHAPE', `${slot} has no`)
+  })
+
+  test.each(['forward', 'backward'] as const)('%s: hidden of precision high has float32 numbers', (name) => {
+    const change = ({ numbers, slots }: Call) => {
+      Object.assign(numbers, { activationDtype: dtype.bfloat16, precision: precision.high })
+      for (const slot of ['x', 'y', 'dy', 'dx']) if (slot in slots) half(slots[slot])
+    }
+    const call = makeCall(name)
+    change(call)
+    run(call)
+    const short = (call: Call) => {
+      change(call)
+      shorten(call.slots.hidden)
+    }
+    expectRefused(short, name, 'ERR_LILY_SHAPE', 'hidden has no')
+  })
+
+  const toLora = ({ numbers, slots }: Call) => {
+    Object.assign(numbers, { routing: routing.none, experts: 1, groups: 1 })
+    for (const slot of ['router', 'probabilities', 'weights', 'mask', 'sequenceOffsets', 'dRouter']) {
+      Reflect.deleteProperty(slots, slot)
+    }
+    for (const slot of ['b', 'db']) if (slot in slots) slots[slot] = matrix(dOut, rank)
+  }
+  test.each([
+    ['forward', 'b'],
+    ['backward', 'b'],
+    ['backward', 'db'],
+  ] as const)('LoRA, %s: %s has d_out rows of r', (name, slot) => {
+    const call = makeCall(name)
+    toLora(call)
+    run(call)
+    const short = (call: Call) => {
+      toLora(call)
+      shorten(call.slots[slot])
+    }
+    expectRefused(short, name, 'ERR_LILY_SHAPE', `${slot} has no`)
+  })
+
+  test.each<[string, Partial<Call['numbers']>, string]>([
+    ['more tokens than an int32 counts', { tokens: 2 ** 31 }, 'tokens must be from 0'],
+    ['a negative number of tokens', { tokens: -1 }, 'tokens must be from 0'],
+    ['no d_in', { dIn: 0 }, 'd_in must be from 1'],
+    ['a d_in beyond every address', { dIn: 2 ** 41 }, 'd_in must be from 1'],
+    ['no d_out', { dOut: 0 }, 'd_out must be from 1'],
+    ['a d_out beyond every address', { dOut: 2 ** 41 }, 'd_out must be from 1'],
+    ['no rank', { rank: 0 }, 'rank must be from 1'],
+    ['a rank above 4096', { rank: 4097 }, 'rank must be from 1'],
+    ['no experts', { experts: 0 }, 'experts must be from 1'],
+    ['a negative number of groups', { groups: -1 }, 'groups must be from 0'],
+    ['more groups than an int32 counts', { groups: 2 ** 31 }, 'groups must be from 0'],
+    ['tokens without groups', { groups: 0 }, 'groups must be at least 1'],
+    ['two groups of batch routing', { routing: routing.batch }, 'this routing must have one group'],
+    ['two groups of token routing', { routing: routing.token }, 'this routing must have one group'],
+    ['LoRA with experts', { routing: routing.none, groups: 1 }, 'LoRA must have one expert'],
+    ['a routing that does not exist', { routing: 6 }, 'unknown routing'],
+    ['a pool that does not exist', { pool: 2 }, 'unknown pool'],
+    ['an activation that does not exist', { activation: -1 }, 'unknown activation'],
+    ['a precision that does not exist', { precision: 3 }, 'unknown precision'],
+    ['a type that does not exist', { activationDtype: 3 }, 'unknown dtype'],
+    ['parameters in 16 bits under float32', { parameterDtype: dtype.float16 }, 'the dtype of the parameters'],
+  ])('%s', (_, numbers, message) => {
+    for (const name of ['forward', 'backward'] as const) {
+      expectRefused((call) => void Object.assign(call.numbers, numbers), name, 'ERR_LILY_ARGUMENT', message)
+    }
+  })
+
+  // Its weights are not there: what lies at their address must not be multiplied by its D = 0.
+  test.each(['sequence', 'fixed'] as const)('no sequences of %s routing give gradients of zero', (name) => {
+    const call = makeCall('backward')
+    Object.assign(call.numbers, { tokens: 0, groups: 0, routing: routing[name] })
+    call.slots.weights.memory = new Float32Array(experts).fill(NaN).subarray(0, 0)
+    call.slots.sequenceOffsets.memory = new Int32Array([0])
+    run(call)
+    const { da, dRouter, db } = call.slots
+    for (const { memory } of name === 'fixed' ? [da, db] : [da, dRouter, db]) {
+      expect(new Set(memory as Float32Array)).toEqual(new Set([0]))
+    }
+  })
+
   test('elements at odd addresses', () => {
     const change = ({ slots }: Call) => {
       const bytes = new Uint8Array(4 * tokens * dIn + 1)
@@ -203,12 +290,24 @@ describe('forward and backward', () => {
     expectRefused(change, 'backward', 'ERR_LILY_ARGUMENT', 'deferredDb')
   })
 
-  test('a deferred gradient that is too short', () => {
-    const change = ({ slots }: Call) => {
+  // One matrix per group, or one per expert if there are more groups than experts.
+  test.each([
+    ['two groups', 2, 2],
+    ['more groups than experts', 5, experts],
+  ])('a deferred gradient of %s', (_, groups, matrices) => {
+    const change = (rows: number) => (call: Call) => {
+      const { numbers, slots } = call
+      numbers.groups = groups
+      slots.weights = matrix(groups, experts)
+      slots.sequenceOffsets.memory = Int32Array.from({ length: groups + 1 }, (_, g) => (g < groups ? g : tokens))
       Reflect.deleteProperty(slots, 'db')
-      slots.deferredDb = matrix(2 * rank - 1, dOut, OUTPUT)
+      slots.deferredDb = matrix(rows, dOut, OUTPUT)
     }
-    expectRefused(change, 'backward', 'ERR_LILY_SHAPE', 'deferredDb has no')
+    const call = makeCall('backward')
+    change(matrices * rank)(call)
+    run(call)
+    expect(new Set(call.slots.deferredDb.memory as Float32Array)).not.toContain(OUTPUT)
+    expectRefused(change(matrices * rank - 1), 'backward', 'ERR_LILY_SHAPE', 'deferredDb has no')
   })
 
   test('a backend and a device that cannot exist', () => {
