@@ -1,10 +1,20 @@
 /** Identities between the results of any problem, independent of the reference. See docs/math.md, Identities. */
 import { describe, expect, test } from 'vitest'
-import { backend, isEmulated, isLong, isModelled, isSanitized, isSlow, isWebGpu } from './support/backend.js'
+import {
+  backend,
+  isEmulated,
+  isLong,
+  isModelled,
+  isSanitized,
+  isSlow,
+  isWebGpu,
+  lilyForward,
+} from './support/backend.js'
 import { type Case, makeCase, type Spec } from './support/cases.js'
 import { expectSameBits, relativeError } from './support/compare.js'
 import { FLOAT32, roundoff, TYPES, type Types } from './support/dtypes.js'
 import { run, type Values, wantedGradients } from './support/run.js'
+import { typed } from './support/small.js'
 
 const sizes = { tokens: 75, dIn: 96, dOut: 113, rank: 16, experts: 4, scaling: 1.5 }
 const lengths = [33, 0, 1, 41]
@@ -273,6 +283,52 @@ describe.each(types)('modes that coincide, %s', (_, types) => {
     expectSame({ ...lora, db: transpose(valueOf(lora, 'db'), sizes.dOut) }, token, all, close)
     expect(isZero(valueOf(token, 'dRouter'))).toBe(true)
   })
+})
+
+// Every gradient of this sum is a number of the type, but not every partial sum: rounded to it, 256 + 1 is 256, and in
+// float16 2048 + 1 is 2048. On WebGPU compiling takes long.
+if (!isWebGpu || isLong)
+  describe('db adds up many sequences in float32', () => {
+    const tokens = 65
+    test.each([
+      ['bfloat16', 256, 1],
+      ['bfloat16', 256, 72],
+      ['float16', 2048, 1],
+    ] as const)('%s, first %d, rank %d', async (activations, first, rank) => {
+      const ones = new Array<number>(tokens).fill(1)
+      const c = makeCase({
+        routing: 'fixed',
+        tokens,
+        dIn: 1,
+        dOut: 9,
+        rank,
+        experts: 1,
+        lengths: ones,
+        activations,
+        seed: 25,
+      })
+      for (const values of [c.x, c.a, c.dy, c.weights]) values?.fill(1)
+      c.dy.fill(first, 0, c.dOut)
+      const { db } = (await run(c)).values
+      expect(new Set(db)).toEqual(new Set([first + tokens - 1]))
+    })
+  })
+
+// Without a saved call the weights lie in memory of the call, behind the sums that they are made of.
+test.each(['float32', 'bfloat16'] as const)('inference of many sequences has the same y, %s', async (dtype) => {
+  const offsets = Int32Array.from({ length: 71 }, (_, g) => 2 * g)
+  const { x, a, router, b } = makeCase({ ...sizes, routing: 'sequence', tokens: 140, activations: dtype, seed: 26 })
+  const matrix = (data: Float32Array, ...shape: number[]) => typed({ data, shape }, dtype)
+  const { dIn, dOut, rank, experts } = sizes
+  const operands = {
+    x: matrix(x, 140, dIn),
+    a: matrix(a, rank, dIn),
+    router: matrix(router ?? new Float32Array(), experts, rank),
+    b: matrix(b, experts, rank, dOut),
+  }
+  const options = { routing: 'sequence', sequenceOffsets: offsets } as const
+  const { y } = await lilyForward(operands, options)
+  expectSameBits('y', (await lilyForward(operands, { ...options, save: false })).y.data, y.data)
 })
 
 // Large enough that the kernels split the batch differently from the sequence alone: into many splits of tokens, or one;
