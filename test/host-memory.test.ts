@@ -1,0 +1,62 @@
+/** Workspaces of the CPU backend: their memory is used again, a limited amount of it is kept, and a call may find none. */
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { beforeEach, expect, test } from 'vitest'
+import { emptyCache, lilyBackward, lilyForward, memoryStats } from '../lib/index.js'
+import { smallOperands } from './support/small.js'
+
+const stats = () => memoryStats({ type: 'cpu' })
+
+beforeEach(() => {
+  emptyCache()
+  expect(stats()).toMatchObject({ bytesInUse: 0, bytesCached: 0, blocksInUse: 0, blocksCached: 0 })
+})
+
+function smallCall(): void {
+  const { dy, ...operands } = smallOperands()
+  lilyBackward({ dy }, lilyForward(operands).saved)
+}
+
+test('calls of the same sizes allocate once', () => {
+  smallCall()
+  const { allocations, blocksCached, bytesCached, bytesInUse } = stats()
+  expect(blocksCached).toBeGreaterThan(0)
+  expect(bytesCached).toBeGreaterThan(0)
+  expect(bytesInUse).toBe(0)
+  smallCall()
+  expect(stats()).toMatchObject({ allocations, blocksCached, bytesCached })
+})
+
+test('what is more than 1 GiB is not kept', () => {
+  smallCall()
+  const { allocations } = stats()
+  // The workspace of backward has room for db in float32, twice the bytes of b. There is no token, so nobody reads b or
+  // writes to the workspace, and neither takes memory.
+  const [experts, rank, dOut] = [64, 64, 65600]
+  const half = (...shape: number[]) => ({
+    data: new Uint16Array(shape.reduce((product, size) => product * size)),
+    shape,
+    dtype: 'bfloat16' as const,
+  })
+  const weights = { data: new Float32Array(2 * experts), shape: [2, experts] }
+  const operands = { x: half(0, 8), a: half(rank, 8), b: half(experts, rank, dOut) }
+  const { saved } = lilyForward(operands, { routing: 'fixed', weights, sequenceOffsets: [0, 0, 0] })
+  lilyBackward({ dy: half(0, dOut) }, saved, { needs: { da: false, db: false } })
+  expect(stats().peakBytesInUse).toBeGreaterThan(2 ** 30)
+  expect(stats().allocations).toBeGreaterThan(allocations)
+  expect(stats().bytesInUse).toBe(0)
+  expect(stats().bytesCached).toBeLessThan(2 ** 30)
+})
+
+test('a call without memory for its workspace has the code of that, and later calls run', async () => {
+  const cwd = fileURLToPath(new URL('programs', import.meta.url))
+  const { stdout } = await promisify(execFile)(process.execPath, ['no-memory.js'], { cwd })
+  expect(stdout.trim().split('\n')).toEqual([
+    'forward ran',
+    'backward: ERR_LILY_OUT_OF_MEMORY',
+    'backwardAsync: ERR_LILY_OUT_OF_MEMORY',
+    'measureRoof: ERR_LILY_OUT_OF_MEMORY',
+    'a smaller call ran',
+  ])
+})
