@@ -274,6 +274,20 @@ describe('a norm that is not finite', () => {
     expect([...values[0].a, ...values[0].b]).toEqual([NaN, 1.5, 0.75, -1.5])
   })
 
+  // The others add up the squares in float32, as PyTorch does.
+  if (backend === 'cpu')
+    it('is not that of numbers whose squares are beyond float32', async () => {
+      const of = (...gradient: number[]) => [{ name: 'a', shape: [2], start: [1, 2], gradients: [gradient] }]
+      const options = { lr: 0.5, weightDecay: 0, eps: 0, maxNorm: 1 }
+      const large = await train(of(3e30, -4e30), options)
+      expect(large.norms[0] / 5e30).toBeCloseTo(1, 6)
+      const [first, second] = large.values[0].a
+      expect(first).toBeCloseTo(0.5, 6)
+      expect(second).toBeCloseTo(2.5, 6)
+      const small = await train(of(3e-30, -4e-30), options)
+      expect(small.norms[0] / 5e-30).toBeCloseTo(1, 6)
+    })
+
   it('is not computed without maxNorm', async () => {
     const { values } = await train(steps(NaN), { lr: 0.5, weightDecay: 0, eps: 0 })
     expect([...values[0].a]).toEqual([NaN, 1.5])
