@@ -3,7 +3,14 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { beforeEach, expect, test } from 'vitest'
-import { emptyCache, lilyBackward, lilyForward, memoryStats } from '../lib/index.js'
+import {
+  emptyCache,
+  lilyBackward,
+  lilyBackwardAsync,
+  lilyForward,
+  lilyForwardAsync,
+  memoryStats,
+} from '../lib/index.js'
 import { smallOperands } from './support/small.js'
 
 const stats = () => memoryStats({ type: 'cpu' })
@@ -26,6 +33,18 @@ test('calls of the same sizes allocate once', () => {
   expect(bytesInUse).toBe(0)
   smallCall()
   expect(stats()).toMatchObject({ allocations, blocksCached, bytesCached })
+})
+
+test('each pending call has a workspace of its own', async () => {
+  const { dy, ...operands } = smallOperands()
+  const { saved } = lilyForward(operands)
+  const pending = [
+    ...Array.from({ length: 3 }, () => lilyForwardAsync(operands)),
+    ...Array.from({ length: 2 }, () => lilyBackwardAsync({ dy }, saved)),
+  ]
+  expect(stats().blocksInUse).toBe(pending.length)
+  await Promise.all(pending)
+  expect(stats().blocksInUse).toBe(0)
 })
 
 test('what is more than 1 GiB is not kept', () => {

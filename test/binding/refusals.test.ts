@@ -1,5 +1,7 @@
-/** What the binding refuses by itself, without lib/ before it: one test for each kind of mistake. */
+/** What the binding refuses and ensures by itself, without lib/ before it: one test for each kind of mistake. */
 import { spawnSync } from 'node:child_process'
+import { pbkdf2 } from 'node:crypto'
+import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import {
   adamwFields,
@@ -15,6 +17,7 @@ import {
 } from '../../lib/binding/descriptor.js'
 import { type Memory, native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
+import { gc } from '../support/collect.js'
 import type { Resizable } from './memory.js'
 
 const { dtype, pool, precision, routing } = native.constants
@@ -82,7 +85,7 @@ function makeCall(name: 'forward' | 'backward') {
 }
 type Call = ReturnType<typeof makeCall>
 
-function run({ name, numbers, slots }: Call): void {
+function argumentsOf({ name, numbers, slots }: Call): [Float64Array, ...(Memory | null)[]] {
   const positions: Record<string, number> = name === 'forward' ? forwardSlots : backwardSlots
   const descriptor = new Float64Array(CALL + fieldsOf(positions) * SLOT)
   for (const [field, at] of Object.entries(callFields)) descriptor[at] = numbers[field as keyof typeof callFields]
@@ -93,7 +96,11 @@ function run({ name, numbers, slots }: Call): void {
     descriptor[at + slotFields.pitch] = given.pitch
     descriptor[at + slotFields.dtype] = given.dtype
   }
-  native[name](descriptor, ...operands)
+  return [descriptor, ...operands]
+}
+
+function run(call: Call): void {
+  native[call.name](...argumentsOf(call))
 }
 
 const refusal = (code: string, message: string) =>
@@ -327,6 +334,28 @@ describe('forward and backward', () => {
       }).toThrow('descriptor')
     }
   })
+})
+
+// V8 may collect an array that only the call refers to, and free its memory, while the call waits for a thread.
+test.each(['forward', 'backward'] as const)('%sAsync holds its operands until it ends', async (name) => {
+  const threads = Number(process.env.UV_THREADPOOL_SIZE ?? 4)
+  const busy = Array.from({ length: threads }, () => promisify(pbkdf2)('', '', 200_000, 8, 'sha512'))
+  let isPending = true
+  const start = () => {
+    const call = makeCall(name)
+    const held = Object.values(call.slots).map(({ memory }) => new WeakRef(memory as object))
+    const done = native[`${name}Async`](...argumentsOf(call)).finally(() => (isPending = false))
+    return { held, done }
+  }
+  const { held, done } = start()
+  await new Promise(setImmediate)
+  gc()
+  expect(isPending).toBe(true)
+  expect(held.filter((operand) => operand.deref() === undefined)).toEqual([])
+  await Promise.all([...busy, done])
+  await new Promise(setImmediate)
+  gc()
+  expect(held.filter((operand) => operand.deref() !== undefined)).toEqual([])
 })
 
 describe('linear', () => {
