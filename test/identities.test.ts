@@ -141,6 +141,29 @@ describe('also for a router that is almost sure of one expert', () => {
   })
 })
 
+// A number that is added to all logits of a token changes no softmax, although e to its power may be infinite or zero.
+describe('logits may be far from zero', () => {
+  test.each([
+    ['batch', 'probabilities'],
+    ['batch', 'logits'],
+    ['sequence', 'probabilities'],
+    ['sequence', 'logits'],
+    ['token', undefined],
+  ] as const)('%s, %s', async (routing, pool) => {
+    const lengths = routing === 'sequence' ? [3, 3] : undefined
+    const c = makeCase({ tokens: 6, dIn: 8, dOut: 12, rank: 4, experts: 3, routing, pool, lengths, seed: 31 })
+    // h is 1 everywhere, so the logits are four times the numbers of a row of the router. All of them are exact.
+    c.x.fill(1)
+    c.a.fill(1 / c.dIn)
+    const router = [0, 0.25, -0.25].flatMap((logit) => new Array<number>(c.rank).fill(logit))
+    const at = async (distance: number) =>
+      (await run({ ...c, router: Float32Array.from(router, (logit) => logit + distance) })).values
+    const near = await at(0)
+    const names = ['y', 'db', routing === 'token' ? 'probabilities' : 'weights'] as const
+    for (const distance of [256, -256]) expectSame(await at(distance), near, [...names], closeTo({}))
+  })
+})
+
 describe('the initial state, b = 0', () => {
   test.each(everyOther(0))('%s', async (_, spec) => {
     const c = makeCase(spec)

@@ -60,9 +60,10 @@ const largeRanks: Spec[] = [
     rank: 97,
     experts: 2,
     lengths: splitTokens(90, 4, 1),
+    scaling: 2,
     seed: 15,
   },
-  { routing: 'lora', tokens: 70, dIn: 545, dOut: 531, rank: 130, experts: 1, seed: 16 },
+  { routing: 'lora', tokens: 70, dIn: 545, dOut: 531, rank: 130, experts: 1, scaling: 2, seed: 16 },
   { routing: 'uniform', tokens: 7, dIn: 300, dOut: 277, rank: 200, experts: 2, seed: 17 },
   { routing: 'batch', tokens: 1, dIn: 530, dOut: 100, rank: 140, experts: 3, seed: 18 },
   { routing: 'token', tokens: 33, dIn: 96, dOut: 260, rank: 72, experts: 2, seed: 19 },
@@ -79,7 +80,11 @@ const inTwoTypes = (specs: readonly Spec[]): Job[] =>
     })),
   )
 
-export const largeRankJobs: Job[] = [...inTwoTypes(largeRanks), { spec: largeRanks[1], how: { deferB: true } }]
+// Deferred gradients with a sum for each expert, and for each of two sequences.
+export const largeRankJobs: Job[] = [
+  ...inTwoTypes(largeRanks),
+  ...[largeRanks[1], largeRanks[7]].map((spec): Job => ({ spec, how: { deferB: true } })),
+]
 
 /** Ranks that the register tile cuts into tiles, and columns that it cuts into two splits. */
 const cut = { tokens: 13, dIn: 270, dOut: 300, rank: 520, experts: 2 }
