@@ -7,7 +7,8 @@ import { temporaryFolder } from './support/temporary.js'
 const folder = temporaryFolder()
 let program: string
 beforeAll(() => {
-  program = compileProgram('plan', ['cpu/plan.cc', 'core/problem.cc'], folder)
+  const parts = ['backward', 'blocked', 'call', 'cuts', 'direct', 'forward', 'register_tile']
+  program = compileProgram('plan', [...parts.map((part) => `cpu/plan/${part}.cc`), 'core/problem.cc'], folder)
 })
 
 interface Plan {

@@ -1,6 +1,6 @@
 /** Builds a C++ program of this folder with the objects of the addon (npm run build:native). */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readdirSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -26,8 +26,12 @@ export function compile(source: string, object: string, ...flags: string[]): str
  * @returns the path of the program
  */
 export function link(name: string, objects: readonly string[], without?: string): string {
+  // CMake leaves the object of a source that was moved or removed.
   const ofAddon = readdirSync(join(root, 'build', 'cmake'), { recursive: true, encoding: 'utf8' })
-    .filter((path) => /CMakeFiles\/lily\.dir\/native\/(cpu|core)\/.*\.o$/.test(path))
+    .filter((path) => {
+      const source = /CMakeFiles\/lily\.dir\/(native\/(?:cpu|core)\/.*)\.o$/.exec(path)?.[1]
+      return source !== undefined && existsSync(join(root, source))
+    })
     .filter((path) => without === undefined || !path.includes(without))
     .map((path) => join(root, 'build', 'cmake', path))
   const program = join(folder, name)

@@ -11,7 +11,7 @@
 #include "core/workspace.h"
 #include "cpu/amx/permission.h"
 #include "cpu/optimiser.h"
-#include "cpu/plan.h"
+#include "cpu/plan/plan.h"
 #include "cpu/pooling.h"
 #include "cpu/processor.h"
 #include "cpu/roofs.h"

@@ -2,7 +2,7 @@
 // thread, in double.
 #pragma once
 
-#include "cpu/plan.h"
+#include "cpu/plan/plan.h"
 
 namespace lily::cpu {
 

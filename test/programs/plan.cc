@@ -2,7 +2,7 @@
 // Nothing is computed. The passes in blocks do not share sums over tokens yet, so they are left out.
 //
 //   plan LANES:PANEL TOKENS GROUPS D_IN D_OUT RANK EXPERTS ROUTING DTYPE     ROUTING, DTYPE: numbers of the ABI
-#include "cpu/plan.h"
+#include "cpu/plan/plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/problem.h"
-#include "cpu/plan.h"
+#include "cpu/plan/plan.h"
 #include "cpu/processor.h"
 #include "cpu/thread_pool.h"
 #include "lily/cpu.h"

@@ -31,7 +31,7 @@ struct RowProduct {
   int64_t rank;
   int64_t columns;  // of out
   lily_matrix out;
-  int64_t slab;  // columns of rhs that the L2 cache holds; row_tiles in plan.cc chooses it
+  int64_t slab;  // columns of rhs that the L2 cache holds; row_tiles in plan/ chooses it
 };
 
 LILY_INLINE int64_t run_columns(int64_t rank, int64_t slab) {

@@ -1,0 +1,140 @@
+#include <algorithm>
+
+#include "core/problem.h"
+#include "cpu/plan/call.h"
+#include "cpu/plan/cuts.h"
+#include "cpu/plan/plan.h"
+#include "cpu/plan/products.h"
+#include "cpu/thread_pool.h"
+
+namespace lily::cpu {
+namespace {
+
+// has_gradient of a BackwardPass; null if every token has a gradient.
+const uint8_t *find_gradients(const BackwardPass &pass, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  const uint8_t *mask = pass.call->tokens.mask;
+  if (!has_router(problem) || problem.routing == LILY_ROUTING_TOKEN) return nullptr;
+  uint8_t *const has_gradient = workspace.take<uint8_t>(problem.tokens);
+  if (mask == nullptr || has_gradient == nullptr) return nullptr;
+  bool all = true;
+  for (int64_t group = 0; group < pass.groups.count; ++group) {
+    const int64_t begin = pass.groups.begin(group), end = pass.groups.end(group);
+    const bool keeps = std::any_of(mask + begin, mask + end, [](uint8_t keep) { return keep != 0; });
+    std::fill(has_gradient + begin, has_gradient + end, static_cast<uint8_t>(keeps));
+    all = all && (keeps || begin == end);
+  }
+  return all ? nullptr : has_gradient;
+}
+
+// What the outputs of the call require.
+void find_needs(BackwardPass &pass) {
+  const lily_backward &call = *pass.call;
+  const lily_problem &problem = call.problem;
+  const bool has_deferred = call.deferred_db != nullptr && deferred_partials(problem) > 0;
+  pass.needs_d_hidden = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
+  pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && problem.routing != LILY_ROUTING_TOKEN;
+  pass.needs_db = call.db.data != nullptr || has_deferred;
+  pass.needs_d_combined = pass.needs_db || pass.needs_d_weights;
+  pass.deferred_is_weighted = deferred_is_weighted(problem);
+}
+
+// The left operand of D, and q.
+void take_lhs_and_q(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
+  pass.hidden = {const_cast<void *>(pass.call->hidden), problem.rank, hidden_dtype(problem), 0};
+  if (token_routing) pass.u = take_matrix(workspace, problem.tokens, pass.stack.rank, kernels.dtype);
+  pass.lhs = token_routing ? pass.u : pass.hidden;
+  RowPartials &q = pass.q_partials;
+  q.pitch = round_up(pass.stack.rank, kernels.lanes);
+  q.data = workspace.take<float>(q.count * q.rows * q.pitch);
+}
+
+// `step_depth`: of the product with A, for which rows of d_hidden_lhs are padded.
+void take_d_hidden(BackwardPass &pass, const Kernels &kernels, int64_t step_depth, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  pass.rank_pitch = round_up(problem.rank, kernels.lanes);
+  pass.d_hidden = workspace.take<float>(problem.tokens * pass.rank_pitch);
+  pass.d_hidden_lhs = {pass.d_hidden, pass.rank_pitch, LILY_FLOAT32, 0};
+  if (kernels.dtype == LILY_FLOAT32) return;
+  const int64_t pitch = std::max(pass.rank_pitch, round_up(problem.rank, step_depth));
+  pass.d_hidden_lhs = take_matrix(workspace, problem.tokens, pitch, kernels.dtype);
+}
+
+// There is memory for them whatever the type of db, because the size of the workspace depends on the problem alone.
+void take_db_sums(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  if (problem.parameter_dtype == LILY_FLOAT32 || pass.groups.count == 1) return;
+  const int64_t pitch = round_up(problem.d_out, kernels.lanes);
+  pass.db_sums = take_matrix(workspace, problem.experts * problem.rank, pitch, LILY_FLOAT32);
+  if (pass.call->db.dtype == LILY_FLOAT32) pass.db_sums.data = nullptr;
+}
+
+// dw, dp or dl, and R.
+void take_routing_gradients(BackwardPass &pass, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  if (!has_router(problem)) return;
+  const int64_t weights = pass.groups.count * problem.experts;
+  pass.d_weights.partials = workspace.take<double>(pass.d_weights.count * weights);
+  pass.d_pooled = workspace.take<float>(weights);
+  pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
+  pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
+}
+
+}  // namespace
+
+BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
+  const lily_problem &problem = call.problem;
+  BackwardPlan plan = {};
+  BackwardPass &pass = plan.pass;
+  plan.products = &products_for(kernels, problem);
+  const Blocking *const blocking = plan.products->blocking;
+  const bool is_direct = plan.products == kernels.direct_products;
+  const int64_t step_depth = blocking != nullptr ? blocking->step_depth : 1;
+  Workspace workspace(call.workspace);
+
+  pass.call = &call;
+  pass.groups = groups_of(problem, call.tokens, step_depth, workspace);
+  pass.has_gradient = find_gradients(pass, workspace);
+  pass.stack = stack_of(problem, call.b, call.weights);
+  find_needs(pass);
+
+  if (is_direct) {
+    direct::plan_dy_pass(pass, kernels);
+  } else if (blocking != nullptr) {
+    blocked::plan_dy_pass(*blocking, pass);
+  } else {
+    register_tile::plan_dy_pass(pass, kernels, workspace);
+  }
+  take_lhs_and_q(pass, kernels, workspace);
+  take_d_hidden(pass, kernels, step_depth, workspace);
+  take_db_sums(pass, kernels, workspace);
+  take_routing_gradients(pass, workspace);
+
+  pass.router.tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
+  if (is_direct) {
+    pass.x = direct::plan_x_pass(problem, kernels);
+    pass.router.outer_product_tokens = kDirectTokens;
+  } else if (blocking != nullptr) {
+    pass.lhs_packed = blocked::take_packed_lhs(*blocking, pass, workspace);
+    if (!pass.dy.computes_q) {
+      pass.q = blocked::plan_rank_product(*blocking, problem.tokens, problem.d_out, pass.stack.rank, workspace);
+    }
+    pass.dx = blocked::row_tiles(*blocking, problem.tokens, problem.d_in, problem.rank, 1);
+    pass.x = blocked::plan_x_pass(*blocking, problem);
+    // Not measured: dR is a small part of backward. The register tile had this number for sums of at most 64 rows, as
+    // those of dR, until D and dA were measured with more. It determines the order of the sum over the tokens.
+    pass.router.outer_product_tokens = 24;
+  } else {
+    pass.x = register_tile::plan_x_pass(problem, kernels, workspace);
+    pass.router.outer_product_tokens = pass.outer_product_tokens;
+  }
+
+  plan.scratch_floats = round_up(plan.products->backward_scratch(pass), Workspace::kAlignment / sizeof(float));
+  plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
+  plan.workspace_bytes = workspace.bytes();
+  return plan;
+}
+
+}  // namespace lily::cpu
