@@ -3,8 +3,7 @@ import { bytesPerElement, type DType, type HostData, viewOf } from '../base/dtyp
 import { LilyError } from '../base/errors.js'
 import { native } from '../binding/native.js'
 import type { DeviceMemory } from './device-memory.js'
-import { CPU } from './device.js'
-import { layOut, layOutOnDevice, type Operand } from './operand.js'
+import { layOutOnDevice, layOutOnHost, type Operand } from './operand.js'
 import type { Placement } from './placement.js'
 
 /**
@@ -27,7 +26,7 @@ export function newOperand(
 ): Operand {
   let elements = 1
   for (const size of shape) elements *= size
-  if (placement === null) return layOut(argument, allocateOnHost(argument, dtype, elements), 0, dtype, CPU, shape, null)
+  if (placement === null) return layOutOnHost(argument, allocateOnHost(argument, dtype, elements), dtype, shape)
   const memory = placement.allocate(argument, elements * bytesPerElement(dtype))
   return layOutOnDevice(argument, memory, 0, dtype, shape)
 }

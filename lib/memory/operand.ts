@@ -2,15 +2,15 @@
  * The internal form of an operand: its memory, and its shape as a row-major matrix (base/shape.ts). Every tensor that
  * the caller passes, in whatever form, is resolved to an `Operand`.
  */
-import { bytesPerElement, type DType } from '../base/dtype.js'
+import { bytesPerElement, type DType, type HostData } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
-import { flatten, shapeText } from '../base/shape.js'
+import { flatten, type Matrix, shapeText } from '../base/shape.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { webGpuBinding } from '../binding/devices.js'
 import { checkDevice } from './backends.js'
 import { checkCudaMemory } from './cuda-device.js'
 import type { DeviceMemory } from './device-memory.js'
-import type { Device } from './device.js'
+import { CPU, type Device } from './device.js'
 import { isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
 import { exchangedCount, type Space, spaceOf, startOf } from './space.js'
 import type { StreamState } from './stream-state.js'
@@ -22,7 +22,11 @@ export interface Part {
 }
 
 /** An operand: memory and the matrix in it. */
-export class Operand {
+export class Operand implements Part, Matrix {
+  readonly rows: number
+  readonly columns: number
+  readonly pitch: number
+  readonly byteLength: number
   /** True once the tensor that owns this operand is disposed of. */
   disposed = false
   /**
@@ -41,18 +45,18 @@ export class Operand {
     readonly memory: OperandMemory,
     /** Bytes from the start of `memory` to the first element. */
     readonly byteOffset: number,
-    /** Bytes from the start of the first element to the end of the last. */
-    readonly byteLength: number,
     readonly dtype: DType,
     readonly device: Device,
     readonly shape: readonly number[],
     /** Strides in elements; null: contiguous. */
     readonly strides: readonly number[] | null,
-    readonly rows: number,
-    readonly columns: number,
-    /** Row pitch: elements from the start of one row to the start of the next. */
-    readonly pitch: number,
-  ) {}
+    { rows, columns, pitch, byteLength }: Matrix,
+  ) {
+    this.rows = rows
+    this.columns = columns
+    this.pitch = pitch
+    this.byteLength = byteLength
+  }
 
   /** The space of the memory. It is found once, because a call compares every output with every other operand. */
   get space(): Space {
@@ -65,19 +69,8 @@ export class Operand {
 
   /** A new operand over the same memory, with its own reference to it. */
   share(): Operand {
-    const { memory } = this
-    const shared = new Operand(
-      isDeviceMemory(memory) ? memory.retain() : memory,
-      this.byteOffset,
-      this.byteLength,
-      this.dtype,
-      this.device,
-      this.shape,
-      this.strides,
-      this.rows,
-      this.columns,
-      this.pitch,
-    )
+    const memory = isDeviceMemory(this.memory) ? this.memory.retain() : this.memory
+    const shared = new Operand(memory, this.byteOffset, this.dtype, this.device, this.shape, this.strides, this)
     shared.stream = this.stream
     shared.owner = this.owner
     shared.isReadOnly = this.isReadOnly
@@ -101,10 +94,14 @@ export function windowOf(operand: Operand, row: number, rows: number, column: nu
   const { memory, byteOffset, dtype, device, pitch, stream, owner, isReadOnly } = operand.share()
   const bytes = bytesPerElement(dtype)
   const offset = byteOffset + (row * pitch + column) * bytes
-  const byteLength = ((rows - 1) * pitch + columns) * bytes
-  const shape = [rows, columns]
-  const window = new Operand(memory, offset, byteLength, dtype, device, shape, [pitch, 1], rows, columns, pitch)
+  const matrix = { rows, columns, pitch, byteLength: ((rows - 1) * pitch + columns) * bytes }
+  const window = new Operand(memory, offset, dtype, device, [rows, columns], [pitch, 1], matrix)
   return Object.assign(window, { stream, owner, isReadOnly })
+}
+
+/** A contiguous operand in host memory. */
+export function layOutOnHost(argument: string, data: HostData, dtype: DType, shape: readonly number[]): Operand {
+  return layOut(argument, data, 0, dtype, CPU, shape, null)
 }
 
 /** A contiguous operand in device memory of the package. */
@@ -134,8 +131,8 @@ export function layOut(
   shape: readonly number[],
   strides: readonly number[] | null,
 ): Operand {
-  const { rows, columns, pitch, byteLength } = flatten(argument, dtype, shape, strides)
-  return new Operand(memory, byteOffset, byteLength, dtype, device, shape, strides, rows, columns, pitch)
+  const matrix = flatten(argument, dtype, shape, strides)
+  return new Operand(memory, byteOffset, dtype, device, shape, strides, matrix)
 }
 
 /**

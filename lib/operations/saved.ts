@@ -4,9 +4,9 @@ import { type DType, viewOf } from '../base/dtype.js'
 import { describe, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bufferOf, byteOffsetOf } from '../base/views.js'
-import { CPU, type Device } from '../memory/device.js'
+import type { Device } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
-import { checkAttached, layOut, layOutOnDevice } from '../memory/operand.js'
+import { checkAttached, layOut, layOutOnDevice, layOutOnHost } from '../memory/operand.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import type { CallState } from './call-state.js'
 import type { Routing } from './problem.js'
@@ -125,7 +125,7 @@ function part(
   if (isHostMemory(memory)) {
     if (shape[0] > 0) checkAttached(name, memory)
     const data = viewOf(dtype, bufferOf(memory), byteOffsetOf(memory) + byteOffset, shape[0] * shape[1])
-    return tensorOf(layOut(name, data, 0, dtype, CPU, shape, null))
+    return tensorOf(layOutOnHost(name, data, dtype, shape))
   }
   if (isDeviceMemory(memory)) return tensorOf(layOutOnDevice(name, memory.retain(), byteOffset, dtype, shape))
   return tensorOf(layOut(name, memory, byteOffset, dtype, device, shape, null))

@@ -8,7 +8,7 @@ import { get } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { CPU } from '../memory/device.js'
-import { checkMemory, failDetached, isDetached, layOut, type Operand, type Part } from '../memory/operand.js'
+import { checkMemory, failDetached, isDetached, layOutOnHost, type Operand, type Part } from '../memory/operand.js'
 import { copyRows } from '../tensor/numbers.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 
@@ -70,7 +70,7 @@ function wrap(argument: string, data: HostData, dtypes: DTypes): Operand {
   const dtype = dtypeOf(argument, data, undefined, dtypes)
   const length = byteLengthOf(data) / bytesPerElement(dtype)
   if (length === 0 && isDetached(bufferOf(data))) failDetached(argument)
-  return layOut(argument, data, 0, dtype, CPU, [length], null)
+  return layOutOnHost(argument, data, dtype, [length])
 }
 
 function copyArray(argument: string, values: readonly unknown[]): Float64Array {

@@ -3,7 +3,7 @@ import { checkFloat } from '../base/checks.js'
 import { type DType, readFloatDType } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { CPU, deviceText } from '../memory/device.js'
-import { checkMemory, layOut } from '../memory/operand.js'
+import { checkMemory, layOutOnHost } from '../memory/operand.js'
 import { copyRows, fromFloat32, toFloat32 } from './numbers.js'
 import { resolve, type TensorLike } from './resolve.js'
 import { type Tensor, tensorOf } from './tensor.js'
@@ -34,5 +34,5 @@ export function cast(x: TensorLike, dtype: 'float32' | 'bfloat16' | 'float16'): 
   checkFloat('x', operand)
   checkMemory('x', operand)
   const values = toFloat32(operand.dtype, copyRows(operand))
-  return tensorOf(layOut('x', fromFloat32(type, values), 0, type, CPU, operand.shape, null))
+  return tensorOf(layOutOnHost('x', fromFloat32(type, values), type, operand.shape))
 }

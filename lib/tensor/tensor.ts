@@ -12,7 +12,7 @@ import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
 import { gpuBufferOf, isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
-import { checkMemory, checkNotLonger, layOut, type Operand } from '../memory/operand.js'
+import { checkMemory, checkNotLonger, layOutOnHost, type Operand } from '../memory/operand.js'
 import { copyToDevice, copyToHost } from './transfer.js'
 
 /** The operand of a tensor; null once the tensor is disposed of. */
@@ -288,7 +288,7 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
     fail('ERR_LILY_ARGUMENT', 'data', `expected a typed array or an array of numbers, got ${describe(data)}`)
   }
   const type = dtypeOf('data', memory, dtype === undefined ? undefined : readDType('dtype', dtype))
-  const operand = layOut('shape', memory, 0, type, CPU, readIntegers('shape', 'shape', shape), null)
+  const operand = layOutOnHost('shape', memory, type, readIntegers('shape', 'shape', shape))
   checkMemory('data', operand)
   checkNotLonger('data', memory, operand)
   return tensorOf(operand)

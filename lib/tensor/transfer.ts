@@ -6,7 +6,7 @@ import { allocateOnHost } from '../memory/allocate.js'
 import { refuseInCapture } from '../memory/capture.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
 import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
-import { layOut, layOutOnDevice, type Operand } from '../memory/operand.js'
+import { layOut, layOutOnDevice, layOutOnHost, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 
 /**
@@ -51,8 +51,7 @@ function refuseOtherDevice(operand: Operand, target: Device): void {
 
 /** A contiguous copy, in host memory, of an operand in host memory. */
 export function copyOnHost(operand: Operand): Operand {
-  const copy = compact(operand).slice()
-  return layOut('copy', copy, 0, operand.dtype, CPU, operand.shape, null)
+  return layOutOnHost('copy', compact(operand).slice(), operand.dtype, operand.shape)
 }
 
 /** A contiguous copy, in host memory, of an operand in device memory, made once the work enqueued on it is complete. */
@@ -62,7 +61,7 @@ export async function copyToHost(operand: Operand): Promise<Operand> {
   const data = allocateOnHost('toHost', dtype, elements)
   await download(operand, bytesOf(data), operand.byteOffset)
   const pitched = layOut('toHost', data, 0, dtype, device, [rows, columns], [pitch, 1])
-  return layOut('toHost', compact(pitched), 0, dtype, CPU, shape, null)
+  return layOutOnHost('toHost', compact(pitched), dtype, shape)
 }
 
 /** Copies bytes of an operand's device memory, from `byteOffset` on, to `data`. Resolves when the copy is complete. */
