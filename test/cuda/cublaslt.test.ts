@@ -215,7 +215,7 @@ describe('the rule', () => {
   const PRECISIONS = { default: 0, high: 1, tf32: 2 }
   let program: string
   beforeAll(() => {
-    const names = ['launch/model', 'launch/plan_linear', 'launch/walk', 'tiles/rows']
+    const names = ['launch/model', 'launch/model_forward', 'launch/plan_linear', 'launch/walk', 'tiles/rows']
     const sources = [...names.map((name) => `cuda/${name}.cc`), 'core/problem.cc']
     program = compileProgram('linear-plan', sources, temporaryFolder())
   })

@@ -129,8 +129,8 @@ describe.each(gpuNames)('on %s', (device) => {
 })
 
 test('plans of random calls have valid launches, and need no more workspace than the query says', () => {
-  const names = ['launch/model', 'launch/plan_backward', 'launch/plan_forward', 'launch/walk', 'tiles/rows']
-  const sources = [...names.map((name) => `cuda/${name}.cc`), 'core/problem.cc']
+  const names = ['model', 'model_backward', 'model_forward', 'plan_backward', 'plan_forward', 'walk']
+  const sources = [...names.map((name) => `cuda/launch/${name}.cc`), 'cuda/tiles/rows.cc', 'core/problem.cc']
   const program = compileProgram('cuda-plan', sources, temporaryFolder())
   for (const seed of ['1', '2'])
     expect(execFileSync(program, [seed, '20000'], { encoding: 'utf8' })).toBe('20000 plans\n')

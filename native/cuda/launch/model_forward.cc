@@ -1,0 +1,287 @@
+// The steps of forward; see model.h.
+#include <algorithm>
+#include <cmath>
+
+#include "core/problem.h"
+#include "cuda/launch/model.h"
+#include "cuda/launch/model_terms.h"
+
+namespace lily::cuda {
+namespace {
+
+constexpr int kShrinkRegisters = 62, kMixRegisters = 92;
+// Without those of the loads of B: 16 for each row of C that a thread has in flight.
+constexpr int kExpandRegisters = 72;
+
+}  // namespace
+
+void Model::add_hidden_outputs(Work &work, bool shares_hidden) const {
+  work.writes(tokens_ * rank_ * hidden_);
+  if (!shares_hidden) work.writes(tokens_ * rank_ * scalar_);
+}
+
+// What routing reads and writes, apart from h, if `blocks` blocks each read R.
+void Model::add_route(Work &work, int blocks) const {
+  if (!routes_) return;
+  work.reads(experts_ * rank_ * parameter_, blocks);
+  work.writes(4 * tokens_ * experts_);
+  if (has_token_weights_) return;
+  work.written += 4 * (experts_ + 1) * blocks;
+  work.requested += kSector * (experts_ + 1) * blocks;
+}
+
+Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile_tokens);
+  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
+  work.reads(tokens_ * d_in_ * activation_, row_tiles);
+  work.reads(rank_ * d_in_ * scalar_, token_tiles);
+  add_hidden_outputs(work, shares_hidden);
+  double tail = rates_.dram_latency;
+  if (routes_ && row_tiles == 1) {
+    add_route(work, token_tiles);
+    tail += 3 * rates_.l2_latency + ceil_of(tile_tokens * experts_, row.threads) * rank_ * 2;
+  }
+  const double steps = ceil_of(d_in_, tile.block_k);
+  const double copied = (tile_tokens + std::min<double>(tile.block_n, rank_)) * tile.block_k * scalar_;
+  const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
+  work.add({int64_t{token_tiles} * row_tiles, steps * step, steps * rates_.dram_latency / (row.stages - 1), tail,
+            static_cast<int>((row.stages - 1) * copied)});
+  work.shared_bytes = row.bytes;
+  work.registers = registers(kShrinkRegisters, row.accumulators);
+  work.threads = row.threads;
+  return work;
+}
+
+Work Model::large_shrink(const LargeRow &row, int tile_rows, bool shares_hidden, bool casts_a) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int row_tiles = ceil_divide(problem_.rank, tile_rows);
+  work.reads(tokens_ * d_in_ * activation_, row_tiles);
+  work.reads(rank_ * d_in_ * (casts_a ? scalar_ : parameter_), token_tiles);
+  add_hidden_outputs(work, shares_hidden);
+  const double steps = ceil_of(d_in_, tile.block_k);
+  const double columns = std::min<double>(tile_rows, rank_), serial = 2 * rates_.dram_latency;
+  const double copied = (rows_copied(row) + columns) * tile.block_k * scalar_;
+  work.add({int64_t{token_tiles} * row_tiles, large_clocks(row, tile.block_m, columns, d_in_),
+            steps * rates_.dram_latency / (row.stages - 1), serial, static_cast<int>((row.stages - 1) * copied),
+            serial + result_clocks(tile.block_m, columns, 2, sizeof(float), hidden_)});
+  work.shared_bytes = row.bytes(0);
+  work.registers = registers(kLargeShrinkRegisters, row.accumulators);
+  work.threads = row.threads();
+  return work;
+}
+
+// A frozen linear layer: to the model, h = x A^T whose rank is the number of columns of y. Its weight is read as it is.
+Work Model::linear(const LargeRow &row, int tiles_each) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int column_tiles = ceil_divide(problem_.rank, tile.block_n);
+  work.reads(tokens_ * d_in_ * activation_, column_tiles);
+  work.reads(rank_ * d_in_ * parameter_, token_tiles);
+  add_hidden_outputs(work, true);
+  work.add(output_blocks(row, int64_t{token_tiles} * column_tiles, tiles_each, rank_, d_in_,
+                         rates_.dram_latency / (row.stages - 1)));
+  work.shared_bytes = row.strip_bytes;
+  work.registers = registers(kLargeShrinkRegisters, row.accumulators);
+  work.threads = row.threads();
+  return work;
+}
+
+Work Model::route(int tile_tokens) const {
+  constexpr double kWarpTokens = 4;
+  Work work = {};
+  const int blocks = ceil_divide(problem_.tokens, tile_tokens);
+  work.reads(tokens_ * rank_ * scalar_, experts_);
+  add_route(work, 0);
+  work.requested += ceil_of(tile_tokens, kWarpTokens) * blocks * experts_ * rank_ * parameter_;
+  work.read += experts_ * rank_ * parameter_;
+  if (!has_token_weights_) {
+    work.written += 4 * (experts_ + 1) * blocks;
+    work.requested += kSector * (experts_ + 1) * blocks;
+  }
+  const double rounds = ceil_of(tile_tokens, kWarpTokens * kWarps) * experts_ * ceil_of(rank_, 8 * kWarp);
+  work.add({blocks, 0, rounds * rates_.l2_latency, 2 * rates_.dram_latency, kThreads * 80});
+  work.registers = 64;
+  return work;
+}
+
+Work Model::pool(int threads) const {
+  constexpr double kLoadsInFlight = 8;
+  Work work = {};
+  work.reads(4 * tokens_ * experts_);
+  work.writes(4 * groups_ * experts_);
+  const double rounds = ceil_of(experts_, 4) * ceil_of(tokens_ / groups_, threads * kLoadsInFlight);
+  work.add({problem_.groups, 0, rounds * rates_.dram_latency, 3 * rates_.l2_latency,
+            static_cast<int>(threads * 16 * kLoadsInFlight)});
+  work.registers = 64;
+  return work;
+}
+
+Work Model::combine(int partial_count) const {
+  Work work = {};
+  const int blocks = ceil_divide(problem_.d_out, kCombineColumns) * ceil_divide(problem_.rank, kCombineRows);
+  work.reads(experts_ * rank_ * d_out_ * parameter_);
+  if (partial_count > 0)
+    add_sum_rows(work, experts_ + 1, partial_count, blocks);
+  else
+    work.reads(kSector, blocks);
+  work.writes(rank_ * d_out_ * scalar_);
+  const double passes = VectorLoads(kCombineRows, kCombineColumns).passes * ceil_of(experts_, 4);
+  work.add({blocks, 0, passes * rates_.dram_latency, sum_rows_clocks(experts_ + 1, partial_count, kThreads),
+            static_cast<int>(kThreads * 16 * scalar_)});
+  work.shared_bytes = static_cast<int>(kCombineRows * kCombineColumns * scalar_);
+  work.registers = 48;
+  return work;
+}
+
+Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double tiles = ceil_of(walk.split_tokens, tile.block_m), all_tiles = ceil_of(tokens_, tile.block_m);
+  const double blocks = static_cast<double>(walk.column_tiles) * walk.splits;
+  const double combined = walk.row_tiles == 1 ? walk.splits : all_tiles;
+  work.reads(experts_ * rank_ * d_out_ * parameter_, combined);
+  // Combining loads all rows of a tile: those beyond the rank are the last row again, once per warp.
+  const double beyond = round_up(problem_.rank, tile.block_k) - rank_, warp_rows = 4.0 * kWarp / tile.block_n;
+  work.requested += experts_ * ceil_of(beyond, std::max(1.0, warp_rows)) * d_out_ * parameter_ * combined;
+  double serial = 2 * rates_.dram_latency, step = rates_.dram_latency / 2;  // two tiles are in flight
+  work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
+  if (partial_count > 0) {
+    add_sum_rows(work, experts_ + 1, partial_count, blocks);
+    work.writes(4 * experts_);
+  }
+  const VectorLoads combined_rows(tile.block_k, tile.block_n, row.threads);
+  const double combining = combined_rows.passes * ceil_of(experts_, 4);
+  serial += sum_rows_clocks(experts_ + 1, partial_count, row.threads);
+  (walk.row_tiles == 1 ? serial : step) += combining * rates_.dram_latency;
+  work.updates(tokens_ * d_out_ * activation_);
+  const double copied = (rank_ / walk.row_tiles + 2 * tile.block_n) * tile.block_m * scalar_;
+  const double busy = walk.row_tiles * product_clocks(tile.block_m, tile.block_n, std::min<double>(rank_, tile.block_k),
+                                                      row.expand_warps, copied);
+  work.add({static_cast<int64_t>(blocks), tiles * busy, tiles * walk.row_tiles * step, serial,
+            static_cast<int>(2 * (rank_ / walk.row_tiles + tile.block_n) * tile.block_m * scalar_)});
+  work.shared_bytes = walk.shared_bytes;
+  work.registers =
+      registers(kExpandRegisters + 16 * static_cast<int>(combined_rows.in_flight), row.expand_accumulators);
+  work.threads = row.threads;
+  return work;
+}
+
+Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double columns = experts_ * rank_, b_bytes = columns * d_out_ * scalar_;
+  const double tiles = ceil_of(walk.split_tokens, tile.block_m), all_tiles = ceil_of(tokens_, tile.block_m);
+  work.reads(b_bytes, b_stays ? walk.splits : all_tiles);
+  work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
+  // Four bytes per thread. The tokens of a sequence all read the same sector.
+  work.read += 4 * (per_token_ ? tokens_ : groups_) * experts_;
+  work.requested += tokens_ * experts_ * walk.column_tiles * (per_token_ ? 4 : kSector / kWarp);
+  work.updates(tokens_ * d_out_ * activation_);
+  // Fragments of u are those of h. Each warp loads the weights of its rows for each expert, 8 of them per wavefront,
+  // for one or two groups of columns.
+  const double loads = static_cast<int>(rank_ * scalar_) % 32 == 0 ? 1 : 2;
+  const double weights = row.warps.n * experts_ * tile.block_m / 8.0 * 128 * loads;
+  const double copied =
+      ((rank_ + 2 * tile.block_n) * tile.block_m + (b_stays ? 0 : columns * tile.block_n)) * scalar_ + weights;
+  // To form an element of u takes a multiplication and a share of its conversion from and to 16 bits.
+  constexpr double kFormInstructions = 2.5, kInstructions = 4 * kWarp;  // per clock
+  const double forming = row.warps.n * tile.block_m * columns * kFormInstructions / kInstructions;
+  const double busy = std::max(product_clocks(tile.block_m, tile.block_n, columns, row.warps, copied), forming);
+  const int ahead = mix_stages(walk.row_tiles) - 1;
+  // Of operands that have arrived: a barrier, and the first products. If B stays, a tile of tokens is one step.
+  constexpr double kStepClocks = 100;
+  const double steps = b_stays ? kStepClocks : walk.row_tiles * std::max(kStepClocks, rates_.l2_latency / 2);
+  const double of_tokens = (rank_ + tile.block_n) * tile.block_m * scalar_;
+  work.add({int64_t{walk.column_tiles} * walk.splits, tiles * busy,
+            tiles * std::max(rates_.dram_latency / ahead, steps), 2 * rates_.dram_latency,
+            static_cast<int>(ahead * of_tokens)});
+  work.shared_bytes = walk.shared_bytes;
+  work.registers = registers(kMixRegisters, row.accumulators);
+  return work;
+}
+
+Work Model::large_expand(const LargeRow &row, int tiles_each, bool has_c, int partial_count) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double columns = has_token_weights_ ? experts_ * rank_ : rank_;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int column_tiles = ceil_divide(problem_.d_out, tile.block_n);
+  const double blocks = static_cast<double>(token_tiles) * column_tiles;
+  const double steps = ceil_of(columns, tile.block_k);
+  double step = rates_.dram_latency / (row.stages - 1);
+  if (has_c)
+    work.reads(rank_ * d_out_ * scalar_, token_tiles);
+  else
+    work.reads(experts_ * rank_ * d_out_ * (has_token_weights_ ? scalar_ : parameter_), token_tiles);
+  if (has_token_weights_) {
+    work.read += tokens_ * rank_ * scalar_ + 4 * (per_token_ ? tokens_ : groups_) * experts_;
+    work.requested += tokens_ * column_tiles * (form_u_bytes(tile.block_k) + steps * tile.block_k / 128.0 * kSector);
+    step = std::max(step, 2 * VectorLoads(rows_copied(row), tile.block_k).passes * rates_.l2_latency);
+  } else {
+    work.reads(tokens_ * rank_ * scalar_, column_tiles);
+    if (!has_c) step += VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4) * rates_.l2_latency;
+    if (partial_count > 0) {
+      add_sum_rows(work, experts_ + 1, partial_count, has_c ? 1 : ceil_of(blocks, tiles_each));
+      work.writes(4 * experts_);
+    }
+  }
+  work.updates(tokens_ * d_out_ * activation_);
+  work.add(output_blocks(row, static_cast<int64_t>(blocks), tiles_each, d_out_, columns, step));
+  work.shared_bytes = row.strip_bytes;
+  work.registers = registers(kLargeStripRegisters, row.accumulators);
+  work.threads = row.threads();
+  return work;
+}
+
+Work Model::decode_shrink(const ShrinkRow &row) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
+  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
+  const double splits = ceil_of(d_in_ * scalar_, kSplitTiles * kTileBytes);
+  work.reads(tokens_ * d_in_ * activation_, row_tiles);
+  work.reads(rank_ * d_in_ * parameter_, token_tiles);
+  work.writes(4 * splits * tokens_ * round_up(problem_.rank, 4));
+  const double copied = (std::min<double>(tile.block_m, tokens_) + tile.block_n) * tile.block_k * scalar_;
+  const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
+  work.add({static_cast<int64_t>(token_tiles * row_tiles * splits), kSplitTiles * step,
+            kSplitTiles * rates_.dram_latency / (row.stages - 1), rates_.dram_latency,
+            static_cast<int>((row.stages - 1) * copied)});
+  work.shared_bytes = row.bytes;
+  work.registers = registers(kShrinkRegisters, row.accumulators);
+  return work;
+}
+
+Work Model::decode(const DecodeRow &row, const DecodeStages &stages, int shared_bytes) const {
+  Work work = {};
+  const Tile &tile = row.tile;
+  const double splits = ceil_of(d_in_ * scalar_, kSplitTiles * kTileBytes);
+  const int blocks = ceil_divide(problem_.d_out, tile.block_n);
+  const double pitch = round_up(problem_.rank, 4);
+  work.reads(4 * splits * tokens_ * pitch, blocks);
+  work.reads(experts_ * rank_ * d_out_ * parameter_);
+  work.updates(tokens_ * d_out_ * activation_);
+  work.writes(tokens_ * rank_ * hidden_);
+  if (routes_) {
+    work.reads(experts_ * rank_ * parameter_, blocks);
+    work.writes(4 * tokens_ * experts_ + 4 * groups_ * experts_);
+  }
+  // The first stages of B arrive while the partial sums are added and the weights are formed.
+  const double sums = ceil_of(tokens_ * pitch / 4, kThreads) * ceil_of(splits, 8) * rates_.l2_latency;
+  const double serial = std::max(0.0, sums + 5 * rates_.l2_latency - rates_.dram_latency);
+  const double later = std::max(0, stages.count() - kDecodeStages) / (kDecodeStages - 1.0);
+  const double rows = has_token_weights_ ? experts_ * rank_ : rank_;
+  const double in_flight = std::min(kDecodeStages * stages.rows() * 1.0, experts_ * rank_) * tile.block_n * parameter_;
+  work.add({blocks, product_clocks(tile.block_m, tile.block_n, rows, {1, 4}, 0), (1 + later) * rates_.dram_latency,
+            serial, static_cast<int>(in_flight)});
+  work.shared_bytes = shared_bytes;
+  work.registers = tile.block_m == 16 ? 128 : 164;
+  return work;
+}
+
+}  // namespace lily::cuda
