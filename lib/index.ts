@@ -9,13 +9,8 @@
  * @module lily-kernels
  * @packageDocumentation
  */
-export {
-  analyse,
-  type Analysis,
-  type AnalysisOptions,
-  type LayerAnalysis,
-  type TargetAnalysis,
-} from './analysis/analyse.js'
+export { analyse, type AnalysisOptions } from './analysis/analyse.js'
+export type { Analysis, LayerAnalysis, TargetAnalysis } from './analysis/analyse-lily.js'
 export type { LoraAnalysis, LoraLayerAnalysis } from './analysis/analyse-lora.js'
 export type { ExpertAnalysis } from './analysis/experts.js'
 export type { RouterAnalysis } from './analysis/routers.js'
