@@ -84,7 +84,7 @@ export function differencesOf({ runs, loraRank }: Results, metric: 'heldOut' | '
 }
 
 /** Seconds of training per epoch, mean over the runs. */
-export const secondsPerEpoch = ({ runs }: Group, { epochs }: Results): number =>
+const secondsPerEpoch = ({ runs }: Group, { epochs }: Results): number =>
   (mean(runs, ({ seconds }) => Object.values(seconds).reduce((sum, part) => sum + part, 0)) ?? NaN) / epochs
 
 /** The rows of the table, which the report has too. */

@@ -31,12 +31,10 @@ export interface Recording {
 }
 
 /** All copies of the package have one recording: `variableGrads` of one sees the calls of another. */
-const state = shared('tfjs', () => ({ recording: null as Recording | null }))
-
-/** The recording that is in progress; null if no gradient is being recorded, or TensorFlow.js records one by itself. */
-export function currentRecording(): Recording | null {
-  return state.recording
-}
+const state = shared('tfjs', () => ({
+  /** The one in progress; null if no gradient is being recorded, or TensorFlow.js records one by itself. */
+  recording: null as Recording | null,
+}))
 
 /** Runs `f` with a recording, and releases what its calls have kept. */
 export function withRecording<T>(recording: Recording, f: () => T): T {
@@ -63,7 +61,7 @@ export function release({ x, small, saved }: RecordedCall): void {
  */
 export function recordingFor(layer: AdapterLayer, training: boolean | undefined): Recording | null {
   if (training === false) return null
-  const recording = currentRecording()
+  const { recording } = state
   if (recording === null) {
     if (training === true) fail('ERR_LILY_ARGUMENT', 'training', `true is for ${INSIDE}; leave training out`)
     if (engine().isTapeOn()) {

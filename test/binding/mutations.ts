@@ -28,7 +28,7 @@ function number(random: Random, old: number): number {
 const isView = (value: unknown): value is View => ArrayBuffer.isView(value) && !(value instanceof DataView)
 
 /** Takes the memory of an array away, in one of the ways that a program has. */
-export function takeAway(random: Random, view: View): void {
+function takeAway(random: Random, view: View): void {
   const { buffer } = view
   if (buffer instanceof SharedArrayBuffer) return
   if ((buffer as Resizable).resizable) {

@@ -35,7 +35,7 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
 }
 
 /** The error in units of the error that the reference expects; see LIMIT. NaN counts as infinite. */
-export function errorInScale(actual: ArrayLike<number>, expected: Matrix): number {
+function errorInScale(actual: ArrayLike<number>, expected: Matrix): number {
   const error = norm(difference(actual, expected.value))
   if (error === 0) return 0
   return Number.isNaN(error) ? Infinity : error / (ROUNDING * norm(expected.variance.map(Math.sqrt)))

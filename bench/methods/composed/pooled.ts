@@ -43,9 +43,9 @@ export function pooledSteps({ activations, parameters, types, routing, weights }
       probs = Float32Array.from(decode(logits.out.data as Float32Array, type))
       softmaxRows(probs, experts)
     }
-    for (const { begin, end, combination, expansion } of groups) {
-      combination.forward(isRouted ? meanRows(probs, experts, begin, end) : givenWeights)
-      expansion.forward()
+    for (const group of groups) {
+      group.combination.forward(isRouted ? meanRows(probs, experts, group) : givenWeights)
+      group.expansion.forward()
     }
   }
   const backward = (): void => {
@@ -53,8 +53,8 @@ export function pooledSteps({ activations, parameters, types, routing, weights }
       group.expansion.backward(group.dy, group.dHidden, dCombined, false)
       group.combination.addDb(dCombined, db)
       if (!isRouted) continue
-      const { begin, end } = group
-      softmaxBackward(dLogits, probs, group.combination.dWeights(dCombined), experts, begin, end, 1 / (end - begin))
+      const scale = 1 / (group.end - group.begin)
+      softmaxBackward(dLogits, probs, group.combination.dWeights(dCombined), experts, group, scale)
     }
     if (isRouted) {
       const dOut = tensor(encode(dLogits, type), [tokens, experts], type)

@@ -1,5 +1,11 @@
 /** Routing of a composed call in plain JavaScript: its M * E numbers are negligible next to the matrix products. */
 
+/** The rows from `begin` to `end` - 1. */
+interface Rows {
+  readonly begin: number
+  readonly end: number
+}
+
 /** Converts each row of logits [M, E] to probabilities, in place. */
 export function softmaxRows(values: Float32Array, experts: number): void {
   for (let row = 0; row < values.length; row += experts) {
@@ -11,8 +17,8 @@ export function softmaxRows(values: Float32Array, experts: number): void {
   }
 }
 
-/** The mean [E] of rows begin to end of probabilities [M, E]. */
-export function meanRows(values: Float32Array, experts: number, begin: number, end: number): Float32Array {
+/** The mean [E] of some rows of probabilities [M, E]. */
+export function meanRows(values: Float32Array, experts: number, { begin, end }: Rows): Float32Array {
   const mean = new Float32Array(experts)
   for (let row = begin; row < end; row++) {
     for (let e = 0; e < experts; e++) mean[e] += values[row * experts + e]
@@ -21,7 +27,7 @@ export function meanRows(values: Float32Array, experts: number, begin: number, e
 }
 
 /**
- * dl = p (dp - <p, dp>) for rows begin to end, with dp = `scale` * `dProbs`.
+ * dl = p (dp - <p, dp>) for some rows, with dp = `scale` * `dProbs`.
  *
  * @param dProbs [M, E], or [E] for all rows
  */
@@ -30,8 +36,7 @@ export function softmaxBackward(
   probs: Float32Array,
   dProbs: Float32Array,
   experts: number,
-  begin: number,
-  end: number,
+  { begin, end }: Rows,
   scale: number,
 ): void {
   const stride = dProbs.length > experts ? experts : 0

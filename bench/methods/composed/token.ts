@@ -78,7 +78,7 @@ export function tokenSteps({ activations, parameters, types }: LilyOperands): Li
     expansion.backward(dy, v, db, true)
     const { dProbs, q } = spreadBackward(decode(v.data, type), probs, hidden, experts)
     const dLogits = new Float32Array(tokens * experts)
-    softmaxBackward(dLogits, probs, dProbs, experts, 0, tokens, 1)
+    softmaxBackward(dLogits, probs, dProbs, experts, { begin: 0, end: tokens }, 1)
     const dHidden = tensor(encode(q, type), [tokens, rank], type)
     const dOut = tensor(encode(dLogits, type), [tokens, experts], type)
     logits.addDx(dOut, dHidden)
