@@ -59,35 +59,18 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-}  // namespace
+struct Calls {
+  lily_forward forward;
+  lily_backward backward;
+};
 
-int main(int argc, char **argv) {
-  const bool lora = argc > 6 && strcmp(argv[6], "lora") == 0;
-  const bool sequence = argc > 6 && strcmp(argv[6], "sequence") == 0;
-  if (argc < 5 || (argc > 6 && !lora && !sequence)) {
-    fprintf(stderr, "passes M d r E [rounds] [lora | sequence]\n");
-    return 1;
-  }
-  const int64_t tokens = atoll(argv[1]), d = atoll(argv[2]), rank = atoll(argv[3]);
-  const int rounds = argc > 5 ? atoi(argv[5]) : 15;
-  const int64_t experts = lora ? 1 : atoll(argv[4]);
-
-  lily_problem problem = {};
-  problem.tokens = tokens;
-  problem.d_in = problem.d_out = d;
-  problem.rank = rank;
-  problem.experts = experts;
-  problem.groups = sequence ? 4 : 1;
-  problem.scaling = 1.0f;
-  problem.activation_dtype = problem.parameter_dtype = LILY_FLOAT32;
-  problem.routing = lora ? LILY_ROUTING_NONE : sequence ? LILY_ROUTING_SEQUENCE : LILY_ROUTING_BATCH;
-  std::vector<int32_t> offsets;
-  for (int32_t i = 0; sequence && i <= 4; ++i) offsets.push_back(static_cast<int32_t>(tokens * i / 4));
-
-  const lily_backend &backend = *lily_cpu_backend();
+// The operands and workspaces of a forward and a backward call. `offsets`: of the sequences; null: one group.
+Calls make_calls(const lily_problem &problem, const int32_t *offsets, const lily_backend &backend) {
+  const bool lora = problem.routing == LILY_ROUTING_NONE;
+  const int64_t tokens = problem.tokens, d = problem.d_in, rank = problem.rank, experts = problem.experts;
   lily_forward forward = {};
   forward.problem = problem;
-  if (sequence) forward.tokens.sequence_offsets = offsets.data();
+  forward.tokens.sequence_offsets = offsets;
   forward.x = random_matrix(tokens, d, 1.0f, false);
   forward.a = random_matrix(rank, d, 0.05f, false);
   forward.b = lora ? random_matrix(d, rank, 0.05f, false) : random_matrix(experts * rank, d, 0.05f, false);
@@ -117,34 +100,76 @@ int main(int argc, char **argv) {
   require(backend.backward_workspace(&problem, &backward.workspace_bytes), backend);
   forward.workspace = aligned_alloc(64, (forward.workspace_bytes + 63) / 64 * 64);
   backward.workspace = aligned_alloc(64, (backward.workspace_bytes + 63) / 64 * 64);
+  return {forward, backward};
+}
 
+// Of each pass: its tasks, and seconds in each round.
+struct Timings {
   std::vector<double> tile_rates;
   std::vector<std::vector<double>> seconds;
   std::vector<int64_t> tasks;
   size_t forward_passes = 0;
+};
+
+Timings measure(const Calls &calls, int rounds, const lily_backend &backend) {
+  Timings timings;
   for (int round = -2; round < rounds; ++round) {
     timed_passes.clear();
-    require(backend.forward(&forward), backend);
-    forward_passes = timed_passes.size();
-    require(backend.backward(&backward), backend);
+    require(backend.forward(&calls.forward), backend);
+    timings.forward_passes = timed_passes.size();
+    require(backend.backward(&calls.backward), backend);
     // Beside every round, because clocks and neighbours of a virtual machine change within seconds.
-    tile_rates.push_back(lily::cpu::measure_tile_rate(lily::cpu::thread_count()));
-    seconds.resize(timed_passes.size());
-    tasks.resize(timed_passes.size());
+    timings.tile_rates.push_back(lily::cpu::measure_tile_rate(lily::cpu::thread_count()));
+    timings.seconds.resize(timed_passes.size());
+    timings.tasks.resize(timed_passes.size());
     for (size_t i = 0; round >= 0 && i < timed_passes.size(); ++i) {
-      seconds[i].push_back(timed_passes[i].seconds);
-      tasks[i] = timed_passes[i].tasks;
+      timings.seconds[i].push_back(timed_passes[i].seconds);
+      timings.tasks[i] = timed_passes[i].tasks;
     }
   }
-  const double product = 2.0 * static_cast<double>(tokens * d * rank);
-  const double rate = median(tile_rates);
+  return timings;
+}
+
+void print(const lily_problem &problem, const Timings &timings) {
+  const double product = 2.0 * static_cast<double>(problem.tokens * problem.d_in * problem.rank);
+  const double rate = median(timings.tile_rates);
   printf("%lld, %lld, %lld, %lld: register tile with rhs in L2 %.0f GFLOP/s, one product %.3f ms\n",
-         static_cast<long long>(tokens), static_cast<long long>(d), static_cast<long long>(rank),
-         static_cast<long long>(experts), rate * 1e-9, product / rate * 1e3);
-  for (size_t i = 0; i < seconds.size(); ++i) {
-    const double time = median(seconds[i]);
+         static_cast<long long>(problem.tokens), static_cast<long long>(problem.d_in),
+         static_cast<long long>(problem.rank), static_cast<long long>(problem.experts), rate * 1e-9,
+         product / rate * 1e3);
+  for (size_t i = 0; i < timings.seconds.size(); ++i) {
+    const double time = median(timings.seconds[i]);
     printf("%-8s pass %2zu, %4lld tasks: %8.3f ms, one product would be %3.0f %% of the tile\n",
-           i < forward_passes ? "forward" : "backward", i, static_cast<long long>(tasks[i]), time * 1e3,
-           100.0 * product / time / rate);
+           i < timings.forward_passes ? "forward" : "backward", i, static_cast<long long>(timings.tasks[i]),
+           time * 1e3, 100.0 * product / time / rate);
   }
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  const bool lora = argc > 6 && strcmp(argv[6], "lora") == 0;
+  const bool sequence = argc > 6 && strcmp(argv[6], "sequence") == 0;
+  if (argc < 5 || (argc > 6 && !lora && !sequence)) {
+    fprintf(stderr, "passes M d r E [rounds] [lora | sequence]\n");
+    return 1;
+  }
+  lily_problem problem = {};
+  problem.tokens = atoll(argv[1]);
+  problem.d_in = problem.d_out = atoll(argv[2]);
+  problem.rank = atoll(argv[3]);
+  problem.experts = lora ? 1 : atoll(argv[4]);
+  problem.groups = sequence ? 4 : 1;
+  problem.scaling = 1.0f;
+  problem.activation_dtype = problem.parameter_dtype = LILY_FLOAT32;
+  problem.routing = lora ? LILY_ROUTING_NONE : sequence ? LILY_ROUTING_SEQUENCE : LILY_ROUTING_BATCH;
+  std::vector<int32_t> offsets;
+  for (int64_t i = 0; i <= problem.groups; ++i) {
+    offsets.push_back(static_cast<int32_t>(problem.tokens * i / problem.groups));
+  }
+  const int rounds = argc > 5 ? atoi(argv[5]) : 15;
+
+  const lily_backend &backend = *lily_cpu_backend();
+  const Calls calls = make_calls(problem, sequence ? offsets.data() : nullptr, backend);
+  print(problem, measure(calls, rounds, backend));
 }

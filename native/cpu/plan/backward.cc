@@ -123,8 +123,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
     }
     pass.dx = blocked::row_tiles(*blocking, problem.tokens, problem.d_in, problem.rank, 1);
     pass.x = blocked::plan_x_pass(*blocking, problem);
-    // Not measured: dR is a small part of backward. The register tile had this number for sums of at most 64 rows, as
-    // those of dR, until D and dA were measured with more. It determines the order of the sum over the tokens.
+    // It determines the order of the sum over the tokens. Not measured: dR is a small part of backward.
     pass.router.outer_product_tokens = 24;
   } else {
     pass.x = register_tile::plan_x_pass(problem, kernels, workspace);
