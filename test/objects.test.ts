@@ -4,7 +4,7 @@ import { basename } from 'node:path'
 import { expect, test } from 'vitest'
 import { findProgram } from './support/find-program.js'
 import { tileLoops } from './support/loops.js'
-import { addonObjects } from './support/tiles.js'
+import { addonObjects } from '../bench/passes/build.js'
 
 const kernels = addonObjects().filter((file) => /^kernels_(?!portable|.*model)/.test(basename(file)))
 

@@ -21,19 +21,24 @@ export function compile(source: string, object: string, ...flags: string[]): str
   return output
 }
 
+/** The object files of the addon in build/Release; none where it was built elsewhere. */
+export function addonObjects(): string[] {
+  const objects = join(root, 'build/cmake/CMakeFiles/lily.dir')
+  if (!existsSync(objects)) return []
+  // CMake leaves the object of a source that was moved or removed.
+  return readdirSync(objects, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.o') && existsSync(join(root, file.slice(0, -'.o'.length))))
+    .map((file) => join(objects, file))
+}
+
 /**
  * @param without part of the paths of the objects that are left out
  * @returns the path of the program
  */
 export function link(name: string, objects: readonly string[], without?: string): string {
-  // CMake leaves the object of a source that was moved or removed.
-  const ofAddon = readdirSync(join(root, 'build', 'cmake'), { recursive: true, encoding: 'utf8' })
-    .filter((path) => {
-      const source = /CMakeFiles\/lily\.dir\/(native\/(?:cpu|core)\/.*)\.o$/.exec(path)?.[1]
-      return source !== undefined && existsSync(join(root, source))
-    })
+  const ofAddon = addonObjects()
+    .filter((path) => /\/lily\.dir\/native\/(cpu|core)\//.test(path))
     .filter((path) => without === undefined || !path.includes(without))
-    .map((path) => join(root, 'build', 'cmake', path))
   const program = join(folder, name)
   run(compiler, ['-o', program, ...objects, ...ofAddon, '-pthread', '-ldl'])
   return program

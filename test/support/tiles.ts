@@ -1,17 +1,9 @@
 /** An addon that runs the AMX kernels on emulated tile registers (test/programs/tiles.cc). */
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { addonObjects } from '../../bench/passes/build.js'
 import { packageRoot } from '../../lib/binding/root.js'
-
-const objects = join(packageRoot, 'build/cmake/CMakeFiles/lily.dir')
-
-/** The object files of the addon in build/Release; none where it was built elsewhere. */
-export function addonObjects(): string[] {
-  if (!existsSync(objects)) return []
-  const files = readdirSync(objects, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.o'))
-  return files.map((file) => join(objects, file))
-}
 
 /**
  * Links the addon in `folder`, and returns the environment variables of a process that uses it. Or returns the reason why
@@ -20,7 +12,8 @@ export function addonObjects(): string[] {
 export function emulatedTiles(folder: string): Record<string, string> | string {
   if (process.env.LILY_TEST_SANITIZER !== undefined) return 'the addon with sanitizers does not have the AMX kernels'
   const given = addonObjects().filter((file) => !file.endsWith('/amx/permission.cc.o'))
-  if (!given.some((file) => file.endsWith('/kernels_amx.cc.o'))) return `${objects} does not have the AMX kernels`
+  if (!given.some((file) => file.endsWith('/kernels_amx.cc.o')))
+    return 'the addon was not built here, or without the AMX kernels'
   const release = join(folder, 'build/Release')
   mkdirSync(release, { recursive: true })
   const native = join(packageRoot, 'native')
