@@ -46,7 +46,8 @@ export class Tensor {
   }
 
   static [Symbol.hasInstance](value: unknown): value is Tensor {
-    return isOf(tensorKey, value)
+    // The first test is faster; it fails for tensors of another copy.
+    return (typeof value === 'object' && value !== null && #operand in value) || isOf(tensorKey, value)
   }
 
   /** @internal */

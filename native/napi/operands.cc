@@ -1,6 +1,5 @@
 #include "napi/operands.h"
 
-#include <math.h>
 #include <string.h>
 
 #include <algorithm>
@@ -47,9 +46,7 @@ bool is_aligned(const void *data, int64_t alignment) {
 
 }  // namespace
 
-int64_t whole_number(Napi::Env env, double number, const char *name) {
-  constexpr double kLimit = 9007199254740992.0;  // 2^53
-  if (number >= -kLimit && number <= kLimit && trunc(number) == number) return static_cast<int64_t>(number);
+void throw_not_whole(Napi::Env env, const char *name) {
   throw make_error(env, "ERR_LILY_ARGUMENT", std::string(name) + " is not a whole number");
 }
 

@@ -19,9 +19,18 @@ namespace lily::napi {
 // into an int64.
 constexpr int64_t kMaxBytes = int64_t{1} << 48;
 
+[[noreturn]] void throw_not_whole(Napi::Env env, const char *name);
+
 // Converts a double to an integer. Throws for fractions, NaN and magnitudes above 2^53; `name` is part of the error
-// text.
-int64_t whole_number(Napi::Env env, double number, const char *name);
+// text. A call has about fifty such numbers.
+inline int64_t whole_number(Napi::Env env, double number, const char *name) {
+  constexpr double kLimit = 9007199254740992.0;  // 2^53
+  if (number >= -kLimit && number <= kLimit) {
+    const auto whole = static_cast<int64_t>(number);
+    if (static_cast<double>(whole) == number) return whole;
+  }
+  throw_not_whole(env, name);
+}
 
 // The same for a number from `least` to `most`.
 int64_t whole_number(Napi::Env env, double number, int64_t least, int64_t most, const char *name);
