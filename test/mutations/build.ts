@@ -71,18 +71,8 @@ function patch(file: string, find: string, replace: string): void {
   )
 }
 
-/**
- * The path of a library for GPUs of a compute capability, with the mistake or without any; dispose() removes what building it has
- * left.
- */
-export async function build(
-  name: string,
-  capability: 90 | 100,
-  mutation?: Mutation,
-): Promise<{ library: string; dispose: () => void }> {
-  const place = join(folder, name)
-  rmSync(place, { recursive: true, force: true })
-  mkdirSync(place, { recursive: true })
+/** Copies the sources to `place`, with few tiles of one engine, and with the mistake, if there is one. */
+export function copySources(place: string, mutation?: Mutation): void {
   cpSync(join(root, 'native'), join(place, 'native'), {
     recursive: true,
     filter: (path) => !/native\/(emulator|cpu|napi)/.test(path),
@@ -95,6 +85,21 @@ export async function build(
   patch(tiles, leftOut, 'struct LeftOut<E, 2> : Table<> {};\n')
   writeFileSync(join(place, 'native/cuda/launch/engines_bfloat16.cu'), ONE_ENGINE)
   if (mutation !== undefined) patch(join(place, 'native/cuda', mutation.file), mutation.find, mutation.replace)
+}
+
+/**
+ * The path of a library for GPUs of a compute capability, with the mistake or without any; dispose() removes what building it has
+ * left.
+ */
+export async function build(
+  name: string,
+  capability: 90 | 100,
+  mutation?: Mutation,
+): Promise<{ library: string; dispose: () => void }> {
+  const place = join(folder, name)
+  rmSync(place, { recursive: true, force: true })
+  mkdirSync(place, { recursive: true })
+  copySources(place, mutation)
 
   const includes = ['-I', join(place, 'native'), '-I', join(place, 'native/include')]
   const options = ['-std=c++20', '-O3', '-DNDEBUG', '-lineinfo', '--no-compress', '-Xcompiler', '-fPIC', ...includes]
