@@ -189,10 +189,13 @@ void allocate_registers(KernelCode &code) {
   std::erase_if(code.special_registers, [&](const KernelCode::Special &special) { return numbers[special.reg] < 0; });
   for (KernelCode::Special &special : code.special_registers) renumber(special.reg);
 
-  std::vector<uint64_t> initial(static_cast<size_t>(fixed), 0);
+  // What a register holds before it is written: not 0, which would hide that a sum is not cleared, but NaN in every
+  // floating-point type of up to 32 bits.
+  constexpr uint64_t kUnwritten = 0xffffffff;
+  std::vector<uint64_t> initial(static_cast<size_t>(fixed), kUnwritten);
   for (size_t reg = 0; reg < numbers.size(); ++reg) {
     if (numbers[reg] < 0) continue;
-    if (numbers[reg] >= static_cast<int32_t>(initial.size())) initial.resize(numbers[reg] + 1);
+    if (numbers[reg] >= static_cast<int32_t>(initial.size())) initial.resize(numbers[reg] + 1, kUnwritten);
     if (numbers[reg] < fixed) initial[numbers[reg]] = code.initial_registers[reg];
   }
   code.initial_registers = std::move(initial);

@@ -43,6 +43,9 @@ void test_control() {
                       "st.global.u32 [l0], w2;",
                   kept);
   }
+  // Not 0, as a sum that a kernel forgets to clear would seem to be.
+  check_threads("a value that was never written", "add.f32 w1, w1, 0f3F800000;\nst.global.u32 [l0], w1;",
+                Words(64, 0x7fffffff));
   check_threads("brx.idx",
                 "TARGETS: .branchtargets ZERO, ONE, TWO;\nrem.u32 w1, w0, 3;\nbrx.idx w1, TARGETS;\n"
                 "ZERO:\nmov.u32 w2, 0;\nbra.uni DONE;\nONE:\nmov.u32 w2, 10;\nbra.uni DONE;\nTWO:\nmov.u32 w2, 20;\n"
