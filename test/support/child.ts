@@ -3,7 +3,7 @@
  * emulated processor. This file contains both sides.
  */
 import { fileURLToPath } from 'node:url'
-import { type BackendInfo, backends, LilyError } from '../../lib/index.js'
+import { type BackendInfo, backends, emptyCache, LilyError } from '../../lib/index.js'
 import { makeCase, type Spec } from './cases.js'
 import { answer, ask } from './fork.js'
 import type { Processor } from './processors.js'
@@ -29,7 +29,11 @@ async function reportOn(jobs: Job[]): Promise<Report> {
   const [backend] = backends()
   try {
     const results: Result[] = []
-    for (const { spec, how } of jobs) results.push(await run(makeCase(spec), how))
+    for (const { spec, how } of jobs) {
+      results.push(await run(makeCase(spec), how))
+      // Memory of the next problem is new: on the emulator, what lies beyond an operand is then not initialised.
+      emptyCache()
+    }
     return { backend, results }
   } catch (error) {
     if (!(error instanceof LilyError)) throw error

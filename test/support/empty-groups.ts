@@ -11,7 +11,7 @@ import { type Result, wantedGradients } from './run.js'
 const small = { tokens: 60, dIn: 33, dOut: 136, experts: 3, scaling: 2 }
 const ragged = { ...small, routing: 'sequence', rank: 9, lengths: [21, 0, 1, 38] } as const
 // Several strips and splits; with the small L2 of test/cuda/kernels.test.ts a separate kernel reads dy.
-const wide = { ...small, routing: 'batch', tokens: 260, dIn: 33, dOut: 530, rank: 4 } as const
+const wide = { ...small, routing: 'batch', tokens: 260, dIn: 33, dOut: 1040, rank: 4 } as const
 
 const specs: Spec[] = [
   { ...small, routing: 'batch', rank: 7, activation: 'relu', seed: 1 },

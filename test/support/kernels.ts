@@ -7,6 +7,9 @@
  */
 import { type Spec, splitTokens } from './cases.js'
 import type { Job } from './child.js'
+import { expectSameBits } from './compare.js'
+import type { LinearJob, LinearSpec } from './linear.js'
+import type { Result } from './run.js'
 
 export const DEVICES = [
   { LILY_EMULATOR_SMS: '64', LILY_EMULATOR_L2: '4M' },
@@ -17,10 +20,12 @@ const small = { tokens: 150, dIn: 33, dOut: 136, experts: 3, scaling: 2 }
 const ragged = { ...small, rank: 9, lengths: splitTokens(small.tokens, 4, 1) }
 // Several strips of columns and several splits, also in the separate kernel for dy, which supports ranks up to 4 here.
 const wide = { ...small, tokens: 260, dIn: 136, dOut: 530 }
+// From so many columns on sm_100 uses that kernel with a router, too.
+const wider = { ...wide, dOut: 1040 }
 
 const specs: Spec[] = [
   { ...small, routing: 'batch', rank: 7, masked: 0.3, activation: 'relu', seed: 1 },
-  { ...wide, routing: 'batch', rank: 4, pool: 'logits', masked: 0.3, seed: 2 },
+  { ...wider, routing: 'batch', rank: 4, pool: 'logits', masked: 0.3, seed: 2 },
   { ...wide, routing: 'batch', rank: 33, masked: 0.3, seed: 3 },
   // More than a tile: the router uses a separate kernel. One split of tokens: gradients are written without partials.
   { ...small, routing: 'batch', rank: 140, tokens: 60, masked: 0.3, seed: 4 },
@@ -28,7 +33,7 @@ const specs: Spec[] = [
   { ...ragged, routing: 'sequence', masked: 0.3, seed: 6 },
   { ...ragged, routing: 'sequence', pool: 'logits', masked: 0.3, seed: 7 },
   { ...ragged, routing: 'fixed', seed: 8 },
-  { ...wide, routing: 'batch', rank: 3, masked: 0.3, activation: 'relu', seed: 9 },
+  { ...wider, routing: 'batch', rank: 3, masked: 0.3, activation: 'relu', seed: 9 },
   // B does not fit into shared memory and is streamed.
   { ...small, routing: 'token', tokens: 70, dIn: 9, rank: 50, experts: 60, seed: 10 },
   // So many tokens that a block of dh has several tiles of 32 tokens, between two of which a sequence begins; a sequence has
@@ -64,13 +69,63 @@ const specs: Spec[] = [
 ]
 
 /** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */
-export const kernelJobs = specs.map((spec, i): Job => ({
+const complete = specs.map((spec, i): Job => ({
   spec: { ...spec, activations: 'bfloat16', ...(i % 3 === 0 && { parameters: 'float32' }) },
   how: spec.routing !== 'lora' && i % 2 === 0 ? { outputs: 'add', deferB: true } : { outputs: 'add' },
 }))
+
+/** The first problem again, without some of its gradients: its plan must not be that of the call with all of them. */
+const partial = [
+  { dx: false, da: false },
+  { da: false, dRouter: false, db: false },
+].map((needs): Job => ({ spec: complete[0].spec, how: { outputs: 'add', needs } }))
+
+/** Ragged rows with padding between them: all begin at multiples of 16 bytes, and their last vectors are not whole. */
+const uneven = { ...small, tokens: 60, dOut: 141, activations: 'bfloat16' } as const
+const padded = (
+  [
+    { ...uneven, routing: 'batch', rank: 7, masked: 0.3, seed: 26 },
+    { ...uneven, routing: 'batch', rank: 140, seed: 27 },
+    { ...uneven, routing: 'token', tokens: 70, rank: 8, seed: 28 },
+    { ...uneven, routing: 'lora', experts: 1, rank: 20, seed: 29 },
+    { ...uneven, routing: 'batch', tokens: 9, rank: 20, seed: 30 },
+  ] satisfies Spec[]
+).map((spec, i): Job => ({
+  spec: { ...spec, ...(i % 2 === 0 && { parameters: 'float32' }) },
+  how: { outputs: 'add', pitchMultiple: 8 },
+}))
+
+export const kernelJobs = [...complete, ...partial, ...padded]
+
+/**
+ * That no row depends on the plan, which each device has another of: sums along a row are split at fixed places. With one
+ * pooling group w is a sum over blocks of tokens, and with it y and dx.
+ */
+export function expectSameRows(first: readonly Result[], second: readonly Result[]): void {
+  kernelJobs.forEach(({ spec }, i) => {
+    for (const name of spec.routing === 'batch' ? (['hidden'] as const) : (['y', 'hidden', 'dx'] as const)) {
+      const [one, other] = [first[i].values[name], second[i].values[name]]
+      expectSameBits(`${name} of ${JSON.stringify(spec)}`, one as Float32Array, other as Float32Array)
+    }
+  })
+}
 
 /** The larger tile of the separate kernel for dy, which is used from these sizes on: dy exceeds the default L2. */
 export const largeJob: Job = {
   spec: { ...small, routing: 'batch', tokens: 2100, dIn: 9, dOut: 1000, rank: 18, activations: 'bfloat16', seed: 14 },
   how: { outputs: 'add' },
 }
+
+const linearSpecs: LinearSpec[] = [
+  { tokens: 150, dIn: 33, dOut: 136, bias: true, seed: 1 },
+  // With one multiprocessor a block has several tiles.
+  { tokens: 260, dIn: 136, dOut: 530, bias: true, seed: 2 },
+  // The sum of the same tile has fewer steps than its ring has stages.
+  { tokens: 500, dIn: 9, dOut: 500, seed: 3 },
+]
+
+/** Frozen linear layers likewise: their kernel is one of its own. */
+export const linearJobs = linearSpecs.map((spec, i): LinearJob => ({
+  spec: { ...spec, activations: 'bfloat16', ...(i % 2 === 0 && { parameters: 'float32' }) },
+  how: { outputs: 'add' },
+}))

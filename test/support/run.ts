@@ -15,6 +15,8 @@ export type Values = Partial<Record<OutputName | 'hidden' | 'probabilities' | 'w
 /** Variations of a call that must not change its results. */
 export interface How {
   layout?: (name: OperandName) => Layout
+  /** Without `layout`: rows begin at multiples of this number of elements. */
+  pitchMultiple?: number
   /** New outputs, or given ones that are accumulated into or overwritten. */
   outputs?: 'new' | 'add' | 'overwrite'
   needs?: Partial<Record<GradientName, boolean>>
@@ -102,7 +104,9 @@ class GivenOperands {
   }
 
   #operand(name: OperandName, rows: number, cols: number, values: ArrayLike<number>): Operand {
-    return new Operand(this.#types[name], rows, cols, values, this.how.layout?.(name) ?? { gap: 0, margin: 0 })
+    const { layout, pitchMultiple = 1 } = this.how
+    const padded = { gap: Math.ceil(cols / pitchMultiple) * pitchMultiple - cols, margin: 0 }
+    return new Operand(this.#types[name], rows, cols, values, layout?.(name) ?? padded)
   }
 }
 
