@@ -12,7 +12,7 @@ import type { Mutation } from './mutations.js'
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = join(root, 'build/mutations')
 const emulator = join(root, 'build/emulator')
-const DEVICE_SOURCES = ['launch/engines_bfloat16', 'launch/common']
+const DEVICE_SOURCES = ['launch/engines_bfloat16', 'launch/common', 'operations']
 // The plan has the table of tiles too.
 const HOST_SOURCES = [
   'launch/model',
@@ -24,7 +24,7 @@ const HOST_SOURCES = [
   'launch/walk',
   'tiles/rows',
 ]
-const BUILT_ANEW = /\/(engines?\w*|common|model\w*|plan_\w+|walk|rows)\.\w+\.o$/
+const BUILT_ANEW = /\/(engines?\w*|common|operations|model\w*|plan_\w+|walk|rows)\.\w+\.o$/
 
 // The other engines are never asked; the emulator would read all their PTX.
 const ONE_ENGINE = `#include "cuda/launch/engine.cuh"

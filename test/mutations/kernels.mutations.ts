@@ -2,18 +2,26 @@
  * Whether the suite would notice a mistake in a kernel: each of mutations.ts is built and runs the problems of
  * support/kernels.ts on the emulator, which must find something or give a wrong number. `npm run test:mutations`.
  */
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { runInChild } from '../support/child.js'
 import { emptyGroupJobsInBfloat16, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
-import { DEVICES, kernelJobs } from '../support/kernels.js'
+import { ask } from '../support/fork.js'
+import { DEVICES, expectSameRows, kernelJobs, linearJobs } from '../support/kernels.js'
+import { expectMatches } from '../support/linear-check.js'
+import type { LinearReport } from '../support/linear.js'
+import type { Result } from '../support/run.js'
 import { build } from './build.js'
 import { mutations } from './mutations.js'
 
-/** Runs what test/cuda/kernels.test.ts runs; throws where that would fail. */
+const linearModule = fileURLToPath(new URL('../support/linear.ts', import.meta.url))
+
+/** Runs what test/cuda/kernels.test.ts runs, and frozen linear layers; throws where that would fail. */
 async function check(library: string, capability: 90 | 100): Promise<void> {
-  const environment = { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_ARCH: String(capability) }
+  const environment = { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_ARCH: String(capability), LILY_CUBLASLT: '0' }
+  const onDevices: Result[][] = []
   for (const device of DEVICES) {
     const { results, refused } = await runInChild(kernelJobs, { ...environment, ...device })
     if (refused !== undefined) throw new Error(refused.message)
@@ -22,7 +30,14 @@ async function check(library: string, capability: 90 | 100): Promise<void> {
       expect(result.damaged).toEqual([])
       checkResult(makeCase(kernelJobs[i].spec), result, kernelJobs[i].how)
     })
+    onDevices.push(results)
   }
+  expectSameRows(onDevices[0], onDevices[1])
+  const linear = await ask<LinearReport>(linearModule, linearJobs, { ...environment, ...DEVICES[1] })
+  expect(linear.results.length).toBe(linearJobs.length)
+  linearJobs.forEach((job, i) => {
+    expectMatches(job, linear.results[i])
+  })
   const jobs = emptyGroupJobsInBfloat16
   const { results, refused } = await runInChild(jobs, { ...environment, ...DEVICES[1] })
   if (refused !== undefined) throw new Error(refused.message)
