@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { inspect } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import {
+  analyse,
   type HostData,
   lilyBackward,
   lilyBackwardAsync,
@@ -13,6 +14,7 @@ import {
   lilyLinearBackwardAsync,
   lilyLinearForward,
   lilyLinearForwardAsync,
+  LilyModel,
   loraBackward,
   loraBackwardAsync,
   loraForward,
@@ -21,6 +23,7 @@ import {
   loraLinearBackwardAsync,
   loraLinearForward,
   loraLinearForwardAsync,
+  LoraModel,
   tensor,
 } from '../lib/index.js'
 import { expectSameBits } from './support/compare.js'
@@ -390,6 +393,76 @@ describe('a buffer that can be resized', () => {
     const pending = lilyForwardAsync({ x: { data, shape: x.shape }, ...rest })
     buffer.grow(2 * bytes)
     expectSameBits('y', (await pending).y.data, expected.data)
+  })
+})
+
+describe('a parameter of a model, at any moment of a promise: it rejects, or the result is right', () => {
+  const layers = [0, 1].map((l) => ({ name: `layers.${l}.q`, inFeatures: 4, outFeatures: 6 }))
+  function frozenModel(): LilyModel {
+    const config = { r: 2, strideA: 1, numB: 2, targetModules: ['q'], initWeights: false }
+    const model = LilyModel.create({ layers, config, seed: 1 })
+    model.freeze('uniform')
+    return model
+  }
+  const loraModel = () =>
+    LoraModel.create({ layers, config: { r: 2, targetModules: ['q'], initLoraWeights: false }, seed: 1 })
+  const bytesOf = (files: readonly File[]) =>
+    Promise.all(files.map(async (file) => new Uint8Array(await file.arrayBuffer())))
+
+  /** Turns of the queue of promises after which the parameter is transferred, at most. */
+  const MOST_TURNS = 60
+
+  /** Runs a call again and again. Its result is compared as far as `resultOf` gives it. */
+  async function transferAtEachMoment<M extends LilyModel | LoraModel, R>(
+    create: () => M,
+    call: (model: M) => Promise<R>,
+    resultOf: (result: R) => unknown = (result) => result,
+  ): Promise<void> {
+    const expected = await resultOf(await call(create()))
+    let refusals = 0
+    for (const name of create().parameters().keys()) {
+      for (let turns = 0; turns < MOST_TURNS; turns++) {
+        const model = create()
+        const value = model.parameters().get(name)?.value
+        const pending = call(model)
+        const settled = pending.catch((error: unknown) => error)
+        for (let turn = 0; turn < turns; turn++) await Promise.resolve()
+        if (value !== undefined) transfer(value).fill(NaN)
+        const result = await settled
+        if (result instanceof Error) {
+          expect(result).toMatchObject({ name: 'LilyError' })
+          refusals++
+        } else {
+          expect(await resultOf(result as R)).toEqual(expected)
+        }
+      }
+    }
+    expect(refusals).toBeGreaterThan(0)
+  }
+
+  it('exportLora', () =>
+    transferAtEachMoment(
+      frozenModel,
+      (model) => model.exportLora(),
+      (exported) => Array.from(exported.layers.values(), ({ a, b }) => [a.data, b.data]),
+    ))
+
+  it('pretrainedFiles', () => transferAtEachMoment(frozenModel, (model) => model.pretrainedFiles(), bytesOf))
+
+  it('analyse', async () => {
+    await transferAtEachMoment(frozenModel, (model) => analyse(model))
+    await transferAtEachMoment(loraModel, (model) => analyse(model))
+  })
+
+  it('analyse, by the callback for its progress', async () => {
+    const model = frozenModel()
+    const expected = await analyse(frozenModel())
+    // The layers have one B.
+    const onProgress = (name: string, done: number) => {
+      if (done === 0) transfer(model.layer(name).b.value).fill(NaN)
+    }
+    // It runs when the numbers of the experts have been read.
+    expect(await analyse(model, { onProgress })).toEqual(expected)
   })
 })
 

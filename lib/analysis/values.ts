@@ -1,9 +1,9 @@
 /** The numbers of parameters. */
 import type { Parameter } from '../model/parameter.js'
-import { toFloat32 } from '../tensor/numbers.js'
+import { copyFloat32 } from '../tensor/numbers.js'
 
-/** The value of a parameter on any device, as float32. */
+/** A copy of the value of a parameter on any device, as float32. */
 export async function valuesOf({ value }: Parameter): Promise<Float32Array> {
   const { dtype, data } = await value.toHost()
-  return toFloat32(dtype, data)
+  return copyFloat32(dtype, data)
 }

@@ -3,6 +3,7 @@
  * place for them: a file beside those holds them, with a digest of the parameters that they were saved with.
  */
 import { fail } from '../base/errors.js'
+import { checkAttached } from '../memory/operand.js'
 import type { LilyModel } from '../model/lily-model.js'
 import type { ParameterShape } from '../model/layout.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -96,6 +97,7 @@ async function digestOf(parameters: Iterable<Valued>): Promise<string> {
   const lines: string[] = []
   for (const { name, layers, value } of parameters) {
     const bytes = await sourceOf(value, name).bytes()
+    checkAttached(name, bytes)
     const digest = await sha256(bytes)
     for (const key of keysOf({ name, layers })) lines.push(`${key} ${digest}\n`)
   }

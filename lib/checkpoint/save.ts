@@ -1,6 +1,7 @@
 /** Writes an adapter in PEFT's format, or Lily's in the compact format of this package. */
 import { plainView } from '../base/dtype.js'
 import { checkKeys, get, type Known, readChoice, readFlag } from '../base/options.js'
+import { checkAttached } from '../memory/operand.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import type { LilyModel } from '../model/lily-model.js'
 import type { LoraModel } from '../model/lora-model.js'
@@ -225,6 +226,7 @@ function finiteSource(path: string, name: string, value: Tensor): TensorSource {
   const { dtype, shape } = value
   const bytes = async () => {
     const content = await bytesOfValue()
+    checkAttached(name, content)
     const data = plainView(dtype, content) as StoredTensor['data']
     checkFinite(path, PREFIX + name, { dtype, shape, data } as StoredTensor)
     return content
@@ -275,7 +277,10 @@ export async function toFiles(contents: readonly FileContent[]): Promise<File[]>
   const files: File[] = []
   for (const { name, blocks, check } of contents) {
     const parts: Blob[] = []
-    for await (const block of blocks()) parts.push(new Blob([unshared(block)]))
+    for await (const block of blocks()) {
+      // Memory that was transferred meanwhile is empty. What follows the block in the iteration reports that.
+      if (block.length > 0) parts.push(new Blob([unshared(block)]))
+    }
     const file = new File(parts, name)
     await check?.(openData(name, file))
     files.push(file)

@@ -1,6 +1,6 @@
 /** Export of a frozen Lily adapter as a LoRA adapter. */
 import { fail } from '../base/errors.js'
-import { toFloat32 } from '../tensor/numbers.js'
+import { copyFloat32 } from '../tensor/numbers.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import type { LilyModel } from './lily-model.js'
 import type { Parameter } from './parameter.js'
@@ -61,7 +61,7 @@ export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
 
 async function onHost(value: Tensor): Promise<Float32Array> {
   const { dtype, data } = await value.toHost()
-  return toFloat32(dtype, data)
+  return copyFloat32(dtype, data)
 }
 
 /** C^T [d_out, r]; the sum over the experts is in float64. */

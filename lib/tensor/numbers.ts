@@ -32,6 +32,11 @@ export function toFloat32(dtype: DType, data: HostData): Float32Array {
   return values
 }
 
+/** The same in memory of its own, which the caller can neither change nor transfer meanwhile. */
+export function copyFloat32(dtype: DType, data: HostData): Float32Array {
+  return dtype === 'float32' ? (data.slice() as Float32Array) : toFloat32(dtype, data)
+}
+
 /** Rounds float32 values to `dtype`, to nearest, ties to even. For float32 `values` itself is returned. */
 export function fromFloat32(dtype: DType, values: Float32Array): HostData {
   if (dtype === 'float32') return values
