@@ -5,6 +5,7 @@ import { setTimeout } from 'node:timers/promises'
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 import type * as package_ from '../lib/index.js'
 import { packageRoot } from '../lib/binding/root.js'
+import { forwardStruct } from '../lib/binding/wasm/abi.js'
 import type { Host } from '../lib/binding/wasm/host.js'
 import { loadModule } from '../lib/binding/wasm/load.js'
 import { Module } from '../lib/binding/wasm/module.js'
@@ -104,6 +105,22 @@ test('an Async form for which the thread has no memory is rejected', async () =>
     code: 'ERR_LILY_OUT_OF_MEMORY',
     message: expect.stringMatching(/no memory for the thread of the Async forms: .* use smaller batches/) as string,
   })
+})
+
+test('a thread above 2 GiB computes, and reports errors', async () => {
+  const module = loadModule({ ...nodeHost, processors: 2 }, 'wasm')
+  // Above them are the stacks and the thread-local data of the threads, which begin with the first call. No page is touched.
+  for (let i = 0; i < 9; i++) module.allocate('nothing', 2 ** 28)
+  expect(module.memory.buffer.byteLength).toBeGreaterThan(2 ** 31)
+  const call = module.allocate('a call', forwardStruct.bytes)
+  module.bytes(call, forwardStruct.bytes).fill(0)
+  await expect(module.run('forward', call, [])).rejects.toMatchObject({
+    code: 'ERR_LILY_ARGUMENT',
+    message: expect.stringContaining('must be from 1 to') as string,
+  })
+  vi.resetModules()
+  vi.doMock('../lib/binding/load.js', () => ({ loadBinding: () => wasmNative(module, nodeHost, 'a test') }))
+  await expectSameResults(await import('../lib/index.js'))
 })
 
 test('the thread reserves less address space where the engine has no more', async () => {

@@ -110,7 +110,7 @@ export class Module {
 
   /** The message of the last call that failed. */
   lastError(): string {
-    return this.text(this.call('lastError'))
+    return this.text(this.call('lastError') >>> 0)
   }
 
   /** @throws an error with the code and the message of a status that is not LILY_OK */

@@ -91,7 +91,7 @@ export const THREAD_SCRIPT = `'use strict'
     const status = table.get(entry)(call)
     return {
       status,
-      message: status === 0 ? '' : text(table.get(lastError)()),
+      message: status === 0 ? '' : text(table.get(lastError)() >>> 0),
       blocks: blocks?.map(([address, bytes]) => [address, new Uint8Array(memory.buffer).slice(address, address + bytes.length)]),
     }
   }
