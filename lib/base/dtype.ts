@@ -140,7 +140,7 @@ export function failClass(argument: string, data: ArrayBufferView, accepted: DTy
     argument,
     `expected data in ${arrays.join(' or ')}, got ${describe(data)}; convert it, for example with ` +
       // A DataView has no elements.
-      (data instanceof DataView
+      (classNameOf(data) === undefined
         ? `new ${arrays[0]}(data.buffer, data.byteOffset, length)`
         : `${arrays[0]}.from(data${toNumber})`),
   )

@@ -167,6 +167,18 @@ function describeObject(value: object): string {
   }
 }
 
+/**
+ * Whether a value is an error, of any realm: test runners load the package into a context of its own, where the errors of
+ * Node.js and of the addon are no instances of Error. False for a proxy whose trap throws.
+ */
+export function isError(value: unknown): value is Error {
+  try {
+    return value instanceof Error || Object.prototype.toString.call(value) === '[object Error]'
+  } catch {
+    return false
+  }
+}
+
 /** The message of an error that is not of this package, which may be anything. */
 export function messageOf(cause: unknown): string {
   try {

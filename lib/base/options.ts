@@ -82,6 +82,29 @@ export function copyArray(argument: string, value: unknown): unknown[] | null {
   }
 }
 
+/** Whether a value is a Map, of any realm; false for a proxy whose trap throws. */
+export function isMap(value: unknown): value is ReadonlyMap<unknown, unknown> {
+  try {
+    return value instanceof Map || Object.prototype.toString.call(value) === '[object Map]'
+  } catch {
+    return false
+  }
+}
+
+const sourceOf = Object.getOwnPropertyDescriptor(RegExp.prototype, 'source') as {
+  readonly get: (this: unknown) => string
+}
+
+/** Whether a value is a regular expression, of any realm; false for a proxy of one. */
+export function isRegExp(value: unknown): value is RegExp {
+  try {
+    sourceOf.get.call(value)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** Named values, as a Map or as a plain object. */
 export type Named<T> = ReadonlyMap<string, T> | Readonly<Record<string, T>>
 
@@ -93,12 +116,11 @@ export type Named<T> = ReadonlyMap<string, T> | Readonly<Record<string, T>>
 export function entriesOf<T>(argument: string, named: Named<T>): [string, T][] {
   let entries: [unknown, T][]
   try {
-    // The tag holds for Maps of other realms too.
-    const isMap = Object.prototype.toString.call(named) === '[object Map]'
-    if (!isMap && !isPlain(named)) {
+    const hasEntries = isMap(named)
+    if (!hasEntries && !isPlain(named)) {
       fail('ERR_LILY_ARGUMENT', argument, `expected a Map or a plain object, got ${describe(named)}`)
     }
-    entries = isMap ? [...(named as ReadonlyMap<string, T>)] : Object.entries(named as Record<string, T>)
+    entries = hasEntries ? [...named] : Object.entries(named as Record<string, T>)
   } catch (cause) {
     throw failedToRead(argument, cause)
   }

@@ -1,9 +1,9 @@
 /** Errors of the addon, as {@link LilyError}. */
-import { LilyError, type LilyErrorCode } from '../base/errors.js'
+import { isError, LilyError, type LilyErrorCode } from '../base/errors.js'
 
 /** A LilyError for an error with one of the ERR_LILY_ codes; any other value is returned as it is. */
 export function fromBinding(cause: unknown): unknown {
-  if (!(cause instanceof Error) || cause instanceof LilyError) return cause
+  if (!isError(cause) || cause instanceof LilyError) return cause
   const { code, cudaError, argument } = cause as { code?: unknown; cudaError?: unknown; argument?: unknown }
   if (typeof code !== 'string' || !code.startsWith('ERR_LILY_')) return cause
   return new LilyError(code as LilyErrorCode, cause.message, {

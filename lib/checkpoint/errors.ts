@@ -1,5 +1,5 @@
 /** Errors about the files of a checkpoint. */
-import { cut, cutMessage, LilyError, MAX_QUOTED } from '../base/errors.js'
+import { cut, cutMessage, isError, LilyError, MAX_QUOTED } from '../base/errors.js'
 
 /** For bytes that no writer of the format leaves. */
 export const DAMAGED = 'the file is damaged or incomplete; copy it again from where it came'
@@ -25,7 +25,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
 
 /** For what the file system said. */
 export function fileSystemError(file: string, what: string, cause: unknown): unknown {
-  if (!(cause instanceof Error) || !('code' in cause) || cause instanceof LilyError) return cause
+  if (!isError(cause) || !('code' in cause) || cause instanceof LilyError) return cause
   const remedy = REMEDIES[String(cause.code)]
   return checkpointError(file, `${what} (${cause.message})${remedy === undefined ? '' : `; ${remedy}`}`, cause)
 }

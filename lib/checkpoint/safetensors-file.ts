@@ -2,8 +2,7 @@
 import { CREATE, checkCreate } from '../base/create.js'
 import type { DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
-import { isInstance } from '../base/options.js'
-import { byteLengthOf } from '../base/views.js'
+import { byteLengthOf, classNameOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { openFile, readPath } from './disk/disk.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
@@ -125,7 +124,7 @@ export class SafetensorsFile {
    */
   async hasBytes(name: string, expected: Uint8Array): Promise<boolean> {
     const { begin, end } = this.#entry(name)
-    if (!isInstance(expected, Uint8Array)) {
+    if (classNameOf(expected) !== 'Uint8Array') {
       fail('ERR_LILY_ARGUMENT', 'expected', `expected a Uint8Array, got ${describe(expected)}`)
     }
     const size = end - begin

@@ -1,6 +1,7 @@
 /** Reads the weights with which layers are frozen. */
 import { describe, fail, failedToRead } from '../base/errors.js'
-import { copyArray, entriesOf, isInstance } from '../base/options.js'
+import { copyArray, entriesOf } from '../base/options.js'
+import { classNameOf } from '../base/views.js'
 import { layerOf } from './adapter-model.js'
 import type { LilyLayer } from './lily-layer.js'
 import type { LilyModel } from './lily-model.js'
@@ -57,7 +58,7 @@ function readNumbers(name: string, values: unknown, experts: number): Float32Arr
 /** Copies an array or a Float32Array; null for any other value. */
 function copyNumbers(values: unknown): unknown[] | null {
   try {
-    return isInstance(values, Float32Array) ? Array.from(values) : copyArray('weights', values)
+    return classNameOf(values) === 'Float32Array' ? Array.from(values as Float32Array) : copyArray('weights', values)
   } catch (cause) {
     throw failedToRead('weights', cause) // a detached Float32Array
   }

@@ -1,6 +1,6 @@
 /** The options of AdamW. */
 import { describe, fail, failedToRead } from '../base/errors.js'
-import { checkKeys, copyArray, get, isInstance, type Known } from '../base/options.js'
+import { checkKeys, copyArray, get, isRegExp, type Known } from '../base/options.js'
 
 /** Parameters with a learning rate or weight decay of their own, like a parameter group of PyTorch. */
 export interface AdamWGroup {
@@ -175,7 +175,7 @@ function matched(argument: string, match: unknown, names: readonly string[]): re
         : `expected names of parameters, such as '${names[0]}', got ${describe(list[unknown])}`,
     )
   }
-  if (!isInstance(match, RegExp) && typeof match !== 'function') {
+  if (!isRegExp(match) && typeof match !== 'function') {
     fail('ERR_LILY_ARGUMENT', argument, `expected names, a pattern or a function, got ${describe(match)}`)
   }
   const found = names.filter((name) => matches(argument, match as RegExp | ((name: string) => unknown), name))

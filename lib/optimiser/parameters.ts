@@ -1,7 +1,7 @@
 /** Reads and checks the parameters of an optimiser. All checks run before the first value is written. */
 import { checkFloat, checkShape, checkTypeOrFloat32 } from '../base/checks.js'
 import { describe, fail, failedToRead, reading } from '../base/errors.js'
-import { get, isInstance } from '../base/options.js'
+import { get, isMap } from '../base/options.js'
 import { checkPlace, refuseReadOnly } from '../memory/checks.js'
 import { type Device, deviceText } from '../memory/device.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
@@ -39,7 +39,7 @@ export interface ParameterOperands {
 
 /** Reads the names of a map of parameters. */
 export function readNames(parameters: unknown): string[] {
-  if (!isInstance(parameters, Map)) {
+  if (!isMap(parameters)) {
     fail(
       'ERR_LILY_ARGUMENT',
       'parameters',
