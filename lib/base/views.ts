@@ -32,6 +32,11 @@ export function byteLengthOf(view: ArrayBufferView): number {
   return byteLength.call(view) as number
 }
 
+/** Whether a buffer is neither shared nor resizable: functions of browsers refuse all others. */
+export function isFixed(buffer: ArrayBufferLike): buffer is ArrayBuffer {
+  return buffer instanceof ArrayBuffer && (buffer as { readonly resizable?: boolean }).resizable !== true
+}
+
 /** Name of a typed array's class, such as 'Float32Array', in any realm; undefined for all other values. */
 export function classNameOf(value: unknown): string | undefined {
   return className.call(value) as string | undefined

@@ -1,7 +1,7 @@
 /** Files in the memory of a program, or that a browser has given it. */
 import { messageOf, reading } from '../base/errors.js'
 import { checkCount, get } from '../base/options.js'
-import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from '../base/views.js'
+import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf, isFixed } from '../base/views.js'
 import { checkpointError } from './errors.js'
 import type { OpenFile } from './open-file.js'
 
@@ -35,7 +35,7 @@ export function openData(path: string, data: FileData): OpenFile {
 
 /** Bytes that a Blob and crypto.subtle accept: those of shared memory, such as that of WebAssembly, are copied. */
 export function unshared(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  return bytes.buffer instanceof ArrayBuffer ? (bytes as Uint8Array<ArrayBuffer>) : bytes.slice()
+  return isFixed(bytes.buffer) ? (bytes as Uint8Array<ArrayBuffer>) : bytes.slice()
 }
 
 function openBytes(path: string, data: ArrayBuffer | Uint8Array): OpenFile {

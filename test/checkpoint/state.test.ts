@@ -1,7 +1,7 @@
 /** The state of an optimiser as a file; test/adamw.test.ts continues a training from one. */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, onTestFinished } from 'vitest'
 import {
   AdamW,
   type AdamWState,
@@ -82,6 +82,28 @@ describe('a state that is saved', () => {
     for (const form of [file, new Blob([bytes]), bytes, bytes.buffer]) {
       expect(await readState(form)).toEqual(await readState(path))
     }
+  })
+
+  it('is a file of moments in memory that can be resized, which a Blob of a browser refuses', async () => {
+    const original = Blob
+    globalThis.Blob = class extends Blob {
+      constructor(parts: Uint8Array[]) {
+        for (const { buffer } of parts) {
+          if (!(buffer as { readonly resizable?: boolean }).resizable) continue
+          throw new TypeError('The provided ArrayBufferView value must not be resizable.')
+        }
+        super(parts)
+      }
+    }
+    onTestFinished(() => {
+      globalThis.Blob = original
+    })
+    const Resizable = ArrayBuffer as new (length: number, options: { maxByteLength: number }) => ArrayBuffer
+    const data = new Float32Array(new Resizable(8, { maxByteLength: 16 }), 0, 2)
+    data.set([1, 2])
+    const moments = { expAvg: { data, shape: [2] }, expAvgSq: tensor([3, 4], [2]) }
+    const { parameters } = await readState(await stateFile({ step: 1, parameters: { p: moments } }))
+    expect(parameters.p.expAvg.data).toEqual(Float32Array.of(1, 2))
   })
 
   it('is no part of the adapter beside it, whose saves leave it there', async () => {

@@ -276,6 +276,22 @@ describe('memory', () => {
     expect(await numbersOf(lily.tensor(words, [2]))).toEqual(Float32Array.of(3, 3))
   })
 
+  it('that the host may resize is copied: browsers refuse it', async () => {
+    const Resizable = ArrayBuffer as new (length: number, options: { maxByteLength: number }) => ArrayBuffer
+    const numbers = new Float32Array(new Resizable(8, { maxByteLength: 16 }), 0, 2).fill(3)
+    const write = device.queue.writeBuffer.bind(device.queue)
+    const spy = vi.spyOn(device.queue, 'writeBuffer').mockImplementation((buffer, offset, data) => {
+      const memory = (ArrayBuffer.isView(data) ? data.buffer : data) as { readonly resizable?: boolean }
+      if (memory.resizable === true) throw new TypeError('The provided ArrayBufferView value must not be resizable.')
+      write(buffer, offset, data)
+    })
+    try {
+      expect(await numbersOf(lily.tensor(numbers, [2]))).toEqual(Float32Array.of(3, 3))
+    } finally {
+      spy.mockRestore()
+    }
+  })
+
   it('is released with dispose() of the createLily object, also what is in use then', async () => {
     const gpu = await otherDevice()
     const own = createLily(gpu)
