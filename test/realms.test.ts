@@ -33,13 +33,6 @@ describe('an operand of another realm', () => {
     const x = elsewhere(`({ get data() { throw new Error('the file is gone') } })`) as typeof operands.x
     await expectRefused('ERR_LILY_ARGUMENT', 'the file is gone', () => lilyForward({ ...operands, x }))
   })
-
-  it('is told what to do with a DataView', async () => {
-    const { dy: _, ...operands } = smallOperands()
-    const x = elsewhere('({ data: new DataView(new ArrayBuffer(120)), shape: [6, 5] })') as typeof operands.x
-    const advice = 'new Float32Array(data.buffer, data.byteOffset, length)'
-    await expectRefused('ERR_LILY_DTYPE', advice, () => lilyForward({ ...operands, x }))
-  })
 })
 
 it('AdamW takes a Map and a pattern of another realm', () => {

@@ -140,7 +140,7 @@ export function failClass(argument: string, data: ArrayBufferView, accepted: DTy
     argument,
     `expected data in ${arrays.join(' or ')}, got ${describe(data)}; convert it, for example with ` +
       // A DataView has no elements.
-      (classNameOf(data) === undefined
+      (data instanceof DataView
         ? `new ${arrays[0]}(data.buffer, data.byteOffset, length)`
         : `${arrays[0]}.from(data${toNumber})`),
   )

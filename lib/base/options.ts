@@ -91,14 +91,10 @@ export function isMap(value: unknown): value is ReadonlyMap<unknown, unknown> {
   }
 }
 
-const sourceOf = Object.getOwnPropertyDescriptor(RegExp.prototype, 'source') as {
-  readonly get: (this: unknown) => string
-}
-
 /** Whether a value is a regular expression, of any realm; false for a proxy of one. */
 export function isRegExp(value: unknown): value is RegExp {
   try {
-    sourceOf.get.call(value)
+    Reflect.get(RegExp.prototype, 'source', value) // throws for anything else
     return true
   } catch {
     return false

@@ -38,9 +38,11 @@ export class DeviceMemory {
     } catch (cause) {
       const error = fromBinding(cause)
       if (!(error instanceof LilyError)) throw error
-      const { code, message, cudaError } = error
-      const advice = code === 'ERR_LILY_OUT_OF_MEMORY' ? '; dispose of unused tensors, or call emptyCache()' : ''
-      throw new LilyError(code, `${argument}: ${message}${advice}`, { argument, cause, cudaError })
+      throw new LilyError(
+        error.code,
+        `${argument}: ${error.message}; dispose of unused tensors, or call emptyCache()`,
+        { argument, cause, cudaError: error.cudaError },
+      )
     }
     this.buffer = device.type === 'webgpu' ? webGpuBinding(argument, device.id).bufferOf(this.handle) : null
     this.address = this.buffer === null ? Number(native.memoryAddress(this.handle)) : 0

@@ -1,7 +1,7 @@
 /** Reads the fields of a tensor that the caller passed: which ones there are, and where its elements lie. */
 import { bytesPerElement, type DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
-import { isPlain, type Known } from '../base/options.js'
+import type { Known } from '../base/options.js'
 import { readIntegers } from '../base/shape.js'
 
 /** An object that the caller passed, with unknown properties. */
@@ -9,7 +9,9 @@ export type Unknown = Readonly<Record<string | symbol, unknown>>
 
 /** A plain object has fields of the known conventions only, and of one of them: a field that is not read may matter. */
 export function checkFields(argument: string, value: Unknown, known: Known): void {
-  if (!isPlain(value)) return
+  const prototype: unknown = Object.getPrototypeOf(value)
+  // Not compared with Object.prototype, of which each realm has its own.
+  if (prototype !== null && Object.getPrototypeOf(prototype) !== null) return
   for (const key in value) {
     if (key === 'data' || key === 'shape' || known.has(key)) continue // comparing is faster than looking up
     fail('ERR_LILY_ARGUMENT', argument, `unknown field ${describe(key)}; the fields are ${[...known].join(', ')}`)

@@ -3,7 +3,6 @@
  * the device, or leaves that to the caller whose encoder it was given.
  */
 import { fail, LilyError, messageOf } from '../base/errors.js'
-import { isFixed } from '../base/views.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
 import type { BackwardCall, FoldCall, ForwardCall } from '../binding/gpu-call.js'
 import type { Plan } from '../binding/gpu-pass.js'
@@ -166,7 +165,8 @@ export class GpuBinding implements WebGpuBinding {
     // WebGPU writes whole words, with which blocks of the pool end; what follows the data in them is nobody's. Dawn for
     // Node.js crashes where the memory of the data is shared, as that of WebAssembly is, and browsers refuse a buffer that
     // can be resized.
-    if (byteLength % 4 !== 0 || !isFixed(buffer)) {
+    const { resizable } = buffer as { readonly resizable?: boolean }
+    if (byteLength % 4 !== 0 || resizable || !(buffer instanceof ArrayBuffer)) {
       bytes = new Uint8Array(Math.ceil(byteLength / 4) * 4)
       bytes.set(data as Uint8Array)
     }

@@ -441,8 +441,6 @@ describe('devices', () => {
     const gpu = await otherDevice()
     using own = createLily(gpu)
     const given = own.tensor([1, 2], [2])
-    const layers = [{ name: 'q', inFeatures: 4, outFeatures: 4 }]
-    const model = main.LilyModel.create({ layers, config: { r: 2, numB: 2 } }).to(own.device)
     const pending = given.toHost()
     gpu.destroy()
     const says = 'request a new GPUDevice, call createLily with it, and load the last checkpoint'
@@ -450,8 +448,6 @@ describe('devices', () => {
     await expectRefused('ERR_LILY_DEVICE', says, () => given.toHost())
     await expectRefused('ERR_LILY_DEVICE', says, () => own.tensor([1], [1]))
     await expectRefused('ERR_LILY_DEVICE', says, () => tensor([1], [1]).to(own.device))
-    const { message } = await expectRefused('ERR_LILY_DEVICE', says, () => model.layer('q').a.grad)
-    expect(message).not.toContain('emptyCache') // which would not help
     // Memory of a lost device can still be released.
     given.dispose()
   })
