@@ -23,10 +23,11 @@ export interface Part {
 
 /** An operand: memory and the matrix in it. */
 export class Operand implements Part, Matrix {
-  readonly rows: number
-  readonly columns: number
-  readonly pitch: number
-  readonly byteLength: number
+  // Of the matrix that the constructor gets. Without `declare` they would be initialised twice.
+  declare readonly rows: number
+  declare readonly columns: number
+  declare readonly pitch: number
+  declare readonly byteLength: number
   /** True once the tensor that owns this operand is disposed of. */
   disposed = false
   /**

@@ -11,7 +11,7 @@ export type Unknown = Readonly<Record<string | symbol, unknown>>
 export function checkFields(argument: string, value: Unknown, known: Known): void {
   const prototype: unknown = Object.getPrototypeOf(value)
   // Not compared with Object.prototype, of which each realm has its own.
-  if (prototype !== null && Object.getPrototypeOf(prototype) !== null) return
+  if (Object.getPrototypeOf(prototype ?? Object.prototype) !== null) return
   for (const key in value) {
     if (key === 'data' || key === 'shape' || known.has(key)) continue // comparing is faster than looking up
     fail('ERR_LILY_ARGUMENT', argument, `unknown field ${describe(key)}; the fields are ${[...known].join(', ')}`)
