@@ -117,15 +117,18 @@ describe('the gradients of the router add up to zero over the experts', () => {
   )
 })
 
+/** Whose softmax it is: that of a group or of a token. */
+const softmaxes = [
+  ['batch', 'probabilities'],
+  ['batch', 'logits'],
+  ['sequence', 'probabilities'],
+  ['sequence', 'logits'],
+  ['token', undefined],
+] as const
+
 // If the weight of one expert is close to 1, w - <w, dw> of that expert must not consist of the rounding errors of <w, dw>.
 describe('also for a router that is almost sure of one expert', () => {
-  test.each([
-    ['batch', 'probabilities'],
-    ['batch', 'logits'],
-    ['sequence', 'probabilities'],
-    ['sequence', 'logits'],
-    ['token', undefined],
-  ] as const)('%s, %s', async (routing, pool) => {
+  test.each(softmaxes)('%s, %s', async (routing, pool) => {
     const [tokens, rank, dIn] = [6, 4, 8]
     const lengths = routing === 'sequence' ? [3, 3] : undefined
     const c = makeCase({ tokens, dIn, dOut: 12, rank, experts: 3, routing, pool, lengths, seed: 30 })
@@ -143,13 +146,7 @@ describe('also for a router that is almost sure of one expert', () => {
 
 // A number that is added to all logits of a token changes no softmax, although e to its power may be infinite or zero.
 describe('logits may be far from zero', () => {
-  test.each([
-    ['batch', 'probabilities'],
-    ['batch', 'logits'],
-    ['sequence', 'probabilities'],
-    ['sequence', 'logits'],
-    ['token', undefined],
-  ] as const)('%s, %s', async (routing, pool) => {
+  test.each(softmaxes)('%s, %s', async (routing, pool) => {
     const lengths = routing === 'sequence' ? [3, 3] : undefined
     const c = makeCase({ tokens: 6, dIn: 8, dOut: 12, rank: 4, experts: 3, routing, pool, lengths, seed: 31 })
     // h is 1 everywhere, so the logits are four times the numbers of a row of the router. All of them are exact.
