@@ -1,15 +1,21 @@
-/** Workspaces of the CPU backend: their memory is used again, a limited amount of it is kept, and a call may find none. */
+/**
+ * Workspaces of the CPU backend: their memory is used again, a limited amount of it is kept, and a call may find none.
+ * Where the memory begins that the package allocates.
+ */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { beforeEach, expect, test } from 'vitest'
+import { native } from '../lib/binding/native.js'
 import {
   emptyCache,
   lilyBackward,
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
+  LilyModel,
   memoryStats,
+  tensor,
 } from '../lib/index.js'
 import { smallOperands } from './support/small.js'
 
@@ -78,4 +84,24 @@ test('a call without memory for its workspace has the code of that, and later ca
     'measureRoof: ERR_LILY_OUT_OF_MEMORY',
     'a smaller call ran',
   ])
+})
+
+test('what the package allocates begins with a cache line, and shows nothing else of the memory', () => {
+  const [tokens, dIn, dOut, rank] = [40, 72, 56, 30]
+  const layers = [{ name: 'layer', inFeatures: dIn, outFeatures: dOut }]
+  const model = LilyModel.create({ layers, config: { r: rank, numB: 2 } })
+  const layer = model.layer('layer')
+  const { y, saved } = layer.forward(tensor(new Float32Array(tokens * dIn), [tokens, dIn]))
+  const dx = layer.backward(y, saved)
+  const parameters = [...model.parameters().values()]
+  const allocated = [y, dx, ...parameters.flatMap(({ value, grad }) => [value, grad])]
+  const large = allocated.map(({ data }) => data as Float32Array).filter(({ byteLength }) => byteLength >= 4096)
+  expect(large).toHaveLength(6)
+  for (const data of large) {
+    expect(native.hostAddress(data) % 64).toBe(0)
+    const end = data.byteOffset + data.byteLength
+    const [before, after] = [new Uint8Array(data.buffer, 0, data.byteOffset), new Uint8Array(data.buffer, end)]
+    expect(before.length + after.length).toBeLessThanOrEqual(64)
+    expect([...before, ...after].every((byte) => byte === 0)).toBe(true)
+  }
 })

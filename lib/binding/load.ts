@@ -4,6 +4,7 @@
  */
 import load from 'node-gyp-build'
 import { LilyError } from '../base/errors.js'
+import { alignedMemory } from './aligned-memory.js'
 import type { Binding, Native } from './native.js'
 import { packageRoot } from './root.js'
 import { checkVersion } from './version.js'
@@ -28,7 +29,7 @@ export function loadBinding(): Binding {
     return loadFallback(isa, cause)
   }
   checkVersion(addon.descriptor)
-  return addon
+  return { ...addon, allocateHost: alignedMemory(addon) }
 }
 
 /** @param isa the instruction set that LILY_CPU_ISA names */

@@ -230,8 +230,9 @@ export type DeviceBinding = Pick<
 /** The addon, or its counterpart in WebAssembly. */
 export interface Binding extends Native {
   /**
-   * Memory in which calls need not copy operands: the offset of a block in a SharedArrayBuffer, aligned to 64 bytes. The
-   * block is released when the buffer is garbage-collected. Null: there is none left. Absent: all memory is such memory.
+   * Allocates memory for operands at a multiple of 64 bytes; its contents are undefined. Of WebAssembly it is a block of
+   * its own memory, which calls need not copy: an offset in a SharedArrayBuffer, released when the buffer is
+   * garbage-collected. Null: a typed array serves as well, or there is no such memory left.
    */
   allocateHost?(byteLength: number): { readonly buffer: ArrayBufferLike; readonly byteOffset: number } | null
 }

@@ -7,12 +7,6 @@ import { layOutOnDevice, layOutOnHost, type Operand } from './operand.js'
 import type { Placement } from './placement.js'
 
 /**
- * Smallest allocation that is left uninitialised, in bytes. `new Float32Array` zeroes its memory; for a large result
- * the zeroing and the page faults that it causes cost more than the operation itself.
- */
-const UNINITIALISED_BYTES = 4096
-
-/**
  * Allocates a contiguous tensor. Its contents are undefined, so the caller must write all of it.
  *
  * @param placement the placement of the call that writes it; null allocates host memory
@@ -57,10 +51,7 @@ export function allocateOnHost(argument: string, dtype: DType, elements: number)
   try {
     const block = native.allocateHost?.(bytes) ?? null
     if (block !== null) return viewOf(dtype, block.buffer, block.byteOffset, elements)
-    if (bytes < UNINITIALISED_BYTES || typeof Buffer !== 'function') {
-      return dtype === 'float32' ? new Float32Array(elements) : viewOf(dtype, new ArrayBuffer(bytes), 0, elements)
-    }
-    return viewOf(dtype, Buffer.allocUnsafeSlow(bytes).buffer, 0, elements)
+    return dtype === 'float32' ? new Float32Array(elements) : viewOf(dtype, new ArrayBuffer(bytes), 0, elements)
   } catch (cause) {
     throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${argument}: allocation of ${bytes} bytes of host memory failed`, {
       argument,
