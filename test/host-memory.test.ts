@@ -6,7 +6,7 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { beforeEach, expect, test } from 'vitest'
-import { native } from '../lib/binding/native.js'
+import { native, type Native } from '../lib/binding/native.js'
 import {
   emptyCache,
   lilyBackward,
@@ -86,7 +86,9 @@ test('a call without memory for its workspace has the code of that, and later ca
   ])
 })
 
-test('what the package allocates begins with a cache line, and shows nothing else of the memory', () => {
+const addressOf = (data: ArrayBufferView) => native.hostAddress(data)
+
+test('what the package allocates begins with a cache line', () => {
   const [tokens, dIn, dOut, rank] = [40, 72, 56, 30]
   const layers = [{ name: 'layer', inFeatures: dIn, outFeatures: dOut }]
   const model = LilyModel.create({ layers, config: { r: rank, numB: 2 } })
@@ -98,10 +100,28 @@ test('what the package allocates begins with a cache line, and shows nothing els
   const large = allocated.map(({ data }) => data as Float32Array).filter(({ byteLength }) => byteLength >= 4096)
   expect(large).toHaveLength(6)
   for (const data of large) {
-    expect(native.hostAddress(data) % 64).toBe(0)
-    const end = data.byteOffset + data.byteLength
-    const [before, after] = [new Uint8Array(data.buffer, 0, data.byteOffset), new Uint8Array(data.buffer, end)]
-    expect(before.length + after.length).toBeLessThanOrEqual(64)
-    expect([...before, ...after].every((byte) => byte === 0)).toBe(true)
+    expect(addressOf(data) % 64).toBe(0)
+    expect(data.buffer.byteLength).toBe(data.byteLength + 64)
   }
+})
+
+test.each([0, 5000, 2 ** 23])('of a block of %i bytes: the memory around it is zeroed', (bytes) => {
+  const { placeHostBlock } = native as Native
+  for (const begin of [0, 1, 64, 4095]) {
+    const memory = new Uint8Array(bytes + 8192).fill(7).subarray(begin)
+    const offset = placeHostBlock(memory, bytes)
+    expect(offset).toBeLessThan(64)
+    expect(addressOf(memory.subarray(offset)) % 64).toBe(0)
+    const expected = new Uint8Array(memory.length).fill(7, offset, offset + bytes)
+    expect(Buffer.compare(memory, expected)).toBe(0)
+    expect([...new Uint8Array(memory.buffer, 0, begin)].every((byte) => byte === 7)).toBe(true)
+  }
+})
+
+test.each([5000 - 63, -1, 0.5, 2 ** 50])('there is no block of %d bytes in 5000 bytes', (bytes) => {
+  const memory = new Uint8Array(5000).fill(7)
+  expect(() => (native as Native).placeHostBlock(memory, bytes)).toThrow(
+    expect.objectContaining({ code: 'ERR_LILY_ARGUMENT' }),
+  )
+  expect(memory.every((byte) => byte === 7)).toBe(true)
 })

@@ -143,6 +143,13 @@ export interface Native {
   fileLock(fd: number, exclusive: boolean): boolean | null
   /** Address of the first element of a typed array. */
   hostAddress(array: ArrayBufferView): number
+  /**
+   * Places a block in `memory`, which is 64 bytes larger, at a multiple of 64 bytes, and zeroes the rest. The contents of
+   * the block stay undefined. The pages of a large one are to be huge.
+   *
+   * @returns the offset of the block
+   */
+  placeHostBlock(memory: Uint8Array, byteLength: number): number
   // Float64 on the CPU, on the calling thread and the thread pool; lib/analysis/eigenvalues.ts describes them.
   gramFactor(x: Float64Array, r: number, columns: number, l: Float64Array): void
   congruenceEigenvalues(l: Float64Array, x: Float64Array, r: number, columns: number, values: Float64Array): void
@@ -228,7 +235,7 @@ export type DeviceBinding = Pick<
 >
 
 /** The addon, or its counterpart in WebAssembly. */
-export interface Binding extends Native {
+export interface Binding extends Omit<Native, 'placeHostBlock'> {
   /**
    * Allocates memory for operands at a multiple of 64 bytes; its contents are undefined. Of WebAssembly it is a block of
    * its own memory, which calls need not copy: an offset in a SharedArrayBuffer, released when the buffer is

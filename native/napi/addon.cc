@@ -86,6 +86,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("eigenvalues", Napi::Function::New<eigenvalues>(env));
   exports.Set("fileLock", Napi::Function::New<file_lock>(env));
   exports.Set("hostAddress", Napi::Function::New<host_address>(env));
+  exports.Set("placeHostBlock", Napi::Function::New<place_host_block>(env));
   exports.Set("backends", Napi::Function::New<backends>(env));
   exports.Set("processor", Napi::Function::New<processor>(env));
   add_memory_functions(env, exports);

@@ -30,8 +30,9 @@ void eigenvalues(const Napi::CallbackInfo &info);
 // file_lock.cc
 Napi::Value file_lock(const Napi::CallbackInfo &info);
 
-// host_address.cc
+// host_memory.cc
 Napi::Value host_address(const Napi::CallbackInfo &info);
+Napi::Value place_host_block(const Napi::CallbackInfo &info);
 
 // Functions for CUDA devices, each in the file of its name.
 void add_memory_functions(Napi::Env env, Napi::Object exports);

@@ -73,8 +73,8 @@ class Arrays {
     return this.add(allocate(this.random, Float64Array, 8, length, isOutput))
   }
 
-  bytes(length: number) {
-    return this.add(allocate(this.random, Uint8Array, 1, length, false))
+  bytes(length: number, isOutput = false) {
+    return this.add(allocate(this.random, Uint8Array, 1, length, isOutput))
   }
 
   ints(numbers: readonly number[]) {
@@ -396,6 +396,14 @@ const MAKERS: readonly [weight: number, name: FunctionName, make: (random: Rando
   [1, 'dlpackTake', (random, arrays) => [native.dlpackExport(...exported(random, arrays))]],
   [2, 'poolStatistics', (random) => [0, 0, random() < 0.5]],
   [0.5, 'hostAddress', (random, arrays) => [arrays.bytes(integer(random, 0, 9))]],
+  [
+    0.5,
+    'placeHostBlock',
+    (random, arrays) => {
+      const bytes = integer(random, 0, 99)
+      return [arrays.bytes(bytes + 64 + integer(random, 0, 9), true), bytes]
+    },
+  ],
   [0.5, 'emptyCache', () => []],
   [0.1, 'backends', () => []],
   [0.1, 'processor', () => []],
