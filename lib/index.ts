@@ -1,6 +1,6 @@
 /**
  * Fused forward and backward passes of Lily (Low-Rank Interconnected Adaptation across Layers, arXiv 2407.09946) and
- * LoRA, on CPUs and CUDA devices.
+ * LoRA, on CPUs (natively or as WebAssembly) and CUDA devices; lily-kernels/webgpu runs them on a GPUDevice.
  *
  * `[M, d_in]` is a shape, the outermost dimension first; docs/math.md defines the symbols. Errors are LilyErrors; what a
  * function throws is listed by code, and a property throws nothing unless it says so. An Async form rejects its promise

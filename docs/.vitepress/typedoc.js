@@ -17,7 +17,7 @@ export function load(app) {
   app.renderer.on(MarkdownPageEvent.END, (page) => {
     page.contents = page.contents
       ?.replace(/^Defined in: .*\n*/gm, '')
-      .replace(/(?<![\w/(])docs\/([\w/-]+)\.md(#[\w-]+)?/g, '[docs/$1.md](/docs/$1.md$2)')
+      .replace(/(?<![\w/]|\]\()docs\/([\w/-]+)\.md(#[\w-]+)?/g, '[docs/$1.md](/docs/$1.md$2)')
       .replace(/(?<![\w`'"])ERR_LILY_[A-Z_]+/g, '[`$&`](/docs/errors.md)')
   })
 }

@@ -141,6 +141,17 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
     expect([...new Set(broken)]).toEqual([])
   })
 
+  test('the documents that the API names are links', () => {
+    const unlinked = [...files]
+      .filter((file) => file.startsWith('docs/api/') && file.endsWith('.html'))
+      .flatMap((file) => {
+        const [, content = ''] = /<main\b.*?>(.*)<\/main>/s.exec(readFileSync(join(folder, file), 'utf8')) ?? []
+        const text = content.replace(/<a\b.*?<\/a>/gs, '').replace(/<[^>]*>/g, '')
+        return Array.from(text.matchAll(/\bdocs\/[\w/-]+\.md/g), ([name]) => `${file}: ${name}`)
+      })
+    expect(unlinked).toEqual([])
+  })
+
   test('the examples of the API are programs', async () => {
     const model = readFileSync(join(packageRoot, 'build', 'api.json'), 'utf8')
     const examples = Array.from(model.matchAll(/"```ts\\n(?:[^"\\]|\\.)*```"/g), ([text]) => JSON.parse(text) as string)

@@ -10,7 +10,7 @@ type Runs = 'cpu' | 'cuda' | 'webgpu'
 
 /** The pages with programs, and who runs them. test/documents.test.ts checks that no page is missing. */
 export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number>>> & { readonly other?: string }>> = {
-  'README.md': { cpu: 5, cuda: 1, webgpu: 1 },
+  'README.md': { cpu: 4 },
   'docs/browsers.md': { other: 'requires the file input of a page; test/browser does the same with one' },
   'docs/checkpoints.md': { cpu: 6 },
   'docs/data-types.md': { cpu: 2 },
