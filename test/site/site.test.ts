@@ -220,29 +220,6 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
     expect(errors).toEqual([])
   })
 
-  test('the home page has the measured ratio of the report', () => {
-    const report = JSON.parse(
-      readFileSync(join(packageRoot, 'bench/results/peers-zen5-avx512bf16-2-threads.json'), 'utf8'),
-    ) as { rows: Row[] }
-    const ratio = (tokens: number, rank: number, dtype: string) => {
-      const row = report.rows.find((row) => {
-        const { shape, adapter, pass } = row
-        return (
-          shape.tokens === tokens &&
-          shape.rank === rank &&
-          row.dtype === dtype &&
-          adapter === 'lily' &&
-          pass !== 'forward'
-        )
-      })!
-      const others = row.results.filter(({ contender }) => contender.startsWith('PyTorch'))
-      return Math.min(...others.map(({ ratioToOurs }) => ratioToOurs)).toFixed(2)
-    }
-    const text = readFileSync(join(packageRoot, 'docs/index.md'), 'utf8')
-    expect(text).toContain(`take ${ratio(512, 16, 'float32')} times as long`)
-    expect(text).toContain(`${ratio(512, 896, 'bfloat16')} times as long`)
-  })
-
   test('is no part of the npm package', () => {
     const [packed] = JSON.parse(
       execFileSync('npm', ['pack', '--dry-run', '--ignore-scripts', '--json'], { cwd: packageRoot, encoding: 'utf8' }),
@@ -269,14 +246,6 @@ async function problemsOf(view: Page, name: string, rules?: readonly string[]): 
           .join(' | ')}`,
     ),
   ]
-}
-
-interface Row {
-  readonly shape: { readonly tokens: number; readonly rank: number }
-  readonly dtype: string
-  readonly adapter: string
-  readonly pass: string
-  readonly results: readonly { readonly contender: string; readonly ratioToOurs: number }[]
 }
 
 /** A global of the pages, once axe is loaded. */
