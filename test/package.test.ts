@@ -167,7 +167,7 @@ function newestIn(binary: Buffer): (version: RegExp) => number {
 }
 
 // A single call can introduce a newer symbol, and the addon then does not load on older systems.
-test('the prebuilt addons require no newer libraries than the README states', (context) => {
+test('the prebuilt addons require no newer libraries than docs/platforms.md states', (context) => {
   const MACHINES: Record<string, number> = { 'linux-x64': 62, 'linux-arm64': 183 } // EM_X86_64, EM_AARCH64
   const newerCompilers: string[] = []
   for (const platform of readdirSync(prebuilds())) {
@@ -183,7 +183,7 @@ test('the prebuilt addons require no newer libraries than the README states', (c
   if (newerCompilers.length > 0) context.skip(`of libstdc++: ${newerCompilers.join(', ')}, releases are with GCC 12`)
 })
 
-test('the CUDA library requires no newer libraries than the README states', (context) => {
+test('the CUDA library requires no newer libraries than docs/platforms.md states', (context) => {
   // The library of the tarball, which only releases contain, or that of the checkout, which has the same code.
   const file = [
     join(prebuilds(), 'linux-x64', 'lily_cuda.so'),
