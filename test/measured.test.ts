@@ -30,7 +30,7 @@ interface Row {
   readonly dtype: string
   readonly adapter: string
   readonly pass: string
-  readonly results: readonly { readonly contender: string; readonly ratioToOurs: number }[]
+  readonly results: readonly { readonly contender: string; readonly median: number; readonly ratioToOurs: number }[]
 }
 
 const TYPES = ['float32', 'bfloat16']
@@ -166,6 +166,23 @@ describe('docs/linear.md', () => {
       expectCells(cells, values)
     }
   })
+})
+
+test('docs/webassembly.md has the times of the reports', () => {
+  const contenders = [
+    ['wasm', 'lily-kernels'],
+    ['portable', 'lily-kernels'],
+    ['wasm', 'TensorFlow.js wasm'],
+    ['wasm', 'PyTorch eager'],
+  ]
+  const times = contenders.map(([set, name]) =>
+    peers(`peers-xeon-${set}-1-thread`)
+      .filter(({ adapter }) => adapter === 'lily')
+      .map(({ results }) => results.find(({ contender }) => contender === name)!.median * 1000),
+  )
+  const table = tablesOf('docs/webassembly.md').at(-1)!
+  expect(table).toHaveLength(contenders.length)
+  for (const [i, [, ...cells]] of table.entries()) expectCells(cells, times[i])
 })
 
 describe.each(['README.md', 'docs/index.md'])('%s', (document) => {
