@@ -106,10 +106,9 @@ test('what the package allocates begins with a cache line', () => {
 })
 
 test.each([0, 5000, 2 ** 23])('of a block of %i bytes: the memory around it is zeroed', (bytes) => {
-  const { placeHostBlock } = native as Native
   for (const begin of [0, 1, 64, 4095]) {
     const memory = new Uint8Array(bytes + 8192).fill(7).subarray(begin)
-    const offset = placeHostBlock(memory, bytes)
+    const offset = (native as Native).placeHostBlock(memory, bytes)
     expect(offset).toBeLessThan(64)
     expect(addressOf(memory.subarray(offset)) % 64).toBe(0)
     const expected = new Uint8Array(memory.length).fill(7, offset, offset + bytes)
