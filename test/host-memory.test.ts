@@ -124,3 +124,13 @@ test.each([5000 - 63, -1, 0.5, 2 ** 50])('there is no block of %d bytes in 5000 
   )
   expect(memory.every((byte) => byte === 7)).toBe(true)
 })
+
+const glibc = (process.report.getReport() as { header: { glibcVersionRuntime?: string } }).header.glibcVersionRuntime
+
+test('results of calls are memory that the process has had before', async ({ skip }) => {
+  skip(glibc === undefined, 'the malloc of this process is not that of glibc')
+  const cwd = fileURLToPath(new URL('programs', import.meta.url))
+  const { stdout } = await promisify(execFile)(process.execPath, ['page-faults.js'], { cwd })
+  // y has 384 pages of 4 KiB.
+  expect(Number(stdout)).toBeLessThan(38)
+})
