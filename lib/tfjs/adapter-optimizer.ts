@@ -1,7 +1,7 @@
 /** An optimiser for adapters and variables of TensorFlow.js. */
 import { engine, type NamedTensorMap, Optimizer, type Scalar, type Tensor, type Variable } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, copyArray, get, isInstance, type Known } from '../base/options.js'
+import { checkKeys, copyArray, entriesOf, get, isInstance, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import { AdamW } from '../optimiser/adamw.js'
@@ -198,11 +198,18 @@ function allParameters(
   return all
 }
 
-function listOf(gradients: NamedTensorMap | NamedTensor[]): NamedTensor[] {
-  const list = Array.isArray(gradients)
-    ? gradients
-    : Object.entries(gradients).map(([name, tensor]) => ({ name, tensor }))
+function listOf(gradients: unknown): NamedTensor[] {
+  const listed = copyArray('variableGradients', gradients)
+  const list =
+    listed?.map(readNamed) ??
+    entriesOf('variableGradients', gradients as NamedTensorMap).map(([name, tensor]) => ({ name, tensor }))
   return list.filter(({ tensor }) => (tensor as Tensor | null | undefined) != null)
+}
+
+function readNamed(entry: unknown, i: number): NamedTensor {
+  const { name, tensor } = (entry ?? {}) as Partial<NamedTensor>
+  if (typeof name === 'string') return { name, tensor: tensor as Tensor }
+  return fail('ERR_LILY_ARGUMENT', `variableGradients[${i}]`, `expected { name, tensor }, got ${describe(entry)}`)
 }
 
 function failWithout(name: string): never {

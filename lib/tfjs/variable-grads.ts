@@ -4,13 +4,15 @@ import {
   type NamedTensorMap,
   type Scalar,
   scalar,
+  Tensor,
   tidy,
-  type Variable,
+  Variable,
   variable,
   variableGrads as tfVariableGrads,
 } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
-import { copyArray } from '../base/options.js'
+import { copyArray, isInstance } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import { type Recording, withRecording } from './recording.js'
 
@@ -27,8 +29,8 @@ export type AdapterModels = AdapterModel | readonly AdapterModel[]
  * @param f returns the loss, a scalar. It calls `adapt` with layers of `model`
  * @param variables those whose gradients are returned. Default: all trainable ones; [] for the adapter alone
  * @returns the loss, and the gradients by variable name
- * @throws LilyError ERR_LILY_ARGUMENT if f calls no adapted layer, if the loss does not depend on one that it calls, or if
- *   a gradient of a gradient is asked for; what f throws
+ * @throws LilyError ERR_LILY_ARGUMENT also if f calls no adapted layer, if the loss does not depend on one that it calls, or
+ *   if a gradient of a gradient is asked for; ERR_LILY_SHAPE if the loss is no scalar; what f throws
  * @example
  * const { value, grads } = variableGrads(() => loss(adapt(x, base, layer)), model, [head])
  */
@@ -39,7 +41,7 @@ export function variableGrads(
 ): { value: Scalar; grads: NamedTensorMap } {
   if (typeof f !== 'function') fail('ERR_LILY_ARGUMENT', 'f', `expected a function, got ${describe(f)}`)
   const models = readModels(model)
-  const trained = (copyArray('variables', variables) ?? failVariables(variables)) as Variable[]
+  const trained = readVariables(variables)
   if (engine().isTapeOn()) fail('ERR_LILY_ARGUMENT', 'f', 'a gradient is being recorded already; do not nest them')
 
   const zero = scalar(0)
@@ -74,8 +76,16 @@ export function readModels(model: unknown): AdapterModel[] {
   return models as AdapterModel[]
 }
 
-function failVariables(variables: unknown): never {
-  fail('ERR_LILY_ARGUMENT', 'variables', `expected an array of variables, got ${describe(variables)}`)
+function readVariables(variables: unknown): Variable[] {
+  const list = copyArray('variables', variables)
+  if (list === null) {
+    fail('ERR_LILY_ARGUMENT', 'variables', `expected an array of variables, got ${describe(variables)}`)
+  }
+  for (const [i, variable] of list.entries()) {
+    if (isInstance(variable, Variable)) continue
+    fail('ERR_LILY_ARGUMENT', `variables[${i}]`, `expected a tf.Variable, got ${describe(variable)}`)
+  }
+  return list as Variable[]
 }
 
 function gradientsOf(f: () => Scalar, recording: Recording): ReturnType<typeof tfVariableGrads> {
@@ -91,8 +101,18 @@ function gradientsOf(f: () => Scalar, recording: Recording): ReturnType<typeof t
 /** The loss. Nothing has been written to a gradient yet. */
 function checkedLoss(f: () => Scalar, { calls }: Recording): Scalar {
   const loss = f()
-  if (calls.length > 0) return loss
-  return fail('ERR_LILY_ARGUMENT', 'f', 'it calls adapt with no layer of model; use tf.variableGrads, or call adapt')
+  if (calls.length === 0) {
+    fail('ERR_LILY_ARGUMENT', 'f', 'it calls adapt with no layer of model; use tf.variableGrads, or call adapt')
+  }
+  if (!isInstance(loss, Tensor)) {
+    fail('ERR_LILY_ARGUMENT', 'f', `expected it to return the loss, a scalar, got ${describe(loss)}`)
+  }
+  if (loss.shape.length === 0) return loss
+  return fail(
+    'ERR_LILY_SHAPE',
+    'f',
+    `expected it to return the loss, a scalar, got shape ${shapeText(loss.shape)}; return tf.mean or tf.sum of it`,
+  )
 }
 
 function checkReached({ calls }: Recording): void {
