@@ -8,8 +8,10 @@ import {
   type AdapterLayer,
   type AdapterModelClass,
   type AdaptersSaved,
+  cast,
   type Exact,
   type HostData,
+  type HostTensorLike,
   type LayerBackwardOptions,
   LilyAdapters,
   lilyBackward,
@@ -21,6 +23,7 @@ import {
   lilyLinearForward,
   LilyModel,
   type LilySaved,
+  linearForward,
   loraBackward,
   loraForward,
   loraLinearForward,
@@ -165,6 +168,34 @@ export function dtypeOfUint16Array(
   tensor(new Uint8Array(2), [2])
   tensor(Buffer.alloc(2), [2])
   expectTypeOf(lily.tensor(data, [2], undefined)).toEqualTypeOf<Tensor>()
+}
+
+/** Never called. */
+export function dtypeOfUint16ArrayOperand(bits: Uint16Array, data: HostData, either: Float32Array | Uint16Array): void {
+  const shape = [1, 2]
+  const operands: TensorLike[] = [
+    { data: bits, shape, dtype: 'bfloat16' },
+    { data: either, shape, dtype: x.dtype },
+    { data, shape },
+    { data: x.data.subarray(1), shape },
+    { data: new Float32Array(new SharedArrayBuffer(8)), shape, strides: [2, 1] },
+    { data: new Uint8Array(2), shape },
+    { data: new Int32Array(2), shape },
+    { data: Buffer.alloc(2), shape },
+  ]
+  const inGeneral: HostTensorLike = { data, shape }
+  operands.push(inGeneral)
+  const withoutType = { data: bits, shape }
+  // @ts-expect-error: the bits may be bfloat16 or float16
+  operands.push(withoutType)
+  // @ts-expect-error: the bits may be bfloat16 or float16
+  cast(withoutType, 'float32')
+  // @ts-expect-error: the bits may be bfloat16 or float16
+  linearForward({ x: { data: bits, shape }, weight: x })
+  // @ts-expect-error: so may those of one of the two classes
+  operands.push({ data: either, shape })
+  // @ts-expect-error: undefined is no type
+  operands.push({ data: bits, shape, dtype: undefined })
 }
 
 /** Never called. */

@@ -41,6 +41,16 @@ export interface HostData extends ArrayBufferView {
   subarray(begin?: number, end?: number): HostData
 }
 
+/**
+ * Data of a class that tells the type of the elements, which Uint16Array does not. A HostData may be of such a class:
+ * unlike the class Uint16Array it has no `reverse`.
+ */
+export interface TypedData extends HostData {
+  readonly reverse?: () => {
+    readonly [Symbol.toStringTag]: Exclude<HostData[typeof Symbol.toStringTag], 'Uint16Array'>
+  }
+}
+
 /** Size of one element, in bytes. */
 export function bytesPerElement(dtype: DType): number {
   if (dtype === 'float32' || dtype === 'int32') return 4

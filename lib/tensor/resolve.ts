@@ -2,7 +2,7 @@
  * Resolves the tensors that the caller passes, in any of their forms, to operands. Getters and `deviceTensor` methods
  * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
-import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType } from '../base/dtype.js'
+import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType, type TypedData } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { get, type Known } from '../base/options.js'
@@ -116,13 +116,16 @@ export interface DeviceTensorProvider {
   [deviceTensor](request: { readonly stream?: bigint | number | undefined }): DeviceTensorLike | GpuTensorLike
 }
 
+/** The class of the data tells the type of the elements, or `dtype` does, which a Uint16Array requires. */
+type TypeKnown = { readonly data: TypedData } | { readonly dtype: DType }
+
 /** Every form of tensor that a call accepts as an operand. */
 export type TensorLike =
   | Tensor
   | DeviceBuffer
-  | HostTensorLike
   | NdArrayLike
   | OnnxTensorLike
+  | (HostTensorLike & TypeKnown)
   | DeviceTensorLike
   | GpuTensorLike
   | DeviceTensorProvider
