@@ -36,8 +36,9 @@ export class DeviceMemory {
       this.#binding = bindingOf(device)
       this.handle = this.#binding.memoryAllocate(byteLength, handle)
     } catch (cause) {
-      const error = fromBinding(cause)
-      if (!(error instanceof LilyError)) throw error
+      const error = fromBinding(cause) as LilyError
+      // A lost device has no memory, however much is disposed of.
+      if (error.code !== 'ERR_LILY_OUT_OF_MEMORY') throw error
       throw new LilyError(
         error.code,
         `${argument}: ${error.message}; dispose of unused tensors, or call emptyCache()`,

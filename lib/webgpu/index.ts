@@ -125,7 +125,7 @@ export class Lily {
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */
-  get device(): Device {
+  get device(): Device & { readonly type: 'webgpu' } {
     return this.#open().device
   }
 

@@ -448,6 +448,9 @@ describe('devices', () => {
     await expectRefused('ERR_LILY_DEVICE', says, () => given.toHost())
     await expectRefused('ERR_LILY_DEVICE', says, () => own.tensor([1], [1]))
     await expectRefused('ERR_LILY_DEVICE', says, () => tensor([1], [1]).to(own.device))
+    const x: TensorLike = { buffer: given.buffer, shape: [1, 2], dtype: 'float32', device: own.device }
+    const error = await expectRefused('ERR_LILY_DEVICE', says, () => own.loraForward({ x, a: x, b: x }))
+    expect(error.message).not.toContain('emptyCache')
     // Memory of a lost device can still be released.
     given.dispose()
   })
