@@ -440,17 +440,24 @@ describe('devices', () => {
   it('that is lost', async () => {
     const gpu = await otherDevice()
     using own = createLily(gpu)
-    const given = own.tensor([1, 2], [2])
+    const given = own.tensor([1, 2], [1, 2])
+    const inBuffer: TensorLike = { buffer: given.buffer, shape: [1, 2], dtype: 'float32', device: own.device }
     const pending = given.toHost()
+    const model = main.LilyModel.create({
+      layers: [{ name: 'proj', inFeatures: 2, outFeatures: 2 }],
+      config: { r: 2 },
+    }).to(own.device)
     gpu.destroy()
     const says = 'request a new GPUDevice, call createLily with it, and load the last checkpoint'
     await expectRefused('ERR_LILY_DEVICE', says, () => pending)
     await expectRefused('ERR_LILY_DEVICE', says, () => given.toHost())
     await expectRefused('ERR_LILY_DEVICE', says, () => own.tensor([1], [1]))
     await expectRefused('ERR_LILY_DEVICE', says, () => tensor([1], [1]).to(own.device))
-    const x: TensorLike = { buffer: given.buffer, shape: [1, 2], dtype: 'float32', device: own.device }
-    const error = await expectRefused('ERR_LILY_DEVICE', says, () => own.loraForward({ x, a: x, b: x }))
-    expect(error.message).not.toContain('emptyCache')
+    await expectRefused('ERR_LILY_DEVICE', says, () => own.loraForward({ x: inBuffer, a: inBuffer, b: given }))
+    for (const allocates of [() => new AdamW(model.parameters()), () => model.layer('proj').a.grad]) {
+      const { message } = await expectRefused('ERR_LILY_DEVICE', says, allocates)
+      expect(message).not.toContain('emptyCache')
+    }
     // Memory of a lost device can still be released.
     given.dispose()
   })
