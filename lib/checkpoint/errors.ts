@@ -15,6 +15,7 @@ export function checkpointError(file: string, message: string, cause?: unknown):
 /** What to do about an error of the file system. */
 const REMEDIES: Readonly<Record<string, string>> = {
   EACCES: 'allow this process to list the folder and to read and write its files',
+  EBADF: 'read its tensors before close(), or open it again',
   ELOOP: 'remove the links, which lead to themselves',
   // Of 255, 23 are those that replace-files.ts adds to the name of a temporary file.
   ENAMETOOLONG: 'shorten the name; that of a file to save may have 232 bytes',

@@ -197,6 +197,7 @@ describe('a path', () => {
     3,
     {},
     { href: 'file:///tmp', toString: () => '/tmp' },
+    { href: 'file:///tmp/x', protocol: 'file:', hostname: '', pathname: '/tmp/x' },
     ['/tmp'],
     Symbol('x'),
   ]

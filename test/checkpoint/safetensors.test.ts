@@ -329,6 +329,17 @@ describe('rejects a file', () => {
     await opened.close()
   })
 
+  it('that is closed', async () => {
+    writeFileSync(file, encode({ x: tensor }, data))
+    const opened = await SafetensorsFile.open(file)
+    await opened.close()
+    await opened.close()
+    const says = `${file}: cannot be read (file closed); read its tensors before close(), or open it again`
+    for (const read of [() => opened.read('x'), () => opened.readBytes('x')]) {
+      await expectRefused('ERR_LILY_CHECKPOINT', says, read)
+    }
+  })
+
   it('missing, or a folder', async () => {
     await expectRefused('ERR_LILY_CHECKPOINT', 'ENOENT', () => SafetensorsFile.open(join(folder, 'none')))
     await expectRefused('ERR_LILY_CHECKPOINT', 'expected a file', () => SafetensorsFile.open(folder))

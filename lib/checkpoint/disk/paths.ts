@@ -23,7 +23,8 @@ export function readPath(
 
 function fromUrl(value: object): unknown {
   try {
-    return fileURLToPath(value as URL)
+    // fileURLToPath also takes a plain object with the fields of a URL.
+    return Object.prototype.toString.call(value) === '[object URL]' ? fileURLToPath(value as URL) : null
   } catch {
     return null
   }
