@@ -271,6 +271,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   async prepareMoveToHost(): Promise<() => void> {
     const parameters = this.#checkedParameters()
     const moved = await Promise.all(parameters.map((parameter) => parameter.onHost()))
+    this.allParameters() // may be disposed of by now
     return () => {
       for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
     }

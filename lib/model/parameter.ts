@@ -145,9 +145,9 @@ export class Parameter {
     return { value: value.to(device), grad: grad?.to(device) ?? null }
   }
 
-  /** @internal Replaces the tensors by those that onHost or onDevice returned. */
+  /** @internal Replaces the tensors by those that onHost or onDevice returned, unless the parameter is disposed of. */
   replaceBy({ value, grad }: Tensors): void {
-    if (value === this.#value) return
+    if (this.#value === null || value === this.#value) return
     this.dispose()
     this.#value = value
     this.#gradient = grad

@@ -87,8 +87,8 @@ export function checkMoments(name: string, moments: Moments, { device, shape }: 
       fail(
         'ERR_LILY_DEVICE',
         argument,
-        `expected device ${deviceText(device)}, as the parameters have, or cpu:0, got ${deviceText(operand.device)}; ` +
-          `await its toHost() first`,
+        `expected device ${deviceText(device)}, as the parameters have${device === CPU ? '' : ', or cpu:0'}, got ` +
+          `${deviceText(operand.device)}; await its toHost() first`,
       )
     }
     checkMemory(argument, operand)

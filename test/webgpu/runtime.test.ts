@@ -463,6 +463,32 @@ describe('devices', () => {
   })
 })
 
+describe('a model', () => {
+  const layers = [{ name: 'proj', inFeatures: 3, outFeatures: 2 }]
+  const onDevice = () => main.LilyModel.create({ layers, config: { r: 2 }, seed: 1 }).to(lily.device)
+
+  it('that is disposed of while it moves to the host stays so', async () => {
+    const [model, inAdapters] = [onDevice(), onDevice()]
+    const adapters = new main.LilyAdapters().addAdapter('one', inAdapters)
+    const pending = [model, adapters].map((each) => each.toHost())
+    for (const each of [model, inAdapters]) each.dispose()
+    for (const each of pending) await expectRefused('ERR_LILY_DISPOSED', 'this model is disposed of', () => each)
+    for (const each of [model, inAdapters]) {
+      await expectRefused('ERR_LILY_DISPOSED', 'its model is disposed of', () => each.layer('proj').a.value)
+    }
+  })
+
+  it('takes the state of an optimiser from the host or its own device', async () => {
+    const model = onDevice()
+    const state = new AdamW(model.parameters()).state()
+    await model.toHost()
+    const says = 'expAvg: expected device cpu:0, as the parameters have, got webgpu:0; await its toHost() first'
+    await expectRefused('ERR_LILY_DEVICE', says, () => {
+      new AdamW(model.parameters()).load(state)
+    })
+  })
+})
+
 describe('calls', () => {
   const results = async ({ y, saved }: { y: Tensor; saved: main.LilySaved }) => ({
     y: await numbersOf(y),
