@@ -1,4 +1,5 @@
 /** Host forms of operands, which give equal results without a copy; tensors and their lifetime. */
+import { getFloat16, setFloat16 } from '@petamoriken/float16'
 import { runInThisContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import {
@@ -413,6 +414,25 @@ describe('cast', () => {
   it.each(types.flatMap((from) => types.map((to) => [from, to] as const)))('converts %s to %s', (from, to) => {
     const data = pack(from, values)
     expect(cast({ data, shape: [120], dtype: from }, to).data).toEqual(pack(to, unpack(from, data)))
+  })
+
+  it('converts all numbers of float16, and rounds those beside the middle of two', () => {
+    const bits = Uint16Array.from({ length: 2 ** 16 }, (_, i) => i)
+    const exact = Float32Array.from(bits, (half) => getFloat16(new DataView(Uint16Array.of(half).buffer), 0, true))
+    expect(cast(tensor(bits, [2 ** 16], 'float16'), 'float32').data).toEqual(exact)
+    // The last finite number is followed by 2^16, which is an infinity.
+    const middles = exact.slice(0, 0x7c00).map((value, i) => (value + (i === 0x7bff ? 2 ** 16 : exact[i + 1])) / 2)
+    const middleBits = new Uint32Array(middles.buffer)
+    for (const distance of [-1, 0, 1]) {
+      const beside = new Float32Array(middleBits.map((middle) => middle + distance).buffer)
+      const signed = beside.map((value, i) => (i % 2 === 0 ? value : -value))
+      const view = new DataView(new ArrayBuffer(2))
+      const rounded = Uint16Array.from(signed, (value) => {
+        setFloat16(view, 0, value)
+        return view.getUint16(0)
+      })
+      expect(cast(tensor(signed, [0x7c00]), 'float16').data).toEqual(rounded)
+    }
   })
 
   it('keeps a NaN, whatever its bits', () => {
