@@ -123,6 +123,18 @@ test('a thread above 2 GiB computes, and reports errors', async () => {
   await expectSameResults(await import('../lib/index.js'))
 })
 
+/** Checks results where a script runs in each thread before its own. */
+async function expectThreads(before: string, changes: Partial<Host>): Promise<void> {
+  const messages: unknown[] = []
+  const start = (script: string) => {
+    const thread = nodeHost.start(`${before}\n${script}`)
+    thread.onMessage((message) => messages.push(message))
+    return thread
+  }
+  await expectSameResults(await packageOn({ ...changes, start }))
+  expect(messages).toHaveLength(3) // of the start, forward and backward: the calling thread has run none of them
+}
+
 test('the thread reserves less address space where the engine has no more', async () => {
   const small = `{
     const { Memory } = WebAssembly
@@ -131,14 +143,11 @@ test('the thread reserves less address space where the engine has no more', asyn
       return new Memory(limits)
     }
   }`
-  const messages: unknown[] = []
-  const start = (script: string) => {
-    const thread = nodeHost.start(`${small}\n${script}`)
-    thread.onMessage((message) => messages.push(message))
-    return thread
-  }
-  await expectSameResults(await packageOn({ sharesMemory: false, start }))
-  expect(messages).toHaveLength(3) // of the start, forward and backward: the calling thread has run none of them
+  await expectThreads(small, { sharesMemory: false })
+})
+
+test('the thread gets its messages where it has the functions of a page besides, as in Bun', async () => {
+  await expectThreads('globalThis.postMessage = () => undefined', { processors: 1 })
 })
 
 describe('the stack of a thread is freed', () => {

@@ -46,7 +46,8 @@ export function installPackage(): Installed {
     environment,
     run: (program, args, file, source) => {
       writeFileSync(join(project, file), source)
-      return execFileSync(program, [...args, file], { cwd: project, env: environment, encoding: 'utf8' })
+      const timeout = 240_000 // ends a program that waits forever
+      return execFileSync(program, [...args, file], { cwd: project, env: environment, encoding: 'utf8', timeout })
     },
     remove: () => rmSync(temporary, { recursive: true, force: true }),
   }

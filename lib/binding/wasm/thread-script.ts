@@ -49,7 +49,8 @@ export interface ThreadResult {
 
 export const THREAD_SCRIPT = `'use strict'
 {
-  const port = typeof postMessage === 'function' ? globalThis : require('node:worker_threads').parentPort
+  // Bun has the functions of a page's Worker besides, but does not call onmessage of a thread.
+  const port = (typeof require === 'function' && require('node:worker_threads').parentPort) || globalThis
   let memory
   let instance
   const newMemory = (initial, [maximum, ...smaller]) => {
