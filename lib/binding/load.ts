@@ -6,7 +6,7 @@ import load from 'node-gyp-build'
 import { LilyError } from '../base/errors.js'
 import { alignedMemory } from './aligned-memory.js'
 import type { Binding, Native } from './native.js'
-import { packageRoot } from './root.js'
+import { isBundled, packageRoot } from './root.js'
 import { checkVersion } from './version.js'
 import { isBuild, loadModule, nameOfSimd } from './wasm/load.js'
 import { wasmNative } from './wasm/native.js'
@@ -14,6 +14,12 @@ import { nodeHost } from './wasm/node-host.js'
 
 /** @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE */
 export function loadBinding(): Binding {
+  if (isBundled) {
+    throw unavailable(
+      'a bundler has copied lily-kernels into another file, away from its addon and its WebAssembly; leave the package ' +
+        'external (esbuild --external:lily-kernels, serverExternalPackages of Next.js)',
+    )
+  }
   const isa = process.env.LILY_CPU_ISA
   if (isBuild(isa)) {
     try {
@@ -35,9 +41,10 @@ export function loadBinding(): Binding {
 /** @param isa the instruction set that LILY_CPU_ISA names */
 function loadFallback(isa: string | undefined, cause: unknown): Binding {
   const platform = `${process.platform}-${process.arch}`
-  const reason = /No native build was found/i.test(firstLineOf(cause))
-    ? `no native addon for ${platform}`
-    : `the native addon does not load on ${platform} (${firstLineOf(cause)})`
+  const found = firstLineOf(cause)
+  const reason = /No native build was found/i.test(found)
+    ? `no native addon for ${platform}${/libc=musl/.test(found) ? ' with musl' : ''}`
+    : `the native addon does not load on ${platform} (${found})`
   if (isa !== undefined && isa !== '') {
     throw unavailable(`LILY_CPU_ISA=${isa}, but there is ${reason}; unset LILY_CPU_ISA`, cause)
   }
@@ -57,6 +64,6 @@ function firstLineOf(cause: unknown): string {
   return cause instanceof Error ? (cause.message.split('\n')[0] ?? '') : String(cause)
 }
 
-function unavailable(message: string, cause: unknown): LilyError {
+function unavailable(message: string, cause?: unknown): LilyError {
   return new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', message, { cause })
 }

@@ -1,6 +1,6 @@
 /** The installed package in every runtime of the README. Runtimes differ in loading modules, addons and workers. */
-import { spawnSync } from 'node:child_process'
-import { cpSync, existsSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { cpSync, existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -17,6 +17,7 @@ import {
   workersConsumer,
 } from '../support/consumer.js'
 import { type Installed, installPackage } from '../support/installed.js'
+import { installOnce } from '../support/npm-install.js'
 import { bundleSuites, expectAllPassed } from '../support/portable/bundle.js'
 import type { Outcome } from '../support/portable/run.js'
 import { type Runtime, runtimeProgram } from '../support/runtimes.js'
@@ -83,6 +84,10 @@ describe.each(runtimes)('%s', (runtime, options) => {
     expect(run('async.mjs', asyncConsumer)).toEqual(expected)
   })
 
+  test('async calls on WebAssembly, which run in a thread', () => {
+    expect(run(join(WITHOUT_ADDON, 'async.mjs'), asyncConsumer)).toEqual(expected)
+  })
+
   // The other test suites may run on a Node without Float16Array.
   const hasFloat16Array = runtime !== 'Node 20' && runtime !== 'Node 22'
   test('operands in a Float16Array, if the runtime has it', () => {
@@ -113,6 +118,44 @@ describe.each(runtimes)('%s', (runtime, options) => {
     expect(backend).toEqual({ reason, simd: build })
     expectAllPassed(results)
   })
+})
+
+test('Deno without the permissions of an addon runs on WebAssembly', () => {
+  const options = ['run', '--no-prompt', '--allow-read', '--allow-env']
+  const source = `
+import { backends } from 'lily-kernels'
+const [{ reason }] = backends()
+${consumer('ESM').replace('console.log(results)', 'console.log(JSON.stringify({ reason, results }))')}`
+  const printed = installed.run(runtimeProgram('Deno'), options, 'permissions.mjs', source)
+  const { reason, results } = JSON.parse(printed) as { reason: string; results: string }
+  expect(reason).toMatch(/--allow-ffi.*; running on WebAssembly/)
+  expect(JSON.parse(results)).toEqual(expected)
+})
+
+test.each(FORMATS)('a deployment with the files that Next.js collects, as %s', (format) => {
+  const nft = installOnce('nft-1.11.5', ['@vercel/nft@1.11.5'])
+  const { file } = MODULES[format]
+  installed.run(process.execPath, [], file, consumer(format))
+  const tracer = join(nft, 'trace.mjs')
+  writeFileSync(
+    tracer,
+    `import { nodeFileTrace } from '@vercel/nft'
+const { fileList } = await nodeFileTrace([process.argv[2]])
+console.log(JSON.stringify([...fileList]))`,
+  )
+  const files = JSON.parse(
+    execFileSync(process.execPath, [tracer, file], { cwd: installed.project, encoding: 'utf8' }),
+  ) as string[]
+  const deployment = join(installed.project, `deployment-${format}`)
+  for (const path of files) cpSync(join(installed.project, path), join(deployment, path))
+  for (const isa of ['', 'wasm']) {
+    const env = { ...installed.environment, LILY_CPU_ISA: isa }
+    const printed = execFileSync(process.execPath, [file], { cwd: deployment, env, encoding: 'utf8' })
+    expect(JSON.parse(printed)).toEqual(expected)
+  }
+  // Without the addon the first of them would have run on WebAssembly, too.
+  const prebuilds = join(deployment, 'node_modules', 'lily-kernels', 'prebuilds')
+  expect(readdirSync(join(prebuilds, `${process.platform}-${process.arch}`))).toContain('lily.glibc.node')
 })
 
 // In the gate the project `wasm` runs in the Node of the gate, and golden and modes run in all runtimes, above.

@@ -4,7 +4,7 @@ import { availableParallelism, cpus } from 'node:os'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { inflateRawSync } from 'node:zlib'
-import { packageRoot } from '../root.js'
+import { embeddedModules, packageRoot } from '../root.js'
 import type { Build, Host, Thread } from './host.js'
 
 export const nodeHost: Host = {
@@ -13,7 +13,11 @@ export const nodeHost: Host = {
     return availableParallelism()
   },
   get processorName() {
-    return cpus()[0]?.model.trim() ?? null
+    try {
+      return cpus()[0]?.model.trim() ?? null
+    } catch {
+      return null // Deno without --allow-sys
+    }
   },
   variable: (name) => process.env[name],
   code,
@@ -21,13 +25,13 @@ export const nodeHost: Host = {
 }
 
 function code(build: Build): Uint8Array<ArrayBuffer> | null {
-  return read(`build/wasm/${build}.wasm`) ?? embedded(`dist/browser/${build}.js`)
+  return read(join(packageRoot, `build/wasm/${build}.wasm`)) ?? embedded(embeddedModules[build])
 }
 
 /** Null: there is no such file. */
 function read(file: string): Uint8Array<ArrayBuffer> | null {
   try {
-    return new Uint8Array(readFileSync(join(packageRoot, file)))
+    return new Uint8Array(readFileSync(file))
   } catch {
     return null
   }
