@@ -23,6 +23,11 @@ test.each(['ESM', 'CJS'] as const)('runs from %s after an installation without a
   expect(JSON.parse(installed.run('node', [], MODULES[format].file, consumer(format)))).toEqual(expected)
 })
 
+test('runs where there is no TextDecoder, as in jsdom under Jest', () => {
+  const source = `delete globalThis.TextDecoder\ndelete globalThis.TextEncoder\n${consumer('CJS')}`
+  expect(JSON.parse(installed.run('node', [], 'jsdom.cjs', source))).toEqual(expected)
+})
+
 describe('with TensorFlow.js', () => {
   beforeAll(() => {
     // That of this checkout; its own dependencies are found beside it.
@@ -96,6 +101,17 @@ describe('npx lily-kernels', () => {
     } finally {
       renameSync(`${here}-gone`, here)
     }
+  })
+
+  test('doctor says that there is no addon for musl', () => {
+    const { environment, project } = installed
+    const env = { ...environment, LIBC: 'musl' }
+    const { stdout } = spawnSync('npx', ['--no-install', 'lily-kernels', 'doctor'], {
+      cwd: project,
+      env,
+      encoding: 'utf8',
+    })
+    expect(stdout).toContain(`no native addon for ${process.platform}-${process.arch} with musl`)
   })
 
   test('doctor reports an addon that does not load', () => {

@@ -4,7 +4,7 @@
  */
 import type { LilyError } from '../base/errors.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
-import { isUtf8, textOf } from './utf8.js'
+import { asciiBytes, isUtf8, textOf } from './utf8.js'
 
 /** JSON as values is read from texts of at most this many characters: the names of all modules of a large model take less. */
 export const MAX_TEXT = 16 * 1024 * 1024
@@ -457,7 +457,7 @@ export class JsonReader {
   }
 }
 
-const WORDS = ['true', 'false', 'null'].map((word) => new TextEncoder().encode(word))
+const WORDS = ['true', 'false', 'null'].map(asciiBytes)
 
 function isDigit(byte: number): boolean {
   return byte >= ZERO && byte <= NINE

@@ -6,6 +6,7 @@ import type { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
 import { JsonReader } from './json.js'
+import { asciiBytes } from './utf8.js'
 
 /** Bytes of the length at the beginning of the file. */
 export const PREFIX_BYTES = 8
@@ -43,7 +44,7 @@ const KNOWN_DTYPES: ReadonlySet<string> = new Set(DTYPES)
 
 /** Fields of an entry. */
 const FIELDS = ['dtype', 'shape', 'data_offsets']
-const FIELD_BYTES = FIELDS.map((field) => new TextEncoder().encode(field))
+const FIELD_BYTES = FIELDS.map(asciiBytes)
 
 /** Where a tensor is in a file. */
 export interface TensorEntry {

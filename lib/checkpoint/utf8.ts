@@ -2,10 +2,16 @@
 
 /** Valid bytes as text; a byte order mark is a character of it. */
 export function textOf(bytes: Uint8Array): string {
-  return decoder.decode(bytes)
+  return (decoder ??= new TextDecoder('utf-8', { ignoreBOM: true })).decode(bytes)
 }
 
-const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+/** The bytes of a text of ASCII characters. */
+export function asciiBytes(text: string): Uint8Array {
+  return Uint8Array.from(text, (character) => character.charCodeAt(0))
+}
+
+// Made on first use: under Jest, jsdom has none.
+let decoder: InstanceType<typeof TextDecoder> | undefined
 
 /** The text of a large file is not held as a whole. */
 const BLOCK_BYTES = 1 << 16
