@@ -27,7 +27,8 @@ function findPackageRoot(folder: string): string {
 
 function isOfPackage(manifest: string): boolean {
   try {
-    return (JSON.parse(readFileSync(manifest, 'utf8')) as { name?: unknown }).name === 'lily-kernels'
+    const { name } = JSON.parse(readFileSync(manifest, 'utf8')) as { name?: unknown }
+    return /(^|\/)lily-kernels$/.test(String(name)) // also of a fork in another scope
   } catch {
     return false
   }
