@@ -42,27 +42,35 @@ LILY_INLINE int64_t outer_rhs_floats(int64_t rank, int64_t columns) {
   return panels * block_steps(outer_tokens(rank)) * kPanelFloats;
 }
 
-// sums = lhs^T rhs over the tokens [begin, end). `lhs` is the step of token `begin` of the packed operand, whose blocks
-// are block_pitch floats apart. A row of rhs counts as zero where `keeps` is 0; null keeps all. before(t, tokens) is
-// called for the tokens of each run before they are packed.
+// sums = lhs^T rhs over the tokens [begin, end).
+struct OuterProduct {
+  int64_t rank;
+  const float *lhs;     // packed, from the step of token `begin` on
+  int64_t block_pitch;  // from one block of rows of lhs to the next
+  lily_matrix rhs;
+  int64_t columns;
+  int64_t begin, end;
+  const uint8_t *keeps;  // a row of rhs counts as zero where it is 0; null keeps all
+};
+
+// before(t, tokens) is called for the tokens of each run before they are packed.
 template <typename Before>
-LILY_INLINE void outer_product(int64_t rank, const float *lhs, int64_t block_pitch, const lily_matrix &rhs,
-                               int64_t columns, int64_t begin, int64_t end, const uint8_t *keeps, float *sums,
-                               float *packed, Before before) {
+LILY_INLINE void outer_product(const OuterProduct &product, float *sums, float *packed, Before before) {
   constexpr int64_t kPanelColumns = kBlocking.panel;
-  const int64_t rows = sums_rows(rank);
+  const int64_t rank = product.rank, columns = product.columns, rows = sums_rows(rank);
+  const int64_t begin = product.begin, end = product.end;
   if (begin == end) clear(sums, sums_floats(rank, columns));
   for (int64_t t = begin; t < end; t += outer_tokens(rank)) {
     const int64_t tokens = minimum(outer_tokens(rank), end - t), steps = block_steps(tokens);
     before(t, tokens);
-    const float *const lhs_step = lhs + (t - begin) / kBlocking.step_depth * kBlockFloats;
+    const float *const lhs_step = product.lhs + (t - begin) / kBlocking.step_depth * kBlockFloats;
     const auto add = [&](int64_t n, int64_t j, const float *panel) __attribute__((always_inline)) {
-      Engine::multiply<Columns::kOfActivation>(rank - n, columns - j, steps,
-                                               Engine::packed_lhs(lhs_step + n / kBlocking.block_rows * block_pitch),
-                                               panel, sums + j * rows + n * kPanelColumns, kPanelColumns, t > begin);
+      Engine::multiply<Columns::kOfActivation>(
+          rank - n, columns - j, steps, Engine::packed_lhs(lhs_step + n / kBlocking.block_rows * product.block_pitch),
+          panel, sums + j * rows + n * kPanelColumns, kPanelColumns, t > begin);
     };
-    const lily_matrix tile = submatrix(rhs, t, 0);
-    const uint8_t *const keeps_tile = keeps == nullptr ? nullptr : keeps + t;
+    const lily_matrix tile = submatrix(product.rhs, t, 0);
+    const uint8_t *const keeps_tile = product.keeps == nullptr ? nullptr : product.keeps + t;
     if (rank <= kBlocking.by_panel_rank) {
       for (int64_t j = 0; j < columns; j += kPanelColumns) {
         Engine::pack<Columns::kOfActivation>(submatrix(tile, 0, j), tokens, minimum(kPanelColumns, columns - j), 1.0f,
@@ -88,23 +96,22 @@ LILY_INLINE int64_t piece_floats(const TokenPieces &pieces, int64_t tokens, int6
 // The same, in pieces of the tokens whose sums are added in order. `piece_sums` holds another array of sums if there
 // are several pieces.
 template <typename Before>
-LILY_INLINE void outer_product_in_pieces(const TokenPieces &pieces, int64_t rank, const float *lhs, int64_t block_pitch,
-                                         const lily_matrix &rhs, int64_t columns, int64_t begin, int64_t end,
-                                         const uint8_t *keeps, float *sums, float *piece_sums, float *packed,
-                                         Before before) {
+LILY_INLINE void outer_product_in_pieces(const OuterProduct &product, const TokenPieces &pieces, float *sums,
+                                         float *piece_sums, float *packed, Before before) {
   if constexpr (!kBlocking.many_tasks) {
-    outer_product(rank, lhs, block_pitch, rhs, columns, begin, end, keeps, sums, packed, before);
+    outer_product(product, sums, packed, before);
     return;
   }
-  const int64_t length = pieces.length(end - begin);
-  int64_t t = begin;
+  const int64_t length = pieces.length(product.end - product.begin);
+  OuterProduct piece = product;
   do {
-    float *const piece = t == begin ? sums : piece_sums;
-    outer_product(rank, lhs + (t - begin) / kBlocking.step_depth * kBlockFloats, block_pitch, rhs, columns, t,
-                  minimum(end, t + length), keeps, piece, packed, before);
-    if (t > begin) add_floats(sums_floats(rank, columns), piece, sums);
-    t += length;
-  } while (t < end);
+    piece.end = minimum(product.end, piece.begin + length);
+    const bool is_first = piece.begin == product.begin;
+    outer_product(piece, is_first ? sums : piece_sums, packed, before);
+    if (!is_first) add_floats(sums_floats(product.rank, product.columns), piece_sums, sums);
+    piece.begin += length;
+    piece.lhs += length / kBlocking.step_depth * kBlockFloats;
+  } while (piece.begin < product.end);
 }
 
 // The sums of row i, from column j on, which is a multiple of kRowColumns.
@@ -148,29 +155,25 @@ void pack_c(const BackwardPass &pass, int64_t piece, float *scratch) {
 void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
   const lily_problem &problem = pass.call->problem;
-  const int64_t tile = task / pass.q.token_tiles;
-  const int64_t first = pass.q.rank_tiles.begin(tile), last = pass.q.rank_tiles.end(tile);
-  const int64_t begin = task % pass.q.token_tiles * pass.q.tile_tokens;
-  const int64_t end = minimum(problem.tokens, begin + pass.q.tile_tokens);
+  const RankTile tile = rank_tile(pass.q, problem.tokens, task);
   if (pass.has_gradient != nullptr) {  // there is one group
-    for (int64_t t = begin; t < end; ++t) {
-      clear(pass.q_partials.row(0, t) + first, round_up(last, kLanes) - first);
+    for (int64_t t = tile.token_begin; t < tile.token_end; ++t) {
+      clear(pass.q_partials.row(0, t) + tile.rank_begin, round_up(tile.rank_end, kLanes) - tile.rank_begin);
     }
     return;
   }
+  const LhsRows dy = {pass.call->dy, problem.tokens, problem.d_out};
   if (pass.q.packs_own) {
     float *const copy = scratch, *const combined_scratch = copy + kCopyFloats;
     float *const packed = combined_scratch + Engine::combined_scratch_floats(kBlocking.chunk_depth);
-    multiply_rows_packing(pass.call->dy, problem.tokens, problem.d_out, last - first, pass.q_partials.data + first,
-                          pass.q_partials.pitch, packed, copy,
-                          [&](int64_t k, int64_t k_end, float *out) __attribute__((always_inline)) {
-                            Engine::pack_combined_transposed(pass.stack, 0, first, last, k, k_end - k, out,
-                                                             block_steps(k_end - k) * kPanelFloats, combined_scratch);
-                          });
+    const auto pack_own = [&](int64_t k, int64_t end, float *out) __attribute__((always_inline)) {
+      Engine::pack_combined_transposed(pass.stack, 0, tile.rank_begin, tile.rank_end, k, end - k, out,
+                                       block_steps(end - k) * kPanelFloats, combined_scratch);
+    };
+    multiply_rows_packing(tile, dy, pass.q_partials, packed, copy, pack_own);
     return;
   }
-  multiply_rows_by_packed(pass.call->dy, problem.tokens, problem.d_out, pass.q.cached_depth, pass.q.packed, begin, end,
-                          first, last, pass.q_partials.data, pass.q_partials.pitch, scratch);
+  multiply_rows_by_packed(pass.q, tile, dy, pass.q_partials, scratch);
 }
 
 // ---- dy pass ----
@@ -187,6 +190,7 @@ LILY_INLINE void for_splits(const BackwardPass &pass, int64_t begin, int64_t col
 // (`exchanges`) the rows of C are the left operand instead, and dy^T is packed.
 struct QOperand {
   const float *combined;
+  int64_t rank;
   int64_t begin, columns;
   bool exchanges;
 };
@@ -194,22 +198,22 @@ struct QOperand {
 // Adds the columns [begin, end) of d_out of a split to q of few tokens: q^T = C dy^T. A template, because an engine
 // that does not exchange operands lacks the functions.
 template <typename E>
-LILY_INLINE void add_q_exchanged(int64_t rank, const QOperand &c, const lily_matrix &dy, int64_t tokens, int64_t begin,
-                                 int64_t end, float *q, int64_t q_pitch, bool accumulate, float *packed) {
+LILY_INLINE void add_q_exchanged(const QOperand &c, const LhsRows &dy, int64_t begin, int64_t end, const Sums &q,
+                                 bool accumulate, float *packed) {
   constexpr int64_t kBlockRows = kBlocking.block_rows, kPanelColumns = kBlocking.panel;
-  E::pack_few_tokens(dy, tokens, begin, end, true, packed);
-  for (int64_t n = 0; n < rank; n += kBlockRows) {
+  E::pack_few_tokens(dy.matrix, dy.rows, begin, end, true, packed);
+  for (int64_t n = 0; n < c.rank; n += kBlockRows) {
     // The sums of q^T, which continue those of the chunk before.
     alignas(64) float sums[kBlockRows * kPanelColumns];
-    const int64_t rows = minimum(kBlockRows, q_pitch - n);
-    for (int64_t i = 0; accumulate && i < tokens; ++i) {
-      for (int64_t j = 0; j < rows; ++j) sums[j * kPanelColumns + i] = q[i * q_pitch + n + j];
+    const int64_t rows = minimum(kBlockRows, q.pitch - n);
+    for (int64_t i = 0; accumulate && i < dy.rows; ++i) {
+      for (int64_t j = 0; j < rows; ++j) sums[j * kPanelColumns + i] = q.data[i * q.pitch + n + j];
     }
     E::template multiply<Columns::kInOrder, Order::kExchanged>(
-        rank - n, tokens, block_steps(end - begin), E::combined_lhs(c.combined, c.columns, n, begin - c.begin), packed,
-        sums, kPanelColumns, accumulate);
-    for (int64_t i = 0; i < tokens; ++i) {
-      for (int64_t j = 0; j < rows; ++j) q[i * q_pitch + n + j] = sums[j * kPanelColumns + i];
+        c.rank - n, dy.rows, block_steps(end - begin), E::combined_lhs(c.combined, c.columns, n, begin - c.begin),
+        packed, sums, kPanelColumns, accumulate);
+    for (int64_t i = 0; i < dy.rows; ++i) {
+      for (int64_t j = 0; j < rows; ++j) q.data[i * q.pitch + n + j] = sums[j * kPanelColumns + i];
     }
   }
 }
@@ -217,23 +221,22 @@ LILY_INLINE void add_q_exchanged(int64_t rank, const QOperand &c, const lily_mat
 // Adds q of the tokens [t, t + tokens) of that group.
 template <typename E = Engine>
 LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t t, int64_t tokens, float *copy) {
-  const int64_t rank = pass.stack.rank, panel_pitch = block_steps(c.columns) * kPanelFloats;
-  const lily_matrix dy = submatrix(pass.call->dy, t, 0);
+  const PackedRhs rhs = {c.combined, block_steps(c.columns) * kPanelFloats, c.rank};
+  const LhsRows dy = {submatrix(pass.call->dy, t, 0), tokens, pass.call->problem.d_out};
   for_splits(pass, c.begin, c.columns, [&](int64_t split, int64_t begin, int64_t end) __attribute__((always_inline)) {
-    const bool accumulate = begin > pass.dy.splits.begin(split);
-    float *q = pass.q_partials.row(split, t);
+    const Sums q = {pass.q_partials.row(split, t), pass.q_partials.pitch};
     for (int64_t k = begin; k < end; k += kBlocking.chunk_depth) {
       const int64_t k_end = minimum(end, k + kBlocking.chunk_depth);
+      const bool accumulate = k > pass.dy.splits.begin(split);
       if constexpr (E::kBlocking.exchanges) {
         if (c.exchanges) {
-          add_q_exchanged<E>(rank, c, dy, tokens, k, k_end, q, pass.q_partials.pitch, accumulate || k > begin, copy);
+          add_q_exchanged<E>(c, dy, k, k_end, q, accumulate, copy);
           continue;
         }
       }
       for (int64_t i = 0; i < tokens; i += kBlocking.block_rows) {
-        multiply_row_block(dy, tokens, k_end, i, k, k_end,
-                           c.combined + (k - c.begin) / kBlocking.step_depth * kPanelFloats, panel_pitch, 0, rank,
-                           q + i * pass.q_partials.pitch, pass.q_partials.pitch, accumulate || k > begin, copy);
+        multiply_row_block(dy, i, k, k_end, rhs.from_step((k - c.begin) / kBlocking.step_depth),
+                           {q.data + i * q.pitch, q.pitch}, accumulate, copy);
       }
     }
   });
@@ -248,12 +251,12 @@ LILY_INLINE QOperand q_operand(const BackwardPass &pass, int64_t group, int64_t 
     const int64_t tokens = pass.groups.end(group) - pass.groups.begin(group);
     if (!stack.transposed && tokens <= kBlocking.few_tokens && tokens < stack.rank) {
       E::copy_combined(stack, group, begin, columns, combined);
-      return {combined, begin, columns, true};
+      return {combined, stack.rank, begin, columns, true};
     }
   }
   E::pack_combined_transposed(stack, group, 0, stack.rank, begin, columns, combined,
                               block_steps(columns) * kPanelFloats, scratch);
-  return {combined, begin, columns, false};
+  return {combined, stack.rank, begin, columns, false};
 }
 
 // dB of LoRA, whose b is [d_out, r].
@@ -351,11 +354,15 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
       if (has_gradient) q(group_begin, group_end - group_begin);
       continue;
     }
-    const int64_t steps = pass.groups.step_count();
-    const float *const lhs = pass.lhs_packed + pass.groups.first_step(group) * kBlockFloats;
-    outer_product_in_pieces(pass.groups.pieces, rank, lhs, steps * kBlockFloats, submatrix(pass.call->dy, 0, begin),
-                            columns, group_begin, has_gradient ? group_end : group_begin, nullptr, sums, piece_sums,
-                            rhs, q);
+    const OuterProduct d_combined = {.rank = rank,
+                                     .lhs = pass.lhs_packed + pass.groups.first_step(group) * kBlockFloats,
+                                     .block_pitch = pass.groups.step_count() * kBlockFloats,
+                                     .rhs = submatrix(pass.call->dy, 0, begin),
+                                     .columns = columns,
+                                     .begin = group_begin,
+                                     .end = has_gradient ? group_end : group_begin,
+                                     .keeps = nullptr};
+    outer_product_in_pieces(d_combined, pass.groups.pieces, sums, piece_sums, rhs, q);
     for_splits(pass, begin, columns, [&](int64_t split, int64_t from, int64_t to) __attribute__((always_inline)) {
       write_d_weights_and_db(pass, split, group, from, to, sums + (from - begin) * sums_rows(rank));
     });
@@ -397,9 +404,15 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
   const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
   float *sums = scratch, *piece_sums = sums + sums_floats(rank, pass.x.tiles.width);
   float *packed = piece_sums + piece_floats(pass.x.pieces, problem.tokens, rank, pass.x.tiles.width);
-  outer_product_in_pieces(pass.x.pieces, rank, pass.lhs_packed, block_steps(problem.tokens) * kBlockFloats,
-                          submatrix(pass.call->x, 0, begin), columns, 0, problem.tokens, pass.has_gradient, sums,
-                          piece_sums, packed, [](int64_t, int64_t) {});
+  const OuterProduct product = {.rank = rank,
+                                .lhs = pass.lhs_packed,
+                                .block_pitch = block_steps(problem.tokens) * kBlockFloats,
+                                .rhs = submatrix(pass.call->x, 0, begin),
+                                .columns = columns,
+                                .begin = 0,
+                                .end = problem.tokens,
+                                .keeps = pass.has_gradient};
+  outer_product_in_pieces(product, pass.x.pieces, sums, piece_sums, packed, [](int64_t, int64_t) {});
   Engine::with_type(da.dtype, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
     const bool accumulate = da.accumulate != 0;

@@ -43,8 +43,8 @@ LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *s
   for (int64_t k = 0; k < problem.d_in; k += kBlocking.chunk_depth) {
     const int64_t end = minimum(problem.d_in, k + kBlocking.chunk_depth);
     E::pack_few_tokens(pass.call->x, problem.tokens, k, end, k == 0, packed);
-    multiply_row_block<Order::kExchanged>(pass.call->a, problem.rank, problem.d_in, row, k, end, packed, 0, 0,
-                                          problem.tokens, sums, kBlocking.panel, k > 0, copy);
+    multiply_row_block<Order::kExchanged>({pass.call->a, problem.rank, problem.d_in}, row, k, end,
+                                          {packed, 0, problem.tokens}, {sums, kBlocking.panel}, k > 0, copy);
   }
   for (int64_t t = 0; t < problem.tokens; ++t) {
     float *out = pass.hidden_partials.row(0, t) + row;
@@ -56,28 +56,25 @@ LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *s
 void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
   const lily_problem &problem = pass.call->problem;
-  const int64_t tile = task / pass.shrink.token_tiles;
-  const int64_t first = pass.shrink.rank_tiles.begin(tile), last = pass.shrink.rank_tiles.end(tile);
+  const RankTile tile = rank_tile(pass.shrink, problem.tokens, task);
   if constexpr (kBlocking.exchanges) {
     if (pass.shrink_exchanges) {
-      for (int64_t row = first; row < last; row += kBlocking.block_rows) shrink_exchanged(pass, row, scratch);
+      for (int64_t row = tile.rank_begin; row < tile.rank_end; row += kBlocking.block_rows) {
+        shrink_exchanged(pass, row, scratch);
+      }
       return;
     }
   }
+  const LhsRows x = {pass.call->x, problem.tokens, problem.d_in};
   if (pass.shrink.packs_own) {
-    multiply_rows_packing(pass.call->x, problem.tokens, problem.d_in, last - first, pass.hidden_partials.data + first,
-                          pass.hidden_partials.pitch, scratch + kCopyFloats, scratch,
-                          [&](int64_t k, int64_t end, float *packed) __attribute__((always_inline)) {
-                            Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, first, k), last - first,
-                                                                       end - k, 1.0f, packed,
-                                                                       block_steps(end - k) * kPanelFloats);
-                          });
+    const auto pack_a = [&](int64_t k, int64_t end, float *packed) __attribute__((always_inline)) {
+      Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, tile.rank_begin, k), tile.ranks(), end - k,
+                                                 1.0f, packed, block_steps(end - k) * kPanelFloats);
+    };
+    multiply_rows_packing(tile, x, pass.hidden_partials, scratch + kCopyFloats, scratch, pack_a);
     return;
   }
-  const int64_t begin = task % pass.shrink.token_tiles * pass.shrink.tile_tokens;
-  const int64_t end = minimum(problem.tokens, begin + pass.shrink.tile_tokens);
-  multiply_rows_by_packed(pass.call->x, problem.tokens, problem.d_in, pass.shrink.cached_depth, pass.shrink.packed,
-                          begin, end, first, last, pass.hidden_partials.data, pass.hidden_partials.pitch, scratch);
+  multiply_rows_by_packed(pass.shrink, tile, x, pass.hidden_partials, scratch);
 }
 
 void expand(const ForwardPass &pass, int64_t task, float *scratch) {

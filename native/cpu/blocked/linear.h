@@ -92,18 +92,19 @@ LILY_INLINE void linear_tile(const LinearPass &pass, int64_t begin, int64_t end,
   const bool started = start_sums(end - begin, columns, out, bias, sums, pitch);
   for (int64_t k = 0; k < pass.depth; k += kBlocking.chunk_depth) {
     const int64_t k_end = minimum(pass.depth, k + kBlocking.chunk_depth);
-    const float *rhs = packed;
     const int64_t panel_pitch = block_steps(k_end - k) * kPanelFloats;
+    PackedRhs rhs = {packed, panel_pitch, columns};
     if (call.packed != nullptr) {
-      rhs = static_cast<const float *>(call.packed) + chunk_offset(pass, k) + first / kBlocking.panel * panel_pitch;
+      const float *const chunk = static_cast<const float *>(call.packed) + chunk_offset(pass, k);
+      rhs.panels = chunk + first / kBlocking.panel * panel_pitch;
     } else {
       pack_weight(pass, first, columns, k, k_end, packed, panel_pitch);
     }
     for (int64_t t = begin; t < end; t += kBlocking.block_rows) {
       if (in_place && kBlocking.prefetches)
         prefetch(minimum(kBlocking.block_rows, end - t), columns, submatrix(out, t - begin, 0));
-      multiply_row_block(call.x, end, pass.depth, t, k, k_end, rhs, panel_pitch, 0, columns, sums + (t - begin) * pitch,
-                         pitch, started || k > 0, copy);
+      multiply_row_block({call.x, end, pass.depth}, t, k, k_end, rhs, {sums + (t - begin) * pitch, pitch},
+                         started || k > 0, copy);
     }
   }
   if (!in_place) write_rows(end - begin, columns, sums, pitch, 1.0f, out, false);

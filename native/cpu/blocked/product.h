@@ -1,7 +1,7 @@
 // The two products of the blocked passes whose left operand is rows of an activation:
 //
 //   add_packed_product       out (+)= lhs rhs, rhs packed by the task          (y, dx)
-//   multiply_rows_by_packed  sums = in rhs, rhs packed before for all tasks    (h, q)
+//   multiply_rows_by_packed  sums = lhs rhs, rhs packed before for all tasks   (h, q)
 //
 // No cut of rows or columns into blocks or tasks changes a result; k is cut into chunks of chunk_depth.
 #pragma once
@@ -124,43 +124,79 @@ LILY_INLINE void prefetch_part(int64_t rows, int64_t columns, const lily_matrix 
   prefetch(rows, minimum(width, columns - first), submatrix(matrix, 0, first));
 }
 
-// Adds the product of the block of rows from `row` on of a `rows` x `columns` matrix, k in [begin, end), and the panels
-// of rhs that have the columns [first, last) to the rows of sums, which start at column `first`. `rhs` is the step of
-// k = begin of panel 0. The rows that the next block copies are prefetched beside the panels: their runs are too short,
-// and often in a page each, for the hardware prefetcher.
+// Rows of a left operand, in place.
+struct LhsRows {
+  lily_matrix matrix;  // rows x depth
+  int64_t rows;
+  int64_t depth;  // k
+};
+
+// Columns of a packed right operand, from some step of k on.
+struct PackedRhs {
+  const float *panels;
+  int64_t panel_pitch;
+  int64_t columns;
+
+  // The same columns, later k.
+  LILY_INLINE PackedRhs from_step(int64_t step) const { return {panels + step * kPanelFloats, panel_pitch, columns}; }
+};
+
+// Rows of sums.
+struct Sums {
+  float *data;
+  int64_t pitch;
+};
+
+// sums (+)= lhs rhs for the block of rows from `row` on and k in [begin, end): `sums` starts at that row, and `rhs` at
+// that k. The rows that the next block copies are prefetched beside the panels: their runs are too short, and often in
+// a page each, for the hardware prefetcher.
 template <Order kOrder = Order::kOfProblem>
-LILY_INLINE void multiply_row_block(const lily_matrix &in, int64_t rows, int64_t columns, int64_t row, int64_t begin,
-                                    int64_t end, const float *rhs, int64_t panel_pitch, int64_t first, int64_t last,
-                                    float *sums, int64_t pitch, bool accumulate, float *copy) {
+LILY_INLINE void multiply_row_block(const LhsRows &lhs, int64_t row, int64_t begin, int64_t end, const PackedRhs &rhs,
+                                    const Sums &sums, bool accumulate, float *copy) {
   const int64_t steps = block_steps(end - begin);
-  const bool reused = last - first > 2 * kBlocking.panel;
-  const Engine::Lhs lhs = Engine::lhs(in, rows, columns, row, begin, steps, reused, copy);
+  const bool reused = rhs.columns > 2 * kBlocking.panel;
+  const Engine::Lhs block = Engine::lhs(lhs.matrix, lhs.rows, end, row, begin, steps, reused, copy);
   const int64_t next = row + kBlocking.block_rows;
-  const bool prefetches = kBlocking.prefetches && reused && next < rows;
-  for (int64_t n = first; n < last; n += kBlocking.panel) {
+  const bool prefetches = kBlocking.prefetches && reused && next < lhs.rows;
+  for (int64_t n = 0; n < rhs.columns; n += kBlocking.panel) {
+    const int64_t panel = n / kBlocking.panel;
     if (prefetches) {
-      prefetch_part(minimum(kBlocking.block_rows, rows - next), minimum(end, columns) - begin,
-                    submatrix(in, next, begin), (n - first) / kBlocking.panel, block_panels(last - first));
+      prefetch_part(minimum(kBlocking.block_rows, lhs.rows - next), end - begin, submatrix(lhs.matrix, next, begin),
+                    panel, block_panels(rhs.columns));
     }
-    Engine::multiply<Columns::kInOrder, kOrder>(minimum(kBlocking.block_rows, rows - row), last - n, steps, lhs,
-                                                rhs + n / kBlocking.panel * panel_pitch, sums + n - first, pitch,
+    Engine::multiply<Columns::kInOrder, kOrder>(minimum(kBlocking.block_rows, lhs.rows - row), rhs.columns - n, steps,
+                                                block, rhs.panels + panel * rhs.panel_pitch, sums.data + n, sums.pitch,
                                                 accumulate);
   }
 }
 
-// sums = in * rhs for the rows [begin, end) and the columns [first, last), where rhs is packed for all of k:
-// [panel][step of k]. A block of rows passes as many chunks of rhs as the L2 cache holds (`cached_depth`) before the
-// next block follows.
-LILY_INLINE void multiply_rows_by_packed(const lily_matrix &in, int64_t rows, int64_t depth, int64_t cached_depth,
-                                         const float *rhs, int64_t begin, int64_t end, int64_t first, int64_t last,
-                                         float *sums, int64_t pitch, float *copy) {
-  for (int64_t group = 0; group < depth; group += cached_depth) {
-    const int64_t group_end = minimum(depth, group + cached_depth);
-    for (int64_t t = begin; t < end; t += kBlocking.block_rows) {
+// What a task of a RankProduct computes: some tokens and ranks of h or q.
+struct RankTile {
+  int64_t token_begin, token_end;
+  int64_t rank_begin, rank_end;
+
+  LILY_INLINE int64_t ranks() const { return rank_end - rank_begin; }
+};
+
+LILY_INLINE RankTile rank_tile(const RankProduct &product, int64_t tokens, int64_t task) {
+  const int64_t ranks = task / product.token_tiles, begin = task % product.token_tiles * product.tile_tokens;
+  return {begin, minimum(tokens, begin + product.tile_tokens), product.rank_tiles.begin(ranks),
+          product.rank_tiles.end(ranks)};
+}
+
+// A tile of sums = lhs rhs, where rhs is packed for all of k: [panel][step of k]. A block of rows passes as many chunks
+// of rhs as the L2 cache holds (`cached_depth`) before the next block follows.
+LILY_INLINE void multiply_rows_by_packed(const RankProduct &product, const RankTile &tile, const LhsRows &lhs,
+                                         const RowPartials &sums, float *copy) {
+  const int64_t panel_pitch = block_steps(lhs.depth) * kPanelFloats;
+  const PackedRhs rhs = {product.packed + tile.rank_begin / kBlocking.panel * panel_pitch, panel_pitch, tile.ranks()};
+  for (int64_t group = 0; group < lhs.depth; group += product.cached_depth) {
+    const int64_t group_end = minimum(lhs.depth, group + product.cached_depth);
+    for (int64_t t = tile.token_begin; t < tile.token_end; t += kBlocking.block_rows) {
+      const Sums row_sums = {sums.row(0, t) + tile.rank_begin, sums.pitch};
       for (int64_t k = group; k < group_end; k += kBlocking.chunk_depth) {
-        multiply_row_block(in, rows, depth, t, k, minimum(group_end, k + kBlocking.chunk_depth),
-                           rhs + k / kBlocking.step_depth * kPanelFloats, block_steps(depth) * kPanelFloats, first,
-                           last, sums + t * pitch + first, pitch, k > 0, copy);
+        multiply_row_block(lhs, t, k, minimum(group_end, k + kBlocking.chunk_depth),
+                           rhs.from_step(k / kBlocking.step_depth), row_sums, k > 0, copy);
       }
     }
   }
@@ -169,14 +205,14 @@ LILY_INLINE void multiply_rows_by_packed(const lily_matrix &in, int64_t rows, in
 // The same where no other task uses these columns of rhs: pack(k, end, packed) packs them, k in [k, end), and the rows
 // use them at once.
 template <typename Pack>
-LILY_INLINE void multiply_rows_packing(const lily_matrix &in, int64_t rows, int64_t depth, int64_t columns, float *sums,
-                                       int64_t pitch, float *packed, float *copy, const Pack &pack) {
-  for (int64_t k = 0; k < depth; k += kBlocking.chunk_depth) {
-    const int64_t end = minimum(depth, k + kBlocking.chunk_depth);
+LILY_INLINE void multiply_rows_packing(const RankTile &tile, const LhsRows &lhs, const RowPartials &sums, float *packed,
+                                       float *copy, const Pack &pack) {
+  for (int64_t k = 0; k < lhs.depth; k += kBlocking.chunk_depth) {
+    const int64_t end = minimum(lhs.depth, k + kBlocking.chunk_depth);
     pack(k, end, packed);
-    for (int64_t t = 0; t < rows; t += kBlocking.block_rows) {
-      multiply_row_block(in, rows, depth, t, k, end, packed, block_steps(end - k) * kPanelFloats, 0, columns,
-                         sums + t * pitch, pitch, k > 0, copy);
+    const PackedRhs rhs = {packed, block_steps(end - k) * kPanelFloats, tile.ranks()};
+    for (int64_t t = 0; t < lhs.rows; t += kBlocking.block_rows) {
+      multiply_row_block(lhs, t, k, end, rhs, {sums.row(0, t) + tile.rank_begin, sums.pitch}, k > 0, copy);
     }
   }
 }
