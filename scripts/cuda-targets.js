@@ -1,7 +1,8 @@
 /**
  * Targets of the published CUDA library: virtual architectures, for each of which the kernels are compiled to PTX, and the
- * architectures for which machine code is made of it. From one PTX to the next the kernels gain nothing but the waits between
- * launches (9.0) and, for GPUs of 9.0 alone, wgmma (90a: specific to them), and to make it takes most of the time. GPUs of compute capability 8.6 and 8.9 execute the code for 8.0.
+ * architectures for which machine code is made of it. From one PTX to the next the kernels gain nothing but the waits
+ * between launches (9.0) and, for GPUs of 9.0 alone, wgmma (90a: specific to them), and to make it takes most of the time.
+ * GPUs of compute capability 8.6 and 8.9 execute the code for 8.0.
  *
  * The last one has no machine code: GPUs for which the library has none compile its PTX, of fewer tiles (PtxRows in
  * native/cuda/tiles/table.h).

@@ -1,4 +1,7 @@
-/** 10,000 forward/backward pairs (2000 with a sanitizer, unless the run is a long one) leak nothing, and V8 accounts for the memory of live results. */
+/**
+ * 10,000 forward/backward pairs (2000 with a sanitizer, unless the run is a long one) leak nothing, and V8 accounts for the
+ * memory of live results.
+ */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'

@@ -113,8 +113,8 @@ export function gpuOf(name: string): Gpu | undefined {
 export const EMULATED_MULTIPROCESSORS = 64
 
 /**
- * Architectures that the tests emulate. 9.0 executes code that is specific to it, and 10.0 code for all later ones. For 11.0 there
- * is no machine code: it executes the published PTX.
+ * Architectures that the tests emulate. 9.0 executes code that is specific to it, and 10.0 code for all later ones. For
+ * 11.0 there is no machine code: it executes the published PTX.
  */
 export type Emulated = 75 | 90 | 100 | 110
 

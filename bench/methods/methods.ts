@@ -2,8 +2,9 @@
 
 /**
  * All methods are fused calls, except the two `-composed` ones: they run the same adapter as separate steps, on the cpu
- * backend, or as operations of TensorFlow.js on WebGPU. The two `-graph` methods capture the fused calls in a CUDA graph and replay it. `layer` is the frozen
- * linear layer alone, and the two `-layer` methods are that layer with an adapter, in one call, on the cpu backend only.
+ * backend, or as operations of TensorFlow.js on WebGPU. The two `-graph` methods capture the fused calls in a CUDA graph
+ * and replay it. `layer` is the frozen linear layer alone, and the two `-layer` methods are that layer with an adapter, in
+ * one call, on the cpu backend only.
  */
 export const methods = [
   'lily',

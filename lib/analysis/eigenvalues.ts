@@ -20,7 +20,9 @@ export function gramFactor(x: Float64Array, r: number): Float64Array {
   return l
 }
 
-/** All eigenvalues of Lᵀ (X Xᵀ) L, in descending order: the squares of the singular values of Xᵀ A, where A Aᵀ = L Lᵀ. */
+/**
+ * All eigenvalues of Lᵀ (X Xᵀ) L, in descending order: the squares of the singular values of Xᵀ A, where A Aᵀ = L Lᵀ.
+ */
 export function congruenceEigenvalues(l: Float64Array, x: Float64Array, r: number): Float64Array {
   const values = new Float64Array(r)
   bound(() => {

@@ -37,7 +37,10 @@ export interface WebGpuBinding extends DeviceBinding {
   fold(call: FoldCall, encoder: GPUCommandEncoder | null): void
   /** Work of the main package, as its passes. */
   plan(plan: Plan, encoder: GPUCommandEncoder | null): void
-  /** Like forward and backward, in the queue, once the pipelines of the call are compiled. It resolves when the call is submitted. */
+  /**
+   * Like forward and backward, in the queue, once the pipelines of the call are compiled. It resolves when the call is
+   * submitted.
+   */
   forwardCompiled(call: ForwardCall): Promise<void>
   backwardCompiled(call: BackwardCall): Promise<void>
 }

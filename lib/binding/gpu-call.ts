@@ -66,7 +66,10 @@ export interface ForwardCall extends Inputs {
   readonly hidden: Omit<Matrix, 'buffer'> & { readonly buffer: GPUBuffer | null }
   /** [M, E], float32, contiguous: written for backward; null: not kept, or no backward needs them. */
   readonly probabilities: Region | null
-  /** [G, E], float32, contiguous: read with fixed routing, otherwise written for backward; null: not kept, or LoRA, or token routing. */
+  /**
+   * [G, E], float32, contiguous: read with fixed routing, otherwise written for backward; null: not kept, or LoRA, or token
+   * routing.
+   */
   readonly weights: Region | null
 }
 

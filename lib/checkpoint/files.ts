@@ -12,7 +12,10 @@ export const PEFT_FILE = 'adapter_model.safetensors'
  */
 export const COMPACT_FILE = 'adapter_model.compact.safetensors'
 
-/** The tensors as older versions of PEFT have saved them. PEFT loads this file where the folder has no adapter_model.safetensors. */
+/**
+ * The tensors as older versions of PEFT have saved them. PEFT loads this file where the folder has no
+ * adapter_model.safetensors.
+ */
 export const PICKLE_FILE = 'adapter_model.bin'
 
 /** The weights that layers are frozen with, which PEFT's files cannot hold. PEFT ignores this file. */

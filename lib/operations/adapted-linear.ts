@@ -137,9 +137,9 @@ export async function lilyLinearForwardAsync<O extends Exact<O, LilyForwardOptio
 }
 
 /**
- * The gradients of {@link lilyLinearForward} (docs/linear.md): dx += dy weight and the dx of the adapter, and all gradients of the adapter.
- * The bits are those of {@link linearBackward} and then {@link lilyBackward}, which adds to its dx. With `needs.dx: false`
- * the frozen layer has nothing to do. All operands are checked before anything is written.
+ * The gradients of {@link lilyLinearForward} (docs/linear.md): dx += dy weight and the dx of the adapter, and all gradients
+ * of the adapter. The bits are those of {@link linearBackward} and then {@link lilyBackward}, which adds to its dx. With
+ * `needs.dx: false` the frozen layer has nothing to do. All operands are checked before anything is written.
  *
  * @param saved the result `saved` of lilyLinearForward, whose operands must not have changed
  * @throws LilyError as linearBackward and lilyBackward

@@ -85,7 +85,10 @@ function readLayers(saved: unknown): CallState[] {
   return layers.map((layer, index) => readSaved(`saved[${index}]`, layer, 'lilyForward'))
 }
 
-/** Checks that the layers share one b, and that each has a deferred gradient of it, whose weights are there. Returns the problem of the first layer. */
+/**
+ * Checks that the layers share one b, and that each has a deferred gradient of it, whose weights are there. Returns the
+ * problem of the first layer.
+ */
 function checkLayers(states: readonly CallState[]): Problem {
   if (states.length === 0) fail('ERR_LILY_ARGUMENT', 'saved', 'expected at least one saved call, got none')
   const { problem: first } = states[0]

@@ -68,8 +68,8 @@ const BACKWARD_OPERANDS: Known = new Set(['dy', 'weight', 'dx'])
 const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
 
 /**
- * A linear layer with a frozen weight: y += x weight^T + bias (docs/linear.md). On the cpu it returns when the work is done; on a device
- * it enqueues the work.
+ * A linear layer with a frozen weight: y += x weight^T + bias (docs/linear.md). On the cpu it returns when the work is
+ * done; on a device it enqueues the work.
  *
  * Sums are float32, and y is rounded once. A row of y depends on its row of x alone: it has the same bits in every batch,
  * with every number of threads, and with a packed weight ({@link packLinear}). Products of cuBLASLt on CUDA devices are an
@@ -103,8 +103,9 @@ export async function linearForwardAsync(
 }
 
 /**
- * The gradient of the x of {@link linearForward} from the gradient of its y: dx += dy weight (docs/linear.md). The weight is frozen
- * and has no gradient. On the cpu it returns when the work is done; on a device it enqueues the work. Bits as in linearForward.
+ * The gradient of the x of {@link linearForward} from the gradient of its y: dx += dy weight (docs/linear.md). The weight
+ * is frozen and has no gradient. On the cpu it returns when the work is done; on a device it enqueues the work. Bits as in
+ * linearForward.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing

@@ -140,7 +140,10 @@ export class PackedLinear {
     return this.#weight === null
   }
 
-  /** Releases the packed forms; calls that run still use them. The weight is not changed. Calling it again has no effect. Throws nothing. */
+  /**
+   * Releases the packed forms; calls that run still use them. The weight is not changed. Calling it again has no effect.
+   * Throws nothing.
+   */
   dispose(): void {
     this.#weight?.dispose()
     this.#weight = null

@@ -1,4 +1,7 @@
-/** The state of AdamW as a safetensors file: the moments of each parameter under its name, the number of steps in the metadata. */
+/**
+ * The state of AdamW as a safetensors file: the moments of each parameter under its name, the number of steps in the
+ * metadata.
+ */
 import { checkType } from '../base/checks.js'
 import { readPath } from '../checkpoint/disk/disk.js'
 import { checkpointError, quote } from '../checkpoint/errors.js'

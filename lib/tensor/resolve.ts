@@ -19,7 +19,10 @@ import { operandOf, Tensor } from './tensor.js'
 
 /** Host memory with a shape. It is used in place and never copied. */
 export interface HostTensorLike {
-  /** At least the elements of `shape`: a Float32Array for float32; Uint16Array for `dtype` bfloat16 or float16; Float16Array for float16. */
+  /**
+   * At least the elements of `shape`: a Float32Array for float32; Uint16Array for `dtype` bfloat16 or float16; Float16Array
+   * for float16.
+   */
   readonly data: HostData
   /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
@@ -77,8 +80,8 @@ export interface DeviceTensorLike {
   /** Bytes from `ptr` to the end of the allocation, if known; the shape is checked against it. */
   readonly byteLength?: number | undefined
   /**
-   * Handle of the stream (a cudaStream_t) in which the memory was last written; 1 is cudaStreamLegacy, 2 is cudaStreamPerThread. Default:
-   * the memory is ready to use.
+   * Handle of the stream (a cudaStream_t) in which the memory was last written; 1 is cudaStreamLegacy, 2 is
+   * cudaStreamPerThread. Default: the memory is ready to use.
    */
   readonly stream?: bigint | number | undefined
   /** Object that keeps the memory alive. It is kept reachable until all enqueued work on the memory is complete. */

@@ -130,8 +130,8 @@ export class Tensor {
   }
 
   /**
-   * This tensor on a device: itself if it is there already, otherwise a contiguous copy of the same shape. The copy is enqueued, and
-   * belongs to `Stream.default(device)`. Host memory may be changed as soon as this returns.
+   * This tensor on a device: itself if it is there already, otherwise a contiguous copy of the same shape. The copy is
+   * enqueued, and belongs to `Stream.default(device)`. Host memory may be changed as soon as this returns.
    *
    * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA, ERR_LILY_DISPOSED,
    *   ERR_LILY_DEVICE for `{ type: 'cpu' }` on a tensor in device memory: use `toHost`, which is asynchronous
@@ -267,8 +267,8 @@ export type DTypeArgument<D> = [D] extends [never]
 /**
  * Creates a contiguous host tensor over a typed array, without a copy. An array of numbers is copied to a Float32Array.
  *
- * @param data of as many elements as `shape` has: a Float32Array; a Float16Array; a Uint16Array of bit patterns, with `dtype` 'bfloat16' or 'float16'; a
- *   Uint8Array for a mask or an Int32Array for offsets; or an array of numbers
+ * @param data of as many elements as `shape` has: a Float32Array; a Float16Array; a Uint16Array of bit patterns, with
+ *   `dtype` 'bfloat16' or 'float16'; a Uint8Array for a mask or an Int32Array for offsets; or an array of numbers
  * @param shape dimensions in elements, outermost first, whose product is the length of `data`
  * @param dtype the type of `data`: required for a Uint16Array, otherwise optional
  * @returns a tensor of this shape over `data`

@@ -25,9 +25,9 @@ export interface AdaptedDenseArgs extends LayerArgs {
 }
 
 /**
- * A frozen tf.layers.dense with an adapter: activation(x kernel + bias + adapter(x)). None of its weights is trainable;
- * the parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. Lily's routings 'batch' and
- * 'sequence' use the mask of the input, such as that of an embedding with `maskZero`.
+ * A frozen tf.layers.dense with an adapter: activation(x kernel + bias + adapter(x)). None of its weights is trainable; the
+ * parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. Lily's routings
+ * 'batch' and 'sequence' use the mask of the input, such as that of an embedding with `maskZero`.
  *
  * A saved LayersModel has the weights of the dense layer and the name of the adapter. Save the adapter with
  * `savePretrained`, and call {@link attachAdapter} after loading.

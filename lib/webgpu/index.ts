@@ -132,8 +132,8 @@ export class Lily {
   /**
    * Copies numbers to the device, to a contiguous tensor of this shape. They may be changed as soon as this returns.
    *
-   * @param data of as many elements as `shape` has: a Float32Array; a Float16Array; a Uint16Array of bit patterns, with `dtype` 'bfloat16' or 'float16'; a
-   *   Uint8Array for a mask or an Int32Array for offsets; or an array of numbers
+   * @param data of as many elements as `shape` has: a Float32Array; a Float16Array; a Uint16Array of bit patterns, with
+   *   `dtype` 'bfloat16' or 'float16'; a Uint8Array for a mask or an Int32Array for offsets; or an array of numbers
    * @param shape dimensions in elements, outermost first, whose product is the length of `data`
    * @param dtype the type of `data`: required for a Uint16Array, otherwise optional
    * @returns a tensor of `shape` on the device

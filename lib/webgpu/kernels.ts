@@ -25,7 +25,10 @@ export class GpuKernels {
   readonly #device: GPUDevice
   readonly #pipelines: Pipelines
 
-  /** @throws LilyError ERR_LILY_ARGUMENT for a device whose workgroups are too small, as they may be at the level 'compatibility' */
+  /**
+   * @throws LilyError ERR_LILY_ARGUMENT for a device whose workgroups are too small, as they may be at the level
+   *   'compatibility'
+   */
   constructor(device: GPUDevice) {
     const threads = threadsOf(device.limits)
     if (threads < LEAST_THREADS) {

@@ -48,8 +48,8 @@ export const unmodelled: typeof budgets = [
 ]
 
 /**
- * Clocks of shared memory of the tiles of eight warps, relative to those of the matrix units, which take one clock for the work of
- * an mma.sync with wgmma on H100, and two on A100: the main loops need 1.0 and 0.69.
+ * Clocks of shared memory of the tiles of eight warps, relative to those of the matrix units, which take one clock for the
+ * work of an mma.sync with wgmma on H100, and two on A100: the main loops need 1.0 and 0.69.
  */
 export const SHARED_CLOCKS = { h100: 1.05, a100: 1 } as const
 

@@ -1,7 +1,7 @@
 /**
  * The backend under test. The same tests run on the cpu backend, on a CUDA device and on a GPUDevice (vitest.config.ts has
- * a project for each): they import the operations from here and call them with `await`. On a device, operands are copied to it before a
- * call, and operands and results are copied back after it, so tests access host memory only.
+ * a project for each): they import the operations from here and call them with `await`. On a device, operands are copied to
+ * it before a call, and operands and results are copied back after it, so tests access host memory only.
  */
 import * as lily from '../../lib/index.js'
 import {

@@ -9,7 +9,10 @@
 import type { Binding } from '../native.js'
 import type { Module } from './module.js'
 
-/** Bytes that the blocks may have together. The garbage collector does not see them, so without a limit they could fill the memory. */
+/**
+ * Bytes that the blocks may have together. The garbage collector does not see them, so without a limit they could fill the
+ * memory.
+ */
 const MOST_BYTES = 512 * 1024 * 1024
 
 export class Residents {

@@ -102,7 +102,10 @@ const OUTER: readonly Row[] = [
 
 export const TILES = { SHRINK, BACKWARD_SHRINK, ROW_SHRINK, EXPAND, MIXING_EXPAND, OUTER }
 
-/** Bytes of workgroup memory beside a tile: the weights of the experts. Rows for 256 threads leave more room where more is used. */
+/**
+ * Bytes of workgroup memory beside a tile: the weights of the experts. Rows for 256 threads leave more room where more is
+ * used.
+ */
 const SCRATCH = 3072
 
 /** The most threads of a workgroup. */

@@ -4,13 +4,16 @@
  *     out[m, n] = sum_k lhs[m, k] rhs[k, n],  k from first to last
  *
  * Each workgroup owns BLOCK_M x BLOCK_N of out and loads both operands in tiles of BLOCK_K into workgroup memory, as vec4f
- * along m and along n. Each of the first threads owns THREAD_M x THREAD_N sums in registers, as vec4f along n; all threads load. Quads of rows and columns
- * of one thread are spread over the tile, so that neighbouring threads store neighbouring columns. The loops over k and over
- * the sums are not unrolled in the text, which would multiply the time that a software adapter takes to compile it.
+ * along m and along n. Each of the first threads owns THREAD_M x THREAD_N sums in registers, as vec4f along n; all threads
+ * load. Quads of rows and columns of one thread are spread over the tile, so that neighbouring threads store neighbouring
+ * columns. The loops over k and over the sums are not unrolled in the text, which would multiply the time that a software
+ * adapter takes to compile it.
  *
  * With `segment` the sums of every `segment` elements of k are added separately and then in order. A workgroup for each
  * segment, whose results a later pass adds in order, gives the same bits, so they do not depend on how the work is split.
- */ import type { Part } from '../../binding/gpu-pass.js'
+ */
+import type { Part } from '../../binding/gpu-pass.js'
+import { wgsl } from './text.js'
 
 export interface Tile {
   readonly blockM: number
@@ -21,7 +24,6 @@ export interface Tile {
 }
 
 /** A matrix as an operand of a product. */
-import { wgsl } from './text.js'
 export interface View {
   /** The WGSL expression of four numbers: outer index `o` .. o + 3 (of m or n) at `k`. */
   readonly four: string
