@@ -22,7 +22,12 @@ export const parameterCount = ({ targets }: Analysis): number =>
 export const trainableCount = ({ targets }: Analysis): number =>
   targets.reduce((sum, { trainable }) => sum + trainable, 0)
 
-export const targetTitle = ({ target, inFeatures, outFeatures, layers }: TargetAnalysis): string =>
+/** The layers of one target and one size. */
+interface SizedLayers extends Pick<TargetAnalysis, 'target' | 'inFeatures' | 'outFeatures'> {
+  readonly layers: readonly unknown[]
+}
+
+export const targetTitle = ({ target, inFeatures, outFeatures, layers }: SizedLayers): string =>
   `${target}: ${countOf(layers.length, 'layer')} of ${inFeatures} to ${outFeatures}`
 
 /** The parts in which the names of the layers differ; the full name of a single layer. */

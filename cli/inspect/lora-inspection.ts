@@ -1,6 +1,6 @@
 /** The result of inspecting a LoRA adapter: `--json` writes it, and the table and the page show it. */
 import type { LoraAnalysis, LoraLayerAnalysis } from '../../lib/index.js'
-import { countOf } from '../report/format.js'
+import { targetTitle } from './inspection.js'
 
 export interface LoraInspection {
   readonly version: string
@@ -32,6 +32,6 @@ export function loraTargets({ layers }: LoraAnalysis): LoraTarget[] {
   }
   return Array.from(groups.values(), (group) => {
     const [{ target, inFeatures, outFeatures }] = group
-    return { title: `${target}: ${countOf(group.length, 'layer')} of ${inFeatures} to ${outFeatures}`, layers: group }
+    return { title: targetTitle({ target, inFeatures, outFeatures, layers: group }), layers: group }
   })
 }
