@@ -116,10 +116,16 @@ bool is_short(const lily_problem &problem) {
                   ((tokens + 1) * static_cast<double>(problem.d_out) + tokens * static_cast<double>(problem.d_in)));
 }
 
-// The scratch of a worker.
-template <typename Plan>
-float *scratch_of(const Plan &plan, int64_t worker) {
-  return plan.scratch + worker * plan.scratch_floats;
+// Runs the tasks of a pass, each with the scratch of its worker.
+template <typename Plan, typename Pass>
+void run_pass(const Plan &plan, int64_t tasks, void (*run)(const Pass &, int64_t task, float *scratch)) {
+  parallel_for(
+      tasks, [&](int64_t task, int64_t worker) { run(plan.pass, task, plan.scratch + worker * plan.scratch_floats); });
+}
+// The same for a pass without scratch.
+template <typename Plan, typename Pass>
+void run_pass(const Plan &plan, int64_t tasks, void (*run)(const Pass &, int64_t task)) {
+  parallel_for(tasks, [&](int64_t task, int64_t) { run(plan.pass, task); });
 }
 
 lily_status forward(const lily_forward *call) {
@@ -133,17 +139,12 @@ lily_status forward(const lily_forward *call) {
     return status;
   }
 
-  if (products.pack_shrink != nullptr) {
-    parallel_for(pass.shrink.pack_tiles.count, [&](int64_t piece, int64_t) { products.pack_shrink(pass, piece); });
-  }
-  parallel_for(pass.hidden_partials.count * pass.shrink.rank_tiles.count * pass.shrink.token_tiles,
-               [&](int64_t task, int64_t worker) { products.shrink(pass, task, scratch_of(plan, worker)); });
+  if (products.pack_shrink != nullptr) run_pass(plan, pass.shrink.pack_tiles.count, products.pack_shrink);
+  run_pass(plan, pass.hidden_partials.count * pass.shrink.rank_tiles.count * pass.shrink.token_tiles, products.shrink);
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
-  parallel_for(pass.groups.tile_count(),
-               [&](int64_t tile, int64_t worker) { kernels.route(pass, tile, scratch_of(plan, worker)); });
+  run_pass(plan, pass.groups.tile_count(), kernels.route);
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
-  parallel_for(pass.expand.columns.count * pass.expand.token_tiles,
-               [&](int64_t task, int64_t worker) { products.expand(pass, task, scratch_of(plan, worker)); });
+  run_pass(plan, pass.expand.columns.count * pass.expand.token_tiles, products.expand);
   return LILY_OK;
 }
 
@@ -161,19 +162,15 @@ void run_dy_passes(const BackwardPlan &plan) {
   const BackwardPass &pass = plan.pass;
   const LargeProducts &products = *plan.products;
   if (products.pack_lhs != nullptr && pass.needs_d_combined) {
-    parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { products.pack_lhs(pass, tile); });
+    run_pass(plan, pass.groups.tile_count(), products.pack_lhs);
   }
   if (products.q_pass != nullptr && pass.needs_d_hidden && !pass.dy.computes_q) {
-    parallel_for(pass.q.pack_tiles.count,
-                 [&](int64_t piece, int64_t worker) { products.pack_c(pass, piece, scratch_of(plan, worker)); });
-    parallel_for(pass.q.rank_tiles.count * pass.q.token_tiles,
-                 [&](int64_t task, int64_t worker) { products.q_pass(pass, task, scratch_of(plan, worker)); });
+    run_pass(plan, pass.q.pack_tiles.count, products.pack_c);
+    run_pass(plan, pass.q.rank_tiles.count * pass.q.token_tiles, products.q_pass);
   }
-  parallel_for(pass.dy.tasks,
-               [&](int64_t task, int64_t worker) { products.dy_pass(pass, task, scratch_of(plan, worker)); });
+  run_pass(plan, pass.dy.tasks, products.dy_pass);
   if (pass.dy.d_partials != nullptr && pass.needs_d_combined) {
-    parallel_for(pass.dy.d_sum_tiles.count,
-                 [&](int64_t tile, int64_t worker) { products.add_d_partials(pass, tile, scratch_of(plan, worker)); });
+    run_pass(plan, pass.dy.d_sum_tiles.count, products.add_d_partials);
   }
 }
 
@@ -193,26 +190,24 @@ void run_d_hidden_passes(const Kernels &kernels, const BackwardPlan &plan) {
   });
 
   if (products.dx_pass != nullptr && call.dx.data != nullptr) {
-    parallel_for(pass.dx.columns.count * pass.dx.token_tiles,
-                 [&](int64_t task, int64_t worker) { products.dx_pass(pass, task, scratch_of(plan, worker)); });
+    run_pass(plan, pass.dx.columns.count * pass.dx.token_tiles, products.dx_pass);
   }
   if (packs_d_hidden && !packs_at_once) {
-    const int64_t tiles = (call.problem.tokens + kTokenTile - 1) / kTokenTile;
-    parallel_for(tiles, [&](int64_t tile, int64_t) { products.pack_d_hidden(pass, tile); });
+    run_pass(plan, (call.problem.tokens + kTokenTile - 1) / kTokenTile, products.pack_d_hidden);
   }
   const bool runs_x_pass = call.da.data != nullptr || (call.dx.data != nullptr && products.dx_pass == nullptr);
   const int64_t x_tasks = runs_x_pass ? pass.x.tasks : 0;
   const int64_t router_tasks = call.d_router.data != nullptr ? pass.router.tiles.count : 0;
   parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
+    float *const scratch = plan.scratch + worker * plan.scratch_floats;
     if (task < x_tasks) {
-      products.x_pass(pass, task, scratch_of(plan, worker));
+      products.x_pass(pass, task, scratch);
     } else {
-      kernels.compute_d_router(pass, task - x_tasks, scratch_of(plan, worker));
+      kernels.compute_d_router(pass, task - x_tasks, scratch);
     }
   });
   if (pass.x.da_partials != nullptr && call.da.data != nullptr) {
-    parallel_for(pass.x.tiles.count,
-                 [&](int64_t tile, int64_t worker) { products.add_da_partials(pass, tile, scratch_of(plan, worker)); });
+    run_pass(plan, pass.x.tiles.count, products.add_da_partials);
   }
 }
 
@@ -226,7 +221,7 @@ lily_status backward(const lily_backward *call) {
     return status;
   }
   if (pass.u.data != nullptr) {
-    parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) { kernels.compute_u(pass, tile); });
+    run_pass(plan, pass.groups.tile_count(), kernels.compute_u);
   }
   if (pass.needs_d_hidden || pass.needs_db) run_dy_passes(plan);
   if (pass.needs_d_hidden) run_d_hidden_passes(kernels, plan);
@@ -272,8 +267,7 @@ lily_status linear(const lily_linear *call) {
     return status;
   }
   const int64_t tasks = problem.tokens == 0 ? 0 : plan.pass.column_tiles * plan.pass.token_tiles;
-  const auto product = plan.is_direct ? plan.products->direct : plan.products->linear;
-  parallel_for(tasks, [&](int64_t task, int64_t worker) { product(plan.pass, task, scratch_of(plan, worker)); });
+  run_pass(plan, tasks, plan.is_direct ? plan.products->direct : plan.products->linear);
   return LILY_OK;
 }
 
