@@ -127,6 +127,15 @@ std::string first_line(const std::string &path) {
   return line;
 }
 
+// Size of a cache of the first processor; 0 if there is no cache of this index.
+uint64_t cache_bytes(int index) {
+  const std::string size = first_line("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
+  if (size.empty()) return 0;
+  uint64_t count = 0;
+  std::istringstream(size) >> count;
+  return count * (size.back() == 'M' ? 1 << 20 : 1 << 10);
+}
+
 }  // namespace
 
 const InstructionSet &instruction_set() {
@@ -212,19 +221,6 @@ uint64_t memory_bytes() {
   const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGE_SIZE);
   return pages > 0 && page_bytes > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) : 0;
 }
-
-namespace {
-
-// Size of a cache of the first processor; 0 if there is no cache of this index.
-uint64_t cache_bytes(int index) {
-  const std::string size = first_line("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
-  if (size.empty()) return 0;
-  uint64_t count = 0;
-  std::istringstream(size) >> count;
-  return count * (size.back() == 'M' ? 1 << 20 : 1 << 10);
-}
-
-}  // namespace
 
 uint64_t cache_bytes() {
   uint64_t largest = 0;

@@ -44,6 +44,14 @@ bool is_aligned(const void *data, int64_t alignment) {
   return reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(alignment) == 0;
 }
 
+// The memory of a descriptor of at least `count` numbers.
+const void *descriptor_memory(Napi::Env env, napi_value value, int64_t count) {
+  size_t bytes = 0;
+  const void *const data = array_bytes(env, value, &bytes, "descriptor");
+  if (bytes / sizeof(double) >= static_cast<uint64_t>(count)) return data;
+  throw make_error(env, "ERR_LILY_ARGUMENT", "the descriptor must have " + std::to_string(count) + " numbers");
+}
+
 }  // namespace
 
 void throw_not_whole(Napi::Env env, const char *name) {
@@ -56,18 +64,6 @@ int64_t whole_number(Napi::Env env, double number, int64_t least, int64_t most, 
   throw make_error(env, "ERR_LILY_ARGUMENT",
                    std::string(name) + " must be from " + std::to_string(least) + " to " + std::to_string(most));
 }
-
-namespace {
-
-// The memory of a descriptor of at least `count` numbers.
-const void *descriptor_memory(Napi::Env env, napi_value value, int64_t count) {
-  size_t bytes = 0;
-  const void *const data = array_bytes(env, value, &bytes, "descriptor");
-  if (bytes / sizeof(double) >= static_cast<uint64_t>(count)) return data;
-  throw make_error(env, "ERR_LILY_ARGUMENT", "the descriptor must have " + std::to_string(count) + " numbers");
-}
-
-}  // namespace
 
 void read_numbers(Napi::Env env, napi_value value, int64_t count, double *numbers) {
   const void *const memory = descriptor_memory(env, value, count);
