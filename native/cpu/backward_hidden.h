@@ -76,15 +76,12 @@ LILY_INLINE void softmax_gradient(int64_t experts, const float *p, const float *
   for (int64_t e = 0; e < experts; ++e) d_logits[e] = p[e] * ((d_probs[e] - d_probs[most_likely]) - mean);
 }
 
-void compute_d_hidden(const BackwardPass &pass, int64_t tile) {
+// Stores q of the tokens [begin, end) of a group to d_hidden, and computes their dl.
+LILY_INLINE void compute_q_and_d_logits(const BackwardPass &pass, int64_t group, int64_t begin, int64_t end) {
   const lily_problem &problem = pass.call->problem;
   const int64_t experts = problem.experts;
-  const int64_t group = pass.groups.of_tile(tile);
-  const int64_t begin = pass.groups.begin(group) + (tile - pass.groups.first_tile(group)) * kTokenTile;
-  const int64_t end = minimum(pass.groups.end(group), begin + kTokenTile);
   const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
   const RowPartials q = pass.q_partials;  // a copy: no store can change it
-
   for (int64_t t = begin; t < end; ++t) {
     float *d_hidden = pass.d_hidden + t * pass.rank_pitch;
     float d_probs[kMaxExperts];
@@ -106,33 +103,50 @@ void compute_d_hidden(const BackwardPass &pass, int64_t tile) {
       softmax_gradient(experts, pass.call->probabilities + t * experts, d_pooled, d_logits);
     }
   }
-  if (pass.d_logits != nullptr) {
-    for (int64_t i = 0; i < pass.rank_pitch; i += kPanel) {
-      multiply_rows(end - begin, minimum(kPanel, pass.rank_pitch - i) / kLanes, experts,
-                    LeftOperand<Floats>{pass.d_logits + begin * experts, experts, 1}, pass.router_packed + i,
-                    pass.rank_pitch, pass.d_hidden + begin * pass.rank_pitch + i, pass.rank_pitch, true);
-    }
+}
+
+// dh += dl R
+LILY_INLINE void add_router_product(const BackwardPass &pass, int64_t begin, int64_t end) {
+  const int64_t experts = pass.call->problem.experts;
+  for (int64_t i = 0; i < pass.rank_pitch; i += kPanel) {
+    multiply_rows(end - begin, minimum(kPanel, pass.rank_pitch - i) / kLanes, experts,
+                  LeftOperand<Floats>{pass.d_logits + begin * experts, experts, 1}, pass.router_packed + i,
+                  pass.rank_pitch, pass.d_hidden + begin * pass.rank_pitch + i, pass.rank_pitch, true);
   }
-  if (problem.activation == LILY_ACTIVATION_RELU) {
-    with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
-      for (int64_t t = begin; t < end; ++t) {
-        const auto *hidden = static_cast<const decltype(element) *>(pass.hidden.data) + t * problem.rank;
-        float *d_hidden = pass.d_hidden + t * pass.rank_pitch;
-        for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-          store(d_hidden + i, load_up_to(hidden + i, count) > 0.0f ? load(d_hidden + i) : Vector{});
-        });
-      }
-    });
-  }
-  if (Operand::kDtype != LILY_FLOAT32) {
-    const int64_t pitch = pass.d_hidden_lhs.pitch;
+}
+
+// dh *= relu'(h)
+LILY_INLINE void multiply_by_d_relu(const BackwardPass &pass, int64_t begin, int64_t end) {
+  const int64_t rank = pass.call->problem.rank;
+  with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
     for (int64_t t = begin; t < end; ++t) {
-      auto *const row = static_cast<Operand::Element *>(pass.d_hidden_lhs.data) + t * pitch;
-      for (int64_t i = 0; i < pass.rank_pitch; i += kLanes)
-        store(row + i, load(pass.d_hidden + t * pass.rank_pitch + i));
-      for (int64_t i = pass.rank_pitch; i < pitch; i += kLanes) store(row + i, Vector{});
+      const auto *hidden = static_cast<const decltype(element) *>(pass.hidden.data) + t * rank;
+      float *d_hidden = pass.d_hidden + t * pass.rank_pitch;
+      for_vectors(rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        store(d_hidden + i, load_up_to(hidden + i, count) > 0.0f ? load(d_hidden + i) : Vector{});
+      });
     }
+  });
+}
+
+// Converts dh to the type of the large products, and pads it with zeros.
+LILY_INLINE void store_d_hidden_lhs(const BackwardPass &pass, int64_t begin, int64_t end) {
+  const int64_t pitch = pass.d_hidden_lhs.pitch;
+  for (int64_t t = begin; t < end; ++t) {
+    auto *const row = static_cast<Operand::Element *>(pass.d_hidden_lhs.data) + t * pitch;
+    for (int64_t i = 0; i < pass.rank_pitch; i += kLanes) store(row + i, load(pass.d_hidden + t * pass.rank_pitch + i));
+    for (int64_t i = pass.rank_pitch; i < pitch; i += kLanes) store(row + i, Vector{});
   }
+}
+
+void compute_d_hidden(const BackwardPass &pass, int64_t tile) {
+  const int64_t group = pass.groups.of_tile(tile);
+  const int64_t begin = pass.groups.begin(group) + (tile - pass.groups.first_tile(group)) * kTokenTile;
+  const int64_t end = minimum(pass.groups.end(group), begin + kTokenTile);
+  compute_q_and_d_logits(pass, group, begin, end);
+  if (pass.d_logits != nullptr) add_router_product(pass, begin, end);
+  if (pass.call->problem.activation == LILY_ACTIVATION_RELU) multiply_by_d_relu(pass, begin, end);
+  if (Operand::kDtype != LILY_FLOAT32) store_d_hidden_lhs(pass, begin, end);
 }
 
 }  // namespace
