@@ -95,9 +95,8 @@ LILY_INLINE void direct_tokens(const BackwardPass &pass, int64_t split, float *s
   pack<Floats>(kTokens, stack.rank, pass.hidden, 1.0f, hidden, hidden_pitch);
   if (pass.needs_d_hidden) direct_products<kTokens>(pass, split, dy, pitch, hidden, hidden_pitch);
   if (!pass.needs_db) return;
-  const bool deferred = pass.call->deferred_db != nullptr, whole = deferred && !pass.deferred_is_weighted;
-  const lily_matrix target =
-      deferred ? lily_matrix{pass.call->deferred_db, pass.call->problem.d_out, LILY_FLOAT32, 0} : pass.call->db;
+  const lily_matrix target = pass.db_target();
+  const bool whole = pass.defers_d();
   for (int64_t e = 0; e < (whole ? 1 : stack.experts); ++e) {
     add_direct_outer<kTokens>(stack.rank, columns, whole ? stack.scaling : stack.scaling * stack.weights[e], hidden,
                               hidden_pitch, dy, pitch, submatrix(target, e * stack.rank, begin),

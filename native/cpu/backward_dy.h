@@ -117,68 +117,79 @@ LILY_INLINE double dot_rows(const lily_matrix &b, int64_t rows, int64_t columns,
   return static_cast<double>(sum_lanes(sum));
 }
 
-// Everything that depends on D_g: writes d_weights.partials and dB. `d_combined` holds D of the part, whose rows of the
-// rank follow those of the parts before; `transpose_scratch` holds kTransposeScratchFloats.
-LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, const DyPart &part, const float *d_combined,
-                                        float *transpose_scratch) {
-  const lily_problem &problem = pass.call->problem;
+// The partial sums of dw = <B, D> of the part.
+LILY_INLINE void write_d_weights(const BackwardPass &pass, const DyPart &part, const float *d_combined) {
   const ExpertStack &stack = pass.stack;
-  const int64_t group = part.group, columns_of_part = part.end - part.begin;
-  const float *weights = stack.weights + group * stack.experts;
-  if (pass.needs_d_weights) {
-    const int64_t tile = part.first / pass.d_weights.rank_tiles.width;
-    for (int64_t p = 0; p < panel_count(columns_of_part); ++p) {
-      const int64_t panel = part.begin / kPanel + p, columns = panel_columns(columns_of_part, p);
-      const int64_t partial = panel * pass.d_weights.rank_tiles.count + tile;
-      double *d_weights = pass.d_weights.partials + (partial * pass.groups.count + group) * stack.experts;
-      const float *const d = d_combined + p * kPanel * part.rows;
-      for (int64_t e = 0; e < stack.experts; ++e) {
-        for (int64_t i = 0; i < part.rows; i += kDotRows) {
-          const lily_matrix b = submatrix(stack.b, e * stack.rank + part.first + i, panel * kPanel);
-          const double of_rows =
-              stack.scaling * dot_rows(b, minimum(kDotRows, part.rows - i), columns, d + i * round_up(columns, kLanes));
-          d_weights[e] = i == 0 ? of_rows : d_weights[e] + of_rows;
-        }
+  const int64_t columns_of_part = part.end - part.begin, tile = part.first / pass.d_weights.rank_tiles.width;
+  for (int64_t p = 0; p < panel_count(columns_of_part); ++p) {
+    const int64_t panel = part.begin / kPanel + p, columns = panel_columns(columns_of_part, p);
+    const int64_t partial = panel * pass.d_weights.rank_tiles.count + tile;
+    double *d_weights = pass.d_weights.partials + (partial * pass.groups.count + part.group) * stack.experts;
+    const float *const d = d_combined + p * kPanel * part.rows;
+    for (int64_t e = 0; e < stack.experts; ++e) {
+      for (int64_t i = 0; i < part.rows; i += kDotRows) {
+        const lily_matrix b = submatrix(stack.b, e * stack.rank + part.first + i, panel * kPanel);
+        const double of_rows =
+            stack.scaling * dot_rows(b, minimum(kDotRows, part.rows - i), columns, d + i * round_up(columns, kLanes));
+        d_weights[e] = i == 0 ? of_rows : d_weights[e] + of_rows;
       }
     }
   }
-  if (!pass.needs_db) return;
+}
+
+// dB of LoRA, whose b is [d_out, r].
+LILY_INLINE void write_transposed_db(const BackwardPass &pass, const DyPart &part, const float *d_combined,
+                                     float *transpose_scratch) {
   const lily_matrix &db = pass.call->db;
-  if (stack.transposed) {
-    for (int64_t p = 0; p < panel_count(columns_of_part); ++p) {
-      const int64_t columns = panel_columns(columns_of_part, p);
-      for (int64_t i = 0; i < part.rows; i += kPanel) {
-        const int64_t rows = minimum(kPanel, part.rows - i), width = round_up(columns, kLanes);
-        const lily_matrix square = {const_cast<float *>(d_combined) + p * kPanel * part.rows + i * width, width,
-                                    LILY_FLOAT32, 0};
-        pack_transposed<Floats>(rows, columns, square, stack.scaling, transpose_scratch, round_up(rows, kLanes));
-        write_panels(columns, rows, transpose_scratch, 1.0f, submatrix(db, part.begin + p * kPanel, part.first + i),
-                     db.accumulate != 0);
-      }
+  const int64_t columns_of_part = part.end - part.begin;
+  for (int64_t p = 0; p < panel_count(columns_of_part); ++p) {
+    const int64_t columns = panel_columns(columns_of_part, p);
+    for (int64_t i = 0; i < part.rows; i += kPanel) {
+      const int64_t rows = minimum(kPanel, part.rows - i), width = round_up(columns, kLanes);
+      const lily_matrix square = {const_cast<float *>(d_combined) + p * kPanel * part.rows + i * width, width,
+                                  LILY_FLOAT32, 0};
+      pack_transposed<Floats>(rows, columns, square, pass.stack.scaling, transpose_scratch, round_up(rows, kLanes));
+      write_panels(columns, rows, transpose_scratch, 1.0f, submatrix(db, part.begin + p * kPanel, part.first + i),
+                   db.accumulate != 0);
     }
-    return;
   }
-  const bool deferred = pass.call->deferred_db != nullptr;
-  const bool summed = pass.db_sums.data != nullptr;
-  const lily_matrix target = deferred ? lily_matrix{pass.call->deferred_db, problem.d_out, LILY_FLOAT32, 0}
-                             : summed ? pass.db_sums
-                                      : db;
-  if (deferred && !pass.deferred_is_weighted) {
-    write_panels(part.rows, columns_of_part, d_combined, stack.scaling,
+}
+
+// dB, or its deferred partials.
+LILY_INLINE void write_db(const BackwardPass &pass, const DyPart &part, const float *d_combined) {
+  const ExpertStack &stack = pass.stack;
+  const int64_t group = part.group, columns = part.end - part.begin;
+  const float *const weights = stack.weights + group * stack.experts;
+  const lily_matrix target = pass.db_target(), &db = pass.call->db;
+  if (pass.defers_d()) {
+    write_panels(part.rows, columns, d_combined, stack.scaling,
                  submatrix(target, group * stack.rank + part.first, part.begin), false);
     return;
   }
   // Only the first group may overwrite the old contents; later groups add to it.
   const bool accumulate = group > 0 || target.accumulate != 0;
+  const bool completes_sums = pass.db_sums.data != nullptr && group == pass.groups.count - 1;
   for (int64_t e = 0; e < stack.experts; ++e) {
     const int64_t row = e * stack.rank + part.first;
-    write_panels(part.rows, columns_of_part, d_combined, stack.scaling * weights[e], submatrix(target, row, part.begin),
-                 accumulate);
-    if (summed && group == pass.groups.count - 1) {
-      const lily_matrix sums = submatrix(target, row, part.begin);
-      write_rows(part.rows, columns_of_part, static_cast<const float *>(sums.data), sums.pitch, 1.0f,
+    const lily_matrix out = submatrix(target, row, part.begin);
+    write_panels(part.rows, columns, d_combined, stack.scaling * weights[e], out, accumulate);
+    if (completes_sums) {
+      write_rows(part.rows, columns, static_cast<const float *>(out.data), out.pitch, 1.0f,
                  submatrix(db, row, part.begin), db.accumulate != 0);
     }
+  }
+}
+
+// Everything that depends on D_g. `d_combined` holds D of the part, whose rows of the rank follow those of the parts
+// before; `transpose_scratch` holds kTransposeScratchFloats.
+LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, const DyPart &part, const float *d_combined,
+                                        float *transpose_scratch) {
+  if (pass.needs_d_weights) write_d_weights(pass, part, d_combined);
+  if (!pass.needs_db) return;
+  if (pass.stack.transposed) {
+    write_transposed_db(pass, part, d_combined, transpose_scratch);
+  } else {
+    write_db(pass, part, d_combined);
   }
 }
 

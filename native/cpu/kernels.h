@@ -268,6 +268,14 @@ struct BackwardPass {
 
   float *lhs_packed;             // blocked: lhs^T, then dh^T
   int64_t outer_product_tokens;  // register tile: tokens per outer product of D and dA
+
+  // Whether D itself is a result: a fold weights it later.
+  LILY_INLINE bool defers_d() const { return call->deferred_db != nullptr && !deferred_is_weighted; }
+  // What D or its weighted sums are written to: deferred_db, db_sums or db.
+  LILY_INLINE lily_matrix db_target() const {
+    if (call->deferred_db != nullptr) return {call->deferred_db, call->problem.d_out, LILY_FLOAT32, 0};
+    return db_sums.data != nullptr ? db_sums : call->db;
+  }
 };
 
 // The most tokens for which a frozen linear layer does not pack its weight.

@@ -272,7 +272,6 @@ LILY_INLINE void write_transposed_db(const BackwardPass &pass, int64_t begin, in
 // `begin`.
 LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split, int64_t group, int64_t begin,
                                         int64_t end, const float *sums) {
-  const lily_problem &problem = pass.call->problem;
   const ExpertStack &stack = pass.stack;
   const int64_t columns = end - begin;
   const int64_t rank = stack.rank, b_pitch = stack.b.pitch;
@@ -281,11 +280,8 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
     if (pass.needs_db) write_transposed_db(pass, begin, columns, sums);
     return;
   }
-  const bool deferred = pass.call->deferred_db != nullptr, summed = pass.db_sums.data != nullptr;
-  const bool whole = deferred && !pass.deferred_is_weighted;  // D_g itself is the result
-  const lily_matrix target = deferred ? lily_matrix{pass.call->deferred_db, problem.d_out, LILY_FLOAT32, 0}
-                             : summed ? pass.db_sums
-                                      : pass.call->db;
+  const bool whole = pass.defers_d(), summed = pass.db_sums.data != nullptr;
+  const lily_matrix target = pass.db_target();
   const int64_t out_pitch = target.pitch;
   // Only the first group may overwrite the old contents; later groups add to it.
   const bool accumulate = target.accumulate != 0 || (group > 0 && !whole);
