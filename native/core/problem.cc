@@ -11,6 +11,7 @@ const char *d_out_error(int64_t d_out) {
 // What all operations require of the sizes and the types that they have in common.
 template <typename P>
 const char *common_error(const P &problem) {
+  // The parentheses: GCC would warn that `tokens <` looks like the arguments of a template.
   if ((problem.tokens < 0) || (problem.tokens > INT32_MAX)) return "tokens must be from 0 to 2^31 - 1";
   if (problem.d_in < 1 || problem.d_in > kMaxDimension) return "d_in must be from 1 to 2^40";
   if (const char *wrong = d_out_error(problem.d_out)) return wrong;

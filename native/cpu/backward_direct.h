@@ -60,7 +60,8 @@ LILY_INLINE void direct_products(const BackwardPass &pass, int64_t split, const 
 // out[i][j] (+)= scale * sum_t hidden[t][i] dy[t][j].
 template <int kTokens>
 LILY_INLINE void add_direct_outer(int64_t rows, int64_t columns, float scale, const float *hidden, int64_t hidden_pitch,
-                                  const float *dy, int64_t pitch, const lily_matrix &out, bool accumulate) {
+                                  const float *dy, int64_t pitch, const lily_matrix &out) {
+  const bool accumulate = out.accumulate != 0;
   with_element(out.dtype, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
     for (int64_t i = 0; i < rows; ++i) {
@@ -99,8 +100,7 @@ LILY_INLINE void direct_tokens(const BackwardPass &pass, int64_t split, float *s
   const bool whole = pass.defers_d();
   for (int64_t e = 0; e < (whole ? 1 : stack.experts); ++e) {
     add_direct_outer<kTokens>(stack.rank, columns, whole ? stack.scaling : stack.scaling * stack.weights[e], hidden,
-                              hidden_pitch, dy, pitch, submatrix(target, e * stack.rank, begin),
-                              target.accumulate != 0);
+                              hidden_pitch, dy, pitch, submatrix(target, e * stack.rank, begin));
   }
 }
 
@@ -130,14 +130,12 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, float *scratch
   }
   if (da.data == nullptr) return;
   if (pass.has_gradient != nullptr) {
-    add_direct_outer<0>(rank, columns, 1.0f, pass.d_hidden, pass.rank_pitch, nullptr, 0, submatrix(da, 0, begin),
-                        da.accumulate != 0);
+    add_direct_outer<0>(rank, columns, 1.0f, pass.d_hidden, pass.rank_pitch, nullptr, 0, submatrix(da, 0, begin));
     return;
   }
   float *const x = scratch + kDirectTokens * pitch;
   pack<Floats>(kTokens, columns, submatrix(pass.call->x, 0, begin), 1.0f, x, pitch);
-  add_direct_outer<kTokens>(rank, columns, 1.0f, pass.d_hidden, pass.rank_pitch, x, pitch, submatrix(da, 0, begin),
-                            da.accumulate != 0);
+  add_direct_outer<kTokens>(rank, columns, 1.0f, pass.d_hidden, pass.rank_pitch, x, pitch, submatrix(da, 0, begin));
 }
 
 void x_pass_direct(const BackwardPass &pass, int64_t tile, float *scratch) {
