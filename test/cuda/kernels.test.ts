@@ -3,12 +3,19 @@ import { describe, expect, test } from 'vitest'
 import { emulatedGpu } from '../../bench/counters/gpus.js'
 import { planCall, tileRows } from '../../bench/counters/plan.js'
 import { isEmulated } from '../support/backend.js'
-import { makeCase, type Spec } from '../support/cases.js'
+import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { type Job, runInChild } from '../support/child.js'
 import { expectSameBits } from '../support/compare.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
-import { DEVICES, expectSameRows, kernelJobs, largeJob } from '../support/kernels.js'
+import {
+  DEVICES,
+  expectSameRows,
+  kernelJobs,
+  largeJob,
+  severalTilesJob,
+  TWO_MULTIPROCESSORS,
+} from '../support/kernels.js'
 import type { Result } from '../support/run.js'
 import { tileCover } from '../support/tile-cover.js'
 
@@ -81,28 +88,25 @@ describe('every kernel', () => {
       }
     })
 
-  test('one block computes several tiles of eight warps, with the bits of other tiles', async (context) => {
+  test('a block computes several tiles of eight warps, the last block fewer, with the bits of other tiles', async (context) => {
     if (!isEmulated) context.skip('the device is a GPU, whose size does not vary')
-    const spec: Spec = {
-      routing: 'lora',
-      tokens: 520,
-      dIn: 136,
-      dOut: 136,
-      rank: 200,
-      experts: 1,
-      scaling: 2,
-      seed: 21,
+    const { tokens, dIn, rank } = severalTilesJob.spec
+    const shape = { tokens, d: dIn, rank, experts: 1 }
+    for (const [multiprocessors, blocks] of [
+      [1, 1],
+      [2, 2],
+    ]) {
+      const gpu = emulatedGpu(90, multiprocessors)
+      const call = { shape, dtype: 'bfloat16', method: 'lora', direction: 'forward', gpu } as const
+      const planned = planCall(call).launches.find(({ kernel }) => kernel === 'large_strip')
+      expect(planned).toMatchObject({ tile: [128, 256, 64], threads: 256, blocks })
     }
-    const job: Job = { spec: { ...spec, activations: 'bfloat16' }, how: { outputs: 'add' } }
-    const shape = { tokens: spec.tokens, d: spec.dIn, rank: spec.rank, experts: 1 }
-    const call = { shape, dtype: 'bfloat16', method: 'lora', direction: 'forward' } as const
-    const planned = planCall({ ...call, gpu: emulatedGpu(90, 1) }).launches.find(
-      ({ kernel }) => kernel === 'large_strip',
+    const [small, ...others] = await Promise.all(
+      [...DEVICES, TWO_MULTIPROCESSORS].map((device) => check([severalTilesJob], device)),
     )
-    expect(planned).toMatchObject({ tile: [128, 256, 64], threads: 256, blocks: 1 })
-    const [small, big] = await Promise.all(DEVICES.map((device) => check([job], device)))
-    for (const name of ['y', 'hidden', 'dx'] as const)
-      expectSameBits(name, big[0].values[name] as Float32Array, small[0].values[name] as Float32Array)
+    for (const other of others)
+      for (const name of ['y', 'hidden', 'dx'] as const)
+        expectSameBits(name, other[0].values[name] as Float32Array, small[0].values[name] as Float32Array)
   })
 
   // In a process of its own: the limit of a kernel that was raised stays raised.

@@ -6,10 +6,17 @@ import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
-import { runInChild } from '../support/child.js'
+import { type Job, runInChild } from '../support/child.js'
 import { emptyGroupJobsInBfloat16, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
 import { ask } from '../support/fork.js'
-import { DEVICES, expectSameRows, kernelJobs, linearJobs } from '../support/kernels.js'
+import {
+  DEVICES,
+  expectSameRows,
+  kernelJobs,
+  linearJobs,
+  severalTilesJob,
+  TWO_MULTIPROCESSORS,
+} from '../support/kernels.js'
 import { expectMatches } from '../support/linear-check.js'
 import type { LinearReport } from '../support/linear.js'
 import type { Result } from '../support/run.js'
@@ -21,23 +28,27 @@ const linearModule = fileURLToPath(new URL('../support/linear.ts', import.meta.u
 /** Runs what test/cuda/kernels.test.ts runs, and frozen linear layers; throws where that would fail. */
 async function check(library: string, capability: 90 | 100): Promise<void> {
   const environment = { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_ARCH: String(capability), LILY_CUBLASLT: '0' }
-  const onDevices: Result[][] = []
-  for (const device of DEVICES) {
-    const { results, refused } = await runInChild(kernelJobs, { ...environment, ...device })
+  const run = async (jobs: Job[], device: Record<string, string>): Promise<Result[]> => {
+    const { results, refused } = await runInChild(jobs, { ...environment, ...device })
     if (refused !== undefined) throw new Error(refused.message)
-    expect(results.length).toBe(kernelJobs.length)
+    expect(results.length).toBe(jobs.length)
     results.forEach((result, i) => {
       expect(result.damaged).toEqual([])
-      checkResult(makeCase(kernelJobs[i].spec), result, kernelJobs[i].how)
+      checkResult(makeCase(jobs[i].spec), result, jobs[i].how)
     })
-    onDevices.push(results)
+    return results
   }
+  const onDevices: Result[][] = []
+  for (const device of DEVICES) onDevices.push(await run(kernelJobs, device))
   expectSameRows(onDevices[0], onDevices[1])
-  const linear = await ask<LinearReport>(linearModule, linearJobs, { ...environment, ...DEVICES[1] })
-  expect(linear.results.length).toBe(linearJobs.length)
-  linearJobs.forEach((job, i) => {
-    expectMatches(job, linear.results[i])
-  })
+  await run([severalTilesJob], TWO_MULTIPROCESSORS)
+  for (const device of [DEVICES[1], TWO_MULTIPROCESSORS]) {
+    const linear = await ask<LinearReport>(linearModule, linearJobs, { ...environment, ...device })
+    expect(linear.results.length).toBe(linearJobs.length)
+    linearJobs.forEach((job, i) => {
+      expectMatches(job, linear.results[i])
+    })
+  }
   const jobs = emptyGroupJobsInBfloat16
   const { results, refused } = await runInChild(jobs, { ...environment, ...DEVICES[1] })
   if (refused !== undefined) throw new Error(refused.message)

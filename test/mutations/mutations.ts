@@ -855,6 +855,12 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/backward_dy.cuh',
+    what: 'a tile of tokens ends after its split',
+    find: 'min(token + call.shrink.tile_tokens, end);',
+    replace: 'min(token + call.shrink.tile_tokens, call.shrink.tokens);',
+  },
+  {
+    file: 'kernels/backward_dy.cuh',
     what: 'no barrier between a product and the next',
     find: '__syncthreads();  // the next product reuses the memory; other warps still read it',
     replace: '',
@@ -1186,6 +1192,12 @@ export const mutations: readonly Mutation[] = [
     replace: 'plan_.needs_q;',
   },
   {
+    file: 'launch/plan.h',
+    what: 'the last tiles of dx have no block if they are fewer than those of a block',
+    find: 'return ceil_divide(int64_t{column_tiles} * token_tiles, tiles_each);',
+    replace: 'return column_tiles * token_tiles / tiles_each;',
+  },
+  {
     file: 'launch/plan_cache.h',
     what: 'a plan is used for calls with other operands',
     find: 'memcmp(&entry.problem, &key.problem, sizeof key.problem) == 0 &&\n          memcmp(&entry.operands, &key.operands, sizeof key.operands) == 0)',
@@ -1205,9 +1217,21 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'launch/plan_forward.cc',
+    what: 'the last tiles of y have no block if they are fewer than those of a block',
+    find: '{ceil_divide(large_output_tiles(row), plan_.tiles_each), 1, 1}',
+    replace: '{static_cast<int>(large_output_tiles(row) / plan_.tiles_each), 1, 1}',
+  },
+  {
+    file: 'launch/plan_forward.cc',
     what: 'the second phase reads h that is not aligned',
     find: 'operands_.hidden_is_aligned && dtype_bytes',
     replace: 'dtype_bytes',
+  },
+  {
+    file: 'launch/plan_linear.cc',
+    what: 'the last tiles of a product have no block if they are fewer than those of a block',
+    find: '{ceil_divide(tiles, plan.tiles_each), 1, 1}',
+    replace: '{static_cast<int>(tiles / plan.tiles_each), 1, 1}',
   },
   {
     file: 'launch/planner.h',

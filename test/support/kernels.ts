@@ -66,6 +66,8 @@ const specs: Spec[] = [
   { ...small, routing: 'batch', tokens: 60, dOut: 4096, rank: 33, masked: 0.3, seed: 25 },
   // So many tokens that dB has partial sums, which are written to every expert.
   { ...small, routing: 'batch', tokens: 1200, rank: 20, masked: 0.3, seed: 24 },
+  // With many multiprocessors and the tiles of the mutation tests a tile of tokens for q is longer than their split for D.
+  { ...small, routing: 'token', tokens: 520, dIn: 9, dOut: 9, rank: 50, experts: 2, seed: 31 },
 ]
 
 /** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */
@@ -116,9 +118,28 @@ export const largeJob: Job = {
   how: { outputs: 'add' },
 }
 
+/** With so many multiprocessors the last block of a product of large ranks, or of a frozen layer, has fewer tiles than others. */
+export const TWO_MULTIPROCESSORS = { LILY_EMULATOR_SMS: '2', LILY_EMULATOR_L2: '4M' } as const
+
+/** A block computes several tiles of y and of dx in turn: with one multiprocessor all, with two 3 of 5. */
+export const severalTilesJob: Job = {
+  spec: {
+    routing: 'lora',
+    tokens: 520,
+    dIn: 136,
+    dOut: 136,
+    rank: 200,
+    experts: 1,
+    scaling: 2,
+    activations: 'bfloat16',
+    seed: 21,
+  },
+  how: { outputs: 'add' },
+}
+
 const linearSpecs: LinearSpec[] = [
   { tokens: 150, dIn: 33, dOut: 136, bias: true, seed: 1 },
-  // With one multiprocessor a block has several tiles.
+  // With one multiprocessor a block has several tiles; of dx, with two, the last block fewer.
   { tokens: 260, dIn: 136, dOut: 530, bias: true, seed: 2 },
   // The sum of the same tile has fewer steps than its ring has stages.
   { tokens: 500, dIn: 9, dOut: 500, seed: 3 },
