@@ -2,7 +2,8 @@
 //
 // The emulator runs launches one after the other. It checks instead what a thread accesses before it executes
 // griddepcontrol.wait, or is ordered after a thread of its block that has: nothing that an earlier launch that may
-// still be running writes, and no writes to what such a launch reads.
+// still be running writes, and no writes to what such a launch reads. A load by ld.global.nc may not follow the wait
+// either: its cache is not coherent, and memory must be constant from the kernel's beginning.
 #include <algorithm>
 
 #include "core/block.h"
@@ -41,7 +42,8 @@ bool has_waited(Thread &thread) {
 void check_before_wait(Thread &thread, const Instruction &in, const Allocation &allocation, uint64_t offset,
                        uint32_t bytes, RaceAccess access) {
   LaunchState &launch = *thread.block->launch;
-  if (launch.options.earlier.empty() || has_waited(thread)) return;
+  const bool waited = has_waited(thread);
+  if (launch.options.earlier.empty() || (waited && !in.is_constant)) return;
   if (launch.earlier.empty()) {
     for (const auto &each : launch.options.earlier) {
       for (const TouchedPage &page : each->touched) {
@@ -56,10 +58,12 @@ void check_before_wait(Thread &thread, const Instruction &in, const Allocation &
       const size_t index = unit % TouchedPage::kUnits;
       const bool changed = page->written[index] || page->atomic[index];
       if (!changed && !(access.write && page->read[index])) continue;
-      thread.report(in, FindingKind::kNoWait,
-                    describe_access(bytes, access.write) + "global offset " + std::to_string(offset) +
-                        " of the allocation before griddepcontrol.wait; " + earlier->name + ", which " +
-                        (changed ? "writes" : "reads") + " it, may still be running");
+      thread.report(
+          in, FindingKind::kNoWait,
+          describe_access(bytes, access.write) + "global offset " + std::to_string(offset) + " of the allocation " +
+              (waited ? "by ld.global.nc or ldu, whose cache is not coherent" : "before griddepcontrol.wait") + "; " +
+              earlier->name + ", which " + (changed ? "writes" : "reads") + " it, may still " +
+              (waited ? "have been running when the kernel began" : "be running"));
       return;
     }
   }

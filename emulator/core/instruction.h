@@ -78,7 +78,8 @@ struct alignas(64) Instruction {
   bool flush_subnormals = false, saturate = false, relu = false, propagate_nan = false, flag = false;
   bool is_strong = false;  // volatile, relaxed, acquire or release: does not race with other strong accesses
   bool is_release = false, is_acquire = false;
-  bool is_matrix = false;  // counts as a matrix instruction
+  bool is_constant = false;  // ld.global.nc, ldu: of memory that nothing writes while the kernel runs
+  bool is_matrix = false;    // counts as a matrix instruction
   int32_t pc = 0;
   int64_t offset = 0;  // of the first address operand, set by decode()
 

@@ -30,6 +30,12 @@ struct Checker {
     return thread.block->launch->code->instructions[record.pc()].flow == Flow::kWarpgroup;
   }
 
+  // A read of global memory by an instruction whose cache is not coherent.
+  bool is_constant(const AccessRecord &read) const {
+    return kind == FindingKind::kGlobalRace && read.exists() &&
+           thread.block->launch->code->instructions[read.pc()].is_constant;
+  }
+
   bool conflicts(const AccessRecord &record) const { return !(access.strong && record.strong()) && !ordered(record); }
 
   AccessRecord record() const {
@@ -48,6 +54,15 @@ struct Checker {
     thread.report(in, kind, text);
   }
 
+  // Whatever orders the two accesses.
+  void report_constant(const AccessRecord &other, uint64_t offset) const {
+    thread.report(in, kind,
+                  std::string(access.write ? "write" : "read") + " of global byte " + std::to_string(offset) +
+                      " of the allocation, which the same kernel " + (access.write ? "reads" : "writes") + " at " +
+                      describe(*thread.block->launch->code, other.pc()) +
+                      ": ld.global.nc and ldu require memory that nothing writes while the kernel runs");
+  }
+
   bool same_warp(const AccessRecord &other) const {
     return other.block == thread.block->linear && other.thread() / 32 == thread.index / 32u;
   }
@@ -55,6 +70,10 @@ struct Checker {
   // Returns false after a finding.
   bool check(AccessCell &cell, uint8_t bytes, uint64_t offset) const {
     if ((cell.write_bytes & bytes) && conflicts(cell.write)) return report(cell.write, true, offset), false;
+    if (in.is_constant && (cell.write_bytes & bytes) && cell.write.exists())
+      return report_constant(cell.write, offset), false;
+    if (access.write && (cell.read_bytes & bytes) && is_constant(cell.read))
+      return report_constant(cell.read, offset), false;
     if (!access.write) {
       if (cell.read.exists() && !same_warp(cell.read)) {
         cell.other_read = cell.read;

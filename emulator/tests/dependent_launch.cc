@@ -64,6 +64,11 @@ void test_accesses() {
   // What no earlier launch writes may be read, and what none uses may be written.
   expect_after("ld.global.u32 w0, [in];\n" + first_thread + "@p0 st.global.u32 [out+4], w0;\n" + wait, "");
   expect_after(wait + "ld.global.u32 w0, [out];\n" + first_thread + "@p0 st.global.u32 [in], w0;", "");
+  // The cache of these loads is not coherent, also after the wait.
+  for (const std::string load : {"ld.global.nc.u32 w0, ", "ldu.global.u32 w0, "}) {
+    expect_after(wait + load + "[out];", "may still have been running when the kernel began");
+    expect_after(wait + load + "[in];", "");
+  }
   // A thread may wait for others that a barrier orders after it: of its warp, or of its block.
   const std::string last_thread = "mov.u32 w2, %tid.x;\nsetp.eq.u32 p0, w2, 63;\n@p0 griddepcontrol.wait;\n";
   expect_after(last_thread + "bar.sync 0;\nld.global.u32 w0, [out];", "");

@@ -40,6 +40,23 @@ void expect_none(const std::string &body, unsigned threads, LaunchOptions option
   }
 }
 
+// Loads whose cache is not coherent.
+void test_constants() {
+  const std::string text = "require memory that nothing writes while the kernel runs";
+  const std::string store = "mov.u32 w0, 1;\nst.global.u32 [out], w0;\n";
+  for (const std::string load : {"ld.global.nc.u32 w1, [in];\n", "ldu.global.u32 w1, [in];\n"}) {
+    expect_finding(store + load, 1, FindingKind::kGlobalRace, text);
+    expect_finding(load + store, 1, FindingKind::kGlobalRace, text);
+    expect_finding(
+        "mov.u32 w2, %tid.x;\nsetp.eq.u32 p0, w2, 40;\nmov.u32 w0, 1;\n@p0 st.global.u32 [out], w0;\n"
+        "bar.sync 0;\n@!p0 " +
+            load,
+        64, FindingKind::kGlobalRace, text);
+    expect_none(load + "mov.u32 w0, 1;\nst.global.u32 [out+4], w0;", 1);
+  }
+  expect_none(store + "ld.global.u32 w1, [in];", 1);
+}
+
 void test_timeouts() {
   LaunchOptions options;
   options.max_instructions = 10'000'000;
@@ -98,6 +115,7 @@ void test_operands() {
 }  // namespace
 
 void test_findings() {
+  test_constants();
   test_timeouts();
   test_deadlocks();
   test_operands();

@@ -80,6 +80,7 @@ void decode_memory(Instruction &in, Modifiers &modifiers) {
   const bool is_store = in.opcode == "st";
   take_ordering(in, modifiers);
   take_space(in, modifiers);
+  in.is_constant = in.opcode == "ldu" || (!is_store && in.space == Space::kGlobal && modifiers.take("nc"));
   const bool has_policy = take_cache_hints(modifiers, is_store);
   const std::optional<uint8_t> width = modifiers.take_one<uint8_t>({{"v2", 2}, {"v4", 4}, {"v8", 8}});
   in.vector_width = width.value_or(1);

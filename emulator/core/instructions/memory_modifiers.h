@@ -35,7 +35,6 @@ inline bool take_cache_hints(Modifiers &modifiers, bool is_store) {
   if (is_store) {
     modifiers.take_any({"wb", "cg", "cs", "wt"});
   } else {
-    modifiers.take("nc");
     modifiers.take_any({"ca", "cg", "cs", "lu", "cv"});
     modifiers.take_any({"L2::64B", "L2::128B", "L2::256B"});
   }
