@@ -69,10 +69,10 @@ build_emulator() {
 build_for_gpu() {
   command -v nvcc >/dev/null || fail 'nvcc was not found; the programs for the GPU require it'
   # `native` leaves out the instructions that only Hopper has.
-  target=native
-  [ "$architecture" != 90 ] || target=sm_90a
+  target=-arch=native
+  [ "$architecture" != 90 ] || target=-gencode=arch=compute_90a,code=sm_90a
   for program in numerics matrix_product instructions; do
-    nvcc -std=c++17 -O2 -arch=$target -cudart static -o "$folder/$program" \
+    nvcc -std=c++17 -O2 $target -cudart static -o "$folder/$program" \
       "$root/emulator/kernels/$program.cu" || fail "building $program failed"
   done
 }

@@ -45,7 +45,8 @@ fi
 
 if [ "${1:-}" = --tools ]; then
   [ $# -ge 2 ] || { echo 'gpu-verify: --tools requires a file written by --pack' >&2; exit 2; }
-  tar -xJf "$2"
+  # Not every machine with PyTorch has xz.
+  if command -v xz >/dev/null; then tar -xJf "$2"; else python3 -m tarfile -e "$2"; fi
   mkdir -p build/bin
   mv build/node build/bin/node
   PATH=$root/build/bin:$PATH

@@ -1,6 +1,6 @@
 /** scripts/gpu-verify.js without a GPU: its steps, and its table of predicted and measured times. */
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
@@ -167,6 +167,26 @@ test('the table says what is missing: the GPU, PyTorch, cuBLASLt', () => {
   expect(table).toContain('not in bench/counters/gpus.ts')
   expect(table).toContain('PyTorch (not measured)')
   expect(table).toContain('a loop on registers (cuBLASLt was not found)')
+})
+
+test('--tools unpacks without xz', () => {
+  const place = join(folder, 'without-xz')
+  cpSync(join(root, 'scripts'), join(place, 'scripts'), { recursive: true })
+  for (const name of ['bin', 'build']) mkdirSync(join(place, name))
+  writeFileSync(join(place, 'build/node'), '#!/bin/sh\necho "node $*"\n', { mode: 0o755 })
+  execFileSync('python3', ['-m', 'tarfile', '-c', 'pack.tar.xz', 'build/node'], { cwd: place })
+  rmSync(join(place, 'build'), { recursive: true })
+  const outputOf = (command: string, args: string[]) => execFileSync(command, args, { encoding: 'utf8' }).trim()
+  for (const name of ['dirname', 'mkdir', 'mv', 'sh', 'tar'])
+    symlinkSync(outputOf('which', [name]), join(place, 'bin', name))
+  symlinkSync(outputOf('python3', ['-c', 'import sys; print(sys.executable)']), join(place, 'bin/python3'))
+  const { status, stdout, stderr } = spawnSync('sh', ['scripts/gpu-verify.sh', '--tools', 'pack.tar.xz', '--list'], {
+    cwd: place,
+    env: { PATH: join(place, 'bin') },
+    encoding: 'utf8',
+  })
+  expect(status, stderr).toBe(0)
+  expect(stdout).toBe('node scripts/gpu-verify.js --list\n')
 })
 
 test('what --pack leaves out are development dependencies', () => {
