@@ -41,7 +41,7 @@ function verifyWith(programs: Record<string, string>, step: string) {
   const script = ['scripts/gpu-verify.js', '--only', step, '--out', join(copy, 'out.json')]
   return spawnSync(process.execPath, script, {
     cwd: copy,
-    env: { ...process.env, PATH: [bin, process.env.PATH].join(delimiter) },
+    env: { ...process.env, LILY_SELF_TEST: '1', PATH: [bin, process.env.PATH].join(delimiter) },
     encoding: 'utf8',
   })
 }
@@ -64,6 +64,13 @@ test('a step that is stopped while it writes its results does not prevent the la
   expect(stderr).toBe('')
   expect(stdout).toMatch(/^pytorch +failed .*was not written, or not to its end$/m)
   expect(status).toBe(1)
+})
+
+test('the time of compute-sanitizer is for its calls, not for the self-test of the process', () => {
+  const sanitizer = 'echo "self-test $LILY_SELF_TEST of $*"'
+  const { status, stdout, stderr } = verifyWith({ 'nvidia-smi': nvidiaSmi, 'compute-sanitizer': sanitizer }, 'memcheck')
+  expect(status, stderr).toBe(0)
+  expect(stdout).toContain('self-test 0 of --tool memcheck')
 })
 
 const shape = { tokens: 8192, d: 4096, rank: 16, experts: 4 }
