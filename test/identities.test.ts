@@ -252,6 +252,22 @@ describe.each([
   })
 })
 
+// As in PyTorch. A gradient of 0 would hide that y of the token is NaN.
+describe('relu passes the gradient of a NaN', () => {
+  const token = 3
+  test.for(types)('%s', async ([, of], { skip }) => {
+    if (isWebGpu) skip('WGSL lets an implementation assume that there is no NaN')
+    const c = makeCase({ ...sizes, ...of, tokens: 7, routing: 'token', activation: 'relu', seed: 12 })
+    c.x.fill(NaN, token * c.dIn, (token + 1) * c.dIn)
+    const { values } = await run(c)
+    for (let t = 0; t < c.tokens; t++) {
+      const dx = valueOf(values, 'dx').subarray(t * c.dIn, (t + 1) * c.dIn)
+      expect(dx.every(t === token ? Number.isNaN : Number.isFinite), `dx of token ${t}`).toBe(true)
+    }
+    expect(valueOf(values, 'da').every(Number.isNaN), 'da').toBe(true)
+  })
+})
+
 // precision 'tf32' permits to round both operands of every product: on CUDA to TF32, which has 11 bits; on AMX to two terms
 // of bfloat16. A backend without either computes in full precision. A result is a product of three factors at most.
 describe('errors of tf32 are within its roundings', () => {

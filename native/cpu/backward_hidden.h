@@ -123,7 +123,8 @@ LILY_INLINE void multiply_by_d_relu(const BackwardPass &pass, int64_t begin, int
       const auto *hidden = static_cast<const decltype(element) *>(pass.hidden.data) + t * rank;
       float *d_hidden = pass.d_hidden + t * pass.rank_pitch;
       for_vectors(rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-        store(d_hidden + i, load_up_to(hidden + i, count) > 0.0f ? load(d_hidden + i) : Vector{});
+        // A NaN of h keeps the gradient, as in PyTorch: a 0 would hide it.
+        store(d_hidden + i, load_up_to(hidden + i, count) <= 0.0f ? Vector{} : load(d_hidden + i));
       });
     }
   });

@@ -189,8 +189,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/d_hidden.cuh',
     what: "relu' is 1 at 0",
-    find: 'if (!(h[n][v] > 0)) value[n][v] = 0;',
-    replace: 'if (!(h[n][v] >= 0)) value[n][v] = 0;',
+    find: 'if (h[n][v] <= 0) value[n][v] = 0;',
+    replace: 'if (h[n][v] < 0) value[n][v] = 0;',
   },
   {
     file: 'kernels/d_hidden.cuh',

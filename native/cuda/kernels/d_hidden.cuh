@@ -167,7 +167,7 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
     for (int n = 0; n < kLoadsInFlight; ++n)
 #pragma unroll
       for (int v = 0; v < 4; ++v)
-        if (!(h[n][v] > 0)) value[n][v] = 0;
+        if (h[n][v] <= 0) value[n][v] = 0;  // keeps a NaN
   }
   if (call.with_gradient.weights != nullptr) {
 #pragma unroll
