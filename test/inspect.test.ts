@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { loraCharts, targetCharts } from '../cli/inspect/charts.js'
 import { type Inspection, layerLabels } from '../cli/inspect/inspection.js'
 import { type LoraInspection, loraTargets } from '../cli/inspect/lora-inspection.js'
+import { loraText } from '../cli/inspect/lora-text.js'
 import { inspectionText } from '../cli/inspect/text.js'
 import { labelled } from '../cli/report/chart.js'
 import { packageRoot } from '../lib/binding/root.js'
@@ -328,6 +329,15 @@ describe('inspect', () => {
     expect(document.querySelectorAll('figure.chart svg')).toHaveLength(3 * 2)
     expect(document.querySelector('h1')!.textContent).toBe('LoRA adapter')
     expect(document.querySelector('header')!.textContent).toContain('r 2, alpha 8')
+  })
+
+  test('one layer is in the singular', async () => {
+    const layers = [{ name: 'q', inFeatures: 4, outFeatures: 4 }]
+    const of = { version: '', folder: 'f' }
+    const lily = await analyse(LilyModel.create({ layers, config: { r: 2, numB: 2 }, seed: 1 }))
+    const lora = await analyse(LoraModel.create({ layers, config: { r: 2, targetModules: ['q'] }, seed: 1 }))
+    expect(inspectionText({ ...of, samples: null, analysis: lily })).toMatch(/; 1 layer, 28 parameters\n/)
+    expect(loraText({ ...of, analysis: lora })).toMatch(/; 1 layer, 16 parameters\n/)
   })
 
   // Time that is quadratic in the number of layers would take several times as long.

@@ -1,5 +1,5 @@
 /** An inspection of a LoRA adapter as text. */
-import { threeDigits } from '../report/format.js'
+import { countOf, threeDigits } from '../report/format.js'
 import { renderTable, textTable } from '../report/text-table.js'
 import { layerLabels } from './inspection.js'
 import {
@@ -14,7 +14,7 @@ import {
 export function loraText({ folder, analysis }: LoraInspection): string {
   const count = loraParameterCount(analysis)
   return [
-    `${folder}: ${loraConfigText(analysis)}; ${analysis.layers.length} layers, ${count} parameters`,
+    `${folder}: ${loraConfigText(analysis)}; ${countOf(analysis.layers.length, 'layer')}, ${count} parameters`,
     ...loraTargets(analysis).flatMap((target) => [target.title, layerTable(target)]),
     '|dW|: Frobenius norm of the update of the layer, scaling * B A; largest: its largest singular value\n' +
       'effective rank: exp of the entropy of the singular values of the update, at most r',

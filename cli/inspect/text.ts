@@ -1,6 +1,6 @@
 /** An inspection as text. */
 import type { Analysis, TargetAnalysis } from '../../lib/index.js'
-import { NONE, percent, threeDigits, twoDecimals } from '../report/format.js'
+import { countOf, NONE, percent, threeDigits, twoDecimals } from '../report/format.js'
 import { renderTable, textTable } from '../report/text-table.js'
 import {
   configText,
@@ -21,7 +21,7 @@ export function inspectionText({ folder, samples, analysis }: Inspection): strin
   const { r, numB, targets } = analysis
   const layers = targets.reduce((sum, target) => sum + target.layers.length, 0)
   return [
-    `${folder}: ${configText(analysis)}; ${layers} layers, ${parameterText(analysis)}`,
+    `${folder}: ${configText(analysis)}; ${countOf(layers, 'layer')}, ${parameterText(analysis)}`,
     ...targets.flatMap((target) => [
       `${targetTitle(target)}; LoRA with as many parameters has rank ${target.loraRank.toFixed(1)}`,
       layerTable(target, numB),
