@@ -34,8 +34,8 @@ function onStdoutError({ message }: Error): void {
  * Whether escape sequences may be written to a stream: a terminal that has a cursor. NO_COLOR and FORCE_COLOR=0 exclude
  * them; any other FORCE_COLOR overrides NO_COLOR, as in Node.js.
  */
-export function acceptsEscapes({ isTTY }: { readonly isTTY?: boolean }, env = process.env): boolean {
-  if (isTTY !== true || env.TERM === 'dumb') return false
-  const { FORCE_COLOR: forced, NO_COLOR: none = '' } = env
+export function acceptsEscapes({ isTTY }: { readonly isTTY?: boolean }): boolean {
+  const { FORCE_COLOR: forced, NO_COLOR: none = '', TERM: terminal } = process.env
+  if (isTTY !== true || terminal === 'dumb') return false
   return forced === undefined ? none === '' : forced !== '0' && forced !== 'false'
 }

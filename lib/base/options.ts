@@ -44,7 +44,7 @@ export function checkKeys(argument: string, value: unknown, known: Known): asser
 }
 
 /** Whether a value is an array; false for a proxy that has been revoked, for which Array.isArray throws. */
-export function isArray(value: unknown): value is readonly unknown[] {
+function isArray(value: unknown): value is readonly unknown[] {
   try {
     return Array.isArray(value)
   } catch {

@@ -47,7 +47,7 @@ export interface HostTensor {
  * @param inputs float32
  * @param read allocates no memory of the backend
  */
-export function readTensors(inputs: readonly Tensor[], read: (...inputs: HostTensor[]) => void): void {
+function readTensors(inputs: readonly Tensor[], read: (...inputs: HostTensor[]) => void): void {
   const heap = heapBackend()
   if (heap !== null) moveToHeap(heap, inputs)
   read(...inputs.map((input) => numbersOf(heap, input)))
