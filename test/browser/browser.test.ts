@@ -1,7 +1,9 @@
 /** The package in pages that vite builds, in headless Chromium. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { packageRoot } from '../../lib/binding/root.js'
 import type * as package_ from '../../lib/index.js'
 import { CONFIG, GOLDEN, TENSORS } from '../support/checkpoint.js'
 import { consumer, expected } from '../support/consumer.js'
@@ -64,6 +66,28 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
 
     test('with TensorFlow.js, built by vite', async () => {
       await expectPrinted(await site.open(`${await site.serve({})}tfjs.html`), tfjs)
+    })
+
+    // Alone: beside other pages it would share files with them, and with these what only they use.
+    test('have the size that docs/browsers.md states', async () => {
+      const alone = new Site({ 'readme.html': page(readme.source) })
+      try {
+        await alone.build()
+        const visit = await alone.open(`${await alone.serve({})}readme.html`)
+        await expectPrinted(visit)
+        const files = await Promise.all(visit.requests.map(async (url) => (await fetch(url)).arrayBuffer()))
+        const sizes = [files, files.map((file) => gzipSync(file, { level: 9 }))].map((each) =>
+          each.reduce((sum, { byteLength }) => sum + byteLength / 1000, 0),
+        )
+        const text = readFileSync(join(packageRoot, 'docs/browsers.md'), 'utf8')
+        const stated = /has about (\d+) KB in all, and (\d+) KB compressed/.exec(text)!.slice(1).map(Number)
+        // Compilers differ a little.
+        sizes.forEach((size, i) => {
+          expect(Math.abs(size / stated[i] - 1), `${size} KB, stated ${stated[i]} KB`).toBeLessThan(0.02)
+        })
+      } finally {
+        await alone.remove()
+      }
     })
 
     test("on vite's development server, which bundles the package", async () => {
