@@ -29,6 +29,7 @@ import {
   loraLinearForward,
   LoraModel,
   type LoraSaved,
+  type NdArrayLike,
   type Tensor,
   tensor,
   type TensorLike,
@@ -185,6 +186,15 @@ export function dtypeOfUint16ArrayOperand(bits: Uint16Array, data: HostData, eit
   ]
   const inGeneral: HostTensorLike = { data, shape }
   operands.push(inGeneral)
+  const stride = [2, 1]
+  const ofNdArray: NdArrayLike = { data, shape, stride }
+  operands.push(ofNdArray)
+  operands.push({ data: new Float32Array(2), shape, stride, offset: 0, dtype: 'float32' as string })
+  operands.push({ data: bits, shape, stride, dtype: 'bfloat16' })
+  // @ts-expect-error: the bits may be bfloat16 or float16
+  operands.push({ data: bits, shape, stride })
+  // @ts-expect-error: ndarray says only that of the array
+  operands.push({ data: bits, shape, stride, dtype: 'uint16' })
   const withoutType = { data: bits, shape }
   // @ts-expect-error: the bits may be bfloat16 or float16
   operands.push(withoutType)

@@ -45,7 +45,7 @@ export interface NdArrayLike {
   readonly data: HostData
   /** Dimensions in elements, outermost first. */
   readonly shape: readonly number[]
-  /** Type of the elements, such as 'float32'; that of `data` counts. */
+  /** Type of the elements, such as 'float32'; required for a Uint16Array. */
   readonly dtype?: string | undefined
   /** Strides in elements. */
   readonly stride: readonly number[]
@@ -126,9 +126,8 @@ type TypeKnown = { readonly data: TypedData } | { readonly dtype: DType }
 export type TensorLike =
   | Tensor
   | DeviceBuffer
-  | NdArrayLike
   | OnnxTensorLike
-  | (HostTensorLike & TypeKnown)
+  | ((HostTensorLike | NdArrayLike) & TypeKnown)
   | DeviceTensorLike
   | GpuTensorLike
   | DeviceTensorProvider
