@@ -2,7 +2,7 @@
 import { viewOf } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { entriesOf, type Named } from '../base/options.js'
-import type { Tensor } from '../tensor/tensor.js'
+import type { TensorLike } from '../tensor/resolve.js'
 import { quote } from './errors.js'
 import { PREFIX } from './layer-names.js'
 import type { PeftMethod } from './peft-method.js'
@@ -10,7 +10,7 @@ import { NAMES, type StoredTensor } from './safetensors-file.js'
 import { sourceOf, type TensorSource } from './safetensors-write.js'
 
 /** Tensors by the name of their module, then by their name in it, such as { classifier: { weight, bias } }. */
-export type ModulesToSave = Named<Named<Tensor | StoredTensor>>
+export type ModulesToSave = Named<Named<TensorLike>>
 
 /** What {@link AdapterModel.modulesToSave} gives. */
 export type SavedModules = ReadonlyMap<string, ReadonlyMap<string, StoredTensor>>

@@ -3,7 +3,7 @@ import { bytesOf, type DType, type HostData } from '../base/dtype.js'
 import { describe, fail, reading } from '../base/errors.js'
 import { entriesOf, isInstance, isPlain, type Named } from '../base/options.js'
 import { checkMemory, failDetached } from '../memory/operand.js'
-import { resolve } from '../tensor/resolve.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { Tensor, tensorOf } from '../tensor/tensor.js'
 import { copyOnHost } from '../tensor/transfer.js'
 import { readPath, replaceFile } from './disk/disk.js'
@@ -28,8 +28,8 @@ const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloa
  * Writes a safetensors file in the order of the format's reference implementation. A failure, or a crash at any time,
  * leaves the file that was there before. The header is read back before the file takes its name.
  *
- * @param tensors by their names: tensors of this package, on any device, or plain ones on the host, of which one of shape
- *   [] is a scalar; float32, bfloat16 or float16. They must not change until the promise resolves
+ * @param tensors by their names, in every form that a call accepts, on any device; float32, bfloat16 or float16. A
+ *   `{ data, shape, dtype }` of shape [] is a scalar. They must not change until the promise resolves
  * @param metadata of the file: strings by strings
  * @throws LilyError ERR_LILY_ARGUMENT for a name or a metadata value that is not a string, ERR_LILY_SHAPE, ERR_LILY_DTYPE;
  *   ERR_LILY_CHECKPOINT if the file cannot be written; ERR_LILY_ARGUMENT with the tensor's name if its buffer is
@@ -39,7 +39,7 @@ const STORED: Readonly<Partial<Record<DType, string>>> = { float32: 'F32', bfloa
  */
 export async function writeSafetensors(
   path: string | URL,
-  tensors: Named<Tensor | StoredTensor>,
+  tensors: Named<TensorLike>,
   metadata: Named<string> = new Map(),
 ): Promise<void> {
   const file = readPath('path', path)
@@ -57,7 +57,7 @@ export async function writeSafetensors(
 }
 
 /** A tensor to write. Device memory is copied to the host when the tensor is written, so one at a time. */
-export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSource {
+export function sourceOf(value: TensorLike, name: string): TensorSource {
   const scalar = reading(name, () => asVector(value))
   const operand = resolve(name, scalar ?? value)
   checkMemory(name, operand)
@@ -81,7 +81,7 @@ export function sourceOf(value: Tensor | StoredTensor, name: string): TensorSour
 }
 
 /** A scalar, which a file may hold but no operand is, as a tensor of one element; null for any other value. */
-function asVector(value: Tensor | StoredTensor): StoredTensor | null {
+function asVector(value: TensorLike): StoredTensor | null {
   if (!isPlain(value)) return null
   const scalar = { ...(value as StoredTensor) }
   return Array.isArray(scalar.shape) && scalar.shape.length === 0 ? { ...scalar, shape: [1] } : null

@@ -9,10 +9,12 @@ import {
   LoraModel,
   SafetensorsFile,
   type StoredTensor,
-  type Tensor,
+  type TensorLike,
   writeSafetensors,
 } from '../../lib/index.js'
+import { backend } from '../support/backend.js'
 import { GOLDEN, newFolder, TENSORS } from '../support/checkpoint.js'
+import { deviceArray } from '../support/device-array.js'
 import { moved, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 
@@ -61,13 +63,25 @@ it.each(['float32', 'bfloat16', 'float16'] as const)('writes %s tensors from the
   const values = place(gaussian(randomFrom(2), 6), [2, 3], dtype)
   const { data } = await values.toHost()
   const stored: StoredTensor = { dtype, shape: [6], data: data as Uint16Array }
-  const tensors = new Map<string, Tensor | StoredTensor>()
+  const tensors = new Map<string, TensorLike>()
   tensors.set('here', values)
   tensors.set('plain', stored)
+  tensors.set('of another library', { data: data as Float32Array, dims: [3, 2], type: dtype })
+  if (backend !== 'cpu') {
+    const memory = deviceArray(backend, data.byteLength)
+    memory.upload(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    // The last row, of the caller's memory on the device.
+    const byteOffset = data.byteLength / 2
+    tensors.set('of the caller', memory.operand({ dtype, shape: [1, 3], byteOffset }))
+  }
   await writeSafetensors(path, tensors, new Map([['step', '3']]))
   const file = await SafetensorsFile.open(path)
   expect([...file.metadata]).toEqual([['step', '3']])
   expect(await file.read('here')).toEqual({ dtype, shape: [2, 3], data })
   expect(await file.read('plain')).toEqual(stored)
+  expect(await file.read('of another library')).toEqual({ dtype, shape: [3, 2], data })
+  if (backend !== 'cpu') {
+    expect(await file.read('of the caller')).toEqual({ dtype, shape: [1, 3], data: data.slice(3) })
+  }
   await file.close()
 })
