@@ -2,6 +2,7 @@
 import { serialization, type Tensor, tidy, zeros } from '@tensorflow/tfjs-core'
 import { layers, type LayersModel, type LayerVariable } from '@tensorflow/tfjs-layers'
 import { describe, fail } from '../base/errors.js'
+import { checkKeys, type Known } from '../base/options.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import { adapt, type AdaptOptions } from '../tfjs/adapt.js'
@@ -23,6 +24,22 @@ export interface AdaptedDenseArgs extends LayerArgs {
   /** Options of the adapter, with their meanings in `adapt`. Default: those of the adapter. */
   readonly options?: AdapterOptions | undefined
 }
+
+const ARGUMENTS: Known = new Set<keyof AdaptedDenseArgs>([
+  'dense',
+  'adapter',
+  'options',
+  // Those of every layer.
+  'name',
+  'trainable',
+  'dtype',
+  'inputShape',
+  'batchInputShape',
+  'batchSize',
+  'weights',
+  'inputDType',
+])
+const OPTIONS: Known = new Set<keyof AdapterOptions>(['routing', 'pool', 'activation'])
 
 /**
  * A frozen tf.layers.dense with an adapter: activation(x kernel + bias + adapter(x)). None of its weights is trainable; the
@@ -142,8 +159,9 @@ export class AdaptedDense extends layers.Layer {
     cls: serialization.SerializableConstructor<T>,
     config: serialization.ConfigDict,
   ): T {
-    const dense = layers.dense(config.dense as never)
-    return new cls({ ...config, dense })
+    // The loader of TensorFlow.js adds the custom objects.
+    const { customObjects: _, ...args } = config
+    return new cls({ ...args, dense: layers.dense(args.dense as never) })
   }
 
   static {
@@ -200,8 +218,12 @@ function adaptedAmong(layers: readonly Layer[]): AdaptedDense[] {
 }
 
 function readArguments(args: AdaptedDenseArgs): AdaptedDenseArgs {
-  if (typeof args === 'object' && (args as unknown) !== null) return args
-  return fail('ERR_LILY_ARGUMENT', 'args', `expected { dense, adapter }, got ${describe(args)}`)
+  if (typeof args !== 'object' || (args as unknown) === null) {
+    fail('ERR_LILY_ARGUMENT', 'args', `expected { dense, adapter }, got ${describe(args)}`)
+  }
+  checkKeys('args', args, ARGUMENTS)
+  checkKeys('options', args.options ?? {}, OPTIONS)
+  return args
 }
 
 function readDense(dense: unknown): Layer {

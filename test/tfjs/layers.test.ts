@@ -171,10 +171,28 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
         attachAdapter(newNet(make({})()), none as never),
       )
     }
+    await expectRefused('ERR_LILY_ARGUMENT', 'adaptor: is not a property of args', make({ adaptor: adapter }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'routing: is not a property of args', make({ routing: 'token' }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'rooting: is not', make({ options: { rooting: 'token' } }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'mask: is not a property of options', make({ options: { mask: [1] } }))
     for (const none of [undefined, null, 5]) {
       const message = 'args: expected { dense, adapter }'
       await expectRefused('ERR_LILY_ARGUMENT', message, () => new AdaptedDense(none as never))
     }
+  })
+
+  it('has the arguments of every layer, also when it is loaded', async () => {
+    const adapter = newLily().layer('encoder.q_proj')
+    const dense = newDense()
+    const options = { routing: 'token', pool: 'probabilities', activation: 'relu' } as const
+    const layer = new AdaptedDense({
+      ...{ dense, adapter, options, name: 'adapted', trainable: false, dtype: 'float32', weights: dense.getWeights() },
+      ...{ inputShape: [1], batchInputShape: [2, LENGTH, D_IN], batchSize: 1, inputDType: 'float32' },
+    })
+    const net = tf.sequential({ layers: [layer] })
+    const config = net.layers[0].getConfig()
+    expect(config).toMatchObject({ name: 'adapted', trainable: false, batchInputShape: [2, LENGTH, D_IN], options })
+    expect((await reloaded(net)).layers[0].getConfig()).toEqual(config)
   })
 
   it('of a model in a model are connected with their adapters, all or none', async () => {
