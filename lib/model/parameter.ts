@@ -14,8 +14,10 @@ import { operandOf, type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear, placementOn } from '../tensor/transfer.js'
 import type { ParameterShape } from './layout.js'
 
-/** A value and its gradient. */
-interface Tensors {
+/** A copy of a value and its gradient on another device. */
+interface Moved {
+  /** The value that was copied. */
+  readonly from: Tensor
   readonly value: Tensor
   /** Null until the gradient is first used. */
   readonly grad: Tensor | null
@@ -134,28 +136,30 @@ export class Parameter {
   }
 
   /** @internal Copies to the host. */
-  async onHost(): Promise<Tensors> {
-    const { value, grad } = this.#tensors()
-    return { value: await value.toHost(), grad: (await grad?.toHost()) ?? null }
+  async onHost(): Promise<Moved> {
+    this.fold()
+    const { value: from } = this
+    // Both at once: another move may dispose of them meanwhile.
+    const [value, grad] = await Promise.all([from.toHost(), this.#gradient?.toHost() ?? null])
+    return { from, value, grad }
   }
 
   /** @internal Copies to a device. */
-  onDevice(device: Device): Tensors {
-    const { value, grad } = this.#tensors()
-    return { value: value.to(device), grad: grad?.to(device) ?? null }
+  onDevice(device: Device): Moved {
+    this.fold()
+    const { value: from } = this
+    return { from, value: from.to(device), grad: this.#gradient?.to(device) ?? null }
   }
 
-  /** @internal Replaces the tensors by those that onHost or onDevice returned, unless the parameter is disposed of. */
-  replaceBy({ value, grad }: Tensors): void {
-    if (this.#value === null || value === this.#value) return
+  /**
+   * @internal Replaces the tensors by those that onHost or onDevice returned. A parameter that was disposed of or moved
+   * since it was copied stays as it is: it may have been trained after that move.
+   */
+  replaceBy({ from, value, grad }: Moved): void {
+    if (this.#value !== from || value === from) return
     this.dispose()
     this.#value = value
     this.#gradient = grad
-  }
-
-  #tensors(): Tensors {
-    this.fold()
-    return { value: this.value, grad: this.#gradient }
   }
 
   /** @internal */

@@ -230,6 +230,25 @@ describe('LilyAdapters', () => {
     expect([first.value, placed.isDisposed]).toEqual([placed, false])
   })
 
+  it('keeps what is written between two moves to the host that overlap', async () => {
+    const { set } = both()
+    const parameters = [...set.adapters.values()].flatMap((model) => [...model.parameters().values()])
+    for (const { grad } of parameters) expect(grad.isDisposed).toBe(false) // there is one to move
+    const written = set.toHost().then(() => {
+      for (const { value, grad } of parameters) for (const { data } of [value, grad]) data.fill(7)
+      return parameters.map(({ value }) => value)
+    })
+    await Promise.all([written, set.toHost(), ...Array.from(set.adapters.values(), (model) => model.toHost())])
+    expect(parameters.map(({ value }) => value)).toEqual(await written)
+    for (const { name, value, grad } of parameters) {
+      for (const { data } of [value, grad])
+        expect(
+          data.every((number) => number === 7),
+          name,
+        ).toBe(true)
+    }
+  })
+
   it('rejects what another layer saved, and writes nothing', async () => {
     const { set } = both()
     const { saved } = set.layer('v').forward(input(), output())
