@@ -62,6 +62,7 @@ export const guides: DefaultTheme.SidebarItem[] = [
       page('Contributing', 'CONTRIBUTING'),
       page('Decisions', 'docs/decisions/README'),
       page('CPU backend', 'docs/cpu-backend'),
+      page('Steps of the CPU backend', 'docs/cpu-steps'),
       page('CUDA backend', 'docs/cuda-backend'),
       page('Emulator', 'docs/emulator'),
       page('Changelog', 'CHANGELOG'),
