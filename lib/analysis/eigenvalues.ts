@@ -2,15 +2,6 @@
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 
-/** All eigenvalues of a symmetric matrix [n, n], in descending order. Reads the lower triangle, and overwrites it. */
-export function eigenvalues(lower: Float64Array, n: number): Float64Array {
-  const values = new Float64Array(n)
-  bound(() => {
-    native.eigenvalues(lower, n, values)
-  })
-  return values
-}
-
 /** The Cholesky factor L [r, r] of X Xᵀ = L Lᵀ, for X [r, columns]. It is zero above the diagonal. */
 export function gramFactor(x: Float64Array, r: number): Float64Array {
   const l = new Float64Array(r * r)

@@ -153,7 +153,6 @@ export interface Native {
   // Float64 on the CPU, on the calling thread and the thread pool; lib/analysis/eigenvalues.ts describes them.
   gramFactor(x: Float64Array, r: number, columns: number, l: Float64Array): void
   congruenceEigenvalues(l: Float64Array, x: Float64Array, r: number, columns: number, values: Float64Array): void
-  eigenvalues(lower: Float64Array, n: number, values: Float64Array): void
   backends(): NativeBackend[]
   processor(): NativeProcessor
 

@@ -428,8 +428,3 @@ lily_status lily_cpu_congruence_eigenvalues(const double *l, const double *x, in
   return lily::cpu::with_kernels(
       [&](const auto &kernels) { return lily::cpu::congruence_eigenvalues(kernels, l, x, r, columns, values); });
 }
-
-lily_status lily_cpu_eigenvalues(double *lower, int64_t n, double *values) {
-  return lily::cpu::with_kernels(
-      [&](const auto &kernels) { return lily::cpu::eigenvalues(kernels, lower, n, values); });
-}

@@ -273,6 +273,28 @@ void bisect(const Kernels &kernels, const Tridiagonal &matrix, double bound, dou
   });
 }
 
+// All eigenvalues of the matrix [n, n], the largest first. Overwrites the matrix, of which only the lower half counts.
+bool eigenvalues(const Kernels &kernels, double *lower, int64_t n, double *values) {
+  const Scratch scratch = allocate(2 * n);
+  if (scratch == nullptr) return false;
+  double *const diagonal = scratch.get(), *const squares = diagonal + n;
+  if (!tridiagonalize(kernels, lower, n, diagonal, squares)) return false;
+  double bound = 0.0;
+  bool is_finite = true;
+  for (int64_t i = 0; i < n; ++i) {
+    is_finite = is_finite && isfinite(diagonal[i]) && isfinite(squares[i]);
+    const double next = i + 1 < n ? fabs(squares[i + 1]) : 0.0;
+    bound = std::max(bound, fabs(diagonal[i]) + fabs(squares[i]) + next);
+  }
+  if (!is_finite) {
+    std::fill(values, values + n, NAN);
+    return true;
+  }
+  for (int64_t i = 0; i < n; ++i) squares[i] *= squares[i];
+  bisect(kernels, {diagonal, squares, n, bound * kEpsilon * kEpsilon}, bound, values);
+  return true;
+}
+
 }  // namespace
 
 bool gram_factor(const Kernels &kernels, const double *x, int64_t r, int64_t columns, double *l) {
@@ -294,27 +316,6 @@ bool congruence_eigenvalues(const Kernels &kernels, const double *l, const doubl
       .c = product, .pitch = r, .n = r, .depth = r, .a = {l, 1, r}, .b = {sl, r, 1}, .sign = 1.0, .lower_only = true};
   return multiply(kernels, s_l, [](int64_t, int64_t column) { return column; }) &&
          multiply(kernels, l_s_l, [](int64_t row, int64_t) { return row; }) && eigenvalues(kernels, product, r, values);
-}
-
-bool eigenvalues(const Kernels &kernels, double *lower, int64_t n, double *values) {
-  const Scratch scratch = allocate(2 * n);
-  if (scratch == nullptr) return false;
-  double *const diagonal = scratch.get(), *const squares = diagonal + n;
-  if (!tridiagonalize(kernels, lower, n, diagonal, squares)) return false;
-  double bound = 0.0;
-  bool is_finite = true;
-  for (int64_t i = 0; i < n; ++i) {
-    is_finite = is_finite && isfinite(diagonal[i]) && isfinite(squares[i]);
-    const double next = i + 1 < n ? fabs(squares[i + 1]) : 0.0;
-    bound = std::max(bound, fabs(diagonal[i]) + fabs(squares[i]) + next);
-  }
-  if (!is_finite) {
-    std::fill(values, values + n, NAN);
-    return true;
-  }
-  for (int64_t i = 0; i < n; ++i) squares[i] *= squares[i];
-  bisect(kernels, {diagonal, squares, n, bound * kEpsilon * kEpsilon}, bound, values);
-  return true;
 }
 
 }  // namespace lily::cpu

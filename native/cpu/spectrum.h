@@ -18,7 +18,4 @@ bool gram_factor(const Kernels &kernels, const double *x, int64_t r, int64_t col
 bool congruence_eigenvalues(const Kernels &kernels, const double *l, const double *x, int64_t r, int64_t columns,
                             double *values);
 
-// All eigenvalues of the matrix [n, n], the largest first. Overwrites the matrix.
-bool eigenvalues(const Kernels &kernels, double *lower, int64_t n, double *values);
-
 }  // namespace lily::cpu

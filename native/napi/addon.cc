@@ -83,7 +83,6 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));
   exports.Set("gramFactor", Napi::Function::New<gram_factor>(env));
   exports.Set("congruenceEigenvalues", Napi::Function::New<congruence_eigenvalues>(env));
-  exports.Set("eigenvalues", Napi::Function::New<eigenvalues>(env));
   exports.Set("fileLock", Napi::Function::New<file_lock>(env));
   exports.Set("hostAddress", Napi::Function::New<host_address>(env));
   exports.Set("placeHostBlock", Napi::Function::New<place_host_block>(env));

@@ -30,9 +30,4 @@ void congruence_eigenvalues(const Napi::CallbackInfo &info) {
                                         matrix(info, 4, r, 1)));
 }
 
-void eigenvalues(const Napi::CallbackInfo &info) {
-  const int64_t n = size(info, 1, kMaxRank);
-  check(info.Env(), *lily_cpu_backend(), lily_cpu_eigenvalues(matrix(info, 0, n, n), n, matrix(info, 2, n, 1)));
-}
-
 }  // namespace lily::napi

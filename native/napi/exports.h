@@ -25,7 +25,6 @@ Napi::Value measure_roof(const Napi::CallbackInfo &info);
 // analysis.cc
 void gram_factor(const Napi::CallbackInfo &info);
 void congruence_eigenvalues(const Napi::CallbackInfo &info);
-void eigenvalues(const Napi::CallbackInfo &info);
 
 // file_lock.cc
 Napi::Value file_lock(const Napi::CallbackInfo &info);

@@ -383,14 +383,6 @@ const MAKERS: readonly [weight: number, name: FunctionName, make: (random: Rando
       return [arrays.doubles(r * r), arrays.doubles(r * columns), r, columns, arrays.doubles(r, true)]
     },
   ],
-  [
-    2,
-    'eigenvalues',
-    (random, arrays) => {
-      const n = matrixSize(random)
-      return [arrays.doubles(n * n, true), n, arrays.doubles(n, true)]
-    },
-  ],
   [2, 'dlpackExport', exported],
   [1, 'dlpackRead', (random, arrays) => [native.dlpackExport(...exported(random, arrays))]],
   [1, 'dlpackTake', (random, arrays) => [native.dlpackExport(...exported(random, arrays))]],

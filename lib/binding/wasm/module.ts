@@ -32,7 +32,6 @@ interface Exports {
   lily_cpu_backend(): number
   lily_cpu_gram_factor(x: number, r: bigint, columns: bigint, l: number): number
   lily_cpu_congruence_eigenvalues(l: number, x: number, r: bigint, columns: bigint, values: number): number
-  lily_cpu_eigenvalues(lower: number, n: bigint, values: number): number
 }
 
 /** A function of the ABI's table. */

@@ -132,11 +132,10 @@ function operations(
   }
 }
 
-function analyses(module: Module, calls: Calls): Functions<'gramFactor' | 'congruenceEigenvalues' | 'eigenvalues'> {
+function analyses(module: Module, calls: Calls): Functions<'gramFactor' | 'congruenceEigenvalues'> {
   /** Runs a float64 function, whose matrices have sizes up to that of a rank. */
-  const analysis = (sizes: readonly number[], work: (operands: Operands) => number): void => {
-    const [n, columns = 1] = sizes
-    size('the size of a matrix', n, MAX_RANK)
+  const analysis = (r: number, columns: number, work: (operands: Operands) => number): void => {
+    size('the size of a matrix', r, MAX_RANK)
     size('the size of a matrix', columns, MAX_DIMENSION)
     calls.withOperands((operands) => {
       module.startThreads()
@@ -146,25 +145,18 @@ function analyses(module: Module, calls: Calls): Functions<'gramFactor' | 'congr
   }
   return {
     gramFactor(x, r, columns, l) {
-      analysis([r, columns], (operands) => {
+      analysis(r, columns, (operands) => {
         const from = operands.array('a matrix', x, 0, r * columns, 8, 'read')
         const to = operands.array('a matrix', l, 0, r * r, 8, 'write')
         return module.exports.lily_cpu_gram_factor(from, BigInt(r), BigInt(columns), to)
       })
     },
     congruenceEigenvalues(l, x, r, columns, values) {
-      analysis([r, columns], (operands) => {
+      analysis(r, columns, (operands) => {
         const left = operands.array('a matrix', l, 0, r * r, 8, 'read')
         const right = operands.array('a matrix', x, 0, r * columns, 8, 'read')
         const to = operands.array('a matrix', values, 0, r, 8, 'write')
         return module.exports.lily_cpu_congruence_eigenvalues(left, right, BigInt(r), BigInt(columns), to)
-      })
-    },
-    eigenvalues(lower, n, values) {
-      analysis([n], (operands) => {
-        const from = operands.array('a matrix', lower, 0, n * n, 8, 'update')
-        const to = operands.array('a matrix', values, 0, n, 8, 'write')
-        return module.exports.lily_cpu_eigenvalues(from, BigInt(n), to)
       })
     },
   }

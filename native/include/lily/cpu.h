@@ -31,8 +31,6 @@ lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, do
 /* All eigenvalues of L^T (X X^T) L, the largest first. L [r, r] is zero above the diagonal, X is [r, columns]. */
 lily_status lily_cpu_congruence_eigenvalues(const double *l, const double *x, int64_t r, int64_t columns,
                                             double *values);
-/* All eigenvalues of a symmetric matrix [n, n], the largest first. Reads the lower half, and overwrites it. */
-lily_status lily_cpu_eigenvalues(double *lower, int64_t n, double *values);
 
 #ifdef __cplusplus
 }
