@@ -25,6 +25,7 @@ import {
 } from './support/instruction-sets.js'
 import { olderProcessor } from './support/processors.js'
 import { integer, randomFrom } from './support/random.js'
+import { roundInTiles } from './support/rounding.js'
 
 const NAMES = [
   'portable',
@@ -50,9 +51,14 @@ function roundedNumbers(): Float32Array {
     }),
   )
   const NaNs = [0x7fc00000, 0x7fffffff, 0xffffffff, 0x7f800001, 0x7f807fff]
-  const all = new Float32Array(Uint32Array.from([...bits, ...edges, ...NaNs]).buffer)
+  const all = new Float32Array(Uint32Array.from([...NaNs, ...bits, ...edges]).buffer)
   return all.filter((value) => value === 0 || !(Math.abs(value) < 2 ** -126))
 }
+
+const wronglyRounded = (numbers: Float32Array, found: Float32Array, expected: Float32Array) =>
+  Array.from(expected, (value, i) => [numbers[i], found[i], value]).filter(
+    ([, actual, value]) => actual !== value && !(Number.isNaN(actual) && Number.isNaN(value)),
+  )
 
 /** A fold of one array of float32 into an array of 16-bit numbers converts it. Undefined without the instruction set. */
 function foldInChild(isa: string, numbers: Float32Array, type: 'bfloat16' | 'float16'): Float32Array | undefined {
@@ -149,11 +155,19 @@ for (const isa of NAMES)
       const found = foldInChild(isa, numbers, type)
       if (found === undefined) return context.skip(`this processor does not support ${isa}`)
       const expected = roundAll(type, numbers)
-      const wrong = Array.from(expected, (value, i) => [numbers[i], found[i], value]).filter(
-        ([, actual, value]) => actual !== value && !(Number.isNaN(actual) && Number.isNaN(value)),
-      )
-      expect(wrong).toEqual([])
+      expect(wronglyRounded(numbers, found, expected)).toEqual([])
     })
+
+    test.for(['bfloat16', 'float16'] as const)(
+      'rounds rows of y to the nearest number of %s',
+      async (type, context) => {
+        const numbers = roundedNumbers()
+        const rows = await roundInTiles(numbers, type, isa)
+        if (rows.length === 0) return context.skip(`this processor does not support ${isa}`)
+        const expected = roundAll(type, numbers)
+        for (const row of rows) expect(wronglyRounded(numbers, unpack(type, row), expected)).toEqual([])
+      },
+    )
   })
 
 // An unsupported instruction terminates the process.
