@@ -1,6 +1,5 @@
 /** Reads and writes PEFT's adapter_config.json. */
 import { describe, LilyError } from '../base/errors.js'
-import type { AdaptedLayer } from '../model/layout.js'
 import { TARGETS, type Targets } from '../model/targets.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
@@ -35,7 +34,8 @@ const MODELS = { LILY: 'LilyModel', LORA: 'LoraModel' } as const
 /** A model, as far as its configuration describes it. */
 interface Configured<C extends Targets> {
   readonly config: C
-  readonly layers: ReadonlyMap<string, { readonly shape: AdaptedLayer }>
+  /** What the field target_modules says. */
+  readonly targets: readonly string[] | string
 }
 
 /** The contents of an adapter_config.json. */
@@ -169,7 +169,7 @@ export function writeAdapterConfig<C extends Targets>(
  */
 export function configText<C extends Targets>(
   method: PeftMethod<C>,
-  { config, layers }: Configured<C>,
+  { config, targets }: Configured<C>,
   description: Readonly<Record<string, unknown>> | undefined,
 ): string {
   const described = Object.entries(DESCRIPTION).map(([name, value]) => [name, description?.[name] ?? value])
@@ -179,13 +179,8 @@ export function configText<C extends Targets>(
     ...method.constants,
     ...(Object.fromEntries(fields) as object),
     peft_type: method.type,
-    target_modules: targetsOf({ config, layers }),
+    target_modules: targets,
   })
-}
-
-/** PEFT requires target_modules: without targetModules they are the last components of the layers' names. */
-function targetsOf({ config, layers }: Configured<Targets>): readonly string[] | string {
-  return config.targetModules ?? [...new Set(Array.from(layers.values(), ({ shape }) => shape.target))].sort()
 }
 
 /** The text of Python's json.dumps(fields, indent=2, sort_keys=True): ASCII, without a trailing newline. */

@@ -5,6 +5,7 @@
 import { LilyError } from '../base/errors.js'
 import type { LayerShape } from '../model/layer-shape.js'
 import type { AdaptedLayer } from '../model/layout.js'
+import { needsBacktracking } from '../model/pattern.js'
 import type { Targets } from '../model/targets.js'
 import { quote } from './errors.js'
 import type { PeftMethod } from './peft-method.js'
@@ -18,38 +19,81 @@ interface Targeted<C extends Targets> {
   readonly baseLayers: readonly LayerShape[]
 }
 
+/** What a configuration for PEFT has as target_modules. */
+export interface PeftTargets {
+  readonly targets: readonly string[] | string
+  /** How the layers that PEFT then adapts, and their parameters, differ from those of the model; null if they do not. */
+  readonly difference: string | null
+}
+
 /**
- * How the layers that PEFT adapts, and their parameters, differ from those of a model; null if they do not.
+ * The targets for a configuration. They are the model's own, in PEFT's form, unless PEFT would refuse those because they match
+ * a module that contains layers, as '0' matches `blocks.0` beside `blocks.0.to_out.0`. Then they are longer ends of names.
  */
-export function differenceInPeft<C extends Targets>(
+export function targetsForPeft<C extends Targets>(
   { layOut, isShared }: Pick<PeftMethod<C>, 'layOut' | 'isShared'>,
   { config, baseLayers }: Targeted<C>,
-): string | null {
-  const { targetModules } = config
-  if (typeof targetModules === 'string') return null
+): PeftTargets {
+  const layers = layOut(baseLayers, config).layers
+  // PEFT requires target_modules: without targetModules they are the last components of the layers' names.
+  const own = config.targetModules ?? [...new Set(Array.from(layers.values(), ({ target }) => target))].sort()
   const names = baseLayers.map(({ name }) => name)
-  const isShort = targetModules === null || targetModules.length < LONG
-  const read = isShort ? targetModules : shortened(targetModules, names)
+  const container = matchedContainer(layOut, names, { ...config, targetModules: own })
+  const targets = container === null ? own : endsFor([...layers.keys()], names)
+  if (typeof targets === 'string') return { targets, difference: null }
+  const differs = (got: string) => ({
+    targets: own,
+    difference: `expected target_modules that PEFT reads alike, got ${got}`,
+  })
+  const refused = `some that match ${quote(container ?? '')}, which PEFT refuses because it contains layers`
+  if (container !== null && matchedContainer(layOut, names, { ...config, targetModules: targets }) !== null) {
+    return differs(refused)
+  }
+
+  const read = targets.length < LONG ? targets : shortened(targets, names)
   const theirs = adaptedBy(layOut, baseLayers, { ...config, targetModules: read })
-  for (const { name, a, b } of isShort ? [] : layOut(baseLayers, config).layers.values()) {
+  for (const { name, a, b } of read === own ? [] : layers.values()) {
     const their = theirs.get(name)
     if (their?.a === a && their.b === b) continue
     const difference = their === undefined ? 'does not adapt' : 'shares other parameters with'
-    return (
-      `expected target_modules that PEFT reads alike, got ${targetModules?.length}: PEFT shortens lists of ${LONG} or more to ` +
-      `the ends of names, and then ${difference} ${quote(name)}`
+    return differs(
+      container === null
+        ? `${targets.length}: PEFT shortens lists of ${LONG} or more to the ends of names, and then ${difference} ${quote(name)}`
+        : `${refused}; with longer ends of names PEFT ${difference} ${quote(name)}`,
     )
   }
-  return isShared ? ambiguousTargets(read, [...theirs.values()]) : null
+  const ambiguous = isShared ? ambiguousTargets(read, [...theirs.values()]) : null
+  return { targets: ambiguous === null ? targets : own, difference: ambiguous }
+}
+
+/** The first module that contains layers and that PEFT would adapt, too; null if there is none. */
+function matchedContainer<C extends Targets>(
+  layOut: PeftMethod<C>['layOut'],
+  names: readonly string[],
+  config: C,
+): string | null {
+  // A pattern that needs backtracking is that of a file, which PEFT has read.
+  if (typeof config.targetModules === 'string' && needsBacktracking(config.targetModules)) return null
+  const containers = modulesOf(names)
+  for (const name of names) containers.delete(name)
+  const shapes = Array.from(containers, (name) => ({ name, inFeatures: 1, outFeatures: 1 }))
+  return adaptedBy(layOut, shapes, config).keys().next().value ?? null
+}
+
+/** For each layer the shortest end of its name that is the end of no module but adapted layers. */
+function endsFor(adapted: readonly string[], layers: readonly string[]): readonly string[] {
+  const others = modulesOf(layers)
+  for (const name of adapted) others.delete(name)
+  const ends = new Set([...others].flatMap(endsOf))
+  return [...new Set(adapted.map((name) => endsOf(name).find((end) => !ends.has(end)) ?? name))].sort()
 }
 
 /**
  * PEFT groups a layer by one of the targets that its name ends with, not only from a dot on: the last one of a set of Python,
  * whose order changes from run to run. This tells whether other layers would then share its parameters.
  */
-function ambiguousTargets(targetModules: Targets['targetModules'], layers: readonly AdaptedLayer[]): string | null {
-  // Without targetModules they are the last components of names.
-  const targets = new Set(targetModules ?? layers.map(({ target }) => target))
+function ambiguousTargets(targetModules: readonly string[], layers: readonly AdaptedLayer[]): string | null {
+  const targets = new Set(targetModules)
   const lengths = [...new Set(Array.from(targets, ({ length }) => length))]
   const first = new Map<string, { target: string; ends: readonly string[] }>()
   for (const { name, target, inFeatures, outFeatures } of layers) {

@@ -24,7 +24,7 @@ import type { FileContent } from './open-file.js'
 import { LILY } from './peft-lily.js'
 import { LORA } from './peft-lora.js'
 import type { PeftMethod } from './peft-method.js'
-import { differenceInPeft } from './peft-targets.js'
+import { type PeftTargets, targetsForPeft } from './peft-targets.js'
 import { readText } from './read-text.js'
 import type { StoredTensor } from './safetensors-file.js'
 import { sourceOf, tensorsContent, type TensorSource } from './safetensors-write.js'
@@ -112,7 +112,7 @@ type Method = Pick<PeftMethod, 'type' | 'name'>
 /** What to do where PEFT would read other targets. */
 const ADVICE = {
   LILY: "pass create all layers of the base model, and suffixes such as 'q_proj' that end no other one, or save in the format 'compact'",
-  LORA: "pass create all layers of the base model, and suffixes such as 'q_proj'",
+  LORA: "pass create all layers of the base model, and suffixes such as 'q_proj' or a regular expression",
 } as const
 
 /** From the name of a file to what errors call it. */
@@ -165,12 +165,13 @@ async function asLoraContents(model: LilyModel, origin: Origin | undefined, path
       tensors.set(PREFIX + name, finiteSource(pathOf(PEFT_FILE), name, matrices[kind]))
     }
   }
-  const targets = TARGETS.map((field) => [field, model.config[field]])
+  const fields = TARGETS.map((field) => [field, model.config[field]])
   // PEFT scales by alpha / r.
-  const config = readLoraConfig({ ...(Object.fromEntries(targets) as Targets), r, loraAlpha: scaling * r }, true)
+  const config = readLoraConfig({ ...(Object.fromEntries(fields) as Targets), r, loraAlpha: scaling * r }, true)
+  const { targets, difference } = targetsOf(LORA, config, model, origin)
   // LoRA shares no parameters: PEFT can only leave out other layers.
-  if (config.layersToTransform !== null) checkForPeft(LORA, differenceOf(LORA, config, model, origin), pathOf)
-  const text = configText(LORA, { config, layers: model.layers }, model.adapterConfig)
+  if (config.layersToTransform !== null) checkForPeft(LORA, difference, pathOf)
+  const text = configText(LORA, { config, targets }, model.adapterConfig)
   return adapterContents(PEFT_FILE, pathOf, tensors, PYTORCH, text)
 }
 
@@ -187,23 +188,26 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   const format = readChoice(options, 'format', formats, 'peft')
   const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
   const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
-  const difference = differenceOf(method, model.config, model, origin)
+  const { config } = model
+  const { targets, difference } = targetsOf(method, config, model, origin)
   if (format === 'peft') checkForPeft(method, difference, pathOf)
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
   if (difference !== null) metadata.set(NOT_FOR_PEFT, difference)
-  return { format, tensors, metadata, config: writeAdapterConfig(method, model, origin, modules) }
+  return { format, tensors, metadata, config: writeAdapterConfig(method, { config, targets }, origin, modules) }
 }
 
-/** How PEFT would read a model differently; null if it would not. */
-function differenceOf<C extends Targets>(
+/** The targets to save, and how PEFT would read the model differently. */
+function targetsOf<C extends Targets>(
   method: PeftMethod<C>,
   config: C,
   { baseLayers }: Pick<AdapterModel, 'baseLayers'>,
   origin: Origin | undefined,
-): string | null {
-  if (origin === undefined) return differenceInPeft(method, { config, baseLayers })
+): PeftTargets {
+  const ofModel = targetsForPeft(method, { config, baseLayers })
+  if (origin === undefined) return ofModel
   // A file has the difference only in its compact form: what PEFT reads differently is not saved for PEFT.
-  return origin.metadata.get(NOT_FOR_PEFT)?.replace(/\p{Cc}/gu, ' ') ?? null
+  const difference = origin.metadata.get(NOT_FOR_PEFT)?.replace(/\p{Cc}/gu, ' ') ?? null
+  return { targets: ofModel.targets, difference }
 }
 
 function checkForPeft({ type }: Method, difference: string | null, pathOf: PathOf): void {
