@@ -134,9 +134,13 @@ export function withFieldName(
   return message.replace(name, () => fields[name as keyof Targets])
 }
 
+/** Fields for which PEFT requires a number: null is none, and does not stand for the default. */
+const NUMBERS = ['r', 'loraAlpha', 'strideA', 'numB', 'scaling']
+
 /** Whether a field has a value. In the fields of targets PEFT treats an empty list and an empty string like null. */
 function isSet(name: string, value: unknown): boolean {
-  if (value === null || value === undefined) return false
+  if (value === undefined) return false
+  if (value === null) return NUMBERS.includes(name)
   const isEmpty = value === '' || (Array.isArray(value) && value.length === 0)
   return !isEmpty || !TARGETS.some((target) => target === name)
 }

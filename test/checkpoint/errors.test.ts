@@ -102,6 +102,10 @@ describe('what is thrown is a LilyError', () => {
       Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`field${i}`, 1])),
       '"field0", "field1", "field2" and 4997 more',
     ],
+    'null as the rank': [{ r: null }, 'r: expected an integer from 1 to 4096, got null'],
+    'null as the stride': [{ stride_A: null }, 'stride_A: expected an integer of at least 1, got null'],
+    'null as the number of experts': [{ num_B: null }, 'num_B: expected an integer from 2 to 64, got null'],
+    'null as the scaling': [{ scaling: null }, 'scaling: expected a finite float32 number, got null'],
     'a long unknown field': [{ ['x'.repeat(1e6)]: 1 }, '... (1000000 characters)'],
   }
   it.each(Object.entries(values))('%s', async (_, [changed, message]) => {
