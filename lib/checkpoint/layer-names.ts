@@ -28,6 +28,17 @@ export function layerOfKey(method: Pick<PeftMethod, 'suffixes'>, key: string): s
   return null
 }
 
+/** Whether a layer is inside of another one: PEFT puts what it adapts, as `attn`, into `attn.base_layer`. */
+export function isInner(layer: string, layers: ReadonlySet<string>): boolean {
+  const outer = /^(.+?)\.base_layer(?:\.|$)/.exec(layer)?.[1]
+  return outer !== undefined && layers.has(outer)
+}
+
+/** Whether a tensor is one of the method, from its name, of which a component begins as those of the method do. */
+export function hasMarker({ marker }: Pick<PeftMethod, 'marker'>, key: string): boolean {
+  return key.startsWith(marker) || key.includes(`.${marker}`)
+}
+
 /** The names of the tensors of a layer, for a message: '.lily_A.weight, .lily_router.weight or .lily_B.weight'. */
 export function suffixText(method: Pick<PeftMethod, 'suffixes'>, word: 'and' | 'or'): string {
   const ends = suffixesOf(method).map(([, end]) => `.${end}`)

@@ -15,7 +15,8 @@ import { readPath, withFolder } from './disk/disk.js'
 import { checkpointError, quote } from './errors.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
 import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
-import { layerOfKey, PREFIX, sortByNumbers, suffixesOf, suffixText } from './layer-names.js'
+import { hasMarker, isInner, layerOfKey, PREFIX, sortByNumbers, suffixesOf, suffixText } from './layer-names.js'
+import { isInListed } from './modules-to-save.js'
 import { missingTensor, readParameters, wrongShape } from './parameters.js'
 import type { PeftMethod, StoredShape } from './peft-method.js'
 import { readText } from './read-text.js'
@@ -52,7 +53,7 @@ export interface LoadOptions {
   readonly layers?: readonly string[] | undefined
   /**
    * Type of the parameters: 'float32', 'bfloat16' or 'float16'. Those of a file of another type are converted as by
-   * {@link cast}. Default: the type of the file.
+   * {@link cast}, also where it has several types. Default: the type of the file, which must then be one.
    */
   readonly dtype?: DType | undefined
 }
@@ -74,9 +75,9 @@ export async function loadPretrained<C extends Targets>(
   try {
     const compact = method.isShared ? compactLayers(file) : null
     const shapes = compact ?? findLayers(method, file, order, config)
-    const layout = layOut(method, file, shapes, config)
+    const layout = layOut(method, file, shapes, config, fields.modules_to_save)
     if (compact !== null && order !== undefined) checkOrder(method, file, order, layout, config)
-    const stored = await readParameters(method, file, layout, compact === null)
+    const stored = await readParameters(method, file, layout, compact === null, type === null)
     const others = await readOthers(method, file, layout, compact === null)
     // Frozen weights belong to the parameters as they are in the file.
     const frozen = await readFrozen(file, frozenFile, layout, stored)
@@ -148,11 +149,19 @@ function findLayers<C extends Targets>(
     if (layer !== null) names.add(layer)
   }
   if (names.size === 0) {
-    const other = [...file.tensors.keys()].find((key) => key.includes(method.marker))
+    const other = [...file.tensors.keys()].find((key) => hasMarker(method, key))
     if (other !== undefined) throw strangeTensor(method, file, other)
     throw checkpointError(
       file.path,
       `expected tensors ${PREFIX}<layer>.${String(method.suffixes.a)}, got none; save the adapter with PEFT again`,
+    )
+  }
+  const inner = [...names].find((name) => isInner(name, names))
+  if (inner !== undefined) {
+    throw checkpointError(
+      file.path,
+      `expected adapters of linear layers, got layer ${quote(inner)} inside of another one; adapters of ` +
+        'torch.nn.MultiheadAttention and of parameters are not supported',
     )
   }
   const ordered = order === undefined ? sortByNumbers(names) : readOrder(file, order, names)
@@ -230,6 +239,7 @@ function layOut<C extends Targets>(
   file: SafetensorsFile,
   layers: readonly LayerShape[],
   config: C,
+  modulesToSave: unknown,
 ): Layout {
   let layout: Layout
   try {
@@ -240,6 +250,14 @@ function layOut<C extends Targets>(
       file.path,
       `its layers do not fit ${CONFIG_FILE}: ${withFieldName(method.fields, cause)}`,
       cause,
+    )
+  }
+  const saved = layers.find(({ name }) => isInListed(name, modulesToSave))
+  if (saved !== undefined) {
+    throw checkpointError(
+      file.path,
+      `expected no adapter where PEFT has none, got layer ${quote(saved.name)} in a module that modules_to_save of ` +
+        `${CONFIG_FILE} lists; correct that field, or remove the tensors of the layer`,
     )
   }
   const excluded = layers.find(({ name }) => !layout.layers.has(name))
@@ -288,7 +306,7 @@ async function readOthers(
   const others = new Map<string, TensorSource>()
   for (const [key, { dtype, shape }] of file.tensors) {
     if (known.has(key)) continue
-    if (key.includes(method.marker)) throw strangeTensor(method, file, key)
+    if (hasMarker(method, key)) throw strangeTensor(method, file, key)
     const bytes = await file.readBytes(key)
     others.set(key, { dtype, shape, bytes: () => bytes })
   }

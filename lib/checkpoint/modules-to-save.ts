@@ -35,7 +35,7 @@ export function withModules(
       fail(
         'ERR_LILY_ARGUMENT',
         'modulesToSave',
-        `expected the name of a module, such as 'classifier', got ${quote(module)}`,
+        `expected the name of a module without '${marker}', such as 'classifier', got ${quote(module)}`,
       )
     }
     const adapted = layers.find((layer) => isWithin(layer, module))
@@ -55,7 +55,7 @@ export function withModules(
         fail(
           'ERR_LILY_ARGUMENT',
           'modulesToSave',
-          `expected the name of a tensor, such as 'weight', got ${quote(name)}`,
+          `expected the name of a tensor without '${marker}', such as 'weight', got ${quote(name)}`,
         )
       }
       const key = prefix + name
@@ -93,6 +93,12 @@ function isWithin(layer: string, module: string): boolean {
  */
 export function isListed(module: string, listed: readonly unknown[]): boolean {
   return listed.some((end) => typeof end === 'string' && module.endsWith(end))
+}
+
+/** Whether a layer is, or is in, a listed module, by whole components of names. PEFT adapts no such layer. */
+export function isInListed(layer: string, field: unknown): boolean {
+  const listed: readonly unknown[] = Array.isArray(field) ? field : []
+  return listed.some((module) => typeof module === 'string' && `.${layer}.`.includes(`.${module}.`))
 }
 
 function splitKey(key: string, listed: readonly unknown[]): { module: string; name: string } | null {

@@ -15,6 +15,7 @@ import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
  *
  * @param withCopies whether the file has a copy of a shared parameter for each layer. All copies are compared with the
  *   first
+ * @param isOneType whether all tensors must have the same type
  * @returns the values by parameter name
  * @throws LilyError ERR_LILY_CHECKPOINT, ERR_LILY_OUT_OF_MEMORY
  */
@@ -23,12 +24,13 @@ export async function readParameters(
   file: SafetensorsFile,
   { parameters }: Layout,
   withCopies: boolean,
+  isOneType: boolean,
 ): Promise<ReadonlyMap<string, Tensor>> {
   const values = new Map<string, Tensor>()
   const first = parameters.keys().next().value as string
   for (const parameter of parameters.values()) {
     const [key, ...copies] = keysOf(parameter)
-    checkEntry(method, file, key, parameter.shape, PREFIX + first)
+    checkEntry(method, file, key, parameter.shape, isOneType ? PREFIX + first : key)
     const stored = await file.read(key)
     checkFinite(file.path, key, stored)
     if (withCopies) await checkCopies(method, file, key, stored, copies)
@@ -74,7 +76,7 @@ function checkEntry(
     throw tensorError(
       file,
       key,
-      `expected ${String(all)}, as ${quote(first)} is, got ${dtype}; convert all tensors to one type`,
+      `expected ${String(all)}, as ${quote(first)} is, got ${dtype}; pass the type to load all of them in as { dtype }`,
     )
   }
 }

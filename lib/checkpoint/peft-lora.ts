@@ -17,6 +17,8 @@ const IGNORED = [
   // These have an effect only together with a field that is refused.
   'megatron_core',
   'qalora_group_size',
+  // Ties the adapter of an embedding, or modules_to_save. The former is refused by its tensors.
+  'ensure_weight_tying',
   // Where PEFT computes the initial values of DoRA. Newer versions do not save it.
   'runtime_config',
 ] as const
@@ -36,7 +38,6 @@ const VARIANTS: Readonly<Record<string, string>> = {
   megatron_config: 'parallel layers of Megatron',
   target_parameters: 'adapters of other parameters than those of linear layers',
   trainable_token_indices: 'trained rows of an embedding',
-  ensure_weight_tying: 'adapters of tied layers',
 }
 
 /**
@@ -44,6 +45,9 @@ const VARIANTS: Readonly<Record<string, string>> = {
  * (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ), to which the adapter then belongs, or freeze B (MiCA).
  */
 const INITIALISATIONS: readonly unknown[] = [true, false, 'gaussian', 'eva', 'orthogonal']
+
+/** Initialisations whose adapters PEFT converts to such that belong to the weights before. */
+const CONVERTED = /^(?:pissa|olora$|corda|lora_ga$)/
 
 export const LORA: PeftMethod<LoraConfig> = {
   type: 'LORA',
@@ -94,9 +98,19 @@ function refusal(fields: Readonly<Record<string, unknown>>): readonly [string, s
   if (initialisation === null || INITIALISATIONS.includes(known)) return null
   return [
     'init_lora_weights',
-    `expected true, false, 'gaussian', 'eva' or 'orthogonal', got ${show(initialisation)}: the adapter may belong to ` +
-      `other base weights, or train otherwise; convert it with PEFT's path_initial_model_for_weight_conversion`,
+    `expected true, false, 'gaussian', 'eva' or 'orthogonal', got ${show(initialisation)}: ${whyNot(known)}`,
   ]
+}
+
+/** What is wrong with an initialisation, and what to do. */
+function whyNot(initialisation: unknown): string {
+  const belongs = 'the adapter may belong to other base weights'
+  if (typeof initialisation !== 'string') return belongs
+  if (initialisation === 'mica')
+    return 'such adapters train otherwise, with B frozen; set it to true, and do not train B'
+  if (initialisation === 'loftq') return `${belongs}, those that LoftQ has quantized; merge it into these with PEFT`
+  if (!CONVERTED.test(initialisation)) return `${belongs}, or train otherwise`
+  return `${belongs}; convert it with PEFT's path_initial_model_for_weight_conversion`
 }
 
 /** Whether a field has no value. */

@@ -32,7 +32,7 @@ export interface PeftMethod<C extends Targets = Targets> {
   readonly constants: Readonly<Record<string, unknown>>
   /** The end of a tensor's name, after the layer's name and a dot, by the kind of parameter. */
   readonly suffixes: Readonly<Partial<Record<Kind, string>>>
-  /** Part of the names of all tensors of the method. */
+  /** Beginning of a component of the names of all tensors of the method. */
   readonly marker: 'lily_' | 'lora_'
   /** What another tensor of the method belongs to; null if that is not known. */
   readonly variantOf: (key: string) => string | null

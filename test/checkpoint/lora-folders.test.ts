@@ -131,6 +131,9 @@ describe("PEFT's folders", () => {
     ['megatron_core', 'other.core'],
     ['qalora_group_size', 8],
     ['runtime_config', { ephemeral_gpu_offload: true }],
+    ['ensure_weight_tying', true],
+    // No component of a name is one of these, as it is where PEFT adapts nothing.
+    ['modules_to_save', ['attn', 'proj', 'q']],
     ['init_lora_weights', 'gaussian'],
     ['init_lora_weights', 'EVA'],
     ['init_lora_weights', 'orthogonal'],
@@ -367,22 +370,29 @@ describe('refused with the name of', () => {
     ['megatron_config', { size: 2 }, 'Megatron'],
     ['target_parameters', ['experts.gate_up_proj'], 'adapters of other parameters'],
     ['trainable_token_indices', [0], 'rows of an embedding'],
-    ['ensure_weight_tying', true, 'tied layers'],
     ['bias', 'all', 'got "all": trained biases'],
     ['bias', 'lora_only', 'trained biases'],
     ['init_lora_weights', 'pissa', 'got "pissa"'],
     ['init_lora_weights', 'pissa_niter_16', 'path_initial_model_for_weight_conversion'],
     ['init_lora_weights', 'olora', 'other base weights'],
     ['init_lora_weights', 'corda', 'other base weights'],
-    ['init_lora_weights', 'loftq', 'other base weights'],
-    ['init_lora_weights', 'lora_ga', 'other base weights'],
-    ['init_lora_weights', 'mica', 'train otherwise'],
+    ['init_lora_weights', 'loftq', 'other base weights, those that LoftQ has quantized; merge it'],
+    ['init_lora_weights', 'lora_ga', 'other base weights; convert it with'],
+    ['init_lora_weights', 'mica', 'train otherwise, with B frozen; set it to true'],
+    ['init_lora_weights', 'new', 'other base weights, or train otherwise'],
     ['init_lora_weights', 3, 'got 3'],
     ['peft_type', 'LILY', 'expected peft_type \'LORA\', got "LILY"; load it with LilyModel'],
     ['peft_type', 'LOHA', 'expected peft_type \'LORA\', got "LOHA"; load a LoRA adapter'],
     ['something_new', 1, '"something_new"; remove'],
     ['r', 0, 'r: expected an integer from 1 to 4096'],
     ['r', [], 'r: expected an integer from 1 to 4096'],
+    ['r', null, 'r: expected an integer from 1 to 4096, got null'],
+    ['lora_alpha', null, 'lora_alpha: expected a finite float32 number, got null'],
+    [
+      'modules_to_save',
+      ['head', 'self_attn'],
+      `got layer "${LAYER}" in a module that modules_to_save of adapter_config.json`,
+    ],
     ['lora_alpha', '', 'lora_alpha: expected a finite'],
     ['r', 5, 'expected shape [5, d_in]'],
     ['lora_alpha', 'x', 'lora_alpha: expected a finite'],
@@ -425,6 +435,14 @@ describe('refused with the name of', () => {
       (all) => all.set(`${KEY}A.default.weight`, anyTensor),
     ],
     'a key without the prefix': ['; rename', (all) => all.set(`${LAYER}.lora_A.weight`, anyTensor)],
+    'the adapter of torch.nn.MultiheadAttention': [
+      `got layer "${LAYER}.base_layer.out_proj" inside of another one; adapters of torch.nn.MultiheadAttention`,
+      (all) => {
+        for (const end of ['A', 'B'] as const) {
+          all.set(`base_model.model.${LAYER}.base_layer.out_proj.lora_${end}.weight`, all.get(`${KEY}${end}.weight`)!)
+        }
+      },
+    ],
     'a missing B': [
       `"${KEY}B.weight", got none; save the adapter with .lora_A.weight and .lora_B.weight`,
       (all) => all.delete(`${KEY}B.weight`),

@@ -1,6 +1,7 @@
 /** Adapter folders: files of PEFT are read and written again bit for bit, in both formats. */
 import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { fileSystemError } from '../../lib/checkpoint/errors.js'
 import {
@@ -32,6 +33,7 @@ import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
+const LORA = fileURLToPath(new URL('../fixtures/lora/plain', import.meta.url))
 const COMPACT = 'adapter_model.compact.safetensors'
 
 const filesOf = (folder: string) =>
@@ -122,6 +124,27 @@ describe("PEFT's folder", () => {
     }
   })
 })
+
+it.each([
+  ['Lily', LilyModel, GOLDEN, 'lily_'],
+  ['LoRA', LoraModel, LORA, 'lora_'],
+] as const)(
+  'tensors beside the parameters may have the name of the method in a component: %s',
+  async (_, Model, of, end) => {
+    const module = `f${end}head`
+    const folder = await withTensors((tensors) => {
+      tensors.set(`base_model.model.${module}.weight`, bytesOf('F32', [1, 2], Float32Array.of(1, 2)))
+      // Of an adapted output layer, which PEFT saves with its base weight.
+      tensors.set('base_model.model.lm_head.base_layer.weight', bytesOf('F32', [1, 2], Float32Array.of(3, 4)))
+    }, of)
+    writeFileSync(join(folder, CONFIG), JSON.stringify({ ...readFields(of), modules_to_save: [module] }))
+    const model = await Model.fromPretrained(folder)
+    expect([...(model.modulesToSave.get(module)?.get('weight')?.data ?? [])]).toEqual([1, 2])
+    const again = newFolder()
+    await model.savePretrained(again)
+    expect(filesOf(again)).toEqual(filesOf(folder))
+  },
+)
 
 describe('a created model', () => {
   it('writes the fields that PEFT writes', async () => {
@@ -380,6 +403,36 @@ describe('loading in another type', () => {
       expect(again.layers.get(layers[1].name)?.isFrozen).toBe(true)
     }
     expectCast(await LoraModel.fromPretrained(await lora.pretrainedFiles(), { dtype: to }), lora, to)
+  })
+
+  // PEFT loads all parameters as float32. Those of layers that a 16-bit base model keeps in float32 may be saved in that type.
+  it.each([
+    ['Lily', LilyModel, GOLDEN, /_B\.weight$/],
+    ['LoRA', LoraModel, LORA, /\.1\..*_B\.weight$/],
+  ] as const)('takes the parameters of a file with several types: %s', async (_, Model, folder, inBFloat16) => {
+    const mixed = await withTensors((tensors) => {
+      for (const [name, { shape, bytes }] of tensors) {
+        if (!inBFloat16.test(name)) continue
+        // The upper half of each number, which is little-endian.
+        tensors.set(
+          name,
+          bytesOf(
+            'BF16',
+            shape,
+            (bytes() as Uint8Array).filter((_, i) => i % 4 > 1),
+          ),
+        )
+      }
+    }, folder)
+    await expectRefused('ERR_LILY_CHECKPOINT', 'got BF16; pass the type to load all of them in as { dtype }', () =>
+      Model.fromPretrained(mixed),
+    )
+    const stored = readSafetensors(join(mixed, TENSORS))
+    const loaded = await Model.fromPretrained(mixed, { dtype: 'float32' })
+    for (const [name, { value }] of loaded.parameters()) {
+      expect(value.dtype).toBe('float32')
+      expectSameBits(name, value.data, stored.get(`base_model.model.${name}`)!.data)
+    }
   })
 
   it('refuses one whose range does not hold the numbers, and what is no type', async () => {
