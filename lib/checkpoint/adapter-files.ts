@@ -3,6 +3,7 @@ import { describe, fail, reading } from '../base/errors.js'
 import { entriesOf, get, isPlain, type Named } from '../base/options.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { classOfData, type FileData, openData } from './file-data.js'
+import { PICKLE_FILE } from './files.js'
 import type { OpenFile } from './open-file.js'
 
 /**
@@ -53,8 +54,9 @@ export function readFiles(argument: string, value: unknown): AdapterFiles | null
     open: (name) => {
       const file = files.get(name)
       if (file !== undefined) return Promise.resolve(openData(file.path, file.data))
+      const advice = files.has(PICKLE_FILE) ? 'save the adapter as safetensors with PEFT' : 'add it'
       return Promise.reject(
-        checkpointError(name, `expected it among the files, got ${quoteSome([...files.keys()])}; add it`),
+        checkpointError(name, `expected it among the files, got ${quoteSome([...files.keys()])}; ${advice}`),
       )
     },
   }

@@ -1,5 +1,5 @@
 /** Adapters without a file system: read from File objects, Blobs and bytes, and saved as File objects. */
-import { copyFileSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
@@ -191,6 +191,22 @@ describe('what a folder is refused for, files are refused for, in the same words
     )
     const other = name === CONFIG ? TENSORS : CONFIG
     expect(message).toBe(`${name}: expected it among the files, got "README.md", "${other}"; add it`)
+  })
+
+  // Its bytes are never read: a file of pickle is a program.
+  it("PyTorch's own format of the tensors", async () => {
+    const folder = goldenCopy()
+    const pickle = 'adapter_model.bin'
+    renameSync(join(folder, TENSORS), join(folder, pickle))
+    const message = (advice: string) => `got "${CONFIG}", "${pickle}"; ${advice}`
+    await expectRefused('ERR_LILY_CHECKPOINT', message('save the adapter as safetensors with PEFT'), () =>
+      LilyModel.fromPretrained(filesOf(folder)),
+    )
+    await expectRefused(
+      'ERR_LILY_CHECKPOINT',
+      message('pass the folder of an adapter that PEFT has saved as safe'),
+      () => LilyModel.fromPretrained(folder),
+    )
   })
 })
 
