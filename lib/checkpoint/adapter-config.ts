@@ -112,7 +112,7 @@ function toConfig<C extends Targets>(
     return readConfig(
       Object.fromEntries(
         entries
-          .filter(([name, field]) => isSet(name, fields[field]))
+          .filter(([name, field]) => isSet(name, fields[field]) && !(name === 'layersPattern' && hasNoIndices(fields)))
           .map(([name, field]) => [name, toOption(field, fields[field])]),
       ),
       true,
@@ -143,6 +143,11 @@ function isSet(name: string, value: unknown): boolean {
   if (value === null) return NUMBERS.includes(name)
   const isEmpty = value === '' || (Array.isArray(value) && value.length === 0)
   return !isEmpty || !TARGETS.some((target) => target === name)
+}
+
+/** Whether the list of indices is empty, with which PEFT ignores layers_pattern; without a list it refuses that field. */
+function hasNoIndices({ layers_to_transform: indices }: Readonly<Record<string, unknown>>): boolean {
+  return Array.isArray(indices) && indices.length === 0
 }
 
 /**

@@ -41,13 +41,14 @@ export function readPatternValues(
     if (pattern === '') fail('ERR_LILY_ARGUMENT', field, 'expected patterns of names, got an empty one; remove it')
     return [pattern, check(`${field}['${pattern}']`, value)]
   })
-  // The first pattern that matches counts, and objects of JavaScript move such keys to their beginning.
-  const moved = entries.length > 1 ? entries.find(([pattern]) => /^\d+$/.test(pattern)) : undefined
-  if (moved !== undefined) {
+  // The first pattern that matches counts, and objects of JavaScript move integers to their beginning. No name ends with two.
+  const integers = entries.filter(([pattern]) => /^\d+$/.test(pattern))
+  if (integers.length > 0 && integers.length < entries.length) {
+    const [[moved]] = integers
     fail(
       'ERR_LILY_ARGUMENT',
       field,
-      `expected patterns that are no integers, whose order is not kept, got '${moved[0]}'; write it as '(${moved[0]})'`,
+      `expected patterns that are no integers beside others, since their order is not kept, got '${moved}'; write it as '(${moved})'`,
     )
   }
   const values = Object.freeze(Object.fromEntries(entries))

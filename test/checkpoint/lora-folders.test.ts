@@ -83,6 +83,11 @@ describe("PEFT's folders", () => {
     expect(model.config).toMatchObject({ rankPattern: {}, layersToTransform: null, targetModules: null })
     const texts = await LoraModel.fromPretrained(withLoraFields({ exclude_modules: '', layers_pattern: '' }))
     expect(texts.config).toMatchObject({ excludeModules: null, layersPattern: null })
+    // Which PEFT ignores: it refuses a list of modules only where there is no list of indices.
+    const noIndex = await LoraModel.fromPretrained(
+      withLoraFields({ layers_to_transform: [], layers_pattern: 'layers' }),
+    )
+    expect(noIndex.config).toEqual(texts.config)
     // Fields of variants that are not supported, without a value.
     const variants = { megatron_config: {}, target_parameters: [], layer_replication: null, use_dora: false }
     expect((await LoraModel.fromPretrained(withLoraFields(variants))).config).toEqual(texts.config)

@@ -362,6 +362,9 @@ describe('patterns of ranks', () => {
     ['layers.1.q_proj', { 'k_proj|q_proj': 4 }, 4],
     ['layers.2.q_proj', { '\\d\\.q_proj': 4, 'no.q_proj': 5 }, 4],
     ['q_proj', { 'layers.q_proj': 5, q_proj: 6 }, 6],
+    // As PEFT writes for the layers of a torch.nn.Sequential.
+    ['12', { 2: 5, 12: 6 }, 6],
+    ['mlp.2', { 2: 5, 12: 6 }, 5],
   ])('%s with %o: %i', (name, rankPattern, expected) => {
     expect(rankOf(name, rankPattern)).toBe(expected)
     expect(rankOf(name, new Map(Object.entries(rankPattern)))).toBe(expected)
