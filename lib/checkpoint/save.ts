@@ -169,8 +169,8 @@ async function asLoraContents(model: LilyModel, origin: Origin | undefined, path
   // PEFT scales by alpha / r.
   const config = readLoraConfig({ ...(Object.fromEntries(fields) as Targets), r, loraAlpha: scaling * r }, true)
   const { targets, difference } = targetsOf(LORA, config, model, origin)
-  // LoRA shares no parameters: PEFT can only leave out other layers.
-  if (config.layersToTransform !== null) checkForPeft(LORA, difference, pathOf)
+  // The difference that a file has is that of Lily. LoRA shares no parameters: of it PEFT can only leave out other layers.
+  if (origin === undefined || config.layersToTransform !== null) checkForPeft(LORA, difference, pathOf)
   const text = configText(LORA, { config, targets }, model.adapterConfig)
   return adapterContents(PEFT_FILE, pathOf, tensors, PYTORCH, text)
 }

@@ -105,6 +105,9 @@ describe('target_modules that match a module which contains layers, which PEFT r
         "suffixes such as 'q_proj' or a regular expression",
       () => create(['0', 'y']).pretrainedFiles(),
     )
+    const lily = LilyModel.create({ layers: sized(names), config: { r: 2, targetModules: ['0', 'y'] } })
+    lily.freeze('uniform')
+    await expectRefused('ERR_LILY_CHECKPOINT', 'got some that match "x.0"', () => lily.loraFiles())
     const pattern = String.raw`0|x\.0\.y`
     expect(await targetsIn(await create(pattern).pretrainedFiles())).toBe(pattern)
     expect(modulesAround(names).filter((module) => matches(pattern, module))).toEqual(names)
