@@ -49,7 +49,10 @@ export function withModules(
     }
     modules.push(module)
     const prefix = `${PREFIX}${module}.`
-    for (const key of others?.keys() ?? []) if (key.startsWith(prefix) && !given.has(key)) tensors.delete(key)
+    for (const [key, { dtype }] of others ?? []) {
+      // The caller cannot give tensors of other types, such as the counter of a BatchNorm, without which PEFT fails.
+      if (key.startsWith(prefix) && !given.has(key) && Object.hasOwn(NAMES, dtype)) tensors.delete(key)
+    }
     for (const [name, value] of entriesOf(`modulesToSave[${quote(module)}]`, named)) {
       if (name === '' || name.includes(marker)) {
         fail(

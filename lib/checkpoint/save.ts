@@ -42,7 +42,7 @@ export interface SaveOptions<F extends 'peft' | 'compact' = 'peft' | 'compact'> 
   /**
    * Tensors that travel with the adapter, such as a classifier's head: `{ classifier: { weight, bias } }`, by the name of
    * the module in the base model. PEFT loads them as its modules_to_save. Modules that the adapter was read with are
-   * written again unless they are given here.
+   * written again unless they are given here; their tensors of other types, such as integers, are written in any case.
    */
   readonly modulesToSave?: ModulesToSave | undefined
   /**

@@ -152,7 +152,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
 
   /**
    * The tensors of the modules that PEFT's modules_to_save lists, such as a classifier's head: by module name, then by
-   * tensor name. Empty for a model that was created. {@link savePretrained} writes them again.
+   * tensor name. Empty for a model that was created. {@link savePretrained} writes them again, and with them those of other
+   * types than float32, bfloat16 and float16, such as counters, which are not in the result.
    */
   get modulesToSave(): SavedModules {
     return this.#origin === undefined ? new Map() : modulesOf(this.#origin.others, this.#origin.fields.modules_to_save)

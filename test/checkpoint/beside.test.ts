@@ -183,6 +183,27 @@ describe('modules to save', () => {
     expect(readFields(folder).modules_to_save).toEqual(['classifier', 'score'])
   })
 
+  it('keep their tensors of types that no caller can give, which PEFT requires', async () => {
+    const counter = 'base_model.model.head.norm.num_batches_tracked'
+    const folder = await withTensors((tensors) => {
+      tensors.set('base_model.model.head.norm.weight', bytesOf('F32', [2, 3], weight.data))
+      tensors.set(counter, bytesOf('I64', [], BigInt64Array.of(7n)))
+    })
+    const listed = { ...readFields(GOLDEN), modules_to_save: ['head'] }
+    writeFileSync(join(folder, CONFIG), JSON.stringify(listed))
+    const model = await LilyModel.fromPretrained(folder)
+    const changed = { ...weight, data: weight.data.map((value) => -value) }
+    for (const format of ['compact', 'peft'] as const) {
+      await model.savePretrained(folder, { format, modulesToSave: { head: { 'norm.weight': changed } } })
+      const [name] = readdirSync(folder).filter((each) => each.endsWith('.safetensors'))
+      const file = await SafetensorsFile.open(join(folder, name))
+      expect(new BigInt64Array((await file.readBytes(counter)).slice().buffer)).toEqual(BigInt64Array.of(7n))
+      await file.close()
+      const read = await LilyModel.fromPretrained(folder)
+      expect(read.modulesToSave).toEqual(new Map([['head', new Map([['norm.weight', changed]])]]))
+    }
+  })
+
   it('of a created model', async () => {
     const layers = [{ name: 'layers.0.q_proj', inFeatures: 6, outFeatures: 5 }]
     const model = LilyModel.create({ layers, config: { r: 2, targetModules: ['q_proj'] } })
