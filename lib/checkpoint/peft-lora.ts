@@ -88,7 +88,7 @@ export const LORA: PeftMethod<LoraConfig> = {
 function refusal(fields: Readonly<Record<string, unknown>>): readonly [string, string] | null {
   for (const [name, variant] of Object.entries(VARIANTS)) {
     const value = fields[name]
-    if (!isOff(value)) return [name, `expected null or false, got ${show(value)}: ${variant} is not supported`]
+    if (!isOff(name, value)) return [name, `expected null or false, got ${show(value)}: ${variant} is not supported`]
   }
   const { bias = 'none', init_lora_weights: initialisation = true } = fields
   if (bias !== 'none' && bias !== null) {
@@ -113,9 +113,13 @@ function whyNot(initialisation: unknown): string {
   return `${belongs}; convert it with PEFT's path_initial_model_for_weight_conversion`
 }
 
+/** Fields of which PEFT reads an empty object as one of defaults. */
+const HAVE_DEFAULTS = ['kasa_config', 'velora_config', 'monteclora_config']
+
 /** Whether a field has no value. */
-function isOff(value: unknown): boolean {
+function isOff(name: string, value: unknown): boolean {
   if (value === undefined || value === null || value === false) return true
+  if (HAVE_DEFAULTS.includes(name)) return false
   return typeof value === 'object' && Object.keys(value).length === 0
 }
 

@@ -371,6 +371,10 @@ describe('refused with the name of', () => {
     ['kasa_config', { beta: 1 }, 'KaSA'],
     ['velora_config', { num_groups: 2 }, 'VeLoRA'],
     ['monteclora_config', { num_samples: 8 }, 'MonteCLoRA'],
+    // PEFT reads an empty object as the defaults of these.
+    ['kasa_config', {}, 'KaSA'],
+    ['velora_config', {}, 'VeLoRA'],
+    ['monteclora_config', {}, 'MonteCLoRA'],
     ['layer_replication', [[0, 2]], 'replication of layers'],
     ['megatron_config', { size: 2 }, 'Megatron'],
     ['target_parameters', ['experts.gate_up_proj'], 'adapters of other parameters'],
