@@ -1,4 +1,4 @@
-/** A save that fails after its first renames and removals: with a removal that the file system refuses. */
+/** A save that fails at its journal, and after its first renames and removals. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it, vi } from 'vitest'
@@ -12,7 +12,29 @@ vi.mock('node:fs/promises', async (load) => {
     if (String(path).endsWith('/refused')) return Promise.reject(Object.assign(new Error('EPERM'), { code: 'EPERM' }))
     return actual.rm(path, options)
   }
-  return { ...actual, rm }
+  const open: typeof actual.open = async (path, flags) => {
+    const handle = await actual.open(path, flags)
+    // As on a full disk: the file is there, and what is written does not fit.
+    if (isFull && String(path).includes('/.journal.')) {
+      handle.writeFile = () => Promise.reject(Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' }))
+    }
+    return handle
+  }
+  return { ...actual, rm, open }
+})
+
+let isFull = false
+
+it('leaves the old files, and nothing else, where the disk has no room for the journal', async () => {
+  const folder = newFolder()
+  const file = (name: string, content: string) => ({ name, blocks: () => [Buffer.from(content)] })
+  await replaceFiles(folder, [file('a', 'old a'), file('b', 'old b')])
+  isFull = true
+  const save = () => replaceFiles(folder, [file('a', 'new a'), file('b', 'new b')])
+  await expectRefused('ERR_LILY_CHECKPOINT', 'ENOSPC', save)
+  isFull = false
+  expect(readdirSync(folder).sort()).toEqual(['a', 'b'])
+  for (const name of ['a', 'b']) expect(readFileSync(join(folder, name), 'utf8')).toBe(`old ${name}`)
 })
 
 it('restores replaced and removed files, and removes new ones', async () => {

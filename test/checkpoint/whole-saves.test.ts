@@ -208,6 +208,19 @@ describe('a save that was interrupted', () => {
     await (await LilyModel.fromPretrained(folder)).savePretrained(folder)
     expect(readdirSync(folder).sort()).toEqual([CONFIG, TENSORS, ...others].sort())
   })
+
+  it('leaves files that the next save removes before it writes its own: the disk may have no room for both', async () => {
+    const folder = await interrupted(1)
+    writeFileSync(join(folder, `.${TENSORS}.lily-00112233aabb.tmp`), 'x')
+    let beside: string[] = []
+    const blocks = () => {
+      beside = readdirSync(folder).filter((name) => !name.startsWith('.README.md.'))
+      return [Buffer.from('text')]
+    }
+    await replaceFiles(folder, [{ name: 'README.md', blocks }])
+    expect(beside.sort()).toEqual([CONFIG, TENSORS].sort())
+    expect(await numberIn(folder)).toBe(5)
+  })
 })
 
 describe('a save that fails', () => {

@@ -9,6 +9,7 @@
 import { randomBytes } from 'node:crypto'
 import { fsync } from 'node:fs'
 import {
+  chmod,
   copyFile,
   type FileHandle,
   link,
@@ -113,8 +114,11 @@ async function replaceNow(
       path = join(folder, name)
       await checkReplaceable(path)
     }
-    // Under a shared lock no save looks for stale files, between the creation of these and their locking.
-    await withFolderLock(folder, 'shared', async () => {
+    // Under this lock no other save looks for stale files, between the creation of these and their locking. What earlier
+    // saves have left goes first: on a full disk there may be room for these files only then.
+    await withFolderLock(folder, 'exclusive', async () => {
+      await completeSave(folder)
+      await removeStale(folder)
       for (const { name } of files) {
         path = join(folder, name)
         temporaries.push(await createTemporary(folder, name))
@@ -123,7 +127,7 @@ async function replaceNow(
     for (const [i, { name, blocks, check: checkFile }] of files.entries()) {
       const { handle } = temporaries[i]
       path = join(folder, name)
-      await keepPermissions(path, handle)
+      await keepPermissions(path, folder, temporaries[i])
       for await (const block of blocks()) await writeAll(handle, block)
       await checkFile?.(await openHandle(path, handle))
       await flush(handle)
@@ -131,7 +135,6 @@ async function replaceNow(
     path = folder
     await withFolderLock(folder, 'exclusive', async () => {
       await completeSave(folder)
-      await removeStale(folder)
       await check()
       await commit(folder, temporaries, obsolete, progress)
     })
@@ -201,16 +204,25 @@ async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
 const synchronize = promisify(fsync)
 
 /** Flushes a file or a folder to the disk. The file handles of Yarn's Plug'n'Play have no `sync`. */
-async function flush({ fd }: FileHandle): Promise<void> {
-  await synchronize(fd)
+async function flush(handle: FileHandle): Promise<void> {
+  await synchronize(handle.fd).catch(ifForbidden(() => handle.sync()))
 }
 
 /** As far as this process may: only root gives files away. */
-async function keepPermissions(path: string, handle: FileHandle): Promise<void> {
+async function keepPermissions(path: string, folder: string, { temporary, handle }: Temporary): Promise<void> {
   const old = await lstat(path).catch(ignoreMissing)
   if (old?.isFile() !== true) return
+  const mode = old.mode & 0o7777
   await handle.chown(old.uid, old.gid).catch(() => undefined)
-  await handle.chmod(old.mode & 0o7777)
+  await handle.chmod(mode).catch(ifForbidden(() => chmod(join(folder, temporary), mode)))
+}
+
+/** Another way to do what Node's permission model forbids: it refuses functions of open files that it has others for. */
+function ifForbidden(otherWay: () => Promise<void>): (error: unknown) => Promise<void> {
+  return (error) => {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_ACCESS_DENIED') throw error
+    return otherWay()
+  }
 }
 
 /** Gives all files their names, or none. */
@@ -234,9 +246,10 @@ async function commit(
       temporaries.map(({ name, temporary }) => ({ from: temporary, to: name })),
       obsolete,
     )
+    const prepared = await prepareJournal(folder, journal)
     progress.isJournalled = true
     try {
-      await writeJournal(folder, journal)
+      await publishJournal(folder, prepared)
       for (const { from, to } of journal.renames) await rename(join(folder, from), join(folder, to))
       await finish(folder, journal)
     } catch (cause) {
@@ -283,20 +296,30 @@ async function undo(folder: string, names: readonly string[], backups: ReadonlyM
     return from === undefined ? [] : [{ from, to }]
   })
   const created = names.filter((name) => !backups.has(name))
-  await writeJournal(folder, await describeSteps(folder, renames, created))
+  await publishJournal(folder, await prepareJournal(folder, await describeSteps(folder, renames, created)))
   await completeSave(folder)
 }
 
-async function writeJournal(folder: string, journal: Journal): Promise<void> {
-  const temporary = join(folder, temporaryName('journal'))
-  const handle = await open(temporary, 'wx')
+/** Writes a journal under a name that no reader looks for, and returns the name. A full disk has no room for it. */
+async function prepareJournal(folder: string, journal: Journal): Promise<string> {
+  const temporary = temporaryName('journal')
+  const path = join(folder, temporary)
+  const handle = await open(path, 'wx')
   try {
     await handle.writeFile(JSON.stringify(journal))
     await flush(handle)
+  } catch (error) {
+    await removeAll([path])
+    throw error
   } finally {
     await handle.close()
   }
-  await rename(temporary, join(folder, JOURNAL_FILE))
+  return temporary
+}
+
+/** From here on the journal counts. */
+async function publishJournal(folder: string, temporary: string): Promise<void> {
+  await rename(join(folder, temporary), join(folder, JOURNAL_FILE))
   await synchronizeFolder(folder)
 }
 
