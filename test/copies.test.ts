@@ -27,6 +27,12 @@ class OtherTensor {
   get strides() {
     return [this.shape[1], 1]
   }
+  get byteOffset() {
+    return 0
+  }
+  get buffer() {
+    throw new Error('this tensor is on no GPUDevice')
+  }
   [deviceTensor]() {
     throw new Error('this tensor is in host memory')
   }

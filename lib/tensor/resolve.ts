@@ -168,12 +168,14 @@ function readOperand(argument: string, operand: Operand | null): Operand {
 /** @param provide the value's method `deviceTensor`, if it has one */
 function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes): Operand {
   const device = value.device
-  // A host tensor of another version of this package has the method too, which throws.
-  if (provide !== undefined && !isHost(device)) return readProvided(argument, value, provide)
+  // A host tensor of another version of this package has the method too, which throws, as its buffer does.
+  const isOfOtherVersion = provide !== undefined && isHost(device)
+  if (provide !== undefined && !isOfOtherVersion) return readProvided(argument, value, provide)
   const ptr = value.ptr
   if (ptr !== undefined) return readCudaMemory(argument, value, ptr, device, value)
 
-  if (!ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
+  if (!isOfOtherVersion && !ArrayBuffer.isView(value) && isGpuBuffer(value.buffer))
+    return readGpuBuffer(argument, value)
 
   const wrapped = wrappedIn(value)
   if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor], dtypes)

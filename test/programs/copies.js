@@ -108,6 +108,13 @@ async function check(made, used) {
     const file = await made.SafetensorsFile.open(join(folder, 'f.safetensors'))
     same(await file.read('x'), tensors.x)
     await file.close()
+    // Saves run in the order of the calls: the first one takes longer.
+    const path = join(folder, 'order.safetensors')
+    const long = made.writeSafetensors(path, { first: made.tensor(new Float32Array(1 << 22), [1 << 22]) })
+    await Promise.all([long, used.writeSafetensors(path, { last: tensors.x })])
+    const saved = await used.SafetensorsFile.open(path)
+    assert.deepEqual([...saved.tensors.keys()], ['last'])
+    await saved.close()
   } finally {
     rmSync(folder, { recursive: true })
   }

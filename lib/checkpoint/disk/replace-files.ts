@@ -24,6 +24,7 @@ import {
 } from 'node:fs/promises'
 import { basename, dirname, join, resolve, sep } from 'node:path'
 import { promisify } from 'node:util'
+import { shared } from '../../base/copies.js'
 import { native } from '../../binding/native.js'
 import { checkpointError, fileSystemError } from '../errors.js'
 import { isObject } from '../json.js'
@@ -55,8 +56,11 @@ const TEMPORARY = /^\.(.+)\.lily-[0-9a-f]{12}\.tmp$/
 /** A journal takes some hundred bytes. */
 const MAX_JOURNAL_BYTES = 1 << 16
 
-/** The last save of each folder in this process: saves of one folder run one after the other, in the order of the calls. */
-const saves = new Map<string, Promise<void>>()
+/**
+ * The last save of each folder, by any copy of the package: saves of one folder run one after the other, in the order of the
+ * calls.
+ */
+const saves = shared('saves', () => new Map<string, Promise<void>>())
 
 /**
  * Writes files of a folder, which is created if it does not exist. Either all files have their new content afterwards,
