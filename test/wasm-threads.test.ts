@@ -1,7 +1,9 @@
 /** The Async forms on WebAssembly where threads do not start, end, or have no memory. The project `wasm` runs it. */
-import { existsSync } from 'node:fs'
+import { execFile } from 'node:child_process'
+import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 import type * as package_ from '../lib/index.js'
 import { packageRoot } from '../lib/binding/root.js'
@@ -14,6 +16,7 @@ import { nodeHost } from '../lib/binding/wasm/node-host.js'
 import type { ThreadStart } from '../lib/binding/wasm/thread-script.js'
 import { expectSameBits } from './support/compare.js'
 import { smallOperands } from './support/small.js'
+import { temporaryFolder } from './support/temporary.js'
 
 const missing = existsSync(join(packageRoot, 'build/wasm/wasm.wasm'))
   ? undefined
@@ -83,6 +86,33 @@ describe.each([
     }
   })
 })
+
+test(
+  'a module that NODE_OPTIONS preloads, and that calls the package, does not run in the threads',
+  { timeout: 70_000 },
+  async () => {
+    const preloaded = join(temporaryFolder(), 'preloaded.cjs')
+    const call = `const x = lily.tensor(new Float32Array(300 * 300), [300, 300])
+    lily.linearForward({ x, weight: x })`
+    // A thread's console would need the event loop of the main thread.
+    writeFileSync(
+      preloaded,
+      `process._rawDebug('preloaded'); const lily = require(${JSON.stringify(packageRoot)}); ${call}`,
+    )
+    const program = `import * as lily from 'lily-kernels'; ${call}; await lily.linearForwardAsync({ x, weight: x })`
+    const { stderr } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], {
+      cwd: packageRoot,
+      env: {
+        ...process.env,
+        LILY_CPU_ISA: 'wasm',
+        LILY_NUM_THREADS: '3',
+        NODE_OPTIONS: `--require ${JSON.stringify(preloaded)}`,
+      },
+      timeout: 60_000, // ends a process that starts threads forever
+    })
+    expect(stderr).toBe('preloaded\n')
+  },
+)
 
 /** Threads of Node.js whose start message is changed. */
 const startWith = (changes: Partial<ThreadStart>) => (script: string) => {

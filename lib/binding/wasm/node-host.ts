@@ -45,8 +45,9 @@ function embedded(file: string): Uint8Array<ArrayBuffer> | null {
 }
 
 function start(script: string): Thread {
-  // Without the flags of this process: a loader that they name would run in each thread.
-  const worker = new Worker(script, { eval: true, execArgv: [] })
+  // Without the flags of this process and of NODE_OPTIONS: a module that they name would run in each thread, and if it calls
+  // this package, start threads of its own.
+  const worker = new Worker(script, { eval: true, execArgv: [], env: {} })
   worker.unref()
   return {
     post(message) {
