@@ -134,3 +134,12 @@ test('results of calls are memory that the process has had before', async ({ ski
   // y has 384 pages of 4 KiB.
   expect(Number(stdout)).toBeLessThan(38)
 })
+
+test('emptyCache returns to the system what many results at once have taken', { timeout: 60_000 }, async ({ skip }) => {
+  skip(glibc === undefined, 'the malloc of this process is not that of glibc')
+  const cwd = fileURLToPath(new URL('programs', import.meta.url))
+  const { stdout } = await promisify(execFile)(process.execPath, ['--expose-gc', 'burst.js'], { cwd })
+  const { before, during, emptied } = JSON.parse(stdout) as Record<'before' | 'during' | 'emptied', number>
+  expect(during - before).toBeGreaterThan(300 * 2 ** 20) // y of each of the 300 calls has 1 MiB
+  expect(emptied - before).toBeLessThan(64 * 2 ** 20)
+})

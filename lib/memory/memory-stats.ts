@@ -50,8 +50,9 @@ function statistics(backend: number, device: number, pinned: boolean): PoolStati
 }
 
 /**
- * Frees the cached blocks of all pools, on the host and on all devices (compare `torch.cuda.empty_cache`). It waits for
- * enqueued work that still uses them, so do not call it in a training loop. Throws nothing.
+ * Frees the cached blocks of all pools, on the host and on all devices (compare `torch.cuda.empty_cache`), and returns free
+ * memory of the heap of glibc to the system. It waits for enqueued work that still uses the blocks, so do not call it in a
+ * training loop. Throws nothing.
  *
  * @example
  * emptyCache()
