@@ -1,6 +1,8 @@
 /** Locks of folders, by which saves and loads of several processes, Workers and calls exclude each other. */
 import { constants, type FileHandle, open } from 'node:fs/promises'
+import { resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { shared } from '../../base/copies.js'
 import { native } from '../../binding/native.js'
 import { checkpointError } from '../errors.js'
 
@@ -9,8 +11,8 @@ const MOST_SECONDS = 60
 
 /**
  * Runs `work` while this call holds the folder's lock. A shared lock excludes exclusive ones only. The operating system
- * releases the lock of a process that ends, however it ends. A file system without locks, and a folder that this process
- * may not list, are used without one.
+ * releases the lock of a process that ends, however it ends. In a file system without locks, and in a folder that this
+ * process may not list, the calls of this thread exclude each other, and no other ones.
  *
  * @throws LilyError ERR_LILY_CHECKPOINT if another process keeps the lock for a minute
  */
@@ -24,16 +26,34 @@ export async function withFolderLock<T>(
     throw error
   })
   try {
-    if (handle !== null) await lock(folder, handle, kind)
-    return await work()
+    const hasLock = handle !== null && (await lock(folder, handle, kind))
+    return await (hasLock ? work() : inTurn(resolve(folder), work))
   } finally {
     await handle?.close()
   }
 }
 
-async function lock(folder: string, handle: FileHandle, kind: 'shared' | 'exclusive'): Promise<void> {
+/** The last call of each folder without a lock, by any copy of the package. */
+const turns = shared('turns', () => new Map<string, Promise<unknown>>())
+
+/** Runs `work` after that of earlier calls. A lock that is shared elsewhere is not here: it is held for milliseconds. */
+async function inTurn<T>(folder: string, work: () => Promise<T>): Promise<T> {
+  const earlier = turns.get(folder) ?? Promise.resolve()
+  const turn = earlier.catch(() => undefined).then(work)
+  turns.set(folder, turn)
+  try {
+    return await turn
+  } finally {
+    if (turns.get(folder) === turn) turns.delete(folder)
+  }
+}
+
+/** Returns false where there are no locks. */
+async function lock(folder: string, handle: FileHandle, kind: 'shared' | 'exclusive'): Promise<boolean> {
   const begin = performance.now()
-  for (let milliseconds = 1; native.fileLock(handle.fd, kind === 'exclusive') === false;) {
+  const tryLock = () => native.fileLock(handle.fd, kind === 'exclusive')
+  let isLocked = tryLock()
+  for (let milliseconds = 1; isLocked === false; isLocked = tryLock()) {
     if (performance.now() - begin > MOST_SECONDS * 1000) {
       throw checkpointError(
         folder,
@@ -43,4 +63,5 @@ async function lock(folder: string, handle: FileHandle, kind: 'shared' | 'exclus
     await delay(milliseconds)
     milliseconds = Math.min(2 * milliseconds, 20)
   }
+  return isLocked !== null
 }
