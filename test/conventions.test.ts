@@ -49,6 +49,7 @@ class StdlibArray {
   }
 }
 
+const onnx = { data: x, dims: [tokens, dIn], type: 'float32' }
 const window = ndarray(larger, [height, width]).lo(top, left).hi(tokens, dIn)
 const columnMajor = Float32Array.from({ length: x.length }, (_, i) => x[(i % tokens) * dIn + Math.floor(i / tokens)])
 
@@ -67,7 +68,9 @@ describe('a layout that is supported', () => {
       { data: larger, shape: [tokens, dIn], strides: [width, 1], byteOffset: 4 * offset },
     ],
     ['with an offset alone', { data: Float32Array.from([NaN, ...x, NaN]), shape: [tokens, dIn], offset: 1 }],
-    ['of ONNX Runtime', { data: x, dims: [tokens, dIn], type: 'float32' }],
+    ['of ONNX Runtime', onnx],
+    ['of ONNX Runtime in pinned memory', Object.assign(Object.create({ location: 'cpu-pinned' }), onnx)],
+    ['of Transformers.js, which wraps one of ONNX Runtime', { ort_tensor: onnx }],
     ['without a prototype', Object.assign(Object.create(null), { data: x, shape: [tokens, dIn] })],
   ])('%s is honoured', (_, given) => {
     expect(yOf(given)).toEqual(expected)
@@ -122,7 +125,9 @@ describe('the shape of a tensor', () => {
 it.each<[string, MaskLike]>([
   ['booleans', [true, false, true, true, false]],
   ['numbers', [1, 0, 1, 1, 0]],
+  ['other numbers', [0.5, 0, 256, -1, 0]],
   ['a Uint8Array', Uint8Array.of(1, 0, 1, 1, 0)],
+  ['other bytes', Uint8Array.of(2, 0, 255, 1, 0)],
   ['an Int32Array', Int32Array.of(1, 0, 1, 1, 0)],
   ['a Float32Array', Float32Array.of(1, 0, 1, 1, 0)],
   ['an int32 tensor of ONNX Runtime', { data: Int32Array.of(1, 0, 1, 1, 0), dims: [tokens], type: 'int32' }],
@@ -181,7 +186,7 @@ describe('what is not supported', () => {
     ],
     ['a misspelt field', { data: x, shape: [tokens, dIn], byteoffset: 8 }, 'ARGUMENT', "unknown field 'byteoffset'"],
     ['a tfjs tensor', tfjs, 'ARGUMENT', 'await tensor.data()'],
-    ['a tensor on the GPU of ONNX Runtime', onGpu(), 'ARGUMENT', "location 'gpu-buffer'"],
+    ['a tensor on the GPU of ONNX Runtime', onGpu(), 'ARGUMENT', "'gpu-buffer'; pass { buffer"],
     ['a math.js matrix', { _data: [[1]], _size: [1, 1], data: x }, 'ARGUMENT', 'math.js'],
     ['an ml-matrix', { data: [x], rows: 1, columns: 3, to1DArray: () => [] }, 'ARGUMENT', 'ml-matrix'],
     ['data that is a function', { data: () => x, shape: [tokens, dIn] }, 'ARGUMENT', 'data is a function'],
@@ -209,6 +214,7 @@ describe('what is not supported', () => {
     expect(caught(() => tensor(data as unknown as Uint16Array, shape, 'float16')).message).toContain('Float16Array')
     const bits = new Uint16Array(data.buffer, data.byteOffset, data.length)
     expect([...cast(tensor(bits, shape, 'float16'), 'float32').data]).toEqual(values)
+    expect([...cast({ data: bits, dims: shape, type: 'float16' }, 'float32').data]).toEqual(values)
   })
 
   it('in device memory too', () => {

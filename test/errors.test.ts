@@ -124,7 +124,7 @@ const forms: Rows<{ x: Operand; [name: string]: unknown }> = [
   ['a product of dimensions beyond 2^53', SHAPE, 'x', ({ x }) => (x.shape = [2 ** 30, 2 ** 30, dIn])],
   ['a product of dimensions beyond 2^64', SHAPE, 'x', ({ x }) => (x.shape = [2 ** 40, 2 ** 40, dIn])],
   ['the last stride is not 1', SHAPE, 'x', ({ x }) => ((x.shape = [tokens, dIn]), (x.strides = [1, tokens]))],
-  ['strides for other dimensions', SHAPE, 'x', ({ x }) => (x.strides = [30, dIn, 1])],
+  ['strides for other dimensions', SHAPE, 'x', ({ x }) => (x.strides = [dIn, 1, 1])],
   ['a stride that is negative', SHAPE, 'x', ({ x }) => (x.strides = [-dIn, 1])],
   ['strides that reach beyond data', SHAPE, 'x', ({ x }) => (x.strides = [dIn + 1, 1])],
   ['a stride beyond 2^53', SHAPE, 'with strides [4503599627370496, 1] of', ({ x }) => (x.strides = [2 ** 52, 1])],
@@ -188,6 +188,7 @@ const forward: Rows<Forward> = [
   ['router: missing', ARGUMENT, 'router', (call) => delete (call as Partial<Forward>).router],
   ['router: another rank', SHAPE, 'router', (call) => (call.router = room(experts, rank + 1))],
   ['router: one dimension', SHAPE, 'router', (call) => (call.router = room(experts * rank))],
+  ['router: three dimensions', SHAPE, 'router', ({ router }) => (router.shape = [1, experts, rank])],
   ['router: no experts', SHAPE, 'router', (call) => ((call.router = room(0, rank)), (call.b = room(0, dOut)))],
   [
     'router: more than 64 experts',
@@ -199,7 +200,9 @@ const forward: Rows<Forward> = [
   ['b: other experts', SHAPE, 'b', (call) => (call.b = room(experts + 1, rank, dOut))],
   ['b: E and r exchanged', SHAPE, 'b', (call) => (call.b = room(rank, experts, dOut))],
   ['b: no columns', SHAPE, 'b', (call) => ((call.b = room(experts, rank, 0)), (call.y = room(tokens, 0)))],
-  ['b: four dimensions', SHAPE, 'b', ({ b }) => (b.shape = [1, experts, rank, dOut])],
+  ['b: four dimensions', SHAPE, 'b', ({ b }) => (b.shape = [experts, 1, rank, dOut])],
+  ['b: rows that are no multiple of r, without a router', SHAPE, 'b: expected [E*r', uniform(experts * rank + 1, dOut)],
+  ['b: more than 64 experts, without a router', SHAPE, 'b: expected E from 1 to 64', uniform(65 * rank, dOut)],
   ['y: other rows', SHAPE, 'y', (call) => (call.y = room(tokens - 1, dOut))],
   ['y: other columns', SHAPE, 'y', (call) => (call.y = room(tokens, dOut + 1))],
   ['y: rows that overlap', SHAPE, 'y', ({ y }) => (y.strides = [dOut - 1, 1])],
@@ -267,9 +270,27 @@ const forward: Rows<Forward> = [
     },
   ],
   [
+    'mask: only the first of the leading dimensions of x',
+    SHAPE,
+    'mask',
+    (call) => ((call.x.shape = [2, 3, dIn]), (call.options.mask = new Uint8Array(2))),
+  ],
+  [
+    'mask: two flags per token',
+    SHAPE,
+    'mask',
+    ({ options }) => (options.mask = { data: new Uint8Array(2 * tokens), shape: [tokens, 2] }),
+  ],
+  [
+    'mask: more elements than data',
+    SHAPE,
+    'mask',
+    ({ options }) => (options.mask = { data: new Uint8Array(tokens - 1), shape: [tokens] }),
+  ],
+  [
     'mask: float16',
     DTYPE,
-    'mask',
+    'mask: expected uint8 or int32 or float32, got float16',
     ({ options }) => (options.mask = { data: new Uint16Array(tokens), shape: [tokens], dtype: 'float16' }),
   ],
   [
@@ -311,6 +332,7 @@ const forward: Rows<Forward> = [
       call.options.routing = 'sequence'
     },
   ],
+  ['x: 2^31 sequences', SHAPE, 'x', (call) => (call.x = { data: new Float32Array(0), shape: [2 ** 31, 0, dIn] })],
   ['weights: with a router', ARGUMENT, 'weights', ({ options }) => (options.weights = [1, 0])],
   ...badWeights(),
 ]
@@ -325,6 +347,7 @@ const backward: Rows<Backward> = [
   ['dy: on a device', DEVICE, 'dy', (call) => (call.dy = onDevice([tokens, dOut]) as never)],
   ['dy: a getter throws', ARGUMENT, 'dy', ({ dy }) => throwing(dy, 'data')],
   ['x again: another shape', SHAPE, 'x', (call) => (call.x = room(tokens + 1, dIn))],
+  ['x again: its first dimension', SHAPE, 'x: expected [6, 5]', (call) => (call.x = room(tokens))],
   ['x again: the same rows in another shape', SHAPE, 'x', (call) => (call.x = room(1, tokens, dIn))],
   ['x again: 16 bits', DTYPE, 'x', (call) => (call.x = halves([tokens, dIn]))],
   ['x again: on a device', DEVICE, 'x', (call) => (call.x = onDevice([tokens, dIn]))],
@@ -862,7 +885,7 @@ function badWeights(): Rows<Forward> {
     ['for more experts than there can be', SHAPE, new Array<number>(100).fill(0)],
     ['none', SHAPE, []],
     ['for other groups', SHAPE, { data: new Float32Array(3 * experts), shape: [3, experts] }],
-    ['three dimensions', SHAPE, { data: new Float32Array(2 * experts), shape: [1, 2, experts] }],
+    ['three dimensions', SHAPE, { data: new Float32Array(2 * experts), shape: [2, experts, 1] }],
     ['bytes', DTYPE, Uint8Array.of(1, 0)],
   ]
   const withB = (bShape: number[], form: string): Rows<Forward> =>
@@ -896,6 +919,15 @@ function manyRanks(call: Forward, ranks: number): void {
   call.a = room(ranks, dIn)
   call.router = room(experts, ranks)
   call.b = room(experts * ranks, dOut)
+}
+
+/** A call with a b of this shape and without a router. */
+function uniform(...shape: number[]) {
+  return (call: Forward): void => {
+    delete (call as Partial<Forward>).router
+    call.b = room(...shape)
+    call.options.routing = 'uniform'
+  }
 }
 
 function lastOfX(call: Forward): void {

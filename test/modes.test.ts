@@ -192,7 +192,7 @@ function modesIn(types: Types): void {
       await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', () =>
         forward({ x, a, router, b }, { routing: 'sequence' }),
       )
-      const deep = { ...x, shape: [1, 3, 2, dIn] }
+      const deep = { ...x, shape: [3, 2, 1, dIn] }
       const call = () => forward({ x: deep, a, router, b }, { routing: 'sequence' })
       await expectRefused('ERR_LILY_ARGUMENT', 'sequenceOffsets', call)
     })

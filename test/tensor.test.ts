@@ -1,5 +1,6 @@
 /** Host forms of operands, which give equal results without a copy; tensors and their lifetime. */
 import { getFloat16, setFloat16 } from '@petamoriken/float16'
+import { inspect } from 'node:util'
 import { runInThisContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import {
@@ -101,6 +102,12 @@ describe('host forms of an operand', () => {
     const pitch = dIn + 2
     const strides = [3 * pitch, 999, pitch, 1]
     expectSameResults(results({ x: { data: spread(x, 2), shape: [2, 1, 3, dIn], strides } }))
+  })
+
+  it('the stride within a single column, and all strides of no elements, are ignored', () => {
+    const column = { data: Float32Array.of(1, 2, 3), shape: [3, 1], strides: [1, 9] }
+    expect([...cast(column, 'float32').data]).toEqual([1, 2, 3])
+    expect(cast({ data: new Float32Array(0), shape: [0, 3], strides: [1, 1] }, 'float32').shape).toEqual([0, 3])
   })
 
   it('b and db in the layout of PEFT, [E*r, d_out]', () => {
@@ -348,10 +355,19 @@ describe('Tensor', () => {
 
   it('is rejected if data and shape disagree', () => {
     expectCode('ERR_LILY_SHAPE', () => tensor(new Float32Array(5), [2, 3]))
+    expectCode('ERR_LILY_SHAPE', () => tensor(new Float32Array(7), [2, 3]))
+    expectCode('ERR_LILY_SHAPE', () => tensor(new Float32Array(6), [-2, -3]))
     expectCode('ERR_LILY_DTYPE', () => tensor(new Float64Array(6) as never, [2, 3]))
     // @ts-expect-error: the bits may be bfloat16 or float16
     expectCode('ERR_LILY_DTYPE', () => tensor(new Uint16Array(6), [2, 3]))
     expectCode('ERR_LILY_DTYPE', () => tensor(new Float32Array(6), [2, 3], 'bfloat16'))
+  })
+
+  it('shows its first numbers, but no bits of 16-bit types', () => {
+    const thirds = Float32Array.from({ length: 8 }, (_, i) => i / 3)
+    expect(inspect(tensor(thirds, [2, 4]))).toBe('Tensor { float32 [2, 4] on cpu:0: 0, 0.3333, 0.6667, 1, ... }')
+    expect(inspect(tensor(thirds.subarray(0, 2), [2]))).toBe('Tensor { float32 [2] on cpu:0: 0, 0.3333 }')
+    expect(inspect(tensor(new Uint16Array(2), [2], 'float16'))).toBe('Tensor { float16 [2] on cpu:0 }')
   })
 
   it('is called a Tensor where something else is expected', () => {
@@ -401,7 +417,18 @@ describe('cast', () => {
     65504,
     65519.9,
   ]
-  const beyond = [65520, -1e6, 3.4e38, 2 ** -24, 2 ** -25, 2 ** -25 + 2 ** -36, -(2 ** -15), 1e-40, Infinity, -Infinity]
+  const beyond = [
+    65520,
+    -98304,
+    3.4e38,
+    2 ** -24,
+    2 ** -25,
+    2 ** -25 + 2 ** -36,
+    -(2 ** -15),
+    1e-40,
+    Infinity,
+    -Infinity,
+  ]
   const values = Float32Array.of(...special, ...beyond, ...gaussian(randomFrom(5), 100))
 
   it.each<Float>(types)('rounds float32 to %s', (dtype) => {
@@ -444,7 +471,8 @@ describe('cast', () => {
   })
 
   it('leaves gaps between rows out, and takes no tokens', () => {
-    const strided = { data: values, shape: [3, 2], strides: [5, 1], byteOffset: 8 }
+    const data = Float32Array.of(NaN, ...values).subarray(1)
+    const strided = { data, shape: [3, 2], strides: [5, 1], byteOffset: 8 }
     expect([...cast(strided, 'float32').data]).toEqual([2, 3, 7, 8, 12, 13].map((i) => values[i]))
     expect(cast(tensor([], [0, 7]), 'bfloat16').shape).toEqual([0, 7])
     expect(cast(tensor([], [2 ** 30, 0]), 'bfloat16').shape, 'no row is visited').toEqual([2 ** 30, 0])
@@ -470,6 +498,7 @@ describe('cast', () => {
     await expectRefused('ERR_LILY_DTYPE', 'dtype', () => cast(x, undefined as never))
     await expectRefused('ERR_LILY_DTYPE', 'x', () => cast(tensor(Int32Array.of(1), [1]), 'float32'))
     await expectRefused('ERR_LILY_ARGUMENT', 'x', () => cast(new Float32Array(1) as never, 'float16'))
+    await expectRefused('ERR_LILY_SHAPE', 'x', () => cast({ data: new Float32Array(1), shape: [2] }, 'float16'))
     x.dispose()
     await expectRefused('ERR_LILY_DISPOSED', 'x', () => cast(x, 'float16'))
   })
