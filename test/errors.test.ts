@@ -290,7 +290,7 @@ const forward: Rows<Forward> = [
   [
     'mask: float16',
     DTYPE,
-    'mask: expected uint8 or int32 or float32, got float16',
+    `mask: expected ${suiteBackend === 'cpu' ? 'uint8 or int32 or float32' : 'uint8 in device memory'}, got float16`,
     ({ options }) => (options.mask = { data: new Uint16Array(tokens), shape: [tokens], dtype: 'float16' }),
   ],
   [
@@ -428,7 +428,8 @@ const backward: Rows<Backward> = [
 ]
 
 /** Rows about host memory. The same code of lib/ checks them for both backends. */
-const aboutTheHost = /getter|detach|^fewer elements|claims a device|all operands on a device|on the cpu|saved.hidden/
+const aboutTheHost =
+  /getter|detach|^fewer elements|^mask: more elements|claims a device|all operands on a device|on the cpu|saved.hidden/
 const appliesToBackend = (name: string) => suiteBackend === 'cpu' || !aboutTheHost.test(name)
 
 /** Excludes rows about host memory on a device. */
@@ -601,6 +602,7 @@ describe('LoRA rejects', () => {
   it("b in Lily's shape", async () => {
     await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(rank, dOut) }))
     await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(1, rank, dOut) }))
+    await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(1, dOut, rank) }))
     await expectRefused(SHAPE, 'b', () => loraForward({ x, a, b: room(0, rank) }))
   })
   it('a with another d_in, y with another d_out', async () => {
@@ -608,6 +610,11 @@ describe('LoRA rejects', () => {
     const y = room(tokens, dOut + 1)
     await expectRefused(SHAPE, 'y', () => loraForward({ x, a, b, y }))
     expect(y.data.every((value) => value === 1)).toBe(true)
+  })
+  it('parameters of other types', async () => {
+    const [halfA, halfB] = [halves([rank, dIn]), halves([dOut, rank])]
+    await expectRefused(DTYPE, 'a', () => loraForward({ x, a: halfA as never, b: halfB as never }))
+    await expectRefused(DTYPE, 'b', () => loraForward({ x, a, b: halfB as never }))
   })
   it("Lily's operands and options", async () => {
     await expectRefused(ARGUMENT, 'router', () => loraForward({ x, a, b, router: room(1, rank) } as never))

@@ -278,6 +278,8 @@ describe('LilyAdapters', () => {
       layer.forward(input(), of(tokens - 1, dOut)),
     )
     await expectRefused('ERR_LILY_DTYPE', 'y: expected float32, got bfloat16', () => layer.forward(input(), half))
+    const short = { data: new Float32Array(1), shape: [tokens, dIn] }
+    await expectRefused('ERR_LILY_SHAPE', 'x: expected at least', () => layer.forward(short, short))
     await expectRefused('ERR_LILY_DTYPE', 'x: expected float32, bfloat16 or float16, got int32', () =>
       layer.forward(int32, tensor(new Int32Array(tokens * dOut), [tokens, dOut])),
     )
@@ -338,6 +340,7 @@ describe('LilyAdapters', () => {
     const { set } = both()
     await expectRefused('ERR_LILY_ARGUMENT', 'one', () => set.addAdapter('one', make(1, ['q'])))
     await expectRefused('ERR_LILY_ARGUMENT', 'name', () => set.addAdapter('a.b', make(1, ['q'])))
+    await expectRefused('ERR_LILY_ARGUMENT', 'name', () => set.addAdapter('', make(1, ['q'])))
     await expectRefused('ERR_LILY_ARGUMENT', 'model', () => set.addAdapter('three', {} as never))
     const again = set.adapters.get('two') as LilyModel
     await expectRefused('ERR_LILY_ARGUMENT', "model: expected each model once, got that of adapter 'two'", () =>

@@ -219,6 +219,7 @@ describe('freeze', () => {
     ['ERR_LILY_ARGUMENT', 'weights', undefined],
     ['ERR_LILY_ARGUMENT', "weights: expected an adapted layer, such as '0.q', got '3.q'", { '3.q': [1, 2, 3] }],
     ['ERR_LILY_SHAPE', '1.q', { '0.q': [1, 2, 3], '1.q': [1, 2] }],
+    ['ERR_LILY_SHAPE', '1.q', { '1.q': [1, 2, 3, 4] }],
     ['ERR_LILY_SHAPE', '1.q', new Map([['1.q', 3]])],
     ['ERR_LILY_SHAPE', 'expected an array or a Float32Array of 3 numbers', { '1.q': Float64Array.of(1, 2, 3) }],
     ['ERR_LILY_ARGUMENT', '1.q', { '1.q': [1, 2, NaN] }],

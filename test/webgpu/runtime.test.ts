@@ -138,6 +138,12 @@ describe('operands', () => {
       (x) => ({ ...x, buffer: bufferOf(new Float32Array(29)) }),
     ],
     [
+      'a buffer that ends within a word of 32 bits',
+      'ERR_LILY_SHAPE',
+      'x: expected a GPUBuffer of at least 120 bytes, a multiple of 4, for its shape and byteOffset, got 118',
+      (x) => ({ ...x, dtype: 'bfloat16', byteOffset: 58, buffer: device.createBuffer({ size: 118, usage: STORAGE }) }),
+    ],
+    [
       'an offset beyond it',
       'ERR_LILY_SHAPE',
       'x: expected a GPUBuffer of at least 124 bytes',
@@ -251,10 +257,21 @@ describe('memory', () => {
     const second = own.tensor(new Float32Array(1001), [1001])
     expect(second.buffer).toBe(buffer)
     expect(memoryStats(own.device)).toEqual(own.memoryStats())
+    expect(own.memoryStats()).toMatchObject({ bytesInUse: 4096, blocksInUse: 1, blocksCached: 0, bytesCached: 0 })
     second.dispose()
+    const destroy = vi.spyOn(buffer, 'destroy')
     emptyCache()
+    expect(destroy).toHaveBeenCalledOnce()
     expect(own.memoryStats()).toMatchObject({ bytesCached: 0, blocksCached: 0, peakBytesInUse: 4096, allocations: 1 })
     expect(await numbersOf(own.tensor([5], [1]))).toEqual(Float32Array.of(5))
+    gpu.destroy()
+  })
+
+  it('is cached up to the most that was in use at once', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    for (const length of [1000, 2000]) own.tensor(new Float32Array(length), [length]).dispose()
+    expect(own.memoryStats()).toMatchObject({ peakBytesInUse: 8192, bytesCached: 4096, blocksCached: 1 })
     gpu.destroy()
   })
 
@@ -398,7 +415,7 @@ describe('devices', () => {
     larger.destroy()
   })
 
-  it('keeps no pipelines of a createLily object that is disposed of', async () => {
+  it('compiles a pipeline once, and keeps none of a createLily object that is disposed of', async () => {
     setFlagsFromString('--expose-gc')
     const gc = runInNewContext('gc') as () => void
     const gpu = await otherDevice()
@@ -413,8 +430,14 @@ describe('devices', () => {
     }
     const own = createLily(gpu)
     const { x, a, router, b } = onDevice(own)
-    await numbersOf(own.lilyForward({ x, a, router, b }).y)
+    const call = { x, a, router, b }
+    await numbersOf(own.lilyForward(call).y)
     expect(created).toBeGreaterThan(1)
+    const compiled = created
+    const compileAsync = vi.spyOn(gpu, 'createComputePipelineAsync')
+    own.lilyForward(call)
+    await own.lilyForwardAsync(call)
+    expect([created, compileAsync.mock.calls.length]).toEqual([compiled, 0])
     own.dispose()
     await vi.waitFor(() => {
       gc()
@@ -435,6 +458,16 @@ describe('devices', () => {
     )
     await expectRefused('ERR_LILY_BACKEND_UNAVAILABLE', 'call createLily(gpuDevice)', () => tensor([1], [1]).to(place))
     gpu.destroy()
+  })
+
+  it('that is lost ends every wait', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    const empty = own.tensor([], [0, 3])
+    gpu.queue.onSubmittedWorkDone = () => new Promise(() => undefined)
+    const pending = empty.toHost()
+    gpu.destroy()
+    await expectRefused('ERR_LILY_DEVICE', 'was lost', () => pending)
   })
 
   it('that is lost', async () => {
