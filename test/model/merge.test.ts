@@ -223,6 +223,7 @@ describe('freeze', () => {
     ['ERR_LILY_SHAPE', '1.q', new Map([['1.q', 3]])],
     ['ERR_LILY_SHAPE', 'expected an array or a Float32Array of 3 numbers', { '1.q': Float64Array.of(1, 2, 3) }],
     ['ERR_LILY_ARGUMENT', '1.q', { '1.q': [1, 2, NaN] }],
+    ['ERR_LILY_ARGUMENT', '1.q', { '1.q': [1, 2, 1e39] }],
   ])('rejects with %s of %s: %o', async (code, argument, bad) => {
     const model = createModel({ layers, config, seed: 3 })
     await expectRefused(code, argument, () => model.freeze(bad as 'uniform'))

@@ -16,6 +16,11 @@ function usedBy(sharing: ReturnType<typeof share>, name: string): (string | unde
 
 const square = (...names: string[]): LayerShape[] => names.map((name) => ({ name, inFeatures: 4, outFeatures: 4 }))
 
+it('the configuration has the defaults of PEFT', () => {
+  const targets = { targetModules: null, excludeModules: null, layersToTransform: null, layersPattern: null }
+  expect(readConfig({})).toEqual({ r: 32, strideA: 1, numB: 2, scaling: 1, ...targets, initWeights: true })
+})
+
 describe('shareLayers', () => {
   it('shares A within blocks of strideA layers (the last may be shorter), B within a target, and no router', () => {
     const layers = projections(5, { q_proj: [8, 8], k_proj: [8, 4], v_proj: [8, 4] })

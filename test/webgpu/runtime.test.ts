@@ -90,6 +90,18 @@ describe('copies', () => {
     return { y: tensor(new Uint16Array(staging.getMappedRange().slice(0)), shape, dtype) }
   }
 
+  it.each([ALL, STORAGE])(
+    'an output at an odd place in memory of the caller, with usage %i, to the host',
+    async (usage) => {
+      const of = (...shape: number[]) =>
+        lily.tensor(new Uint16Array(shape[0] * shape[1]).fill(0x3f80), shape, 'bfloat16')
+      const buffer = bufferOf(new Uint16Array(20), usage)
+      const y = { buffer, shape: [3, 5], dtype: 'bfloat16' as const, byteOffset: 6 }
+      const { y: over } = lily.loraForward({ x: of(3, 2), a: of(1, 2), b: of(5, 1), y })
+      expect(await numbersOf(over)).toEqual(new Uint16Array(15).fill(0x4000))
+    },
+  )
+
   it('between devices they are refused', async () => {
     const other = await otherDevice()
     using second = createLily(other)
@@ -264,6 +276,21 @@ describe('memory', () => {
     expect(destroy).toHaveBeenCalledOnce()
     expect(own.memoryStats()).toMatchObject({ bytesCached: 0, blocksCached: 0, peakBytesInUse: 4096, allocations: 1 })
     expect(await numbersOf(own.tensor([5], [1]))).toEqual(Float32Array.of(5))
+    gpu.destroy()
+  })
+
+  it('of a workspace and of operands is free after a call', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    const { x, a, router, b } = onDevice(own)
+    const { bytesInUse } = own.memoryStats()
+    own.lilyForward({ x, a, router, b }, { save: false }).y.dispose()
+    const { y } = await own.lilyForwardAsync({ x, a, router, b }, { save: false })
+    y.dispose()
+    expect(own.memoryStats().bytesInUse).toBe(bytesInUse)
+    const { blocksCached } = own.memoryStats()
+    x.dispose()
+    expect(own.memoryStats().blocksCached).toBe(blocksCached + 1)
     gpu.destroy()
   })
 
