@@ -154,6 +154,12 @@ describe('backward', () => {
   const { weight, bias, dy, ...rest } = operands('float32', 'float32', false)
   const { saved } = lilyLinearForward({ ...rest, weight, bias })
 
+  it('gives dx the shape of x, whatever that of dy', () => {
+    const cube = { ...rest.x, shape: [1, tokens, dIn] }
+    const { saved: ofCube } = lilyLinearForward({ ...rest, x: cube, weight })
+    expect(lilyLinearBackward({ dy, weight }, ofCube).dx.shape).toEqual([1, tokens, dIn])
+  })
+
   it('without dx does not compute the frozen layer', () => {
     const { dx, ...others } = lilyLinearBackward({ dy, weight }, saved, { needs: { dx: false } })
     expect(dx).toBeUndefined()

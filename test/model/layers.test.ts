@@ -265,6 +265,9 @@ describe('a model', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'scaling', () =>
       one.layer('0.q').forward(place(x, shape), undefined, { scaling: 2 } as never),
     )
+    await expectRefused('ERR_LILY_ARGUMENT', 'encoder: is not a property of options', () =>
+      one.layer('0.q').forward(place(x, shape), undefined, { encoder: {} } as never),
+    )
     await expectRefused('ERR_LILY_ARGUMENT', 'routng', () =>
       one.layer('0.q').forward(place(x, shape), undefined, { routng: 'batch' } as never),
     )

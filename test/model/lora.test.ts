@@ -328,10 +328,10 @@ describe('refusals', () => {
     const weight = place(new Float32Array(dOut * dIn), [dOut, dIn])
     await expectRefused('ERR_LILY_ARGUMENT', 'not merged', () => model.unmerge('0.q', weight))
     await expectRefused('ERR_LILY_SHAPE', 'weight', () => model.merge('0.q', place(weightOf(), [dIn, dOut])))
-    await expectRefused('ERR_LILY_ARGUMENT', 'lora_A', () => {
-      const square = createLora({ layers: [{ name: 'q', inFeatures: 2, outFeatures: 2 }], config: { r: 2 } })
-      square.merge('q', square.layer('q').a.value)
-    })
+    const square = createLora({ layers: [{ name: 'q', inFeatures: 2, outFeatures: 2 }], config: { r: 2 } })
+    const { a, b } = square.layer('q')
+    await expectRefused('ERR_LILY_ARGUMENT', 'lora_A', () => square.merge('q', a.value))
+    await expectRefused('ERR_LILY_ARGUMENT', 'lora_B', () => square.merge('q', b.value))
     model.merge('0.q', weight)
     await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.merge('0.q', weight))
   })
@@ -430,7 +430,12 @@ describe('several adapters', () => {
     expectSameBits('y', await numbersOf(y), await numbersOf(expectedY))
     expectSameBits('dx', await numbersOf(dx), await numbersOf(expectedDx))
     // Each is refused before the first adapter has written.
-    for (const options of [{ routing: 'batch' as const }, { mask: Array<boolean>(tokens).fill(true) }]) {
+    for (const options of [
+      { routing: 'batch' as const },
+      { pool: 'logits' as const },
+      { activation: 'relu' as const },
+      { mask: Array<boolean>(tokens).fill(true) },
+    ]) {
       await expectRefused('ERR_LILY_ARGUMENT', Object.keys(options)[0], () => layer.forward(input(), y, options))
     }
     expectSameBits('y after refusals', await numbersOf(y), await numbersOf(expectedY))

@@ -209,7 +209,11 @@ describe('merge', () => {
     const shape = [{ name: 'q', inFeatures: 2, outFeatures: 2 }]
     const model = createModel({ layers: shape, config: { r: 2, numB: 2 } })
     model.freeze('uniform')
-    await expectRefused('ERR_LILY_ARGUMENT', 'lily_A', () => model.merge('q', model.layer('q').a.value))
+    const { a, router, b } = model.layer('q')
+    await expectRefused('ERR_LILY_ARGUMENT', 'lily_A', () => model.merge('q', a.value))
+    await expectRefused('ERR_LILY_ARGUMENT', 'lily_router', () => model.merge('q', router.value))
+    b.value.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'lily_B.weight.value', () => model.merge('q', place([1, 2, 3, 4], [2, 2])))
   })
 })
 

@@ -351,6 +351,9 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     expect([halves.dtype, ...halves.dataSync()]).toEqual(['float32', 1, -2])
     const flags = toTf(tensor(Uint8Array.of(1, 0), [2]))
     expect([flags.dtype, ...flags.dataSync()]).toEqual(['bool', 1, 0])
+    const offsets = toTf(tensor(Int32Array.of(0, -5), [2]))
+    expect([offsets.dtype, ...offsets.dataSync()]).toEqual(['int32', 0, -5])
+    await expectRefused('ERR_LILY_SHAPE', 'source', () => toTf({ data: new Float32Array(1), shape: [2] }))
     const columns = toTf({ data: Float32Array.of(1, 2, 3, 4, 5, 6), shape: [2, 2], strides: [3, 1] })
     expect(columns.arraySync()).toEqual([
       [1, 2],
