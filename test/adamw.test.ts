@@ -215,6 +215,15 @@ describe('the results are bit-equal', () => {
       const moments = await second.moments()
       expectSameHistory({ values: [], norms: [], ...moments }, { ...whole, values: [], norms: [] })
     }
+    // Nor do the steps of an optimiser that has loaded it.
+    const { parameters } = await readState(path)
+    for (const [name, { expAvg }] of Object.entries(saved.parameters)) {
+      expectSameBits(
+        name,
+        (expAvg as unknown as { data: Float32Array }).data,
+        parameters[name].expAvg.data as Float32Array,
+      )
+    }
   })
 
   test('for every way to match a group, and with a scaled rate', async () => {
@@ -293,6 +302,22 @@ describe('a norm that is not finite', () => {
     expect([...values[0].a]).toEqual([NaN, 1.5])
     expect([...values[0].b]).toEqual([0.5, -1.5])
   })
+})
+
+it('the next step overwrites gradNorm, which may be disposed of', async () => {
+  const grad = new Placed([3, 4], [2])
+  const optimiser = new AdamW(new Map([['a', { value: new Placed([1, 2], [2]).tensor, grad: grad.tensor }]]), {
+    maxNorm: 1,
+  })
+  const norms = async (...tensors: (Tensor | undefined)[]) =>
+    Promise.all(tensors.map(async (norm) => (await norm?.toHost())?.data[0]))
+  optimiser.step()
+  const { gradNorm } = optimiser
+  expect(await norms(gradNorm)).toEqual([5])
+  optimiser.gradNorm?.dispose()
+  grad.write([6, 8])
+  optimiser.step()
+  expect(await norms(gradNorm, optimiser.gradNorm)).toEqual([10, 10])
 })
 
 it('reads value and grad again in every step', async () => {

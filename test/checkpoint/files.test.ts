@@ -64,9 +64,9 @@ describe('an adapter in files is read as from its folder', () => {
       yield* filesOf(folder)
     },
     'a folder of an input element, with the checkpoints of its subfolders': (folder) => [
+      picked('adapter/a/b/c', new Uint8Array(3)),
       ...Array.from(bytesIn(folder), ([name, bytes]) => picked(`adapter/${name}`, bytes)),
       ...Array.from(bytesIn(withFields({ r: 4 })), ([name, bytes]) => picked(`adapter/checkpoint-10/${name}`, bytes)),
-      picked('adapter/a/b/c', new Uint8Array(3)),
     ],
     'files of one subfolder': (folder) =>
       Array.from(bytesIn(folder), ([name, bytes]) => picked(`models/adapter/${name}`, bytes)),

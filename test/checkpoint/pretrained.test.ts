@@ -177,6 +177,8 @@ describe('a created model', () => {
     const text = readFileSync(join(folder, CONFIG), 'utf8')
     expect(text).toContain(String.raw`"\u00fc\u007f\ud83d\ude00"`)
     expect(text).toMatch(/^[\n -~]*$/)
+    // As PEFT saves it: an adapter that is loaded is not trained unless the program says so.
+    expect(readFields(folder)).toMatchObject({ peft_type: 'LILY', inference_mode: true })
   })
 
   it.each(['float32', 'bfloat16', 'float16'] as const)('in %s is read again bit for bit', async (dtype) => {

@@ -178,6 +178,16 @@ describe('a round trip', () => {
     await opened.close()
   })
 
+  it('compares the bytes of each block of 16 MiB with those at their place', async () => {
+    const bytes = new Uint8Array(2 ** 24 + 8).fill(1, 2 ** 24)
+    await replaceWithTensors(file, new Map([['x', source('U8', [bytes.length], bytes)]]), new Map())
+    const opened = await SafetensorsFile.open(file)
+    expect(await opened.hasBytes('x', bytes)).toBe(true)
+    bytes.fill(0)
+    expect(await opened.hasBytes('x', bytes)).toBe(false)
+    await opened.close()
+  })
+
   it('reports expected bytes that are transferred while the tensor is read', async () => {
     const bytes = Uint8Array.from({ length: 40 }, (_, i) => i)
     await replaceWithTensors(file, new Map([['x', source('F32', [10], bytes)]]), new Map())

@@ -14,10 +14,11 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { rm } from 'node:fs/promises'
+import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
+import { native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { replaceFiles } from '../../lib/checkpoint/disk/replace-files.js'
 import { LilyModel, type SaveOptions } from '../../lib/index.js'
@@ -221,6 +222,19 @@ describe('a save that was interrupted', () => {
     expect(beside.sort()).toEqual([CONFIG, TENSORS].sort())
     expect(await numberIn(folder)).toBe(5)
   })
+})
+
+it('a save replaces nothing while the folder is being read', async () => {
+  const folder = newFolder()
+  await numbered(3).savePretrained(folder)
+  const reader = await open(folder)
+  expect(native.fileLock(reader.fd, false)).toBe(true)
+  const save = numbered(5).savePretrained(folder)
+  expect(await Promise.race([save.then(() => 'saved'), delay(300, 'waiting')])).toBe('waiting')
+  expect(await numberIn(folder)).toBe(3)
+  await reader.close()
+  await save
+  expect(await numberIn(folder)).toBe(5)
 })
 
 describe('a save that fails', () => {

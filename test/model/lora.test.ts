@@ -279,6 +279,7 @@ describe('refusals', () => {
     ['alphaPattern', { alphaPattern: 3 }],
     ['rankPattern', { rankPattern: { '': 3 } }],
     ['rankPattern', { rankPattern: { '(?=q)': 3 } }],
+    ['rankPattern', { rankPattern: { '(?i)Q': 3 } }],
     ["'(0)'", { rankPattern: { '0.q': 3, '0': 4 } }],
     ['loraDropout', { loraDropout: 0.1 }],
     ['numB', { numB: 2 }],
@@ -349,6 +350,7 @@ describe('patterns of ranks', () => {
   it.each<[string, object, number]>([
     ['layers.1.q_proj', { q_proj: 2 }, 2],
     ['layers.1.q_proj', { proj: 2 }, 1],
+    ['layers.1.q_proj', { 'pro[j]': 2 }, 1],
     ['layers.1.q_proj', { 'layers.1.q_proj': 2 }, 2],
     ['model.layers.1.q_proj', { 'layers.1.q_proj': 2 }, 2],
     ['model.layers.1.q_proj', { '^layers.1.q_proj': 2 }, 1],
@@ -365,6 +367,7 @@ describe('patterns of ranks', () => {
     // As PEFT writes for the layers of a torch.nn.Sequential.
     ['12', { 2: 5, 12: 6 }, 6],
     ['mlp.2', { 2: 5, 12: 6 }, 5],
+    ['layers.0', { '0': 2 }, 2],
   ])('%s with %o: %i', (name, rankPattern, expected) => {
     expect(rankOf(name, rankPattern)).toBe(expected)
     expect(rankOf(name, new Map(Object.entries(rankPattern)))).toBe(expected)

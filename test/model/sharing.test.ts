@@ -74,6 +74,16 @@ describe('shareLayers', () => {
     expect(usedBy(sharing, '3.q')).toEqual(['3.q', '3.q', '0.q'])
   })
 
+  it('layers of one target and other sizes share nothing', () => {
+    const layers = projections(2, { q: [4, 4] }).concat(
+      projections(2, { q: [8, 4] }).map((l) => ({ ...l, name: `x.${l.name}` })),
+    )
+    const sharing = share(layers, { strideA: 4, targetModules: ['q'] })
+    const names = layers.map(({ name }) => name)
+    expect(names.map((name) => usedBy(sharing, name)[0])).toEqual([names[0], names[0], names[2], names[2]])
+    expect(names.map((name) => usedBy(sharing, name)[2])).toEqual([names[0], names[0], names[2], names[2]])
+  })
+
   it('blocks follow the given order, not the order of names', () => {
     const sharing = share(square('10.q', '2.q', '1.q'), { strideA: 2, targetModules: ['q'] })
     expect(usedBy(sharing, '2.q')).toEqual(['10.q', '2.q', '10.q'])
@@ -111,6 +121,14 @@ describe('shareLayers', () => {
     const config = { targetModules: ['m.layers.0.q', 'layers.1.q', 'head'], layersToTransform: [7] }
     const sharing = share(square('m.layers.0.q', 'm.layers.1.q', 'head', 'm.layers.7.head'), config)
     expect([...sharing.layers.keys()]).toEqual(['m.layers.0.q', 'head', 'm.layers.7.head'])
+    const all = share(square('m.layers.0.q', 'm.layers.1.q', 'head'), { layersToTransform: [0] })
+    expect([...all.layers.keys()], 'without targets').toEqual(['m.layers.0.q'])
+  })
+
+  it('by the number in the first list of layersPattern that a name has', () => {
+    const config = { layersToTransform: [1], layersPattern: ['layers', 'blocks'] }
+    const sharing = share(square('m.layers.1.blocks.2.q', 'm.layers.2.blocks.1.q', 'm.blocks.1.q'), config)
+    expect([...sharing.layers.keys()]).toEqual(['m.layers.1.blocks.2.q', 'm.blocks.1.q'])
   })
 
   it('no layer by its number where a pattern chooses the layers', () => {

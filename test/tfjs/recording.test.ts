@@ -280,6 +280,12 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       ['a kernel of rank 1', 'ERR_LILY_SHAPE', 'weight: expected [d_in, d_out]', () => frozenLinear(x, tf.ones([8]))],
       ['another kernel', 'ERR_LILY_SHAPE', 'x: expected [..., 6]', () => frozenLinear(x, tf.ones([D_OUT, D_IN]))],
       [
+        'a bias of rank 2',
+        'ERR_LILY_SHAPE',
+        'bias: expected [',
+        () => frozenLinear(x, tf.ones([D_IN, D_OUT]), tf.ones([D_OUT, 1])),
+      ],
+      [
         'an int32 kernel',
         'ERR_LILY_DTYPE',
         'weight: expected float32',
