@@ -218,11 +218,7 @@ describe('the results are bit-equal', () => {
     // Nor do the steps of an optimiser that has loaded it.
     const { parameters } = await readState(path)
     for (const [name, { expAvg }] of Object.entries(saved.parameters)) {
-      expectSameBits(
-        name,
-        (expAvg as unknown as { data: Float32Array }).data,
-        parameters[name].expAvg.data as Float32Array,
-      )
+      expectSameBits(name, (expAvg as unknown as { data: Float32Array }).data, parameters[name].expAvg.data)
     }
   })
 

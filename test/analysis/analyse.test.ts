@@ -1,5 +1,6 @@
 /** The analysis of an adapter, compared with plain computations. */
 import { describe, expect, it } from 'vitest'
+import { analyseExperts } from '../../lib/analysis/experts.js'
 import { modelKey } from '../../lib/base/copies.js'
 import { analyse, type LilyLayer, LilyModel, LoraModel, tensor } from '../../lib/index.js'
 import { forward } from '../reference.js'
@@ -10,6 +11,16 @@ import { expectRefused } from '../support/refused.js'
 const Q = 'layers.1.self_attn.q_proj'
 
 const dataOf = (parameter: LilyLayer['a']) => parameter.value.data as Float32Array
+
+it('an expert that is zero has the cosine 0 with all', () => {
+  expect(analyseExperts(Float32Array.of(3, 4, 0, 0), 2)).toEqual({
+    norms: [5, 0],
+    cosines: [
+      [1, 0],
+      [0, 0],
+    ],
+  })
+})
 
 describe('analyse', () => {
   it("analyses PEFT's adapter", async () => {

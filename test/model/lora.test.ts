@@ -274,6 +274,7 @@ describe('refusals', () => {
     ['fanInFanOut', { fanInFanOut: null }],
     ['initLoraWeights', { initLoraWeights: 'eva' }],
     ["rankPattern['q']", { rankPattern: { q: 2.5 } }],
+    ["rankPattern['q']", { rankPattern: { q: 4097 } }],
     ["rankPattern['q']", { rankPattern: new Map([['q', 0]]) }],
     ["alphaPattern['v']", { alphaPattern: { v: NaN } }],
     ['alphaPattern', { alphaPattern: 3 }],

@@ -243,6 +243,16 @@ describe('freeze', () => {
     expect(model.layer('0.q').frozenWeights).toEqual(Float32Array.of(1, 2, 3))
   })
 
+  it('gives way to weights of a call', async () => {
+    const model = createModel({ layers, config, seed: 3 })
+    model.freeze({ '0.q': [1, 2, 3], '1.q': [3, 2, 1] })
+    const x = place(gaussian(randomFrom(1), dIn), [1, dIn])
+    const layer = model.layer('0.q')
+    const given = await numbersOf(layer.forward(x, undefined, { weights: [3, 2, 1] }).y)
+    model.freeze({ '0.q': [3, 2, 1] })
+    expectSameBits('y', given, await numbersOf(layer.forward(x).y))
+  })
+
   it('and unfreeze reject a model that is disposed of', async () => {
     const model = createModel({ layers, config })
     model.dispose()

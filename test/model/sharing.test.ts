@@ -152,6 +152,7 @@ describe('rejects', () => {
     ['targetModules', { targetModules: ['q', ''] }],
     ['targetModules', { targetModules: '(' }],
     ['targetModules', { targetModules: 'all-linear' }],
+    ["got 'all-linear'", { targetModules: 'All-Linear' }],
     ['excludeModules', { excludeModules: 3 }],
     ['layersToTransform', { layersToTransform: -1 }],
     ['layersPattern', { layersPattern: 'layers' }],
