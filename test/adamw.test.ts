@@ -655,6 +655,11 @@ describe('rejects', () => {
         { step, parameters: { p0, p1: { expAvg: p1.expAvg } } },
       ],
       [
+        'ERR_LILY_SHAPE',
+        "state.parameters['p1'].expAvg: expected at least 16 bytes of data",
+        { step, parameters: { p0, p1: { ...p1, expAvg: { data: new Float32Array(3), shape: [4] } } } },
+      ],
+      [
         'ERR_LILY_DTYPE',
         "state.parameters['p1'].expAvg",
         { step, parameters: { p0, p1: { ...p1, expAvg: new Placed([0, 0, 0, 0], [4], 'float16').tensor } } },

@@ -176,6 +176,9 @@ describe('forms of the small operands', () => {
     const x = { ...operands.x, shape: [2, 3, dIn] }
     const mask = { data: Uint8Array.from(flags), shape: [2, 3] }
     expectSameBits('y', lilyForward({ ...operands, x }, { mask }).y.data, expected.data)
+    const data = Uint8Array.of(...mask.data.slice(0, 3), 1, 1, ...mask.data.slice(3))
+    const pitched = { data, shape: [2, 3], strides: [5, 1] }
+    expectSameBits('y', lilyForward({ ...operands, x }, { mask: pitched }).y.data, expected.data)
   })
 
   const offsets = [0, 2, 2, 6]
@@ -332,6 +335,25 @@ describe('Tensor', () => {
     gone.dispose()
     for (const use of [() => gone.shape, () => gone.data, () => gone.dtype, () => gone.to({ type: 'cpu' })]) {
       expectCode('ERR_LILY_DISPOSED', use)
+    }
+    const { dy, x: inputs, ...rest } = smallOperands()
+    const x = tensor(inputs.data, inputs.shape)
+    const { saved } = lilyForward({ ...rest, x })
+    x.dispose()
+    expectCode('ERR_LILY_DISPOSED', () => lilyBackward({ dy }, saved))
+  })
+
+  it('has no data once its memory is transferred, and nor has backward', () => {
+    const moved = tensor(new Float32Array(6), [2, 3])
+    const { dy, router: _, ...rest } = smallOperands()
+    const transfer = ({ data: { buffer } }: Tensor) => structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
+    transfer(moved)
+    expectCode('ERR_LILY_ARGUMENT', () => moved.data)
+    for (const name of ['hidden', 'weights'] as const) {
+      const { saved } = lilyForward(rest, { routing: 'fixed', weights: [0.5, 0.5] })
+      transfer(saved[name])
+      const { message } = expectCode('ERR_LILY_ARGUMENT', () => lilyBackward({ dy }, saved))
+      expect(message, name).toContain('saved: its ArrayBuffer is detached')
     }
   })
 

@@ -226,6 +226,10 @@ describe('rejects a file', () => {
       encode('{"x":{"dtype":"F32","shape":[2],"s\\u0068ape":[2],"data_offsets":[0,8]}}', data),
       'got "shape" twice',
     ],
+    'offsets twice': [
+      encode('{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"data_offsets":[0,8]}}', data),
+      'got "data_offsets" twice',
+    ],
     'metadata twice': [encode('{"__metadata__":null,"__metadata__":{}}'), 'got "__metadata__" twice'],
     'key of metadata twice': [encode('{"__metadata__":{"a":"1","a":"1"}}'), 'got "a" twice'],
     'NUL behind the header': [
@@ -239,6 +243,12 @@ describe('rejects a file', () => {
     'line feed in a name': [encode('{"a\nb":1}'), 'expected the header to be valid JSON'],
     'escape that is none': [encode('{"\\x":1}'), 'expected the header to be valid JSON (expected an escape sequence'],
     'lone surrogate': [encode('{"__metadata__":{"a":"\\udc00"}}'), 'expected both halves of a surrogate pair'],
+    ...Object.fromEntries(
+      ['\\udfff', '\\udc00\\udc00', '\\ud800\\ue000'].map((name) => [
+        `no surrogate pair: ${name}`,
+        [encode(`{"${name}":1}`), 'expected both halves of a surrogate pair'],
+      ]),
+    ),
     'half of a surrogate pair': [encode('{"\\ud800\\u0041":1}'), 'expected both halves of a surrogate pair'],
     'lone surrogate that is ignored': [
       encode(`{"x":{"extra":"\\ud800",${JSON.stringify(tensor).slice(1)}}`, data),
@@ -248,6 +258,15 @@ describe('rejects a file', () => {
       encode(`{"x":{"extra":1e999,${JSON.stringify(tensor).slice(1)}}`, data),
       'expected the header to be valid JSON',
     ],
+    ...Object.fromEntries(
+      ['01', '-', '1.', '1e', '1e+', 'trux', 'nul', 'False'].map((value) => [
+        `value that is ignored and no JSON: ${value}`,
+        [
+          encode(`{"x":{"extra":${value},${JSON.stringify(tensor).slice(1)}}`, data),
+          'expected the header to be valid JSON',
+        ],
+      ]),
+    ),
     'entry that is an array': [encode('{"x":["F32",[2],[0,8]]}', data), 'expected an object with dtype'],
     'type as an object': [
       encode('{"x":{"dtype":{"toString":1},"shape":[2],"data_offsets":[0,8]}}', data),
