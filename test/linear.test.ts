@@ -173,6 +173,7 @@ describe('refusals', () => {
   test.each([
     ['a weight of another d_in', 'ERR_LILY_SHAPE', 'weight: expected [d_out, 3]', { weight: zeros(4, 2) }],
     ['a weight of three dimensions', 'ERR_LILY_SHAPE', 'weight: expected [d_out, d_in]', { weight: zeros(2, 2, 3) }],
+    ['a weight without rows', 'ERR_LILY_SHAPE', 'weight: expected [d_out, d_in], each', { weight: zeros(0, 3) }],
     ['a weight of another type', 'ERR_LILY_DTYPE', 'weight', { weight: halves(4, 3) }],
     ['a bias of another size', 'ERR_LILY_SHAPE', 'bias: expected [4]', { bias: zeros(3) }],
     ['a bias of two dimensions', 'ERR_LILY_SHAPE', 'bias: expected [4]', { bias: zeros(1, 4) }],
@@ -187,6 +188,7 @@ describe('refusals', () => {
 
   test.each([
     ['a weight of another d_out', 'ERR_LILY_SHAPE', 'weight: expected [4, d_in]', { weight: zeros(3, 4) }],
+    ['a weight without columns', 'ERR_LILY_SHAPE', 'weight: expected [d_out, d_in], each', { weight: zeros(4, 0) }],
     ['a dx of another shape', 'ERR_LILY_SHAPE', 'dx: expected 2 rows of 3', { dx: zeros(2, 4) }],
     ['a dx of another type', 'ERR_LILY_DTYPE', 'dx', { dx: halves(2, 3) }],
     ['a bias', 'ERR_LILY_ARGUMENT', 'bias: is not a property', { bias: zeros(4) }],

@@ -259,7 +259,7 @@ describe('rejects a file', () => {
       'expected the header to be valid JSON',
     ],
     ...Object.fromEntries(
-      ['01', '-', '1.', '1e', '1e+', 'trux', 'nul', 'False'].map((value) => [
+      ['01', '-', '1.', '1e', '1e+', 'tree', 'nul', 'False'].map((value) => [
         `value that is ignored and no JSON: ${value}`,
         [
           encode(`{"x":{"extra":${value},${JSON.stringify(tensor).slice(1)}}`, data),
