@@ -150,6 +150,18 @@ describe.each(TYPES)('%s with parameters in %s', (dtype, parameters) => {
   })
 })
 
+it('the adapter of an Async call is that of the call, whatever runs after its frozen layer has started', async () => {
+  const { weight, bias, dy, ...rest } = operands('float32', 'float32', false)
+  const { y, saved } = lilyLinearForward({ ...rest, weight, bias }, { scaling: 2 })
+  const pending = lilyLinearForwardAsync({ ...rest, weight, bias }, { scaling: 2 })
+  const other = lilyForward(rest, { scaling: 5, routing: 'token' })
+  expectSameBits('y', (await pending).y.data, y.data)
+  const { dx } = lilyLinearBackward({ dy, weight }, saved)
+  const gradients = lilyLinearBackwardAsync({ dy, weight }, saved)
+  lilyBackward({ dy }, other.saved)
+  expectSameBits('dx', (await gradients).dx.data, dx.data)
+})
+
 describe('backward', () => {
   const { weight, bias, dy, ...rest } = operands('float32', 'float32', false)
   const { saved } = lilyLinearForward({ ...rest, weight, bias })
