@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { LilyModel, type ModulesToSave, SafetensorsFile, tensor } from '../../lib/index.js'
+import { LilyModel, LoraModel, type ModulesToSave, SafetensorsFile, tensor } from '../../lib/index.js'
 import {
   bytesOf,
   CONFIG,
@@ -169,6 +169,8 @@ describe('modules to save', () => {
     const keys = ['classifier.weight', 'pre_classifier.weight', 'model.score.weight', 'embeddings.weight']
     const folder = await withTensors((tensors) => {
       for (const key of keys) tensors.set(`base_model.model.${key}`, bytesOf('F32', [2, 3], weight.data))
+      // It travels too, but this package has no numbers of its type.
+      tensors.set('base_model.model.classifier.steps', bytesOf('I64', [1], BigInt64Array.of(5n)))
     })
     writeFileSync(
       join(folder, CONFIG),
@@ -181,6 +183,10 @@ describe('modules to save', () => {
     )
     await model.savePretrained(folder, { modulesToSave: { pre_classifier: { weight } } })
     expect(readFields(folder).modules_to_save).toEqual(['classifier', 'score'])
+    model.freeze('uniform')
+    const lora = newFolder()
+    await model.saveLora(lora)
+    expect((await LoraModel.fromPretrained(lora)).modulesToSave).toEqual(model.modulesToSave)
   })
 
   it('keep their tensors of types that no caller can give, which PEFT requires', async () => {
@@ -222,6 +228,8 @@ describe('modules to save', () => {
     ['a module without a name', { '': { weight } }, 'ERR_LILY_ARGUMENT', 'name of a module'],
     ['a module of Lily', { 'q_proj.lily_A': { weight } }, 'ERR_LILY_ARGUMENT', 'name of a module'],
     ['a tensor without a name', { head: { '': weight } }, 'ERR_LILY_ARGUMENT', 'name of a tensor'],
+    ['a tensor of Lily', { head: { 'lily_A.weight': weight } }, 'ERR_LILY_ARGUMENT', 'name of a tensor'],
+    ['a tensor twice', { head: { 'a.b': weight }, 'head.a': { b: weight } }, 'ERR_LILY_ARGUMENT', 'each tensor once'],
     ['a tensor for a module', { head: tensor([1], [1]) }, 'ERR_LILY_ARGUMENT', '["head"]: expected a Map or a plain'],
     ['a number', { head: { weight: 3 } }, 'ERR_LILY_ARGUMENT', 'head.weight'],
     ['int32', { head: { weight: tensor(Int32Array.of(1), [1]) } }, 'ERR_LILY_DTYPE', 'head.weight'],
