@@ -1,6 +1,5 @@
 /** What the buffers of host memory are, and where they lie. */
 import { shared } from '../base/copies.js'
-import { bytesOf } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { native } from '../binding/native.js'
@@ -98,5 +97,5 @@ export function refuseTransferred(argument: string, array: ArrayBufferView): voi
 
 /** Address of the first element of an array in shared memory. It fits a number: addresses have fewer than 53 bits. */
 export function addressOf(array: ArrayBufferView): number {
-  return native.hostAddress(bytesOf(array)) // some versions of Node-API reject a Float16Array
+  return native.hostAddress(array)
 }

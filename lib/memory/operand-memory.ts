@@ -1,6 +1,5 @@
 /** The memory of an operand, which is of one of four kinds. */
-import { bytesOf, type HostData } from '../base/dtype.js'
-import { classNameOf } from '../base/views.js'
+import type { HostData } from '../base/dtype.js'
 import type { Memory } from '../binding/native.js'
 import type { DeviceMemory } from './device-memory.js'
 
@@ -26,8 +25,7 @@ export function gpuBufferOf(memory: OperandMemory): GPUBuffer | null {
   return isDeviceMemory(memory) ? memory.buffer : memory
 }
 
-/** Memory in the form that the addon reads. Some versions of Node-API reject Float16Array: its bytes are passed instead. */
+/** Memory in the form that the addon reads. */
 export function boundMemory(memory: OperandMemory): Memory {
-  if (isDeviceMemory(memory)) return memory.handle
-  return isHostMemory(memory) && classNameOf(memory) === 'Float16Array' ? bytesOf(memory) : memory
+  return isDeviceMemory(memory) ? memory.handle : memory
 }

@@ -142,6 +142,7 @@ function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { nee
 /** Checks that a given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient. */
 function checkOverlaps({ problem, kept, weights }: CallState, x: Operand, inputs: BackwardInputs): void {
   const { a, router, b } = problem
+  const given = weights !== null && weights.memory !== kept ? weights.memory : null
   for (let i = 0; i < GRADIENTS.length; i++) {
     const name = GRADIENTS[i]
     const output = inputs[name]?.operand
@@ -152,7 +153,7 @@ function checkOverlaps({ problem, kept, weights }: CallState, x: Operand, inputs
     refuseOverlap(name, output, 'router', router)
     refuseOverlap(name, output, 'b', b)
     refuseBuffer(name, output, 'saved', kept)
-    refuseBuffer(name, output, 'saved.weights', weights?.memory ?? null)
+    refuseBuffer(name, output, 'saved.weights', given)
     for (let j = 0; j < i; j++) refuseOverlap(name, output, GRADIENTS[j], inputs[GRADIENTS[j]]?.operand)
   }
 }

@@ -25,18 +25,15 @@ int64_t extent(int64_t rows, int64_t columns, int64_t pitch, int64_t element_byt
   return bytes;
 }
 
-// False if the value is not a typed array.
+// False if the value is not a typed array. Node.js finds the memory of a typed array faster as that of a Buffer,
+// because it does not look for the class then.
 bool typed_array_memory(napi_env env, napi_value value, void **data, size_t *bytes) {
-  // Node-API does not write the type of an array that it does not support.
-  auto type = static_cast<napi_typedarray_type>(-1);
-  size_t length = 0;
-  if (napi_get_typedarray_info(env, value, &type, &length, data, nullptr, nullptr) != napi_ok) return false;
+  bool is_typed_array = false;
+  if (napi_is_typedarray(env, value, &is_typed_array) != napi_ok || !is_typed_array) return false;
+  if (napi_get_buffer_info(env, value, data, bytes) != napi_ok) return false;
   // An empty array may have no memory, but in the ABI NULL means that the operand is absent.
   alignas(64) static char empty[1];
   if (*data == nullptr) *data = empty;
-  static constexpr size_t kElementBytes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
-  if (static_cast<size_t>(type) >= sizeof kElementBytes / sizeof *kElementBytes) return false;
-  *bytes = length * kElementBytes[type];
   return true;
 }
 
