@@ -1,6 +1,6 @@
 /** Writes an adapter in PEFT's format, or Lily's in the compact format of this package. */
 import { plainView } from '../base/dtype.js'
-import { checkKeys, get, type Known, readChoice, readFlag } from '../base/options.js'
+import { get, type Known, readChoice, readFlag, readProperties } from '../base/options.js'
 import { checkAttached } from '../memory/operand.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import type { LilyModel } from '../model/lily-model.js'
@@ -184,9 +184,10 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   formats: readonly F[],
   pathOf: PathOf,
 ) {
-  checkKeys('options', options, OPTIONS)
-  const format = readChoice(options, 'format', formats, 'peft')
-  const given = get('options', options, 'modulesToSave') as ModulesToSave | undefined
+  const { format, given } = readProperties('options', options, OPTIONS, ({ format, modulesToSave }) => ({
+    format: readChoice('format', format, formats, 'peft'),
+    given: modulesToSave as ModulesToSave | undefined,
+  }))
   const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
   const { config } = model
   const { targets, difference } = targetsOf(method, config, model, origin)
@@ -272,7 +273,7 @@ async function replaceFolder(
 
 /** The check of a folder before a save; undefined if the options leave it out. */
 function checkOf(method: Method, folder: string, options: SaveOptions): (() => Promise<void>) | undefined {
-  if (readFlag(options, 'replaceOtherMethod', false)) return undefined
+  if (readFlag('replaceOtherMethod', get('options', options, 'replaceOtherMethod'), false)) return undefined
   return () => checkMethod(method, folder, ', or set replaceOtherMethod to replace that adapter')
 }
 

@@ -4,7 +4,7 @@
 import { bytesPerElement, type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
-import { checkKeys, get, type Known, readChoice } from '../base/options.js'
+import { type Known, readChoice, readProperties } from '../base/options.js'
 import { ROUTINGS, type Routing } from '../operations/problem.js'
 import type { LayerShape } from './layer-shape.js'
 import type { ParameterShape } from './layout.js'
@@ -85,10 +85,10 @@ export function accountFor(
   config: LilyConfigOptions,
   options: AccountingOptions = {},
 ): Accounting {
-  checkKeys('options', options, OPTIONS)
-  const dtype = readFloat(options, 'dtype', 'float32')
-  const activations = readFloat(options, 'activations', dtype)
-  const routes = hasRouter(readChoice(options, 'routing', ROUTINGS, 'batch'))
+  const { dtype, activations, routes } = readProperties('options', options, OPTIONS, (given) => {
+    const dtype = readFloat('dtype', given.dtype, 'float32')
+    return { dtype, activations: readFloat('activations', given.activations, dtype), routes: readRoutes(given.routing) }
+  })
   const checked = readConfig(config)
   const { r, numB } = checked
   const sharing = shareLayers(layers, checked)
@@ -187,8 +187,7 @@ export function rankForLora(
   )
 }
 
-function readFloat(options: object, name: string, fallback: DType): DType {
-  const value = get('options', options, name)
+function readFloat(name: string, value: unknown, fallback: DType): DType {
   return value === undefined ? fallback : readFloatDType(name, value)
 }
 
@@ -202,15 +201,16 @@ function compareSizes(
   if (!Number.isSafeInteger(loraRank) || loraRank < 1) {
     fail('ERR_LILY_ARGUMENT', 'loraRank', `expected an integer of at least 1, got ${describe(loraRank)}`)
   }
-  checkKeys('options', options, RANK_OPTIONS)
-  const routes = hasRouter(readChoice(options, 'routing', ROUTINGS, 'batch'))
+  const routes = readProperties('options', options, RANK_OPTIONS, ({ routing }) => readRoutes(routing))
   const unit: LilyConfig = { ...readConfig(config), r: 1 }
   const sharing = shareLayers(layers, unit)
   const perRank = trainableOf(countParameters(sharing.parameters.values()), routes).total
   return { lora: loraRank * sumOf([...sharing.layers.values()], widthOf), perRank }
 }
 
-function hasRouter(routing: Routing): boolean {
+/** Whether the option `routing` is one that has a router. */
+function readRoutes(value: unknown): boolean {
+  const routing = readChoice('routing', value, ROUTINGS, 'batch')
   return routing !== 'uniform' && routing !== 'fixed'
 }
 

@@ -1,7 +1,7 @@
 /** Calibration: expert weights pooled over sample activations, and the error of freezing a layer to them. */
 import { checkFloat, checkTokenRows } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, copyArray, entriesOf, isInstance, type Known, readChoice } from '../base/options.js'
+import { copyArray, entriesOf, isInstance, type Known, readChoice, readProperties } from '../base/options.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { checkPlace } from '../memory/checks.js'
 import { ACTIVATIONS, POOLS } from '../operations/read.js'
@@ -58,12 +58,11 @@ export async function calibrate(
   samples: CalibrationSamples,
   options: CalibrationOptions,
 ): Promise<Calibration> {
-  checkKeys('options', options, OPTIONS)
-  const routed: Routed = {
-    routing: readChoice(options, 'routing', ['batch', 'sequence'], 'batch'),
-    pool: readChoice(options, 'pool', POOLS, 'probabilities'),
-    activation: readChoice(options, 'activation', ACTIVATIONS, 'none'),
-  }
+  const routed: Routed = readProperties('options', options, OPTIONS, ({ routing, pool, activation }) => ({
+    routing: readChoice('routing', routing, ['batch', 'sequence'], 'batch'),
+    pool: readChoice('pool', pool, POOLS, 'probabilities'),
+    activation: readChoice('activation', activation, ACTIVATIONS, 'none'),
+  }))
   const layers = new Map<string, LayerCalibration>()
   for (const [layer, calls] of readSamples(model, samples)) {
     layers.set(layer.name, await calibrateLayer(layer, calls, routed))

@@ -1,6 +1,6 @@
 /** The configuration of a Lily adapter: the fields of PEFT's LilyConfig in camelCase. */
 import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
-import { checkKeys, type Known, readCount, readFlag, readScaling } from '../base/options.js'
+import { type Known, readCount, readFlag, readFloat32, readProperties } from '../base/options.js'
 import { readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
 /** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig. */
@@ -44,14 +44,13 @@ const KNOWN: Known = new Set<keyof LilyConfig>(['r', 'strideA', 'numB', 'scaling
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readConfig(options: unknown, isStored = false): LilyConfig {
-  checkKeys('config', options, KNOWN)
-  const targets = readTargets(options, isStored)
-  return Object.freeze({
-    r: readCount(options, 'r', 32, 1, MAX_RANK),
-    strideA: readCount(options, 'strideA', 1, 1, Number.MAX_SAFE_INTEGER),
-    numB: readCount(options, 'numB', 2, 2, MAX_EXPERTS),
-    scaling: readScaling(options),
-    ...targets,
-    initWeights: readFlag(options, 'initWeights', true),
-  })
+  const config = readProperties('config', options, KNOWN, (given) => ({
+    r: readCount('r', given.r, 32, 1, MAX_RANK),
+    strideA: readCount('strideA', given.strideA, 1, 1, Number.MAX_SAFE_INTEGER),
+    numB: readCount('numB', given.numB, 2, 2, MAX_EXPERTS),
+    scaling: readFloat32('scaling', given.scaling, 1),
+    ...readTargets(given, isStored),
+    initWeights: readFlag('initWeights', given.initWeights, true),
+  }))
+  return Object.freeze(config)
 }

@@ -1,7 +1,15 @@
 /** The configuration of a LoRA adapter: the fields of PEFT's LoraConfig in camelCase. */
 import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
-import { checkCount, checkFloat32, checkKeys, get, type Known, readCount, readFlag } from '../base/options.js'
+import {
+  checkCount,
+  checkFloat32,
+  type Known,
+  readCount,
+  readFlag,
+  readFloat32,
+  readProperties,
+} from '../base/options.js'
 import { type PatternValues, readPatternValues } from './pattern-values.js'
 import { readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
@@ -72,25 +80,20 @@ const KNOWN: Known = new Set<keyof LoraConfig>([
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readLoraConfig(options: unknown, isStored = false): LoraConfig {
-  checkKeys('config', options, KNOWN)
-  const targets = readTargets(options, isStored)
-  const alpha = get('config', options, 'loraAlpha')
-  return Object.freeze({
-    r: readCount(options, 'r', 8, 1, MAX_RANK),
-    loraAlpha: alpha === undefined ? 8 : checkFloat32('loraAlpha', alpha),
-    useRslora: readFlag(options, 'useRslora', false),
-    rankPattern: readPatternValues(options, 'rankPattern', (argument, value) =>
-      checkCount(argument, value, 1, MAX_RANK),
-    ),
-    alphaPattern: readPatternValues(options, 'alphaPattern', checkFloat32),
-    fanInFanOut: readFlag(options, 'fanInFanOut', false),
-    ...targets,
-    initLoraWeights: readInitLoraWeights(options),
-  })
+  const config = readProperties('config', options, KNOWN, (given) => ({
+    r: readCount('r', given.r, 8, 1, MAX_RANK),
+    loraAlpha: readFloat32('loraAlpha', given.loraAlpha, 8),
+    useRslora: readFlag('useRslora', given.useRslora, false),
+    rankPattern: readPatternValues(given, 'rankPattern', (argument, value) => checkCount(argument, value, 1, MAX_RANK)),
+    alphaPattern: readPatternValues(given, 'alphaPattern', checkFloat32),
+    fanInFanOut: readFlag('fanInFanOut', given.fanInFanOut, false),
+    ...readTargets(given, isStored),
+    initLoraWeights: readInitLoraWeights(given.initLoraWeights),
+  }))
+  return Object.freeze(config)
 }
 
-function readInitLoraWeights(options: object): InitLoraWeights {
-  const value = get('config', options, 'initLoraWeights')
+function readInitLoraWeights(value: unknown): InitLoraWeights {
   if (value === undefined) return true
   if (typeof value === 'boolean' || value === 'gaussian') return value
   return fail('ERR_LILY_ARGUMENT', 'initLoraWeights', `expected a boolean or 'gaussian', got ${describe(value)}`)

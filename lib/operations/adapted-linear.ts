@@ -1,6 +1,6 @@
 /** A frozen linear layer and its adapter in one call. */
 import { checkMatrix } from '../base/checks.js'
-import type { Exact, Known } from '../base/options.js'
+import { type Exact, get, type Known } from '../base/options.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorLike } from '../tensor/resolve.js'
@@ -20,7 +20,7 @@ import {
   type LilyForwardOptions,
   type LilyForwardResult,
 } from './forward.js'
-import { allocateLinear, biasFrom, checkLinear } from './linear.js'
+import { allocateLinear, readBias, checkLinear } from './linear.js'
 import type { LinearCall } from './linear-problem.js'
 import {
   checkLoraForward,
@@ -34,7 +34,7 @@ import {
   type LoraForwardResult,
   type LoraGradients,
 } from './lora.js'
-import { type PackedLinear, weightFrom } from './packed-linear.js'
+import { type PackedLinear, readWeight } from './packed-linear.js'
 import type { Problem, Routing } from './problem.js'
 import {
   type ForwardInputs,
@@ -260,7 +260,8 @@ function backwardAsync({ linear, adapter }: Backward): Promise<object> {
 
 function prepareForward(adapter: Adapter, operands: FrozenForwardOperands, options: object = {}): Forward {
   const inputs = readForwardInputs(operands, adapter.operands)
-  const frozen = { x: inputs.x, weight: weightFrom(operands), bias: biasFrom(operands), y: inputs.y }
+  const weight = readWeight(get('operands', operands, 'weight'))
+  const frozen = { x: inputs.x, weight, bias: readBias(get('operands', operands, 'bias')), y: inputs.y }
   const settings = readForwardSettings(options, adapter.options)
   const problem = adapter.check(inputs, settings)
   checkMatrix('weight', frozen.weight.operand, problem.dOut, problem.dIn)
@@ -276,7 +277,7 @@ function prepareBackward(
   options: object = {},
 ): Backward {
   const inputs = readBackwardInputs(operands, gradients)
-  const weight = weightFrom(operands)
+  const weight = readWeight(get('operands', operands, 'weight'))
   const settings = readBackwardSettings(options, backwardOptions, needs)
   const state = readSaved('saved', saved, of)
   const { problem } = state

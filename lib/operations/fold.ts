@@ -2,7 +2,7 @@
 import { checkExpertStack, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import type { GpuCommandEncoder } from '../base/gpu-types.js'
-import { checkKeys, copyArray, type Known, readFlag } from '../base/options.js'
+import { copyArray, type Known, readFlag, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
@@ -48,9 +48,10 @@ const OPTIONS: Known = new Set(['accumulate', 'stream', 'encoder'])
 export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, options: FoldOptions = {}): Tensor {
   const states = readLayers(saved)
   const given = Output.of('db', db)
-  checkKeys('options', options, OPTIONS)
-  const accumulate = readFlag(options, 'accumulate', true)
-  const stream = readStream(options)
+  const settings = readProperties('options', options, OPTIONS, ({ accumulate, stream, encoder }) => ({
+    accumulate: readFlag('accumulate', accumulate, true),
+    stream: readStream(stream, encoder),
+  }))
 
   const first = checkLayers(states)
   checkDevice('saved', first.b.device)
@@ -64,11 +65,11 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
       refuseBuffer('db', given.operand, 'saved', kept)
       refuseBuffer('db', given.operand, 'saved.weights', weights?.memory ?? null)
     }
-    given.accumulate = accumulate
+    given.accumulate = settings.accumulate
   }
 
   const deferred = states.flatMap((state) => state.deferred)
-  const placement = Placement.of(b.device, stream, () => [
+  const placement = Placement.of(b.device, settings.stream, () => [
     given?.operand,
     ...states.flatMap(({ located }) => located),
     ...deferred.flatMap(({ located }) => located),

@@ -1,20 +1,20 @@
 /** The frozen linear layer below an adapter, forward and backward. */
 import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkWeight } from '../base/checks.js'
 import { fail } from '../base/errors.js'
-import { checkKeys, get, type Known, readChoice, readFlag } from '../base/options.js'
+import { type Known, readChoice, readFlag, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
 import { refuseWebGpu } from '../memory/device.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import { Placement, type StreamOption } from '../memory/placement.js'
-import { resolve, resolveFrom, type TensorLike } from '../tensor/resolve.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { LinearCall } from './linear-problem.js'
 import { Output } from './output.js'
-import { type PackedLinear, type WeightOperand, weightFrom } from './packed-linear.js'
+import { type PackedLinear, type WeightOperand, readWeight } from './packed-linear.js'
 import type { Precision } from './problem.js'
 import { PRECISIONS } from './read.js'
 import { runLinear, runLinearAsync } from './dispatch.js'
@@ -158,43 +158,39 @@ const FORWARD: Names = { x: 'x', y: 'y', size: 'd_in' }
 const BACKWARD: Names = { x: 'dy', y: 'dx', size: 'd_out' }
 
 function prepareForward(operands: LinearForwardOperands, options: LinearOptions = {}): LinearCall {
-  checkKeys('operands', operands, FORWARD_OPERANDS)
-  const inputs = {
-    x: resolveFrom(operands, 'x'),
-    weight: weightFrom(operands),
-    bias: biasFrom(operands),
-    y: Output.from(operands, 'y'),
-  }
+  const inputs = readProperties('operands', operands, FORWARD_OPERANDS, ({ x, weight, bias, y }) => ({
+    x: resolve('x', x),
+    weight: readWeight(weight),
+    bias: readBias(bias),
+    y: Output.of('y', y),
+  }))
   const settings = readSettings(options)
   checkLinear(inputs, false)
   return allocateLinear(inputs, settings, false)
 }
 
 function prepareBackward(operands: LinearBackwardOperands, options: LinearOptions = {}): LinearCall {
-  checkKeys('operands', operands, BACKWARD_OPERANDS)
-  const inputs = {
-    x: resolveFrom(operands, 'dy'),
-    weight: weightFrom(operands),
+  const inputs = readProperties('operands', operands, BACKWARD_OPERANDS, ({ dy, weight, dx }) => ({
+    x: resolve('dy', dy),
+    weight: readWeight(weight),
     bias: null,
-    y: Output.from(operands, 'dx'),
-  }
+    y: Output.of('dx', dx),
+  }))
   const settings = readSettings(options)
   checkLinear(inputs, true)
   return allocateLinear(inputs, settings, true)
 }
 
-export function biasFrom(operands: object): Operand | null {
-  const bias = get('operands', operands, 'bias')
+export function readBias(bias: unknown): Operand | null {
   return bias === undefined ? null : resolve('bias', bias)
 }
 
 function readSettings(options: object): LinearSettings {
-  checkKeys('options', options, OPTIONS)
-  return {
-    precision: readChoice(options, 'precision', PRECISIONS, 'default'),
-    accumulate: readFlag(options, 'accumulate', true),
-    stream: readStream(options),
-  }
+  return readProperties('options', options, OPTIONS, ({ precision, accumulate, stream, encoder }) => ({
+    precision: readChoice('precision', precision, PRECISIONS, 'default'),
+    accumulate: readFlag('accumulate', accumulate, true),
+    stream: readStream(stream, encoder),
+  }))
 }
 
 /** The second phase of a call: if it throws, nothing has been allocated or written. */

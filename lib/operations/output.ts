@@ -1,6 +1,6 @@
 /** A result of a call, in memory that the caller gives or in new memory. */
 import type { DType } from '../base/dtype.js'
-import { get, isInstance } from '../base/options.js'
+import { isInstance } from '../base/options.js'
 import { newOperand } from '../memory/allocate.js'
 import { refuseReadOnly } from '../memory/checks.js'
 import { isHostMemory } from '../memory/operand-memory.js'
@@ -19,10 +19,6 @@ export class Output {
   ) {}
 
   /** Memory that the caller gives as an operand; null if there is none. */
-  static from(operands: object, name: string): Output | null {
-    return Output.of(name, get('operands', operands, name))
-  }
-
   static of(argument: string, value: unknown): Output | null {
     if (value === undefined) return null
     const operand = resolve(argument, value)

@@ -4,7 +4,6 @@ import { isOf, packedKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { DType, HostData } from '../base/dtype.js'
 import { fail, LilyError } from '../base/errors.js'
-import { get } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { byteLengthOf } from '../base/views.js'
@@ -191,8 +190,7 @@ export interface WeightOperand {
   readonly packed: PackedWeight | null
 }
 
-export function weightFrom(operands: object): WeightOperand {
-  const value = get('operands', operands, 'weight')
+export function readWeight(value: unknown): WeightOperand {
   if (!isOf(packedKey, value)) return { operand: resolve('weight', value), packed: null }
   const packed = weightOf(value as PackedLinear)
   if (packed === null) {

@@ -2,10 +2,10 @@
  * The first phase of a call: every operand and every option is read once. Getters of the caller run only here, so that
  * they cannot change what the later phases have checked.
  */
-import { checkKeys, get, type Known, readChoice, readFlag, readScaling } from '../base/options.js'
+import { type Known, readChoice, readFlag, readFloat32, readProperties } from '../base/options.js'
 import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
-import { resolve, resolveFrom } from '../tensor/resolve.js'
+import { resolve } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import { Output } from './output.js'
 import { type Activation, type Pool, type Precision, type Routing, ROUTINGS } from './problem.js'
@@ -63,15 +63,13 @@ export interface BackwardSettings<D = boolean> {
 const ALL: Readonly<Record<GradientName, boolean>> = { dx: true, da: true, dRouter: true, db: true }
 
 export function readForwardInputs(operands: object, known: Known): ForwardInputs {
-  checkKeys('operands', operands, known)
-  const router = get('operands', operands, 'router')
-  return {
-    x: resolveFrom(operands, 'x'),
-    a: resolveFrom(operands, 'a'),
+  return readProperties('operands', operands, known, ({ x, a, router, b, y }) => ({
+    x: resolve('x', x),
+    a: resolve('a', a),
     router: router === undefined ? null : resolve('router', router),
-    b: resolveFrom(operands, 'b'),
-    y: Output.from(operands, 'y'),
-  }
+    b: resolve('b', b),
+    y: Output.of('y', y),
+  }))
 }
 
 /** Reads the options of a forward call. LoRA has fewer options than Lily; the others get their defaults. */
@@ -81,33 +79,30 @@ export function readForwardSettings(options: object, known: Known): ForwardSetti
 
 /** @param routing what stands for a routing that is left out */
 export function readForwardOptions<R>(options: object, known: Known, routing: R): ForwardSettings<R> {
-  checkKeys('options', options, known)
-  return {
-    scaling: readScaling(options),
-    routing: readChoice(options, 'routing', ROUTINGS, routing),
-    pool: readChoice(options, 'pool', POOLS, 'probabilities'),
-    activation: readChoice(options, 'activation', ACTIVATIONS, 'none'),
-    precision: readChoice(options, 'precision', PRECISIONS, 'default'),
-    mask: readSmallOperand(options, 'mask', MASK),
-    sequenceOffsets: readSmallOperand(options, 'sequenceOffsets', OFFSETS),
-    weights: readSmallOperand(options, 'weights', WEIGHTS),
-    save: readFlag(options, 'save', true),
-    accumulate: readFlag(options, 'accumulate', true),
-    stream: readStream(options),
-  }
+  return readProperties('options', options, known, (given) => ({
+    scaling: readFloat32('scaling', given.scaling, 1),
+    routing: readChoice('routing', given.routing, ROUTINGS, routing),
+    pool: readChoice('pool', given.pool, POOLS, 'probabilities'),
+    activation: readChoice('activation', given.activation, ACTIVATIONS, 'none'),
+    precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
+    mask: readSmallOperand('mask', given.mask, MASK),
+    sequenceOffsets: readSmallOperand('sequenceOffsets', given.sequenceOffsets, OFFSETS),
+    weights: readSmallOperand('weights', given.weights, WEIGHTS),
+    save: readFlag('save', given.save, true),
+    accumulate: readFlag('accumulate', given.accumulate, true),
+    stream: readStream(given.stream, given.encoder),
+  }))
 }
 
 export function readBackwardInputs(operands: object, known: Known): BackwardInputs {
-  checkKeys('operands', operands, known)
-  const x = get('operands', operands, 'x')
-  return {
-    dy: resolveFrom(operands, 'dy'),
+  return readProperties('operands', operands, known, ({ dy, x, dx, da, dRouter, db }) => ({
+    dy: resolve('dy', dy),
     x: x === undefined ? null : resolve('x', x),
-    dx: Output.from(operands, 'dx'),
-    da: Output.from(operands, 'da'),
-    dRouter: Output.from(operands, 'dRouter'),
-    db: Output.from(operands, 'db'),
-  }
+    dx: Output.of('dx', dx),
+    da: Output.of('da', da),
+    dRouter: Output.of('dRouter', dRouter),
+    db: Output.of('db', db),
+  }))
 }
 
 export function readBackwardSettings(options: object, known: Known, knownNeeds: Known): BackwardSettings {
@@ -121,22 +116,26 @@ export function readBackwardOptions<D>(
   knownNeeds: Known,
   deferB: D,
 ): BackwardSettings<D> {
-  checkKeys('options', options, known)
-  return {
-    needs: readNeeds(get('options', options, 'needs'), knownNeeds),
-    deferB: readFlag(options, 'deferB', deferB),
-    accumulate: readFlag(options, 'accumulate', true),
-    stream: readStream(options),
-  }
+  return readProperties('options', options, known, (given) => ({
+    needs: readNeeds(given.needs, knownNeeds),
+    deferB: readFlag('deferB', given.deferB, deferB),
+    accumulate: readFlag('accumulate', given.accumulate, true),
+    stream: readStream(given.stream, given.encoder),
+  }))
 }
 
 function readNeeds(needs: unknown, known: Known): Readonly<Record<GradientName, boolean>> {
   if (needs === undefined) return ALL
-  checkKeys('needs', needs, known)
-  return {
-    dx: readFlag(needs, 'dx', true, 'needs.dx'),
-    da: readFlag(needs, 'da', true, 'needs.da'),
-    dRouter: readFlag(needs, 'dRouter', true, 'needs.dRouter'),
-    db: readFlag(needs, 'db', true, 'needs.db'),
-  }
+  return readProperties(
+    'needs',
+    needs,
+    known,
+    ({ dx, da, dRouter, db }) => ({
+      dx: readFlag('needs.dx', dx, true),
+      da: readFlag('needs.da', da, true),
+      dRouter: readFlag('needs.dRouter', dRouter, true),
+      db: readFlag('needs.db', db, true),
+    }),
+    'needs.',
+  )
 }

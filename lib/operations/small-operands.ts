@@ -4,7 +4,6 @@
  */
 import { bytesPerElement, dtypeOf, type DTypes, failClass, type HostData, is16Bit } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
-import { get } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { CPU } from '../memory/device.js'
@@ -40,8 +39,7 @@ const UNREAD = new Float64Array(0)
  *
  * @param dtypes the dtypes on the host; the kernels read the first one
  */
-export function readSmallOperand(options: object, argument: string, dtypes: DTypes): SmallOperand | null {
-  const value = get('options', options, argument)
+export function readSmallOperand(argument: string, value: unknown, dtypes: DTypes): SmallOperand | null {
   if (value === undefined) return null
   try {
     return read(argument, value, dtypes)

@@ -1,6 +1,6 @@
 /** The AdamW optimiser. */
 import { fail, LilyError } from '../base/errors.js'
-import { checkKeys, type Known } from '../base/options.js'
+import { type Known, readProperties } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
@@ -150,9 +150,10 @@ export class AdamW {
   step(options: AdamWStepOptions = {}): void {
     this.#open()
     refuseInCapture("an optimiser's step()", 'its result depends on the number of the step: call it after replay()')
-    checkKeys('options', options, STEP_OPTIONS)
-    const lrScale = readLrScale(options, this.#settings.rates)
-    const stream = readStream(options)
+    const { lrScale, stream } = readProperties('options', options, STEP_OPTIONS, (given) => ({
+      lrScale: readLrScale(given, this.#settings.rates),
+      stream: readStream(given.stream, given.encoder),
+    }))
     const parameters = readParameters(this.#parameters, this.#names)
     // The getters of the parameters may have replaced the moments by load(), or released them.
     const moments = this.#open()

@@ -4,7 +4,7 @@
  */
 import { bytesPerElement, type DType, viewOf } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, type Known } from '../base/options.js'
+import { type Known, readProperties } from '../base/options.js'
 import { bufferOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { type DLPackTensor, native } from '../binding/native.js'
@@ -63,8 +63,7 @@ const LEGACY_STREAM = 1
  * addon.consume(capsule)
  */
 export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): object {
-  checkKeys('options', options, OPTIONS)
-  const stream = readStream(options)
+  const stream = readProperties('options', options, OPTIONS, (given) => readStream(given.stream, undefined))
   const operand = resolve('tensor', tensor)
   refuseWebGpu('tensor', 'toDLPack', operand.device)
   checkMemory('tensor', operand)
@@ -110,8 +109,7 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
  * const x = fromDLPack(addon.produce())
  */
 export function fromDLPack(capsule: unknown, options: DLPackOptions = {}): Tensor {
-  checkKeys('options', options, OPTIONS)
-  const stream = readStream(options)
+  const stream = readProperties('options', options, OPTIONS, (given) => readStream(given.stream, undefined))
   const described = bound(() => native.dlpackRead(capsule))
   const dtype = dtypeOf(described)
   const device = deviceOf(described)

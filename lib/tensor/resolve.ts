@@ -5,7 +5,7 @@
 import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType, type TypedData } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
-import { get, type Known } from '../base/options.js'
+import type { Known } from '../base/options.js'
 import { readIntegers } from '../base/shape.js'
 import { deviceTensor } from '../base/symbols.js'
 import { CPU } from '../memory/device.js'
@@ -153,11 +153,6 @@ export function resolve(argument: string, value: unknown, dtypes = FLOATS): Oper
   } catch (cause) {
     throw failedToRead(argument, cause)
   }
-}
-
-/** Resolves the property `name` of an object of operands. */
-export function resolveFrom(operands: object, name: string): Operand {
-  return resolve(name, get('operands', operands, name))
 }
 
 function readOperand(argument: string, operand: Operand | null): Operand {

@@ -1,20 +1,17 @@
 /** Reads the options `stream` and `encoder` of a call. */
 import { describe, fail, reading } from '../base/errors.js'
-import { get } from '../base/options.js'
 import type { StreamOption } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
 import { gpuOf } from './gpu-buffer.js'
 import { readStreamValue } from './stream.js'
 
 /**
- * Reads `options.stream`, a Stream of this package or a cudaStream_t, or `options.encoder`, a GPUCommandEncoder; null if
- * both are left out.
+ * Reads the option `stream`, a Stream of this package or a cudaStream_t, or `encoder`, a GPUCommandEncoder; null if both
+ * are left out.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED
  */
-export function readStream(options: object): StreamOption {
-  const value = get('options', options, 'stream')
-  const encoder = get('options', options, 'encoder')
+export function readStream(value: unknown, encoder: unknown): StreamOption {
   if (encoder !== undefined) {
     if (value !== undefined) fail('ERR_LILY_ARGUMENT', 'encoder', 'is given beside stream; leave one of them out')
     return readEncoder(encoder)

@@ -61,7 +61,7 @@ export function adapt<T extends Tensor>(x: Tensor, base: T, layer: AdapterLayer,
   checkBase(base, x, layer.outFeatures)
   checkKeys('options', options, OPTIONS)
   const settings = readSettings(options)
-  const recording = recordingFor(layer, readFlag(options, 'training', undefined))
+  const recording = recordingFor(layer, readFlag('training', get('options', options, 'training'), undefined))
   const call = { place: placeOn('layer', layer.a.value.device), layer, settings }
   return recording === null ? evaluate(x, base, call) : record(recording, x, base, call)
 }
