@@ -1,6 +1,6 @@
 /** Adapter folders: files of PEFT are read and written again bit for bit, in both formats. */
 import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { fileSystemError } from '../../lib/checkpoint/errors.js'
@@ -12,6 +12,7 @@ import {
   type LilyConfigOptions,
   LilyModel,
   LoraModel,
+  SafetensorsFile,
   type SaveOptions,
   tensor,
   writeSafetensors,
@@ -599,5 +600,46 @@ describe('saving', () => {
         "/adapter: cannot be written (EACCES: permission denied, open '/adapter'); allow this process to list the " +
         'folder and to read and write its files',
     })
+  })
+})
+
+describe('a relative path', () => {
+  /** Starts a call in a working directory, which is another one as soon as it has returned. */
+  function startIn<T>(folder: string, start: () => Promise<T>): Promise<T> {
+    const before = process.cwd()
+    try {
+      process.chdir(folder)
+      return start()
+    } finally {
+      process.chdir(before)
+    }
+  }
+
+  it('counts from the working directory in which a load is called', async () => {
+    const source = goldenCopy()
+    const load = startIn(dirname(source), () => LilyModel.fromPretrained(basename(source)))
+    expect(valuesOf(await load)).toEqual(valuesOf(await LilyModel.fromPretrained(source)))
+    const file = await startIn(source, () => SafetensorsFile.open(TENSORS))
+    expect(file.path).toBe(join(source, TENSORS))
+    await file.close()
+  })
+
+  it('counts from the working directory in which a save is called', async () => {
+    const model = await LilyModel.fromPretrained(GOLDEN)
+    const [folder, other] = [newFolder(), withFields({}, LORA)]
+    await startIn(folder, () => model.savePretrained('adapter'))
+    expect(filesOf(join(folder, 'adapter'))).toEqual(filesOf(GOLDEN))
+
+    // The folder that is checked is the one that is written.
+    const save = startIn(dirname(other), () => model.savePretrained(basename(other)))
+    await expectRefused(
+      'ERR_LILY_CHECKPOINT',
+      `${join(other, CONFIG)}: expected no adapter of another method`,
+      () => save,
+    )
+
+    model.freeze('uniform')
+    await startIn(folder, () => model.saveLora('lora'))
+    expect((await LoraModel.fromPretrained(join(folder, 'lora'))).layers.size).toBe(model.layers.size)
   })
 })

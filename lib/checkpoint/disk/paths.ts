@@ -1,10 +1,10 @@
 /** Paths that callers give. */
-import { join } from 'node:path'
+import { join, resolve, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, fail } from '../../base/errors.js'
 
 /**
- * A path as a string. Like Node.js, this accepts a URL object of the scheme file:, too.
+ * An absolute path as a string. Like Node.js, this accepts a URL object of the scheme file:, too.
  *
  * @param expected what the error says is accepted
  * @throws LilyError ERR_LILY_ARGUMENT for anything else, Buffers among it: names of files are Unicode here
@@ -18,7 +18,21 @@ export function readPath(
   if (typeof path !== 'string' || path === '' || path.includes('\0')) {
     fail('ERR_LILY_ARGUMENT', argument, `expected ${expected}, got ${describe(value)}`)
   }
-  return path
+  return toAbsolute(path)
+}
+
+/** The program may change its working directory while a load or a save runs. */
+function toAbsolute(path: string): string {
+  try {
+    return endsLikeFolder(path) ? join(resolve(path), sep) : resolve(path)
+  } catch {
+    return path // Deno needs a permission to read the working directory, and there may be none any more
+  }
+}
+
+/** Whether a path ends with a slash. */
+export function endsLikeFolder(path: string): boolean {
+  return path.endsWith('/') || path.endsWith(sep)
 }
 
 function fromUrl(value: object): unknown {

@@ -22,7 +22,7 @@ import {
   rm,
   stat,
 } from 'node:fs/promises'
-import { basename, dirname, join, resolve, sep } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { shared } from '../../base/copies.js'
 import { native } from '../../binding/native.js'
@@ -31,6 +31,7 @@ import { isObject } from '../json.js'
 import { BLOCK_BYTES, type FileContent } from '../open-file.js'
 import { withFolderLock } from './folder-lock.js'
 import { openHandle } from './open-file.js'
+import { endsLikeFolder } from './paths.js'
 
 /** The steps of a save: its renames, in order, and then the files that it removes. */
 export interface Journal {
@@ -92,7 +93,7 @@ export async function replaceFiles(
 /** Replaces one file, as {@link replaceFiles} does. */
 export async function replaceFile(path: string, content: Omit<FileContent, 'name'>): Promise<void> {
   // `dirname` and `basename` take 'folder/' for the file 'folder'.
-  if (path.endsWith('/') || path.endsWith(sep)) {
+  if (endsLikeFolder(path)) {
     throw checkpointError(path, 'expected the path of a file, got one that ends like that of a folder; add a name')
   }
   await replaceFiles(dirname(path), [{ ...content, name: basename(path) }])
