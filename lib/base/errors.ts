@@ -1,5 +1,6 @@
 /** The error class of the package, and helpers for error messages. */
 import { errorKey, isOf } from './copies.js'
+import { versionText } from './other-versions.js'
 
 /** Kind of an error, in a form that programs can compare. */
 export type LilyErrorCode =
@@ -104,6 +105,11 @@ export function cut(text: string, most = MAX_QUOTED, length = text.length): stri
   return text.length > most ? `${head(text, most)}... (${length} characters)` : text
 }
 
+/** A number of things, as '1 row' or '2 rows'. */
+export function countOf(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`
+}
+
 /** A message, cut in its middle. */
 export function cutMessage(message: string): string {
   if (message.length <= MAX_MESSAGE) return message
@@ -161,7 +167,7 @@ function describeObject(value: object): string {
     if (Array.isArray(value)) return `an array of ${value.length}`
     const tag = Object.prototype.toString.call(value).slice(8, -1)
     const name = (tag === 'Object' && (value.constructor as { name?: string } | undefined)?.name) || tag
-    return `an object of type ${cut(name, 40)}${name === 'Promise' ? '; await it' : ''}`
+    return `an object of type ${cut(name, 40)}${versionText(value)}${name === 'Promise' ? '; await it' : ''}`
   } catch {
     return 'an object that cannot be read'
   }

@@ -6,6 +6,7 @@ import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType, typ
 import { describe, fail, failedToRead } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import type { Known } from '../base/options.js'
+import { isOfOtherVersion } from '../base/other-versions.js'
 import { readIntegers } from '../base/shape.js'
 import { deviceTensor } from '../base/symbols.js'
 import { CPU } from '../memory/device.js'
@@ -164,13 +165,12 @@ function readOperand(argument: string, operand: Operand | null): Operand {
 function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes): Operand {
   const device = value.device
   // A host tensor of another version of this package has the method too, which throws, as its buffer does.
-  const isOfOtherVersion = provide !== undefined && isHost(device)
-  if (provide !== undefined && !isOfOtherVersion) return readProvided(argument, value, provide)
+  const isOnHost = provide !== undefined && isHost(device)
+  if (provide !== undefined && !isOnHost) return readProvided(argument, value, provide)
   const ptr = value.ptr
   if (ptr !== undefined) return readCudaMemory(argument, value, ptr, device, value)
 
-  if (!isOfOtherVersion && !ArrayBuffer.isView(value) && isGpuBuffer(value.buffer))
-    return readGpuBuffer(argument, value)
+  if (!isOnHost && !ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
 
   const wrapped = wrappedIn(value)
   if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor], dtypes)
@@ -188,7 +188,9 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
   const { strides, byteOffset, isWindow } = readLayout(argument, value, sizes.length, dtype)
   if (device !== undefined) checkHost(argument, device)
-  const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
+  // The data of a tensor begin at its first element, those of other objects byteOffset before it.
+  const begin = isOnHost && isOfOtherVersion(value) ? 0 : byteOffset
+  const operand = layOut(argument, data as HostData, begin, dtype, CPU, sizes, strides)
   if (!isWindow) checkNotLonger(argument, data, operand)
   return operand
 }
