@@ -141,7 +141,7 @@ describe('what fromDLPack refuses', () => {
     ['elements without data', { data: undefined, address: 0n }, 'ARGUMENT', 'no data'],
     ['a half element', { byteOffset: 2, shape: [1, dIn] }, 'ARGUMENT', 'multiples of 4'],
     ['float64', { code: 2, bits: 64 }, 'DTYPE', '64 bits'],
-    ['int64', { code: 0, bits: 64 }, 'DTYPE', 'type code 0 of 64 bits'],
+    ['int64', { code: 0, bits: 64 }, 'DTYPE', 'type code 0 of 64 bits and 1 lane;'],
     ['complex numbers', { code: 5, bits: 32 }, 'DTYPE', 'type code 5'],
     ['vectors', { lanes: 4, shape: [1, 2] }, 'DTYPE', '4 lanes'],
     ['memory of Metal', { deviceType: 8 }, 'DEVICE', 'device type 8'],

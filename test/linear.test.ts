@@ -190,6 +190,7 @@ describe('refusals', () => {
     ['a weight of another d_out', 'ERR_LILY_SHAPE', 'weight: expected [4, d_in]', { weight: zeros(3, 4) }],
     ['a weight without columns', 'ERR_LILY_SHAPE', 'weight: expected [d_out, d_in], each', { weight: zeros(4, 0) }],
     ['a dx of another shape', 'ERR_LILY_SHAPE', 'dx: expected 2 rows of 3', { dx: zeros(2, 4) }],
+    ['a dx of another token', 'ERR_LILY_SHAPE', 'dx: expected 1 row of 3,', { dy: zeros(1, 4), dx: zeros(2, 3) }],
     ['a dx of another type', 'ERR_LILY_DTYPE', 'dx', { dx: halves(2, 3) }],
     ['a bias', 'ERR_LILY_ARGUMENT', 'bias: is not a property', { bias: zeros(4) }],
   ])('backward: %s', async (_, code, text, changed) => {

@@ -2,7 +2,8 @@
 import type { Report, Result } from '../../bench/harness/report.js'
 import type { Method, Pass } from '../../bench/methods/methods.js'
 import type { Case } from '../../bench/workload/cases.js'
-import { countOf, ratio } from '../report/format.js'
+import { countOf } from '../../lib/base/errors.js'
+import { ratio } from '../report/format.js'
 
 export interface Row extends Case {
   readonly pass: Pass

@@ -1,6 +1,6 @@
 /** The result of an inspection: `--json` writes it, and the table and the page show it. */
+import { countOf } from '../../lib/base/errors.js'
 import type { Analysis, LayerAnalysis, TargetAnalysis } from '../../lib/index.js'
-import { countOf } from '../report/format.js'
 
 export interface Inspection {
   readonly version: string

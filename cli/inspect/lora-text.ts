@@ -1,5 +1,6 @@
 /** An inspection of a LoRA adapter as text. */
-import { countOf, threeDigits } from '../report/format.js'
+import { countOf } from '../../lib/base/errors.js'
+import { threeDigits } from '../report/format.js'
 import { renderTable, textTable } from '../report/text-table.js'
 import { layerLabels } from './inspection.js'
 import {

@@ -28,5 +28,3 @@ export const threeDigits = (value: number): string => value.toPrecision(3)
 
 /** Two decimals, without negative zero. */
 export const twoDecimals = (value: number): string => value.toFixed(2).replace('-0.00', '0.00')
-
-export const countOf = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`

@@ -54,7 +54,7 @@ export function checkTokenRows(argument: string, operand: TypedMatrix, tokens: n
   fail(
     'ERR_LILY_SHAPE',
     argument,
-    `expected ${tokens} rows of ${columns}, as [${tokens}, ${columns}] or with more leading dimensions, ` +
+    `expected ${tokens} row${tokens === 1 ? '' : 's'} of ${columns}, as [${tokens}, ${columns}] or with more leading dimensions, ` +
       `got ${shapeText(operand.shape)}`,
   )
 }

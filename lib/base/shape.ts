@@ -86,7 +86,7 @@ function commonPitch(argument: string, shape: readonly number[], strides: readon
     fail(
       'ERR_LILY_SHAPE',
       argument,
-      `expected a row pitch of at least ${columns} elements, got ${pitch} (strides ${shapeText(strides)}): the rows ` +
+      `expected a row pitch of at least ${columns}, got ${pitch} (strides ${shapeText(strides)}): the rows ` +
         `overlap; make a contiguous copy`,
     )
   }

@@ -1,5 +1,5 @@
 /** Reads the weights with which layers are frozen. */
-import { describe, fail, failedToRead } from '../base/errors.js'
+import { countOf, describe, fail, failedToRead } from '../base/errors.js'
 import { copyArray, entriesOf } from '../base/options.js'
 import { classNameOf } from '../base/views.js'
 import { layerOf } from './adapter-model.js'
@@ -43,7 +43,7 @@ function readNumbers(name: string, values: unknown, experts: number): Float32Arr
     fail(
       'ERR_LILY_SHAPE',
       'weights',
-      `expected an array or a Float32Array of ${experts} numbers (E) for '${name}', got ${describe(values)}`,
+      `expected an array or a Float32Array of ${countOf(experts, 'number')} (E) for '${name}', got ${describe(values)}`,
     )
   }
   const wrong = given.findIndex((value) => typeof value !== 'number' || !Number.isFinite(Math.fround(value)))

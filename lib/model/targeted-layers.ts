@@ -4,7 +4,7 @@
  * If several suffixes match a name, the longest one applies, so that the result does not depend on their order. PEFT
  * takes the last one of a Python set, whose order changes from run to run.
  */
-import { describe, fail } from '../base/errors.js'
+import { countOf, describe, fail } from '../base/errors.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
 import { compilePattern, needsBacktracking } from './pattern.js'
 import { compileLayersPatterns, type Targets } from './targets.js'
@@ -36,10 +36,10 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
   })
   if (matched.length === 0) {
     const isWhole = typeof targetModules === 'string' ? ' of a regular expression for whole names' : ''
-    failWithoutMatch('targetModules', `a match${isWhole} among ${layers.length} layers, got none`)
+    failWithoutMatch('targetModules', `a match${isWhole} among ${countOf(layers.length, 'layer')}, got none`)
   }
   const included = matched.filter(({ name }) => excluded(name) === null)
-  if (included.length === 0) failWithoutMatch('excludeModules', `no match of some layer, got all ${matched.length}`)
+  if (included.length === 0) failWithoutMatch('excludeModules', 'a layer without a match, got none')
   // A whole name among targetModules counts whatever its index is.
   const isNamed = ({ name, target }: TargetedLayer) => targetModules !== null && target === name
   const targeted = included.filter((layer) => isNamed(layer) || isTransformed(layer.name))
@@ -52,7 +52,7 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
       : `as in PEFT, a list that begins the name, as in ${describe(first)}, has no index; pass whole names as targetModules`
   return failWithoutMatch(
     'layersToTransform',
-    `the index of one of ${included.length} layers${after}, got none`,
+    `an index among those of ${countOf(included.length, 'layer')}${after}, got none`,
     remedy,
   )
 }

@@ -136,7 +136,7 @@ export function checkOffsets(operand: SmallOperand, tokens: number): Part {
     fail(
       'ERR_LILY_SHAPE',
       argument,
-      `expected G + 1 cumulative offsets of at least one sequence, because x has ${tokens} tokens, got one offset; ` +
+      `expected G + 1 cumulative offsets of at least one sequence, because x has tokens, got one offset; ` +
         `pass [0, ${tokens}] if they are one sequence`,
     )
   }

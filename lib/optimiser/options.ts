@@ -1,5 +1,5 @@
 /** The options of AdamW. */
-import { describe, fail, failedToRead } from '../base/errors.js'
+import { countOf, describe, fail, failedToRead } from '../base/errors.js'
 import { checkKeys, copyArray, get, isRegExp, type Known } from '../base/options.js'
 
 /** Parameters with a learning rate or weight decay of their own, like a parameter group of PyTorch. */
@@ -183,7 +183,7 @@ function matched(argument: string, match: unknown, names: readonly string[]): re
   return fail(
     'ERR_LILY_ARGUMENT',
     argument,
-    `expected a match among ${names.length} parameters, such as '${names[0]}', got none`,
+    `expected a match among ${countOf(names.length, 'parameter')}, such as '${names[0]}', got none`,
   )
 }
 

@@ -1,6 +1,6 @@
 /** Reads and checks the parameters of an optimiser. All checks run before the first value is written. */
 import { checkFloat, checkShape, checkTypeOrFloat32 } from '../base/checks.js'
-import { describe, fail, failedToRead, reading } from '../base/errors.js'
+import { countOf, describe, fail, failedToRead, reading } from '../base/errors.js'
 import { get, isMap } from '../base/options.js'
 import { checkPlace, refuseReadOnly } from '../memory/checks.js'
 import { type Device, deviceText } from '../memory/device.js'
@@ -117,7 +117,7 @@ function checkCount({ size }: Parameters, names: readonly string[]): void {
   fail(
     'ERR_LILY_ARGUMENT',
     'parameters',
-    `expected the ${names.length} parameters that the optimiser was created with, got ${size}; create a new AdamW`,
+    `expected the ${countOf(names.length, 'parameter')} that the optimiser was created with, got ${size}; create a new AdamW`,
   )
 }
 
@@ -160,6 +160,6 @@ function checkContiguous(argument: string, { rows, columns, pitch }: Operand): v
   fail(
     'ERR_LILY_SHAPE',
     argument,
-    `expected contiguous rows, got ${columns} columns with a pitch of ${pitch}; make a contiguous copy`,
+    `expected contiguous rows, got ${countOf(columns, 'column')} with a pitch of ${pitch}; make a contiguous copy`,
   )
 }

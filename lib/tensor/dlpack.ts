@@ -3,7 +3,7 @@
  * the capsule and who owns what.
  */
 import { bytesPerElement, type DType, viewOf } from '../base/dtype.js'
-import { describe, fail } from '../base/errors.js'
+import { countOf, describe, fail } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
 import { bufferOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
@@ -152,7 +152,7 @@ function dtypeOf({ code, bits, lanes }: DLPackTensor): DType {
     'ERR_LILY_DTYPE',
     'capsule',
     `expected float32, float16 or bfloat16 (uint8 or bool for masks, int32 for offsets), got type code ${code} of ` +
-      `${bits} bits and ${lanes} lanes; convert it`,
+      `${countOf(bits, 'bit')} and ${countOf(lanes, 'lane')}; convert it`,
   )
 }
 

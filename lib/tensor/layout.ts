@@ -80,7 +80,7 @@ export function readStrides(argument: string, value: unknown, rank: number): num
   }
   const strides = readIntegers(argument, 'strides', value)
   if (strides.length === rank) return strides
-  return fail('ERR_LILY_SHAPE', argument, `expected one stride for each of ${rank} dimensions, got ${strides.length}`)
+  return fail('ERR_LILY_SHAPE', argument, `expected one stride per dimension, ${rank}, got ${strides.length}`)
 }
 
 export function readByteOffset(argument: string, value: unknown, dtype: DType): number {

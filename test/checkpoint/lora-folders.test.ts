@@ -415,7 +415,7 @@ describe('refused with the name of', () => {
     ['exclude_modules', ['v_proj'], 'which adapter_config.json excludes'],
     ['target_modules', ['k_proj'], 'its layers do not fit adapter_config.json: target_modules: expected a match'],
     ['layers_to_transform', [0], 'exclude_modules or layers_to_transform'],
-    ['layers_to_transform', [9], 'its layers do not fit adapter_config.json: layers_to_transform: expected the index'],
+    ['layers_to_transform', [9], 'its layers do not fit adapter_config.json: layers_to_transform: expected an index'],
   ]
   it.each(fields)('%s: %o', async (field, value, message) => {
     const folder = withLoraFields({ [field]: value })

@@ -183,16 +183,25 @@ describe('rejects', () => {
   it.each<[string, LilyConfigOptions]>([
     ['targetModules: expected a match among 3 layers', { targetModules: ['k'], excludeModules: ['q'] }],
     ['targetModules: expected a match of a regular expression for whole names among 3 layers', { targetModules: 'q' }],
-    ['excludeModules: expected no match of some layer, got all 3', { excludeModules: ['q', 'v'] }],
-    ['excludeModules: expected no match of some layer, got all 2', { targetModules: ['q'], excludeModules: ['q'] }],
-    ['layersToTransform: expected the index of one of 3 layers, got none', { layersToTransform: [5] }],
+    ['excludeModules: expected a layer without a match, got none', { excludeModules: ['q', 'v'] }],
+    ['excludeModules: expected a layer without a match, got none', { targetModules: ['q'], excludeModules: ['q'] }],
+    ['layersToTransform: expected an index among those of 3 layers, got none', { layersToTransform: [5] }],
     [
-      'layersToTransform: expected the index of one of 2 layers after a match of layersPattern, got none',
+      'layersToTransform: expected an index among those of 2 layers after a match of layersPattern, got none',
       { targetModules: ['q'], layersToTransform: [0], layersPattern: 'blocks' },
     ],
   ])('no layer that is left: %s', async (message, config) => {
     const layers = square('m.layers.0.q', 'm.layers.1.q', 'm.layers.1.v')
     await expectRefused('ERR_LILY_ARGUMENT', message, () => share(layers, config))
+  })
+
+  it('a single layer, which is counted as one', async () => {
+    const layers = square('q')
+    await expectRefused('ERR_LILY_ARGUMENT', 'a match among 1 layer, got none', () =>
+      share(layers, { targetModules: ['k'] }),
+    )
+    const message = 'an index among those of 1 layer, got none'
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => share(layers, { layersToTransform: [5] }))
   })
 
   // PEFT matches `.*\.[^.]*\.(\d+)\.` and `.*\.layers\.(\d+)\.`: both require a component before the list.
