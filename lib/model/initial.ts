@@ -59,9 +59,9 @@ class Random {
     this.#generator = mersenne(seed)
   }
 
-  /** Uniform in [-bound, bound): the low 24 bits of one output for each element. */
+  /** Uniform in [-bound, bound), a float32 number: the low 24 bits of one output for each element. */
   fillUniform(numbers: Float32Array, bound: number): void {
-    const width = Math.fround(2 * bound)
+    const width = 2 * bound
     // Exact in float64 and so rounded once, to float32, like the fused multiply-add of PyTorch.
     for (let i = 0; i < numbers.length; i++) numbers[i] = uniformFloat32(this.#generator) * width - bound
   }

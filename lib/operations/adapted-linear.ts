@@ -1,7 +1,7 @@
 /** A frozen linear layer and its adapter in one call. */
 import { checkMatrix } from '../base/checks.js'
 import { type Exact, get, type Known } from '../base/options.js'
-import { checkPlace, refuseOverlap } from '../memory/checks.js'
+import { refuseOverlap } from '../memory/checks.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import { allocateForward, allocateGradients, type BackwardCall, type ForwardCall } from './allocate.js'
@@ -282,7 +282,6 @@ function prepareBackward(
   const state = readSaved('saved', saved, of)
   const { problem } = state
   checkGradients(state, inputs, settings)
-  checkPlace('weight', weight.operand, 'x', problem.x)
   checkMatrix('weight', weight.operand, problem.dOut, problem.dIn)
   for (const name of GRADIENTS) {
     const output = inputs[name]?.operand

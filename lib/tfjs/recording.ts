@@ -48,9 +48,10 @@ export function withRecording<T>(recording: Recording, f: () => T): T {
   }
 }
 
+/** Calling it again has no effect. */
 export function release({ x, small, saved }: RecordedCall): void {
   saved.dispose()
-  for (const tensor of [x, ...small]) if (!tensor.isDisposed) tensor.dispose()
+  for (const tensor of [x, ...small]) tensor.dispose()
 }
 
 /**
