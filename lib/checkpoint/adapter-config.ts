@@ -84,8 +84,10 @@ function checkFields<C extends Targets>(
   if (type !== method.type) {
     const got = typeof type === 'string' ? quote(type) : describe(type)
     const advice =
-      type === 'LILY' || type === 'LORA' ? `; load it with ${MODELS[type]}` : `; load a ${method.name} adapter`
-    throw checkpointError(path, `expected peft_type '${method.type}', got ${got}${advice}`)
+      type === 'LILY' || type === 'LORA'
+        ? `load it with ${MODELS[type]}`
+        : 'only adapters of Lily and LoRA can be loaded'
+    throw checkpointError(path, `expected peft_type '${method.type}', got ${got}; ${advice}`)
   }
   const refused = method.refusal(fields)
   if (refused !== null) throw checkpointError(path, refused.join(': '))

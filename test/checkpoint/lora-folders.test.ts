@@ -391,7 +391,7 @@ describe('refused with the name of', () => {
     ['init_lora_weights', 'new', 'other base weights, or train otherwise'],
     ['init_lora_weights', 3, 'got 3'],
     ['peft_type', 'LILY', 'expected peft_type \'LORA\', got "LILY"; load it with LilyModel'],
-    ['peft_type', 'LOHA', 'expected peft_type \'LORA\', got "LOHA"; load a LoRA adapter'],
+    ['peft_type', 'LOHA', 'expected peft_type \'LORA\', got "LOHA"; only adapters of Lily and LoRA can be loaded'],
     ['something_new', 1, '"something_new"; remove'],
     ['r', 0, 'r: expected an integer from 1 to 4096'],
     ['r', [], 'r: expected an integer from 1 to 4096'],
