@@ -132,6 +132,26 @@ ${consumer('ESM').replace('console.log(results)', 'console.log(JSON.stringify({ 
   expect(JSON.parse(results)).toEqual(expected)
 })
 
+test('Deno checks the types of a program and the declarations', () => {
+  const source = `
+import { lilyBackward, lilyForward, LilyModel, type LilySaved, type Tensor, tensor } from 'lily-kernels'
+import { createLily } from 'lily-kernels/webgpu'
+const x = tensor(new Float32Array(4), [2, 2])
+const operands = { x, a: x, router: x, b: tensor([1, 2, 3, 4], [2, 1, 2]) }
+const { y, saved }: { y: Tensor; saved: LilySaved<'token'> } = lilyForward(operands, { routing: 'token' })
+const { dx }: { dx: Tensor } = lilyBackward({ dy: y }, saved)
+using model = LilyModel.create({ layers: [{ name: 'q', inFeatures: 2, outFeatures: 2 }], config: { r: 1, numB: 2 } })
+declare const device: GPUDevice
+const buffer: GPUBuffer = createLily(device).tensor(new Float32Array(4), [2, 2]).buffer
+// @ts-expect-error: misspelt
+lilyForward(operands, { scalling: 1 })
+// @ts-expect-error: no device
+createLily({})
+export { buffer, dx, model }
+`
+  installed.run(runtimeProgram('Deno'), ['check', '--all'], 'types.mts', source)
+})
+
 test.each(FORMATS)('a deployment with the files that Next.js collects, as %s', (format) => {
   const nft = installOnce('nft-1.11.5', ['@vercel/nft@1.11.5'])
   const { file } = MODULES[format]
