@@ -144,7 +144,7 @@ using model = LilyModel.create({ layers: [{ name: 'q', inFeatures: 2, outFeature
 declare const device: GPUDevice
 const buffer: GPUBuffer = createLily(device).tensor(new Float32Array(4), [2, 2]).buffer
 // @ts-expect-error: misspelt
-lilyForward(operands, { scalling: 1 })
+lilyForward(operands, { rooting: 'token' })
 // @ts-expect-error: no device
 createLily({})
 export { buffer, dx, model }
