@@ -224,6 +224,12 @@ describe('what is not supported', () => {
       [{ strides: [-dIn, 1] }, 'at least 0'],
       [{ offset: 1, byteOffset: 4 }, 'got both'],
       [{ pitch: 8 }, "unknown field 'pitch'"],
+      [{ ptr: -16n }, 'expected ptr to be an address below 2^64, got -16'],
+      [{ ptr: 2n ** 64n }, 'expected ptr to be an address below 2^64, got 18446744073709551616'],
+      [{ ptr: 2 ** 53 }, 'expected ptr to be an address, as a bigint or an integer'],
+      [{ device: null }, "expected device { type: 'cuda', id } with ptr"],
+      [{ device: { type: 'cuda', id: -1 } }, "expected device { type: 'cuda', id } with ptr"],
+      [{ device: { type: 'cpu', id: 0 } }, 'pass memory of the host as { data }'],
     ] as const) {
       expect(caught(() => yOf({ ptr: 4096n, ...place, ...fields })).message).toContain(message)
     }

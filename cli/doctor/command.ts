@@ -21,7 +21,8 @@ export function doctorCommand(version: string): Command {
     })
 }
 
-function textOf(diagnosis: Diagnosis): string {
+/** A diagnosis as lines of a name and a text. */
+export function textOf(diagnosis: Diagnosis): string {
   const { version, node, platform, os, libc, addon, environment, processor } = diagnosis
   const lines: [string, string][] = [
     ['lily-kernels', version],

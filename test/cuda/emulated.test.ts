@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { isEmulated } from '../support/backend.js'
 import { runProgram } from '../support/program.js'
+import { temporaryFolder } from '../support/temporary.js'
 
 const ORDERS = ['0', '1', '2', '3']
 
@@ -62,6 +63,21 @@ describe('order of execution', () => {
         expect(code, text).toBe(0)
         expect(stdout.trim(), text).toBe(program === 'calls.js' ? 'null' : 'right')
       })
+})
+
+test('work that is not done is waited for, and keeps the memory that it uses', async (context) => {
+  needsEmulator(context)
+  const { code, stdout, text } = await runProgram('held.js', { CONTROL: temporaryFolder(), LEAKS: '0' })
+  expect(code, text).toBe(0)
+  expect(JSON.parse(stdout), text).toEqual({
+    held: {
+      kept: ['a call', 'a graph'],
+      complete: [],
+      query: false,
+      elapsed: 'this event: is not complete; await its synchronize() first',
+    },
+    released: { kept: [], complete: ['event', 'graph', 'memory', 'stream'], query: true, elapsed: true },
+  })
 })
 
 describe('memory', () => {

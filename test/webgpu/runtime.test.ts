@@ -301,6 +301,39 @@ describe('memory', () => {
     using own = createLily(gpu)
     for (const length of [1000, 2000]) own.tensor(new Float32Array(length), [length]).dispose()
     expect(own.memoryStats()).toMatchObject({ peakBytesInUse: 8192, bytesCached: 4096, blocksCached: 1 })
+    own.emptyCache()
+    const both = [1000, 2000].map((length) => own.tensor(new Float32Array(length), [length]))
+    for (const each of both) each.dispose()
+    expect(own.memoryStats()).toMatchObject({ peakBytesInUse: 12288, bytesCached: 12288, blocksCached: 2 })
+    gpu.destroy()
+  })
+
+  it('is at most an eighth more than what was asked for', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    for (const length of [700, 5000, 8193, 70_000]) {
+      using value = own.tensor(new Float32Array(length), [length])
+      expect(value.buffer.size).toBe(own.memoryStats().bytesInUse)
+      expect(value.buffer.size % 256).toBe(0)
+      expect(value.buffer.size).toBeLessThanOrEqual(Math.ceil((4 * length * 9) / 8 / 256) * 256)
+    }
+    gpu.destroy()
+  })
+
+  it('of a tensor that is unreachable is used again', async () => {
+    setFlagsFromString('--expose-gc')
+    const gc = runInNewContext('gc') as () => void
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    for (let i = 0; i < 20; i++) own.tensor(new Float32Array(8), [8])
+    expect(own.memoryStats().blocksInUse).toBe(20)
+    await vi.waitFor(() => {
+      gc()
+      // The last few may be on the stack still.
+      expect(own.memoryStats().blocksInUse).toBeLessThan(10)
+    })
+    const { blocksInUse, blocksCached, allocations } = own.memoryStats()
+    expect(blocksInUse + blocksCached).toBe(allocations)
     gpu.destroy()
   })
 
@@ -383,12 +416,17 @@ describe('memory', () => {
       failed.push(buffer)
       return buffer
     }
-    gpu.popErrorScope = async () => (await pop()) ?? { message: 'no memory' }
+    gpu.popErrorScope = async () => {
+      const error = await pop()
+      // Later than what the queue has to do: whoever awaits that gets the report, too.
+      await new Promise((resolve) => setTimeout(resolve, 200))
+      return error ?? { message: 'no memory' }
+    }
     gpu.pushErrorScope('validation')
     const [freed, inUse] = [own.tensor([1], [1]), own.tensor([2], [1])]
     freed.dispose() // it is in the cache when WebGPU reports
     Object.assign(gpu, { createBuffer: create, popErrorScope: pop })
-    await gpu.popErrorScope()
+    await gpu.popErrorScope() // the commands on the invalid buffers
     await expectRefused('ERR_LILY_OUT_OF_MEMORY', 'no memory', () => inUse.toHost())
     inUse.dispose()
     const later = [3, 4].map((value) => own.tensor([value], [1]))
@@ -690,6 +728,34 @@ describe('an encoder of the caller', () => {
     const { blocksCached } = own.memoryStats()
     own.submitted(encoder)
     expect(own.memoryStats().blocksCached).toBeGreaterThan(blocksCached)
+    gpu.destroy()
+  })
+
+  it('of several calls keeps the memory of all of them until submitted(), and none after it', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    // The cache has room for more than this test needs.
+    own.tensor(new Float32Array(100_000), [100_000]).dispose()
+    own.emptyCache()
+    const { x, a, router, b, dy } = onDevice(own)
+    const { allocations: before, blocksInUse } = own.memoryStats()
+    const encoder = gpu.createCommandEncoder()
+    const { y, saved } = own.lilyForward({ x, a, router, b }, { encoder })
+    const gradients = own.lilyBackward({ dy }, saved, { encoder })
+    for (const each of [y, saved, ...Object.values(gradients)]) each?.dispose()
+    expect(own.memoryStats()).toMatchObject({ blocksInUse, blocksCached: 0 })
+    gpu.queue.submit([encoder.finish()])
+    own.submitted(encoder)
+    const { blocksCached, allocations } = own.memoryStats()
+    expect(blocksCached).toBe(allocations - before)
+
+    // Once more, it is of no effect: the next encoder keeps an operand.
+    own.submitted(encoder)
+    const next = gpu.createCommandEncoder()
+    own.lilyForward({ x, a, router, b }, { encoder: next }).saved.dispose()
+    const { blocksCached: cached } = own.memoryStats()
+    x.dispose()
+    expect(own.memoryStats().blocksCached).toBe(cached)
     gpu.destroy()
   })
 
