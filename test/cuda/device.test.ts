@@ -475,6 +475,7 @@ describe('Event', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'end', () => start.elapsedTime({} as never))
     await expectRefused('ERR_LILY_ARGUMENT', 'event', () => Stream.default().waitEvent(7 as never))
     end[Symbol.dispose]()
+    expect([start.isDisposed, end.isDisposed]).toEqual([false, true])
     await expectRefused('ERR_LILY_DISPOSED', 'event', () => end.record())
     await expectRefused('ERR_LILY_DISPOSED', 'event', () => Stream.default().waitEvent(end))
   })
