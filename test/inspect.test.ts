@@ -73,6 +73,15 @@ describe('inspect', () => {
     expect(stdout.match(/^[0-3]( +\d\.\d\d){3}( +\d+%){2} +\d\.\d+ +\d\.\d +\d+%$/gm)).toHaveLength(8)
 
     const inspection = JSON.parse(readFileSync(json, 'utf8')) as Inspection
+    expect(stdout.match(/^expert +\|B\| +cos 0 +cos 1 +cos 2$/gm)).toHaveLength(2)
+    const expertRows = inspection.analysis.targets.flatMap(({ experts: { norms, cosines } }) =>
+      norms.map((norm, e) => {
+        const shown = cosines[e].map((cosine) => cosine.toFixed(2).replace('-0.00', '0.00'))
+        return [e, norm.toPrecision(3), ...shown].join(' ')
+      }),
+    )
+    const printed = stdout.match(/^[0-2] +[\d.]+( +-?\d\.\d\d){3}$/gm)?.map((line) => line.replace(/ +/g, ' '))
+    expect(printed).toEqual(expertRows)
     const layers = inspection.analysis.targets.flatMap((target) => target.layers)
     expect(layers).toHaveLength(8)
     for (const { router } of layers) {

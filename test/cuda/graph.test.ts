@@ -1,5 +1,5 @@
 /** Graphs, on a GPU or the emulator. */
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import {
   AdamW,
   backends,
@@ -17,6 +17,7 @@ import {
   type Tensor,
   tensor,
 } from '../../lib/index.js'
+import { native } from '../../lib/binding/native.js'
 import { collect } from '../support/collect.js'
 import { expectSameBits } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -386,10 +387,15 @@ describe('rejects work that cannot be captured, without side effects', () => {
     const before = blocks()
     const failure = new Error('mine')
     const failing = () => {
-      lilyForward({ x, a, b }, uniform).y.dispose()
+      lilyForward({ x, a, b }, { ...uniform, save: false }).y.dispose()
       throw failure
     }
+    // The emulator does not notice a capture that is never ended.
+    const [ended, destroyed] = [vi.spyOn(native, 'captureEnd'), vi.spyOn(native, 'graphDestroy')]
     expect(() => captureGraph(failing)).toThrow(failure)
+    expect([ended.mock.calls.length, destroyed.mock.calls.length]).toEqual([1, 1])
+    vi.restoreAllMocks()
+    expect(blocks()).toBe(before)
     await expectRefused('ERR_LILY_SHAPE', 'a', () => captureGraph(() => lilyForward({ x: b, a, b }, uniform)))
     await collect()
     expect(blocks()).toBe(before)

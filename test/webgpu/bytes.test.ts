@@ -57,6 +57,27 @@ it.each(places)('zeros from byte %i (%i) on: %i bytes', async (to, _, length) =>
   expect(result).toEqual(target)
 })
 
+/** WebGPU copies these itself if both buffers have the usages, and to, from and length are multiples of 4. */
+it.each([
+  ...[0, 2].flatMap((to) => [0, 1].flatMap((from) => [6, 8].map((length) => [to, from, length, ALL]))),
+  [4, 8, 12, STORAGE | COPY_SRC],
+])('to byte %i from byte %i of a buffer that can be copied, or zeros: %i bytes, usage %i', async (...place) => {
+  const [to, from, length, usage] = place
+  const [target, source] = [bytes(64), bytes(64)]
+  const [copied, filled] = [1, 2].map(() => bufferOf(target, usage))
+  const read = bufferOf(source, ALL)
+  target.set(source.subarray(from, from + length), to)
+  const afterCopy = await after(copied, (encoder) => {
+    copies.copy(encoder, { buffer: copied, byteOffset: to }, { buffer: read, byteOffset: from }, length, allocate)
+  })
+  expect(afterCopy).toEqual(target)
+  target.fill(0, to, to + length)
+  const afterFill = await after(filled, (encoder) => {
+    copies.copy(encoder, { buffer: filled, byteOffset: to }, null, length, allocate)
+  })
+  expect(afterFill).toEqual(target)
+})
+
 it('more than one dispatch writes', async () => {
   const [target, source] = [new Uint8Array(20 * 2 ** 20), bytes(20 * 2 ** 20)]
   const buffer = bufferOf(target, ALL)
