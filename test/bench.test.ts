@@ -17,6 +17,7 @@ import { deviceShapes, parseShape, shapes } from '../bench/workload/shapes.js'
 import { equalParametersRank, lilyParameters } from '../bench/workload/trainable-parameters.js'
 import { rooflineChart } from '../cli/bench/charts/roofline.js'
 import type { Row } from '../cli/bench/rows.js'
+import { reportText } from '../cli/bench/text.js'
 import {
   type DeviceInfo,
   lilyBackward,
@@ -363,6 +364,90 @@ describe('the roofline chart', () => {
       expect(svg).not.toContain(text)
     }
   })
+})
+
+test('the report as text has the numbers of each method in its column', () => {
+  const of = { shape, dtype: 'float32', routing: 'batch' } as const
+  const result = (method: Method, changes: Partial<Result>): Result => ({
+    ...of,
+    pass: 'forward',
+    method,
+    rank: 5,
+    spread: 0.01,
+    samples: 3,
+    floor: 1e-3,
+    flops: 1,
+    bytes: 1e6,
+    median: 1e-3,
+    ratioToLora: 1,
+    ratioToFused: null,
+    ratioToLayer: null,
+    ...changes,
+  })
+  const text = reportText({
+    version: '1.2.3',
+    measuredAt: '',
+    command: '',
+    complete: false,
+    machine: {
+      backend: 'cpu',
+      device: 'a processor',
+      detail: 'avx2',
+      threads: 2,
+      platform: 'linux-x64',
+      node: 'v20.1.0',
+    },
+    caches: 'cold',
+    model: { layers: 32, strideA: 4 },
+    roofs: {
+      flops: 118e9,
+      bfloat16Flops: 236e9,
+      bfloat16Source: 'a loop on registers',
+      float16Flops: 118e9,
+      memory: [18, 20, 22, 24, 28].map((log, i) => ({ bytes: 2 ** log, read: 8e9 + i * 1e9, update: 16e9 })),
+    },
+    overheadSeconds: { forward: 1.5e-6, backward: 2e-6 },
+    notes: ['a note'],
+    results: [
+      result('lily', { median: 2e-3, spread: 0.05, bytes: 24e6, ratioToLora: 0.8 }),
+      result('lora', { median: 4e-3 }),
+      result('lora-equal-parameters', { rank: 7, ratioToLora: 1.6 }),
+      result('lily-composed', { ratioToFused: 3 }),
+      result('layer', { median: 50e-3 }),
+      result('lily-layer', { ratioToLayer: 1.1 }),
+      result('lora-layer', { ratioToLayer: 1.25 }),
+      result('lily-graph', { median: 0.05e-3, ratioToLora: 0.6 }),
+      result('lora-graph', { ratioToLora: 0.9 }),
+      result('lily', { pass: 'forward+backward', floor: null, ratioToLora: 1.234 }),
+      result('lora', { pass: 'forward+backward', floor: null }),
+      result('layer', { pass: 'forward+backward' }),
+      result('lily-graph', { pass: 'forward+backward' }),
+    ],
+    failures: [{ ...of, shape: { ...shape, rank: 2 }, reason: 'not enough memory' }],
+  })
+  const lines = text.split('\n').map((line) => line.replace(/ {2,}/g, ' | '))
+  expect(lines.slice(0, 3)).toEqual([
+    'cpu: a processor, avx2, 2 threads, linux-x64, Node v20.1.0',
+    'roofs: 118 GFLOP/s in float32, 236 GFLOP/s in bfloat16; GB/s read / updated in place: 256 KiB 8.0 / 16, 256 MiB 12 / 16',
+    'overhead of a call, at most: forward 1.5 µs, backward 2.0 µs (time of a whole call at 1, 8, 4, 2)',
+  ])
+  const head = 'Lily ms | ± | GB/s | of floor | LoRA ms | of floor | Lily/LoRA | equal params | unfused'
+  const begin = lines.findIndex((line) => line.startsWith('M, d, r, E'))
+  expect(lines.slice(begin, begin + 6)).toEqual([
+    `M, d, r, E | ${head} | layer ms | + Lily | + LoRA | graph ms | graph/LoRA`,
+    '',
+    'float32, batch routing',
+    '33, 40, 5, 3 | forward | 2.000 | 5% | 12 | 50% | 4.000 | 25% | 0.80 | 0.50 (r 7) | 3.00 | 50.0 | 10% | 25% | 0.0500 | 0.67',
+    '33, 40, 5, 3 | forward+backward | 1.000 | 1% | 1.0 | - | 1.000 | - | 1.23 | - | - | 1.000 | - | - | 1.000 | -',
+    '33, 40, 2, 3 | FAILED',
+  ])
+  for (const line of [
+    'cold caches; preallocated y, dx and gradients, accumulated in place; medians, ± half the interquartile range',
+    'a note',
+    'FAILED: 33, 40, 2, 3, float32, batch routing: not enough memory',
+    'interrupted: the remaining cases were not measured',
+  ])
+    expect(lines).toContain(line)
 })
 
 describe('cases', () => {

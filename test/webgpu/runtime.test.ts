@@ -482,6 +482,17 @@ describe('devices', () => {
     larger.destroy()
   })
 
+  it('compiles the pipelines of the Async forms off the main thread', async () => {
+    const gpu = await otherDevice()
+    using own = createLily(gpu)
+    const { x, a, router, b, dy } = onDevice(own)
+    const onMainThread = vi.spyOn(gpu, 'createComputePipeline')
+    const { saved } = await own.lilyForwardAsync({ x, a, router, b })
+    await own.lilyBackwardAsync({ dy }, saved)
+    expect(onMainThread).not.toHaveBeenCalled()
+    gpu.destroy()
+  })
+
   it('compiles a pipeline once, and keeps none of a createLily object that is disposed of', async () => {
     setFlagsFromString('--expose-gc')
     const gc = runInNewContext('gc') as () => void
