@@ -16,7 +16,8 @@ import { sequenceOffsets } from '../bench/workload/sequences.js'
 import { deviceShapes, parseShape, shapes } from '../bench/workload/shapes.js'
 import { equalParametersRank, lilyParameters } from '../bench/workload/trainable-parameters.js'
 import { rooflineChart } from '../cli/bench/charts/roofline.js'
-import type { Row } from '../cli/bench/rows.js'
+import { resultTables } from '../cli/bench/page-tables.js'
+import { type Row, rowsOf } from '../cli/bench/rows.js'
 import { reportText } from '../cli/bench/text.js'
 import {
   type DeviceInfo,
@@ -366,7 +367,7 @@ describe('the roofline chart', () => {
   })
 })
 
-test('the report as text has the numbers of each method in its column', () => {
+test('a report has the numbers of each method in its column, as text and as a page', () => {
   const of = { shape, dtype: 'float32', routing: 'batch' } as const
   const result = (method: Method, changes: Partial<Result>): Result => ({
     ...of,
@@ -384,7 +385,7 @@ test('the report as text has the numbers of each method in its column', () => {
     ratioToLayer: null,
     ...changes,
   })
-  const text = reportText({
+  const report: Report = {
     version: '1.2.3',
     measuredAt: '',
     command: '',
@@ -424,8 +425,10 @@ test('the report as text has the numbers of each method in its column', () => {
       result('lily-graph', { pass: 'forward+backward' }),
     ],
     failures: [{ ...of, shape: { ...shape, rank: 2 }, reason: 'not enough memory' }],
-  })
-  const lines = text.split('\n').map((line) => line.replace(/ {2,}/g, ' | '))
+  }
+  const lines = reportText(report)
+    .split('\n')
+    .map((line) => line.replace(/ {2,}/g, ' | '))
   expect(lines.slice(0, 3)).toEqual([
     'cpu: a processor, avx2, 2 threads, linux-x64, Node v20.1.0',
     'roofs: 118 GFLOP/s in float32, 236 GFLOP/s in bfloat16; GB/s read / updated in place: 256 KiB 8.0 / 16, 256 MiB 12 / 16',
@@ -448,6 +451,17 @@ test('the report as text has the numbers of each method in its column', () => {
     'interrupted: the remaining cases were not measured',
   ])
     expect(lines).toContain(line)
+
+  const [title, table, ...others] = resultTables('cpu', rowsOf(report.results), report.failures)
+  expect([title.outerHTML, others]).toEqual(['<h3>float32, batch routing</h3>', []])
+  const textOf = (html: string) => [...html.matchAll(/<t[dh][^>]*>(.*?)<\/t[dh]>/g)].map(([, text]) => text).join(' | ')
+  expect([...table.outerHTML.matchAll(/<tr[^>]*>(.*?)<\/tr>/g)].map(([, row]) => textOf(row))).toEqual([
+    'M, d, r, E | pass | Lily ms | ± | GB/s | of floor | LoRA ms | of floor | Lily / LoRA | equal params | unfused Lily | ' +
+      'layer ms | layer + Lily | layer + LoRA | graph ms | graph / LoRA',
+    '33, 40, 5, 3 | fwd | 2.000 | 5% | 12 | 50% | 4.000 | 25% | 0.80 | 0.50 (r 7) | 3.00 | 50.0 | 10% | 25% | 0.0500 | 0.67',
+    '+ bwd | 1.000 | 1% | 1.0 |  | 1.000 |  | 1.23 |  |  | 1.000 |  |  | 1.000 | ',
+    '33, 40, 2, 3 | failed: not enough memory',
+  ])
 })
 
 describe('cases', () => {
