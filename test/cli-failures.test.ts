@@ -14,6 +14,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { Report } from '../bench/harness/report.js'
 import { passes } from '../bench/methods/methods.js'
+import { writeOutput } from '../cli/report/output-file.js'
 import { GOLDEN } from './support/checkpoint.js'
 import { runCli, runCliIn } from './support/cli.js'
 import { temporaryFolder } from './support/temporary.js'
@@ -105,6 +106,20 @@ describe('files', () => {
     expect(stdout).toContain('float32, batch routing')
     expect(readFileSync(json, 'utf8')).toBe('precious')
     expect(readdirSync(inside)).toEqual(['old.json'])
+  })
+
+  test('a file beside which there can be no other is written in place', () => {
+    const inside = newFolder()
+    // The name of a file has at most 255 bytes, and that of the temporary file is longer.
+    const [name, link] = ['n'.repeat(250), 'link']
+    symlinkSync(name, join(inside, link))
+    for (const text of ['new', 'newer']) {
+      writeOutput('--json', join(inside, name), text)
+      expect(readFileSync(join(inside, name), 'utf8')).toBe(text)
+    }
+    writeOutput('--json', join(inside, link), 'newest')
+    expect(readFileSync(join(inside, name), 'utf8')).toBe('newest')
+    expect(readdirSync(inside).sort()).toEqual([link, name])
   })
 
   test('a file that cannot be written at the end does not keep the others from being written', async () => {

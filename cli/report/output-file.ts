@@ -104,7 +104,11 @@ function replaceFile(path: string, text: string, mode: number | undefined): void
     if (mode !== undefined) chmodSync(temporary, mode)
     renameSync(temporary, path)
   } catch (error) {
-    rmSync(temporary, { force: true })
+    try {
+      rmSync(temporary, { force: true })
+    } catch {
+      // Of a name that is too long not even its absence can be found out.
+    }
     if (!IN_PLACE.has((error as NodeJS.ErrnoException).code ?? '')) throw error
     writeFileSync(path, text)
   }
