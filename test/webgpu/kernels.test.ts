@@ -114,6 +114,10 @@ describe('random problems in 16 bits', () => {
         }
       })
     }
+  test('every row begins in the middle of a word', async () => {
+    const how: How = { outputs: 'add', layout: () => ({ gap: 2, margin: 1 }) }
+    await check({ ...sizes(14, true, false), activations: 'bfloat16', routing: 'batch' }, how)
+  })
 })
 
 describe('sizes that cross tiles', () => {
