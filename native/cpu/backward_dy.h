@@ -230,8 +230,8 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
       }
       for (int64_t p = 0; p < panel_count(part.rows); ++p) {
         const int64_t width = round_up(panel_columns(part.rows, p), kLanes);
-        multiply_rows(tokens, width / kLanes, steps, lhs, scratch.combined + p * kPanel * steps, width,
-                      q + t * pass.q_partials.pitch + p * kPanel, pass.q_partials.pitch, accumulates, kind,
+        multiply_rows({tokens, width, steps}, lhs, {scratch.combined + p * kPanel * steps, width},
+                      {q + t * pass.q_partials.pitch + p * kPanel, pass.q_partials.pitch}, accumulates, kind,
                       next_rows<Operand>(dy_tile, tokens, columns));
       }
     }

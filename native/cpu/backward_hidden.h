@@ -109,9 +109,10 @@ LILY_INLINE void compute_q_and_d_logits(const BackwardPass &pass, int64_t group,
 LILY_INLINE void add_router_product(const BackwardPass &pass, int64_t begin, int64_t end) {
   const int64_t experts = pass.call->problem.experts;
   for (int64_t i = 0; i < pass.rank_pitch; i += kPanel) {
-    multiply_rows(end - begin, minimum(kPanel, pass.rank_pitch - i) / kLanes, experts,
-                  LeftOperand<Floats>{pass.d_logits + begin * experts, experts, 1}, pass.router_packed + i,
-                  pass.rank_pitch, pass.d_hidden + begin * pass.rank_pitch + i, pass.rank_pitch, true);
+    multiply_rows({end - begin, minimum(kPanel, pass.rank_pitch - i), experts},
+                  LeftOperand<Floats>{pass.d_logits + begin * experts, experts, 1},
+                  {pass.router_packed + i, pass.rank_pitch},
+                  {pass.d_hidden + begin * pass.rank_pitch + i, pass.rank_pitch}, true);
   }
 }
 

@@ -70,8 +70,8 @@ void route(const ForwardPass &pass, int64_t tile, float *scratch) {
     const int64_t tokens = minimum(kTileRows, end - t);
     const LeftOperand<Floats> lhs = lhs_of_rows<Floats>(submatrix(pass.hidden, t, 0), tokens, problem.rank, scratch);
     for (int64_t e = 0; e < pitch; e += kPanel) {
-      multiply_rows(tokens, minimum(kPanel, pitch - e) / kLanes, problem.rank, lhs, pass.router_packed + e, pitch,
-                    logits + (t - begin) * pitch + e, pitch, false);
+      multiply_rows({tokens, minimum(kPanel, pitch - e), problem.rank}, lhs, {pass.router_packed + e, pitch},
+                    {logits + (t - begin) * pitch + e, pitch}, false);
     }
   }
   if (problem.pool == LILY_POOL_PROBABILITIES) {

@@ -50,8 +50,9 @@ LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, int64_t to
   const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(x, tokens, depth, lhs_scratch);
   for (int64_t p = 0; p < panel_count(ranks); ++p) {
     const int64_t width = round_up(panel_columns(ranks, p), kLanes);
-    multiply_rows(tokens, width / kLanes, steps, lhs, packed + p * kPanel * steps, width, out + p * kPanel,
-                  pass.hidden_partials.pitch, accumulate, kind, next_rows<Operand>(x, tokens, depth));
+    multiply_rows({tokens, width, steps}, lhs, {packed + p * kPanel * steps, width},
+                  {out + p * kPanel, pass.hidden_partials.pitch}, accumulate, kind,
+                  next_rows<Operand>(x, tokens, depth));
   }
 }
 

@@ -34,16 +34,13 @@ void add_outer_product(int64_t rows, int64_t tokens, const LeftOperand<T> &lhs, 
     const int64_t panel = panel_columns(columns, p);
     const int64_t width = round_up(panel, kLanes);
     const lily_matrix panel_of_rhs = submatrix(rhs, 0, p * kPanel);
-    const float *panel_data = static_cast<const float *>(panel_of_rhs.data);
-    int64_t panel_pitch = rhs.pitch;
+    RightOperand operand = {static_cast<const float *>(panel_of_rhs.data), rhs.pitch};
     if (T::kDepth > 1 || rhs.dtype != LILY_FLOAT32 || panel != width || keeps != nullptr ||
         copy_pays(rows, panel_of_rhs)) {
       pack<T>(tokens, panel, panel_of_rhs, 1.0f, rhs_scratch, width, keeps);
-      panel_data = rhs_scratch;
-      panel_pitch = width;
+      operand = {rhs_scratch, width};
     }
-    multiply_rows(rows, width / kLanes, steps_of<T>(tokens), lhs, panel_data, panel_pitch, sums + p * kPanel * rows,
-                  width, true);
+    multiply_rows({rows, width, steps_of<T>(tokens)}, lhs, operand, {sums + p * kPanel * rows, width}, true);
   }
 }
 

@@ -148,6 +148,23 @@ struct LeftOperand {
   int64_t step_stride;  // from one step of k to the next
 };
 
+// The right operand: one row of whole vectors for each step of k.
+struct RightOperand {
+  const float *data;
+  int64_t pitch;
+};
+
+// Rows of sums.
+struct Sums {
+  float *data;
+  int64_t pitch;
+};
+
+// The shape of a product: the rows and columns of its sums, and its steps of k.
+struct ProductShape {
+  int64_t rows, columns, steps;
+};
+
 // Rows that a later tile reads, for prefetches: pointer and strides as in LeftOperand, but in bytes.
 struct NextRows {
   const char *data;
@@ -298,21 +315,23 @@ struct TileKind {
   bool prefetches;  // the rows of lhs come from memory rather than from a cache
 };
 
-// The product for any number of rows. `next` are the rows that are read after them, if the tile prefetches.
+// sums (+)= lhs rhs for any number of rows, and columns in whole vectors. `next` are the rows that are read after those
+// of lhs, if the tile prefetches.
 template <typename T>
-LILY_INLINE void multiply_rows(int64_t rows, int64_t vectors, int64_t steps, LeftOperand<T> lhs, const float *rhs,
-                               int64_t rhs_pitch, float *out, int64_t out_pitch, bool accumulate, TileKind kind = {},
-                               NextRows next = {}) {
-  for (int64_t i = 0; i < rows; i += kTileRows) {
+LILY_INLINE void multiply_rows(const ProductShape &shape, LeftOperand<T> lhs, const RightOperand &rhs, const Sums &sums,
+                               bool accumulate, TileKind kind = {}, NextRows next = {}) {
+  const int64_t vectors = shape.columns / kLanes;
+  for (int64_t i = 0; i < shape.rows; i += kTileRows) {
     const LeftOperand<T> tile_lhs = {lhs.data + i * lhs.row_stride, lhs.row_stride, lhs.step_stride};
-    const int64_t tile_rows = minimum(kTileRows, rows - i);
+    const int64_t tile_rows = minimum(kTileRows, shape.rows - i);
+    float *const tile_sums = sums.data + i * sums.pitch;
     if (kind.prefetches && tile_rows == kTileRows) {
       const auto tile = kind.is_narrow ? multiply_narrow_tile<T, kTileRows, NextRows> : prefetching_tile_of<T>(vectors);
       const NextRows tile_next = {next.data + i * next.row_stride, next.row_stride, next.step_stride};
-      tile(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch, accumulate, tile_next);
+      tile(shape.steps, tile_lhs, rhs.data, rhs.pitch, tile_sums, sums.pitch, accumulate, tile_next);
     } else {
       const auto tile = kind.is_narrow ? kNarrowTiles<T>[tile_rows - 1] : tile_of<T>(tile_rows, vectors);
-      tile(steps, tile_lhs, rhs, rhs_pitch, out + i * out_pitch, out_pitch, accumulate);
+      tile(shape.steps, tile_lhs, rhs.data, rhs.pitch, tile_sums, sums.pitch, accumulate);
     }
   }
 }

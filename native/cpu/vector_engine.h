@@ -144,10 +144,11 @@ struct Engine {
   // ---- The product ----
 
   template <Columns, Order = Order::kOfProblem>
-  static LILY_INLINE void multiply(int64_t rows, int64_t columns, int64_t steps, const Lhs &lhs, const float *rhs,
-                                   float *sums, int64_t pitch, bool accumulate) {
-    const int64_t vectors = columns >= kPanel ? kPanelVectors : (columns + kLanes - 1) / kLanes;
-    tile_of<Operand>(minimum(kTileRows, rows), vectors)(steps, lhs, rhs, kPanel, sums, pitch, accumulate);
+  static LILY_INLINE void multiply(const ProductShape &shape, const Lhs &lhs, const float *rhs, const Sums &sums,
+                                   bool accumulate) {
+    const int64_t vectors = shape.columns >= kPanel ? kPanelVectors : (shape.columns + kLanes - 1) / kLanes;
+    const auto tile = tile_of<Operand>(minimum(kTileRows, shape.rows), vectors);
+    tile(shape.steps, lhs, rhs, kPanel, sums.data, sums.pitch, accumulate);
   }
 
   // ---- Results ----

@@ -155,10 +155,10 @@ struct Engine {
 
   // Both tiles of a panel of an activation are computed, because the first has the even columns.
   template <Columns kColumns, Order kOrder = Order::kOfProblem>
-  static LILY_INLINE void multiply(int64_t rows, int64_t columns, int64_t steps, const Lhs &lhs, const float *rhs,
-                                   float *sums, int64_t pitch, bool accumulate) {
-    multiply_tiles(rows, kColumns == Columns::kOfActivation ? 32 : columns, steps, lhs, halves_at(rhs), sums, pitch,
-                   accumulate, kOrder);
+  static LILY_INLINE void multiply(const ProductShape &shape, const Lhs &lhs, const float *rhs, const Sums &sums,
+                                   bool accumulate) {
+    const int64_t columns = kColumns == Columns::kOfActivation ? 32 : shape.columns;
+    multiply_tiles({shape.rows, columns, shape.steps}, lhs, halves_at(rhs), sums, accumulate, kOrder);
   }
 
   // ---- Results ----

@@ -79,14 +79,15 @@ LILY_INLINE void add_terms(const BFloat16 *lhs, const BFloat16 *rhs, Order order
 }
 
 template <int kRowTiles, int kColumnTiles>
-__attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs, const BFloat16 *rhs, float *sums,
-                                              int64_t pitch, bool accumulate, Order order) {
-  const int64_t pitch_bytes = pitch * 4, lhs_bytes = lhs.row_pitch * 2;
+__attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs, const BFloat16 *rhs, Sums sums,
+                                              bool accumulate, Order order) {
+  const int64_t pitch_bytes = sums.pitch * 4, lhs_bytes = lhs.row_pitch * 2;
+  float *const upper = sums.data, *const lower = sums.data + 16 * sums.pitch;
   if (accumulate) {
-    Tiles::load<0>(sums, pitch_bytes);
-    if constexpr (kColumnTiles == 2) Tiles::load<1>(sums + 16, pitch_bytes);
-    if constexpr (kRowTiles == 2) Tiles::load<2>(sums + 16 * pitch, pitch_bytes);
-    if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::load<3>(sums + 16 * pitch + 16, pitch_bytes);
+    Tiles::load<0>(upper, pitch_bytes);
+    if constexpr (kColumnTiles == 2) Tiles::load<1>(upper + 16, pitch_bytes);
+    if constexpr (kRowTiles == 2) Tiles::load<2>(lower, pitch_bytes);
+    if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::load<3>(lower + 16, pitch_bytes);
   } else {
     Tiles::zero<0>();
     if constexpr (kColumnTiles == 2) Tiles::zero<1>();
@@ -114,25 +115,25 @@ __attribute__((noinline)) void multiply_block(int64_t steps, const TileLhs &lhs,
       if constexpr (kColumnTiles == 2) Tiles::dot<3, 5, 7>();
     }
   }
-  Tiles::store<0>(sums, pitch_bytes);
-  if constexpr (kColumnTiles == 2) Tiles::store<1>(sums + 16, pitch_bytes);
-  if constexpr (kRowTiles == 2) Tiles::store<2>(sums + 16 * pitch, pitch_bytes);
-  if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::store<3>(sums + 16 * pitch + 16, pitch_bytes);
+  Tiles::store<0>(upper, pitch_bytes);
+  if constexpr (kColumnTiles == 2) Tiles::store<1>(upper + 16, pitch_bytes);
+  if constexpr (kRowTiles == 2) Tiles::store<2>(lower, pitch_bytes);
+  if constexpr (kRowTiles == 2 && kColumnTiles == 2) Tiles::store<3>(lower + 16, pitch_bytes);
 }
 
-// Computes at least the first `rows` x `columns` sums of the block, and whole tiles of it.
-LILY_INLINE void multiply_tiles(int64_t rows, int64_t columns, int64_t steps, const TileLhs &lhs, const BFloat16 *rhs,
-                                float *sums, int64_t pitch, bool accumulate, Order order = Order::kOfProblem) {
-  if (rows > 16) {
-    if (columns > 16) {
-      multiply_block<2, 2>(steps, lhs, rhs, sums, pitch, accumulate, order);
+// Computes at least the rows and columns of `shape`, which may exceed the block, and whole tiles of it.
+LILY_INLINE void multiply_tiles(const ProductShape &shape, const TileLhs &lhs, const BFloat16 *rhs, const Sums &sums,
+                                bool accumulate, Order order) {
+  if (shape.rows > 16) {
+    if (shape.columns > 16) {
+      multiply_block<2, 2>(shape.steps, lhs, rhs, sums, accumulate, order);
     } else {
-      multiply_block<2, 1>(steps, lhs, rhs, sums, pitch, accumulate, order);
+      multiply_block<2, 1>(shape.steps, lhs, rhs, sums, accumulate, order);
     }
-  } else if (columns > 16) {
-    multiply_block<1, 2>(steps, lhs, rhs, sums, pitch, accumulate, order);
+  } else if (shape.columns > 16) {
+    multiply_block<1, 2>(shape.steps, lhs, rhs, sums, accumulate, order);
   } else {
-    multiply_block<1, 1>(steps, lhs, rhs, sums, pitch, accumulate, order);
+    multiply_block<1, 1>(shape.steps, lhs, rhs, sums, accumulate, order);
   }
 }
 
@@ -176,7 +177,7 @@ float roof_products(int64_t steps) {
   fill_random(rhs, kSteps * kStepHalves);
   const TileScope tiles;
   for (int64_t step = 0; step < steps; step += kSteps) {
-    multiply_block<2, 2>(kSteps, packed_lhs(lhs), rhs, sums, 32, false, Order::kOfProblem);
+    multiply_block<2, 2>(kSteps, packed_lhs(lhs), rhs, {sums, 32}, false, Order::kOfProblem);
   }
   return sums[0];
 }

@@ -65,9 +65,9 @@ LILY_INLINE void outer_product(const OuterProduct &product, float *sums, float *
     before(t, tokens);
     const float *const lhs_step = product.lhs + (t - begin) / kBlocking.step_depth * kBlockFloats;
     const auto add = [&](int64_t n, int64_t j, const float *panel) __attribute__((always_inline)) {
-      Engine::multiply<Columns::kOfActivation>(
-          rank - n, columns - j, steps, Engine::packed_lhs(lhs_step + n / kBlocking.block_rows * product.block_pitch),
-          panel, sums + j * rows + n * kPanelColumns, kPanelColumns, t > begin);
+      const Engine::Lhs block = Engine::packed_lhs(lhs_step + n / kBlocking.block_rows * product.block_pitch);
+      Engine::multiply<Columns::kOfActivation>({rank - n, columns - j, steps}, block, panel,
+                                               {sums + j * rows + n * kPanelColumns, kPanelColumns}, t > begin);
     };
     const lily_matrix tile = submatrix(product.rhs, t, 0);
     const uint8_t *const keeps_tile = product.keeps == nullptr ? nullptr : product.keeps + t;
@@ -210,8 +210,8 @@ LILY_INLINE void add_q_exchanged(const QOperand &c, const LhsRows &dy, int64_t b
       for (int64_t j = 0; j < rows; ++j) sums[j * kPanelColumns + i] = q.data[i * q.pitch + n + j];
     }
     E::template multiply<Columns::kInOrder, Order::kExchanged>(
-        c.rank - n, dy.rows, block_steps(end - begin), E::combined_lhs(c.combined, c.columns, n, begin - c.begin),
-        packed, sums, kPanelColumns, accumulate);
+        {c.rank - n, dy.rows, block_steps(end - begin)}, E::combined_lhs(c.combined, c.columns, n, begin - c.begin),
+        packed, {sums, kPanelColumns}, accumulate);
     for (int64_t i = 0; i < dy.rows; ++i) {
       for (int64_t j = 0; j < rows; ++j) q.data[i * q.pitch + n + j] = sums[j * kPanelColumns + i];
     }

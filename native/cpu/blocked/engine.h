@@ -44,10 +44,10 @@
 //   copy_combined(stack, group, begin, columns, out)           if it exchanges: the rows of s C
 //   combined_lhs(out, columns, row, begin)                     one block of them, k counts columns
 //
-// The product computes at least the first `rows` x `columns` sums of a block; both may exceed the block. With few
-// tokens the passes exchange the operands; the product then has the transposed bits (Order):
+// The product computes at least the rows and columns of a ProductShape, which may exceed the block. With few tokens the
+// passes exchange the operands; the product then has the transposed bits (Order):
 //
-//   multiply<Columns, Order>(rows, columns, steps, lhs, rhs, sums, pitch, accumulate)
+//   multiply<Columns, Order>(shape, lhs, rhs, sums, accumulate)
 //
 // Results:
 //

@@ -78,17 +78,17 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
         if (steps <= chunk_steps && Engine::adds_in_place(out, columns)) {
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
             Engine::multiply<Columns::kOfActivation>(
-                rows, columns - i, steps, all_steps, rhs + (j + i) / kBlocking.panel * steps * kPanelFloats,
-                static_cast<float *>(out.data) + i, out.pitch, out.accumulate != 0);
+                {rows, columns - i, steps}, all_steps, rhs + (j + i) / kBlocking.panel * steps * kPanelFloats,
+                {static_cast<float *>(out.data) + i, out.pitch}, out.accumulate != 0);
           }
           continue;
         }
         for (int64_t k = 0; k < steps; k += chunk_steps) {
           const Engine::Lhs chunk = Engine::from_step(all_steps, k);
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
-            Engine::multiply<Columns::kOfActivation>(rows, columns - i, minimum(chunk_steps, steps - k), chunk,
+            Engine::multiply<Columns::kOfActivation>({rows, columns - i, minimum(chunk_steps, steps - k)}, chunk,
                                                      rhs + ((j + i) / kBlocking.panel * steps + k) * kPanelFloats,
-                                                     sums + i, run, k > 0);
+                                                     {sums + i, run}, k > 0);
           }
         }
         write_block(rows, columns, sums, run, out);
@@ -141,12 +141,6 @@ struct PackedRhs {
   LILY_INLINE PackedRhs from_step(int64_t step) const { return {panels + step * kPanelFloats, panel_pitch, columns}; }
 };
 
-// Rows of sums.
-struct Sums {
-  float *data;
-  int64_t pitch;
-};
-
 // sums (+)= lhs rhs for the block of rows from `row` on and k in [begin, end): `sums` starts at that row, and `rhs` at
 // that k. The rows that the next block copies are prefetched beside the panels: their runs are too short, and often in
 // a page each, for the hardware prefetcher.
@@ -164,9 +158,9 @@ LILY_INLINE void multiply_row_block(const LhsRows &lhs, int64_t row, int64_t beg
       prefetch_part(minimum(kBlocking.block_rows, lhs.rows - next), end - begin, submatrix(lhs.matrix, next, begin),
                     panel, block_panels(rhs.columns));
     }
-    Engine::multiply<Columns::kInOrder, kOrder>(minimum(kBlocking.block_rows, lhs.rows - row), rhs.columns - n, steps,
-                                                block, rhs.panels + panel * rhs.panel_pitch, sums.data + n, sums.pitch,
-                                                accumulate);
+    Engine::multiply<Columns::kInOrder, kOrder>({minimum(kBlocking.block_rows, lhs.rows - row), rhs.columns - n, steps},
+                                                block, rhs.panels + panel * rhs.panel_pitch,
+                                                {sums.data + n, sums.pitch}, accumulate);
   }
 }
 
