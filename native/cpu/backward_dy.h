@@ -195,13 +195,11 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, const DyPart &
 
 // Packs s C^T of the part.
 LILY_INLINE void combine_part(const BackwardPass &pass, const DyPart &part, const DyScratch &scratch) {
-  const ExpertStack &stack = pass.stack;
   const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
   for (int64_t p = 0; p < panel_count(part.rows); ++p) {
     const int64_t rows = panel_columns(part.rows, p);
-    combine_transposed_panel(stack, stack.weights + part.group * stack.experts, part.first + p * kPanel, rows,
-                             part.begin, columns, scratch.combined + p * kPanel * steps, round_up(rows, kLanes),
-                             scratch.transpose);
+    combine_transposed_panel(pass.stack, {part.group, part.first + p * kPanel, rows, part.begin, columns},
+                             scratch.combined + p * kPanel * steps, round_up(rows, kLanes), scratch.transpose);
   }
 }
 

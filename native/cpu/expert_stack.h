@@ -14,21 +14,20 @@
 namespace lily::cpu {
 namespace {
 
-// Combines the rows [row, row + rows) and the columns [column, column + columns) of C, with kDepth rows per step. A row
-// of out has `width` floats.
+// Combines a part of C, with kDepth rows per step. A row of out has `width` floats.
 template <typename T>
-void combine_rows(const ExpertStack &stack, const float *weights, int64_t row, int64_t rows, int64_t column,
-                  int64_t columns, float *out, int64_t width) {
+void combine_rows(const ExpertStack &stack, CombinedPart part, float *out, int64_t width) {
   const int64_t pitch = stack.b.pitch, expert_pitch = stack.rank * pitch;
+  const float *const weights = stack.weights + part.group * stack.experts;
   float scaled[kMaxExperts];
   for (int64_t e = 0; e < stack.experts; ++e) scaled[e] = stack.scaling * weights[e];
   with_element(stack.b.dtype, [&](auto element) __attribute__((always_inline)) {
-    const auto *first_row = static_cast<const decltype(element) *>(stack.b.data) + row * pitch + column;
-    for (int64_t i = 0; i < rows; i += T::kDepth) {
+    const auto *first_row = static_cast<const decltype(element) *>(stack.b.data) + part.row * pitch + part.column;
+    for (int64_t i = 0; i < part.rows; i += T::kDepth) {
       const auto *first = first_row + i * pitch;
-      const bool fills_step = i + T::kDepth <= rows;
+      const bool fills_step = i + T::kDepth <= part.rows;
       float *row_out = out + i / T::kDepth * width;
-      for_vectors(columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
+      for_vectors(part.columns, [&](int64_t j, int64_t count) __attribute__((always_inline)) {
         Vector sums[T::kDepth] = {};
         // The rows of a panel are too short for the hardware prefetcher. The row that is four steps ahead arrives in
         // time from a shared cache; one prefetch per cache line of 64 bytes is enough.
@@ -61,30 +60,28 @@ void combine_panels(const ExpertStack &stack, int64_t group, int64_t column, int
         pack_transposed<Operand>(count, stack.rank, submatrix(stack.b, column + p * kPanel, 0), stack.scaling, panel,
                                  width);
       } else {
-        combine_rows<Operand>(stack, stack.weights + group * stack.experts, i, minimum(rows, stack.rank - i),
-                              column + p * kPanel, count, panel + i / Operand::kDepth * width, width);
+        combine_rows<Operand>(stack, {group, i, minimum(rows, stack.rank - i), column + p * kPanel, count},
+                              panel + i / Operand::kDepth * width, width);
       }
     }
   }
 }
 
-// Packs C^T for the rows [row, row + rows) and the columns [column, column + columns) of C: [step of columns][width].
-// `scratch` holds kTransposeScratchFloats.
-void combine_transposed_panel(const ExpertStack &stack, const float *weights, int64_t row, int64_t rows, int64_t column,
-                              int64_t columns, float *out, int64_t width, float *scratch) {
+// Packs C^T for a part of C: [step of columns][width]. `scratch` holds kTransposeScratchFloats.
+void combine_transposed_panel(const ExpertStack &stack, CombinedPart part, float *out, int64_t width, float *scratch) {
   if (stack.transposed) {
-    pack<Operand>(columns, rows, submatrix(stack.b, column, row), stack.scaling, out, width);
+    pack<Operand>(part.columns, part.rows, submatrix(stack.b, part.column, part.row), stack.scaling, out, width);
     return;
   }
   // A large B comes from memory, from which long runs of few rows arrive faster.
   const bool is_large = stack.rank > kSmallRank;
   const int64_t height = is_large ? kLanes : kPanel, length = is_large ? kTransposedRun : kPanel;
-  for (int64_t i = 0; i < rows; i += height) {
-    const int64_t count = minimum(height, rows - i);
-    for (int64_t j = 0; j < columns; j += length) {
-      const int64_t run = minimum(length, columns - j);
+  for (int64_t i = 0; i < part.rows; i += height) {
+    const int64_t count = minimum(height, part.rows - i);
+    for (int64_t j = 0; j < part.columns; j += length) {
+      const int64_t run = minimum(length, part.columns - j);
       const lily_matrix combined = {scratch, round_up(run, kLanes), LILY_FLOAT32, 0};
-      combine_rows<Floats>(stack, weights, row + i, count, column + j, run, scratch, combined.pitch);
+      combine_rows<Floats>(stack, {part.group, part.row + i, count, part.column + j, run}, scratch, combined.pitch);
       pack_transposed<Operand>(count, run, combined, 1.0f, out + j / Operand::kDepth * width + i, width);
     }
   }

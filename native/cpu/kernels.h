@@ -41,6 +41,13 @@ struct ExpertStack {
   const float *weights;  // [G, experts]
 };
 
+// Rows, which are ranks, and columns of d_out of the combined projector scaling * C_g.
+struct CombinedPart {
+  int64_t group;
+  int64_t row, rows;
+  int64_t column, columns;
+};
+
 // The pieces of a sum over tokens, which several threads compute. The sum of a piece starts at zero, and the sums are
 // added in order. A range of fewer than 2 * shortest tokens is one piece.
 struct TokenPieces {

@@ -83,12 +83,13 @@ struct Engine {
     combine_panels(stack, group, begin, columns, out, kPanel);
   }
 
-  static LILY_INLINE void pack_combined_transposed(const ExpertStack &stack, int64_t group, int64_t first, int64_t last,
-                                                   int64_t begin, int64_t columns, float *out, int64_t panel_pitch,
-                                                   float *scratch) {
-    for (int64_t p = 0; p < panel_count(last - first); ++p) {
-      combine_transposed_panel(stack, stack.weights + group * stack.experts, first + p * kPanel,
-                               panel_columns(last - first, p), begin, columns, out + p * panel_pitch, kPanel, scratch);
+  static LILY_INLINE void pack_combined_transposed(const ExpertStack &stack, const CombinedPart &part, float *out,
+                                                   int64_t panel_pitch, float *scratch) {
+    for (int64_t p = 0; p < panel_count(part.rows); ++p) {
+      CombinedPart panel = part;
+      panel.row += p * kPanel;
+      panel.rows = panel_columns(part.rows, p);
+      combine_transposed_panel(stack, panel, out + p * panel_pitch, kPanel, scratch);
     }
   }
   static LILY_INLINE int64_t combined_scratch_floats(int64_t) { return kTransposeScratchFloats; }

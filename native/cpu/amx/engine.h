@@ -85,28 +85,30 @@ struct Engine {
     });
   }
 
-  // `scratch` holds 32 rows of that many columns.
-  static LILY_INLINE void pack_combined_transposed(const ExpertStack &stack, int64_t group, int64_t first, int64_t last,
-                                                   int64_t begin, int64_t columns, float *out, int64_t panel_pitch,
-                                                   float *scratch) {
-    const int64_t steps = tile_steps(columns);
+  // `scratch` holds 32 rows of the columns of the part.
+  static LILY_INLINE void pack_combined_transposed(const ExpertStack &stack, const CombinedPart &part, float *out,
+                                                   int64_t panel_pitch, float *scratch) {
+    const int64_t steps = tile_steps(part.columns);
     if (stack.transposed) {
-      pack<Columns::kInOrder>(submatrix(stack.b, begin, first), columns, last - first, stack.scaling, nullptr, out,
-                              panel_pitch);
+      pack<Columns::kInOrder>(submatrix(stack.b, part.column, part.row), part.columns, part.rows, stack.scaling,
+                              nullptr, out, panel_pitch);
       return;
     }
     auto *const rows = reinterpret_cast<Operand::Element *>(scratch);
-    with_combined(stack, group, begin, columns, [&](const auto &combined) __attribute__((always_inline)) {
-      const int64_t pitch = steps * kStepDepth;
-      for (int64_t n = first; n < last; n += 32) {
-        const int64_t count = minimum(32, last - n);
-        for (int64_t i = 0; i < count; ++i) {
-          for (int64_t j = 0; j < pitch; j += 32) store_row(rows + i * pitch + j, combined.row(n + i, j), 32);
-        }
-        pack_rhs_transposed<Columns::kInOrder>(ScaledMatrix<Operand::Element>{rows, pitch, count, pitch, 1.0f}, 0,
-                                               steps, halves_at(out + (n - first) / 32 * panel_pitch));
-      }
-    });
+    with_combined(
+        stack, part.group, part.column, part.columns, [&](const auto &combined) __attribute__((always_inline)) {
+          const int64_t pitch = steps * kStepDepth;
+          for (int64_t n = 0; n < part.rows; n += 32) {
+            const int64_t count = minimum(32, part.rows - n);
+            for (int64_t i = 0; i < count; ++i) {
+              for (int64_t j = 0; j < pitch; j += 32) {
+                store_row(rows + i * pitch + j, combined.row(part.row + n + i, j), 32);
+              }
+            }
+            pack_rhs_transposed<Columns::kInOrder>(ScaledMatrix<Operand::Element>{rows, pitch, count, pitch, 1.0f}, 0,
+                                                   steps, halves_at(out + n / 32 * panel_pitch));
+          }
+        });
   }
   static LILY_INLINE int64_t combined_scratch_floats(int64_t columns) {
     return 32 * round_up(columns, 32) * static_cast<int64_t>(sizeof(Operand::Element)) / 4;

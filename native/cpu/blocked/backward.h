@@ -147,7 +147,7 @@ void pack_d_hidden(const BackwardPass &pass, int64_t tile) {
 
 void pack_c(const BackwardPass &pass, int64_t piece, float *scratch) {
   const int64_t begin = pass.q.pack_tiles.begin(piece), columns = pass.q.pack_tiles.end(piece) - begin;
-  Engine::pack_combined_transposed(pass.stack, 0, 0, pass.stack.rank, begin, columns,
+  Engine::pack_combined_transposed(pass.stack, {0, 0, pass.stack.rank, begin, columns},
                                    pass.q.packed + begin / kBlocking.step_depth * kPanelFloats,
                                    block_steps(pass.call->problem.d_out) * kPanelFloats, scratch);
 }
@@ -167,7 +167,7 @@ void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
     float *const copy = scratch, *const combined_scratch = copy + kCopyFloats;
     float *const packed = combined_scratch + Engine::combined_scratch_floats(kBlocking.chunk_depth);
     const auto pack_own = [&](int64_t k, int64_t end, float *out) __attribute__((always_inline)) {
-      Engine::pack_combined_transposed(pass.stack, 0, tile.rank_begin, tile.rank_end, k, end - k, out,
+      Engine::pack_combined_transposed(pass.stack, {0, tile.rank_begin, tile.ranks(), k, end - k}, out,
                                        block_steps(end - k) * kPanelFloats, combined_scratch);
     };
     multiply_rows_packing(tile, dy, pass.q_partials, packed, copy, pack_own);
@@ -254,7 +254,7 @@ LILY_INLINE QOperand q_operand(const BackwardPass &pass, int64_t group, int64_t 
       return {combined, stack.rank, begin, columns, true};
     }
   }
-  E::pack_combined_transposed(stack, group, 0, stack.rank, begin, columns, combined,
+  E::pack_combined_transposed(stack, {group, 0, stack.rank, begin, columns}, combined,
                               block_steps(columns) * kPanelFloats, scratch);
   return {combined, stack.rank, begin, columns, false};
 }

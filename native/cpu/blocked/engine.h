@@ -28,8 +28,7 @@
 //                                                                          `clears`, `out` has had at least as many
 //                                                                          steps before
 //   pack_combined(stack, group, begin, columns, out)                       columns of s C, k counts r
-//   pack_combined_transposed(stack, group, first, last, begin, columns, out, panel_pitch, scratch)
-//                                                                          columns [first, last) of s C^T, k counts
+//   pack_combined_transposed(stack, part, out, panel_pitch, scratch)       the transpose of a CombinedPart, k counts
 //                                                                          d_out
 //   combined_scratch_floats(columns)                                       of that `scratch`
 //
