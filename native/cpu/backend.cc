@@ -140,7 +140,7 @@ lily_status forward(const lily_forward *call) {
   }
 
   if (products.pack_shrink != nullptr) run_pass(plan, pass.shrink.pack_tiles.count, products.pack_shrink);
-  run_pass(plan, pass.hidden_partials.count * pass.shrink.rank_tiles.count * pass.shrink.token_tiles, products.shrink);
+  run_pass(plan, pass.hidden_partials.count * pass.shrink.tile_count(), products.shrink);
   if (pass.router_packed != nullptr) kernels.pack_router(pass);
   run_pass(plan, pass.groups.tile_count(), kernels.route);
   if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
@@ -166,7 +166,7 @@ void run_dy_passes(const BackwardPlan &plan) {
   }
   if (products.q_pass != nullptr && pass.needs_d_hidden && !pass.dy.computes_q) {
     run_pass(plan, pass.q.pack_tiles.count, products.pack_c);
-    run_pass(plan, pass.q.rank_tiles.count * pass.q.token_tiles, products.q_pass);
+    run_pass(plan, pass.q.tile_count(), products.q_pass);
   }
   run_pass(plan, pass.dy.tasks, products.dy_pass);
   if (pass.dy.d_partials != nullptr && pass.needs_d_combined) {

@@ -208,8 +208,7 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
                             const DyScratch &scratch) {
   const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
   const TileKind kind = tile_kind(pass.call->problem, pass.stack.rank, pass.call->dy, pass.call->problem.d_out);
-  const bool accumulates = pass.q_partials.count == 1 && part.split > 0;
-  float *q = pass.q_partials.row(pass.q_partials.count == 1 ? 0 : part.split, 0) + part.first;
+  float *const q = pass.q_partials.row_of_split(part.split, 0) + part.first;
   if (d != nullptr) clear(d, part.rows * round_up(columns, kLanes));
   if (!part.has_gradient(pass)) {
     const int64_t width = round_up(part.rows, kLanes);
@@ -229,8 +228,8 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
       for (int64_t p = 0; p < panel_count(part.rows); ++p) {
         const int64_t width = round_up(panel_columns(part.rows, p), kLanes);
         multiply_rows({tokens, width, steps}, lhs, {scratch.combined + p * kPanel * steps, width},
-                      {q + t * pass.q_partials.pitch + p * kPanel, pass.q_partials.pitch}, accumulates, kind,
-                      next_rows<Operand>(dy_tile, tokens, columns));
+                      {q + t * pass.q_partials.pitch + p * kPanel, pass.q_partials.pitch},
+                      pass.q_partials.accumulates(part.split), kind, next_rows<Operand>(dy_tile, tokens, columns));
       }
     }
     if (d != nullptr) {

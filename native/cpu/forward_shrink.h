@@ -31,55 +31,52 @@ LILY_INLINE int64_t shrink_scratch(const ForwardPass &pass) {
   return pass.packed_splits * packed_split_floats(pass) + lhs_floats;
 }
 
-LILY_INLINE void pack_a(const lily_matrix &a, int64_t rank, const Partition &splits, int64_t split, float *packed) {
-  const int64_t begin = splits.begin(split), depth = splits.end(split) - begin;
-  for (int64_t p = 0; p < panel_count(rank); ++p) {
-    const int64_t rows = panel_columns(rank, p);
-    pack_transposed<Operand>(rows, depth, submatrix(a, p * kPanel, begin), 1.0f,
+// Packs A^T of one split and the ranks of a tile.
+LILY_INLINE void pack_a(const ForwardPass &pass, int64_t split, const RankTile &tile, float *packed) {
+  const int64_t begin = pass.shrink_splits.begin(split), depth = pass.shrink_splits.end(split) - begin;
+  for (int64_t p = 0; p < panel_count(tile.ranks()); ++p) {
+    const int64_t rows = panel_columns(tile.ranks(), p);
+    pack_transposed<Operand>(rows, depth, submatrix(pass.call->a, tile.rank_begin + p * kPanel, begin), 1.0f,
                              packed + p * kPanel * steps_of<Operand>(depth), round_up(rows, kLanes));
   }
 }
 
-// Computes the partial sums of one split for `tokens` tokens, starting at `token`, and `ranks` ranks.
-LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, int64_t token, int64_t tokens, int64_t ranks,
-                              const float *packed, float *out, bool accumulate, float *lhs_scratch) {
+// Computes the partial sums of one split for a tile, or adds them to those of the splits before. `packed` is from
+// pack_a.
+LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, const RankTile &tile, const float *packed,
+                              float *lhs_scratch) {
   const int64_t begin = pass.shrink_splits.begin(split), depth = pass.shrink_splits.end(split) - begin;
-  const int64_t steps = steps_of<Operand>(depth);
+  const int64_t tokens = tile.token_end - tile.token_begin, steps = steps_of<Operand>(depth);
   const TileKind kind = tile_kind(pass.call->problem, pass.call->problem.rank, pass.call->x, pass.call->problem.d_in);
-  const lily_matrix x = submatrix(pass.call->x, token, begin);
+  const lily_matrix x = submatrix(pass.call->x, tile.token_begin, begin);
   const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(x, tokens, depth, lhs_scratch);
-  for (int64_t p = 0; p < panel_count(ranks); ++p) {
-    const int64_t width = round_up(panel_columns(ranks, p), kLanes);
+  float *const hidden = pass.hidden_partials.row_of_split(split, tile.token_begin) + tile.rank_begin;
+  for (int64_t p = 0; p < panel_count(tile.ranks()); ++p) {
+    const int64_t width = round_up(panel_columns(tile.ranks(), p), kLanes);
     multiply_rows({tokens, width, steps}, lhs, {packed + p * kPanel * steps, width},
-                  {out + p * kPanel, pass.hidden_partials.pitch}, accumulate, kind,
+                  {hidden + p * kPanel, pass.hidden_partials.pitch}, pass.hidden_partials.accumulates(split), kind,
                   next_rows<Operand>(x, tokens, depth));
   }
 }
 
 void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
-  const lily_problem &problem = pass.call->problem;
   const bool all_splits = pass.hidden_partials.count == 1;
-  const int64_t tile = task / pass.shrink.token_tiles, rank_tile = tile % pass.shrink.rank_tiles.count;
-  const int64_t split_begin = all_splits ? 0 : tile / pass.shrink.rank_tiles.count;
+  const int64_t split_begin = all_splits ? 0 : task / pass.shrink.tile_count();
   const int64_t split_end = all_splits ? pass.shrink_splits.count : split_begin + 1;
-  const int64_t token_begin = task % pass.shrink.token_tiles * pass.shrink.tile_tokens;
-  const int64_t token_end = minimum(problem.tokens, token_begin + pass.shrink.tile_tokens);
-  const int64_t rank_begin = pass.shrink.rank_tiles.begin(rank_tile),
-                ranks = pass.shrink.rank_tiles.end(rank_tile) - rank_begin;
-  const lily_matrix a = submatrix(pass.call->a, rank_begin, 0);
+  const RankTile tile = pass.shrink.tile(task % pass.shrink.tile_count(), pass.call->problem.tokens);
   const int64_t split_floats = packed_split_floats(pass);
   float *lhs_scratch = scratch + pass.packed_splits * split_floats;
 
   for (int64_t first = split_begin; first < split_end; first += pass.packed_splits) {
     const int64_t last = minimum(split_end, first + pass.packed_splits);
     for (int64_t split = first; split < last; ++split) {
-      pack_a(a, ranks, pass.shrink_splits, split, scratch + (split - first) * split_floats);
+      pack_a(pass, split, tile, scratch + (split - first) * split_floats);
     }
-    const int64_t step = shrink_step(pass.packed_splits);
-    for (int64_t t = token_begin; t < token_end; t += step) {
+    RankTile step = tile;
+    for (; step.token_begin < tile.token_end; step.token_begin = step.token_end) {
+      step.token_end = minimum(tile.token_end, step.token_begin + shrink_step(pass.packed_splits));
       for (int64_t split = first; split < last; ++split) {
-        shrink_split(pass, split, t, minimum(step, token_end - t), ranks, scratch + (split - first) * split_floats,
-                     pass.hidden_partials.row(split_begin, t) + rank_begin, split > split_begin, lhs_scratch);
+        shrink_split(pass, split, step, scratch + (split - first) * split_floats, lhs_scratch);
       }
     }
   }

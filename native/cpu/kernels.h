@@ -130,7 +130,8 @@ struct Groups {
   }
 };
 
-// Partial sums of rows of h, q or v: `count` arrays of rows x pitch floats, added in order.
+// Partial sums of rows of h, q or v: `count` arrays of rows x pitch floats, added in order. There is one for each split
+// of d_in or d_out, or a single one, to which a task adds the splits in order.
 struct RowPartials {
   float *data;
   int64_t count;
@@ -138,6 +139,17 @@ struct RowPartials {
   int64_t pitch;  // columns rounded up to whole vectors
 
   LILY_INLINE float *row(int64_t index, int64_t token) const { return data + (index * rows + token) * pitch; }
+
+  LILY_INLINE float *row_of_split(int64_t split, int64_t token) const { return row(count == 1 ? 0 : split, token); }
+  LILY_INLINE bool accumulates(int64_t split) const { return count == 1 && split > 0; }
+};
+
+// The tokens and ranks of h or q that one task computes.
+struct RankTile {
+  int64_t token_begin, token_end;
+  int64_t rank_begin, rank_end;
+
+  LILY_INLINE int64_t ranks() const { return rank_end - rank_begin; }
 };
 
 // A product whose columns are ranks: h = x A^T, and q = s dy C^T where dy is read twice. Tasks: rank_tiles x
@@ -152,6 +164,13 @@ struct RankProduct {
   Partition pack_tiles;  // of k: tasks of pack_shrink or pack_c
   float *packed;         // [panel of the rank][step of k]
   int64_t cached_depth;  // values of k whose packed operand the L2 cache holds
+
+  LILY_INLINE int64_t tile_count() const { return rank_tiles.count * token_tiles; }
+  LILY_INLINE RankTile tile(int64_t index, int64_t tokens) const {
+    const int64_t rank_tile = index / token_tiles;
+    const int64_t begin = index % token_tiles * tile_tokens, end = begin + tile_tokens;
+    return {begin, end < tokens ? end : tokens, rank_tiles.begin(rank_tile), rank_tiles.end(rank_tile)};
+  }
 };
 
 // The tiles of a product with as many columns as y or dx. Tasks: columns x token_tiles.

@@ -155,7 +155,7 @@ void pack_c(const BackwardPass &pass, int64_t piece, float *scratch) {
 void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
   const lily_problem &problem = pass.call->problem;
-  const RankTile tile = rank_tile(pass.q, problem.tokens, task);
+  const RankTile tile = pass.q.tile(task, problem.tokens);
   if (pass.has_gradient != nullptr) {  // there is one group
     for (int64_t t = tile.token_begin; t < tile.token_end; ++t) {
       clear(pass.q_partials.row(0, t) + tile.rank_begin, round_up(tile.rank_end, kLanes) - tile.rank_begin);

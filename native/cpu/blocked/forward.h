@@ -56,7 +56,7 @@ LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *s
 void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const Engine::Scope scope;
   const lily_problem &problem = pass.call->problem;
-  const RankTile tile = rank_tile(pass.shrink, problem.tokens, task);
+  const RankTile tile = pass.shrink.tile(task, problem.tokens);
   if constexpr (kBlocking.exchanges) {
     if (pass.shrink_exchanges) {
       for (int64_t row = tile.rank_begin; row < tile.rank_end; row += kBlocking.block_rows) {

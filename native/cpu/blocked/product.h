@@ -164,20 +164,6 @@ LILY_INLINE void multiply_row_block(const LhsRows &lhs, int64_t row, int64_t beg
   }
 }
 
-// What a task of a RankProduct computes: some tokens and ranks of h or q.
-struct RankTile {
-  int64_t token_begin, token_end;
-  int64_t rank_begin, rank_end;
-
-  LILY_INLINE int64_t ranks() const { return rank_end - rank_begin; }
-};
-
-LILY_INLINE RankTile rank_tile(const RankProduct &product, int64_t tokens, int64_t task) {
-  const int64_t ranks = task / product.token_tiles, begin = task % product.token_tiles * product.tile_tokens;
-  return {begin, minimum(tokens, begin + product.tile_tokens), product.rank_tiles.begin(ranks),
-          product.rank_tiles.end(ranks)};
-}
-
 // A tile of sums = lhs rhs, where rhs is packed for all of k: [panel][step of k]. A block of rows passes as many chunks
 // of rhs as the L2 cache holds (`cached_depth`) before the next block follows.
 LILY_INLINE void multiply_rows_by_packed(const RankProduct &product, const RankTile &tile, const LhsRows &lhs,
