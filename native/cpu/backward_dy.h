@@ -26,6 +26,7 @@
 
 #include "cpu/expert_stack.h"
 #include "cpu/outer_product.h"
+#include "cpu/scratch.h"
 
 namespace lily::cpu {
 namespace {
@@ -57,25 +58,27 @@ struct DyScratch {
   float *d_combined;  // D
   float *d_piece;     // D of a piece after the first
   float *rhs, *transpose, *dy, *lhs;
-  int64_t floats;
 };
-LILY_INLINE DyScratch dy_scratch(const BackwardPass &pass, float *scratch) {
+LILY_INLINE DyScratch take_dy_scratch(const BackwardPass &pass, Scratch &scratch) {
   DyScratch parts = {};
-  const auto take = [&](int64_t floats) __attribute__((always_inline)) {
-    float *const part = scratch + parts.floats;
-    parts.floats += floats;
-    return part;
-  };
-  parts.combined = take(steps_of<Operand>(pass.dy.splits.width) * round_up(widest_rank_tile(pass), kLanes));
-  parts.d_combined = take(d_tile_floats(pass));
-  parts.d_piece = take(pass.groups.pieces.count(pass.groups.tokens) > 1 ? d_tile_floats(pass) : 0);
-  parts.rhs = take(pass.outer_product_tokens * kPanel);
-  parts.transpose = take(kTransposeScratchFloats);
-  parts.dy = take(dy_scratch_floats(pass));
-  parts.lhs = take(lhs_scratch_floats(pass));
+  parts.combined = scratch.take(steps_of<Operand>(pass.dy.splits.width) * round_up(widest_rank_tile(pass), kLanes));
+  parts.d_combined = scratch.take(d_tile_floats(pass));
+  parts.d_piece = scratch.take(pass.groups.pieces.count(pass.groups.tokens) > 1 ? d_tile_floats(pass) : 0);
+  parts.rhs = scratch.take(pass.outer_product_tokens * kPanel);
+  parts.transpose = scratch.take(kTransposeScratchFloats);
+  parts.dy = scratch.take(dy_scratch_floats(pass));
+  parts.lhs = scratch.take(lhs_scratch_floats(pass));
   return parts;
 }
-LILY_INLINE int64_t backward_dy_scratch(const BackwardPass &pass) { return dy_scratch(pass, nullptr).floats; }
+LILY_INLINE DyScratch dy_scratch(const BackwardPass &pass, float *memory) {
+  Scratch scratch(memory);
+  return take_dy_scratch(pass, scratch);
+}
+LILY_INLINE int64_t backward_dy_scratch(const BackwardPass &pass) {
+  Scratch scratch(nullptr);
+  take_dy_scratch(pass, scratch);
+  return scratch.floats();
+}
 
 // The part of the dy pass that a step of the loops below computes: columns of d_out for tokens of one group, and rows
 // of the rank.

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "cpu/outer_product.h"
+#include "cpu/scratch.h"
 
 namespace lily::cpu {
 namespace {
@@ -23,23 +24,39 @@ LILY_INLINE int64_t d_hidden_scratch_floats(const BackwardPass &pass) {
   return Operand::kDepth == 1 ? 0 : steps_of<Operand>(pass.outer_product_tokens) * pass.rank_pitch;
 }
 
-LILY_INLINE int64_t backward_x_scratch(const BackwardPass &pass) {
+// The scratch of a task.
+struct XScratch {
+  float *a;         // the columns of A
+  float *da;        // dA
+  float *da_piece;  // dA of a piece after the first
+  float *rhs, *d_hidden;
+};
+LILY_INLINE XScratch take_x_scratch(const BackwardPass &pass, Scratch &scratch) {
   const lily_problem &problem = pass.call->problem;
-  // A; dA, and that of a piece after the first.
-  const int64_t rows =
-      steps_of<Operand>(problem.rank) + (pass.x.pieces.count(problem.tokens) > 1 ? 2 : 1) * problem.rank;
-  return rows * round_up(pass.x.tiles.width, kLanes) + d_hidden_scratch_floats(pass) +
-         pass.outer_product_tokens * kPanel;
+  const int64_t width = round_up(pass.x.tiles.width, kLanes);
+  XScratch parts = {};
+  parts.a = scratch.take(steps_of<Operand>(problem.rank) * width);
+  parts.da = scratch.take(problem.rank * width);
+  parts.da_piece = scratch.take(pass.x.pieces.count(problem.tokens) > 1 ? problem.rank * width : 0);
+  parts.rhs = scratch.take(pass.outer_product_tokens * kPanel);
+  parts.d_hidden = scratch.take(d_hidden_scratch_floats(pass));
+  return parts;
+}
+LILY_INLINE int64_t backward_x_scratch(const BackwardPass &pass) {
+  Scratch scratch(nullptr);
+  take_x_scratch(pass, scratch);
+  return scratch.floats();
 }
 
-// dx of the tokens [from, to), if it is needed, and sums = dh^T x over these tokens, unless `sums` is null.
-LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t begin, int64_t columns, int64_t from, int64_t to,
-                          const float *a_packed, float *sums, float *scratch) {
+// dx of the tokens [from, to) in a tile of d_in, if it is needed, and da = dh^T x over these tokens, unless `da` is
+// null.
+LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, int64_t from, int64_t to, float *da,
+                          const XScratch &scratch) {
   const int64_t rank = pass.call->problem.rank, steps = steps_of<Operand>(rank);
+  const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
   const lily_matrix &x = pass.call->x, &dx = pass.call->dx;
   const bool prefetches = bytes_of(pass.call->problem.tokens, pass.call->problem.d_in, dx) > kPrefetchedResult;
-  float *rhs_scratch = scratch, *d_hidden_scratch = rhs_scratch + pass.outer_product_tokens * kPanel;
-  if (sums != nullptr) clear(sums, rank * round_up(columns, kLanes));
+  if (da != nullptr) clear(da, rank * round_up(columns, kLanes));
   for (int64_t t = from; t < to; t += pass.outer_product_tokens) {
     const int64_t step_end = minimum(to, t + pass.outer_product_tokens);
     if (dx.data != nullptr) {
@@ -51,15 +68,16 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t begin, int64_t colum
         for (int64_t p = 0; p < panel_count(columns); ++p) {
           const int64_t panel = panel_columns(columns, p);
           if (prefetches) prefetch_ahead(to - row, columns, p, submatrix(dx, row, begin));
-          multiply_into(rows, panel, steps, lhs, a_packed + p * kPanel * steps, submatrix(dx, row, begin + p * kPanel));
-          if (sums != nullptr) prefetch(rows, panel, submatrix(x, row, begin + p * kPanel));
+          multiply_into(rows, panel, steps, lhs, scratch.a + p * kPanel * steps,
+                        submatrix(dx, row, begin + p * kPanel));
+          if (da != nullptr) prefetch(rows, panel, submatrix(x, row, begin + p * kPanel));
         }
       }
     }
-    if (sums != nullptr) {
+    if (da != nullptr) {
       const LeftOperand<Operand> lhs =
-          lhs_of_columns<Operand>(submatrix(pass.d_hidden_lhs, t, 0), step_end - t, rank, d_hidden_scratch);
-      add_outer_product(rank, step_end - t, lhs, submatrix(x, t, begin), columns, sums, rhs_scratch,
+          lhs_of_columns<Operand>(submatrix(pass.d_hidden_lhs, t, 0), step_end - t, rank, scratch.d_hidden);
+      add_outer_product(rank, step_end - t, lhs, submatrix(x, t, begin), columns, da, scratch.rhs,
                         pass.has_gradient == nullptr ? nullptr : pass.has_gradient + t);
     }
   }
@@ -71,32 +89,31 @@ void x_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const int64_t rank = problem.rank, steps = steps_of<Operand>(rank);
   const int64_t tile = task % pass.x.tiles.count, piece = task / pass.x.tiles.count;
   const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
-  const int64_t sum_floats = rank * round_up(columns, kLanes), length = pass.x.pieces.length(problem.tokens);
-  float *a_packed = scratch, *sums = a_packed + steps * round_up(columns, kLanes), *piece_sums = sums + sum_floats;
-  float *rest = pass.x.pieces.count(problem.tokens) > 1 ? piece_sums + sum_floats : piece_sums;
+  const int64_t length = pass.x.pieces.length(problem.tokens);
   const bool needs_da = da.data != nullptr;
+  Scratch task_scratch(scratch);
+  const XScratch parts = take_x_scratch(pass, task_scratch);
 
   if (pass.call->dx.data != nullptr) {
     for (int64_t p = 0; p < panel_count(columns); ++p) {
       pack<Operand>(rank, panel_columns(columns, p), submatrix(a, 0, begin + p * kPanel), 1.0f,
-                    a_packed + p * kPanel * steps, round_up(panel_columns(columns, p), kLanes));
+                    parts.a + p * kPanel * steps, round_up(panel_columns(columns, p), kLanes));
     }
   }
   if (pass.x.da_partials != nullptr) {
     float *const partial = pass.x.da_partials + piece * pass.x.da_partial_floats + begin * rank;
-    x_tokens(pass, begin, columns, piece * length, minimum(problem.tokens, (piece + 1) * length), a_packed,
-             needs_da ? partial : nullptr, rest);
+    x_tokens(pass, tile, piece * length, minimum(problem.tokens, (piece + 1) * length), needs_da ? partial : nullptr,
+             parts);
     return;
   }
   int64_t t = 0;
   do {
-    float *const piece_of_da = t == 0 ? sums : piece_sums;
-    x_tokens(pass, begin, columns, t, minimum(problem.tokens, t + length), a_packed, needs_da ? piece_of_da : nullptr,
-             rest);
-    if (needs_da && t > 0) add_floats(sum_floats, piece_of_da, sums);
+    float *const piece_of_da = t == 0 ? parts.da : parts.da_piece;
+    x_tokens(pass, tile, t, minimum(problem.tokens, t + length), needs_da ? piece_of_da : nullptr, parts);
+    if (needs_da && t > 0) add_floats(rank * round_up(columns, kLanes), piece_of_da, parts.da);
     t += length;
   } while (t < problem.tokens);
-  if (needs_da) write_panels(rank, columns, sums, 1.0f, submatrix(da, 0, begin), da.accumulate != 0);
+  if (needs_da) write_panels(rank, columns, parts.da, 1.0f, submatrix(da, 0, begin), da.accumulate != 0);
 }
 
 // Adds the pieces of dA for a tile of columns.

@@ -21,6 +21,7 @@
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_router.h"
 #include "cpu/blocked/forward.h"
+#include "cpu/scratch.h"
 
 namespace lily::cpu {
 namespace blocked {
@@ -88,18 +89,28 @@ LILY_INLINE void outer_product(const OuterProduct &product, float *sums, float *
   }
 }
 
-// Floats of the sums of a second piece.
-LILY_INLINE int64_t piece_floats(const TokenPieces &pieces, int64_t tokens, int64_t rank, int64_t columns) {
-  return kBlocking.many_tasks && pieces.count(tokens) > 1 ? sums_floats(rank, columns) : 0;
+// The scratch of an outer product in pieces.
+struct OuterScratch {
+  float *sums;
+  float *piece_sums;  // of a piece after the first
+  float *packed;      // rhs
+};
+LILY_INLINE OuterScratch take_outer_scratch(const TokenPieces &pieces, int64_t tokens, int64_t rank, int64_t columns,
+                                            Scratch &scratch) {
+  const bool has_pieces = kBlocking.many_tasks && pieces.count(tokens) > 1;
+  OuterScratch parts = {};
+  parts.sums = scratch.take(sums_floats(rank, columns));
+  parts.piece_sums = scratch.take(has_pieces ? sums_floats(rank, columns) : 0);
+  parts.packed = scratch.take(outer_rhs_floats(rank, columns));
+  return parts;
 }
 
-// The same, in pieces of the tokens whose sums are added in order. `piece_sums` holds another array of sums if there
-// are several pieces.
+// The same as outer_product, in pieces of the tokens whose sums are added in order.
 template <typename Before>
-LILY_INLINE void outer_product_in_pieces(const OuterProduct &product, const TokenPieces &pieces, float *sums,
-                                         float *piece_sums, float *packed, Before before) {
+LILY_INLINE void outer_product_in_pieces(const OuterProduct &product, const TokenPieces &pieces,
+                                         const OuterScratch &scratch, Before before) {
   if constexpr (!kBlocking.many_tasks) {
-    outer_product(product, sums, packed, before);
+    outer_product(product, scratch.sums, scratch.packed, before);
     return;
   }
   const int64_t length = pieces.length(product.end - product.begin);
@@ -107,8 +118,8 @@ LILY_INLINE void outer_product_in_pieces(const OuterProduct &product, const Toke
   do {
     piece.end = minimum(product.end, piece.begin + length);
     const bool is_first = piece.begin == product.begin;
-    outer_product(piece, is_first ? sums : piece_sums, packed, before);
-    if (!is_first) add_floats(sums_floats(product.rank, product.columns), piece_sums, sums);
+    outer_product(piece, is_first ? scratch.sums : scratch.piece_sums, scratch.packed, before);
+    if (!is_first) add_floats(sums_floats(product.rank, product.columns), scratch.piece_sums, scratch.sums);
     piece.begin += length;
     piece.lhs += length / kBlocking.step_depth * kBlockFloats;
   } while (piece.begin < product.end);
@@ -323,14 +334,28 @@ LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, int64_t split,
   }
 }
 
+// The scratch of a tile of the dy pass.
+struct DyTileScratch {
+  OuterScratch outer;
+  float *copy;  // of a left operand
+  float *combined, *combined_scratch;
+};
+LILY_INLINE DyTileScratch take_dy_tile_scratch(const BackwardPass &pass, Scratch &scratch) {
+  const int64_t rank = pass.stack.rank, widest = pass.dy.tile_columns;
+  DyTileScratch parts = {};
+  parts.outer = take_outer_scratch(pass.groups.pieces, pass.groups.tokens, rank, widest, scratch);
+  parts.copy = scratch.take(kCopyFloats);
+  parts.combined = scratch.take(pass.dy.computes_q ? packed_floats(widest, rank) : 0);
+  parts.combined_scratch = scratch.take(Engine::combined_scratch_floats(widest));
+  return parts;
+}
+
 // The columns [begin, begin + columns), whose sums of D fit the cache.
 LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t columns, float *scratch) {
-  const int64_t rank = pass.stack.rank, widest = pass.dy.tile_columns;
+  const int64_t rank = pass.stack.rank;
   const bool needs_q = pass.needs_d_hidden && pass.dy.computes_q;
-  float *sums = scratch, *piece_sums = sums + sums_floats(rank, widest);
-  float *rhs = piece_sums + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest);
-  float *copy = rhs + outer_rhs_floats(rank, widest);
-  float *combined = copy + kCopyFloats, *combined_scratch = combined + packed_floats(widest, rank);
+  Scratch tile_scratch(scratch);
+  const DyTileScratch parts = take_dy_tile_scratch(pass, tile_scratch);
   for (int64_t group = 0; group < pass.groups.count; ++group) {
     const int64_t group_begin = pass.groups.begin(group), group_end = pass.groups.end(group);
     const bool has_gradient =
@@ -341,10 +366,10 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
         clear(pass.q_partials.row(split, group_begin), (group_end - group_begin) * pass.q_partials.pitch);
       });
     } else if (needs_q) {
-      c = q_operand(pass, group, begin, columns, combined, combined_scratch);
+      c = q_operand(pass, group, begin, columns, parts.combined, parts.combined_scratch);
     }
     const auto q = [&](int64_t t, int64_t tokens) __attribute__((always_inline)) {
-      if (needs_q) add_q(pass, c, t, tokens, copy);
+      if (needs_q) add_q(pass, c, t, tokens, parts.copy);
     };
     if (!pass.needs_d_combined) {
       if (has_gradient) q(group_begin, group_end - group_begin);
@@ -358,9 +383,9 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
                                      .begin = group_begin,
                                      .end = has_gradient ? group_end : group_begin,
                                      .keeps = nullptr};
-    outer_product_in_pieces(d_combined, pass.groups.pieces, sums, piece_sums, rhs, q);
+    outer_product_in_pieces(d_combined, pass.groups.pieces, parts.outer, q);
     for_splits(pass, begin, columns, [&](int64_t split, int64_t from, int64_t to) __attribute__((always_inline)) {
-      write_d_weights_and_db(pass, split, group, from, to, sums + (from - begin) * sums_rows(rank));
+      write_d_weights_and_db(pass, split, group, from, to, parts.outer.sums + (from - begin) * sums_rows(rank));
     });
   }
 }
@@ -392,14 +417,20 @@ void dx_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   add_packed_product(product, token_begin, token_end, pass.dx.columns.width, scratch, pack_a);
 }
 
+LILY_INLINE OuterScratch take_da_scratch(const BackwardPass &pass, Scratch &scratch) {
+  const lily_problem &problem = pass.call->problem;
+  return take_outer_scratch(pass.x.pieces, problem.tokens, problem.rank, pass.x.tiles.width, scratch);
+}
+
 void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
   const Engine::Scope scope;
   const lily_problem &problem = pass.call->problem;
   const lily_matrix &da = pass.call->da;
   const int64_t rank = problem.rank;
   const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
-  float *sums = scratch, *piece_sums = sums + sums_floats(rank, pass.x.tiles.width);
-  float *packed = piece_sums + piece_floats(pass.x.pieces, problem.tokens, rank, pass.x.tiles.width);
+  Scratch task_scratch(scratch);
+  const OuterScratch parts = take_da_scratch(pass, task_scratch);
+  const float *const sums = parts.sums;
   const OuterProduct product = {.rank = rank,
                                 .lhs = pass.lhs_packed,
                                 .block_pitch = block_steps(problem.tokens) * kBlockFloats,
@@ -408,7 +439,7 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
                                 .begin = 0,
                                 .end = problem.tokens,
                                 .keeps = pass.has_gradient};
-  outer_product_in_pieces(product, pass.x.pieces, sums, piece_sums, packed, [](int64_t, int64_t) {});
+  outer_product_in_pieces(product, pass.x.pieces, parts, [](int64_t, int64_t) {});
   Engine::with_type(da.dtype, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
     const bool accumulate = da.accumulate != 0;
@@ -423,19 +454,15 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
 
 int64_t backward_scratch(const BackwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
-  const int64_t rank = pass.stack.rank, widest = pass.dy.tile_columns;
-  const int64_t dy = sums_floats(rank, widest) + piece_floats(pass.groups.pieces, pass.groups.tokens, rank, widest) +
-                     outer_rhs_floats(rank, widest) + kCopyFloats +
-                     (pass.dy.computes_q ? packed_floats(widest, rank) : 0) + Engine::combined_scratch_floats(widest);
+  Scratch dy(nullptr), da(nullptr);
+  take_dy_tile_scratch(pass, dy);
+  take_da_scratch(pass, da);
   const int64_t q = kCopyFloats +
                     Engine::combined_scratch_floats(maximum(kBlocking.chunk_depth, pass.q.pack_tiles.width)) +
                     packed_floats(kBlocking.chunk_depth, pass.q.packs_own ? pass.q.rank_tiles.width : 1);
   const int64_t dx =
       packed_floats(problem.rank, pass.dx.columns.width) + row_product_floats(problem.rank, pass.dx.slab);
-  const int64_t da = sums_floats(problem.rank, pass.x.tiles.width) +
-                     piece_floats(pass.x.pieces, problem.tokens, problem.rank, pass.x.tiles.width) +
-                     outer_rhs_floats(problem.rank, pass.x.tiles.width);
-  return maximum(maximum(maximum(dy, q), dx), maximum(da, d_router_scratch(pass)));
+  return maximum(maximum(maximum(dy.floats(), q), dx), maximum(da.floats(), d_router_scratch(pass)));
 }
 
 }  // namespace
