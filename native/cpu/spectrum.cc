@@ -190,8 +190,44 @@ bool cholesky(const Kernels &kernels, double *matrix, int64_t n) {
   return true;
 }
 
+// The reflection I - u u^T / half.
+struct Reflection {
+  double half;    // |u|^2 / 2
+  double beside;  // what the element before the diagonal becomes
+};
+
+// Finds u of the reflection that makes a row of `count` elements zero but for the last one.
+Reflection find_reflection(const double *row, int64_t count, double *u) {
+  const double last = row[count - 1];
+  double rest = 0.0;
+  for (int64_t j = 0; j < count - 1; ++j) rest += row[j] * row[j];
+  if (rest == 0.0) {
+    std::fill(u, u + count, 0.0);
+    return {.half = 1.0, .beside = last};
+  }
+  const double norm2 = rest + last * last;
+  const double beside = last > 0.0 ? -sqrt(norm2) : sqrt(norm2);  // no cancellation in u
+  std::copy(row, row + count, u);
+  u[count - 1] -= beside;
+  return {.half = norm2 - last * beside, .beside = beside};
+}
+
 // Tasks that share the rows of one Householder step. Each has a partial sum of S u, so the number is fixed.
 constexpr int64_t kReflectTasks = 8;
+
+// Computes p, with which the reflection of S is S -= u p^T + p u^T: S u / half without half of its projection on u. The
+// partial sums of S u are n elements apart.
+void find_p(const double *products, int64_t n, const double *u, double half, int64_t count, double *p) {
+  double projection = 0.0;
+  for (int64_t j = 0; j < count; ++j) {
+    double sum = 0.0;
+    for (int64_t task = 0; task < kReflectTasks; ++task) sum += products[task * n + j];
+    p[j] = sum / half;
+    projection += p[j] * u[j];
+  }
+  projection /= 2.0 * half;
+  for (int64_t j = 0; j < count; ++j) p[j] -= projection * u[j];
+}
 
 // Householder's reflections, from the last row up: each makes a row zero but for the element before the diagonal (Golub
 // and Van Loan, 8.3.1). The update of one step and the product that the next one needs read the matrix together.
@@ -209,19 +245,8 @@ bool tridiagonalize(const Kernels &kernels, double *lower, int64_t n, double *di
     beside[i] = 0.0;
     if (i == 0) break;
 
-    const double before = row[i - 1];
-    double rest = 0.0;
-    for (int64_t j = 0; j < i - 1; ++j) rest += row[j] * row[j];
-    const bool is_done = rest == 0.0;
-    const double norm2 = rest + before * before;
-    beside[i] = is_done ? before : (before > 0.0 ? -sqrt(norm2) : sqrt(norm2));
-    const double half = is_done ? 1.0 : norm2 - before * beside[i];
-    if (is_done) {
-      std::fill(u, u + i, 0.0);
-    } else {
-      std::copy(row, row + i, u);
-      u[i - 1] -= beside[i];
-    }
+    const Reflection reflection = find_reflection(row, i, u);
+    beside[i] = reflection.beside;
 
     // Rows of equal area for each task.
     const auto row_at = [&](int64_t task) {
@@ -234,15 +259,7 @@ bool tridiagonalize(const Kernels &kernels, double *lower, int64_t n, double *di
       const int64_t end = task == kReflectTasks - 1 ? i : row_at(task + 1);
       for (int64_t k = row_at(task); k < end; ++k) kernels.reflect_row(step, lower + k * n, k);
     });
-    double projection = 0.0;
-    for (int64_t j = 0; j < i; ++j) {
-      double sum = 0.0;
-      for (int64_t task = 0; task < kReflectTasks; ++task) sum += products[task * n + j];
-      p[j] = sum / half;
-      projection += p[j] * u[j];
-    }
-    projection /= 2.0 * half;
-    for (int64_t j = 0; j < i; ++j) p[j] -= projection * u[j];
+    find_p(products, n, u, reflection.half, i, p);
     std::swap(u, v);
   }
   return true;
