@@ -219,8 +219,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/d_hidden.cuh',
     what: 'q omits the last partial sum',
-    find: 'first + i < partials ?',
-    replace: 'first + i < partials - 1 ?',
+    find: 'first + i < q.count ?',
+    replace: 'first + i < q.count - 1 ?',
   },
   {
     file: 'kernels/d_hidden.cuh',

@@ -192,12 +192,12 @@ __device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &
   for (int column = first_row; column < columns_end; column += 4 * lanes)
     store_d_hidden<typename Tile::Engine, Tile::kThreads>(
         d_hidden, scratch, token, token_end, column, columns_end, lanes,
-        [&](auto whole, int t, int step, int rows, int k, auto &value) {
-          const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
+        [&](auto whole, const RowsInFlight &rows, int k, auto &value) {
+          const QPartials q = {call.q + static_cast<int64_t>(token) * call.q_pitch + k, 0, 1, call.q_pitch};
           if (call.pooled)
-            load_product<Tile::kProductPitch>(product + k - first_row, call.scale, t, step, rows, value);
+            load_product<Tile::kProductPitch>(product + k - first_row, call.scale, rows, value);
           else
-            load_q<decltype(whole)::value>(q, 0, 1, call.q_pitch, call.rank - k, 1.0f, t, step, rows, value);
+            load_q<decltype(whole)::value>(q, call.rank - k, 1.0f, rows, value);
         });
 }
 

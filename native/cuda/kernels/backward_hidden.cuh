@@ -123,11 +123,11 @@ __global__ __launch_bounds__(kThreads,
                     true);
     for (int column = 0; call.q != nullptr && column < d_hidden.rank; column += 4 * lanes)
       store_d_hidden<Engine>(d_hidden, scratch, token, end, column, d_hidden.rank, lanes,
-                             [&](auto whole, int t, int step, int count, int k, auto &value) {
-                               const float *q = call.q + static_cast<int64_t>(token) * call.q_pitch + k;
-                               load_q<decltype(whole)::value>(q, static_cast<int64_t>(call.tokens) * call.q_pitch,
-                                                              call.q_partials, call.q_pitch, d_hidden.rank - k,
-                                                              call.scale, t, step, count, value);
+                             [&](auto whole, const RowsInFlight &rows, int k, auto &value) {
+                               const QPartials q = {call.q + static_cast<int64_t>(token) * call.q_pitch + k,
+                                                    static_cast<int64_t>(call.tokens) * call.q_pitch, call.q_partials,
+                                                    call.q_pitch};
+                               load_q<decltype(whole)::value>(q, d_hidden.rank - k, call.scale, rows, value);
                              });
     __syncthreads();  // the next tile uses the same scratch memory
   }

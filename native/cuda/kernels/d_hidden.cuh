@@ -131,12 +131,18 @@ __device__ inline void form_d_logits(const DHidden &call, const DHiddenScratch<k
   __syncthreads();
 }
 
-// Completes dh from q in place, for kLoadsInFlight rows of the tile: elements k .. k + 3 of row t, which is token `at`,
-// of row t + step, and so on. Rows beyond the last token are left as they are. Requires dl.
+// The rows of a tile that a thread has in flight: first, first + step, and so on. The tile has `count` tokens.
+struct RowsInFlight {
+  int first, step, count;
+};
+
+// Completes dh from q in place: elements k .. k + 3 of the rows of a tile that begins with `token`. Rows beyond the
+// last token are left as they are. Requires dl.
 template <typename Engine, bool kWhole, int kBlockM, int kLoadsInFlight>
-__device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int t, int step,
-                                       int at, int token_end, int k, float (&value)[kLoadsInFlight][4]) {
+__device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int token,
+                                       const RowsInFlight &rows, int k, float (&value)[kLoadsInFlight][4]) {
   const RouterGradient &router = call.router;
+  const int t = rows.first, step = rows.step, at = token + rows.first, token_end = token + rows.count;
   if (router.logit_gradient != LogitGradient::kNone) {
     constexpr int kExpertsInFlight = kWhole ? 4 : 1;
 #pragma unroll 1
@@ -179,38 +185,43 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
   }
 }
 
-// Elements k .. k + 3 of q of the rows t, t + step, ... from a product in shared memory. Rows from `count` on repeat
-// the last one.
+// Elements k .. k + 3 of q of some rows from a product in shared memory. Rows beyond the last token repeat its row.
 template <int kPitch, int kLoadsInFlight>
-__device__ inline void load_product(const float *product, float scale, int t, int step, int count,
+__device__ inline void load_product(const float *product, float scale, const RowsInFlight &rows,
                                     float (&value)[kLoadsInFlight][4]) {
 #pragma unroll
   for (int n = 0; n < kLoadsInFlight; ++n) {
-    load_vec4(product + min(t + n * step, count - 1) * kPitch, 4, true, value[n]);
+    load_vec4(product + min(rows.first + n * rows.step, rows.count - 1) * kPitch, 4, true, value[n]);
 #pragma unroll
     for (int v = 0; v < 4; ++v) value[n][v] *= scale;
   }
 }
 
-// Likewise from global memory, the sum of partial sums in order: `q` points to the elements of the tile's first row,
-// and partial sums are `stride` elements apart.
+// Partial sums of q, to be added in order.
+struct QPartials {
+  const float *data;  // the elements of the tile's first row
+  int64_t stride;     // from one partial sum to the next
+  int count, pitch;
+};
+
+// Likewise from global memory. Of the four elements of a row, `valid` are those of q.
 template <bool kWhole, int kLoadsInFlight>
-__device__ inline void load_q(const float *q, int64_t stride, int partials, int pitch, int valid, float scale, int t,
-                              int step, int count, float (&value)[kLoadsInFlight][4]) {
+__device__ inline void load_q(const QPartials &q, int valid, float scale, const RowsInFlight &rows,
+                              float (&value)[kLoadsInFlight][4]) {
   constexpr int kPartialsInFlight = kWhole ? 4 : 1;
 #pragma unroll
   for (int n = 0; n < kLoadsInFlight; ++n)
 #pragma unroll
     for (int v = 0; v < 4; ++v) value[n][v] = 0;
 #pragma unroll 1
-  for (int first = 0; first < partials; first += kPartialsInFlight) {
+  for (int first = 0; first < q.count; first += kPartialsInFlight) {
     float4 raw[kPartialsInFlight][kLoadsInFlight];
 #pragma unroll
     for (int i = 0; i < kPartialsInFlight; ++i) {
-      const float *from = q + min(first + i, partials - 1) * stride;
+      const float *from = q.data + min(first + i, q.count - 1) * q.stride;
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n)
-        raw[i][n] = load_raw<kWhole>(from + min(t + n * step, count - 1) * pitch, valid);
+        raw[i][n] = load_raw<kWhole>(from + min(rows.first + n * rows.step, rows.count - 1) * q.pitch, valid);
     }
 #pragma unroll
     for (int i = 0; i < kPartialsInFlight; ++i)
@@ -219,7 +230,7 @@ __device__ inline void load_q(const float *q, int64_t stride, int partials, int 
         float partial[4];
         convert<float>(raw[i][n], partial);
 #pragma unroll
-        for (int v = 0; v < 4; ++v) value[n][v] = first + i < partials ? value[n][v] + partial[v] : value[n][v];
+        for (int v = 0; v < 4; ++v) value[n][v] = first + i < q.count ? value[n][v] + partial[v] : value[n][v];
       }
   }
 #pragma unroll
@@ -235,9 +246,9 @@ __device__ inline int d_hidden_lanes(int rank) {
   return lanes;
 }
 
-// Stores dh of columns [column, column_end) of a tile's tokens. load_rows(whole, t, step, count, k, value)
-// loads elements k .. k + 3 of q of the tile's rows t, t + step, and so on; rows from `count` on may have any value.
-// Requires dl and scratch.row. `lanes` threads, a power of two, load a row.
+// Stores dh of columns [column, column_end) of a tile's tokens. load_rows(whole, rows, k, value) loads elements k ..
+// k + 3 of q of the RowsInFlight; those beyond the last token may have any value. Requires dl and scratch.row. `lanes`
+// threads, a power of two, load a row.
 template <typename Engine, int kBlockThreads = kThreads, int kBlockM, typename LoadRows>
 __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int token,
                                       int token_end, int column, int column_end, int lanes, const LoadRows &load_rows) {
@@ -252,8 +263,9 @@ __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<
 #pragma unroll 1
     for (int first = static_cast<int>(threadIdx.x) / lanes; first < count; first += kLoadsInFlight * step) {
       float value[kLoadsInFlight][4];
-      load_rows(is_whole, first, step, count, k, value);
-      finish_d_hidden<Engine, kWhole>(call, scratch, first, step, token + first, token + count, k, value);
+      const RowsInFlight rows = {first, step, count};
+      load_rows(is_whole, rows, k, value);
+      finish_d_hidden<Engine, kWhole>(call, scratch, token, rows, k, value);
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n)
         if (first + n * step < count)

@@ -53,8 +53,8 @@ __global__ __launch_bounds__(Tile::kThreads,
     }
     store_d_hidden<typename Tile::Engine, Tile::kThreads>(
         call.d_hidden, scratch, token, token_end, row, row_end, Tile::kBlockN / 4,
-        [&](auto, int t, int step, int rows, int k, auto &value) {
-          load_product<Tile::kResultPitch>(product + k - row, call.scale, t, step, rows, value);
+        [&](auto, const RowsInFlight &rows, int k, auto &value) {
+          load_product<Tile::kResultPitch>(product + k - row, call.scale, rows, value);
         });
     return;
   }
