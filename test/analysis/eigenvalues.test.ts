@@ -126,8 +126,9 @@ describe('the singular values of an update', () => {
     expect(norm / product.norm('frobenius')).toBeCloseTo(1, 10)
   })
 
-  it('are NaN if a factor has an infinite element', () => {
-    const infinite = Float64Array.from({ length: 6 * 9 }, (_, i) => (i === 12 ? Infinity : Math.sin(i)))
+  // In the first row, whose pivot is the first one, and in another.
+  it.each([3, 12])('are NaN if element %d of a factor is infinite', (at) => {
+    const infinite = Float64Array.from({ length: 6 * 9 }, (_, i) => (i === at ? Infinity : Math.sin(i)))
     const finite = infinite.map((value) => (Number.isFinite(value) ? value : 1))
     for (const [a, c] of [
       [infinite, finite],
@@ -139,5 +140,11 @@ describe('the singular values of an update', () => {
   it('of a zero update', () => {
     const update = analyseUpdate(gramFactor(Float64Array.of(1, 2), 1), new Float64Array(5), 1, 1, 1)
     expect(update).toEqual({ norm: 0, spectralNorm: 0, effectiveRank: 0, sharedWithLora: 1, singularValues: [0] })
+    // A of zeros, and beyond one block of columns of its factor.
+    for (const r of [2, 70]) {
+      const factor = gramFactor(new Float64Array(r * 3), r)
+      expect(new Set(factor)).toEqual(new Set([0]))
+      expect(analyseUpdate(factor, new Float64Array(r * 5).fill(1), r, 1, 1).norm).toBe(0)
+    }
   })
 })

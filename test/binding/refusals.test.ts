@@ -177,6 +177,14 @@ describe('forward and backward', () => {
     expectRefused(({ slots }) => shorten(slots[slot]), name, 'ERR_LILY_SHAPE', `${slot} has no`)
   })
 
+  test('forward: weights of fixed routing that are one element too short', () => {
+    const change = ({ numbers, slots }: Call) => {
+      numbers.routing = routing.fixed
+      shorten(slots.weights)
+    }
+    expectRefused(change, 'forward', 'ERR_LILY_SHAPE', 'weights has no')
+  })
+
   test.each(['forward', 'backward'] as const)('%s: hidden of precision high has float32 numbers', (name) => {
     const change = ({ numbers, slots }: Call) => {
       Object.assign(numbers, { activationDtype: dtype.bfloat16, precision: precision.high })
@@ -447,6 +455,18 @@ describe('linear', () => {
     expect(outputOf(layer)).toEqual(new Set([OUTPUT]))
   })
 
+  test('a packed weight at an odd address', () => {
+    const layer = makeLayer(0)
+    const bytes = native.linearPackedBytes(...argumentsOf(layer))
+    layer.slots.packed = { ...matrix(1, 1), memory: new Uint8Array(bytes + 4), byteOffset: 2 }
+    for (const name of ['linear', 'linearPack'] as const) {
+      expect(() => {
+        native[name](...argumentsOf(layer))
+      }).toThrow(refusal('ERR_LILY_ARGUMENT', 'packed must begin at a multiple of 4 bytes'))
+    }
+    expect(outputOf(layer)).toEqual(new Set([OUTPUT]))
+  })
+
   test('a packed weight that a call does not use is not written', () => {
     const layer = makeLayer(0)
     Object.assign(layer.numbers, { activationDtype: dtype.float16, parameterDtype: dtype.float16 })
@@ -551,6 +571,9 @@ describe('getters', () => {
     expect(() => {
       native.fold(numbers, db, [new Float32Array(rank * dOut)], [null])
     }).toThrow(refusal('ERR_LILY_SHAPE', 'a deferred gradient has no'))
+    expect(() => {
+      native.fold(numbers, db, [new Float32Array(2 * rank * dOut)], [new Float32Array(3)])
+    }).toThrow(refusal('ERR_LILY_SHAPE', 'weights of a deferred gradient has no'))
     expect(new Set(db)).toEqual(new Set([OUTPUT]))
   })
 
@@ -631,6 +654,12 @@ describe('other functions', () => {
     expect(() => {
       native.gramFactor(x, 2, 4, l)
     }).toThrow(refusal('ERR_LILY_ARGUMENT', 'a matrix must be a typed array of at least 64 bytes'))
+    expect(() => {
+      native.gramFactor(x, 2, 3, l.subarray(1))
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'a matrix must be a typed array of at least 32 bytes'))
+    expect(() => {
+      native.congruenceEigenvalues(l, x, 2, 3, new Float64Array(1))
+    }).toThrow(refusal('ERR_LILY_ARGUMENT', 'a matrix must be a typed array of at least 16 bytes'))
     const odd = new Uint8Array(new ArrayBuffer(40), 4) as unknown as Float64Array
     expect(() => {
       native.gramFactor(x, 2, 3, odd)
