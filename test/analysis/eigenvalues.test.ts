@@ -60,6 +60,9 @@ describe('eigenvalues', () => {
     expect([...congruenceEigenvalues(zeros, zeros, 3)]).toEqual([0, 0, 0])
     expectEigenvaluesOf(Matrix.identity(7), Matrix.identity(7))
     expectEigenvaluesOf(Matrix.identity(5), Matrix.diag([2, -1, 2, 2 ** -15, 0]))
+    // So small that the rounding error of the largest eigenvalue is below every number.
+    const [smallest] = congruenceEigenvalues(Float64Array.of(1), Float64Array.of(2 ** -530), 1)
+    expect(smallest / 2 ** -1060).toBeCloseTo(1, 3)
   })
 })
 

@@ -1,5 +1,5 @@
-// Runs the thread pool alone and prints what a caller must not see. Arguments: what to run, and the number of threads that
-// the system can create. LILY_NUM_THREADS is the number of threads of the pool.
+// Runs the thread pool alone and prints what a caller must not see. Arguments: what to run, and the number of threads
+// that the system can create. LILY_NUM_THREADS is the number of threads of the pool.
 #include "cpu/thread_pool.h"
 
 #include <dlfcn.h>
@@ -37,8 +37,8 @@ static void expect(bool holds, const char *what) {
   if (!holds && mistakes.fetch_add(1) == 0) puts(what);
 }
 
-// Returns the number of tasks that other threads than the calling one have run. All tasks sleep, so that these threads get
-// some; theirs take longer, so that the caller is the one that waits.
+// Returns the number of tasks that other threads than the calling one have run. All tasks sleep, so that these threads
+// get some; theirs take longer, so that the caller is the one that waits.
 static int run_tasks(int count) {
   const std::thread::id caller = std::this_thread::get_id();
   std::atomic<int> runs[kMostTasks] = {}, busy[lily::cpu::kMaxThreads] = {}, others{0};
