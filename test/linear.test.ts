@@ -47,6 +47,18 @@ describe('matches the reference', () => {
     )
   })
 
+  // Few tokens read the weight in place, and neither old contents nor a bias begin the sums of the first chunk.
+  test.each(TYPES_OF_LAYERS)('several chunks of few tokens, %s', async (_, types) => {
+    for (const [dIn, dOut] of [
+      [1100, 19],
+      [19, 1100],
+    ]) {
+      const spec = { tokens: 3, dIn, dOut, ...types, seed: 1 }
+      const how = { outputs: 'overwrite' } as const
+      expectMatches({ spec, how }, await runLinear(makeLinear(spec), how))
+    }
+  })
+
   test('no tokens', async () => {
     const { y, dx } = await runLinear(makeLinear({ tokens: 0, dIn: 5, dOut: 3, seed: 1 }), { packed: true })
     expect([y.length, dx.length]).toEqual([0, 0])
