@@ -19,7 +19,7 @@ import {
 } from '../operations/read.js'
 import { runBackward } from '../operations/run.js'
 import type { Saved } from '../operations/saved.js'
-import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { resolve, resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { LayerShape } from './layer-shape.js'
@@ -95,7 +95,7 @@ export function readLayerBackward(
     settings,
     given,
     dx: Output.of('dx', given),
-    x: x === undefined ? null : resolve('x', x),
+    x: resolveIfGiven('x', x),
     dy: resolve('dy', dy),
   }
 }

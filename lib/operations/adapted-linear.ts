@@ -3,7 +3,7 @@ import { checkMatrix } from '../base/checks.js'
 import { type Exact, get, type Known } from '../base/options.js'
 import { refuseOverlap } from '../memory/checks.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { TensorLike } from '../tensor/resolve.js'
+import { resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
 import { allocateForward, allocateGradients, type BackwardCall, type ForwardCall } from './allocate.js'
 import {
   BACKWARD_NEEDS,
@@ -20,7 +20,7 @@ import {
   type LilyForwardOptions,
   type LilyForwardResult,
 } from './forward.js'
-import { allocateLinear, readBias, checkLinear } from './linear.js'
+import { allocateLinear, checkLinear } from './linear.js'
 import type { LinearCall } from './linear-problem.js'
 import {
   checkLoraForward,
@@ -261,7 +261,7 @@ function backwardAsync({ linear, adapter }: Backward): Promise<object> {
 function prepareForward(adapter: Adapter, operands: FrozenForwardOperands, options: object = {}): Forward {
   const inputs = readForwardInputs(operands, adapter.operands)
   const weight = readWeight(get('operands', operands, 'weight'))
-  const frozen = { x: inputs.x, weight, bias: readBias(get('operands', operands, 'bias')), y: inputs.y }
+  const frozen = { x: inputs.x, weight, bias: resolveIfGiven('bias', get('operands', operands, 'bias')), y: inputs.y }
   const settings = readForwardSettings(options, adapter.options)
   const problem = adapter.check(inputs, settings)
   checkMatrix('weight', frozen.weight.operand, problem.dOut, problem.dIn)

@@ -48,9 +48,9 @@ const OPTIONS: Known = new Set(['accumulate', 'stream', 'encoder'])
 export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, options: FoldOptions = {}): Tensor {
   const states = readLayers(saved)
   const given = Output.of('db', db)
-  const settings = readProperties('options', options, OPTIONS, ({ accumulate, stream, encoder }) => ({
-    accumulate: readFlag('accumulate', accumulate, true),
-    stream: readStream(stream, encoder),
+  const settings = readProperties('options', options, OPTIONS, (given) => ({
+    accumulate: readFlag('accumulate', given.accumulate, true),
+    stream: readStream(given.stream, given.encoder),
   }))
 
   const first = checkLayers(states)

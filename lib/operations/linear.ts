@@ -8,7 +8,7 @@ import { refuseWebGpu } from '../memory/device.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import { Placement, type StreamOption } from '../memory/placement.js'
-import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { resolve, resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -161,7 +161,7 @@ function prepareForward(operands: LinearForwardOperands, options: LinearOptions 
   const inputs = readProperties('operands', operands, FORWARD_OPERANDS, ({ x, weight, bias, y }) => ({
     x: resolve('x', x),
     weight: readWeight(weight),
-    bias: readBias(bias),
+    bias: resolveIfGiven('bias', bias),
     y: Output.of('y', y),
   }))
   const settings = readSettings(options)
@@ -179,10 +179,6 @@ function prepareBackward(operands: LinearBackwardOperands, options: LinearOption
   const settings = readSettings(options)
   checkLinear(inputs, true)
   return allocateLinear(inputs, settings, true)
-}
-
-export function readBias(bias: unknown): Operand | null {
-  return bias === undefined ? null : resolve('bias', bias)
 }
 
 function readSettings(options: object): LinearSettings {

@@ -5,7 +5,7 @@
 import { type Known, readChoice, readFlag, readFloat32, readProperties } from '../base/options.js'
 import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
-import { resolve } from '../tensor/resolve.js'
+import { resolve, resolveIfGiven } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import { Output } from './output.js'
 import { type Activation, type Pool, type Precision, type Routing, ROUTINGS } from './problem.js'
@@ -63,12 +63,12 @@ export interface BackwardSettings<D = boolean> {
 const ALL: Readonly<Record<GradientName, boolean>> = { dx: true, da: true, dRouter: true, db: true }
 
 export function readForwardInputs(operands: object, known: Known): ForwardInputs {
-  return readProperties('operands', operands, known, ({ x, a, router, b, y }) => ({
-    x: resolve('x', x),
-    a: resolve('a', a),
-    router: router === undefined ? null : resolve('router', router),
-    b: resolve('b', b),
-    y: Output.of('y', y),
+  return readProperties('operands', operands, known, (given) => ({
+    x: resolve('x', given.x),
+    a: resolve('a', given.a),
+    router: resolveIfGiven('router', given.router),
+    b: resolve('b', given.b),
+    y: Output.of('y', given.y),
   }))
 }
 
@@ -95,13 +95,13 @@ export function readForwardOptions<R>(options: object, known: Known, routing: R)
 }
 
 export function readBackwardInputs(operands: object, known: Known): BackwardInputs {
-  return readProperties('operands', operands, known, ({ dy, x, dx, da, dRouter, db }) => ({
-    dy: resolve('dy', dy),
-    x: x === undefined ? null : resolve('x', x),
-    dx: Output.of('dx', dx),
-    da: Output.of('da', da),
-    dRouter: Output.of('dRouter', dRouter),
-    db: Output.of('db', db),
+  return readProperties('operands', operands, known, (given) => ({
+    dy: resolve('dy', given.dy),
+    x: resolveIfGiven('x', given.x),
+    dx: Output.of('dx', given.dx),
+    da: Output.of('da', given.da),
+    dRouter: Output.of('dRouter', given.dRouter),
+    db: Output.of('db', given.db),
   }))
 }
 
@@ -130,11 +130,11 @@ function readNeeds(needs: unknown, known: Known): Readonly<Record<GradientName, 
     'needs',
     needs,
     known,
-    ({ dx, da, dRouter, db }) => ({
-      dx: readFlag('needs.dx', dx, true),
-      da: readFlag('needs.da', da, true),
-      dRouter: readFlag('needs.dRouter', dRouter, true),
-      db: readFlag('needs.db', db, true),
+    (given) => ({
+      dx: readFlag('needs.dx', given.dx, true),
+      da: readFlag('needs.da', given.da, true),
+      dRouter: readFlag('needs.dRouter', given.dRouter, true),
+      db: readFlag('needs.db', given.db, true),
     }),
     'needs.',
   )

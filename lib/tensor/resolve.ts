@@ -156,6 +156,11 @@ export function resolve(argument: string, value: unknown, dtypes = FLOATS): Oper
   }
 }
 
+/** Like {@link resolve}; null if there is no value. */
+export function resolveIfGiven(argument: string, value: unknown): Operand | null {
+  return value === undefined ? null : resolve(argument, value)
+}
+
 function readOperand(argument: string, operand: Operand | null): Operand {
   if (operand !== null) return operand
   return fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
