@@ -78,6 +78,17 @@ LILY_INLINE bool is_lhs(const lily_matrix &matrix, int64_t depth) {
   return matrix.dtype == T::kDtype && depth % T::kDepth == 0;
 }
 
+// Copies a row, whose elements are converted. Whole vectors are written.
+template <typename From, typename To>
+LILY_INLINE void copy_row(const From *row, int64_t columns, To *copy) {
+  int64_t j = 0;
+  for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
+    const TwoVectors two = load_two(row + j);
+    store_two(copy + j, two.first, two.second);
+  }
+  for (; j < columns; j += kLanes) store(copy + j, load_up_to(row + j, columns - j));
+}
+
 // The rows of a matrix as a left operand. If the register tile cannot read them in place, they are copied to `scratch`,
 // which holds rows * round_up(depth, kLanes) floats.
 template <typename T>
@@ -90,9 +101,7 @@ LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, int64_t dept
   with_element(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
     for (int64_t i = 0; i < rows; ++i) {
       const auto *row = static_cast<const decltype(element) *>(matrix.data) + i * matrix.pitch;
-      for_vectors(depth, [=](int64_t k, int64_t count) __attribute__((always_inline)) {
-        store(copy + i * pitch + k, load_up_to(row + k, count));
-      });
+      copy_row(row, depth, copy + i * pitch);
     }
   });
   return {copy, pitch, T::kDepth};

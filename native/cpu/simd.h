@@ -225,6 +225,28 @@ LILY_INLINE void store_two(Element *p, Vector first, Vector second) {
   store(p + kLanes, second);
 }
 
+// Loads two vectors, one after the other.
+struct TwoVectors {
+  Vector first, second;
+};
+template <typename Element>
+LILY_INLINE TwoVectors load_two(const Element *p) {
+  return {load(p), load(p + kLanes)};
+}
+// Numbers are interleaved with zeros, in each 128 bits apart: their halves are put in order before. These are three
+// instructions, and two loads are four. Vectors of 512 bits are not loaded faster.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+LILY_INLINE TwoVectors load_two(const BFloat16 *p) {
+  const __m256i halves = _mm256_permute4x64_epi64((__m256i)load_bytes(p), 0xd8), zero = _mm256_setzero_si256();
+  return {(Vector)_mm256_unpacklo_epi16(zero, halves), (Vector)_mm256_unpackhi_epi16(zero, halves)};
+}
+#elif defined(__SSE2__) && LILY_VECTOR_BYTES == 16
+LILY_INLINE TwoVectors load_two(const BFloat16 *p) {
+  const __m128i halves = (__m128i)load_bytes(p), zero = _mm_setzero_si128();
+  return {(Vector)_mm_unpacklo_epi16(zero, halves), (Vector)_mm_unpackhi_epi16(zero, halves)};
+}
+#endif
+
 // Loads a whole vector if `count` >= kLanes; otherwise the first `count` lanes, with zeros in the rest.
 template <typename Element>
 LILY_INLINE Vector load_up_to(const Element *p, int64_t count) {

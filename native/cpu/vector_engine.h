@@ -107,9 +107,7 @@ struct Engine {
     with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
       for (int64_t i = 0; i < minimum(kTileRows, rows - row); ++i) {
         const auto *from = static_cast<const decltype(element) *>(in.data) + (row + i) * in.pitch + begin;
-        for_vectors(depth, [=](int64_t k, int64_t count) __attribute__((always_inline)) {
-          store(out + i * pitch + k, load_up_to(from + k, count));
-        });
+        copy_row(from, depth, out + i * pitch);
       }
     });
     return {out, pitch, Operand::kDepth};
