@@ -2,14 +2,22 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
-import { BaseSequencer, type Reporter, type TestSpecification } from 'vitest/node'
+import { BaseSequencer, type Reporter, type TestCase, type TestSpecification } from 'vitest/node'
 
-/** Prints the reasons of skipped tests, which the default reporter omits. */
-const skipReasons: Reporter = {
-  onTestCaseResult(test) {
+/** Prints at the end why tests were skipped, a line for each reason, which the default reporter omits. */
+class SkipReasons implements Reporter {
+  private readonly counts = new Map<string, number>()
+
+  onTestCaseResult(test: TestCase): void {
     const result = test.result()
-    if (result.state === 'skipped') console.log(`skipped: ${test.fullName}: ${result.note ?? 'no reason given'}`)
-  },
+    if (result.state !== 'skipped') return
+    const reason = result.note ?? `no reason given for ${test.fullName}`
+    this.counts.set(reason, (this.counts.get(reason) ?? 0) + 1)
+  }
+
+  onTestRunEnd(): void {
+    for (const [reason, count] of this.counts) console.log(`skipped, ${count} test${count > 1 ? 's' : ''}: ${reason}`)
+  }
 }
 
 /** Files of a minute or more in any project, the longest first. */
@@ -235,7 +243,7 @@ export default defineConfig({
     maxWorkers: '100%',
     sequence: { sequencer: LongestFirst },
     // .ci/run reads the JSON file.
-    reporters: ['default', skipReasons, ['json', { outputFile: 'build/test-results.json' }]],
+    reporters: ['default', new SkipReasons(), ['json', { outputFile: 'build/test-results.json' }]],
     projects: [
       // A project for each of the three, because `--exclude` does not reach the files of a project.
       ...[

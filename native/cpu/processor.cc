@@ -32,7 +32,7 @@ struct Candidate {
 // factor of 1.4. With a smaller rank that gain shrinks, because x is split into terms for fewer products.
 constexpr int64_t kLeastTermsRank = 128;
 
-#if defined(__x86_64__)
+#if defined(LILY_WITH_AVX512BF16)
 // VDPBF16PS runs at half the rate of float32 multiply-adds on Intel's cores and at twice the rate on AMD's.
 bool pairs_pay() {
   if (__builtin_cpu_is("intel")) return false;
@@ -57,25 +57,30 @@ bool pairs_pay() {
 // Narrowest first.
 std::vector<Candidate> candidates() {
   std::vector<Candidate> all;
-#if defined(LILY_AMX_MODEL)
+#if defined(LILY_WITH_AMX_MODEL)
   all.push_back({"amx-model", &kKernelsPortable, &kKernelsAmxModel, nullptr, &kKernelsAmxTermsModel, true, false});
 #endif
   all.push_back({"portable", &kKernelsPortable, nullptr, nullptr, nullptr, true, true});
-#if defined(__x86_64__)
+#if defined(LILY_WITH_AVX2)
   const bool has_avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  all.push_back({"avx2", &kKernelsAvx2, nullptr, nullptr, nullptr, has_avx2, true});
+#endif
+#if defined(LILY_WITH_AVX512)
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  all.push_back({"avx512", &kKernelsAvx512, nullptr, nullptr, nullptr, has_avx512, true});
+#endif
+#if defined(LILY_WITH_AVX512BF16)
   const bool has_pairs = has_avx512 && __builtin_cpu_supports("avx512bf16");
   const bool uses_pairs = has_pairs && pairs_pay();
-  all.push_back({"avx2", &kKernelsAvx2, nullptr, nullptr, nullptr, has_avx2, true});
-  all.push_back({"avx512", &kKernelsAvx512, nullptr, nullptr, nullptr, has_avx512, true});
   all.push_back({"avx512bf16", &kKernelsAvx512, &kKernelsAvx512Bf16, nullptr, nullptr, has_pairs, uses_pairs});
-#if !defined(LILY_WITHOUT_AMX)
+#endif
+#if defined(LILY_WITH_AMX)
   all.push_back({"amx", &kKernelsAvx512, uses_pairs ? &kKernelsAvx512Bf16 : nullptr, &kKernelsAmx, &kKernelsAmxTerms,
                  has_pairs && has_amx(), true});
 #endif
-#elif defined(__aarch64__)
+#if defined(__aarch64__)
   all.push_back({"neon", &kKernelsNeon, nullptr, nullptr, nullptr, true, true});
 #endif
   return all;

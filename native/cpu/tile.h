@@ -203,7 +203,6 @@ void multiply_narrow_tile(int64_t steps, LeftOperand<T> lhs, const float *rhs, i
   for (int i = 0; i < kRows; ++i) even[i] = odd[i] = Vector{};
   const typename T::Element *scalars = lhs.data;
   const auto multiply = [&](int64_t count) __attribute__((always_inline)) {
-#pragma GCC unroll 2
     for (int64_t k = 0; k + 1 < count; k += 2) {
       const Vector rhs_even = load(rhs), rhs_odd = load(rhs + rhs_pitch);
 #pragma GCC unroll 8

@@ -206,7 +206,6 @@ Napi::Value dlpack_export(const Napi::CallbackInfo &info) {
 // Device memory of another addon.
 struct Imported : Handle {
   static constexpr Kind kKind = kImported;
-  static constexpr const char *kName = "an imported tensor";
   Imported(DLManagedTensorVersioned *tensor, int64_t bytes) : Handle(kKind), tensor(tensor), bytes(bytes) {}
   void release(Napi::Env env) {
     call_deleter(std::exchange(tensor, nullptr));

@@ -47,9 +47,9 @@ describe('linux-arm64', () => {
     const objdump = 'aarch64-linux-gnu-objdump'
     if (!existsSync(file)) return context.skip(`there is no ${file}; npm run test:arm64 says why`)
     if (findProgram(objdump) === undefined) return context.skip(`no ${objdump} (Debian: g++-12-aarch64-linux-gnu)`)
-    const loops = tileLoops(objdump, file, 48)
+    const loops = tileLoops(objdump, file)
     expect(loops.length).toBeGreaterThan(4)
-    expect(loops.filter(({ stackAccesses }) => stackAccesses.length > 0)).toEqual([])
+    expect(loops.filter(({ spills }) => spills.length > 0)).toEqual([])
   })
 
   describe('from the built package', () => {

@@ -5,12 +5,18 @@ export interface TileLoop {
   /** The tile, for example `multiply_tile<Floats, 6, 4, float>`. */
   readonly tile: string
   readonly multiplyAdds: number
-  /** The instructions that access the stack. */
-  readonly stackAccesses: readonly string[]
+  /** The instructions that move a vector between a register and the stack. */
+  readonly spills: readonly string[]
 }
 
-/** The loops with `multiplyAdds` or more multiply-adds of a vector. `objdump` is the program for the processor of `file`. */
-export function tileLoops(objdump: string, file: string, multiplyAdds: number): TileLoop[] {
+/** Compilers other than GCC use rbp as a general register; as a frame pointer it has a negative offset and no index. */
+const SPILL = /[vq]\d.*\[sp|%[xyz]mm.*\(%rsp|%[xyz]mm.*-0x[0-9a-f]+\(%rbp\)|(\(%rsp|-0x[0-9a-f]+\(%rbp\)).*%[xyz]mm/
+
+/** The multiply-adds of a step of the smallest tile of six rows: two vectors wide, or, narrow, of two chains. */
+const LEAST = 12
+
+/** The loops with LEAST or more multiply-adds of a vector. `objdump` is the program for the processor of `file`. */
+export function tileLoops(objdump: string, file: string): TileLoop[] {
   const text = execFileSync(objdump, ['-d', '--demangle', '--no-show-raw-insn', file], {
     encoding: 'utf8',
     maxBuffer: 1 << 28,
@@ -32,8 +38,8 @@ export function tileLoops(objdump: string, file: string, multiplyAdds: number): 
       const body = first < begin ? [] : code.slice(first, i).map((at) => at.instruction)
       begin = i + 1
       const count = body.filter((line) => /^(fmla|vfmadd|vdpbf16ps)/.test(line)).length
-      if (count < multiplyAdds) return []
-      return [{ tile, multiplyAdds: count, stackAccesses: body.filter((line) => /\[sp|\(%r[sb]p/.test(line)) }]
+      if (count < LEAST) return []
+      return [{ tile, multiplyAdds: count, spills: body.filter((line) => SPILL.test(line)) }]
     })
   })
 }
