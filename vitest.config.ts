@@ -11,7 +11,7 @@ class SkipReasons implements Reporter {
   onTestCaseResult(test: TestCase): void {
     const result = test.result()
     if (result.state !== 'skipped') return
-    const reason = result.note ?? `no reason given for ${test.fullName}`
+    const reason = result.note ?? 'no reason was given, or a hook failed'
     this.counts.set(reason, (this.counts.get(reason) ?? 0) + 1)
   }
 

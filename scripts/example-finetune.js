@@ -16,7 +16,8 @@ const modifiedAt = (file) => statSync(`${folder}/${file}`, { throwIfNoEntry: fal
  */
 export function install() {
   if (modifiedAt('node_modules/.package-lock.json') >= modifiedAt('package-lock.json')) return true
-  const options = ['--ignore-scripts', '--omit=peer', '--no-audit', '--no-fund']
+  // A link to the checkout, which npm 9 does not make unless it is asked for.
+  const options = ['--ignore-scripts', '--omit=peer', '--install-links=false', '--no-audit', '--no-fund']
   return spawnSync('npm', ['ci', ...options], { cwd: folder, stdio: ['ignore', 2, 2] }).status === 0
 }
 
