@@ -12,7 +12,6 @@
 #include "cpu/amx/permission.h"
 #include "cpu/optimiser.h"
 #include "cpu/plan/plan.h"
-#include "cpu/pooling.h"
 #include "cpu/processor.h"
 #include "cpu/roofs.h"
 #include "cpu/spectrum.h"
@@ -116,39 +115,32 @@ bool is_short(const lily_problem &problem) {
                   ((tokens + 1) * static_cast<double>(problem.d_out) + tokens * static_cast<double>(problem.d_in)));
 }
 
-// Runs the tasks of a pass, each with the scratch of its worker.
-template <typename Plan, typename Pass>
-void run_pass(const Plan &plan, int64_t tasks, void (*run)(const Pass &, int64_t task, float *scratch)) {
-  parallel_for(
-      tasks, [&](int64_t task, int64_t worker) { run(plan.pass, task, plan.scratch + worker * plan.scratch_floats); });
-}
-// The same for a pass without scratch.
-template <typename Plan, typename Pass>
-void run_pass(const Plan &plan, int64_t tasks, void (*run)(const Pass &, int64_t task)) {
-  parallel_for(tasks, [&](int64_t task, int64_t) { run(plan.pass, task); });
+// Runs the steps of a plan, each task with the scratch memory of its worker.
+template <typename Pass>
+void run(const Plan<Pass> &plan) {
+  for (const Step<Pass> *step = plan.steps.begin(); step != plan.steps.end();) {
+    const Step<Pass> *const first = step;
+    int64_t tasks = step++->count;
+    while (step != plan.steps.end() && step->joins) tasks += step++->count;
+    parallel_for(tasks, [&](int64_t task, int64_t worker) {
+      const Step<Pass> *of_task = first;
+      while (task >= of_task->count) task -= of_task++->count;
+      of_task->run(plan.pass, task, plan.scratch + worker * plan.scratch_floats);
+    });
+  }
 }
 
 lily_status forward(const lily_forward *call) {
   if (const lily_status status = check(call->problem)) return status;
   const SerialScope scope(is_short(call->problem));
-  const Kernels &kernels = instruction_set().kernels_for(call->problem);
-  const ForwardPlan plan = plan_forward(*call, kernels);
-  const ForwardPass &pass = plan.pass;
-  const LargeProducts &products = *plan.products;
+  const ForwardPlan plan = plan_forward(*call, instruction_set().kernels_for(call->problem));
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
     return status;
   }
-
-  if (products.pack_shrink != nullptr) run_pass(plan, pass.shrink.pack_tiles.count, products.pack_shrink);
-  run_pass(plan, pass.hidden_partials.count * pass.shrink.tile_count(), products.shrink);
-  if (pass.router_packed != nullptr) kernels.pack_router(pass);
-  run_pass(plan, pass.groups.tile_count(), kernels.route);
-  if (has_weights(call->problem) && call->problem.routing != LILY_ROUTING_FIXED) pool_weights(pass, plan.weights);
-  run_pass(plan, pass.expand.columns.count * pass.expand.token_tiles, products.expand);
+  run(plan);
   return LILY_OK;
 }
 
-// The size depends on the problem alone, so that it is enough for any set of outputs.
 lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
   if (const lily_status status = check(*problem)) return status;
   lily_backward call = {};
@@ -157,74 +149,14 @@ lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
   return LILY_OK;
 }
 
-// What depends on dy: q, D, dw and dB.
-void run_dy_passes(const BackwardPlan &plan) {
-  const BackwardPass &pass = plan.pass;
-  const LargeProducts &products = *plan.products;
-  if (products.pack_lhs != nullptr && pass.needs_d_combined) {
-    run_pass(plan, pass.groups.tile_count(), products.pack_lhs);
-  }
-  if (products.q_pass != nullptr && pass.needs_d_hidden && !pass.dy.computes_q) {
-    run_pass(plan, pass.q.pack_tiles.count, products.pack_c);
-    run_pass(plan, pass.q.tile_count(), products.q_pass);
-  }
-  run_pass(plan, pass.dy.tasks, products.dy_pass);
-  if (pass.dy.d_partials != nullptr && pass.needs_d_combined) {
-    run_pass(plan, pass.dy.d_sum_tiles.count, products.add_d_partials);
-  }
-}
-
-// dl and dh, and what depends on them: dx, dA and dR.
-void run_d_hidden_passes(const Kernels &kernels, const BackwardPlan &plan) {
-  const BackwardPass &pass = plan.pass;
-  const lily_backward &call = *pass.call;
-  const LargeProducts &products = *plan.products;
-  if (pass.router_packed != nullptr) kernels.pack_router_rows(pass);
-  if (pass.needs_d_weights) compute_d_pooled(pass);
-  // With one group the tiles of both passes are the same.
-  const bool packs_d_hidden = products.pack_d_hidden != nullptr && call.da.data != nullptr;
-  const bool packs_at_once = packs_d_hidden && pass.groups.count == 1;
-  parallel_for(pass.groups.tile_count(), [&](int64_t tile, int64_t) {
-    kernels.compute_d_hidden(pass, tile);
-    if (packs_at_once) products.pack_d_hidden(pass, tile);
-  });
-
-  if (products.dx_pass != nullptr && call.dx.data != nullptr) {
-    run_pass(plan, pass.dx.columns.count * pass.dx.token_tiles, products.dx_pass);
-  }
-  if (packs_d_hidden && !packs_at_once) {
-    run_pass(plan, (call.problem.tokens + kTokenTile - 1) / kTokenTile, products.pack_d_hidden);
-  }
-  const bool runs_x_pass = call.da.data != nullptr || (call.dx.data != nullptr && products.dx_pass == nullptr);
-  const int64_t x_tasks = runs_x_pass ? pass.x.tasks : 0;
-  const int64_t router_tasks = call.d_router.data != nullptr ? pass.router.tiles.count : 0;
-  parallel_for(x_tasks + router_tasks, [&](int64_t task, int64_t worker) {
-    float *const scratch = plan.scratch + worker * plan.scratch_floats;
-    if (task < x_tasks) {
-      products.x_pass(pass, task, scratch);
-    } else {
-      kernels.compute_d_router(pass, task - x_tasks, scratch);
-    }
-  });
-  if (pass.x.da_partials != nullptr && call.da.data != nullptr) {
-    run_pass(plan, pass.x.tiles.count, products.add_da_partials);
-  }
-}
-
 lily_status backward(const lily_backward *call) {
   if (const lily_status status = check(call->problem)) return status;
   const SerialScope scope(is_short(call->problem));
-  const Kernels &kernels = instruction_set().kernels_for(call->problem);
-  const BackwardPlan plan = plan_backward(*call, kernels);
-  const BackwardPass &pass = plan.pass;
+  const BackwardPlan plan = plan_backward(*call, instruction_set().kernels_for(call->problem));
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
     return status;
   }
-  if (pass.u.data != nullptr) {
-    run_pass(plan, pass.groups.tile_count(), kernels.compute_u);
-  }
-  if (pass.needs_d_hidden || pass.needs_db) run_dy_passes(plan);
-  if (pass.needs_d_hidden) run_d_hidden_passes(kernels, plan);
+  run(plan);
   return LILY_OK;
 }
 
@@ -266,8 +198,7 @@ lily_status linear(const lily_linear *call) {
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
     return status;
   }
-  const int64_t tasks = problem.tokens == 0 ? 0 : plan.pass.column_tiles * plan.pass.token_tiles;
-  run_pass(plan, tasks, plan.is_direct ? plan.products->direct : plan.products->linear);
+  run(static_cast<const Plan<LinearPass> &>(plan));
   return LILY_OK;
 }
 

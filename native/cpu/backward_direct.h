@@ -143,22 +143,13 @@ void x_pass_direct(const BackwardPass &pass, int64_t tile, float *scratch) {
   x_tokens<2>(pass, tile, scratch);
 }
 
-constexpr LargeProducts kDirectProducts = {
-    .blocking = nullptr,
+constexpr DirectProducts kDirectProducts = {
     .forward_scratch = direct_forward_scratch,
     .backward_scratch = direct_backward_scratch,
-    .pack_shrink = nullptr,
     .shrink = shrink_direct,
     .expand = expand_direct,
-    .pack_lhs = nullptr,
-    .pack_c = nullptr,
-    .q_pass = nullptr,
     .dy_pass = dy_pass_direct,
-    .add_d_partials = nullptr,
-    .pack_d_hidden = nullptr,
-    .dx_pass = nullptr,
     .x_pass = x_pass_direct,
-    .add_da_partials = nullptr,
 };
 
 }  // namespace

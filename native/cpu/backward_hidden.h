@@ -22,7 +22,7 @@
 namespace lily::cpu {
 namespace {
 
-void pack_router_rows(const BackwardPass &pass) {
+void pack_router_rows(const BackwardPass &pass, int64_t, float *) {
   const lily_problem &problem = pass.call->problem;
   pack<Floats>(problem.experts, problem.rank, pass.call->router, 1.0f, pass.router_packed, pass.rank_pitch);
 }
@@ -141,7 +141,7 @@ LILY_INLINE void store_d_hidden_lhs(const BackwardPass &pass, int64_t begin, int
   }
 }
 
-void compute_d_hidden(const BackwardPass &pass, int64_t tile) {
+void compute_d_hidden(const BackwardPass &pass, int64_t tile, float *) {
   const int64_t group = pass.groups.of_tile(tile);
   const int64_t begin = pass.groups.begin(group) + (tile - pass.groups.first_tile(group)) * kTokenTile;
   const int64_t end = minimum(pass.groups.end(group), begin + kTokenTile);

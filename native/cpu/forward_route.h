@@ -26,7 +26,7 @@ LILY_INLINE int64_t route_scratch(const ForwardPass &pass) {
   return pass.hidden.dtype == LILY_FLOAT32 ? 0 : kTileRows * pass.hidden_partials.pitch;
 }
 
-void pack_router(const ForwardPass &pass) {
+void pack_router(const ForwardPass &pass, int64_t, float *) {
   pack_transposed<Floats>(pass.call->problem.experts, pass.call->problem.rank, pass.call->router, 1.0f,
                           pass.router_packed, pass.expert_pitch);
 }

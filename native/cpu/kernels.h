@@ -181,7 +181,7 @@ struct RowTiles {
   int64_t slab;  // blocked: columns of C or A that the L2 cache holds
 };
 
-// What the passes of forward read, in their order. "Register tile" and "blocked" mark what one kind of LargeProducts
+// What the passes of forward read, in their order. "Register tile" and "blocked" mark what one kind of products
 // uses alone.
 struct ForwardPass {
   const lily_forward *call;
@@ -198,6 +198,7 @@ struct ForwardPass {
   bool shrink_exchanges;        // blocked: the tasks pack x^T instead of A^T
 
   // route. Tasks: tiles of kTokenTile tokens.
+  float *weights;        // G x E: of the call, or in the workspace
   lily_matrix hidden;    // M x r
   float *probabilities;  // M x E; may be null
   lily_matrix u;         // M x E r: u_t = p_t (x) h_t, token routing only
@@ -361,33 +362,37 @@ struct Tridiagonal {
   double tiny;  // replaces a pivot of zero
 };
 
-// The passes with the large products. A null pointer: the pass does not exist.
-struct LargeProducts {
-  const Blocking *blocking;  // of the passes in blocked/; null: those of the register tile
+// A task of a pass. `scratch` is memory of its own.
+using ForwardTask = void (*)(const ForwardPass &, int64_t task, float *scratch);
+using BackwardTask = void (*)(const BackwardPass &, int64_t task, float *scratch);
 
-  // Floats of scratch memory per thread.
+// The passes with the large products, for each way to compute them. scratch: floats per thread.
+struct TileProducts {
   int64_t (*forward_scratch)(const ForwardPass &);
   int64_t (*backward_scratch)(const BackwardPass &);
-
-  void (*pack_shrink)(const ForwardPass &, int64_t piece);
-  void (*shrink)(const ForwardPass &, int64_t task, float *scratch);
-  void (*expand)(const ForwardPass &, int64_t task, float *scratch);
-
-  void (*pack_lhs)(const BackwardPass &, int64_t tile);
-  void (*pack_c)(const BackwardPass &, int64_t piece, float *scratch);
-  void (*q_pass)(const BackwardPass &, int64_t task, float *scratch);
-  void (*dy_pass)(const BackwardPass &, int64_t task, float *scratch);
-  void (*add_d_partials)(const BackwardPass &, int64_t tile, float *scratch);
-  void (*pack_d_hidden)(const BackwardPass &, int64_t tile);
-  void (*dx_pass)(const BackwardPass &, int64_t task, float *scratch);  // null: x_pass computes dx, too
-  void (*x_pass)(const BackwardPass &, int64_t task, float *scratch);
-  void (*add_da_partials)(const BackwardPass &, int64_t tile, float *scratch);
+  ForwardTask shrink, expand;
+  BackwardTask dy_pass, add_d_partials, x_pass, add_da_partials;
+};
+struct BlockedProducts {
+  const Blocking *blocking;
+  int64_t (*forward_scratch)(const ForwardPass &);
+  int64_t (*backward_scratch)(const BackwardPass &);
+  ForwardTask pack_shrink, shrink, expand;
+  BackwardTask pack_lhs, pack_c, q_pass, dy_pass;
+  BackwardTask compute_and_pack_d_hidden, pack_d_hidden, dx_pass, da_pass;
+};
+struct DirectProducts {
+  int64_t (*forward_scratch)(const ForwardPass &);
+  int64_t (*backward_scratch)(const BackwardPass &);
+  ForwardTask shrink, expand;
+  BackwardTask dy_pass, x_pass;
 };
 
 // Rows of the rank in a chain of dw. Tiles of the rank are whole chains, so that dw does not depend on them.
 constexpr int64_t kDotRows = 64;
 
-// The largest rank of small_rank_products. Above it the products are bound by arithmetic.
+// The largest rank whose products are those of the register tile wherever there are any. Above it they are bound by
+// arithmetic.
 constexpr int64_t kSmallRank = 64;
 
 struct Kernels {
@@ -397,17 +402,13 @@ struct Kernels {
   int32_t dtype;      // element type of the large products
   int64_t depth;      // values of k per step of the large products; a step has the size of a float
 
-  const LargeProducts *small_rank_products;  // up to rank kSmallRank
-  const LargeProducts *large_rank_products;
-  const LargeProducts *direct_products;  // batch routing, at most kDirectTokens tokens
+  const TileProducts *tile_products;  // null: blocked_products at every rank
+  const BlockedProducts *blocked_products;
+  const DirectProducts *direct_products;  // batch routing, at most kDirectTokens tokens
   const LinearProducts *linear_products;
 
-  void (*pack_router)(const ForwardPass &);
-  void (*route)(const ForwardPass &, int64_t tile, float *scratch);
-  void (*compute_u)(const BackwardPass &, int64_t tile);
-  void (*pack_router_rows)(const BackwardPass &);
-  void (*compute_d_hidden)(const BackwardPass &, int64_t tile);
-  void (*compute_d_router)(const BackwardPass &, int64_t tile, float *scratch);
+  ForwardTask pack_router, route;
+  BackwardTask compute_u, pack_router_rows, compute_d_hidden, compute_d_router;
 
   void (*fold)(const lily_fold &, const Partition &tiles, int64_t tile);
 
@@ -430,7 +431,7 @@ struct Kernels {
 };
 
 // The direct products use no tiles, so that the two tables of AMX, and those of its model, share theirs.
-extern const LargeProducts kDirectAmx, kDirectAmxModel;
+extern const DirectProducts kDirectAmx, kDirectAmxModel;
 
 extern const Kernels kKernelsPortable;
 extern const Kernels kKernelsAmxModel;  // the bits of kKernelsAmx on any processor, for tests

@@ -29,20 +29,13 @@ int64_t backward_scratch(const BackwardPass &pass) {
   return maximum(maximum(backward_dy_scratch(pass), backward_x_scratch(pass)), d_router_scratch(pass));
 }
 
-constexpr LargeProducts kTileProducts = {
-    .blocking = nullptr,
+constexpr TileProducts kTileProducts = {
     .forward_scratch = forward_scratch,
     .backward_scratch = backward_scratch,
-    .pack_shrink = nullptr,
     .shrink = shrink,
     .expand = expand,
-    .pack_lhs = nullptr,
-    .pack_c = nullptr,
-    .q_pass = nullptr,
     .dy_pass = dy_pass,
     .add_d_partials = add_d_partials,
-    .pack_d_hidden = nullptr,
-    .dx_pass = nullptr,
     .x_pass = x_pass,
     .add_da_partials = add_da_partials,
 };
@@ -67,8 +60,8 @@ const Kernels LILY_KERNELS = {
     .tile_rows = kTileRows,
     .dtype = Operand::kDtype,
     .depth = Operand::kDepth,
-    .small_rank_products = &kTileProducts,
-    .large_rank_products = &blocked::kProducts,
+    .tile_products = &kTileProducts,
+    .blocked_products = &blocked::kProducts,
     .direct_products = &kDirectProducts,
     .linear_products = &kLinearProducts,
     .pack_router = pack_router,

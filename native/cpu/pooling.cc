@@ -25,7 +25,8 @@ void softmax(double *values, int64_t count) {
 
 }  // namespace
 
-void pool_weights(const ForwardPass &pass, float *weights) {
+void pool_weights(const ForwardPass &pass, int64_t, float *) {
+  float *const weights = pass.weights;
   const lily_problem &problem = pass.call->problem;
   const int64_t experts = problem.experts;
   if (problem.routing == LILY_ROUTING_UNIFORM) {
@@ -49,7 +50,7 @@ void pool_weights(const ForwardPass &pass, float *weights) {
   }
 }
 
-void compute_d_pooled(const BackwardPass &pass) {
+void compute_d_pooled(const BackwardPass &pass, int64_t, float *) {
   const lily_problem &problem = pass.call->problem;
   const int64_t experts = problem.experts;
   for (int64_t group = 0; group < problem.groups; ++group) {

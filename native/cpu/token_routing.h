@@ -25,7 +25,7 @@ void write_u(const lily_problem &problem, const lily_matrix &hidden, int64_t tok
 }
 
 // u_t of one tile of tokens.
-void compute_u(const BackwardPass &pass, int64_t tile) {
+void compute_u(const BackwardPass &pass, int64_t tile, float *) {
   const lily_problem &problem = pass.call->problem;
   const int64_t end = minimum(problem.tokens, (tile + 1) * kTokenTile);
   for (int64_t t = tile * kTokenTile; t < end; ++t) {

@@ -104,10 +104,10 @@ int main(int count, char **arguments) {
   kernels.tile_rows = 6;
   kernels.dtype = LILY_FLOAT32;
   kernels.depth = 1;
-  LargeProducts products = {};
+  TileProducts products = {};
   products.forward_scratch = [](const ForwardPass &) { return int64_t{0}; };
   products.backward_scratch = [](const BackwardPass &) { return int64_t{0}; };
-  kernels.small_rank_products = &products;
+  kernels.tile_products = &products;
   char *rest;
   kernels.lanes = strtoll(arguments[1], &rest, 10);
   kernels.panel = atoll(rest + 1);

@@ -31,7 +31,7 @@ constexpr LinearProducts kLinearProducts = {
 }  // namespace
 
 #if !defined(LILY_SHARES_DIRECT)
-const LargeProducts LILY_DIRECT_PRODUCTS = kDirectProducts;
+const DirectProducts LILY_DIRECT_PRODUCTS = kDirectProducts;
 #endif
 
 const Kernels LILY_KERNELS = {
@@ -40,8 +40,8 @@ const Kernels LILY_KERNELS = {
     .tile_rows = 32,
     .dtype = Operand::kDtype,
     .depth = Operand::kDepth,
-    .small_rank_products = &blocked::kProducts,
-    .large_rank_products = &blocked::kProducts,
+    .tile_products = nullptr,
+    .blocked_products = &blocked::kProducts,
     .direct_products = &LILY_DIRECT_PRODUCTS,
     .linear_products = &kLinearProducts,
     .pack_router = pack_router,

@@ -141,14 +141,14 @@ LILY_INLINE void pack_token_tile(const lily_matrix &matrix, int64_t begin, int64
                    steps * kBlockFloats);
 }
 
-void pack_lhs(const BackwardPass &pass, int64_t tile) {
+void pack_lhs(const BackwardPass &pass, int64_t tile, float *) {
   const int64_t group = pass.groups.of_tile(tile), in_group = tile - pass.groups.first_tile(group);
   pack_token_tile(pass.lhs, pass.groups.begin(group) + in_group * kTokenTile, pass.groups.end(group), pass.stack.rank,
                   pass.lhs_packed, pass.groups.first_step(group) + in_group * (kTokenTile / kBlocking.step_depth),
                   pass.groups.step_count());
 }
 
-void pack_d_hidden(const BackwardPass &pass, int64_t tile) {
+void pack_d_hidden(const BackwardPass &pass, int64_t tile, float *) {
   const lily_problem &problem = pass.call->problem;
   pack_token_tile(pass.d_hidden_lhs, tile * kTokenTile, problem.tokens, problem.rank, pass.lhs_packed,
                   tile * (kTokenTile / kBlocking.step_depth), block_steps(problem.tokens));

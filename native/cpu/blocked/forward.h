@@ -26,7 +26,7 @@ int64_t forward_scratch(const ForwardPass &pass) {
   return maximum(maximum(expand, shrink), kTileRows * pass.hidden_partials.pitch);
 }
 
-void pack_shrink(const ForwardPass &pass, int64_t piece) {
+void pack_shrink(const ForwardPass &pass, int64_t piece, float *) {
   const lily_problem &problem = pass.call->problem;
   const int64_t begin = pass.shrink.pack_tiles.begin(piece), depth = pass.shrink.pack_tiles.end(piece) - begin;
   Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, 0, begin), problem.rank, depth, 1.0f,

@@ -1,6 +1,7 @@
 // The table of the blocked passes of one engine.
 #pragma once
 
+#include "cpu/backward_hidden.h"
 #include "cpu/blocked/backward.h"
 #include "cpu/blocked/forward.h"
 #include "cpu/blocked/linear.h"
@@ -9,7 +10,12 @@ namespace lily::cpu {
 namespace blocked {
 namespace {
 
-constexpr LargeProducts kProducts = {
+void compute_and_pack_d_hidden(const BackwardPass &pass, int64_t tile, float *scratch) {
+  compute_d_hidden(pass, tile, scratch);
+  pack_d_hidden(pass, tile, scratch);
+}
+
+constexpr BlockedProducts kProducts = {
     .blocking = &Engine::kBlocking,
     .forward_scratch = forward_scratch,
     .backward_scratch = backward_scratch,
@@ -20,11 +26,10 @@ constexpr LargeProducts kProducts = {
     .pack_c = pack_c,
     .q_pass = q_pass,
     .dy_pass = dy_pass,
-    .add_d_partials = nullptr,
+    .compute_and_pack_d_hidden = compute_and_pack_d_hidden,
     .pack_d_hidden = pack_d_hidden,
     .dx_pass = dx_pass,
-    .x_pass = da_pass,
-    .add_da_partials = nullptr,
+    .da_pass = da_pass,
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "cpu/plan/cuts.h"
 #include "cpu/plan/plan.h"
 #include "cpu/plan/products.h"
+#include "cpu/pooling.h"
 #include "cpu/thread_pool.h"
 
 namespace lily::cpu {
@@ -82,58 +83,45 @@ void take_routing_gradients(BackwardPass &pass, Workspace &workspace) {
   pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
 }
 
-}  // namespace
-
-BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
+template <typename Products>
+BackwardPlan plan_with(const Products &products, const lily_backward &call, const Kernels &kernels) {
   const lily_problem &problem = call.problem;
   BackwardPlan plan = {};
   BackwardPass &pass = plan.pass;
-  plan.products = &products_for(kernels, problem);
-  const Blocking *const blocking = plan.products->blocking;
-  const bool is_direct = plan.products == kernels.direct_products;
-  const int64_t step_depth = blocking != nullptr ? blocking->step_depth : 1;
   Workspace workspace(call.workspace);
 
   pass.call = &call;
-  pass.groups = groups_of(problem, call.tokens, step_depth, workspace);
+  pass.groups = groups_of(problem, call.tokens, step_tokens(products), workspace);
   pass.has_gradient = find_gradients(pass, workspace);
   pass.stack = stack_of(problem, call.b, call.weights);
   find_needs(pass);
 
-  if (is_direct) {
-    direct::plan_dy_pass(pass, kernels);
-  } else if (blocking != nullptr) {
-    blocked::plan_dy_pass(*blocking, pass);
-  } else {
-    register_tile::plan_dy_pass(pass, kernels, workspace);
-  }
+  plan_dy_pass(products, kernels, pass, workspace);
   take_lhs_and_q(pass, kernels, workspace);
-  take_d_hidden(pass, kernels, step_depth, workspace);
+  take_d_hidden(pass, kernels, step_tokens(products), workspace);
   take_db_sums(pass, kernels, workspace);
   take_routing_gradients(pass, workspace);
-
   pass.router.tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
-  if (is_direct) {
-    pass.x = direct::plan_x_pass(problem, kernels);
-    pass.router.outer_product_tokens = kDirectTokens;
-  } else if (blocking != nullptr) {
-    pass.lhs_packed = blocked::take_packed_lhs(*blocking, pass, workspace);
-    if (!pass.dy.computes_q) {
-      pass.q = blocked::plan_rank_product(*blocking, problem.tokens, problem.d_out, pass.stack.rank, workspace);
-    }
-    pass.dx = blocked::row_tiles(*blocking, problem.tokens, problem.d_in, problem.rank, 1);
-    pass.x = blocked::plan_x_pass(*blocking, problem);
-    // It determines the order of the sum over the tokens. Not measured: dR is a small part of backward.
-    pass.router.outer_product_tokens = 24;
-  } else {
-    pass.x = register_tile::plan_x_pass(problem, kernels, workspace);
-    pass.router.outer_product_tokens = pass.outer_product_tokens;
-  }
+  plan_x_pass(products, kernels, pass, workspace);
 
-  plan.scratch_floats = round_up(plan.products->backward_scratch(pass), Workspace::kAlignment / sizeof(float));
+  plan.scratch_floats = round_up(products.backward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
   plan.workspace_bytes = workspace.bytes();
+
+  if (pass.u.data != nullptr) plan.steps.add(pass.groups.tile_count(), kernels.compute_u);
+  if (pass.needs_d_hidden || pass.needs_db) add_dy_pass(products, plan);
+  if (!pass.needs_d_hidden) return plan;
+  if (pass.router_packed != nullptr) plan.steps.add(1, kernels.pack_router_rows);
+  if (pass.needs_d_weights) plan.steps.add(1, compute_d_pooled);
+  add_d_hidden(products, kernels, plan);
   return plan;
+}
+
+}  // namespace
+
+// The size of the workspace depends on the problem alone, so that it is enough for any set of outputs.
+BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
+  return with_products(kernels, call.problem, [&](const auto &products) { return plan_with(products, call, kernels); });
 }
 
 }  // namespace lily::cpu

@@ -6,8 +6,15 @@
 #include "cpu/plan/products.h"
 #include "cpu/thread_pool.h"
 
-namespace lily::cpu::blocked {
+namespace lily::cpu {
+
+int64_t blocked::panel_steps_bytes(const Blocking &blocking, int64_t columns, int64_t depth) {
+  return divide_up(columns, blocking.panel) * divide_up(depth, blocking.step_depth) * blocking.panel_bytes;
+}
+
 namespace {
+
+using blocked::panel_steps_bytes;
 
 // At least `count` pieces of whole panels, none wider than `widest`. If there are several, about as few as two threads
 // share evenly.
@@ -52,12 +59,8 @@ int64_t packed_lhs_bytes(const Blocking &blocking, int64_t rows, int64_t steps) 
   return divide_up(rows, blocking.block_rows) * steps * blocking.block_bytes;
 }
 
-}  // namespace
-
-int64_t panel_steps_bytes(const Blocking &blocking, int64_t columns, int64_t depth) {
-  return divide_up(columns, blocking.panel) * divide_up(depth, blocking.step_depth) * blocking.panel_bytes;
-}
-
+// A product of rows with a packed operand of `depth` x `rank`. With one tile of tokens each task packs its own columns,
+// of which the threads then have equal shares; otherwise they are packed before the product, for all tasks.
 RankProduct plan_rank_product(const Blocking &blocking, int64_t tokens, int64_t depth, int64_t rank,
                               Workspace &workspace) {
   RankProduct product = rank_tiles(blocking, tokens, rank);
@@ -72,6 +75,7 @@ RankProduct plan_rank_product(const Blocking &blocking, int64_t tokens, int64_t 
   return product;
 }
 
+// The tiles of y or dx. Each tile of tokens packs its columns of C again; 32 E tokens amortise that.
 RowTiles row_tiles(const Blocking &blocking, int64_t tokens, int64_t columns, int64_t rank, int64_t experts) {
   const int64_t threads = thread_count(), run = blocking.run_columns;
   const int64_t column_bytes = panel_steps_bytes(blocking, 1, rank) / blocking.panel;
@@ -88,7 +92,10 @@ RowTiles row_tiles(const Blocking &blocking, int64_t tokens, int64_t columns, in
   return tiles;
 }
 
-void plan_shrink(const Blocking &blocking, ForwardPass &pass, Workspace &workspace) {
+}  // namespace
+
+void plan_shrink(const BlockedProducts &products, const Kernels &, ForwardPass &pass, Workspace &workspace) {
+  const Blocking &blocking = *products.blocking;
   const lily_problem &problem = pass.call->problem;
   pass.hidden_partials.count = 1;
   pass.hidden_partials.rows = round_up(problem.tokens, blocking.block_rows);  // the last block writes all of its rows
@@ -103,9 +110,15 @@ void plan_shrink(const Blocking &blocking, ForwardPass &pass, Workspace &workspa
   }
 }
 
+RowTiles expand_tiles(const BlockedProducts &products, const Kernels &, const ForwardPass &pass) {
+  const lily_problem &problem = pass.call->problem;
+  return row_tiles(*products.blocking, problem.tokens, problem.d_out, pass.stack.rank, pass.stack.experts);
+}
+
 // The splits of d_out depend on d_out alone. A task takes as many of them as the sums of D allow: long runs of the rows
 // of dy, B and dB. With a large rank it takes one, in several tiles.
-void plan_dy_pass(const Blocking &blocking, BackwardPass &pass) {
+void plan_dy_pass(const BlockedProducts &products, const Kernels &, BackwardPass &pass, Workspace &) {
+  const Blocking &blocking = *products.blocking;
   const lily_problem &problem = pass.call->problem;
   DyPass &dy = pass.dy;
   const int64_t rank = pass.stack.rank, widest = outer_columns(blocking, rank);
@@ -126,20 +139,55 @@ void plan_dy_pass(const Blocking &blocking, BackwardPass &pass) {
   pass.q_partials.rows = problem.tokens + blocking.block_rows;  // the last block of a group may write more rows
 }
 
-float *take_packed_lhs(const Blocking &blocking, const BackwardPass &pass, Workspace &workspace) {
+// The tiles of dA are as wide as its sums allow, but at least as many as threads.
+void plan_x_pass(const BlockedProducts &products, const Kernels &, BackwardPass &pass, Workspace &workspace) {
+  const Blocking &blocking = *products.blocking;
   const lily_problem &problem = pass.call->problem;
+  // lhs^T, and later dh^T: tokens are the steps, and a group ends in a step of its own.
   const int64_t steps = divide_up(problem.tokens, blocking.step_depth) + problem.groups;
-  return workspace.take<float>(packed_lhs_bytes(blocking, pass.stack.rank, steps) / 4);
-}
-
-// As wide as the sums of dA allow, but at least as many tiles as threads.
-XPass plan_x_pass(const Blocking &blocking, const lily_problem &problem) {
+  pass.lhs_packed = workspace.take<float>(packed_lhs_bytes(blocking, pass.stack.rank, steps) / 4);
+  if (!pass.dy.computes_q) {
+    pass.q = plan_rank_product(blocking, problem.tokens, problem.d_out, pass.stack.rank, workspace);
+  }
+  pass.dx = row_tiles(blocking, problem.tokens, problem.d_in, problem.rank, 1);
   const int64_t widest = outer_columns(blocking, problem.rank);
-  XPass x = {};
-  x.tiles = blocks(blocking, problem.d_in, widest, std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128)));
-  x.pieces = token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, widest), blocking.chunk_depth);
-  x.tasks = x.tiles.count;
-  return x;
+  const int64_t least = std::min<int64_t>(thread_count(), divide_up(problem.d_in, 128));
+  pass.x.tiles = blocks(blocking, problem.d_in, widest, least);
+  pass.x.pieces =
+      token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, widest), blocking.chunk_depth);
+  pass.x.tasks = pass.x.tiles.count;
+  // It determines the order of the sum over the tokens. Not measured: dR is a small part of backward.
+  pass.router.outer_product_tokens = 24;
 }
 
-}  // namespace lily::cpu::blocked
+void add_shrink(const BlockedProducts &products, ForwardPlan &plan) {
+  plan.steps.add(plan.pass.shrink.pack_tiles.count, products.pack_shrink);
+  plan.steps.add(plan.pass.shrink.tile_count(), products.shrink);
+}
+
+void add_dy_pass(const BlockedProducts &products, BackwardPlan &plan) {
+  const BackwardPass &pass = plan.pass;
+  if (pass.needs_d_combined) plan.steps.add(pass.groups.tile_count(), products.pack_lhs);
+  if (pass.needs_d_hidden && !pass.dy.computes_q) {
+    plan.steps.add(pass.q.pack_tiles.count, products.pack_c);
+    plan.steps.add(pass.q.tile_count(), products.q_pass);
+  }
+  plan.steps.add(pass.dy.tasks, products.dy_pass);
+}
+
+void add_d_hidden(const BlockedProducts &products, const Kernels &kernels, BackwardPlan &plan) {
+  const BackwardPass &pass = plan.pass;
+  const bool needs_da = pass.call->da.data != nullptr;
+  // With one group the tiles of both passes are the same.
+  const bool packs_at_once = needs_da && pass.groups.count == 1;
+  plan.steps.add(pass.groups.tile_count(),
+                 packs_at_once ? products.compute_and_pack_d_hidden : kernels.compute_d_hidden);
+  if (pass.call->dx.data != nullptr) plan.steps.add(pass.dx.columns.count * pass.dx.token_tiles, products.dx_pass);
+  if (needs_da && !packs_at_once) {
+    plan.steps.add(divide_up(pass.call->problem.tokens, kTokenTile), products.pack_d_hidden);
+  }
+  if (needs_da) plan.steps.add(pass.x.tasks, products.da_pass);
+  add_d_router(kernels, needs_da, plan);
+}
+
+}  // namespace lily::cpu

@@ -4,7 +4,6 @@
 
 #include "core/problem.h"
 #include "cpu/plan/cuts.h"
-#include "cpu/processor.h"
 
 namespace lily::cpu {
 namespace {
@@ -57,17 +56,6 @@ ExpertStack stack_of(const lily_problem &problem, const lily_matrix &b, const fl
     stack.weights = &kOne;
   }
   return stack;
-}
-
-// With few tokens B is most of the traffic. The direct products and those of the register tile read it less often than
-// those in blocks. Bits differ, so only batch routing, whose results depend on the whole batch anyway, may choose by
-// the number of tokens.
-const LargeProducts &products_for(const Kernels &kernels, const lily_problem &problem) {
-  constexpr int64_t kFewTokens = 16;
-  const bool batch = problem.routing == LILY_ROUTING_BATCH;
-  if (batch && problem.tokens > 0 && problem.tokens <= kDirectTokens) return *kernels.direct_products;
-  const bool small = problem.rank <= kSmallRank || (batch && problem.tokens <= kFewTokens);
-  return small || !multiplies_in_blocks() ? *kernels.small_rank_products : *kernels.large_rank_products;
 }
 
 lily_matrix take_matrix(Workspace &workspace, int64_t rows, int64_t columns, int32_t dtype) {

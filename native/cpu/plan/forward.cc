@@ -3,6 +3,7 @@
 #include "cpu/plan/cuts.h"
 #include "cpu/plan/plan.h"
 #include "cpu/plan/products.h"
+#include "cpu/pooling.h"
 #include "cpu/thread_pool.h"
 
 namespace lily::cpu {
@@ -29,49 +30,44 @@ void take_routing(ForwardPass &pass, const Kernels &kernels, Workspace &workspac
   pass.pool_sums = workspace.take<float>(max_tile_count(problem) * problem.experts);
 }
 
-}  // namespace
-
-ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
+template <typename Products>
+ForwardPlan plan_with(const Products &products, const lily_forward &call, const Kernels &kernels) {
   const lily_problem &problem = call.problem;
   ForwardPlan plan = {};
   ForwardPass &pass = plan.pass;
-  plan.products = &products_for(kernels, problem);
-  const Blocking *const blocking = plan.products->blocking;
-  const bool is_direct = plan.products == kernels.direct_products;
   Workspace workspace(call.workspace);
 
   pass.call = &call;
-  pass.groups = groups_of(problem, call.tokens, blocking != nullptr ? blocking->step_depth : 1, workspace);
+  pass.groups = groups_of(problem, call.tokens, step_tokens(products), workspace);
 
   RowPartials &partials = pass.hidden_partials;
   partials.rows = problem.tokens;
   partials.pitch = round_up(problem.rank, kernels.lanes);
-  if (is_direct) {
-    direct::plan_shrink(pass);
-  } else if (blocking != nullptr) {
-    blocked::plan_shrink(*blocking, pass, workspace);
-  } else {
-    register_tile::plan_shrink(pass, kernels);
-  }
+  plan_shrink(products, kernels, pass, workspace);
   partials.data = workspace.take<float>(partials.count * partials.rows * partials.pitch);
 
   take_routing(pass, kernels, workspace);
   float *const workspace_weights = workspace.take<float>(problem.groups * problem.experts);
-  plan.weights = call.weights != nullptr ? call.weights : workspace_weights;
-  pass.stack = stack_of(problem, call.b, plan.weights);
+  pass.weights = call.weights != nullptr ? call.weights : workspace_weights;
+  pass.stack = stack_of(problem, call.b, pass.weights);
+  pass.expand = expand_tiles(products, kernels, pass);
 
-  if (is_direct) {
-    pass.expand = direct::expand_tiles(problem, kernels);
-  } else if (blocking != nullptr) {
-    pass.expand = blocked::row_tiles(*blocking, problem.tokens, problem.d_out, pass.stack.rank, pass.stack.experts);
-  } else {
-    pass.expand = register_tile::expand_tiles(pass, kernels);
-  }
-
-  plan.scratch_floats = round_up(plan.products->forward_scratch(pass), Workspace::kAlignment / sizeof(float));
+  plan.scratch_floats = round_up(products.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
   plan.workspace_bytes = workspace.bytes();
+
+  add_shrink(products, plan);
+  if (pass.router_packed != nullptr) plan.steps.add(1, kernels.pack_router);
+  plan.steps.add(pass.groups.tile_count(), kernels.route);
+  if (has_weights(problem) && problem.routing != LILY_ROUTING_FIXED) plan.steps.add(1, pool_weights);
+  plan.steps.add(pass.expand.columns.count * pass.expand.token_tiles, products.expand);
   return plan;
+}
+
+}  // namespace
+
+ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
+  return with_products(kernels, call.problem, [&](const auto &products) { return plan_with(products, call, kernels); });
 }
 
 }  // namespace lily::cpu

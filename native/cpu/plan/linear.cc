@@ -68,8 +68,8 @@ LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
   // A packed weight of float32 numbers is twice as large as one of 16-bit numbers, and few tokens read it once.
   const bool few = plan.products->direct != nullptr && problem.tokens <= kDirectLinearTokens;
   const bool unpacked = few && kernels.dtype == LILY_FLOAT32 && problem.parameter_dtype != LILY_FLOAT32;
-  plan.is_direct = few && (unpacked || call.packed == nullptr);
-  if (plan.is_direct) {
+  const bool is_direct = few && (unpacked || call.packed == nullptr);
+  if (is_direct) {
     plan_direct_linear_tiles(pass);
   } else {
     plan_linear_tiles(blocking, pass);
@@ -79,10 +79,12 @@ LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
   plan.packed_bytes = unpacked ? 0 : static_cast<size_t>(std::min<uint64_t>(packed_bytes, SIZE_MAX));
 
   Workspace workspace(call.workspace);
-  const auto scratch = plan.is_direct ? plan.products->direct_scratch : plan.products->scratch;
+  const auto scratch = is_direct ? plan.products->direct_scratch : plan.products->scratch;
   plan.scratch_floats = round_up(scratch(pass), Workspace::kAlignment / sizeof(float));
   plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
   plan.workspace_bytes = workspace.bytes();
+  const int64_t tasks = problem.tokens == 0 ? 0 : pass.column_tiles * pass.token_tiles;
+  plan.steps.add(tasks, is_direct ? plan.products->direct : plan.products->linear);
   return plan;
 }
 

@@ -7,30 +7,43 @@
 
 namespace lily::cpu {
 
-struct ForwardPlan {
-  ForwardPass pass;
-  const LargeProducts *products;
-  float *weights;  // G x E: from the call, or in the workspace
+// A step of a plan: `count` tasks that depend on the steps before, not on each other.
+template <typename Pass>
+struct Step {
+  int64_t count;
+  void (*run)(const Pass &, int64_t task, float *scratch);
+  bool joins;  // the tasks also do not depend on those of the step before, and run together with them
+};
+
+// The steps of a plan, in their order.
+template <typename Pass>
+class Steps {
+ public:
+  void add(int64_t count, void (*run)(const Pass &, int64_t task, float *scratch), bool joins = false) {
+    if (count > 0) steps_[size_++] = {count, run, joins};
+  }
+  const Step<Pass> *begin() const { return steps_; }
+  const Step<Pass> *end() const { return steps_ + size_; }
+
+ private:
+  static constexpr int kMost = 12;  // of backward in blocks
+  Step<Pass> steps_[kMost];
+  int size_ = 0;
+};
+
+template <typename Pass>
+struct Plan {
+  Pass pass;
+  Steps<Pass> steps;
   float *scratch;  // scratch_floats per thread
   int64_t scratch_floats;
   size_t workspace_bytes;
 };
+using ForwardPlan = Plan<ForwardPass>;
+using BackwardPlan = Plan<BackwardPass>;
 
-struct BackwardPlan {
-  BackwardPass pass;
-  const LargeProducts *products;
-  float *scratch;  // scratch_floats per thread
-  int64_t scratch_floats;
-  size_t workspace_bytes;
-};
-
-struct LinearPlan {
-  LinearPass pass;
+struct LinearPlan : Plan<LinearPass> {
   const LinearProducts *products;
-  bool is_direct;  // the pass is products->direct
-  float *scratch;  // scratch_floats per thread
-  int64_t scratch_floats;
-  size_t workspace_bytes;
   size_t packed_bytes;  // of the packed weight; 0: the call would not use it
 };
 

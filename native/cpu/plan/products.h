@@ -1,50 +1,60 @@
-// The tasks of the passes with the large products, for each kind of LargeProducts. A function named after a pass plans
-// that pass, and takes the arrays that only this kind needs.
+// What the plans of forward and backward leave to the kind of their large products: the tasks of the passes, the arrays
+// that only one kind needs, and the steps.
 #pragma once
 
 #include "core/workspace.h"
-#include "cpu/kernels.h"
+#include "cpu/plan/plan.h"
 
 namespace lily::cpu {
 
-namespace register_tile {
+// Tokens per step of the packed left operand of D.
+inline int64_t step_tokens(const TileProducts &) { return 1; }
+inline int64_t step_tokens(const BlockedProducts &products) { return products.blocking->step_depth; }
+inline int64_t step_tokens(const DirectProducts &) { return 1; }
 
-void plan_shrink(ForwardPass &pass, const Kernels &kernels);
-RowTiles expand_tiles(const ForwardPass &pass, const Kernels &kernels);
-void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace);
-XPass plan_x_pass(const lily_problem &problem, const Kernels &kernels, Workspace &workspace);
+// A function named after a pass plans that pass.
+void plan_shrink(const TileProducts &, const Kernels &, ForwardPass &, Workspace &);
+void plan_shrink(const BlockedProducts &, const Kernels &, ForwardPass &, Workspace &);
+void plan_shrink(const DirectProducts &, const Kernels &, ForwardPass &, Workspace &);
 
-}  // namespace register_tile
+RowTiles expand_tiles(const TileProducts &, const Kernels &, const ForwardPass &);
+RowTiles expand_tiles(const BlockedProducts &, const Kernels &, const ForwardPass &);
+RowTiles expand_tiles(const DirectProducts &, const Kernels &, const ForwardPass &);
+
+void plan_dy_pass(const TileProducts &, const Kernels &, BackwardPass &, Workspace &);
+void plan_dy_pass(const BlockedProducts &, const Kernels &, BackwardPass &, Workspace &);
+void plan_dy_pass(const DirectProducts &, const Kernels &, BackwardPass &, Workspace &);
+
+// Also the products of backward that other passes compute unless they are blocked, and the order of the sum of dR.
+void plan_x_pass(const TileProducts &, const Kernels &, BackwardPass &, Workspace &);
+void plan_x_pass(const BlockedProducts &, const Kernels &, BackwardPass &, Workspace &);
+void plan_x_pass(const DirectProducts &, const Kernels &, BackwardPass &, Workspace &);
+
+// h before phi.
+void add_shrink(const TileProducts &, ForwardPlan &);
+void add_shrink(const BlockedProducts &, ForwardPlan &);
+void add_shrink(const DirectProducts &, ForwardPlan &);
+
+// What depends on dy: q, D, dw and dB.
+void add_dy_pass(const TileProducts &, BackwardPlan &);
+void add_dy_pass(const BlockedProducts &, BackwardPlan &);
+void add_dy_pass(const DirectProducts &, BackwardPlan &);
+
+// dh, and what depends on it: dx, dA and dR.
+void add_d_hidden(const TileProducts &, const Kernels &, BackwardPlan &);
+void add_d_hidden(const BlockedProducts &, const Kernels &, BackwardPlan &);
+void add_d_hidden(const DirectProducts &, const Kernels &, BackwardPlan &);
+
+inline void add_d_router(const Kernels &kernels, bool joins, BackwardPlan &plan) {
+  if (plan.pass.call->d_router.data == nullptr) return;
+  plan.steps.add(plan.pass.router.tiles.count, kernels.compute_d_router, joins);
+}
 
 namespace blocked {
-
-void plan_shrink(const Blocking &blocking, ForwardPass &pass, Workspace &workspace);
-void plan_dy_pass(const Blocking &blocking, BackwardPass &pass);
-XPass plan_x_pass(const Blocking &blocking, const lily_problem &problem);
-
-// The tiles of y or dx. Each tile of tokens packs its columns of C again; 32 E tokens amortise that.
-RowTiles row_tiles(const Blocking &blocking, int64_t tokens, int64_t columns, int64_t rank, int64_t experts);
-
-// A product of rows with a packed operand of `depth` x `rank`. With one tile of tokens each task packs its own columns,
-// of which the threads then have equal shares; otherwise they are packed before the product, for all tasks.
-RankProduct plan_rank_product(const Blocking &blocking, int64_t tokens, int64_t depth, int64_t rank,
-                              Workspace &workspace);
-
-// lhs^T, and later dh^T: tokens are the steps, and a group ends in a step of its own.
-float *take_packed_lhs(const Blocking &blocking, const BackwardPass &pass, Workspace &workspace);
 
 // Bytes of a packed right operand of `depth` x `columns`.
 int64_t panel_steps_bytes(const Blocking &blocking, int64_t columns, int64_t depth);
 
 }  // namespace blocked
-
-namespace direct {
-
-void plan_shrink(ForwardPass &pass);
-RowTiles expand_tiles(const lily_problem &problem, const Kernels &kernels);
-void plan_dy_pass(BackwardPass &pass, const Kernels &kernels);
-XPass plan_x_pass(const lily_problem &problem, const Kernels &kernels);
-
-}  // namespace direct
 
 }  // namespace lily::cpu

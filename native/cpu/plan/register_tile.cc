@@ -6,7 +6,7 @@
 #include "cpu/plan/products.h"
 #include "cpu/thread_pool.h"
 
-namespace lily::cpu::register_tile {
+namespace lily::cpu {
 
 // ---- Forward ----
 
@@ -71,7 +71,7 @@ int64_t packed_splits(const ForwardPass &pass, const Kernels &kernels) {
 
 }  // namespace
 
-void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
+void plan_shrink(const TileProducts &, const Kernels &kernels, ForwardPass &pass, Workspace &) {
   const int64_t tokens = std::max<int64_t>(pass.call->problem.tokens, 1);
   pass.shrink_splits = splits_for_sum(pass.call->problem.d_in, kernels.panel);
   cut_shrink(pass, tokens, kernels);
@@ -81,7 +81,7 @@ void plan_shrink(ForwardPass &pass, const Kernels &kernels) {
 
 // Whole rows of y on one thread are the longest runs of memory, but each token tile combines C again: 128 E tokens
 // amortise that. With fewer, tiles of columns are preferred, and a token tile has at least 32 E tokens.
-RowTiles expand_tiles(const ForwardPass &pass, const Kernels &kernels) {
+RowTiles expand_tiles(const TileProducts &, const Kernels &kernels, const ForwardPass &pass) {
   const lily_problem &problem = pass.call->problem;
   const int64_t rank = pass.stack.rank, panel = kernels.panel;
   constexpr int64_t kEnoughColumns = 256;
@@ -175,7 +175,7 @@ void store_d(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
 
 }  // namespace
 
-void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
+void plan_dy_pass(const TileProducts &, const Kernels &kernels, BackwardPass &pass, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
   const int64_t rank = pass.stack.rank;
   pass.dy.splits = splits_for_sum(problem.d_out, kernels.panel);
@@ -195,17 +195,41 @@ void plan_dy_pass(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
 }
 
 // With too few tiles of columns for the threads, the tasks also cut the tokens, and store their parts of dA.
-XPass plan_x_pass(const lily_problem &problem, const Kernels &kernels, Workspace &workspace) {
-  XPass x = {};
+void plan_x_pass(const TileProducts &, const Kernels &kernels, BackwardPass &pass, Workspace &workspace) {
+  const lily_problem &problem = pass.call->problem;
+  XPass &x = pass.x;
+  pass.router.outer_product_tokens = pass.outer_product_tokens;
   x.pieces = token_pieces(problem, problem.rank, problem.d_in, divide_up(problem.d_in, kNarrowestTile), kPieceMultiple);
   x.tiles = tiles_for_scratch(problem.d_in, problem.rank, kNarrowestTile, target_tasks());
   x.tasks = x.tiles.count;
   const int64_t pieces = x.pieces.count(problem.tokens);
-  if (thread_count() == 1 || x.tiles.count >= target_tasks() || pieces == 1) return x;
+  if (thread_count() == 1 || x.tiles.count >= target_tasks() || pieces == 1) return;
   x.da_partial_floats = problem.rank * round_up(problem.d_in, kernels.lanes);
   x.da_partials = workspace.take<float>(pieces * x.da_partial_floats);
   x.tasks = x.tiles.count * pieces;
-  return x;
 }
 
-}  // namespace lily::cpu::register_tile
+// ---- Steps ----
+
+void add_shrink(const TileProducts &products, ForwardPlan &plan) {
+  plan.steps.add(plan.pass.hidden_partials.count * plan.pass.shrink.tile_count(), products.shrink);
+}
+
+void add_dy_pass(const TileProducts &products, BackwardPlan &plan) {
+  const BackwardPass &pass = plan.pass;
+  plan.steps.add(pass.dy.tasks, products.dy_pass);
+  if (pass.dy.d_partials != nullptr && pass.needs_d_combined) {
+    plan.steps.add(pass.dy.d_sum_tiles.count, products.add_d_partials);
+  }
+}
+
+void add_d_hidden(const TileProducts &products, const Kernels &kernels, BackwardPlan &plan) {
+  const BackwardPass &pass = plan.pass;
+  const bool needs_da = pass.call->da.data != nullptr, needs_x_pass = needs_da || pass.call->dx.data != nullptr;
+  plan.steps.add(pass.groups.tile_count(), kernels.compute_d_hidden);
+  if (needs_x_pass) plan.steps.add(pass.x.tasks, products.x_pass);
+  add_d_router(kernels, needs_x_pass, plan);
+  if (needs_da && pass.x.da_partials != nullptr) plan.steps.add(pass.x.tiles.count, products.add_da_partials);
+}
+
+}  // namespace lily::cpu
