@@ -137,6 +137,7 @@ const both = [
   'model/layers',
   'model/lora',
   'model/merge',
+  'model/routing',
   'model/training',
   'modes',
   'property',

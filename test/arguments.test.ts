@@ -36,7 +36,6 @@ import {
   LoraModel,
   packLinear,
   rankForLora,
-  ranksForLora,
   readState,
   SafetensorsFile,
   saveState,
@@ -448,6 +447,9 @@ const configFields = {
   scaling: { valid: ['undefined', '5'] },
   ...targetFields,
   initWeights: flag,
+  routing: optional,
+  pool: optional,
+  activation: optional,
 } as const
 const layerFields = {
   name: { valid: ['x'] },
@@ -573,16 +575,6 @@ const models: Record<string, Record<string, Row>> = {
     calibrate: { argument: /samples/, call: (samples) => model().calibrate(samples) },
     'calibrate samples': { argument: /samples/, call: (q) => model().calibrate({ q }) },
     'calibrate a sample': { argument: /samples/, call: (x) => model().calibrate({ q: [smallOperands().x, x] }) },
-    'calibrate options': {
-      argument: /options/,
-      valid: EMPTY,
-      call: (options) => model().calibrate({ q: [smallOperands().x] }, options),
-    },
-    'calibrate routing': {
-      argument: /routing/,
-      valid: ['undefined'],
-      call: (routing) => model().calibrate({ q: [smallOperands().x] }, { routing }),
-    },
     'merge name': {
       argument: /name/,
       call: (name, outputs) => {
@@ -661,12 +653,6 @@ const models: Record<string, Record<string, Row>> = {
     layers: { argument: /layers/, call: (layers) => rankForLora(layers, config, 4) },
     config: { argument: /config/, valid: ['{}'], call: (value) => rankForLora(layerShapes, value, 4) },
     loraRank: { argument: /loraRank/, valid: ['5'], call: (value) => rankForLora(layerShapes, config, value) },
-    options: { argument: /options/, valid: EMPTY, call: (options) => rankForLora(layerShapes, config, 4, options) },
-    'options of ranksForLora': {
-      argument: /options/,
-      valid: EMPTY,
-      call: (options) => ranksForLora(layerShapes, config, 4, options),
-    },
   },
   analyse: {
     model: { argument: /model/, call: (value) => analyse(value) },

@@ -17,11 +17,13 @@ import {
   LilyModel,
   type LoraAnalysis,
   LoraModel,
+  type Parameter,
   type TargetAnalysis,
   tensor,
   type Tensor,
   writeSafetensors,
 } from '../lib/index.js'
+import { forward } from './reference.js'
 import { bytesOf, CONFIG, GOLDEN, goldenCopy, newFolder, TENSORS, withFields } from './support/checkpoint.js'
 import { runCli } from './support/cli.js'
 import { gaussian, randomFrom } from './support/random.js'
@@ -34,6 +36,8 @@ interface Page {
   querySelector(selector: string): Page | null
   querySelectorAll(selector: string): ArrayLike<Page>
 }
+
+const dataOf = ({ value }: Parameter) => value.data as Float32Array
 
 async function writeSamples(path: string, width = 32): Promise<void> {
   const random = randomFrom(1)
@@ -62,7 +66,7 @@ describe('inspect', () => {
       html,
     ])
     expect(code, stderr).toBe(0)
-    expect(stdout).toContain('r 8, stride_A 2, num_B 3, scaling 2; 8 layers, ')
+    expect(stdout).toContain('r 8, stride_A 2, num_B 3, scaling 2, routing batch; 8 layers, ')
     for (const title of ['q_proj: 4 layers of 32 to 32; LoRA', 'v_proj: 4 layers of 32 to 16; LoRA']) {
       expect(stdout).toContain(title)
     }
@@ -104,7 +108,7 @@ describe('inspect', () => {
     const ones = { dtype: 'BOOL', shape: [2, 3], bytes: () => new Uint8Array(6).fill(1) }
 
     /** Inspects with random samples [2, 3, 32], in which masked tokens are NaN, and these other tensors. */
-    const inspect = async (masks: Record<string, TensorSource>) => {
+    const inspect = async (masks: Record<string, TensorSource>, adapter = GOLDEN) => {
       const random = randomFrom(1)
       const all = names.map((each) => {
         const x = gaussian(random, 6 * 32, 3)
@@ -114,7 +118,7 @@ describe('inspect', () => {
       const path = join(newFolder(), 'samples.safetensors')
       const samples = all.map(([each, x]): [string, TensorSource] => [each, bytesOf('F32', [2, 3, 32], x)])
       await replaceWithTensors(path, new Map([...samples, ...Object.entries(masks)]), new Map())
-      const { code, stdout, stderr } = await runCli(['inspect', GOLDEN, '--samples', path, '--json', '--no-html'])
+      const { code, stdout, stderr } = await runCli(['inspect', adapter, '--samples', path, '--json', '--no-html'])
       const routers = () =>
         new Map(
           (JSON.parse(stdout) as Inspection).analysis.targets.flatMap((target) =>
@@ -160,6 +164,32 @@ describe('inspect', () => {
         expect(source).toBe('samples')
         expect(tokenEntropy).toBeGreaterThan(0)
         weights.forEach((weight, e) => expect(weight, layer).toBeCloseTo(expected[e], 5))
+      }
+    })
+
+    test('each sequence is pooled by itself', async () => {
+      const mask = bytesOf('U8', [2, 3], Uint8Array.of(1, 1, 0, 1, 0, 0))
+      const sequences = withFields({ lily_routing: 'sequence', lily_pool: 'logits' })
+      const { code, stderr, routers, all } = await inspect({ mask, [`${name}.mask`]: ones }, sequences)
+      expect(code, stderr).toBe(0)
+      for (const [layer, { weights }] of routers()) {
+        const { a, router, b } = (await LilyModel.fromPretrained(GOLDEN)).layer(layer)
+        const [sizes, x] = [layer === name ? [3, 3] : [2, 1], all.get(layer)!]
+        const tokens = sizes[0] + sizes[1]
+        const parts = sizes.map((size, s) => {
+          const problem = { dIn: 32, dOut: layer.endsWith('q_proj') ? 32 : 16, rank: 8, experts: 3, tokens: size }
+          const values = {
+            a: dataOf(a),
+            router: dataOf(router),
+            b: dataOf(b),
+            x: x.subarray(96 * s, 96 * s + 32 * size),
+          }
+          return forward({ ...problem, ...values, routing: 'batch', pool: 'logits' }).weights.value
+        })
+        weights.forEach((weight, e) => {
+          const mean = parts.reduce((sum, part, s) => sum + (part[e] * sizes[s]) / tokens, 0)
+          expect(weight, layer).toBeCloseTo(mean, 5)
+        })
       }
     })
 

@@ -11,8 +11,8 @@ export interface Inspection {
 }
 
 /** The configuration of the adapter. */
-export const configText = ({ r, strideA, numB, scaling }: Analysis): string =>
-  `r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}`
+export const configText = ({ r, strideA, numB, scaling, routing, pool }: Analysis): string =>
+  `r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}, routing ${routing}${pool === 'logits' ? ', pool logits' : ''}`
 
 /** Parameters; shared ones count once. */
 export const parameterCount = ({ targets }: Analysis): number =>

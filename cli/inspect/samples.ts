@@ -19,12 +19,12 @@ const readers: Readonly<Record<string, (bytes: DataView, index: number) => numbe
 
 /**
  * Reads the samples of each layer [..., d_in], without the tokens that a mask [...] drops. The mask of a layer is the
- * tensor `<layer>.mask` or else `mask`.
+ * tensor `<layer>.mask` or else `mask`. With routing 'sequence' each sequence that has a mask becomes a sample of its own.
  *
  * @throws LilyError ERR_LILY_CHECKPOINT if the file cannot be read, a tensor has another name, or a mask has another shape or
  *   other values than 0 and 1
  */
-export async function readSamples(path: string, { layers }: LilyModel): Promise<Map<string, StoredTensor[]>> {
+export async function readSamples(path: string, { layers, config }: LilyModel): Promise<Map<string, StoredTensor[]>> {
   const file = await SafetensorsFile.open(path)
   try {
     // A layer may have such a name itself.
@@ -39,7 +39,9 @@ export async function readSamples(path: string, { layers }: LilyModel): Promise<
       }
       const x = await file.read(name)
       const mask = [maskName(name), MASK].find((each) => masks.has(each) && file.tensors.has(each))
-      samples.set(name, [mask === undefined ? x : withoutMasked(x, await readMask(file, mask, name, x.shape))])
+      const flags = mask === undefined ? null : await readMask(file, mask, name, x.shape)
+      const hasSequences = config.routing === 'sequence' && x.shape.length === 3
+      samples.set(name, flags === null ? [x] : withoutMasked(x, flags, hasSequences))
     }
     return samples
   } finally {
@@ -77,14 +79,22 @@ async function readMask(
   return flags.map((flag) => flag === 1)
 }
 
-/** The rows of x whose flag is set, [kept, d_in]. */
-function withoutMasked({ dtype, shape, data }: StoredTensor, flags: readonly boolean[]): StoredTensor {
+/** The rows of x whose flag is set: [kept, d_in], or [1, kept, d_in] of each sequence that has one. */
+function withoutMasked(
+  { dtype, shape, data }: StoredTensor,
+  flags: readonly boolean[],
+  hasSequences: boolean,
+): StoredTensor[] {
   const width = shape[shape.length - 1]
-  const kept = flags.filter((flag) => flag).length
-  const rows = data instanceof Float32Array ? new Float32Array(kept * width) : new Uint16Array(kept * width)
-  let row = 0
-  flags.forEach((flag, t) => {
-    if (flag) rows.set(data.subarray(t * width, (t + 1) * width), width * row++)
-  })
-  return { dtype, shape: [kept, width], data: rows }
+  const length = hasSequences ? shape[1] : flags.length
+  const parts: StoredTensor[] = []
+  for (let begin = 0; begin < flags.length; begin += length) {
+    const kept = flags.slice(begin, begin + length).flatMap((flag, t) => (flag ? [begin + t] : []))
+    if (kept.length === 0) continue
+    const rows =
+      data instanceof Float32Array ? new Float32Array(kept.length * width) : new Uint16Array(kept.length * width)
+    kept.forEach((t, row) => rows.set(data.subarray(t * width, (t + 1) * width), width * row))
+    parts.push({ dtype, shape: hasSequences ? [1, kept.length, width] : [kept.length, width], data: rows })
+  }
+  return parts
 }

@@ -18,7 +18,7 @@ export interface Setup {
 }
 
 /** q, k and v of a block have the same sizes, so they are one target of Lily: they share one A and two experts B. */
-const SHARING = { strideA: 3, numB: 2, targetModules: String.raw`\d\.attention\.[qkv]` }
+const LILY = { strideA: 3, numB: 2, targetModules: String.raw`\d\.attention\.[qkv]`, routing: 'sequence' } as const
 const SCALING = 2
 
 const BATCH = 32
@@ -88,8 +88,8 @@ export class Classifier {
   #embed(reviews: readonly Review[], onInput?: (name: string, x: tf.Tensor) => void): tf.Tensor2D {
     const { adapter, clock } = this
     const { tokens, mask } = batchOf(reviews)
-    // LoRA has no router, and refuses the options of routing.
-    const options = adapter instanceof LilyModel ? ({ routing: 'sequence', mask } as const) : {}
+    // LoRA has no router, and refuses a mask.
+    const options = adapter instanceof LilyModel ? { mask } : {}
     return this.encoder.embed(tokens, mask, {
       adapt: (name, x, output) => {
         onInput?.(name, x)
@@ -120,13 +120,13 @@ export class Classifier {
 function createAdapter({ layers }: Encoder, { method, loraRank, seed }: Setup): AdapterModel | null {
   if (method === 'head') return null
   if (method === 'lora') {
-    const config = { r: loraRank, loraAlpha: SCALING * loraRank, targetModules: SHARING.targetModules }
+    const config = { r: loraRank, loraAlpha: SCALING * loraRank, targetModules: LILY.targetModules }
     return LoraModel.create({ layers, config, seed })
   }
-  const { within, next } = ranksForLora(layers, SHARING, loraRank, { routing: 'sequence' })
+  const { within, next } = ranksForLora(layers, LILY, loraRank)
   // A percent more is nearer than one rank less.
   const r = next !== undefined && next.percent < 1 ? next.r : within!.r
-  return LilyModel.create({ layers, config: { ...SHARING, r, scaling: SCALING }, seed })
+  return LilyModel.create({ layers, config: { ...LILY, r, scaling: SCALING }, seed })
 }
 
 /** Share of the reviews whose label the sign of the logit gives. */

@@ -1,9 +1,11 @@
 /**
  * Analysis of a Lily adapter: the routers' weights, the differences between experts, and the singular values of updates.
  */
+import { checkLinear, type ModelRouting } from '../model/lily-config.js'
 import type { LilyLayer } from '../model/lily-layer.js'
 import type { LilyModel } from '../model/lily-model.js'
 import type { Parameter } from '../model/parameter.js'
+import type { Pool } from '../operations/problem.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { gramFactor } from './eigenvalues.js'
 import { analyseExperts, type ExpertAnalysis } from './experts.js'
@@ -31,7 +33,7 @@ export interface TargetAnalysis {
   readonly outFeatures: number
   /** Number of elements of A, routers and B together. */
   readonly parameters: number
-  /** Number of those that are trained: without the routers of frozen layers. */
+  /** Number of those that are trained: without the routers of frozen layers, and with routing 'uniform' without any. */
   readonly trainable: number
   /** Rank at which LoRA on these layers has as many trainable parameters; usually not an integer. */
   readonly loraRank: number
@@ -51,6 +53,10 @@ export interface Analysis {
   readonly numB: number
   /** Factor s on the adapter's output. */
   readonly scaling: number
+  /** Tokens that share one mixture of the experts. */
+  readonly routing: ModelRouting
+  /** Pooling statistic of batch and sequence routing. */
+  readonly pool: Pool
   /** In the order of the model. */
   readonly targets: readonly TargetAnalysis[]
 }
@@ -61,7 +67,8 @@ export async function analyseLily(
   samples: ReadonlyMap<LilyLayer, readonly Tensor[]>,
   onProgress: ((name: string, done: number, layers: number) => void) | undefined,
 ): Promise<Analysis> {
-  const { r, strideA, numB, scaling } = model.config
+  checkLinear('model', model.config)
+  const { r, strideA, numB, scaling, routing, pool } = model.config
   const factors = new Map<Parameter, Float64Array>()
   const factorFor = async ({ a }: LilyLayer) => {
     const factor = factors.get(a) ?? gramFactor(new Float64Array(await valuesOf(a)), r)
@@ -86,7 +93,7 @@ export async function analyseLily(
     }
     targets.push({ ...sizes, experts: analyseExperts(experts, numB), layers })
   }
-  return { r, strideA, numB, scaling, targets }
+  return { r, strideA, numB, scaling, routing, pool, targets }
 }
 
 /** The layers that share a B, in the order of the model. */
@@ -103,7 +110,8 @@ function groupsByB({ layers }: LilyModel): Map<Parameter, LilyLayer[]> {
 function sizesOf(group: readonly LilyLayer[]): Omit<TargetAnalysis, 'experts' | 'layers'> {
   const { target, inFeatures, outFeatures } = group[0].shape
   const parameters = countElements(group.flatMap(({ a, router, b }) => [a, router, b]))
-  const trainable = parameters - countElements(group.filter(({ isFrozen }) => isFrozen).map(({ router }) => router))
+  const untrained = group.filter(({ constantWeights }) => constantWeights !== undefined)
+  const trainable = parameters - countElements(untrained.map(({ router }) => router))
   const loraRank = trainable / (group.length * (inFeatures + outFeatures))
   return { target, inFeatures, outFeatures, parameters, trainable, loraRank }
 }

@@ -1,8 +1,7 @@
 /** Analysis of the expert weights of a router. */
-import { checkSampleTokens, checkSampleWeights } from '../model/calibrate.js'
+import { pooledWeights } from '../model/calibrate.js'
 import type { LilyLayer } from '../model/lily-layer.js'
 import { lilyForward } from '../operations/forward.js'
-import type { TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { entropy } from './entropy.js'
 
@@ -28,15 +27,11 @@ export interface RouterAnalysis {
  *
  * @param calls sample inputs x of the layer, one tensor per call
  */
-export async function analyseRouter(
-  layer: LilyLayer,
-  calls: readonly TensorLike[] | undefined,
-): Promise<RouterAnalysis> {
+export async function analyseRouter(layer: LilyLayer, calls: readonly Tensor[] | undefined): Promise<RouterAnalysis> {
   if (calls !== undefined) return sampleRouter(layer, calls)
-  const { frozenWeights, router } = layer
+  const { frozenWeights, config } = layer
   if (frozenWeights !== undefined) return describeWeights(frozenWeights, 'frozen')
-  const experts = router.value.shape[0]
-  return describeWeights(new Array<number>(experts).fill(1 / experts), 'uniform')
+  return describeWeights(new Array<number>(config.numB).fill(1 / config.numB), 'uniform')
 }
 
 function describeWeights(weights: ArrayLike<number>, source: RouterAnalysis['source']): RouterAnalysis {
@@ -50,27 +45,22 @@ function describeWeights(weights: ArrayLike<number>, source: RouterAnalysis['sou
 }
 
 /** Means over the tokens of the samples. The router is used even if the layer is frozen. */
-async function sampleRouter(layer: LilyLayer, calls: readonly TensorLike[]): Promise<RouterAnalysis> {
-  const experts = layer.router.value.shape[0]
-  const weights = new Float64Array(experts)
-  let [entropySum, tokens] = [0, 0]
-  for (const [i, x] of calls.entries()) {
+async function sampleRouter(layer: LilyLayer, calls: readonly Tensor[]): Promise<RouterAnalysis> {
+  const { weights, tokens } = await pooledWeights(layer, calls)
+  const experts = weights.length
+  let entropySum = 0
+  for (const x of calls) {
     const probabilities = await probabilitiesOf(layer, x)
-    checkSampleWeights(layer, i, probabilities)
     for (let t = 0; t < probabilities.length; t += experts) {
-      const token = probabilities.subarray(t, t + experts)
-      token.forEach((probability, e) => (weights[e] += probability))
-      entropySum += relativeEntropy(token)
-      tokens++
+      entropySum += relativeEntropy(probabilities.subarray(t, t + experts))
     }
   }
-  checkSampleTokens(layer, tokens)
-  const mean = weights.map((sum) => sum / tokens)
-  return { ...describeWeights(mean, 'samples'), tokenEntropy: entropySum / tokens }
+  return { ...describeWeights(weights, 'samples'), tokenEntropy: entropySum / tokens }
 }
 
-async function probabilitiesOf(layer: LilyLayer, x: TensorLike): Promise<Float32Array> {
-  // Calls lilyForward instead of layer.forward, which throws for a merged layer.
+/** `[M, E]`. */
+async function probabilitiesOf(layer: LilyLayer, x: Tensor): Promise<Float32Array> {
+  // As in pooledWeights; with the pool 'logits' a call keeps no probabilities of tokens.
   const operands = { x, a: layer.a.value, router: layer.router.value, b: layer.b.value }
   const { y, saved } = lilyForward(operands, { routing: 'batch' })
   const { data } = await (saved.probabilities as Tensor).toHost()

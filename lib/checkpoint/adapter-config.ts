@@ -184,7 +184,9 @@ export function configText<C extends Targets>(
   description: Readonly<Record<string, unknown>> | undefined,
 ): string {
   const described = Object.entries(DESCRIPTION).map(([name, value]) => [name, description?.[name] ?? value])
-  const fields = Object.entries<string>(method.fields).map(([name, field]) => [field, config[name as keyof C]])
+  const fields = Object.entries<string>(method.fields)
+    .filter(([name]) => config[name as keyof C] !== method.extensions[name as keyof C])
+    .map(([name, field]) => [field, config[name as keyof C]])
   return toText({
     ...(Object.fromEntries(described) as object),
     ...method.constants,

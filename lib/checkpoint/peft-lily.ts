@@ -1,6 +1,7 @@
 /** PEFT's LilyConfig and the tensors of a Lily adapter. */
 import { type LilyConfig, readConfig } from '../model/lily-config.js'
 import { LILY_SUFFIX, shareLayers } from '../model/sharing.js'
+import { DEFAULT_MODES } from '../operations/read.js'
 import type { PeftMethod } from './peft-method.js'
 
 export const LILY: PeftMethod<LilyConfig> = {
@@ -16,7 +17,11 @@ export const LILY: PeftMethod<LilyConfig> = {
     layersToTransform: 'layers_to_transform',
     layersPattern: 'layers_pattern',
     initWeights: 'init_weights',
+    routing: 'lily_routing',
+    pool: 'lily_pool',
+    activation: 'lily_activation',
   },
+  extensions: DEFAULT_MODES,
   readConfig,
   accepted: new Set(),
   refusal: () => null,

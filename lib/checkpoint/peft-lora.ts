@@ -65,6 +65,7 @@ export const LORA: PeftMethod<LoraConfig> = {
     layersPattern: 'layers_pattern',
     initLoraWeights: 'init_lora_weights',
   },
+  extensions: {},
   readConfig: readLoraConfig,
   accepted: new Set([...IGNORED, ...Object.keys(VARIANTS), 'bias']),
   refusal,

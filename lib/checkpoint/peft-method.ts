@@ -20,6 +20,8 @@ export interface PeftMethod<C extends Targets = Targets> {
   readonly name: 'Lily' | 'LoRA'
   /** PEFT's names of the fields of the configuration. */
   readonly fields: Readonly<Record<keyof C, string>>
+  /** Fields that PEFT does not have, with the values with which they are not saved. */
+  readonly extensions: Partial<C>
   /** Checks a configuration and fills in the defaults; `isStored`: of a file. */
   readonly readConfig: (options: unknown, isStored: boolean) => C
   /** Other fields of PEFT's configuration that are accepted, beside those of every method. */

@@ -4,8 +4,7 @@
 import { bytesPerElement, type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
-import { type Known, readChoice, readProperties } from '../base/options.js'
-import { ROUTINGS, type Routing } from '../operations/problem.js'
+import { type Known, readProperties } from '../base/options.js'
 import type { LayerShape } from './layer-shape.js'
 import type { ParameterShape } from './layout.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
@@ -27,7 +26,7 @@ export interface ParameterCounts {
 export interface Accounting {
   /** Elements of the adapter's parameters. */
   readonly parameters: ParameterCounts
-  /** Elements of those that are trained: without the routers with routing 'uniform' and 'fixed'. */
+  /** Elements of those that are trained: without the routers with routing 'uniform'. */
   readonly trainable: ParameterCounts
   /** Elements of the weights of the adapted base layers. */
   readonly baseParameters: number
@@ -65,12 +64,9 @@ export interface AccountingOptions {
   readonly dtype?: DType | undefined
   /** Type of x and y. Default: that of the parameters. */
   readonly activations?: DType | undefined
-  /** Routing of training; 'uniform' and 'fixed' use no router. Default 'batch'. */
-  readonly routing?: Routing | undefined
 }
 
-const OPTIONS: Known = new Set<keyof AccountingOptions>(['dtype', 'activations', 'routing'])
-const RANK_OPTIONS: Known = new Set<keyof AccountingOptions>(['routing'])
+const OPTIONS: Known = new Set<keyof AccountingOptions>(['dtype', 'activations'])
 
 /**
  * Computes the cost of a Lily adapter without creating it. Formulas: docs/math.md.
@@ -85,16 +81,16 @@ export function accountFor(
   config: LilyConfigOptions,
   options: AccountingOptions = {},
 ): Accounting {
-  const { dtype, activations, routes } = readProperties('options', options, OPTIONS, (given) => {
+  const { dtype, activations } = readProperties('options', options, OPTIONS, (given) => {
     const dtype = readFloat('dtype', given.dtype, 'float32')
-    return { dtype, activations: readFloat('activations', given.activations, dtype), routes: readRoutes(given.routing) }
+    return { dtype, activations: readFloat('activations', given.activations, dtype) }
   })
   const checked = readConfig(config)
-  const { r, numB } = checked
+  const { r, numB, routing } = checked
   const sharing = shareLayers(layers, checked)
   const adapted = [...sharing.layers.values()]
   const parameters = countParameters(sharing.parameters.values())
-  const trainable = trainableOf(parameters, routes)
+  const trainable = trainableOf(parameters, checked)
   const perToken = 2 * r * sumOf(adapted, widthOf)
   const perCombination = 2 * numB * r * sumOf(adapted, ({ outFeatures }) => outFeatures)
   return {
@@ -112,7 +108,7 @@ export function accountFor(
       parameters: bytesPerElement(dtype) * parameters.total,
       gradients: 4 * trainable.total,
       optimizer: 8 * trainable.total,
-      savedPerToken: adapted.length * (r * bytesPerElement(activations) + (routes ? 4 * numB : 0)),
+      savedPerToken: adapted.length * (r * bytesPerElement(activations) + (routing === 'uniform' ? 0 : 4 * numB)),
     },
   }
 }
@@ -142,8 +138,8 @@ export interface RanksForLora {
  * above. Lily has r (sum of d_in over the As + E * sum of d_out over the targets + E * number of layers) trainable
  * parameters (docs/model.md#cost); the last term is that of the routers.
  *
- * @param config configuration with strideA, numB and targets; r is ignored
- * @param options.routing routing of training; the routers do not count with 'uniform' and 'fixed'. Default 'batch'
+ * @param config configuration with strideA, numB, routing and targets; r is ignored. With routing 'uniform' the routers do
+ *   not count
  * @throws LilyError ERR_LILY_ARGUMENT
  * @example
  * const { within, next } = ranksForLora(layers, { strideA: 4, numB: 4 }, 16)
@@ -153,9 +149,8 @@ export function ranksForLora(
   layers: readonly LayerShape[],
   config: Omit<LilyConfigOptions, 'r'>,
   loraRank: number,
-  options: { readonly routing?: Routing | undefined } = {},
 ): RanksForLora {
-  const { lora, perRank } = compareSizes(layers, config, loraRank, options)
+  const { lora, perRank } = compareSizes(layers, config, loraRank)
   const at = (r: number): RankForLora | undefined =>
     r < 1 || r > MAX_RANK ? undefined : { r, parameters: r * perRank, percent: (100 * (r * perRank - lora)) / lora }
   const within = Math.min(Math.floor(lora / perRank), MAX_RANK)
@@ -174,9 +169,8 @@ export function rankForLora(
   layers: readonly LayerShape[],
   config: Omit<LilyConfigOptions, 'r'>,
   loraRank: number,
-  options: { readonly routing?: Routing | undefined } = {},
 ): number {
-  const { lora, perRank } = compareSizes(layers, config, loraRank, options)
+  const { lora, perRank } = compareSizes(layers, config, loraRank)
   const rank = Math.floor(lora / perRank)
   if (rank >= 1 && rank <= MAX_RANK) return rank
   return fail(
@@ -196,26 +190,18 @@ function compareSizes(
   layers: readonly LayerShape[],
   config: Omit<LilyConfigOptions, 'r'>,
   loraRank: number,
-  options: { readonly routing?: Routing | undefined },
 ): { lora: number; perRank: number } {
   if (!Number.isSafeInteger(loraRank) || loraRank < 1) {
     fail('ERR_LILY_ARGUMENT', 'loraRank', `expected an integer of at least 1, got ${describe(loraRank)}`)
   }
-  const routes = readProperties('options', options, RANK_OPTIONS, ({ routing }) => readRoutes(routing))
   const unit: LilyConfig = { ...readConfig(config), r: 1 }
   const sharing = shareLayers(layers, unit)
-  const perRank = trainableOf(countParameters(sharing.parameters.values()), routes).total
+  const perRank = trainableOf(countParameters(sharing.parameters.values()), unit).total
   return { lora: loraRank * sumOf([...sharing.layers.values()], widthOf), perRank }
 }
 
-/** Whether the option `routing` is one that has a router. */
-function readRoutes(value: unknown): boolean {
-  const routing = readChoice('routing', value, ROUTINGS, 'batch')
-  return routing !== 'uniform' && routing !== 'fixed'
-}
-
-function trainableOf({ a, router, b, total }: ParameterCounts, routes: boolean): ParameterCounts {
-  return routes ? { a, router, b, total } : { a, router: 0, b, total: a + b }
+function trainableOf({ a, router, b, total }: ParameterCounts, { routing }: LilyConfig): ParameterCounts {
+  return routing === 'uniform' ? { a, router: 0, b, total: a + b } : { a, router, b, total }
 }
 
 function countParameters(parameters: Iterable<ParameterShape>): ParameterCounts {

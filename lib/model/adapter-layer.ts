@@ -62,12 +62,14 @@ export interface AdapterBackwardOptions {
 export interface LayerForwardInputs {
   readonly x: Operand
   readonly y: Output | null
-  /** A routing that is left out depends on the layer. */
+  /** The layer has the modes that are left out. */
   readonly settings: ForwardSettings<null>
 }
 
+const LEFT_OUT = { routing: null, pool: null, activation: null } as const
+
 export function readLayerForward(x: unknown, y: unknown, options: object = {}, known: Known): LayerForwardInputs {
-  return { x: resolve('x', x), y: Output.of('y', y), settings: readForwardOptions(options, known, null) }
+  return { x: resolve('x', x), y: Output.of('y', y), settings: readForwardOptions(options, known, LEFT_OUT) }
 }
 
 /** What a backward call of a layer is given, read once. */

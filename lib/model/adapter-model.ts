@@ -290,8 +290,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
 
   /**
    * Adds the update of a layer to the weight of its base layer, in place: scaling * B A for LoRA, and scaling * C^T A
-   * with C = sum_e w_e B_e for Lily, whose layer must be frozen. The base layer then computes the sum of both (for
-   * activation 'none'), and `forward` of the merged layer throws.
+   * with C = sum_e w_e B_e for Lily, whose layer must be frozen or have routing 'uniform', and whose activation must be
+   * 'none'. The base layer then computes the sum of both, and `forward` of the merged layer throws.
    *
    * Each element is rounded once, to the type of the weight; see docs/serving.md for 16-bit parameters on a device.
    * Parameters in host memory must be finite; those on a device are not checked.

@@ -1,34 +1,20 @@
 /** Calibration: expert weights pooled over sample activations, and the error of freezing a layer to them. */
 import { checkFloat, checkTokenRows } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
-import { copyArray, entriesOf, isInstance, type Known, readChoice, readProperties } from '../base/options.js'
+import { copyArray, entriesOf, isInstance } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { checkPlace } from '../memory/checks.js'
-import { ACTIVATIONS, POOLS } from '../operations/read.js'
+import { lilyForward } from '../operations/forward.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { Tensor, tensorOf } from '../tensor/tensor.js'
 import { layerOf } from './adapter-model.js'
-import type { LayerForwardOptions, LilyLayer } from './lily-layer.js'
+import type { LilyLayer } from './lily-layer.js'
 import type { LilyModel } from './lily-model.js'
 
-/** Sample inputs x of each layer, by layer name: [..., d_in], one tensor per call. */
+/** Sample inputs x of each layer, by layer name: [..., d_in], or [B, N, d_in] with routing 'sequence', one tensor per call. */
 export type CalibrationSamples =
   ReadonlyMap<string, readonly TensorLike[]> | Readonly<Record<string, readonly TensorLike[]>>
-
-/** Options of {@link LilyModel.calibrate}. */
-export interface CalibrationOptions {
-  /**
-   * Routing of the model, with which freezing is compared. 'sequence' requires samples [B, N, d_in]. Default 'batch'.
-   */
-  readonly routing?: 'batch' | 'sequence' | undefined
-  /** What the router pools, as in training. Default 'probabilities'. */
-  readonly pool?: LayerForwardOptions['pool']
-  /** Activation of the adapter, as in training. Default 'none'. */
-  readonly activation?: LayerForwardOptions['activation']
-}
-
-/** Options of the calls whose router is replaced. */
-type Routed = Required<CalibrationOptions>
 
 /** Calibration of one layer. */
 export interface LayerCalibration {
@@ -50,22 +36,11 @@ export interface Calibration {
   readonly relativeError: number
 }
 
-const OPTIONS: Known = new Set<keyof CalibrationOptions>(['routing', 'pool', 'activation'])
-
 /** See {@link LilyModel.calibrate}. */
-export async function calibrate(
-  model: LilyModel,
-  samples: CalibrationSamples,
-  options: CalibrationOptions,
-): Promise<Calibration> {
-  const routed: Routed = readProperties('options', options, OPTIONS, ({ routing, pool, activation }) => ({
-    routing: readChoice('routing', routing, ['batch', 'sequence'], 'batch'),
-    pool: readChoice('pool', pool, POOLS, 'probabilities'),
-    activation: readChoice('activation', activation, ACTIVATIONS, 'none'),
-  }))
+export async function calibrate(model: LilyModel, samples: CalibrationSamples): Promise<Calibration> {
   const layers = new Map<string, LayerCalibration>()
   for (const [layer, calls] of readSamples(model, samples)) {
-    layers.set(layer.name, await calibrateLayer(layer, calls, routed))
+    layers.set(layer.name, await calibrateLayer(layer, calls))
   }
   const weights = new Map(Array.from(layers, ([name, layer]) => [name, layer.weights]))
   let largest = 0
@@ -81,6 +56,13 @@ export async function calibrate(
 export function readSamples(model: LilyModel, samples: CalibrationSamples): [LilyLayer, readonly Tensor[]][] {
   const entries = entriesOf<unknown>('samples', samples)
   if (entries.length === 0) fail('ERR_LILY_ARGUMENT', 'samples', 'expected inputs of at least one layer, got none')
+  if (model.config.routing === 'uniform') {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'samples',
+      "expected a model with routers, got one with routing 'uniform', whose weights are 1/E for any input; leave them out",
+    )
+  }
   return entries.map(([name, calls]) => {
     const layer = layerOf(model.layers, 'samples', name)
     const given = copyArray('samples', calls)
@@ -94,7 +76,7 @@ export function readSamples(model: LilyModel, samples: CalibrationSamples): [Lil
  *
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function checkSampleWeights(layer: LilyLayer, index: number, weights: Float32Array): void {
+function checkSampleWeights(layer: LilyLayer, index: number, weights: Float32Array): void {
   if (weights.every(Number.isFinite)) return
   fail(
     'ERR_LILY_ARGUMENT',
@@ -108,7 +90,7 @@ export function checkSampleWeights(layer: LilyLayer, index: number, weights: Flo
  *
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function checkSampleTokens({ name }: LilyLayer, tokens: number): void {
+function checkSampleTokens({ name }: LilyLayer, tokens: number): void {
   if (tokens > 0) return
   fail('ERR_LILY_ARGUMENT', 'samples', `expected at least one token for '${name}', got none; leave the layer out`)
 }
@@ -122,18 +104,27 @@ function readSample(layer: LilyLayer, x: unknown, index: number): Tensor {
   const argument = sampleName(layer, index)
   const operand = resolve(argument, x)
   checkTokenRows(argument, operand, operand.rows, layer.inFeatures)
+  if (layer.config.routing === 'sequence' && operand.shape.length !== 3) {
+    const got = shapeText(operand.shape)
+    fail(
+      'ERR_LILY_SHAPE',
+      argument,
+      `expected [B, N, ${layer.inFeatures}] for routing 'sequence', got ${got}; reshape it`,
+    )
+  }
   checkFloat(argument, operand)
   checkPlace(argument, operand, 'the model', resolve(layer.a.name, layer.a.value))
   return isInstance(x, Tensor) ? x : tensorOf(operand)
 }
 
-async function calibrateLayer(layer: LilyLayer, calls: readonly Tensor[], options: Routed): Promise<LayerCalibration> {
-  const { tokens, weights } = await pooledWeights(layer, calls, options)
-  const fixed = { routing: 'fixed', weights, activation: options.activation, save: false } as const
+async function calibrateLayer(layer: LilyLayer, calls: readonly Tensor[]): Promise<LayerCalibration> {
+  const { tokens, weights: mean } = await pooledWeights(layer, calls)
+  const { routing } = layer.config
+  const weights = Float32Array.from(mean)
   let [error, size] = [0, 0]
   for (const x of calls) {
-    const routed = await outputOf(layer.forward(x, undefined, { ...options, save: false }).y)
-    const frozen = await outputOf(layer.forward(x, undefined, fixed).y)
+    const routed = await outputOf(layer.forward(x, undefined, { routing, save: false }).y)
+    const frozen = await outputOf(layer.forward(x, undefined, { routing: 'fixed', weights, save: false }).y)
     for (let i = 0; i < routed.length; i++) {
       error += (frozen[i] - routed[i]) ** 2
       size += routed[i] ** 2
@@ -142,19 +133,27 @@ async function calibrateLayer(layer: LilyLayer, calls: readonly Tensor[], option
   return { weights, tokens, relativeError: error === 0 ? 0 : Math.sqrt(error / size) }
 }
 
-/** The mean of the weights of all groups of all calls, weighted by their numbers of tokens. */
-async function pooledWeights(
+/**
+ * The mean of the weights of all groups of all calls, weighted by their numbers of tokens. The router is used even if the
+ * layer is frozen.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT for weights that are not finite, and without a token
+ */
+export async function pooledWeights(
   layer: LilyLayer,
   calls: readonly Tensor[],
-  options: Routed,
-): Promise<{ tokens: number; weights: Float32Array }> {
-  const experts = layer.router.value.shape[0]
+): Promise<{ tokens: number; weights: Float64Array }> {
+  const { a, router, b, config } = layer
+  const { numB: experts, routing, pool, activation } = config
   const sum = new Float64Array(experts)
   let tokens = 0
   for (const [i, x] of calls.entries()) {
-    const { y, saved } = layer.forward(x, undefined, options)
+    // Calls lilyForward instead of layer.forward, which throws for a merged layer.
+    const operands = { x, a: a.value, router: router.value, b: b.value }
+    const { y, saved } = lilyForward(operands, { routing, pool, activation })
     const rows = saved.hidden.shape[0]
-    const weights = (await (saved.weights as Tensor).toHost()).data as Float32Array
+    // Token routing has no other weights than the probabilities.
+    const weights = (await ((saved.weights ?? saved.probabilities) as Tensor).toHost()).data as Float32Array
     checkSampleWeights(layer, i, weights)
     const groups = weights.length / experts
     weights.forEach((weight, i) => (sum[i % experts] += (weight * rows) / groups))
@@ -163,7 +162,7 @@ async function pooledWeights(
     saved.dispose()
   }
   checkSampleTokens(layer, tokens)
-  return { tokens, weights: Float32Array.from(sum, (weight) => weight / tokens) }
+  return { tokens, weights: sum.map((weight) => weight / tokens) }
 }
 
 async function outputOf(y: Tensor): Promise<Float32Array> {

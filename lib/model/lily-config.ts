@@ -1,9 +1,18 @@
 /** The configuration of a Lily adapter: the fields of PEFT's LilyConfig in camelCase. */
+import { fail } from '../base/errors.js'
 import { MAX_EXPERTS, MAX_RANK } from '../base/limits.js'
-import { type Known, readCount, readFlag, readFloat32, readProperties } from '../base/options.js'
+import { type Known, readChoice, readCount, readFlag, readFloat32, readProperties } from '../base/options.js'
+import { checkPool } from '../operations/check-routing.js'
+import type { Activation, Pool, Routing } from '../operations/problem.js'
+import { ACTIVATIONS, DEFAULT_MODES, POOLS } from '../operations/read.js'
 import { readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
-/** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig. */
+/** A routing that a model is trained with. 'fixed' is that of a frozen layer. */
+export type ModelRouting = Exclude<Routing, 'fixed'>
+
+const MODEL_ROUTINGS: readonly ModelRouting[] = ['batch', 'sequence', 'token', 'uniform']
+
+/** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig, and as PEFT computes. */
 export interface LilyConfigOptions extends TargetOptions {
   /** Rank r, from 1 to 4096. Default 32. */
   readonly r?: number | undefined
@@ -19,6 +28,15 @@ export interface LilyConfigOptions extends TargetOptions {
    * Initialise B to zero, so that a new adapter does not change the output. Default true; false initialises B like A.
    */
   readonly initWeights?: boolean | undefined
+  /**
+   * Tokens that share one mixture of the experts: 'batch', 'sequence', 'token' or 'uniform'; see docs/routing.md. PEFT has
+   * no such field, and computes 'batch'. Default 'batch'.
+   */
+  readonly routing?: ModelRouting | undefined
+  /** Pooling statistic of batch and sequence routing. PEFT computes the default. Default 'probabilities'. */
+  readonly pool?: Pool | undefined
+  /** Function on the hidden state, 'none' or 'relu'. PEFT computes the default. Default 'none'. */
+  readonly activation?: Activation | undefined
 }
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LilyConfigOptions}. */
@@ -33,9 +51,25 @@ export interface LilyConfig extends Targets {
   readonly scaling: number
   /** Whether B is zero at first. */
   readonly initWeights: boolean
+  /** Tokens that share one mixture of the experts. */
+  readonly routing: ModelRouting
+  /** Pooling statistic of batch and sequence routing. */
+  readonly pool: Pool
+  /** Function on the hidden state. */
+  readonly activation: Activation
 }
 
-const KNOWN: Known = new Set<keyof LilyConfig>(['r', 'strideA', 'numB', 'scaling', ...TARGETS, 'initWeights'])
+const KNOWN: Known = new Set<keyof LilyConfig>([
+  'r',
+  'strideA',
+  'numB',
+  'scaling',
+  ...TARGETS,
+  'initWeights',
+  'routing',
+  'pool',
+  'activation',
+])
 
 /**
  * Checks a configuration and fills in the defaults.
@@ -51,6 +85,35 @@ export function readConfig(options: unknown, isStored = false): LilyConfig {
     scaling: readFloat32('scaling', given.scaling, 1),
     ...readTargets(given, isStored),
     initWeights: readFlag('initWeights', given.initWeights, true),
+    routing: readRouting(given.routing),
+    pool: readChoice('pool', given.pool, POOLS, DEFAULT_MODES.pool),
+    activation: readChoice('activation', given.activation, ACTIVATIONS, DEFAULT_MODES.activation),
   }))
+  checkPool(config.routing, config.pool)
   return Object.freeze(config)
+}
+
+/**
+ * Checks that the update of a layer is a matrix.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function checkLinear(argument: string, { activation }: LilyConfig): void {
+  if (activation === 'none') return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    `expected a model with activation 'none', got '${activation}', with which the update of a layer is no matrix; run ` +
+      'forward beside the base layer instead',
+  )
+}
+
+function readRouting(value: unknown): ModelRouting {
+  if (value !== 'fixed') return readChoice('routing', value, MODEL_ROUTINGS, DEFAULT_MODES.routing)
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    'routing',
+    "expected one of 'batch', 'sequence', 'token', 'uniform', got 'fixed', whose weights are no part of a configuration; " +
+      'create the model with another routing, and freeze it with the weights',
+  )
 }

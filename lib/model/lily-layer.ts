@@ -15,8 +15,9 @@ import {
   prepareForward,
   type SavedOf,
 } from '../operations/forward.js'
-import type { Problem } from '../operations/problem.js'
-import { GRADIENTS } from '../operations/read.js'
+import { poolsTokens } from '../operations/check-routing.js'
+import type { Problem, Routing } from '../operations/problem.js'
+import { DEFAULT_MODES, type ForwardSettings, GRADIENTS, type Modes } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
 import { type LilySaved, readSaved, type Saved } from '../operations/saved.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
@@ -30,12 +31,15 @@ import {
   readLayerBackward,
   readLayerForward,
 } from './adapter-layer.js'
+import { checkLinear, type LilyConfig } from './lily-config.js'
 import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
 import type { Parameter } from './parameter.js'
 import type { SharedLayer } from './sharing.js'
 
 /**
- * Options of {@link LilyLayer.forward}: those of lilyForward without `scaling`, which is part of the model's config.
+ * Options of {@link LilyLayer.forward}: those of lilyForward without `scaling`, which is part of the model's config. The
+ * defaults of `routing`, `pool` and `activation` are those of the model's config, too; only a call with `save: false` may
+ * have other ones.
  */
 export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder'>
 
@@ -86,13 +90,14 @@ export class LilyLayer extends AdapterLayer {
   /** @internal */
   constructor(
     shape: SharedLayer,
-    scaling: number,
+    /** @internal That of the model. */
+    readonly config: LilyConfig,
     a: Parameter,
     /** R `[E, r]`, of this layer alone. */
     readonly router: Parameter,
     b: Parameter,
   ) {
-    super(shape, scaling, a, b)
+    super(shape, config.scaling, a, b)
   }
 
   /** `[E]`: a copy of the weights that {@link LilyModel.freeze} set; undefined if the layer is not frozen. */
@@ -105,13 +110,25 @@ export class LilyLayer extends AdapterLayer {
     return this.#frozen !== null
   }
 
+  /** The default routing of {@link forward}: that of the model's config, or 'fixed' if the layer is frozen. */
+  get routing(): Routing {
+    return this.#frozen === null ? this.config.routing : 'fixed'
+  }
+
+  /** @internal `[E]`: weights of the experts that depend on no input; undefined if the layer uses its router. */
+  get constantWeights(): Float32Array | undefined {
+    const { numB, routing } = this.config
+    return this.frozenWeights ?? (routing === 'uniform' ? new Float32Array(numB).fill(1 / numB) : undefined)
+  }
+
   /**
-   * {@link lilyForward} with the layer's parameters. The default routing of a frozen layer is 'fixed', with the weights
-   * that it is frozen with, or `options.weights`.
+   * {@link lilyForward} with the layer's parameters, and with routing, pool and activation of the model's config. The
+   * routing of a frozen layer is 'fixed', with the weights that it is frozen with, or `options.weights`.
    *
    * @param x [..., d_in]
    * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
-   * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
+   * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged, or if a call that saves for backward is
+   *   given another routing, pool or activation than that of the model's config
    */
   override forward<O extends Exact<O, LayerForwardOptions> = object>(
     x: TensorLike,
@@ -125,8 +142,9 @@ export class LilyLayer extends AdapterLayer {
   override prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
     this.checkInput(x)
+    const modes = this.#modesOf(settings)
+    const { routing } = modes
     const frozen = settings.routing === null ? this.#frozen : null
-    const routing = settings.routing ?? (frozen === null ? 'batch' : 'fixed')
     const frozenWeights = frozen && { numbers: frozen, shape: [frozen.length], source: null }
     const weights = settings.weights ?? frozenWeights
     const hasRouter = routing !== 'uniform' && routing !== 'fixed'
@@ -137,7 +155,28 @@ export class LilyLayer extends AdapterLayer {
       b: resolve('b', this.b.value),
       y,
     }
-    return prepareForward(inputs, { ...settings, routing, weights, scaling: this.scaling })
+    return prepareForward(inputs, { ...settings, ...modes, weights, scaling: this.scaling })
+  }
+
+  /** The modes of a call. A call that saves for backward must have those that are saved with the model. */
+  #modesOf(given: ForwardSettings<null>): Modes {
+    const { config } = this
+    const routing = given.routing ?? this.routing
+    const pool = poolsTokens(routing) ? config.pool : (given.pool ?? DEFAULT_MODES.pool)
+    const own = { routing: routing === config.routing ? routing : this.routing, pool, activation: config.activation }
+    const modes = { routing, pool: given.pool ?? pool, activation: given.activation ?? config.activation }
+    const other = (['routing', 'pool', 'activation'] as const).find((name) => modes[name] !== own[name])
+    if (other === undefined || !given.save) return modes
+    const advice =
+      modes[other] === 'fixed'
+        ? 'freeze the model'
+        : `set ${other} in the config of LilyModel, or lily_${other} in adapter_config.json`
+    return fail(
+      'ERR_LILY_ARGUMENT',
+      other,
+      `expected '${own[other]}', the ${other} of the layer, in a call that saves for backward, got '${modes[other]}'; ` +
+        `${advice}, or pass save: false`,
+    )
   }
 
   /**
@@ -199,8 +238,9 @@ export class LilyLayer extends AdapterLayer {
 
   /** @internal */
   override addUpdate(weight: Operand, sign: 1 | -1): void {
-    const { frozenWeights: weights, scaling, a, router, b } = this
+    const { constantWeights: weights, scaling, a, router, b } = this
     checkWeight(weight, this.outFeatures, this.inFeatures, [a, router, b])
+    checkLinear('name', this.config)
     if (weights === undefined) {
       fail(
         'ERR_LILY_ARGUMENT',

@@ -13,7 +13,7 @@ import {
   createParameters,
   initialParts,
 } from './adapter-model.js'
-import { calibrate, type Calibration, type CalibrationOptions, type CalibrationSamples } from './calibrate.js'
+import { calibrate, type Calibration, type CalibrationSamples } from './calibrate.js'
 import { type FrozenWeights, readFrozenWeights } from './freeze.js'
 import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
@@ -49,7 +49,7 @@ export function isModel(value: unknown): value is LilyModel {
  * const dx = layer.backward(dy, saved)
  */
 export class LilyModel extends AdapterModel<LilyLayer> {
-  /** All parameters, with the routers of frozen layers. */
+  /** All parameters, with the routers that are not trained. */
   readonly #all: ReadonlyMap<string, Parameter>
   #trainable: ReadonlyMap<string, Parameter>
 
@@ -70,7 +70,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
     const layers = new Map<string, LilyLayer>()
     for (const shape of layout.layers.values()) {
       const { name, a, router, b } = shape
-      layers.set(name, new LilyLayer(shape, config.scaling, parameter(a), parameter(router), parameter(b)))
+      layers.set(name, new LilyLayer(shape, config, parameter(a), parameter(router), parameter(b)))
     }
     for (const [name, weights] of frozen ?? []) layers.get(name)?.freeze(weights)
     super(layers, parameters, origin, shapes)
@@ -143,9 +143,9 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   /**
    * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, which servers of LoRA adapters load. Its
-   * rank is r and its lora_alpha is scaling * r. All layers must be frozen.
+   * rank is r and its lora_alpha is scaling * r. All layers must be frozen, or the routing 'uniform'.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT
+   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT as {@link exportLora}; ERR_LILY_CHECKPOINT
    *   if a file cannot be written, if an element is infinite or NaN, or if the folder contains a Lily adapter, which
    *   cannot be recovered from LoRA
    */
@@ -156,7 +156,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   /**
    * The files that {@link saveLora} writes, where there is no file system.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer is not frozen; ERR_LILY_CHECKPOINT
+   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT as {@link exportLora}; ERR_LILY_CHECKPOINT
    *   if an element is infinite or NaN
    */
   async loraFiles(): Promise<File[]> {
@@ -172,7 +172,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   /**
    * The trainable parameters by name, in a fixed order. A shared parameter has PEFT's name in the first layer that uses
    * it, such as 'layers.0.q_proj.lily_A.weight'. The routers of frozen layers are not among them, because constant
-   * weights replace them; {@link savePretrained} still saves them. The entries stay the same for the life of the model,
+   * weights replace them, and with routing 'uniform' there is no router among them; {@link savePretrained} still saves them. The entries stay the same for the life of the model,
    * and so does the map until {@link freeze} or {@link unfreeze} changes which layers are frozen: then create a new
    * AdamW. {@link to} and {@link toHost} replace the tensors of the entries.
    *
@@ -211,23 +211,26 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   }
 
   /**
-   * Averages the routers' weights over sample inputs, and computes the error of freezing the layers to them.
+   * Averages the routers' weights over sample inputs, and computes the error of freezing the layers to them. Routing, pool
+   * and activation are those of {@link config}.
    *
-   * @param samples inputs of each layer, by layer name: [..., d_in], one tensor per call
-   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, and as `LilyLayer.forward`
+   * @param samples inputs of each layer, by layer name: [..., d_in], or [B, N, d_in] with routing 'sequence'; one tensor
+   *   per call
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, also with routing 'uniform', which uses no router; and as
+   *   `LilyLayer.forward`
    * @example
    * const { weights, relativeError } = await model.calibrate({ 'layers.0.q_proj': [x1, x2] })
    * model.freeze(weights)
    */
-  async calibrate(samples: CalibrationSamples, options: CalibrationOptions = {}): Promise<Calibration> {
-    return calibrate(this, samples, options)
+  async calibrate(samples: CalibrationSamples): Promise<Calibration> {
+    return calibrate(this, samples)
   }
 
   /**
    * Returns the adapter as LoRA of rank r: one pair of matrices per layer, float32, on the host. All layers must be
-   * frozen.
+   * frozen, or the routing 'uniform', and the activation 'none'.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer is not frozen; as `Tensor.toHost`
+   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer has a router or another activation; as `Tensor.toHost`
    */
   async exportLora(): Promise<LoraAdapter> {
     return exportLora(this)
@@ -235,7 +238,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   #findTrainable(): ReadonlyMap<string, Parameter> {
     const isTrainable = ({ kind, layers }: Parameter) =>
-      kind !== 'router' || this.layers.get(layers[0])?.isFrozen === false
+      kind !== 'router' || this.layers.get(layers[0])?.constantWeights === undefined
     const trainable = [...this.#all].filter(([, parameter]) => isTrainable(parameter))
     return trainable.length === this.#all.size ? this.#all : new Map(trainable)
   }

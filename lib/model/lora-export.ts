@@ -2,6 +2,7 @@
 import { fail } from '../base/errors.js'
 import { copyFloat32 } from '../tensor/numbers.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
+import { checkLinear } from './lily-config.js'
 import type { LilyModel } from './lily-model.js'
 import type { Parameter } from './parameter.js'
 
@@ -27,13 +28,14 @@ export interface LoraAdapter {
  * Returns, for each layer, A and C^T with C = sum_e w_e B_e, as float32 on the host. With constant weights w, Lily is
  * LoRA of rank r (docs/math.md, LoRA).
  *
- * @throws LilyError ERR_LILY_ARGUMENT if a layer is not frozen, ERR_LILY_DISPOSED
+ * @throws LilyError ERR_LILY_ARGUMENT if the weights of a layer are not constant, or for activation 'relu'; ERR_LILY_DISPOSED
  */
 export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
   // Freezing a model that is disposed of, as the error about a router advises, would not help.
   model.allParameters()
+  checkLinear('model', model.config)
   const frozen = Array.from(model.layers.values(), (layer) => {
-    const weights = layer.frozenWeights
+    const weights = layer.constantWeights
     if (weights !== undefined) return { layer, weights }
     return fail(
       'ERR_LILY_ARGUMENT',

@@ -7,7 +7,7 @@ import { allocateForward, type BackwardCall, type ForwardCall } from '../operati
 import { type GradientOf, prepareBackward } from '../operations/backward.js'
 import type { SavedOf } from '../operations/forward.js'
 import { checkLoraForward, LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward } from '../operations/lora.js'
-import type { ForwardSettings } from '../operations/read.js'
+import { DEFAULT_MODES, type ForwardSettings } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
 import { type LoraSaved, readSaved, type Saved } from '../operations/saved.js'
 import { toFloat32 } from '../tensor/numbers.js'
@@ -80,7 +80,7 @@ export class LoraLayer extends AdapterLayer {
     checkNoRouting(settings)
     this.checkInput(x)
     const inputs = { x, a: resolve('a', this.a.value), router: null, b: resolve('b', this.b.value), y }
-    const ofLora = { ...settings, routing: 'batch', scaling: this.scaling } as const
+    const ofLora = { ...settings, ...DEFAULT_MODES, scaling: this.scaling }
     return allocateForward(checkLoraForward(inputs, ofLora), y, ofLora)
   }
 
@@ -147,8 +147,8 @@ function checkNoRouting(settings: ForwardSettings<null>): void {
     mask: mask !== null,
     sequenceOffsets: sequenceOffsets !== null,
     weights: weights !== null,
-    pool: pool !== 'probabilities',
-    activation: activation !== 'none',
+    pool: pool !== null,
+    activation: activation !== null,
   }
   for (const [name, isGiven] of Object.entries(given)) if (isGiven) fail('ERR_LILY_ARGUMENT', name, NO_OPTION)
 }

@@ -11,7 +11,7 @@ import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { CPU } from '../memory/device.js'
 import type { Operand, Part } from '../memory/operand.js'
-import { Problem } from './problem.js'
+import { type Pool, Problem, type Routing } from './problem.js'
 import type { ForwardInputs, ForwardSettings } from './read.js'
 import { checkMask, checkOffsets, checkWeights, onDevice } from './small-operands.js'
 
@@ -55,7 +55,7 @@ function checkPresence(
   router: Operand | null,
   { routing, pool, mask, sequenceOffsets, weights }: ForwardSettings,
 ): void {
-  const pools = routing === 'batch' || routing === 'sequence'
+  const pools = poolsTokens(routing)
   const grouped = routing === 'sequence' || routing === 'fixed'
   if (pools || routing === 'token') {
     if (router === null) fail('ERR_LILY_ARGUMENT', 'router', `is required by routing '${routing}', got undefined`)
@@ -63,7 +63,7 @@ function checkPresence(
     refuse('router', routing, `its weights are ${routing === 'fixed' ? 'given' : 'equal'}`)
   }
   if (mask !== null && !pools) refuse('mask', routing, 'it pools no tokens')
-  if (pool === 'logits' && !pools) refuse('pool', routing, 'it pools no tokens')
+  checkPool(routing, pool)
   if (sequenceOffsets !== null && !grouped) refuse('sequenceOffsets', routing, 'it has no sequences')
   if (routing === 'fixed') {
     if (weights === null) fail('ERR_LILY_ARGUMENT', 'weights', "is required by routing 'fixed', got undefined")
@@ -77,6 +77,16 @@ function checkPresence(
   } else if (weights !== null) {
     refuse('weights', routing, "only routing 'fixed' takes weights")
   }
+}
+
+/** Whether a routing pools the tokens of a group. */
+export function poolsTokens(routing: Routing): boolean {
+  return routing === 'batch' || routing === 'sequence'
+}
+
+/** @throws LilyError ERR_LILY_ARGUMENT if a routing that pools no tokens is given a pool */
+export function checkPool(routing: Routing, pool: Pool): void {
+  if (pool === 'logits' && !poolsTokens(routing)) refuse('pool', routing, 'it pools no tokens')
 }
 
 function refuse(argument: string, routing: string, why: string): never {

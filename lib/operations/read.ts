@@ -27,12 +27,16 @@ export interface ForwardInputs {
   readonly y: Output | null
 }
 
-/** Options of a forward call. `R` is null where the routing may be left out. */
-export interface ForwardSettings<R = Routing> {
+/** The modes of a forward call. `N` is null where each may be left out. */
+export interface Modes<N = never> {
+  readonly routing: Routing | N
+  readonly pool: Pool | N
+  readonly activation: Activation | N
+}
+
+/** Options of a forward call. `N` is null where the modes may be left out. */
+export interface ForwardSettings<N = never> extends Modes<N> {
   readonly scaling: number
-  readonly routing: Routing | R
-  readonly pool: Pool
-  readonly activation: Activation
   readonly precision: Precision
   readonly mask: SmallOperand | null
   readonly sequenceOffsets: SmallOperand | null
@@ -72,18 +76,21 @@ export function readForwardInputs(operands: object, known: Known): ForwardInputs
   }))
 }
 
+/** Those of PEFT. */
+export const DEFAULT_MODES = { routing: 'batch', pool: 'probabilities', activation: 'none' } as const
+
 /** Reads the options of a forward call. LoRA has fewer options than Lily; the others get their defaults. */
 export function readForwardSettings(options: object, known: Known): ForwardSettings {
-  return readForwardOptions(options, known, 'batch')
+  return readForwardOptions<never>(options, known, DEFAULT_MODES)
 }
 
-/** @param routing what stands for a routing that is left out */
-export function readForwardOptions<R>(options: object, known: Known, routing: R): ForwardSettings<R> {
+/** @param modes what stands for the modes that are left out */
+export function readForwardOptions<N>(options: object, known: Known, modes: Modes<N>): ForwardSettings<N> {
   return readProperties('options', options, known, (given) => ({
     scaling: readFloat32('scaling', given.scaling, 1),
-    routing: readChoice('routing', given.routing, ROUTINGS, routing),
-    pool: readChoice('pool', given.pool, POOLS, 'probabilities'),
-    activation: readChoice('activation', given.activation, ACTIVATIONS, 'none'),
+    routing: readChoice('routing', given.routing, ROUTINGS, modes.routing),
+    pool: readChoice('pool', given.pool, POOLS, modes.pool),
+    activation: readChoice('activation', given.activation, ACTIVATIONS, modes.activation),
     precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
     mask: readSmallOperand('mask', given.mask, MASK),
     sequenceOffsets: readSmallOperand('sequenceOffsets', given.sequenceOffsets, OFFSETS),

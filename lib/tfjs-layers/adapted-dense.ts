@@ -5,15 +5,14 @@ import { describe, fail } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
 import type { AdapterModel } from '../model/adapter-model.js'
-import { adapt, type AdaptOptions } from '../tfjs/adapt.js'
+import type { LilyLayer } from '../model/lily-layer.js'
+import { poolsTokens } from '../operations/check-routing.js'
+import { adapt } from '../tfjs/adapt.js'
 import { frozenLinear } from '../tfjs/frozen-linear.js'
 
 type Layer = layers.Layer
 type LayerArgs = NonNullable<ConstructorParameters<typeof layers.Layer>[0]>
 type Shape = Parameters<Layer['computeOutputShape']>[0]
-
-/** Options of the adapter that are part of a saved model. */
-type AdapterOptions = Pick<AdaptOptions, 'routing' | 'pool' | 'activation'>
 
 /** Arguments of {@link AdaptedDense}: those of every layer, and the following. */
 export interface AdaptedDenseArgs extends LayerArgs {
@@ -21,14 +20,11 @@ export interface AdaptedDenseArgs extends LayerArgs {
   readonly dense: Layer
   /** The adapter: `model.layer(name)` of a LilyModel or a LoraModel. */
   readonly adapter: AdapterLayer
-  /** Options of the adapter, with their meanings in `adapt`. Default: those of the adapter. */
-  readonly options?: AdapterOptions | undefined
 }
 
 const ARGUMENTS: Known = new Set<keyof AdaptedDenseArgs>([
   'dense',
   'adapter',
-  'options',
   // Those of every layer.
   'name',
   'trainable',
@@ -39,12 +35,12 @@ const ARGUMENTS: Known = new Set<keyof AdaptedDenseArgs>([
   'weights',
   'inputDType',
 ])
-const OPTIONS: Known = new Set<keyof AdapterOptions>(['routing', 'pool', 'activation'])
 
 /**
  * A frozen tf.layers.dense with an adapter: activation(x kernel + bias + adapter(x)). None of its weights is trainable; the
- * parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. Lily's routings
- * 'batch' and 'sequence' use the mask of the input, such as that of an embedding with `maskZero`.
+ * parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. So do its routing,
+ * pool and activation. The routings 'batch' and 'sequence' use the mask of the input, such as that of an embedding with
+ * `maskZero`.
  *
  * A saved LayersModel has the weights of the dense layer and the name of the adapter. Save the adapter with
  * `savePretrained`, and call {@link attachAdapter} after loading.
@@ -59,7 +55,6 @@ export class AdaptedDense extends layers.Layer {
   readonly dense: Layer
   /** Name of the adapter in its model. */
   readonly adapterName: string
-  readonly #options: AdapterOptions
   readonly #activation: Layer
   #adapter: AdapterLayer | null
 
@@ -69,7 +64,7 @@ export class AdaptedDense extends layers.Layer {
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE
    */
   constructor(args: AdaptedDenseArgs) {
-    const { dense, adapter, options, ...rest } = readArguments(args)
+    const { dense, adapter, ...rest } = readArguments(args)
     super(rest)
     this.supportsMasking = true
     this.dense = readDense(dense)
@@ -78,7 +73,6 @@ export class AdaptedDense extends layers.Layer {
     if (!this.dense.built) tidy(() => void this.dense.apply(zeros([1, inFeatures])))
     this.adapterName = name
     this.#adapter = isLayer(adapter) ? this.#checked(adapter) : null
-    this.#options = options ?? {}
     // The activation comes after the adapter, so that the dense layer cannot apply it itself.
     this.#activation = layers.activation({ activation: this.dense.getConfig().activation as 'linear' })
   }
@@ -136,7 +130,7 @@ export class AdaptedDense extends layers.Layer {
     return tidy(() => {
       const x = Array.isArray(inputs) ? inputs[0] : inputs
       const [kernel, bias] = this.dense.weights.map((weight) => weight.read())
-      const y = adapt(x, frozenLinear(x, kernel, bias), adapter, this.#optionsFor(adapter, mask))
+      const y = adapt(x, frozenLinear(x, kernel, bias), adapter, usesMask(adapter) ? { mask } : {})
       return this.#activation.apply(y) as Tensor
     })
   }
@@ -150,7 +144,6 @@ export class AdaptedDense extends layers.Layer {
       dense: dense.getConfig(),
       // The loader of TensorFlow.js changes strings to camel case, but not those of fields called name.
       adapter: { name: adapterName, inFeatures },
-      options: { ...this.#options },
     }
   }
 
@@ -166,12 +159,6 @@ export class AdaptedDense extends layers.Layer {
 
   static {
     serialization.registerClass(this)
-  }
-
-  #optionsFor(adapter: AdapterLayer, mask: Tensor | undefined): AdaptOptions {
-    const routing = this.#options.routing ?? defaultRouting(adapter)
-    const usesMask = mask !== undefined && (routing === 'batch' || routing === 'sequence')
-    return usesMask ? { ...this.#options, mask } : this.#options
   }
 
   #checked(adapter: AdapterLayer): AdapterLayer {
@@ -222,7 +209,6 @@ function readArguments(args: AdaptedDenseArgs): AdaptedDenseArgs {
     fail('ERR_LILY_ARGUMENT', 'args', `expected { dense, adapter }, got ${describe(args)}`)
   }
   checkKeys('args', args, ARGUMENTS)
-  checkKeys('options', args.options ?? {}, OPTIONS)
   return args
 }
 
@@ -245,7 +231,7 @@ function isLayer(adapter: StoredAdapter | AdapterLayer): adapter is AdapterLayer
   return 'forward' in adapter
 }
 
-/** LoRA has no routing, and a frozen layer of Lily no router. */
-function defaultRouting(adapter: AdapterLayer & { isFrozen?: boolean }): AdaptOptions['routing'] {
-  return 'router' in adapter && adapter.isFrozen !== true ? 'batch' : undefined
+/** Whether an adapter pools tokens. LoRA has no routing. */
+function usesMask({ routing }: AdapterLayer & Partial<Pick<LilyLayer, 'routing'>>): boolean {
+  return routing !== undefined && poolsTokens(routing)
 }

@@ -10,7 +10,10 @@ import { refuseNested, runOperation } from './operation.js'
 import { type Place, placeOn, type SmallName } from './place.js'
 import { type RecordedCall, type Recording, recordingFor, release } from './recording.js'
 
-/** Options of {@link adapt}. All but `precision` and `training` are for Lily only. */
+/**
+ * Options of {@link adapt}. All but `precision` and `training` are for Lily only. The defaults of `routing`, `pool` and
+ * `activation` are those of the model's config, which a call that is recorded must have.
+ */
 export interface AdaptOptions extends Pick<LayerForwardOptions, 'routing' | 'pool' | 'activation' | 'precision'> {
   /**
    * [M], or the leading dimensions of x, such as [batch, sequence]: a token with 0 does not count in the pooling. A
@@ -52,7 +55,7 @@ const OPTIONS: Known = new Set<keyof AdaptOptions>([
  *   records a gradient by itself, which would drop those of the parameters: use {@link variableGrads} or
  *   {@link AdapterOptimizer}, or pass `training: false`
  * @example
- * const y = adapt(x, tf.matMul(x, kernel), model.layer('layers.0.proj'), { routing: 'sequence', mask })
+ * const y = adapt(x, tf.matMul(x, kernel), model.layer('layers.0.proj'), { mask })
  */
 export function adapt<T extends Tensor>(x: Tensor, base: T, layer: AdapterLayer, options: AdaptOptions = {}): T {
   checkFloat32('x', x)

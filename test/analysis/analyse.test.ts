@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import { analyseExperts } from '../../lib/analysis/experts.js'
 import { modelKey } from '../../lib/base/copies.js'
-import { analyse, type LilyLayer, LilyModel, LoraModel, tensor } from '../../lib/index.js'
+import { analyse, type LilyConfigOptions, type LilyLayer, LilyModel, LoraModel, tensor } from '../../lib/index.js'
 import { forward } from '../reference.js'
 import { GOLDEN, newFolder } from '../support/checkpoint.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -87,6 +87,55 @@ describe('analyse', () => {
     expect(router.tokenEntropy).toBeCloseTo(rows.reduce((sum, row) => sum + entropy(row), 0) / tokens, 5)
     // The other layers have no samples.
     expect(analysis.targets[1].layers[0].router.source).toBe('uniform')
+  })
+
+  it('pools as the config says, with equal parameters', async () => {
+    const [sequences, length, dIn, dOut, rank, numB] = [3, 4, 6, 5, 3, 4]
+    const layers = [{ name: 'q', inFeatures: dIn, outFeatures: dOut }]
+    const shared = { r: rank, numB, initWeights: false }
+    const x = gaussian(randomFrom(5), sequences * length * dIn, 4)
+    const samples = { q: [tensor(x, [sequences, length, dIn])] }
+    const of = async (modes: Pick<LilyConfigOptions, 'routing' | 'pool'>) => {
+      const model = LilyModel.create({ layers, config: { ...shared, ...modes }, seed: 1 })
+      const { targets, ...analysis } = await analyse(model, { samples })
+      expect(analysis).toEqual({ r: rank, strideA: 1, numB, scaling: 1, ...modes })
+      return { layer: model.layer('q'), ...targets[0].layers[0].router }
+    }
+    const all: { tokenEntropy: number | null; weights: readonly number[] }[] = []
+    for (const pool of ['probabilities', 'logits'] as const) {
+      for (const routing of ['batch', 'sequence'] as const) {
+        const { layer, weights, tokenEntropy } = await of({ routing, pool })
+        const operands = { x, a: dataOf(layer.a), router: dataOf(layer.router), b: dataOf(layer.b) }
+        const sizes = { tokens: sequences * length, dIn, dOut, rank, experts: numB }
+        const offsets = routing === 'sequence' ? [0, 4, 8, 12] : undefined
+        const ofGroups = forward({ ...sizes, ...operands, routing, pool, offsets }).weights
+        weights.forEach((weight, e) => {
+          const column = Array.from({ length: ofGroups.rows }, (_, g) => ofGroups.value[g * numB + e])
+          expect(weight, `${pool} ${routing}`).toBeCloseTo(column.reduce((sum, w) => sum + w, 0) / ofGroups.rows, 6)
+        })
+        all.push({ tokenEntropy, weights })
+      }
+    }
+    expect(new Set(all.map(({ tokenEntropy }) => tokenEntropy)).size, 'that of the tokens does not depend on it').toBe(
+      1,
+    )
+    const [batch, , logits, ofSequences] = all.map(({ weights }) => weights[0])
+    expect(Math.min(Math.abs(logits - batch), Math.abs(ofSequences - logits))).toBeGreaterThan(0.01)
+    expect((await of({ routing: 'token', pool: 'probabilities' })).weights[0]).toBeCloseTo(batch, 6)
+  })
+
+  it("has no routers with routing 'uniform', and no matrices with activation 'relu'", async () => {
+    const layers = [{ name: 'q', inFeatures: 6, outFeatures: 5 }]
+    const uniform = LilyModel.create({ layers, config: { r: 2, numB: 4, routing: 'uniform' } })
+    const [target] = (await analyse(uniform)).targets
+    expect([target.parameters, target.trainable]).toEqual([2 * 6 + 4 * 2 + 4 * 2 * 5, 2 * 6 + 4 * 2 * 5])
+    expect(target.layers[0].router).toMatchObject({ weights: [0.25, 0.25, 0.25, 0.25], source: 'uniform' })
+    const samples = { q: [tensor(new Float32Array(6), [1, 6])] }
+    const message = "samples: expected a model with routers, got one with routing 'uniform'"
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => analyse(uniform, { samples }))
+    const relu = LilyModel.create({ layers, config: { activation: 'relu' } })
+    const refused = "model: expected a model with activation 'none', got 'relu'"
+    await expectRefused('ERR_LILY_ARGUMENT', refused, () => analyse(relu))
   })
 
   it('uses the weights of a frozen layer', async () => {

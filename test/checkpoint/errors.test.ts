@@ -106,6 +106,21 @@ describe('what is thrown is a LilyError', () => {
     'null as the stride': [{ stride_A: null }, 'stride_A: expected an integer of at least 1, got null'],
     'null as the number of experts': [{ num_B: null }, 'num_B: expected an integer from 2 to 64, got null'],
     'null as the scaling': [{ scaling: null }, 'scaling: expected a finite float32 number, got null'],
+    'an unknown routing': [
+      { lily_routing: 'all' },
+      `lily_routing: expected one of 'batch', 'sequence', 'token', 'uniform', got 'all'`,
+    ],
+    'the routing of frozen layers': [{ lily_routing: 'fixed' }, "lily_routing: expected one of 'batch', 'sequence'"],
+    'a routing that is no string': [{ lily_routing: 1 }, "lily_routing: expected one of 'batch', 'sequence'"],
+    'an unknown pool': [{ lily_pool: 'mean' }, "lily_pool: expected one of 'probabilities', 'logits', got 'mean'"],
+    'a pool without groups': [
+      { lily_routing: 'token', lily_pool: 'logits' },
+      "lily_pool: does not go with routing 'token'",
+    ],
+    'an unknown activation': [
+      { lily_activation: 'gelu' },
+      "lily_activation: expected one of 'none', 'relu', got 'gelu'",
+    ],
     'a long unknown field': [{ ['x'.repeat(1e6)]: 1 }, '... (1000000 characters)'],
   }
   it.each(Object.entries(values))('%s', async (_, [changed, message]) => {

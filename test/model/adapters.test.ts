@@ -141,8 +141,8 @@ describe('LilyAdapters', () => {
   const mask = [true, false, true]
   const refusals: Record<string, [argument: string, options: LayerForwardOptions, change: (two: LilyModel) => void]> = {
     'a mask, and the second is frozen': ['mask', { mask }, freeze],
-    'pooled logits, and the second is frozen': ['pool', { pool: 'logits' }, freeze],
-    'weights of another length': ['weights', { routing: 'fixed', weights: [0.5, 0.5] }, () => undefined],
+    'pooled logits, and the second is frozen': ['pool', { pool: 'logits', save: false }, freeze],
+    'weights of another length': ['weights', { routing: 'fixed', weights: [0.5, 0.5], save: false }, () => undefined],
     'the second is merged': ['merged', {}, merge],
     'the second has a parameter that is disposed of': ['disposed', {}, (two) => firstOf(two).value.dispose()],
   }

@@ -1,6 +1,6 @@
 /** Weights pooled over samples and the error that they cause, compared with float64. */
 import { describe, expect, it } from 'vitest'
-import type { CalibrationOptions, LilyLayer } from '../../lib/index.js'
+import type { LilyConfigOptions, LilyLayer } from '../../lib/index.js'
 import { forward } from '../reference.js'
 import { isWebGpu } from '../support/backend.js'
 import { relativeError } from '../support/compare.js'
@@ -8,28 +8,31 @@ import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
 
+type Modes = Pick<LilyConfigOptions, 'routing' | 'pool' | 'activation'>
+
 const [dIn, dOut, rank, experts, scaling] = [6, 5, 3, 4, 2]
 const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: dIn, outFeatures: dOut }))
 const config = { r: rank, numB: experts, strideA: 2, scaling, initWeights: false }
-const model = createModel({ layers, config, seed: 5 })
+/** Models of the same parameters. */
+const modelOf = (modes: Modes = {}) => createModel({ layers, config: { ...config, ...modes }, seed: 5 })
+const model = modelOf()
 const random = randomFrom(6)
 // Large enough that the weights differ clearly.
 const samples = [7, 2, 12].map((tokens) => gaussian(random, tokens * dIn, 6))
 
-/** Output and weights in float64, with the router (for one sequence or several) or with given weights. */
+/** Output and mean weights in float64, with the router (for one sequence or several) or with given weights. */
 async function reference(
   layer: LilyLayer,
   x: Float32Array,
   sequences: number,
-  options: Omit<CalibrationOptions, 'routing'>,
+  { routing = 'batch', ...options }: Modes,
   weights?: Float32Array,
 ) {
   const [a, router, b] = await Promise.all([layer.a, layer.router, layer.b].map(({ value }) => numbersOf(value)))
   const tokens = x.length / dIn
   const offsets = Array.from({ length: sequences + 1 }, (_, g) => (g * tokens) / sequences)
   const sizes = { tokens, dIn, dOut, rank, experts, scaling, x, a, b, ...options }
-  const routed = { routing: sequences > 1 ? 'sequence' : 'batch', offsets, router } as const
-  const result = forward({ ...sizes, ...(weights ? { routing: 'fixed', weights } : routed) })
+  const result = forward({ ...sizes, ...(weights ? { routing: 'fixed', weights } : { routing, offsets, router }) })
   return { y: result.y.value, weights: result.weights.value }
 }
 
@@ -38,7 +41,7 @@ async function check(
   calls: Float32Array[],
   sequences: number,
   result: Awaited<ReturnType<typeof model.calibrate>>,
-  options: Omit<CalibrationOptions, 'routing'> = {},
+  modes: Modes = {},
 ) {
   const found = result.layers.get(layer.name)
   const mean = new Float64Array(experts)
@@ -46,14 +49,15 @@ async function check(
   const routed: number[] = []
   const frozen: number[] = []
   for (const x of calls) {
-    const { y, weights } = await reference(layer, x, sequences, options)
-    weights.forEach((weight, i) => (mean[i % experts] += (weight * (x.length / dIn / sequences)) / tokens))
+    const { y, weights } = await reference(layer, x, sequences, modes)
+    const rows = weights.length / experts
+    weights.forEach((weight, i) => (mean[i % experts] += (weight * (x.length / dIn / rows)) / tokens))
     routed.push(...y)
   }
   expect(found?.tokens).toBe(tokens)
   expect(relativeError(found?.weights ?? [], mean)).toBeLessThan(1e-6)
   expect(result.weights.get(layer.name)).toBe(found?.weights)
-  for (const x of calls) frozen.push(...(await reference(layer, x, 1, options, Float32Array.from(mean))).y)
+  for (const x of calls) frozen.push(...(await reference(layer, x, 1, modes, Float32Array.from(mean))).y)
   const error = relativeError(frozen, routed)
   // The error is well above rounding.
   expect(error).toBeGreaterThan(0.01)
@@ -61,23 +65,26 @@ async function check(
 }
 
 describe('calibrate', () => {
-  it.each<Omit<CalibrationOptions, 'routing'>>([{}, { pool: 'logits' }, { activation: 'relu' }])(
+  it.each<Modes>([{}, { pool: 'logits' }, { activation: 'relu' }, { routing: 'token' }])(
     'pools over calls, weighted by their tokens, and measures the error of the output: %o',
-    async (options) => {
+    async (modes) => {
+      const model = modelOf(modes)
       const calls = samples.map((x) => place(x, [x.length / dIn, dIn]))
-      const result = await model.calibrate({ '0.q': calls, '1.q': calls.slice(1) }, options)
-      await check(model.layer('0.q'), samples, 1, result, options)
-      await check(model.layer('1.q'), samples.slice(1), 1, result, options)
+      const result = await model.calibrate({ '0.q': calls, '1.q': calls.slice(1) })
+      await check(model.layer('0.q'), samples, 1, result, modes)
+      await check(model.layer('1.q'), samples.slice(1), 1, result, modes)
       const errors = Array.from(result.layers.values(), ({ relativeError: error }) => error)
       expect(result.relativeError).toBe(Math.max(...errors))
     },
   )
 
-  it('pools sequences', async () => {
+  it.each<Modes>([{}, { pool: 'logits' }])('pools sequences: %o', async ({ pool }) => {
+    const modes = { routing: 'sequence', pool } as const
+    const model = modelOf(modes)
     const calls = [samples[0].subarray(0, 6 * dIn), samples[2]]
     const tensors = calls.map((x) => place(x, [3, x.length / dIn / 3, dIn]))
-    const result = await model.calibrate(new Map([['1.q', tensors]]), { routing: 'sequence' })
-    await check(model.layer('1.q'), calls, 3, result)
+    const result = await model.calibrate(new Map([['1.q', tensors]]))
+    await check(model.layer('1.q'), calls, 3, result, modes)
   })
 
   it('gives no error for a single call, and weights that freeze accepts', async () => {
@@ -105,18 +112,22 @@ describe('calibrate', () => {
     expect(error).toBe(0)
   })
 
-  it.each<[string, string, unknown, unknown]>([
-    ['ERR_LILY_ARGUMENT', 'samples', {}, {}],
-    ['ERR_LILY_ARGUMENT', "samples: expected an adapted layer, such as '0.q', got '2.q'", { '2.q': [] }, {}],
-    ['ERR_LILY_ARGUMENT', 'samples', { '0.q': [] }, {}],
-    ['ERR_LILY_ARGUMENT', 'samples', { '0.q': place(samples[0], [7, dIn]) }, {}],
-    ['ERR_LILY_ARGUMENT', 'at least one token', { '0.q': [place([], [0, dIn])] }, {}],
-    ['ERR_LILY_SHAPE', "samples['0.q'][0]", { '0.q': [place(samples[0], [6, 7])] }, {}],
-    ['ERR_LILY_ARGUMENT', 'routing', { '0.q': [place(samples[0], [7, dIn])] }, { routing: 'token' }],
-    ['ERR_LILY_ARGUMENT', 'pool', { '0.q': [place(samples[0], [7, dIn])] }, { pool: 'mean' }],
-    ['ERR_LILY_ARGUMENT', 'activation', { '0.q': [place(samples[0], [7, dIn])] }, { activation: 'gelu' }],
-    ['ERR_LILY_ARGUMENT', 'mask', { '0.q': [place(samples[0], [7, dIn])] }, { mask: [] }],
-  ])('rejects with %s of %s', async (code, argument, bad, options) => {
-    await expectRefused(code, argument, () => model.calibrate(bad as never, options as object))
+  it("rejects samples without sequences, and those of a model with routing 'uniform'", async () => {
+    const calls = { '0.q': [place(samples[0], [7, dIn])] }
+    const message = `samples['0.q'][0]: expected [B, N, ${dIn}] for routing 'sequence', got [7, ${dIn}]`
+    await expectRefused('ERR_LILY_SHAPE', message, () => modelOf({ routing: 'sequence' }).calibrate(calls))
+    const refused = "samples: expected a model with routers, got one with routing 'uniform'"
+    await expectRefused('ERR_LILY_ARGUMENT', refused, () => modelOf({ routing: 'uniform' }).calibrate(calls))
+  })
+
+  it.each<[string, string, unknown]>([
+    ['ERR_LILY_ARGUMENT', 'samples', {}],
+    ['ERR_LILY_ARGUMENT', "samples: expected an adapted layer, such as '0.q', got '2.q'", { '2.q': [] }],
+    ['ERR_LILY_ARGUMENT', 'samples', { '0.q': [] }],
+    ['ERR_LILY_ARGUMENT', 'samples', { '0.q': place(samples[0], [7, dIn]) }],
+    ['ERR_LILY_ARGUMENT', 'at least one token', { '0.q': [place([], [0, dIn])] }],
+    ['ERR_LILY_SHAPE', "samples['0.q'][0]", { '0.q': [place(samples[0], [6, 7])] }],
+  ])('rejects with %s of %s', async (code, argument, bad) => {
+    await expectRefused(code, argument, () => model.calibrate(bad as never))
   })
 })

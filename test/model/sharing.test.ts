@@ -16,9 +16,10 @@ function usedBy(sharing: ReturnType<typeof share>, name: string): (string | unde
 
 const square = (...names: string[]): LayerShape[] => names.map((name) => ({ name, inFeatures: 4, outFeatures: 4 }))
 
-it('the configuration has the defaults of PEFT', () => {
+it('the configuration has the defaults of PEFT, and computes as PEFT does', () => {
   const targets = { targetModules: null, excludeModules: null, layersToTransform: null, layersPattern: null }
-  expect(readConfig({})).toEqual({ r: 32, strideA: 1, numB: 2, scaling: 1, ...targets, initWeights: true })
+  const modes = { routing: 'batch', pool: 'probabilities', activation: 'none' }
+  expect(readConfig({})).toEqual({ r: 32, strideA: 1, numB: 2, scaling: 1, ...targets, initWeights: true, ...modes })
 })
 
 describe('shareLayers', () => {

@@ -192,12 +192,6 @@ const rows: Record<string, Record<string, Row>> = {
     args: { argument: /args|dense/, call: (args) => new AdaptedDense(args) },
     dense: { argument: /dense/, call: (value) => net({ dense: value }) },
     adapter: { argument: /adapter/, call: (adapter) => net({ adapter }) },
-    options: {
-      argument: /options/,
-      valid: [...EMPTY, 'null'],
-      call: (options) => net({ options }).apply(x()),
-    },
-    routing: { argument: /routing/, valid: ['undefined'], call: (routing) => net({ options: { routing } }).apply(x()) },
     attach: { argument: /adapter/, call: (adapter) => net({}).attach(adapter) },
   },
   attachAdapter: {

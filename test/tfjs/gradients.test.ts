@@ -12,10 +12,13 @@ const FLAGS = Array.from({ length: TOKENS }, (_, i) => (i % LENGTH < 3 + (i % 2)
 const ROWS = [0, 5, 10, 15]
 const RAGGED = [0, 1, 8, 15]
 
-function newLily(strideA = 2) {
+function newLily({ routing = 'batch', pool, activation }: Partial<Case> = {}) {
   const layers = [0, 1].map((l) => ({ name: `layers.${l}.proj`, inFeatures: D_IN, outFeatures: D_OUT }))
-  const config = { r: RANK, numB: EXPERTS, strideA, scaling: SCALING, targetModules: ['proj'], initWeights: false }
-  const model = LilyModel.create({ layers, config, seed: 3 })
+  const config = { r: RANK, numB: EXPERTS, strideA: 2, scaling: SCALING, targetModules: ['proj'], initWeights: false }
+  const modes = { routing: routing === 'fixed' ? undefined : routing, pool, activation }
+  const model = LilyModel.create({ layers, config: { ...config, ...modes }, seed: 3 })
+  // Each call has other weights.
+  if (routing === 'fixed') model.freeze('uniform')
   return { model, layer: model.layer('layers.0.proj') }
 }
 
@@ -33,50 +36,46 @@ const ROUTINGS: Row[] = [
   {
     name: 'batch, a float32 mask',
     settings: { routing: 'batch', mask: FLAGS, ...whole },
-    options: (shape) => ({ routing: 'batch', mask: masked('float32')(shape) }),
+    options: (shape) => ({ mask: masked('float32')(shape) }),
   },
   {
     name: 'batch, logits, a mask as an array',
     settings: { routing: 'batch', pool: 'logits', mask: FLAGS, ...whole },
-    options: () => ({ routing: 'batch', pool: 'logits', mask: FLAGS }),
+    options: () => ({ mask: FLAGS }),
   },
   {
     name: 'sequence of given offsets, an int32 mask',
     settings: { routing: 'sequence', mask: FLAGS, offsets: RAGGED },
-    options: (shape) => ({
-      routing: 'sequence',
-      mask: masked('int32')(shape),
-      sequenceOffsets: tf.tensor1d(RAGGED, 'int32'),
-    }),
+    options: (shape) => ({ mask: masked('int32')(shape), sequenceOffsets: tf.tensor1d(RAGGED, 'int32') }),
   },
-  { name: 'token', settings: { routing: 'token', ...whole }, options: () => ({ routing: 'token' }) },
+  { name: 'token', settings: { routing: 'token', ...whole }, options: () => ({}) },
   {
     name: 'token, relu',
     settings: { routing: 'token', activation: 'relu', ...whole },
-    options: () => ({ routing: 'token', activation: 'relu' }),
+    options: () => ({}),
   },
-  { name: 'uniform', settings: { routing: 'uniform', ...whole }, options: () => ({ routing: 'uniform' }) },
+  { name: 'uniform', settings: { routing: 'uniform', ...whole }, options: () => ({}) },
   {
     name: 'fixed, one set of weights',
     settings: { routing: 'fixed', ...whole },
-    options: () => ({ routing: 'fixed', weights: fixedWeights(1) }),
+    options: () => ({ weights: fixedWeights(1), routing: 'fixed' }),
   },
   {
     name: 'fixed, weights of ragged sequences',
     settings: { routing: 'fixed', offsets: RAGGED },
-    options: () => ({ routing: 'fixed', weights: fixedWeights(3), sequenceOffsets: RAGGED }),
+    options: () => ({ weights: fixedWeights(3), sequenceOffsets: RAGGED }),
   },
 ]
 const ROWS_OF_X: Row[] = [
   {
     name: 'sequence, the rows of x, a bool mask',
     settings: { routing: 'sequence', mask: FLAGS, offsets: ROWS },
-    options: (shape) => ({ routing: 'sequence', mask: masked('bool')(shape) }),
+    options: (shape) => ({ mask: masked('bool')(shape) }),
   },
   {
     name: 'sequence, logits, relu',
     settings: { routing: 'sequence', pool: 'logits', activation: 'relu', offsets: ROWS },
-    options: () => ({ routing: 'sequence', pool: 'logits', activation: 'relu' }),
+    options: () => ({}),
   },
 ]
 
@@ -90,7 +89,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     { rank: 3, shape: [BATCH, LENGTH], rows: [...ROUTINGS, ...ROWS_OF_X] },
   ])('Lily, x of rank $rank', ({ shape, rows }) => {
     it.each(rows)('$name', ({ settings, options }) => {
-      const { model, layer } = newLily()
+      const { model, layer } = newLily(settings)
       const x = tf.variable(normal([...shape, D_IN], 1))
       const base = tf.variable(normal([...shape, D_OUT], 2))
       const factor = normal([...shape, D_OUT], 3)
@@ -136,11 +135,11 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
   })
 
   it('finite differences of all parameters', () => {
-    const { model, layer } = newLily()
+    const { model, layer } = newLily({ routing: 'sequence' })
     const x = normal([BATCH, LENGTH, D_IN], 1)
     const base = normal([BATCH, LENGTH, D_OUT], 2)
     const factor = fromTf(normal(base.shape, 3)).data
-    const options: AdaptOptions = { routing: 'sequence', mask: tf.tensor2d(FLAGS, [BATCH, LENGTH], 'bool') }
+    const options: AdaptOptions = { mask: tf.tensor2d(FLAGS, [BATCH, LENGTH], 'bool') }
     variableGrads(() => tf.sum(tf.mul(adapt(x, base, layer, options), tf.tensor(factor, base.shape))), model, [])
     /** In float64, so that only the adapter is rounded to float32. */
     const loss = () => {
@@ -197,7 +196,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const { model, layer } = newLily()
     const square = LilyModel.create({
       layers: [{ name: 'square', inFeatures: D_OUT, outFeatures: D_OUT }],
-      config: { r: 2, initWeights: false },
+      config: { r: 2, initWeights: false, routing: 'token' },
       seed: 5,
     })
     const inner = square.layer('square')
@@ -207,7 +206,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const { value, grads } = variableGrads(
       () => {
         const hidden = adapt(x, frozenLinear(x, kernel, bias), layer)
-        return tf.sum(tf.square(adapt(hidden, hidden, inner, { routing: 'token' })))
+        return tf.sum(tf.square(adapt(hidden, hidden, inner)))
       },
       [model, square],
       [x],

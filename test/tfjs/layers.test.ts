@@ -1,7 +1,7 @@
 /** AdaptedDense in models of tfjs-layers. */
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { LilyModel, LoraModel } from '../../lib/index.js'
+import { type LilyConfigOptions, LilyModel, LoraModel } from '../../lib/index.js'
 import { adapt, AdapterOptimizer, frozenLinear } from '../../lib/tfjs/index.js'
 import { AdaptedDense, attachAdapter } from '../../lib/tfjs-layers/index.js'
 import { expectRefused } from '../support/refused.js'
@@ -11,7 +11,8 @@ import { BACKENDS, expectEqual, normal } from '../support/tfjs.js'
 const [BATCH, LENGTH, D_IN, D_OUT] = [4, 5, 6, 3]
 const folder = temporaryFolder()
 const shapes = [{ name: 'encoder.q_proj', inFeatures: D_IN, outFeatures: D_OUT }]
-const newLily = () => LilyModel.create({ layers: shapes, config: { r: 2, numB: 3, initWeights: false }, seed: 1 })
+const newLily = (modes: Pick<LilyConfigOptions, 'routing'> = {}) =>
+  LilyModel.create({ layers: shapes, config: { r: 2, numB: 3, initWeights: false, ...modes }, seed: 1 })
 
 const seeded = (seed: number) => tf.initializers.glorotNormal({ seed })
 
@@ -55,11 +56,12 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
 
   it('computes activation(dense + adapter)', () => {
     const dense = newDense()
-    const adapter = newLily().layer('encoder.q_proj')
-    const net = newNet(new AdaptedDense({ dense, adapter, options: { routing: 'sequence' } }))
+    const adapter = newLily({ routing: 'sequence' }).layer('encoder.q_proj')
+    const net = newNet(new AdaptedDense({ dense, adapter }))
     const x = normal([BATCH, LENGTH, D_IN], 3)
     const [kernel, bias] = dense.getWeights()
-    const expected = tf.tanh(adapt(x, frozenLinear(x, kernel, bias), adapter, { routing: 'sequence' }))
+    const ofBatch = newLily().layer('encoder.q_proj')
+    const expected = tf.tanh(adapt(x, frozenLinear(x, kernel, bias), ofBatch, { routing: 'sequence' }))
     expectEqual('predict', net.predict(x, { batchSize: BATCH }) as tf.Tensor, expected)
     expectEqual('apply', net.apply(x) as tf.Tensor, expected)
     const plain = tf.tanh(tf.add(tf.matMul(tf.reshape(x, [-1, D_IN]), kernel as tf.Tensor2D), bias))
@@ -83,8 +85,14 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const of = (options: object) => tf.tanh(adapt(x, frozenLinear(x, kernel, bias), adapter, options))
     expectEqual('with the mask', net.predict(ids) as tf.Tensor, of({ mask }))
     expect([...of({}).dataSync()], 'the mask matters').not.toEqual([...of({ mask }).dataSync()])
-    for (const routing of ['token', 'uniform'] as const) {
-      const other = new AdaptedDense({ dense, adapter, options: { routing } })
+    const frozen = newLily()
+    frozen.freeze('uniform')
+    for (const [routing, model] of [
+      ['token', newLily({ routing: 'token' })],
+      ['uniform', newLily({ routing: 'uniform' })],
+      ['uniform', frozen],
+    ] as const) {
+      const other = new AdaptedDense({ dense, adapter: model.layer('encoder.q_proj') })
       const output = other.apply(embedding.apply(input)) as tf.SymbolicTensor
       expectEqual(routing, tf.model({ inputs: input, outputs: output }).predict(ids) as tf.Tensor, of({ routing }))
     }
@@ -173,8 +181,6 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     }
     await expectRefused('ERR_LILY_ARGUMENT', 'adaptor: is not a property of args', make({ adaptor: adapter }))
     await expectRefused('ERR_LILY_ARGUMENT', 'routing: is not a property of args', make({ routing: 'token' }))
-    await expectRefused('ERR_LILY_ARGUMENT', 'rooting: is not', make({ options: { rooting: 'token' } }))
-    await expectRefused('ERR_LILY_ARGUMENT', 'mask: is not a property of options', make({ options: { mask: [1] } }))
     for (const none of [undefined, null, 5]) {
       const message = 'args: expected { dense, adapter }'
       await expectRefused('ERR_LILY_ARGUMENT', message, () => new AdaptedDense(none as never))
@@ -184,14 +190,13 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
   it('has the arguments of every layer, also when it is loaded', async () => {
     const adapter = newLily().layer('encoder.q_proj')
     const dense = newDense()
-    const options = { routing: 'token', pool: 'probabilities', activation: 'relu' } as const
     const layer = new AdaptedDense({
-      ...{ dense, adapter, options, name: 'adapted', trainable: false, dtype: 'float32', weights: dense.getWeights() },
+      ...{ dense, adapter, name: 'adapted', trainable: false, dtype: 'float32', weights: dense.getWeights() },
       ...{ inputShape: [1], batchInputShape: [2, LENGTH, D_IN], batchSize: 1, inputDType: 'float32' },
     })
     const net = tf.sequential({ layers: [layer] })
     const config = net.layers[0].getConfig()
-    expect(config).toMatchObject({ name: 'adapted', trainable: false, batchInputShape: [2, LENGTH, D_IN], options })
+    expect(config).toMatchObject({ name: 'adapted', trainable: false, batchInputShape: [2, LENGTH, D_IN] })
     expect((await reloaded(net)).layers[0].getConfig()).toEqual(config)
   })
 

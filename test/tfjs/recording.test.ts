@@ -317,6 +317,12 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
         () => variableGrads(() => x as never, model, 1 as never),
       ],
       [
+        'another routing than that of the model, in a call that is recorded',
+        'ERR_LILY_ARGUMENT',
+        "routing: expected 'batch', the routing of the layer",
+        () => variableGrads(() => lossOf(adapt(x, base, layer, { routing: 'token' })), model, []),
+      ],
+      [
         'a layer of another model',
         'ERR_LILY_ARGUMENT',
         'layer: expected a layer of a model that variableGrads was given',

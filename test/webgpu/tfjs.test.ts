@@ -38,9 +38,12 @@ afterEach(() => {
 })
 
 const layers = [0, 1].map((l) => ({ name: `layers.${l}.proj`, inFeatures: D_IN, outFeatures: D_OUT }))
-function newLily() {
+function newLily({ routing = 'batch', pool, activation }: Partial<Case> = {}) {
   const config = { r: RANK, numB: EXPERTS, scaling: SCALING, targetModules: ['proj'], initWeights: false }
-  return LilyModel.create({ layers, config, seed: 3 })
+  const modes = { routing: routing === 'fixed' ? undefined : routing, pool, activation }
+  const model = LilyModel.create({ layers, config: { ...config, ...modes }, seed: 3 })
+  if (routing === 'fixed') model.freeze('uniform')
+  return model
 }
 const newLora = () => LoraModel.create({ layers, config: { r: RANK, loraAlpha: 6, initLoraWeights: false }, seed: 4 })
 
@@ -69,18 +72,17 @@ describe('gradients', () => {
     {
       name: 'batch, a float32 mask',
       settings: { routing: 'batch', mask: FLAGS, offsets: [0, TOKENS] },
-      options: () => ({ routing: 'batch', mask: tf.tensor(FLAGS) }),
+      options: () => ({ mask: tf.tensor(FLAGS) }),
     },
     {
       name: 'batch, a mask of ones, logits, relu',
       settings: { routing: 'batch', pool: 'logits', activation: 'relu', offsets: [0, TOKENS] },
-      options: () => ({ routing: 'batch', pool: 'logits', activation: 'relu', mask: tf.ones([TOKENS], 'bool') }),
+      options: () => ({ mask: tf.ones([TOKENS], 'bool') }),
     },
     {
       name: 'sequence of given offsets, an int32 mask',
       settings: { routing: 'sequence', mask: FLAGS, offsets: [0, 1, 8, 15] },
       options: () => ({
-        routing: 'sequence',
         mask: tf.tensor(FLAGS, [TOKENS], 'int32'),
         sequenceOffsets: tf.tensor1d([0, 1, 8, 15], 'int32'),
       }),
@@ -89,25 +91,24 @@ describe('gradients', () => {
       name: 'sequence, the rows of x, a bool mask',
       shape: [BATCH, LENGTH],
       settings: { routing: 'sequence', mask: FLAGS, offsets: [0, 5, 10, 15] },
-      options: () => ({ routing: 'sequence', mask: tf.tensor(FLAGS, [BATCH, LENGTH], 'bool') }),
+      options: () => ({ mask: tf.tensor(FLAGS, [BATCH, LENGTH], 'bool') }),
     },
     {
       name: 'token',
       settings: { routing: 'token', offsets: [0, TOKENS] },
-      options: () => ({ routing: 'token' }),
+      options: () => ({}),
     },
     {
       name: 'fixed, weights of ragged sequences',
       settings: { routing: 'fixed', offsets: [0, 1, 8, 15] },
       options: () => ({
-        routing: 'fixed',
         weights: tf.randomUniform([3, EXPERTS], 0, 1, 'float32', 8),
         sequenceOffsets: [0, 1, 8, 15],
       }),
     },
   ]
   it.each(rows)('Lily, $name', async ({ settings, options, shape = [TOKENS] }) => {
-    const model = newLily()
+    const model = newLily(settings)
     const layer = model.layer('layers.0.proj')
     const expected = await onCpu(async () => {
       const factor = normal([...shape, D_OUT], 3)
@@ -185,7 +186,7 @@ function problem(model: LilyModel) {
     let hidden: tf.Tensor = x
     for (const [l, name] of ['layers.0.proj', 'layers.1.proj'].entries()) {
       const base = frozenLinear(hidden, kernels[l], biases[l])
-      hidden = tf.tanh(adapt(hidden, base, model.layer(name), { routing: 'sequence', mask }))
+      hidden = tf.tanh(adapt(hidden, base, model.layer(name), { mask }))
     }
     const scores = tf.add(tf.matMul(tf.mean<tf.Tensor2D>(hidden, 1), head as tf.Tensor2D), bias)
     return tf.losses.sigmoidCrossEntropy<tf.Tensor, tf.Scalar>(labels, scores)
@@ -194,7 +195,7 @@ function problem(model: LilyModel) {
 }
 function newDeep() {
   const deep = [D_IN, D_OUT].map((inFeatures, l) => ({ name: `layers.${l}.proj`, inFeatures, outFeatures: D_OUT }))
-  const config = { r: RANK, numB: EXPERTS, targetModules: ['proj'], initWeights: false }
+  const config = { r: RANK, numB: EXPERTS, targetModules: ['proj'], initWeights: false, routing: 'sequence' } as const
   return LilyModel.create({ layers: deep, config, seed: 6 })
 }
 
@@ -345,15 +346,15 @@ it('a layers model with AdaptedDense trains as on the cpu backend', async () => 
     dense.setWeights([normal([D_IN, D_OUT], 1), normal([D_OUT], 2)])
     const inputs = tf.input({ shape: [LENGTH, D_IN] })
     const adapter = model.layer('layers.0.proj')
-    const adapted = new AdaptedDense({ dense, adapter, options: { routing: 'sequence' } })
+    const adapted = new AdaptedDense({ dense, adapter })
     const net = tf.model({ inputs, outputs: adapted.apply(inputs) as tf.SymbolicTensor })
     net.compile({ optimizer: new AdapterOptimizer(model, { lr: 0.05 }), loss: 'meanSquaredError' })
     const data = [normal([BATCH, LENGTH, D_IN], 3), tf.zeros([BATCH, LENGTH, D_OUT])]
     const { history } = await net.fit(data[0], data[1], { epochs: 3, shuffle: false, yieldEvery: 'never' })
     return history.loss as number[]
   }
-  const expected = await onCpu(() => fit(newLily()))
-  const losses = await fit(newLily().to(gpu.lily.device))
+  const expected = await onCpu(() => fit(newLily({ routing: 'sequence' })))
+  const losses = await fit(newLily({ routing: 'sequence' }).to(gpu.lily.device))
   expectClose('losses', losses, expected)
   expect(losses[2]).toBeLessThan(losses[0])
 })

@@ -58,7 +58,9 @@ async function inspectLily(files: readonly File[], onProgress: OnLayer): Promise
     inFeatures,
     outFeatures,
   }))
-  const analysis = await analyse(model, { samples: randomInputs(layers), onProgress })
+  // Routing 'uniform' uses no routers.
+  const samples = model.config.routing === 'uniform' ? undefined : randomInputs(layers)
+  const analysis = await analyse(model, { samples, onProgress })
   const total = sumOf(analysis.targets, ({ parameters }) => parameters)
   return {
     kind: 'Lily',

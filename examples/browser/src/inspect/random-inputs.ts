@@ -10,7 +10,7 @@ export function randomInputs(
   const byWidth = new Map<number, Tensor>()
   return new Map(
     layers.map(({ name, inFeatures }) => {
-      const x = byWidth.get(inFeatures) ?? tensor(normal(RANDOM_TOKENS * inFeatures), [RANDOM_TOKENS, inFeatures])
+      const x = byWidth.get(inFeatures) ?? tensor(normal(RANDOM_TOKENS * inFeatures), [1, RANDOM_TOKENS, inFeatures])
       byWidth.set(inFeatures, x)
       return [name, [x]]
     }),

@@ -13,11 +13,12 @@ export function inspectionReport(inspection: Inspection): HTMLElement[] {
 }
 
 function lilyReport({ analysis, total, baseParameters, loraRank, parameters }: LilyInspection): HTMLElement[] {
-  const { r, strideA, numB, scaling, targets } = analysis
+  const { r, strideA, numB, scaling, routing, targets } = analysis
   const layers = targets.flatMap((target) => target.layers)
+  const hasRouters = routing !== 'uniform'
   return [
     h('h3', {}, `A Lily adapter: ${countOf(layers.length, 'layer')}`),
-    h('p', { class: 'muted' }, `r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}`),
+    h('p', { class: 'muted' }, `r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}, routing ${routing}`),
     tiles([
       { value: count(total), text: 'parameters; shared ones count once' },
       { value: percentOf(total, baseParameters), text: 'of the weights that it adapts' },
@@ -27,17 +28,7 @@ function lilyReport({ analysis, total, baseParameters, loraRank, parameters }: L
         text: 'effective rank of an update, median of the layers',
       },
     ]),
-    notice(
-      'note',
-      `Routers are shown on ${RANDOM_TOKENS} random inputs.`,
-      h(
-        'p',
-        {},
-        'A folder has no activations of its base model. The command line reads some: ',
-        h('code', {}, 'npx lily-kernels inspect folder --samples file'),
-        '. Updates are those for the mean weights of the routers.',
-      ),
-    ),
+    ...(hasRouters ? [routersNotice()] : []),
     ...targets.flatMap((target) => [
       h(
         'h3',
@@ -47,7 +38,7 @@ function lilyReport({ analysis, total, baseParameters, loraRank, parameters }: L
       h(
         'div',
         { class: 'charts' },
-        routerMap(target),
+        ...(hasRouters ? [routerMap(target)] : []),
         cosineMap(target),
         effectiveRanks(target.layers, LILY, target.loraRank),
       ),
@@ -55,6 +46,20 @@ function lilyReport({ analysis, total, baseParameters, loraRank, parameters }: L
     ]),
     ...shapes(parameters),
   ]
+}
+
+function routersNotice(): HTMLElement {
+  return notice(
+    'note',
+    `Routers are shown on ${RANDOM_TOKENS} random inputs.`,
+    h(
+      'p',
+      {},
+      'A folder has no activations of its base model. The command line reads some: ',
+      h('code', {}, 'npx lily-kernels inspect folder --samples file'),
+      '. Updates are those for the mean weights of the routers.',
+    ),
+  )
 }
 
 function lilyTable({ target, layers }: TargetAnalysis): HTMLElement {
