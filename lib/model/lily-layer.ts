@@ -67,6 +67,7 @@ export interface LayerBackwardOptions extends AdapterBackwardOptions {
 
 // The model has the scaling. It folds deferred gradients by itself, so its calls cannot wait in an encoder.
 const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
+const MODES = ['routing', 'pool', 'activation'] as const
 const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'stream'])
 const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 
@@ -165,7 +166,7 @@ export class LilyLayer extends AdapterLayer {
     const pool = poolsTokens(routing) ? config.pool : (given.pool ?? DEFAULT_MODES.pool)
     const own = { routing: routing === config.routing ? routing : this.routing, pool, activation: config.activation }
     const modes = { routing, pool: given.pool ?? pool, activation: given.activation ?? config.activation }
-    const other = (['routing', 'pool', 'activation'] as const).find((name) => modes[name] !== own[name])
+    const other = MODES.find((name) => modes[name] !== own[name])
     if (other === undefined || !given.save) return modes
     const advice =
       modes[other] === 'fixed'

@@ -36,8 +36,8 @@ test('a page with forward and backward', async () => {
   console.log(`${text.length} bytes, ${brotli} with Brotli, ${gzip} with gzip`)
   expect(text).toContain('@compute')
   expect(text.length).toBeLessThanOrEqual(98_000)
-  expect(brotli).toBeLessThanOrEqual(30_200)
-  expect(gzip).toBeLessThanOrEqual(33_700)
+  expect(brotli).toBeLessThanOrEqual(30_300)
+  expect(gzip).toBeLessThanOrEqual(33_800)
 })
 
 test('a page that uses no kernels has no shaders', async () => {
