@@ -19,7 +19,7 @@ const readers: Readonly<Record<string, (bytes: DataView, index: number) => numbe
 
 /**
  * Reads the samples of each layer [..., d_in], without the tokens that a mask [...] drops. The mask of a layer is the
- * tensor `<layer>.mask` or else `mask`. With routing 'sequence' each sequence that has a mask becomes a sample of its own.
+ * tensor `<layer>.mask` or else `mask`. With a mask and routing 'sequence' each sequence is a sample of its own.
  *
  * @throws LilyError ERR_LILY_CHECKPOINT if the file cannot be read, a tensor has another name, or a mask has another shape or
  *   other values than 0 and 1

@@ -143,7 +143,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   /**
    * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, which servers of LoRA adapters load. Its
-   * rank is r and its lora_alpha is scaling * r. All layers must be frozen, or the routing 'uniform'.
+   * rank is r and its lora_alpha is scaling * r. All layers must be frozen, or the routing be 'uniform'.
    *
    * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT as {@link exportLora}; ERR_LILY_CHECKPOINT
    *   if a file cannot be written, if an element is infinite or NaN, or if the folder contains a Lily adapter, which
@@ -172,9 +172,9 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   /**
    * The trainable parameters by name, in a fixed order. A shared parameter has PEFT's name in the first layer that uses
    * it, such as 'layers.0.q_proj.lily_A.weight'. The routers of frozen layers are not among them, because constant
-   * weights replace them, and with routing 'uniform' there is no router among them; {@link savePretrained} still saves them. The entries stay the same for the life of the model,
-   * and so does the map until {@link freeze} or {@link unfreeze} changes which layers are frozen: then create a new
-   * AdamW. {@link to} and {@link toHost} replace the tensors of the entries.
+   * weights replace them, and no router is with routing 'uniform'; {@link savePretrained} still saves them. The entries
+   * stay the same for the life of the model, and so does the map until {@link freeze} or {@link unfreeze} changes which
+   * layers are frozen: then create a new AdamW. {@link to} and {@link toHost} replace the tensors of the entries.
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */
@@ -228,9 +228,10 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   /**
    * Returns the adapter as LoRA of rank r: one pair of matrices per layer, float32, on the host. All layers must be
-   * frozen, or the routing 'uniform', and the activation 'none'.
+   * frozen, or the routing be 'uniform', and the activation 'none'.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer has a router or another activation; as `Tensor.toHost`
+   * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer uses its router, or for activation
+   *   'relu'; as `Tensor.toHost`
    */
   async exportLora(): Promise<LoraAdapter> {
     return exportLora(this)

@@ -38,9 +38,9 @@ const ARGUMENTS: Known = new Set<keyof AdaptedDenseArgs>([
 
 /**
  * A frozen tf.layers.dense with an adapter: activation(x kernel + bias + adapter(x)). None of its weights is trainable; the
- * parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. So do its routing,
- * pool and activation. The routings 'batch' and 'sequence' use the mask of the input, such as that of an embedding with
- * `maskZero`.
+ * parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. Its routing, pool
+ * and activation are those of the model's config. The routings 'batch' and 'sequence' use the mask of the input, such as
+ * that of an embedding with `maskZero`.
  *
  * A saved LayersModel has the weights of the dense layer and the name of the adapter. Save the adapter with
  * `savePretrained`, and call {@link attachAdapter} after loading.
