@@ -33,7 +33,7 @@ export interface Problem extends Types {
   b: ArrayLike<number>
   /** [M], 1 keeps a token; for batch and sequence. */
   mask?: ArrayLike<number> | undefined
-  /** [G + 1]; for sequence and fixed. */
+  /** [G + 1]; for sequence and fixed. Any numbers: an offset counts as the largest of those up to it, from 0 to M. */
   offsets?: ArrayLike<number> | undefined
   /** [G, E]; for fixed. */
   weights?: ArrayLike<number> | undefined
@@ -218,8 +218,11 @@ interface Group {
 }
 
 function groupsOf({ routing, tokens, mask, offsets }: Problem): Group[] {
+  const given = Array.from(offsets ?? [0, tokens])
   const bounds =
-    routing === 'token' ? Array.from({ length: tokens + 1 }, (_, t) => t) : offsets ? Array.from(offsets) : [0, tokens]
+    routing === 'token'
+      ? Array.from({ length: tokens + 1 }, (_, t) => t)
+      : given.map((_, g) => Math.min(Math.max(0, ...given.slice(0, g + 1)), tokens))
   return bounds.slice(1).map((last, g) => {
     const first = bounds[g]
     const all = Array.from({ length: last - first }, (_, i) => first + i)

@@ -49,6 +49,7 @@ export const forwardSlots = {
   weights: 7,
   mask: 8,
   sequenceOffsets: 9,
+  uncheckedOffsets: 10,
 } as const
 
 /** Operands of a backward call. */
@@ -155,7 +156,7 @@ export const descriptor = {
 export const lengths = {
   callFields: 17,
   slotFields: 4,
-  forwardSlots: 10,
+  forwardSlots: 11,
   backwardSlots: 15,
   foldFields: 6,
   foldLayerFields: 2,

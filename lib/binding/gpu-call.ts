@@ -54,12 +54,17 @@ interface Inputs extends Sizes {
   readonly b: Matrix
   /** [M], uint8: 0 drops a token from the pooling; null: all count. */
   readonly mask: Region | null
-  /** [G + 1], int32, from 0 to M; null: one group. Its content is the caller's word: kernels clamp what they read. */
+  /** [G + 1], int32, from 0 to M, ascending; null: one group. No group contains tokens before the first and after the last. */
   readonly sequenceOffsets: Region | null
 }
 
 /** A forward call: y (+)= s h C. */
 export interface ForwardCall extends Inputs {
+  /**
+   * [G + 1], int32: any numbers. The call writes them to `sequenceOffsets`, each as the largest of those up to it, from 0 to M.
+   * Null: the contents of `sequenceOffsets` are valid.
+   */
+  readonly uncheckedOffsets: Region | null
   /** [M, d_out] */
   readonly y: Output
   /** [M, r], contiguous: written, and read by the call itself. Without a buffer it is not kept. */

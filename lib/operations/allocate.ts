@@ -59,11 +59,15 @@ function allocateKept(problem: Problem, placement: Placement | null): OperandMem
   return allocate('saved', 'float32', problem.keptBytes / Float32Array.BYTES_PER_ELEMENT, placement)
 }
 
-/** Copies the small operands that are on the host to the device, in one transfer. Null if there are none. */
+/**
+ * Copies the small operands that are on the host to the device, in one transfer, and allocates the ascending offsets that
+ * forward makes of those in device memory. Null if there are neither.
+ */
 function stage(problem: Problem, placement: Placement): Staged | null {
   const parts = [problem.mask, problem.sequenceOffsets, problem.weights]
   const copies = parts.map((part) => (part !== null && isHostMemory(part.memory) ? part.memory : null))
-  if (copies.every((copy) => copy === null)) return null
+  const isUnchecked = problem.uncheckedOffsets !== null
+  if (!isUnchecked && copies.every((copy) => copy === null)) return null
   let byteLength = 0
   const offsets = copies.map((copy) => {
     const offset = byteLength
@@ -74,12 +78,16 @@ function stage(problem: Problem, placement: Placement): Staged | null {
   for (const [i, copy] of copies.entries()) {
     if (copy !== null) block.set(new Uint8Array(copy.buffer, copy.byteOffset, copy.byteLength), offsets[i])
   }
-  const memory = placement.allocate('options', byteLength)
-  placement.run(() => {
-    placement.binding.upload(placement.device.id, memory.handle, 0, block, placement.stream.cudaStream)
-  })
+  const ascending = isUnchecked ? (problem.groups + 1) * Int32Array.BYTES_PER_ELEMENT : 0
+  const memory = placement.allocate('options', byteLength + ascending)
+  if (byteLength > 0) {
+    placement.run(() => {
+      placement.binding.upload(placement.device.id, memory.handle, 0, block, placement.stream.cudaStream)
+    })
+  }
   const staged = (i: number): Part | null => (copies[i] === null ? parts[i] : { memory, byteOffset: offsets[i] })
-  return { memory, mask: staged(0), sequenceOffsets: staged(1), weights: staged(2) }
+  const sequenceOffsets = isUnchecked ? { memory, byteOffset: byteLength } : staged(1)
+  return { memory, mask: staged(0), sequenceOffsets, weights: staged(2) }
 }
 
 export function allocateGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): BackwardCall {

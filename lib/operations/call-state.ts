@@ -6,7 +6,7 @@ import type { Located } from '../memory/placement.js'
 import type { DeferredB } from './deferred-b.js'
 import type { Problem } from './problem.js'
 
-/** The small operands of a call on a device, with those of the host copied into one block. */
+/** The small operands of a call on a device: those of the host, and ascending offsets, are in one block. */
 export interface Staged {
   readonly memory: DeviceMemory
   readonly mask: Part | null
@@ -27,7 +27,7 @@ export class CallState {
 
   constructor(
     readonly problem: Problem,
-    /** Null: no small operand was copied to a device. */
+    /** Null: the kernels read the small operands where the caller has them. */
     readonly staged: Staged | null,
     /** One block for hidden, probabilities and weights; `problem` has the offsets. Null without `save`. */
     readonly kept: OperandMemory | null,

@@ -41,7 +41,10 @@ export interface LilyForwardOptions {
   readonly precision?: Precision | undefined
   /** [M], for batch and sequence routing: a token with 0 does not count in the pooling. Its y is still computed. */
   readonly mask?: MaskLike | undefined
-  /** [G + 1], ascending from 0 to M, for sequence and fixed routing. Default: the rows of a 3-D x. */
+  /**
+   * [G + 1], ascending from 0 to M, for sequence and fixed routing. Default: the rows of a 3-D x. In device memory they are
+   * not checked: docs/routing.md says what others mean.
+   */
   readonly sequenceOffsets?: OffsetsLike | undefined
   /** [E] or [G, E], for fixed routing: the weights of the experts. */
   readonly weights?: WeightsLike | undefined

@@ -95,7 +95,11 @@ async function runCompiled(placement: Placement | null, call: (gpu: WebGpuBindin
 }
 
 function forwardCall({ state, y }: ForwardCall): gpuCall.ForwardCall {
-  return { ...inputsOf(state, state.problem.x), y: outputOf(y) }
+  return {
+    ...inputsOf(state, state.problem.x),
+    uncheckedOffsets: partOf(state.problem.uncheckedOffsets),
+    y: outputOf(y),
+  }
 }
 
 export function forwardOnGpu(call: ForwardCall): void {

@@ -170,6 +170,7 @@ export function describeForward({ state, y, placement }: ForwardCall): void {
   forward.problem(state.problem, placement)
   forward.inputs(state, state.problem.x, forwardSlots)
   forward.output(forwardSlots.y, y)
+  forward.part(forwardSlots.uncheckedOffsets, state.problem.uncheckedOffsets, 0)
 }
 
 export function describeBackward({ state, x, dy, gradients, placement }: BackwardCall): void {

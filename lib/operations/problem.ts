@@ -1,5 +1,6 @@
 /** A checked forward call: its sizes, its modes and its operands. */
 import { bytesPerElement, type DType } from '../base/dtype.js'
+import { isHostMemory } from '../memory/operand-memory.js'
 import type { Operand, Part } from '../memory/operand.js'
 
 /**
@@ -106,6 +107,12 @@ export class Problem implements ProblemData {
   /** Whether backward needs the probabilities of each token: token routing, and pooled probabilities. */
   get keepsProbabilities(): boolean {
     return this.router !== null && (this.routing === 'token' || this.pool === 'probabilities')
+  }
+
+  /** The sequence offsets if they are in device memory: the host does not read them, so they may be any numbers. */
+  get uncheckedOffsets(): Part | null {
+    const { sequenceOffsets } = this
+    return sequenceOffsets === null || isHostMemory(sequenceOffsets.memory) ? null : sequenceOffsets
   }
 
   /** Whether the operation computes the weights: all routings but token, and fixed, whose weights the caller gives. */

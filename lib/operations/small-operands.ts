@@ -17,7 +17,10 @@ import { resolve, type TensorLike } from '../tensor/resolve.js'
  */
 export type MaskLike = Uint8Array | Int32Array | Float32Array | readonly boolean[] | readonly number[] | TensorLike
 
-/** Cumulative offsets of G sequences: G + 1 numbers from 0 to M. */
+/**
+ * Cumulative offsets of G sequences: G + 1 numbers from 0 to M. Those in device memory may be any numbers: each counts as the
+ * largest of the offsets up to it, from 0 to M, and tokens before the first and from the last on belong to no sequence.
+ */
 export type OffsetsLike = Int32Array | readonly number[] | TensorLike
 
 /** Weights of experts: [E], or a tensor of [G, E]. */
@@ -83,7 +86,7 @@ function copyArray(argument: string, values: readonly unknown[]): Float64Array {
   return copy
 }
 
-/** The operand of a small operand in device memory. Its numbers are not read; the kernels clamp them. */
+/** The operand of a small operand in device memory. Its numbers are not read on the host. */
 export function onDevice({ source }: SmallOperand): Operand | null {
   return source === null || source.device === CPU ? null : source
 }

@@ -66,6 +66,13 @@ lily_status forward(const lily_forward &call, const Device &device) {
   const ForwardPlan &plan = plans.find(call.problem, device.architecture, operands,
                                        [&] { return plan_forward(call.problem, operands, device); });
   LILY_TRY(check(call, plan));
+  if (call.unchecked_offsets != nullptr) {
+    // A launcher of its own: the launches of the plan read the offsets before they wait for the one before them.
+    Launcher first(call.stream, device);
+    auto *offsets = const_cast<int32_t *>(call.tokens.sequence_offsets);
+    LILY_TRY(launch_ascend(
+        {call.unchecked_offsets, offsets, call.problem.groups + 1, static_cast<int>(call.problem.tokens)}, first));
+  }
   Launcher launcher(call.stream, device);
   return functions(plan.engine).forward(call, plan, launcher);
 }

@@ -77,7 +77,7 @@ lily_tokens Arguments::tokens(int mask_slot, int offsets_slot) {
   if (!has(offsets_slot) && problem_.routing == LILY_ROUTING_FIXED && problem_.groups == 1) return tokens;
   const int64_t count = problem_.groups + 1;
   tokens.sequence_offsets = static_cast<const int32_t *>(array(offsets_slot, count, sizeof(int32_t)));
-  if (&backend() != lily_cpu_backend()) return tokens;  // in device memory: the kernels clamp them
+  if (&backend() != lily_cpu_backend()) return tokens;  // in device memory: the kernels clamp what they read
   // Kernels take addresses from the offsets, and other threads could change them during the call.
   offsets_.assign(tokens.sequence_offsets, tokens.sequence_offsets + count);
   tokens.sequence_offsets = offsets_.data();
@@ -96,6 +96,9 @@ lily_forward read_forward(Arguments &arguments) {
   call.problem = problem;
   call.stream = arguments.stream();
   call.tokens = arguments.tokens(kMask, kSequenceOffsets);
+  if (call.tokens.sequence_offsets != nullptr)
+    call.unchecked_offsets =
+        static_cast<int32_t *>(arguments.array_if_given(kUncheckedOffsets, problem.groups + 1, sizeof(int32_t)));
   call.x = arguments.activations(kX, problem.tokens, problem.d_in);
   call.a = arguments.parameter(kA, problem.rank, problem.d_in);
   if (has_router(problem)) call.router = arguments.parameter(kRouter, problem.experts, problem.rank);

@@ -47,7 +47,8 @@ namespace lily::napi {
   X(kProbabilities, probabilities)       \
   X(kWeights, weights)                   \
   X(kMask, mask)                         \
-  X(kSequenceOffsets, sequenceOffsets)
+  X(kSequenceOffsets, sequenceOffsets)   \
+  X(kUncheckedOffsets, uncheckedOffsets)
 
 // Operands of a backward call.
 #define LILY_BACKWARD_SLOTS(X)           \

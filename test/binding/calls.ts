@@ -219,6 +219,7 @@ function forward(random: Random, arrays: Arrays): unknown[] {
   }
   if (isMasked(of) && random() < 0.5) call.array(slot.mask, arrays.bytes(tokens))
   if (of.offsets !== null) call.array(slot.sequenceOffsets, arrays.ints(of.offsets))
+  if (of.offsets !== null && random() < 0.1) call.array(slot.uncheckedOffsets, arrays.ints(of.offsets))
   return [call.numbers, ...call.operands]
 }
 

@@ -73,8 +73,10 @@ function makeCall(name: 'forward' | 'backward') {
     mask: array(new Uint8Array(tokens).fill(1)),
     sequenceOffsets: array(new Int32Array([0, 2, tokens])),
   }
-  if (name === 'forward') slots.y = matrix(tokens, dOut, OUTPUT)
-  else {
+  if (name === 'forward') {
+    slots.y = matrix(tokens, dOut, OUTPUT)
+    slots.uncheckedOffsets = array(new Int32Array([9, 2, -1]))
+  } else {
     slots.dy = matrix(tokens, dOut)
     slots.dx = matrix(tokens, dIn, OUTPUT)
     slots.da = matrix(rank, dIn, OUTPUT)
@@ -171,7 +173,7 @@ describe('forward and backward', () => {
   const shorten = (of: Slot) => void (of.memory = (of.memory as Float32Array).slice(1))
   const INPUTS = ['x', 'a', 'router', 'b', 'hidden', 'probabilities', 'weights', 'mask', 'sequenceOffsets']
   test.each([
-    ...[...INPUTS, 'y'].map((slot) => ['forward', slot] as const),
+    ...[...INPUTS, 'y', 'uncheckedOffsets'].map((slot) => ['forward', slot] as const),
     ...[...INPUTS, 'dy', 'dx', 'da', 'dRouter', 'db'].map((slot) => ['backward', slot] as const),
   ])('%s: %s that is one element too short', (name, slot) => {
     expectRefused(({ slots }) => shorten(slots[slot]), name, 'ERR_LILY_SHAPE', `${slot} has no`)

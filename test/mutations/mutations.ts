@@ -231,8 +231,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_hidden.cuh',
     what: 'every token of a tile has dw of its first sequence',
-    find: 'scratch.row[t] = has_gradient ? row : -1;',
-    replace: 'scratch.row[t] = has_gradient ? 0 : -1;',
+    find: 'contains(at) ? row : -1;',
+    replace: 'contains(at) ? 0 : -1;',
   },
   {
     file: 'kernels/backward_hidden.cuh',
@@ -388,8 +388,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_mix.cuh',
     what: 'the weights of tokens after the last one are read',
-    find: 'if (i >= count * weights.experts) {',
-    replace: 'if (false) {',
+    find: 'i < count * weights.experts ? weights.of',
+    replace: 'true ? weights.of',
   },
   {
     file: 'tiles/stage.cuh',
@@ -1060,14 +1060,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/left_operand.cuh',
     what: 'the D of every group has the tokens of all',
-    find: 'return lhs.one_hot ? (e == group ? 1.0f : 0.0f)',
-    replace: 'return lhs.one_hot ? 1.0f',
+    find: 'return e == group ? 1.0f : 0.0f;',
+    replace: 'return 1.0f;',
   },
   {
     file: 'kernels/left_operand.cuh',
     what: 'no barrier before the groups of the tokens are read',
-    find: `groups.of(token + t);\n    ${BARRIER}`,
-    replace: 'groups.of(token + t);\n',
+    find: `groups.of(token + t) : -1;\n    ${BARRIER}`,
+    replace: 'groups.of(token + t) : -1;\n',
   },
   {
     file: 'kernels/linear.cuh',
@@ -1243,7 +1243,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/strip.cuh',
     what: 'the rows of a group without a kept token are not cleared',
-    find: 'if (operands.with_gradient.weights != nullptr) {',
+    find: 'if (operands.with_gradient.leave_out()) {',
     replace: 'if (false) {',
   },
   {
@@ -1255,7 +1255,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy_once.cuh',
     what: 'the rows of a group without a kept token are not cleared',
-    find: 'if (call.with_gradient.weights != nullptr) {',
+    find: 'if (call.with_gradient.leave_out()) {',
     replace: 'if (false) {',
   },
   {
@@ -1267,8 +1267,63 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/d_hidden.cuh',
     what: 'dh has a share of a group without a kept token',
-    find: 'if (call.with_gradient.weights != nullptr) {',
+    find: 'if (call.with_gradient.leave_out()) {',
     replace: 'if (false) {',
+  },
+  // ---- Tokens outside of all sequences, and offsets that do not ascend ----
+  {
+    file: 'kernels/token_weights.cuh',
+    what: 'offsets are not made ascending',
+    find: 'call.offsets[i] = most;',
+    replace: 'call.offsets[i] = call.unchecked[i];',
+  },
+  {
+    file: 'kernels/token_weights.cuh',
+    what: 'offsets of a thread ascend, and not those of all',
+    find: 'most = max(most, largest[t]);',
+    replace: '{}',
+  },
+  {
+    file: 'kernels/token_weights.cuh',
+    what: 'no barrier before the largest offsets of the threads are read',
+    find: `largest[threadIdx.x] = most;\n  ${BARRIER}`,
+    replace: 'largest[threadIdx.x] = most;\n',
+  },
+  {
+    file: 'kernels/token_weights.cuh',
+    what: 'tokens before the first sequence belong to it',
+    find: 'offsets[0] <= token && token',
+    replace: 'token',
+  },
+  {
+    file: 'kernels/token_weights.cuh',
+    what: 'tokens after the last sequence belong to it',
+    find: ' && token < offsets[groups]);',
+    replace: ');',
+  },
+  {
+    file: 'kernels/token_weights.cuh',
+    what: 'tokens of no sequence have weights when y and q are computed',
+    find: 'return groups.contain(token) ? weights',
+    replace: 'return true ? weights',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'tokens of no sequence have weights',
+    find: 'call.groups.contain(t) ?',
+    replace: 'true ?',
+  },
+  {
+    file: 'kernels/left_operand.cuh',
+    what: 'tokens of no sequence have a share in D and dB',
+    find: 'groups.contain(token + t) ?',
+    replace: 'true ?',
+  },
+  {
+    file: 'kernels/d_hidden.cuh',
+    what: 'tokens of no sequence have a dl',
+    find: 'scratch.row[t] >= 0 && (router.mask',
+    replace: '(router.mask',
   },
   {
     file: 'kernels/backward_x.cuh',

@@ -16,6 +16,8 @@ export interface Spec extends Types {
   scaling?: number | undefined
   /** Lengths of the sequences; for sequence and fixed routing. */
   lengths?: readonly number[] | undefined
+  /** Offsets of the sequences in the place of lengths: any numbers, which only device memory may hold. */
+  offsets?: readonly number[] | undefined
   /** Share of the tokens that the mask drops; 1 drops all. */
   masked?: number | undefined
   /**
@@ -48,8 +50,9 @@ export function makeCase(spec: Spec): Case {
   const a = relu ? eighths(random, rank * dIn) : gaussian(random, rank * dIn, 1 / Math.sqrt(dIn))
   // Standard deviation of hidden: 1, or that of a sum of products of two eighths (deviation sqrt(3/8) each).
   const hidden = relu ? Math.sqrt(dIn) * (3 / 8) : 1
-  const offsets = lengths ? Int32Array.from([0, ...lengths.map((_, g) => total(lengths.slice(0, g + 1)))]) : undefined
-  const groups = lengths ? lengths.length : 1
+  const ends = lengths && [0, ...lengths.map((_, g) => total(lengths.slice(0, g + 1)))]
+  const offsets = (spec.offsets ?? ends) && Int32Array.from(spec.offsets ?? ends ?? [])
+  const groups = offsets ? offsets.length - 1 : 1
   const hasRouter = routing === 'batch' || routing === 'sequence' || routing === 'token'
   const c: Case = {
     ...spec,

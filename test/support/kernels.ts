@@ -68,12 +68,21 @@ const specs: Spec[] = [
   { ...small, routing: 'batch', tokens: 1200, rank: 20, masked: 0.3, seed: 24 },
   // With many multiprocessors and the tiles of the mutation tests a tile of tokens for q is longer than their split for D.
   { ...small, routing: 'token', tokens: 520, dIn: 9, dOut: 9, rank: 50, experts: 2, seed: 31 },
+  // Offsets in device memory that do not ascend, and tokens before the first sequence and after the last.
+  { ...small, routing: 'sequence', rank: 9, offsets: [9, 70, 31, 150 - 40], seed: 32 },
+  { ...small, routing: 'fixed', rank: 9, offsets: [-5, 70, 31, 40, 120], seed: 33 },
+  { ...small, routing: 'sequence', tokens: 40, rank: 9, offsets: [3, 20, 5, 35], seed: 34 },
+  { ...small, routing: 'sequence', tokens: 60, rank: 132, offsets: [3, 20, 5, 52], seed: 35 },
 ]
 
 /** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */
 const complete = specs.map((spec, i): Job => ({
   spec: { ...spec, activations: 'bfloat16', ...(i % 3 === 0 && { parameters: 'float32' }) },
-  how: spec.routing !== 'lora' && i % 2 === 0 ? { outputs: 'add', deferB: true } : { outputs: 'add' },
+  how: {
+    outputs: 'add',
+    deferB: spec.routing !== 'lora' && i % 2 === 0,
+    hasDeviceOffsets: spec.offsets !== undefined,
+  },
 }))
 
 /** The first problem again, without some of its gradients: its plan must not be that of the call with all of them. */

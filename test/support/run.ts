@@ -21,6 +21,8 @@ export interface How {
   outputs?: 'new' | 'add' | 'overwrite'
   needs?: Partial<Record<GradientName, boolean>>
   deferB?: boolean
+  /** Whether the sequence offsets are in device memory. */
+  hasDeviceOffsets?: boolean
   /** Leading dimensions of x, y, dy and dx; with sequence and fixed routing the first may replace the offsets. */
   leading?: number[]
 }
@@ -144,10 +146,12 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
     keep('hidden', saved.hidden)
     const gradients = await loraBackward({ dy, dx, da, db }, saved, backwardOptions as LoraBackwardOptions)
     for (const name of ['dx', 'da', 'db'] as const) keep(name, gradients[name])
+    saved.dispose()
   } else {
     const offsets = leading.length > 1 && (routing === 'sequence' || routing === 'fixed') ? undefined : c.offsets
     const { pool, mask } = c
-    const options = { scaling, activation, precision, accumulate, routing, pool, mask, sequenceOffsets: offsets }
+    const sequenceOffsets = how.hasDeviceOffsets && offsets ? { data: offsets, shape: [offsets.length] } : offsets
+    const options = { scaling, activation, precision, accumulate, routing, pool, mask, sequenceOffsets }
     const weights = c.weights && { data: c.weights, shape: [c.weights.length / experts, experts] }
     const { y: result, saved } = await lilyForward({ x, a, router, b, y }, { ...options, weights })
     keep('y', result)
@@ -158,6 +162,7 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
     const gradients = await lilyBackward(toBackward, saved, { ...backwardOptions, deferB })
     for (const name of GRADIENTS) keep(name, gradients[name])
     if (deferB && wanted.includes('db')) keep('db', await foldB(saved, db, { accumulate }))
+    saved.dispose()
   }
 
   for (const [name, operand] of given.outputs) values[name] = operand.values()

@@ -74,7 +74,7 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
     weights: isLora || routing === 'token' ? null : region(groups * experts),
   }
   return {
-    forward: { ...inputs, y: out(tokens, dOut) },
+    forward: { ...inputs, uncheckedOffsets: shape.offsets ? region(groups + 1) : null, y: out(tokens, dOut) },
     backward: {
       ...inputs,
       dy: matrix(tokens, dOut),
@@ -277,7 +277,7 @@ const threadsOf = (code: string) => Number(/^const THREADS = (\d+)u;$/m.exec(cod
 
 /** Bytes of workgroup memory that a shader declares. */
 function workgroupBytes(code: string): number {
-  const sizes: Readonly<Record<string, number>> = { f32: 4, u32: 4, vec4f: 16, vec2f: 8, vec2u: 8 }
+  const sizes: Readonly<Record<string, number>> = { f32: 4, i32: 4, u32: 4, vec4f: 16, vec2f: 8, vec2u: 8 }
   let bytes = 0
   for (const [, type] of code.matchAll(/var<workgroup> \w+: ([^;]+);/g)) {
     const array = /^array<(\w+), (\w+)>$/.exec(type)

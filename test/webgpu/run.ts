@@ -223,6 +223,7 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   const kept: Matrix = { ...hidden(), dtype: hiddenType, pitch: rank }
   const forward: ForwardCall = {
     ...inputs,
+    uncheckedOffsets: null,
     y: matrix('y'),
     hidden: kept,
     probabilities: probabilitiesRegion(),

@@ -6,7 +6,7 @@
  * `node scripts/generate-abi.js`.
  */
 
-export const ABI_VERSION = 7
+export const ABI_VERSION = 8
 
 /** `lily_status`. */
 export const status = {
@@ -108,7 +108,7 @@ export const tokensStruct = {
 
 /** `lily_forward`. */
 export const forwardStruct = {
-  bytes: 232,
+  bytes: 240,
   problem: 0,
   tokens: 80,
   x: 88,
@@ -119,9 +119,10 @@ export const forwardStruct = {
   hidden: 208,
   probabilities: 212,
   weights: 216,
-  workspace: 220,
-  workspaceBytes: 224,
-  stream: 228,
+  uncheckedOffsets: 220,
+  workspace: 224,
+  workspaceBytes: 228,
+  stream: 232,
 } as const
 
 /** `lily_backward`. */

@@ -26,6 +26,7 @@ import { dHidden, type LogitGradient } from '../wgsl/d_hidden.js'
 import { expand, type Prepare } from '../wgsl/expand.js'
 import { fold, foldWorkgroups } from '../wgsl/fold.js'
 import { gather } from '../wgsl/gather.js'
+import { keeps } from '../wgsl/groups.js'
 import { countKept, hasGradient } from '../wgsl/kept.js'
 import { outer, type Outer } from '../wgsl/outer.js'
 import { pool } from '../wgsl/pool.js'
@@ -58,9 +59,9 @@ class Backward {
   readonly #needsDHidden: boolean
   readonly #needsLogits: boolean
   readonly #needsDb: boolean
-  /** Whether tokens may have no gradient, because the mask keeps none of their group. */
-  readonly #isMasked: boolean
-  /** [1] or [1, M]: number of kept tokens of each token's group; null without pooling. */
+  /** Whether tokens may have no gradient, because the mask keeps none of their group, or no group contains them. */
+  readonly #leavesOut: boolean
+  /** [1] or [1, M]: number of kept tokens of each token's group; null without groups and pooling. */
   readonly #kept: Operand | null
   readonly #q: Operand
   readonly #dHidden: Operand
@@ -78,8 +79,9 @@ class Backward {
     this.#needsDHidden = dx !== null || da !== null
     this.#needsLogits = problem.router !== null && (this.#needsDHidden || dRouter !== null)
     this.#needsDb = db !== null || deferredDb !== null
-    this.#isMasked = problem.isPooled && problem.mask !== null
-    this.#kept = problem.isPooled ? this.#workspace.take(1, problem.isPerToken ? tokens : 1) : null
+    this.#leavesOut = problem.offsets !== null || (problem.isPooled && problem.mask !== null)
+    this.#kept =
+      problem.offsets !== null || problem.isPooled ? this.#workspace.take(1, problem.isPerToken ? tokens : 1) : null
     this.#dLogits = this.#workspace.take(this.#needsLogits ? tokens : 0, experts)
     this.#dHidden = this.#workspace.take(this.#needsDHidden ? tokens : 0, rank)
     const segments = problem.isPerToken ? 1 : this.#segments(tokens)
@@ -104,7 +106,7 @@ class Backward {
 
   /** Whether token k has a gradient. */
   get #condition(): Condition {
-    if (!this.#isMasked || this.#kept === null) return NO_CONDITION
+    if (!this.#leavesOut || this.#kept === null) return NO_CONDITION
     return { condition: 'has_gradient(k)', operands: { kept: this.#kept }, helpers: [hasGradient] }
   }
 
@@ -138,7 +140,7 @@ class Backward {
             dWeights: dWeights && written(dWeights),
             db: db === null ? null : output(db, experts * rank, dOut),
             c: dWeights === null || c === null ? null : written(c),
-            kept: this.#isMasked ? this.#kept : null,
+            kept: this.#leavesOut ? this.#kept : null,
             prepare: db === null && c === null ? null : this.#weights(),
           }),
         )
@@ -156,12 +158,12 @@ class Backward {
    */
   #outerOfCombined(dyPass: Part[]): { partials: Operand; deferred: Operand | null } {
     const { rank, dOut, deferredDb } = this.call
-    if (this.#kept !== null && (this.#needsLogits || this.#isMasked)) {
+    if (this.#kept !== null && (this.#needsLogits || this.#leavesOut)) {
       dyPass.push(countKept(this.#problem.mask, written(this.#kept)))
     }
     const deferred = deferredDb === null ? null : written(dense(deferredDb, rank, dOut))
     const splits = this.#splits(rank, dOut)
-    const isDirect = deferred !== null && splits === 1 && !this.#isMasked
+    const isDirect = deferred !== null && splits === 1 && !this.#leavesOut
     const partials = isDirect ? deferred : this.#workspace.take(splits * rank, dOut)
     dyPass.push(this.#outerOfDy(rowsAreDepth('hidden'), ['partials', written(partials)], rank, splits))
     return { partials: { ...partials, isWritten: false }, deferred: isDirect ? null : deferred }
@@ -333,7 +335,7 @@ class Backward {
       factor,
       hidden: this.#hidden,
       kept: this.#kept,
-      hasMask: this.#isMasked,
+      leavesOut: this.#leavesOut,
       q: this.#needsDHidden ? this.#q : null,
       dHidden: this.#needsDHidden ? written(this.#dHidden) : null,
     })
@@ -368,14 +370,15 @@ class Backward {
       parts.push({ ...part, helpers })
     }
     if (dRouter !== null) {
-      const mask = this.#isMasked ? problem.mask : null
-      parts.push(
-        this.#gradient('dr', output(dRouter, experts, rank), sums, {
-          lhs: rowsAreDepth('d_logits'),
-          rhs: onlyTokens('hidden', mask === null ? null : '(mask1(0u, k) != 0.0)'),
-          operands: { d_logits: this.#dLogits, hidden: this.#hidden, mask },
-        }),
-      )
+      const { mask } = problem
+      const { condition, operands, helpers } = problem.offsets === null ? NO_CONDITION : this.#condition
+      const conditions = [mask && keeps(true, 'k'), condition].filter((each) => each !== null)
+      const part = this.#gradient('dr', output(dRouter, experts, rank), sums, {
+        lhs: rowsAreDepth('d_logits'),
+        rhs: onlyTokens('hidden', conditions.length === 0 ? null : conditions.join(' && ')),
+        operands: { d_logits: this.#dLogits, hidden: this.#hidden, mask, ...operands },
+      })
+      parts.push({ ...part, helpers })
     }
     return parts
   }

@@ -22,6 +22,7 @@ import {
 } from '../../binding/gpu-pass.js'
 import { combine, combined } from '../wgsl/combine.js'
 import { expand } from '../wgsl/expand.js'
+import { ascend } from '../wgsl/groups.js'
 import { pool } from '../wgsl/pool.js'
 import { rowsAreOuter } from '../wgsl/product.js'
 import { phi, route, routeAfterShrink, type Router, ROUTE_TOKENS } from '../wgsl/route.js'
@@ -65,6 +66,10 @@ export function planForward(call: ForwardCall, limits: TileLimits): Plan {
     const finish = router === null ? undefined : routeAfterShrink(router)
     const part = rowShrink(shrink, ['hidden', hidden], 'hidden_put4(m, n, phi(v));', finish)
     passes.push([{ ...part, helpers: [phi, ...(part.helpers ?? [])] }])
+  }
+  if (call.uncheckedOffsets !== null && problem.offsets !== null) {
+    const unchecked = dense(call.uncheckedOffsets, 1, call.groups + 1, 'int32')
+    passes[0] = [...passes[0], ascend(unchecked, written(problem.offsets))]
   }
 
   if (problem.isPerToken) {

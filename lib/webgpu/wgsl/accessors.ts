@@ -4,7 +4,7 @@
  *     x1(r, c)       the number in row r, column c, as float32; 0 outside of the matrix
  *     x4(r, c)       columns c .. c + 3 of row r
  *     x4t(r, c)      rows r .. r + 3 of column c
- *     x_int(i)       element i of an int32 array, and nothing else for those
+ *     x_int(i)       element i of an int32 array, and nothing else for those but x_put_int(i, v)
  *     x_put4(r, c, v)  stores or, with the operand's `accumulate`, adds the four columns that are in the matrix
  *
  * Two threads never write the same word of 16-bit numbers: where the rows of all operands in a buffer begin at even elements, a
@@ -25,7 +25,8 @@ export function accessors(name: string, operand: Operand, binding: string, isAto
   const word = (n: string) => (isAtomic ? `atomicLoad(&${binding}[${n}])` : `${binding}[${n}]`)
   const p = `P.${name}`
   if (dtype === 'int32') {
-    return `fn ${name}_int(i: u32) -> i32 { return bitcast<i32>(${word(`${p}_at + min(i, ${p}_cols - 1u)`)}); }`
+    return wgsl`fn ${name}_int(i: u32) -> i32 { return bitcast<i32>(${word(`${p}_at + min(i, ${p}_cols - 1u)`)}); }
+${isWritten && `fn ${name}_put_int(i: u32, v: i32) { ${binding}[${p}_at + i] = bitcast<u32>(v); }`}`
   }
   return wgsl`
 fn ${name}_raw(i: u32) -> f32 { return ${decoded(dtype, word)}; }

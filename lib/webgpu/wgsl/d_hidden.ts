@@ -2,8 +2,8 @@
  * The gradients of the logits and of h. Symbols as in docs/math.md.
  *
  *     dw         one group: the sum of its partial sums; groups: the sum of the group's tokens; token routing: the token's
- *     dl_t  = p_t * (dw - <p_t, dw>) / n    pool logits: w * (dw - <w, dw>); 0 for tokens that the mask drops
- *     dh_t  = (q_t + sum_e dl_te R_e) * phi'(h_t); 0 for tokens whose group has no kept token
+ *     dl_t  = p_t * (dw - <p_t, dw>) / n    pool logits: w * (dw - <w, dw>); 0 for tokens that the mask drops or no group contains
+ *     dh_t  = (q_t + sum_e dl_te R_e) * phi'(h_t); 0 for tokens whose group has no kept token, and those of no group
  *
  * Each workgroup owns a few tokens or, with groups, a share of the tokens of one group, whose dw it adds first. One pass
  * over q, p and h; d_logits [M, E] and d_hidden [M, r] are written once, in float32.
@@ -11,7 +11,7 @@
 import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import { keeps, laneWidth, readRange, sumLanes } from './groups.js'
 import { hasGradient } from './kept.js'
-import { slicesOf, sliceOfGroup } from './pool.js'
+import { sliceOfGroup, slicesOf, sliceWorkgroups } from './pool.js'
 import { wgsl } from './text.js'
 
 const TOKENS = 16
@@ -42,16 +42,17 @@ export interface DHidden {
   readonly factor: string
   readonly hidden: Operand
   readonly dHidden: Operand | null
-  /** [1] or [1, M]: for the mean over the kept tokens, and with a mask for what has a gradient. */
+  /** [1] or [1, M]: for the mean over the kept tokens, and for what has a gradient. */
   readonly kept: Operand | null
-  readonly hasMask: boolean
+  /** Whether tokens may have no gradient. */
+  readonly leavesOut: boolean
 }
 
 export function dHidden(call: DHidden): Part {
-  const { tokens, experts, logits, q, factor, hidden, dHidden: out, kept, hasMask } = call
+  const { tokens, experts, logits, q, factor, hidden, dHidden: out, kept, leavesOut } = call
   const isGrouped = logits?.source === 'groups'
   const slices = isGrouped ? slicesOf(logits.groups) : 1
-  const workgroups = isGrouped ? slices * logits.groups : ceilDiv(tokens, TOKENS)
+  const workgroups = isGrouped ? sliceWorkgroups(logits.groups) : ceilDiv(tokens, TOKENS)
   return {
     name: 'd_hidden',
     workgroups,
@@ -70,7 +71,7 @@ export function dHidden(call: DHidden): Part {
       }),
     },
     params: { slices, lane_width: laneWidth(experts) },
-    helpers: [logits && sumLanes, isGrouped && readRange, hasMask && hasGradient],
+    helpers: [logits && sumLanes, isGrouped && readRange, leavesOut && hasGradient],
     wgsl: wgsl`${logits && logitGradient(logits, kept !== null)}
 fn d_hidden(id: u32, tid: u32) {
   ${
@@ -84,7 +85,7 @@ fn d_hidden(id: u32, tid: u32) {
   for (var t0 = begin; t0 < end; t0 += ${TOKENS}u) {
     let count = min(${TOKENS}u, end - t0);
     ${logits && 'if (tid < count) { form_d_logits(t0, tid, g); } workgroupBarrier();'}
-    ${out && rowsOfDHidden(logits !== null, hasMask, factor)}
+    ${out && rowsOfDHidden(logits !== null, leavesOut, factor)}
     ${logits && 'workgroupBarrier();'}
   }
 }`,
@@ -111,7 +112,7 @@ function logitGradient({ source, poolsLogits, mask }: LogitGradient, hasKept: bo
   return wgsl`
 var<workgroup> d_logits_of: array<f32, ${TOKENS * 64}>;
 fn form_d_logits(t0: u32, t: u32, g: u32) {
-  let keep = ${keeps(mask !== null, 't0 + t')};
+  let keep = g < P.groups && ${keeps(mask !== null, 't0 + t')};
   var top = 0u;
   for (var e = 1u; e < P.experts; e++) { if (${p('e')} > ${p('top')}) { top = e; } }
   let dw_top = ${dw('top')};
@@ -126,7 +127,7 @@ fn form_d_logits(t0: u32, t: u32, g: u32) {
 }`
 }
 
-const rowsOfDHidden = (hasLogits: boolean, hasMask: boolean, factor: string) => wgsl`
+const rowsOfDHidden = (hasLogits: boolean, leavesOut: boolean, factor: string) => wgsl`
     for (var i = tid; i < count * P.d_hidden_quads; i += 256u) {
       let t = i / P.d_hidden_quads;
       let k = i % P.d_hidden_quads * 4u;
@@ -135,6 +136,6 @@ const rowsOfDHidden = (hasLogits: boolean, hasMask: boolean, factor: string) => 
       dh *= ${factor};
       ${hasLogits && 'for (var e = 0u; e < P.experts; e++) { dh = fma(vec4f(d_logits_of[t * P.experts + e]), router4(e, k), dh); }'}
       dh = select(dh, vec4f(), (hidden4(t0 + t, k) == vec4f()) & vec4<bool>(P.relu != 0u));
-      ${hasMask && 'if (!has_gradient(t0 + t)) { dh = vec4f(); }'}
+      ${leavesOut && 'if (!has_gradient(t0 + t)) { dh = vec4f(); }'}
       d_hidden_put4(t0 + t, k, dh);
     }`

@@ -1,16 +1,46 @@
 /** Tokens of pooling groups, and sums over the lanes of a workgroup. */
+import type { Operand, Part } from '../../binding/gpu-pass.js'
 
 /**
- * The tokens of group g, first and end. The content of `offsets` is the caller's word, so it is clamped. Every thread of
- * the workgroup must call it; the result is uniform.
+ * From offsets that nobody has checked to ascending ones, from 0 to M. Symbols as in docs/math.md.
+ *
+ *     offsets[g] = max(0, max over i <= g of min(unchecked[i], M))
+ *
+ * One workgroup, of whose threads each owns a share of the offsets, which it loads twice.
+ */
+export const ascend = (unchecked: Operand, offsets: Operand): Part => ({
+  name: 'ascend',
+  workgroups: 1,
+  operands: { unchecked, offsets },
+  wgsl: `
+var<workgroup> largest: array<i32, THREADS>;
+fn ascend(id: u32, tid: u32) {
+  let share = (P.groups + THREADS) / THREADS;
+  let end = min((tid + 1u) * share, P.groups + 1u);
+  var most = 0;
+  for (var g = tid * share; g < end; g++) { most = max(most, min(unchecked_int(g), i32(P.tokens))); }
+  largest[tid] = most;
+  workgroupBarrier();
+  most = 0;
+  for (var i = 0u; i < tid; i++) { most = max(most, largest[i]); }
+  for (var g = tid * share; g < end; g++) {
+    most = max(most, min(unchecked_int(g), i32(P.tokens)));
+    offsets_put_int(g, most);
+  }
+}`,
+})
+
+/**
+ * The tokens of group g, first and end. Two more groups have the tokens that belong to none: G those before the first group,
+ * G + 1 those after the last. Every thread of the workgroup must call it; the result is uniform.
  */
 export const readRange = `
 var<workgroup> token_range: vec2u;
 fn read_range(g: u32, tid: u32) -> vec2u {
   if (tid == 0u) {
-    let begin = u32(clamp(offsets_int(g), 0, i32(P.tokens)));
-    let end = u32(clamp(offsets_int(g + 1u), 0, i32(P.tokens)));
-    token_range = vec2u(begin, max(begin, end));
+    let begin = select(u32(offsets_int(g)), 0u, g == P.groups);
+    let end = select(u32(offsets_int(g + 1u)), u32(offsets_int(0u)), g == P.groups);
+    token_range = select(vec2u(begin, end), vec2u(begin, P.tokens), g > P.groups);
   }
   return workgroupUniformLoad(&token_range);
 }`

@@ -22,6 +22,6 @@ fn count_kept(id: u32, tid: u32) {
 }`,
 })
 
-/** Whether a token has a gradient: its group has a kept token. With one group all tokens share kept[0]. */
+/** Whether a token has a gradient: it has a group, which has a kept token. With one group all tokens share kept[0]. */
 export const hasGradient = `
 fn has_gradient(t: u32) -> bool { return kept1(0u, min(t, P.kept_cols - 1u)) > 0.0; }`

@@ -5,6 +5,8 @@
  *     given    w_g as given
  *     token_weights[t, e] = w_g(t)e;  kept[t] = number of kept tokens of g(t)
  *
+ * Tokens that no group contains have w = 0 and kept = 0, like those of a group without a kept token.
+ *
  * The tokens of a group are spread over a few workgroups, each of which forms the sums over the whole group: few long
  * groups keep many workgroups busy, at the price of repeated loads of M E numbers. The order of a sum depends on the
  * positions in the group alone.
@@ -21,7 +23,10 @@ const WORKGROUPS = 64
 /** Workgroups for each group. */
 export const slicesOf = (groups: number) => (groups === 0 ? 1 : ceilDiv(WORKGROUPS, groups))
 
-/** The tokens of one slice of a group: statements that define `range`, `begin` and `end` from `id`. */
+/** Workgroups for the slices of all tokens: those of the groups, and of the two more of `readRange`. */
+export const sliceWorkgroups = (groups: number) => (groups === 0 ? 0 : (groups + 2) * slicesOf(groups))
+
+/** The tokens of one slice of a group: statements that define `g`, `range`, `begin` and `end` from `id`. */
 export const sliceOfGroup = `let g = id / P.slices;
   let range = read_range(g, tid);
   let share = (range.y - range.x + P.slices - 1u) / P.slices;
@@ -50,7 +55,7 @@ export function pool(call: PoolCall): Part {
   const hasSums = values !== null || kept !== null
   return {
     name: 'pool',
-    workgroups: groups * slices,
+    workgroups: sliceWorkgroups(groups),
     operands: {
       offsets,
       token_weights: tokenWeights,
@@ -68,7 +73,8 @@ fn pool(id: u32, tid: u32) {
     hasSums &&
     wgsl`let c = tid % P.lane_width;
   var sum = 0.0;
-  for (var t = range.x + tid / P.lane_width; t < range.y; t += 256u / P.lane_width) {
+  let last = select(range.x, range.y, g < P.groups);
+  for (var t = range.x + tid / P.lane_width; t < last; t += 256u / P.lane_width) {
     if (${keeps(mask !== null, 't')}) {
       if (c == P.experts) { sum += 1.0; }${values && ' else { sum += values1(t, c); }'}
     }

@@ -129,7 +129,7 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
     for (int e = first; e <= last; ++e) {
       float weight[kLoadsInFlight];
 #pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n) weight[n] = weights[n][e];
+      for (int n = 0; n < kLoadsInFlight; ++n) weight[n] = weights[n] != nullptr ? weights[n][e] : 0.0f;
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
         const int j = e * call.rank + k[n];

@@ -39,7 +39,8 @@ struct TileGroups {
   __device__ float *end() const { return slices + kPoolRound * kPoolSlices * 5; }
 };
 
-// Numbers the groups of the tile's tokens; returns their number. Ends with a barrier.
+// Numbers the groups of the tile's tokens; returns their number. Tokens of no group count as some group's, which does
+// not matter, because they have no gradient. Ends with a barrier.
 __device__ inline int number_groups(const DHidden &call, const DHiddenScratch<kHiddenTokens> &scratch,
                                     const TileGroups &groups, int token, int token_end) {
   const int t = static_cast<int>(threadIdx.x) % kWarp, at = min(token + t, token_end - 1);
@@ -47,8 +48,7 @@ __device__ inline int number_groups(const DHidden &call, const DHiddenScratch<kH
   const unsigned begins = __ballot_sync(0xffffffffu, t == 0 || group != previous);
   if (threadIdx.x < kWarp) {
     const int row = __popc(begins & (0xffffffffu >> (kWarp - 1 - t))) - 1;
-    const bool has_gradient = call.with_gradient.weights == nullptr || call.with_gradient.contains(at);
-    scratch.row[t] = has_gradient ? row : -1;
+    scratch.row[t] = call.with_gradient.contains(at) ? row : -1;
     if ((begins >> t & 1) != 0) groups.group[row] = group;
   }
   __syncthreads();

@@ -82,8 +82,7 @@ template <int kBlockM>
 __device__ inline void find_rows(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int token,
                                  int token_end) {
   for (int t = threadIdx.x; t < min(kBlockM, token_end - token); t += blockDim.x) {
-    const bool has_gradient = call.with_gradient.weights == nullptr || call.with_gradient.contains(token + t);
-    scratch.row[t] = has_gradient ? t : -1;
+    scratch.row[t] = call.with_gradient.contains(token + t) ? t : -1;
   }
 }
 
@@ -109,7 +108,7 @@ __device__ inline void form_d_logits(const DHidden &call, const DHiddenScratch<k
     const bool in_group = group_rows.d_weights != nullptr;
     const int row = in_group ? max(scratch.row[t], 0) : 0;
     float d_logit = 0;
-    if (router.mask == nullptr || router.mask[token + t] != 0) {
+    if (scratch.row[t] >= 0 && (router.mask == nullptr || router.mask[token + t] != 0)) {
       const float *d_weights = in_group    ? group_rows.d_weights + row * experts
                                : !by_token ? scratch.d_weights
                                : staged    ? scratch.d_probs + t * experts
@@ -175,7 +174,7 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
       for (int v = 0; v < 4; ++v)
         if (h[n][v] <= 0) value[n][v] = 0;  // keeps a NaN
   }
-  if (call.with_gradient.weights != nullptr) {
+  if (call.with_gradient.leave_out()) {
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
       if (at + n * step < token_end && scratch.row[t + n * step] >= 0) continue;

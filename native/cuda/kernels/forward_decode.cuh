@@ -206,7 +206,8 @@ __global__ __launch_bounds__(kThreads,
         sums[i / experts * token_weights_pitch + i % experts] = call.given[i];
     }
     if (!call.pooled)
-      for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
+      for (int t = threadIdx.x; t < call.tokens; t += kThreads)
+        group[t] = call.per_token ? t : call.groups.contain(t) ? call.groups.of(t) : -1;
     wait_for_previous_launch();
     sum_partials<Engine>(call, product, pitch);
     if (routes) {
@@ -259,8 +260,10 @@ __global__ __launch_bounds__(kThreads,
         float value = 0;
         if (t < call.tokens && j < end) {
           value = product[t * pitch + j % rank];
-          if (!call.pooled)
-            value = token_weights[group[t] * token_weights_pitch + j / rank] * to_float(from_float<Scalar>(value));
+          if (!call.pooled) {
+            const float weight = group[t] < 0 ? 0.0f : token_weights[group[t] * token_weights_pitch + j / rank];
+            value = weight * to_float(from_float<Scalar>(value));
+          }
         }
         lhs[place<Scalar, Tile::kBlockK>(t, i % Tile::kBlockK)] = from_float<Scalar>(value);
       }

@@ -30,15 +30,16 @@ struct ForwardMix {
   int b_stays;
 };
 
-// The weights of a tile of tokens, E per token; those of tokens from `count` on are zero.
+// The weights of a tile of tokens, E per token; those of tokens from `count` on, and of no group, are zero.
 template <int kBlockM>
 __device__ inline void stage_weights(float *tile, const TokenWeights &weights, int token, int count) {
   for (int i = threadIdx.x; i < kBlockM * weights.experts; i += kThreads) {
-    if (i >= count * weights.experts) {
+    const float *row = i < count * weights.experts ? weights.of(token + i / weights.experts) : nullptr;
+    if (row == nullptr) {
       tile[i] = 0;
       continue;
     }
-    const float *weight = weights.of(token + i / weights.experts) + i % weights.experts;
+    const float *weight = row + i % weights.experts;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
     tile[i] = *weight;
 #else

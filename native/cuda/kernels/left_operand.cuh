@@ -32,7 +32,8 @@ __device__ inline void form_u(typename Engine::Scalar *tile, const LeftOperand &
   const bool by_token = lhs.token_weights.per_token && !lhs.one_hot;
   const auto weight = [&](int t, int e) {
     const int64_t group = by_token ? token + t : group_of[t];
-    return lhs.one_hot ? (e == group ? 1.0f : 0.0f) : lhs.token_weights.weights[group * lhs.token_weights.experts + e];
+    if (lhs.one_hot) return e == group ? 1.0f : 0.0f;
+    return group < 0 ? 0.0f : lhs.token_weights.weights[group * lhs.token_weights.experts + e];
   };
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kBlockM; first += kLoadsInFlight * kStep) {
@@ -83,7 +84,9 @@ __device__ inline void compute_lhs(typename Engine::Scalar *tile, const LeftOper
                                    int token_end, int column) {
   if (lhs.kind != LeftOperandKind::kU) return;
   if (lhs.one_hot || !lhs.token_weights.per_token) {
-    for (int t = threadIdx.x; t < kBlockM; t += kBlockThreads) group_of[t] = lhs.token_weights.groups.of(token + t);
+    const Groups &groups = lhs.token_weights.groups;
+    for (int t = threadIdx.x; t < kBlockM; t += kBlockThreads)
+      group_of[t] = groups.contain(token + t) ? groups.of(token + t) : -1;
     __syncthreads();
   }
   with_whole(lhs.rank % 4 == 0 && has_vec4(lhs.hidden), [&](auto whole) {

@@ -118,7 +118,7 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
     const int token = begin + tile * Tile::kBlockM;
     Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
     if constexpr (kOuter) {
-      if (operands.with_gradient.weights != nullptr) {
+      if (operands.with_gradient.leave_out()) {
         clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.with_gradient, token, end);
         if (has_outer)
           clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockN>(x_ring + tile % 2 * Tile::kStrip,

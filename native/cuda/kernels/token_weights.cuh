@@ -5,8 +5,8 @@
 
 namespace lily::cuda {
 
-// Pooling groups: sequences, given by cumulative offsets. The host never reads offsets in device memory, so they are
-// clamped: a wrong offset gives wrong results, but no out-of-bounds access.
+// Pooling groups: sequences, given by cumulative offsets, which ascend (`ascend` below). They are clamped all the same,
+// so that no caller of the C interface causes an access out of bounds: the host never reads offsets in device memory.
 struct Groups {
   const int32_t *offsets;  // groups + 1, or null: one group of all tokens
   int groups;
@@ -16,7 +16,11 @@ struct Groups {
   __device__ int end(int group) const {
     return offsets == nullptr ? tokens : max(begin(group), min(max(offsets[group + 1], 0), tokens));
   }
-  // The last group that begins at or before the token.
+  // Whether a group contains the token: those before the first group and after the last belong to none.
+  __device__ bool contain(int token) const {
+    return offsets == nullptr || (offsets[0] <= token && token < offsets[groups]);
+  }
+  // The last group that begins at or before the token, which is that of the token if the groups contain it.
   __device__ int of(int token) const {
     if (offsets == nullptr) return 0;
     int low = 0, high = groups - 1;
@@ -31,6 +35,33 @@ struct Groups {
   }
 };
 
+// From offsets that nobody has checked to ascending ones: offsets[g] = max(0, max over i <= g of min(unchecked[i], M)).
+struct Ascend {
+  const int32_t *unchecked;  // count
+  int32_t *offsets;          // count, out
+  int64_t count;             // groups + 1
+  int tokens;                // M
+};
+
+// One block, of whose threads each owns a share of the offsets, which it loads twice.
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void ascend(const __grid_constant__ Ascend call) {
+  __shared__ int largest[kThreads];
+  const int64_t share = (call.count + kThreads - 1) / kThreads, first = threadIdx.x * share;
+  const int64_t end = first + share < call.count ? first + share : call.count;
+  int most = 0;
+  wait_for_previous_launch();
+  for (int64_t i = first; i < end; ++i) most = max(most, min(call.unchecked[i], call.tokens));
+  largest[threadIdx.x] = most;
+  __syncthreads();
+  most = 0;
+  for (int t = 0; t < static_cast<int>(threadIdx.x); ++t) most = max(most, largest[t]);
+  for (int64_t i = first; i < end; ++i) {
+    most = max(most, min(call.unchecked[i], call.tokens));
+    call.offsets[i] = most;
+  }
+}
+
 // Rows of E weights: one per token or one per group.
 struct TokenWeights {
   const float *weights;
@@ -38,19 +69,25 @@ struct TokenWeights {
   int experts;
   int per_token;
 
+  // Null: the token belongs to no group, and its weights are 0.
   __device__ const float *of(int token) const {
-    return weights + static_cast<int64_t>(per_token ? token : groups.of(token)) * experts;
+    if (per_token) return weights + static_cast<int64_t>(token) * experts;
+    return groups.contain(token) ? weights + static_cast<int64_t>(groups.of(token)) * experts : nullptr;
   }
 };
 
-// The tokens that have a gradient: all of them without a mask, otherwise those of groups with a kept token. A group
-// without one has the weights 0; those of any other group sum to 1.
+// The tokens that have a gradient: those of the groups, with a mask of groups with a kept token. A group without one
+// has the weights 0; those of any other group sum to 1.
 struct TokensWithGradient {
   const float *weights;  // G x E; null without a mask
   Groups groups;
   int experts;
 
+  // Whether tokens may have no gradient.
+  __device__ bool leave_out() const { return weights != nullptr || groups.offsets != nullptr; }
   __device__ bool contains(int token) const {
+    if (!groups.contain(token)) return false;
+    if (weights == nullptr) return true;
     const float *row = weights + static_cast<int64_t>(groups.of(token)) * experts;
 #pragma unroll 1
     for (int e = 0; e < experts; ++e)
@@ -58,7 +95,7 @@ struct TokensWithGradient {
     return false;
   }
   // For one pooling group.
-  __device__ bool none() const { return weights != nullptr && !contains(0); }
+  __device__ bool none() const { return leave_out() && !contains(0); }
 };
 
 // Sets the rows of a tile to zero whose tokens have no gradient: 0 * NaN in the products would be NaN. One row per warp

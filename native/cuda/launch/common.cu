@@ -63,4 +63,8 @@ lily_status launch_fold(const Fold &call, Launcher &launcher) {
                          dim3(reduce_blocks(call.experts * call.rank, call.columns)), 0, call);
 }
 
+lily_status launch_ascend(const Ascend &call, Launcher &launcher) {
+  return launcher.launch(ascend<void>, "launching the ascend kernel", dim3(1), 0, call);
+}
+
 }  // namespace lily::cuda

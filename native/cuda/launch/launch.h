@@ -123,6 +123,7 @@ lily_status launch_pool(const Launch &launch, const Pool &call, Launcher &launch
 lily_status launch_reduce(const Launch &launch, const Reduce &call, Launcher &launcher);
 lily_status launch_write_weights(const Launch &launch, const ConstantWeights &call, Launcher &launcher);
 lily_status launch_fold(const Fold &call, Launcher &launcher);
+lily_status launch_ascend(const Ascend &call, Launcher &launcher);
 
 // Calls visit(row) with the row of the table that the plan names.
 template <typename Table, typename Visit>

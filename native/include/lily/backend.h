@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Incremented with every change of a struct or its meaning. A library of another version is rejected at load time. */
-#define LILY_ABI_VERSION 7
+#define LILY_ABI_VERSION 8
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -89,7 +89,9 @@ typedef struct lily_problem {
 /* The mask and the sequences of the tokens. Absent pointers are NULL. */
 typedef struct lily_tokens {
   const uint8_t *mask;             /* [M], 1 keeps the token; for batch and sequence routing */
-  const int32_t *sequence_offsets; /* [G + 1], from 0 to M, non-decreasing; absent: one group of all tokens */
+  const int32_t *sequence_offsets; /* [G + 1], from 0 to M, non-decreasing; absent: one group of all tokens. On a device
+                                      no group contains tokens before the first offset and after the last: they have the
+                                      weights 0 and no gradient. On the CPU there are no such tokens */
 } lily_tokens;
 
 /*
@@ -109,6 +111,9 @@ typedef struct lily_forward {
   void *hidden;         /* M x r, contiguous, see activation_dtype; out: after phi */
   float *probabilities; /* M x E, contiguous; out: with token routing, and with LILY_POOL_PROBABILITIES */
   float *weights;       /* G x E, contiguous; out; with LILY_ROUTING_FIXED a required input */
+  /* [G + 1], any numbers, for backends of devices: the call writes them to tokens.sequence_offsets, each as the largest
+   * of those up to it, from 0 to M. Absent: tokens.sequence_offsets are valid. */
+  const int32_t *unchecked_offsets;
   void *workspace;
   size_t workspace_bytes;
   lily_stream stream;
