@@ -195,8 +195,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/d_hidden.cuh',
     what: 'dropped tokens have a router gradient',
-    find: 'if (router.mask == nullptr || router.mask[token + t] != 0) {',
-    replace: 'if (true) {',
+    find: '(router.mask == nullptr || router.mask[token + t] != 0)',
+    replace: 'true',
   },
   {
     file: 'kernels/d_hidden.cuh',
@@ -496,8 +496,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'u is not weighted',
-    find: 'token_weights[group[t] * token_weights_pitch + j / rank] *',
-    replace: '1.0f *',
+    find: 'token_weights[group[t] * token_weights_pitch + j / rank];',
+    replace: '1.0f;',
   },
   {
     file: 'kernels/forward_decode.cuh',
@@ -1315,7 +1315,7 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/left_operand.cuh',
-    what: 'tokens of no sequence have a share in D and dB',
+    what: 'tokens of no sequence have weights when y of a large rank is computed',
     find: 'groups.contain(token + t) ?',
     replace: 'true ?',
   },
