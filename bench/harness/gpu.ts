@@ -136,11 +136,14 @@ export function gpuClock(device: GPUDevice): Clock {
 }
 
 /** Runs work; an error of the device that it caused becomes an exception. */
-export async function withErrors<T>(device: GPUDevice, work: () => Promise<T>): Promise<T> {
+export async function withErrors<T>({ device, lily }: Gpu, work: () => Promise<T>): Promise<T> {
   const filters = ['validation', 'out-of-memory', 'internal'] as const
   for (const filter of filters) device.pushErrorScope(filter)
   try {
-    return await work()
+    const result = await work()
+    // Rejects with what WebGPU has reported of the calls of the package.
+    await lily.tensor([], [0]).toHost()
+    return result
   } finally {
     const errors = await Promise.all(filters.map(() => device.popErrorScope()))
     const error = errors.find((found) => found !== null)

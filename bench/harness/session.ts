@@ -161,7 +161,7 @@ function measureCase(benchCase: Case, plan: Plan, limits: Limits, findings: Find
   const { gpu } = plan
   if (gpu === null) return measureMethods(benchCase, plan, limits, findings)
   const longer = { ...limits, sampleSeconds: GPU_SAMPLE_SECONDS }
-  return withErrors(gpu.device, () => measureMethods(benchCase, plan, longer, findings))
+  return withErrors(gpu, () => measureMethods(benchCase, plan, longer, findings))
 }
 
 async function measureMethods(

@@ -2,7 +2,7 @@
  * The file of lily-kernels/webgpu in the place of placement.ts: a GPUDevice has one queue, whose work is in order, and
  * encoders of the caller. WebGPU itself keeps the buffers of submitted commands.
  */
-import { bound, settled } from '../binding/errors.js'
+import { bound } from '../binding/errors.js'
 import { type WebGpuBinding, webGpuBinding } from '../binding/devices.js'
 import { refuseInCapture } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
@@ -39,9 +39,5 @@ export class Placement {
 
   run<T>(work: () => T): T {
     return bound(work)
-  }
-
-  async completed(): Promise<void> {
-    await settled(bound(() => this.gpu.streamWait(this.device.id, this.stream.cudaStream)))
   }
 }

@@ -90,8 +90,10 @@ async function runCompiled(placement: Placement | null, call: (gpu: WebGpuBindin
       'expected none with the Async form, which submits the call; leave one of them out',
     )
   }
-  await settled(onGpu.run(() => call(onGpu.gpu)))
-  await onGpu.completed()
+  const { gpu } = onGpu
+  await settled(onGpu.run(() => call(gpu)))
+  // Of this binding, which says that it is disposed of: the device is not registered then.
+  await settled(gpu.streamWait(onGpu.device.id, onGpu.stream.cudaStream))
 }
 
 function forwardCall({ state, y }: ForwardCall): gpuCall.ForwardCall {

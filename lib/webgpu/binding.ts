@@ -22,6 +22,9 @@ class Allocation {
   constructor(readonly block: Block) {}
 }
 
+/** Encodes work into an encoder. */
+type Encode = (encoder: GPUCommandEncoder, allocate: Allocate) => void
+
 export class GpuBinding implements WebGpuBinding {
   readonly device: WebGpuBinding['device']
   #users = 0
@@ -35,10 +38,10 @@ export class GpuBinding implements WebGpuBinding {
   })
   /** The blocks that commands of the caller's encoders use, pinned. Nobody knows when the caller submits them. */
   readonly #encoded = new WeakMap<GPUCommandEncoder, Set<Block>>()
-  /** Set once the GPUDevice is lost. */
-  #loss: LilyError | null = null
+  /** Why nothing runs any more: the GPUDevice is lost, or its last createLily object is disposed of. */
+  #end: LilyError | null = null
   /** Rejects the promises that wait for the GPUDevice. A race with one promise would keep every other one for good. */
-  readonly #waiting = new Set<(loss: LilyError) => void>()
+  readonly #waiting = new Set<(end: LilyError) => void>()
   /** What WebGPU has reported of earlier calls: the next promise rejects with it. */
   #failure: LilyError | null = null
   readonly #reports = new Set<Promise<void>>()
@@ -52,13 +55,13 @@ export class GpuBinding implements WebGpuBinding {
       this.#createBuffer(byteLength, storage | copySource | copyDestination | uniform),
     )
     void gpu.lost.then(({ message }) => {
-      const loss = new LilyError(
-        'ERR_LILY_DEVICE',
-        `the GPUDevice of webgpu:${this.device.id} was lost${message === '' ? '' : ` (${message})`}, and with it all ` +
-          'memory on it; request a new GPUDevice, call createLily with it, and load the last checkpoint',
+      this.#finish(
+        new LilyError(
+          'ERR_LILY_DEVICE',
+          `the GPUDevice of webgpu:${this.device.id} was lost${message === '' ? '' : ` (${message})`}, and with it all ` +
+            'memory on it; request a new GPUDevice, call createLily with it, and load the last checkpoint',
+        ),
       )
-      this.#loss = loss
-      for (const reject of this.#waiting) reject(loss)
     })
   }
 
@@ -73,6 +76,17 @@ export class GpuBinding implements WebGpuBinding {
     this.#pool.close()
     // The GPUDevice, whose loss is awaited, keeps this object; it must not keep the pipelines, too.
     this.#kernels = new GpuKernels(this.gpu)
+    this.#finish(
+      new LilyError(
+        'ERR_LILY_DISPOSED',
+        `the createLily objects of webgpu:${this.device.id} are disposed of; await their promises before the last dispose()`,
+      ),
+    )
+  }
+
+  #finish(end: LilyError): void {
+    this.#end ??= end
+    for (const reject of this.#waiting) reject(this.#end)
   }
 
   // Calls.
@@ -102,23 +116,23 @@ export class GpuBinding implements WebGpuBinding {
   }
 
   async forwardCompiled(call: ForwardCall): Promise<void> {
-    this.#checkLoss()
-    await this.#runCompiled(call, this.#kernels.compileForward(call), () => {
-      this.forward(call, null)
+    this.#checkEnd()
+    await this.#runCompiled(call, this.#kernels.compileForward(call), (commands, allocate) => {
+      this.#kernels.forward(call, commands, allocate)
     })
   }
 
   async backwardCompiled(call: BackwardCall): Promise<void> {
-    this.#checkLoss()
-    await this.#runCompiled(call, this.#kernels.compileBackward(call), () => {
-      this.backward(call, null)
+    this.#checkEnd()
+    await this.#runCompiled(call, this.#kernels.compileBackward(call), (commands, allocate) => {
+      this.#kernels.backward(call, commands, allocate)
     })
   }
 
   // Memory.
 
   memoryAllocate(byteLength: number, _stream: StreamHandle): MemoryHandle {
-    this.#checkLoss()
+    this.#checkEnd()
     const block = this.#take(byteLength)
     const allocation = new Allocation(block)
     this.#collected.register(allocation, block, allocation)
@@ -159,7 +173,7 @@ export class GpuBinding implements WebGpuBinding {
   }
 
   upload(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): void {
-    this.#checkLoss()
+    this.#checkEnd()
     let bytes = data as Uint8Array<ArrayBuffer>
     const { buffer, byteLength } = bytes
     // WebGPU writes whole words, with which blocks of the pool end; what follows the data in them is nobody's. Dawn for
@@ -170,11 +184,13 @@ export class GpuBinding implements WebGpuBinding {
       bytes = new Uint8Array(Math.ceil(byteLength / 4) * 4)
       bytes.set(data as Uint8Array)
     }
-    this.gpu.queue.writeBuffer(this.bufferOf(memory), byteOffset, bytes)
+    this.#reporting(() => {
+      this.gpu.queue.writeBuffer(this.bufferOf(memory), byteOffset, bytes)
+    })
   }
 
   async download(_device: number, memory: Memory, byteOffset: number, data: ArrayBufferView): Promise<void> {
-    this.#checkLoss()
+    this.#checkEnd()
     const bytes = data as Uint8Array
     if (bytes.byteLength === 0) {
       await this.streamWait()
@@ -188,7 +204,7 @@ export class GpuBinding implements WebGpuBinding {
     const staging = this.#createBuffer(length, usage.mapRead | usage.copyDestination)
     try {
       await this.#checked(() => {
-        this.#run(null, {}, (encoder, allocate) => {
+        this.#encode(null, {}, (encoder, allocate) => {
           if (isPlain) {
             encoder.copyBufferToBuffer(source, begin, staging, 0, length)
             return
@@ -253,9 +269,8 @@ export class GpuBinding implements WebGpuBinding {
   }
 
   async streamWait(): Promise<void> {
-    this.#checkLoss()
-    await this.#settled(this.gpu.queue.onSubmittedWorkDone())
-    await this.#reported()
+    this.#checkEnd()
+    await this.#settled(this.gpu.queue.onSubmittedWorkDone().then(() => this.#reported()))
   }
 
   submitted(encoder: GPUCommandEncoder): void {
@@ -264,17 +279,33 @@ export class GpuBinding implements WebGpuBinding {
   }
 
   checkUsable(argument: string): void {
-    const loss = this.#loss
-    if (loss !== null) fail(loss.code, argument, loss.message)
+    const end = this.#end
+    if (end !== null) fail(end.code, argument, end.message)
+  }
+
+  /** {@link #encode} for calls that no promise of their own reports. */
+  #run(given: GPUCommandEncoder | null, call: object, encode: Encode): void {
+    this.#reporting(() => {
+      this.#encode(given, call, encode)
+    })
+  }
+
+  /**
+   * Keeps what WebGPU reports of commands for the next promise. Commands on buffers without memory are invalid, too: the owner
+   * of the GPUDevice would get an uncaptured error for each of them.
+   */
+  #reporting(run: () => void): void {
+    this.gpu.pushErrorScope('validation')
+    try {
+      run()
+    } finally {
+      this.#report(this.gpu.popErrorScope(), refused)
+    }
   }
 
   /** Encodes work and submits it, or leaves that to the caller whose encoder is given. The operands are those of `call`. */
-  #run(
-    given: GPUCommandEncoder | null,
-    call: object,
-    encode: (encoder: GPUCommandEncoder, allocate: Allocate) => void,
-  ): void {
-    this.#checkLoss()
+  #encode(given: GPUCommandEncoder | null, call: object, encode: Encode): void {
+    this.#checkEnd()
     const encoder = given ?? this.gpu.createCommandEncoder()
     const workspace: Block[] = []
     const allocate = (byteLength: number): GPUBuffer => {
@@ -304,13 +335,15 @@ export class GpuBinding implements WebGpuBinding {
   }
 
   /** Runs a call once its pipelines are compiled. Its operands may be disposed of meanwhile; their memory waits. */
-  async #runCompiled(call: object, compiled: Promise<void>, run: () => void): Promise<void> {
+  async #runCompiled(call: object, compiled: Promise<void>, encode: Encode): Promise<void> {
     const blocks = this.#blocksOf(call)
     for (const block of blocks) this.#pool.pin(block)
     try {
       await this.#settled(compiled)
-      this.#checkLoss()
-      await this.#checked(run)
+      this.#checkEnd()
+      await this.#checked(() => {
+        this.#encode(null, call, encode)
+      })
     } finally {
       for (const block of blocks) this.#pool.unpin(block)
     }
@@ -368,17 +401,17 @@ export class GpuBinding implements WebGpuBinding {
     if (failure !== null) throw failure
   }
 
-  /** Awaits a promise of WebGPU, which may never settle if the device is lost. */
+  /** Awaits a promise of WebGPU, which may never settle if the device is lost, unless nothing runs any more. */
   async #settled<T>(promise: Promise<T>): Promise<T> {
     try {
-      const result = await this.#orLost(promise)
-      this.#checkLoss()
+      const result = await this.#orEnded(promise)
+      this.#checkEnd()
       return result
     } catch (cause) {
-      this.#checkLoss()
+      this.#checkEnd()
       if (cause instanceof LilyError) throw cause
       // The promises of a lost device may reject before that of its loss resolves.
-      await this.#orLost(new Promise((resolve) => setTimeout(resolve, 50)))
+      await this.#orEnded(new Promise((resolve) => setTimeout(resolve, 50)))
       throw new LilyError(
         'ERR_LILY_DEVICE',
         `webgpu:${this.device.id}: WebGPU failed (${messageOf(cause)}); see cause`,
@@ -389,21 +422,21 @@ export class GpuBinding implements WebGpuBinding {
     }
   }
 
-  async #orLost<T>(promise: Promise<T>): Promise<T> {
-    let rejected: (loss: LilyError) => void = () => undefined
-    const lost = new Promise<never>((_, reject) => {
+  async #orEnded<T>(promise: Promise<T>): Promise<T> {
+    let rejected: (end: LilyError) => void = () => undefined
+    const ended = new Promise<never>((_, reject) => {
       rejected = reject
     })
     this.#waiting.add(rejected)
     try {
-      return await Promise.race([promise, lost])
+      return await Promise.race([promise, ended])
     } finally {
       this.#waiting.delete(rejected)
     }
   }
 
-  #checkLoss(): void {
-    if (this.#loss !== null) throw this.#loss
+  #checkEnd(): void {
+    if (this.#end !== null) throw this.#end
   }
 }
 

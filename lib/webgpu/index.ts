@@ -183,7 +183,8 @@ export class Lily {
 
   /**
    * Releases the cached buffers, unless another object of the same GPUDevice is in use. Read results before: tensors on
-   * the device cannot be used any more. The GPUDevice remains the caller's. Throws nothing.
+   * the device cannot be used any more, and promises that are pending reject with ERR_LILY_DISPOSED. The GPUDevice remains
+   * the caller's. Throws nothing.
    */
   dispose(): void {
     this.#binding?.release()

@@ -2,7 +2,9 @@
 import { expect, test } from 'vitest'
 import type { Report } from '../../bench/harness/report.js'
 import { passes } from '../../bench/methods/methods.js'
+import { type Gpu, withErrors } from '../../bench/harness/gpu.js'
 import { runCli } from '../support/cli.js'
+import { testGpu } from '../support/gpu-device.js'
 
 test('bench measures the default adapter of WebGPU, and TensorFlow.js on the same device', async () => {
   const { code, stdout, stderr } = await runCli(
@@ -26,4 +28,17 @@ test('bench measures the default adapter of WebGPU, and TensorFlow.js on the sam
     if (method.endsWith('-composed')) expect(ratioToFused).toBeGreaterThan(0)
     else expect(ratioToFused).toBeNull()
   }
+})
+
+test('a call that WebGPU refuses fails its case', async () => {
+  const { device, lily } = testGpu()
+  const [x, a] = [
+    [4, 2],
+    [1, 2],
+  ].map((shape) => lily.tensor(new Float32Array(shape[0] * shape[1]), shape))
+  x.buffer.destroy()
+  const run = withErrors({ device, lily } as Gpu, () =>
+    Promise.resolve(lily.loraForward({ x, a, b: lily.tensor([1, 1], [2, 1]) })),
+  )
+  await expect(run).rejects.toThrow('WebGPU refused a call')
 })

@@ -31,6 +31,20 @@ async function otherDevice(): Promise<GPUDevice> {
 const uint16 = (length: number) => Uint16Array.from({ length }, (_, i) => i + 1)
 const numbersOf = async (value: Tensor) => (await value.toHost()).data
 
+/** Replaces what the error scopes of a device report. */
+function interceptScopes(
+  gpu: GPUDevice,
+  report: (filter: GPUErrorFilter, error: GPUError | null) => GPUError | null | Promise<GPUError | null>,
+): void {
+  const [push, pop] = [gpu.pushErrorScope.bind(gpu), gpu.popErrorScope.bind(gpu)]
+  const filters: GPUErrorFilter[] = []
+  gpu.pushErrorScope = (filter) => {
+    filters.push(filter)
+    push(filter)
+  }
+  gpu.popErrorScope = async () => report(filters.pop()!, await pop())
+}
+
 /** The small operands on the device. */
 function onDevice(of: Lily = lily) {
   const { x, a, router, b, dy } = smallOperands()
@@ -404,34 +418,38 @@ describe('memory', () => {
     gpu.destroy()
   })
 
-  it('that WebGPU does not have is reported, and not used again', async () => {
+  it('that WebGPU does not have is reported by the next promise, to nobody else, and not used again', async () => {
     const gpu = await otherDevice()
     using own = createLily(gpu)
+    const uncaptured: string[] = []
+    gpu.addEventListener('uncapturederror', ({ error }) => uncaptured.push(error.message))
+    const { x, a, router, b } = onDevice(own)
     // A device without memory: it gives invalid buffers, and says so later.
-    const [create, pop] = [gpu.createBuffer.bind(gpu), gpu.popErrorScope.bind(gpu)]
+    const [create, push, pop] = [gpu.createBuffer.bind(gpu), gpu.pushErrorScope.bind(gpu), gpu.popErrorScope.bind(gpu)]
     const failed: GPUBuffer[] = []
-    gpu.createBuffer = (descriptor) => {
-      const buffer = create(descriptor)
-      buffer.destroy()
+    gpu.createBuffer = ({ size }) => {
+      push('validation')
+      const buffer = create({ size, usage: MAP_READ | STORAGE })
+      void pop()
       failed.push(buffer)
       return buffer
     }
-    gpu.popErrorScope = async () => {
-      const error = await pop()
+    interceptScopes(gpu, async (filter, error) => {
       // Later than what the queue has to do: whoever awaits that gets the report, too.
       await new Promise((resolve) => setTimeout(resolve, 200))
-      return error ?? { message: 'no memory' }
-    }
-    gpu.pushErrorScope('validation')
+      return filter === 'out-of-memory' ? { message: 'no memory' } : error
+    })
     const [freed, inUse] = [own.tensor([1], [1]), own.tensor([2], [1])]
     freed.dispose() // it is in the cache when WebGPU reports
-    Object.assign(gpu, { createBuffer: create, popErrorScope: pop })
-    await gpu.popErrorScope() // the commands on the invalid buffers
-    await expectRefused('ERR_LILY_OUT_OF_MEMORY', 'no memory', () => inUse.toHost())
+    own.lilyForward({ x, a, router, b })
+    Object.assign(gpu, { createBuffer: create, pushErrorScope: push, popErrorScope: pop })
+    await expectRefused('ERR_LILY_OUT_OF_MEMORY', 'no memory', () => x.toHost())
+    await expectRefused(ARGUMENT, 'WebGPU refused a call', () => inUse.toHost())
     inUse.dispose()
     const later = [3, 4].map((value) => own.tensor([value], [1]))
     for (const { buffer } of later) expect(failed).not.toContain(buffer)
     expect(await numbersOf(later[1])).toEqual(Float32Array.of(4))
+    expect(uncaptured).toEqual([])
     gpu.destroy()
   })
 
@@ -535,6 +553,57 @@ describe('devices', () => {
       given.toHost(),
     )
     await expectRefused('ERR_LILY_BACKEND_UNAVAILABLE', 'call createLily(gpuDevice)', () => tensor([1], [1]).to(place))
+    gpu.destroy()
+  })
+
+  it('that is disposed of ends every wait', async () => {
+    const gpu = await otherDevice()
+    const [own, other] = [createLily(gpu), createLily(gpu)]
+    const [{ x, a, router, b }, empty] = [onDevice(own), own.tensor([], [0, 3])]
+    const call = { x, a, router, b }
+    await own.lilyForwardAsync(call)
+    other.dispose()
+    expect(await numbersOf(own.tensor([1], [1]))).toEqual(Float32Array.of(1))
+    const promises = [
+      x.toHost(),
+      empty.toHost(),
+      own.lilyForwardAsync(call),
+      own.lilyForwardAsync(call, { routing: 'token' }), // its pipelines compile
+    ]
+    own.dispose()
+    for (const each of promises) {
+      await expectRefused('ERR_LILY_DISPOSED', 'await their promises before the last dispose()', () => each)
+    }
+    gpu.destroy()
+  })
+
+  it('that is disposed of between two waits of a call ends it', async () => {
+    const gpu = await otherDevice()
+    gpu.queue.onSubmittedWorkDone = () => new Promise(() => undefined)
+    // In buffers of the caller, since copies to the device have scopes, too.
+    const { x, a, router, b } = smallOperands()
+    const inBuffer = ({ data, shape }: HostTensor) => ({
+      buffer: bufferOf(data, ALL, gpu),
+      shape,
+      dtype: 'float32' as const,
+    })
+    const call = { x: inBuffer(x), a: inBuffer(a), router: inBuffer(router), b: inBuffer(b) }
+    let own = createLily(gpu)
+    let ticks = 0
+    interceptScopes(gpu, (filter, error) => {
+      // That of the call; those of allocations have the other filter.
+      if (filter === 'validation')
+        void (async () => {
+          for (let tick = 0; tick < ticks; tick++) await Promise.resolve()
+          own.dispose()
+        })()
+      return error
+    })
+    for (; ticks < 30; ticks++) {
+      own.dispose()
+      own = createLily(gpu)
+      await expectRefused('ERR_LILY_DISPOSED', 'dispose()', () => own.lilyForwardAsync(call))
+    }
     gpu.destroy()
   })
 
