@@ -1,13 +1,14 @@
 /** Tests of the parts of the benchmark whose errors would not show in its output. */
 import { totalmem } from 'node:os'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import type { Report, Result } from '../bench/harness/report.js'
 import { medianRatio, sampleInterleaved, timingOf } from '../bench/harness/sampling.js'
+import { type Findings, measure } from '../bench/harness/session.js'
 import { composedLily } from '../bench/methods/composed/lily.js'
 import { composedLora } from '../bench/methods/composed/lora.js'
-import type { Method } from '../bench/methods/methods.js'
+import { hasLayer, type Method, methods, passes } from '../bench/methods/methods.js'
 import { floorOf } from '../bench/roofs/floor.js'
-import { bandwidthFor, bufferSizes, type Roofs } from '../bench/roofs/roofs.js'
+import { bandwidthFor, bufferSizes, fasterRoofs, type Roofs } from '../bench/roofs/roofs.js'
 import { phasesOf, workingSet, workOf } from '../bench/roofs/work.js'
 import { backendNames, routings, selectCases } from '../bench/workload/cases.js'
 import { decode, dtypeNames, dtypes, encode, type Float } from '../bench/workload/dtypes.js'
@@ -19,6 +20,7 @@ import { rooflineChart } from '../cli/bench/charts/roofline.js'
 import { resultTables } from '../cli/bench/page-tables.js'
 import { type Row, rowsOf } from '../cli/bench/rows.js'
 import { reportText } from '../cli/bench/text.js'
+import { native } from '../lib/binding/native.js'
 import {
   type DeviceInfo,
   lilyBackward,
@@ -287,6 +289,138 @@ describe('sampling', () => {
   })
 })
 
+describe('a run', () => {
+  const cases = selectCases({ backend: 'cpu', shapes: [shape], dtypes: [], routings: ['batch', 'fixed'], quick: true })
+  const cpuMethods = methods.filter((method) => !method.endsWith('-graph') && !hasLayer(method))
+
+  /**
+   * Measures with a clock that only the measurements advance: a roof takes 0.1 seconds, the n-th sample `sampleSeconds(n)`,
+   * and the second measurement of a case or of the roofs is `again`.
+   */
+  async function runWith(
+    seconds: number,
+    rate: (again: boolean) => number,
+    sampleSeconds: (n: number, again: boolean) => number,
+  ): Promise<Findings & { steps: string[]; left: number[]; at: number[]; end: number }> {
+    let [now, samples, again, isRunning] = [0, 0, false, false]
+    vi.spyOn(performance, 'now').mockImplementation(() => now * 1e3)
+    vi.spyOn(process.hrtime, 'bigint').mockImplementation(() => {
+      if (isRunning) now += sampleSeconds(samples++, again)
+      isRunning = !isRunning
+      return BigInt(Math.round(now * 1e9))
+    })
+    vi.spyOn(native, 'measureRoof').mockImplementation(() => {
+      now += 0.1
+      return rate(again)
+    })
+    const device: DeviceInfo = { id: 0, name: 'a processor', threads: 1, cache: 2 ** 20 }
+    const model = { layers: 32, strideA: 4 }
+    const plan = { backend: 'cpu', device, gpu: null, cases, caches: 'warm', model, withLayer: false } as const
+    const findings: Findings = { roofs: null, overhead: null, results: [], failures: [], notes: [] }
+    const [steps, left, at]: [string[], number[], number[]] = [[], [], []]
+    const onProgress = (step: string, secondsLeft: number) => {
+      steps.push(step)
+      left.push(secondsLeft)
+      at.push(now)
+      again = step.endsWith('again')
+      samples = 0
+    }
+    try {
+      const { signal } = new AbortController()
+      await measure({ ...plan, seconds, roofOctaves: 3, rounds: 3 }, findings, signal, onProgress, String)
+    } finally {
+      vi.restoreAllMocks()
+    }
+    return { ...findings, steps, left, at, end: now }
+  }
+
+  const names = ['batch', 'fixed'].map((routing) => `33, 40, 5, 3 float32 ${routing}`)
+  const before = ['roofs', 'overhead of a call', ...names]
+  const steady = () => 0.02
+  const uneven = (n: number) => (n % 3 === 0 ? 0.02 : 0.02 * (1 + (n % 7)))
+
+  test('without doubts measures every case once', async () => {
+    const { steps, results, notes } = await runWith(30, () => 1e12, steady)
+    expect(steps).toEqual(before)
+    expect(results.flatMap(({ doubts }) => doubts)).toEqual([])
+    expect(notes).toEqual([])
+  })
+
+  test('measures cases with a large spread again', async () => {
+    const { steps, results, notes } = await runWith(
+      100,
+      () => 1e12,
+      (n, again) => (again ? steady() : uneven(n)),
+    )
+    expect(steps).toEqual([...before, ...names.map((name) => `${name}, again`)])
+    expect(results.map(({ routing, pass, method }) => [routing, pass, method])).toEqual(
+      ['batch', 'fixed'].flatMap((routing) =>
+        passes.flatMap((pass) => cpuMethods.map((method) => [routing, pass, method])),
+      ),
+    )
+    expect(results.flatMap(({ doubts }) => doubts)).toEqual([])
+    expect(notes).toEqual([])
+  })
+
+  test('keeps the earlier results if the later ones are worse', async () => {
+    // The samples of forward, and then those of both passes.
+    const { results } = await runWith(
+      30,
+      () => 1e12,
+      (n, again) => (again || n > 250 ? uneven(n) : steady()),
+    )
+    const inDoubt = results.filter(({ doubts }) => doubts.length > 0).map(({ pass }) => pass)
+    expect(new Set(inDoubt)).toEqual(new Set(['forward+backward']))
+  })
+
+  test('measures the roofs again if a time is below its floor', async () => {
+    const { steps, results, roofs, notes } = await runWith(30, (again) => (again ? 1e12 : 1e4), steady)
+    expect(steps).toEqual([...before, 'roofs, again'])
+    expect(roofs!.flops).toBe(1e12)
+    for (const { floor, median, doubts } of results) {
+      expect(floor).toBeLessThan(median)
+      expect(doubts).toEqual([])
+    }
+    expect(notes).toEqual([])
+  })
+
+  test('keeps and explains doubts without time for another measurement', async () => {
+    const { steps, results, notes } = await runWith(0.1, () => 1e4, uneven)
+    expect(steps).toEqual(before)
+    expect(results.map(({ doubts }) => doubts)).toEqual(results.map(() => ['floor', 'spread']))
+    expect(notes).toEqual([
+      expect.stringContaining('!: 20 of 20 times are less than their floor'),
+      expect.stringContaining('!: 20 of 20 times have a spread'),
+    ])
+  })
+
+  test.each([
+    ['the time budget', 100, 1e12, 0.05],
+    // 1e7 FLOP/s are floors of 3 ms forward, and of 10 ms with backward.
+    ['the minimum number of rounds', 1, 1e7, 0.02],
+  ])('estimates the time left within a factor of 2, if it is that of %s', async (_, seconds, rate, sampleSeconds) => {
+    const { left, at, end } = await runWith(
+      seconds,
+      () => rate,
+      () => sampleSeconds,
+    )
+    for (const [i, estimate] of left.entries()) {
+      // Nothing is known before the roofs are measured but the budget.
+      if (i === 0) continue
+      expect(estimate / (end - at[i])).toBeGreaterThan(0.5)
+      expect(estimate / (end - at[i])).toBeLessThan(2)
+    }
+  })
+})
+
+test('the faster of two measurements of the roofs', () => {
+  const roofs = (flops: number, bfloat16Flops: number, bfloat16Source: string, read: number, update: number) => ({
+    ...{ flops, bfloat16Flops, bfloat16Source, float16Flops: flops },
+    memory: [{ bytes: 10, read, update }],
+  })
+  expect(fasterRoofs(roofs(1, 4, 'cuBLASLt', 5, 8), roofs(2, 3, 'a loop', 6, 7))).toEqual(roofs(2, 4, 'cuBLASLt', 6, 8))
+})
+
 describe('the roofline chart', () => {
   const roofs = {
     flops: 118e9,
@@ -308,6 +442,7 @@ describe('the roofline chart', () => {
     spread: 0,
     samples: 3,
     floor: null,
+    doubts: [],
     flops: intensity * 1e6,
     bytes: 1e6,
     median: (intensity * 1e6) / (gigaflops * 1e9),
@@ -377,6 +512,7 @@ test('a report has the numbers of each method in its column, as text and as a pa
     spread: 0.01,
     samples: 3,
     floor: 1e-3,
+    doubts: [],
     flops: 1,
     bytes: 1e6,
     median: 1e-3,
@@ -419,9 +555,9 @@ test('a report has the numbers of each method in its column, as text and as a pa
       result('lora-layer', { ratioToLayer: 1.25 }),
       result('lily-graph', { median: 0.05e-3, ratioToLora: 0.6 }),
       result('lora-graph', { ratioToLora: 0.9 }),
-      result('lily', { pass: 'forward+backward', floor: null, ratioToLora: 1.234 }),
-      result('lora', { pass: 'forward+backward', floor: null }),
-      result('layer', { pass: 'forward+backward' }),
+      result('lily', { pass: 'forward+backward', floor: 2.78e-3, doubts: ['floor', 'spread'], ratioToLora: 1.234 }),
+      result('lora', { pass: 'forward+backward', floor: null, doubts: ['spread'] }),
+      result('layer', { pass: 'forward+backward', doubts: ['spread'] }),
       result('lily-graph', { pass: 'forward+backward' }),
     ],
     failures: [{ ...of, shape: { ...shape, rank: 2 }, reason: 'not enough memory' }],
@@ -441,7 +577,7 @@ test('a report has the numbers of each method in its column, as text and as a pa
     '',
     'float32, batch routing',
     '33, 40, 5, 3 | forward | 2.000 | 5% | 12 | 50% | 4.000 | 25% | 0.80 | 0.50 (r 7) | 3.00 | 50.0 | 10% | 25% | 0.0500 | 0.67',
-    '33, 40, 5, 3 | forward+backward | 1.000 | 1% | 1.0 | - | 1.000 | - | 1.23 | - | - | 1.000 | - | - | 1.000 | -',
+    '33, 40, 5, 3 | forward+backward | 1.000 | 1%! | 1.0 | 278%! | 1.000! | - | 1.23 | - | - | 1.000! | - | - | 1.000 | -',
     '33, 40, 2, 3 | FAILED',
   ])
   for (const line of [
@@ -459,7 +595,7 @@ test('a report has the numbers of each method in its column, as text and as a pa
     'M, d, r, E | pass | Lily ms | ± | GB/s | of floor | LoRA ms | of floor | Lily / LoRA | equal params | unfused Lily | ' +
       'layer ms | layer + Lily | layer + LoRA | graph ms | graph / LoRA',
     '33, 40, 5, 3 | fwd | 2.000 | 5% | 12 | 50% | 4.000 | 25% | 0.80 | 0.50 (r 7) | 3.00 | 50.0 | 10% | 25% | 0.0500 | 0.67',
-    '+ bwd | 1.000 | 1% | 1.0 |  | 1.000 |  | 1.23 |  |  | 1.000 |  |  | 1.000 | ',
+    '+ bwd | 1.000 | 1%! | 1.0 | 278%! | 1.000! |  | 1.23 |  |  | 1.000! |  |  | 1.000 | ',
     '33, 40, 2, 3 | failed: not enough memory',
   ])
 })

@@ -209,6 +209,15 @@ describe('bench', () => {
   })
 })
 
+test.each([
+  ['LILY_NUM_THREADS', '0'],
+  ['LILY_CPU_ISA', 'no-such-set'],
+])('bench with %s=%s, and so without a backend, says why', async (name, value) => {
+  const { code, stdout, stderr } = await runCli([...tiny, '--layer'], { [name]: value })
+  expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+  expect(stderr).toMatch(new RegExp(`^error: no backend is available: cpu: .*${name}.*; cuda: `))
+})
+
 describe('doctor', () => {
   const doctor = async (env: Record<string, string> = {}): Promise<Diagnosis & { code: number | null }> => {
     const { code, stdout, stderr } = await runCli(['doctor', '--json'], env)

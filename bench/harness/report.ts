@@ -4,6 +4,7 @@ import type { Roofs } from '../roofs/roofs.js'
 import type { BenchBackend, Case } from '../workload/cases.js'
 import type { Model } from '../workload/trainable-parameters.js'
 import type { Caches } from './cold-caches.js'
+import type { Doubt } from './doubts.js'
 import type { Overhead } from './overhead.js'
 import type { Timing } from './sampling.js'
 
@@ -18,6 +19,8 @@ export interface Result extends Timing, Case {
   readonly bytes: number
   /** The minimum time that the roofs allow, in seconds; null if no roofs were measured. */
   readonly floor: number | null
+  /** Why the time is in doubt, although it was measured again if the time budget allowed it; `notes` of the report explain it. */
+  readonly doubts: readonly Doubt[]
   /** Median of the time ratios to fused LoRA of the same rank. */
   readonly ratioToLora: number
   /** For the frozen layer with an adapter: median of the time ratios to the frozen layer alone; otherwise null. */

@@ -34,11 +34,14 @@ export interface Limits {
   readonly seconds: number
   readonly rounds: number
   readonly signal: AbortSignal
-  /** Minimum duration of a sample; by default one at which the resolution of the clock is negligible. */
+  /** Minimum duration of a sample; by default SAMPLE_SECONDS. */
   readonly sampleSeconds?: number
 }
 
-async function callsPerSample(sampler: Sampler, { sampleSeconds = 0.0005 }: Limits): Promise<number> {
+/** Minimum duration of a sample, at which the resolution of the clock of the host is negligible. */
+export const SAMPLE_SECONDS = 0.0005
+
+async function callsPerSample(sampler: Sampler, { sampleSeconds = SAMPLE_SECONDS }: Limits): Promise<number> {
   await sampler(1)
   let seconds = await sampler(1)
   if (seconds < Math.max(0.01, sampleSeconds)) seconds = Math.min(await sampler(3), await sampler(3))

@@ -1,21 +1,30 @@
 /** One run of the benchmark on one backend: the roofs, the overhead of a call, then case by case. */
 import { totalmem } from 'node:os'
-import type { CudaDevice, DeviceInfo, Graph, Tensor } from '../../lib/index.js'
-import type { ComposedAdapter } from '../methods/composed/tensorflow.js'
+import type { BackendName, CudaDevice, DeviceInfo, Graph, Tensor } from '../../lib/index.js'
+import type { ComposedAdapter, TensorFlow } from '../methods/composed/tensorflow.js'
 import { makeContenders, methodsOf } from '../methods/contenders.js'
 import { hasLayer, type Method, methods, type Pass, passes } from '../methods/methods.js'
 import { floorOf } from '../roofs/floor.js'
-import { measureRoofs, type Roofs } from '../roofs/roofs.js'
+import { fasterRoofs, measureRoofs, type Roofs } from '../roofs/roofs.js'
 import { layerBytes, layerPhasesOf, type Phase, phasesOf, workingSet, workOf, type WorkRouting } from '../roofs/work.js'
 import type { BenchBackend, Case } from '../workload/cases.js'
 import { type DTypes, dtypes } from '../workload/dtypes.js'
 import { type Shape, shapeText } from '../workload/shapes.js'
 import { equalParametersRank, type Model } from '../workload/trainable-parameters.js'
 import { type Caches, coldSetCount } from './cold-caches.js'
+import { doubtsOf, notesOfDoubts } from './doubts.js'
 import { measureOverhead, type Overhead } from './overhead.js'
 import { type Gpu, GPU_SAMPLE_SECONDS, gpuClock, withErrors } from './gpu.js'
 import type { Failure, Result } from './report.js'
-import { deviceClock, hostClock, type Limits, medianRatio, sampleInterleaved, timingOf } from './sampling.js'
+import {
+  deviceClock,
+  hostClock,
+  type Limits,
+  medianRatio,
+  SAMPLE_SECONDS,
+  sampleInterleaved,
+  timingOf,
+} from './sampling.js'
 
 export interface Plan {
   readonly backend: BenchBackend
@@ -47,8 +56,17 @@ export interface Findings {
 /** Describes an error in one line, which the reports show. */
 export type ReasonOf = (error: unknown) => string
 
-/** Called before each step with the name of the step and the share of the run that is complete. */
-export type OnProgress = (step: string, share: number) => void
+/** Called before each step with the name of the step and the estimated seconds that the run still takes. */
+export type OnProgress = (step: string, secondsLeft: number) => void
+
+/** The share of the time budget that is kept for cases whose results are in doubt. */
+const SHARE_TO_REPEAT = 1 / 6
+
+/** Calls of a method before its first round: `sampleInterleaved` makes 2 or 8. */
+const CALLS_BEFORE_ROUNDS = 5
+
+/** Share of the floor that the methods reach on average; the composed ones, which take longest, count most. */
+const TYPICAL_SHARE_OF_FLOOR = 0.25
 
 /** Limit of operand sets per method: for tiny operands, creating more takes longer than measuring. */
 const MAX_SETS = 512
@@ -67,6 +85,33 @@ export async function measure(
   reasonOf: ReasonOf,
 ): Promise<void> {
   const begin = performance.now()
+  const budgetLeft = (share: number): number => share * plan.seconds - (performance.now() - begin) / 1000
+  /** What the cases have taken so far, and what was estimated of them. */
+  const sums = { taken: 0, estimated: 0 }
+  const minimumOfCase = (each: Case): number => minimumSeconds(each, plan, findings.roofs)
+  /** The share of each case in the budget: one that exceeds it shortens the later cases and does not extend the run. */
+  const secondsLeft = (from: number): number => {
+    const slowness = sums.estimated > 0 ? Math.max(1, sums.taken / sums.estimated) : 1
+    let [sum, budget] = [0, Math.max(0, budgetLeft(1 - SHARE_TO_REPEAT))]
+    for (const [i, benchCase] of plan.cases.entries()) {
+      if (i < from) continue
+      const seconds = Math.max(budget / (plan.cases.length - i), slowness * minimumOfCase(benchCase))
+      budget = Math.max(0, budget - seconds)
+      sum += seconds
+    }
+    return sum
+  }
+  /** What each case has taken beyond the time that it was given. */
+  const excess = new Map<Case, number>()
+  const timed = async (benchCase: Case, seconds: number): Promise<Result[]> => {
+    const start = performance.now()
+    const results = await measureCase(benchCase, plan, { seconds, rounds: plan.rounds, signal }, findings)
+    const taken = (performance.now() - start) / 1000
+    excess.set(benchCase, taken - passes.length * seconds)
+    sums.taken += taken
+    sums.estimated += Math.max(passes.length * seconds, minimumOfCase(benchCase))
+    return results
+  }
   /** Runs a step; an error other than that of the signal goes to `onError`. */
   const attempt = async (step: () => Promise<void>, onError: (reason: string) => void): Promise<void> => {
     try {
@@ -78,18 +123,25 @@ export async function measure(
   }
   try {
     const { backend, gpu } = plan
+    let roofSeconds = 0
+    const newRoofs = async (): Promise<Roofs> => {
+      const start = performance.now()
+      const roofs = await measureRoofs(backend as BackendName, plan.device, signal, plan.roofOctaves)
+      roofSeconds = (performance.now() - start) / 1000
+      return roofs
+    }
     if (backend !== 'webgpu') {
-      onProgress('roofs', 0)
+      onProgress('roofs', secondsLeft(0))
       await attempt(
-        async () => void (findings.roofs = await measureRoofs(backend, plan.device, signal, plan.roofOctaves)),
+        async () => void (findings.roofs = await newRoofs()),
         (reason) => findings.notes.push(`the roofs were not measured: ${reason}`),
       )
     }
     if (gpu !== null) {
       findings.notes.push(...notesOf(gpu))
     } else if (backend === 'cpu') {
-      onProgress('overhead of a call', 0.02)
       const limits: Limits = { seconds: Math.min(1, plan.seconds / 10), rounds: 5, signal }
+      onProgress('overhead of a call', limits.seconds + secondsLeft(0))
       await attempt(
         async () => void (findings.overhead = await measureOverhead(limits)),
         (reason) => findings.notes.push(`the overhead of a call was not measured: ${reason}`),
@@ -100,21 +152,88 @@ export async function measure(
       findings.notes.push('the unfused methods run in host memory and are measured on the cpu backend only')
     }
     for (const [i, benchCase] of plan.cases.entries()) {
-      const { shape, dtype, routing } = benchCase
-      onProgress(`${shapeText(shape)} ${dtype} ${routing}`, 0.03 + (0.97 * i) / plan.cases.length)
+      onProgress(caseText(benchCase), secondsLeft(i))
       // A case that exceeds its share shortens the later cases and does not extend the run.
-      const remaining = Math.max(0, plan.seconds - (performance.now() - begin) / 1000)
+      const remaining = Math.max(0, budgetLeft(1 - SHARE_TO_REPEAT))
       const seconds = remaining / (plan.cases.length - i) / passes.length
-      const limits: Limits = { seconds, rounds: plan.rounds, signal }
       await attempt(
-        async () => void findings.results.push(...(await measureCase(benchCase, plan, limits, findings))),
+        async () => void findings.results.push(...(await timed(benchCase, seconds))),
         (reason) => findings.failures.push({ ...benchCase, reason }),
+      )
+    }
+    // The roofs first: a time below its floor shows that they were disturbed.
+    const { roofs } = findings
+    if (
+      roofs !== null &&
+      findings.results.some(({ doubts }) => doubts.includes('floor')) &&
+      roofSeconds < budgetLeft(1)
+    ) {
+      onProgress('roofs, again', budgetLeft(1))
+      await attempt(
+        async () => {
+          useRoofs(fasterRoofs(roofs, await newRoofs()), findings, plan)
+        },
+        (reason) => findings.notes.push(`the roofs were not measured again: ${reason}`),
+      )
+    }
+    const inDoubt = plan.cases.filter((each) => countDoubts(findings.results.filter(isOf(each))) > 0)
+    for (const [i, benchCase] of inDoubt.entries()) {
+      if (excess.get(benchCase)! >= budgetLeft(1)) continue
+      onProgress(`${caseText(benchCase)}, again`, budgetLeft(1))
+      const before = findings.results.filter(isOf(benchCase))
+      await attempt(
+        async () => {
+          const again = await timed(benchCase, Math.max(0, budgetLeft(1)) / (inDoubt.length - i) / passes.length)
+          if (countDoubts(again) > countDoubts(before)) return
+          findings.results.splice(findings.results.indexOf(before[0]), before.length, ...again)
+        },
+        (reason) => findings.notes.push(`${caseText(benchCase)} was not measured again: ${reason}`),
       )
     }
   } catch (error) {
     if (!signal.aborted) throw error
   }
+  findings.notes.push(...notesOfDoubts(findings.results))
 }
+
+const caseText = ({ shape, dtype, routing }: Case): string => `${shapeText(shape)} ${dtype} ${routing}`
+
+const isOf =
+  (benchCase: Case) =>
+  (result: Result): boolean =>
+    caseText(result) === caseText(benchCase)
+
+const countDoubts = (results: readonly Result[]): number => results.reduce((sum, { doubts }) => sum + doubts.length, 0)
+
+/** Computes the floors of all results anew. */
+function useRoofs(roofs: Roofs, findings: Findings, plan: Plan): void {
+  findings.roofs = roofs
+  for (const [i, result] of findings.results.entries()) {
+    const work = methodWork(result.method, result, result.rank)
+    const minimum = minimumOf(work, result, result.pass, setCountOf(work, result, plan, findings.notes), roofs)
+    findings.results[i] = { ...result, ...minimum, doubts: doubtsOf(result, minimum.floor) }
+  }
+}
+
+/** An estimate of the time that a case takes with the minimum number of rounds; 0 without roofs. */
+function minimumSeconds(benchCase: Case, plan: Plan, roofs: Roofs | null): number {
+  if (roofs === null) return 0
+  const rank = equalParametersRank(plan.model, benchCase.shape)
+  const calls = passes.flatMap((pass) =>
+    selectedMethods(benchCase, plan).map((method) => {
+      const { floor } = minimumOf(methodWork(method, benchCase, rank), benchCase, pass, 1, roofs)
+      return Math.max(floor! / TYPICAL_SHARE_OF_FLOOR, SAMPLE_SECONDS)
+    }),
+  )
+  return calls.reduce((sum, seconds) => sum + seconds, 0) * (CALLS_BEFORE_ROUNDS + plan.rounds)
+}
+
+/** TensorFlow.js on the device of WebGPU, if it is measured. */
+const tensorFlowOf = ({ gpu }: Plan): TensorFlow | null =>
+  gpu === null || typeof gpu.tensorFlow === 'string' ? null : gpu.tensorFlow
+
+const selectedMethods = (benchCase: Case, plan: Plan): Method[] =>
+  methodsOf(methods, benchCase, plan.backend, plan.withLayer, tensorFlowOf(plan) !== null)
 
 /** What the times of a device of WebGPU are worth. */
 function notesOf({ device, isSoftware, tensorFlow }: Gpu): string[] {
@@ -172,9 +291,9 @@ async function measureMethods(
 ): Promise<Result[]> {
   const { shape } = benchCase
   const { gpu } = plan
-  const tensorFlow = gpu === null || typeof gpu.tensorFlow === 'string' ? null : gpu.tensorFlow
+  const tensorFlow = tensorFlowOf(plan)
   const equalRank = equalParametersRank(plan.model, shape)
-  const selected = methodsOf(methods, benchCase, plan.backend, plan.withLayer, tensorFlow !== null)
+  const selected = selectedMethods(benchCase, plan)
   if (plan.backend === 'cpu' && !selected.includes('lily-composed')) {
     notes.push(`${shapeText(shape)}, token routing: unfused Lily is not measured, because E r is larger than 4096`)
   }
@@ -208,13 +327,16 @@ async function measureMethods(
       for (const [i, method] of selected.entries()) {
         const work = methodWork(method, benchCase, equalRank)
         const fused = samplesOf(method.replace(/-(composed|graph)$/, '') as Method)
+        const timing = timingOf(samples[i])
+        const minimum = minimumOf(work, benchCase, pass, setCount(method), roofs)
         results.push({
           ...benchCase,
           pass,
           method,
           rank: work.shape.rank,
-          ...timingOf(samples[i]),
-          ...minimumOf(work, benchCase, pass, setCount(method), roofs),
+          ...timing,
+          ...minimum,
+          doubts: doubtsOf(timing, minimum.floor),
           ratioToLora: medianRatio(samples[i], samplesOf('lora')!),
           ratioToLayer:
             method === 'lily-layer' || method === 'lora-layer' ? medianRatio(samples[i], samplesOf('layer')!) : null,

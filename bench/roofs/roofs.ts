@@ -91,6 +91,22 @@ export async function measureRoofs(
   return { flops, bfloat16Flops, bfloat16Source, float16Flops: name === 'cuda' ? bfloat16Flops : flops, memory }
 }
 
+/** The faster of two measurements of each roof: what disturbs one makes it slower. */
+export function fasterRoofs(first: Roofs, second: Roofs): Roofs {
+  const { bfloat16Source } = first.bfloat16Flops > second.bfloat16Flops ? first : second
+  return {
+    flops: Math.max(first.flops, second.flops),
+    bfloat16Flops: Math.max(first.bfloat16Flops, second.bfloat16Flops),
+    bfloat16Source,
+    float16Flops: Math.max(first.float16Flops, second.float16Flops),
+    memory: first.memory.map(({ bytes, read, update }, i) => ({
+      bytes,
+      read: Math.max(read, second.memory[i].read),
+      update: Math.max(update, second.memory[i].update),
+    })),
+  }
+}
+
 /**
  * The bandwidth for a working set: no measured buffer of that size or more is faster. The buffers counted are the largest
  * that is at most as large as the working set, and all larger ones, so that neither the steps between the sizes nor a

@@ -5,7 +5,16 @@ import { shapeText } from '../../bench/workload/shapes.js'
 import { type Element, h } from '../report/document.js'
 import { columnHeader, rowHeader, scrollable, tableOf } from '../report/elements.js'
 import { giga, milliseconds, percent, ratio, size } from '../report/format.js'
-import { equalParametersText, graphRatioToLora, overheadOf, type Row, sectionsOf, shareOfFloor } from './rows.js'
+import {
+  equalParametersText,
+  graphRatioToLora,
+  marked,
+  overheadOf,
+  type Row,
+  sectionsOf,
+  shareText,
+  timeText,
+} from './rows.js'
 
 interface Column {
   readonly title: string
@@ -18,11 +27,11 @@ interface Column {
 
 const columns: readonly Column[] = [
   { title: 'Lily ms', cell: ({ lily }) => milliseconds(lily.median) },
-  { title: '±', cell: ({ lily }) => percent(lily.spread), isOptional: true },
+  { title: '±', cell: ({ lily }) => marked(percent(lily.spread), lily, 'spread'), isOptional: true },
   { title: 'GB/s', cell: ({ lily }) => giga(lily.bytes / lily.median), isOptional: true },
-  { title: 'of floor', cell: ({ lily }) => percent(shareOfFloor(lily), '') },
-  { title: 'LoRA ms', cell: ({ lora }) => milliseconds(lora.median), isOptional: true },
-  { title: 'of floor', cell: ({ lora }) => percent(shareOfFloor(lora), ''), isOptional: true },
+  { title: 'of floor', cell: ({ lily }) => shareText(lily, '') },
+  { title: 'LoRA ms', cell: ({ lora }) => timeText(lora), isOptional: true },
+  { title: 'of floor', cell: ({ lora }) => shareText(lora, ''), isOptional: true },
   { title: 'Lily / LoRA', cell: ({ lily }) => ratio(lily.ratioToLora) },
   { title: 'equal params', cell: (row) => equalParametersText(row, ''), isOptional: true },
   ...(['lily', 'lora'] as const).map((adapter): Column => {
@@ -30,10 +39,10 @@ const columns: readonly Column[] = [
     const cell = ({ by }: Row) => ratio(by.get(needs)?.ratioToFused, '')
     return { title: `unfused ${name}`, cell, isOptional: true, needs }
   }),
-  { title: 'layer ms', cell: ({ by }) => milliseconds(by.get('layer')?.median ?? NaN), needs: 'layer' },
+  { title: 'layer ms', cell: ({ by }) => timeText(by.get('layer')), needs: 'layer' },
   { title: 'layer + Lily', cell: (row) => percent(overheadOf(row, 'lily'), ''), needs: 'layer' },
   { title: 'layer + LoRA', cell: (row) => percent(overheadOf(row, 'lora'), ''), needs: 'layer' },
-  { title: 'graph ms', cell: ({ by }) => milliseconds(by.get('lily-graph')?.median ?? NaN), needs: 'lily-graph' },
+  { title: 'graph ms', cell: ({ by }) => timeText(by.get('lily-graph')), needs: 'lily-graph' },
   { title: 'graph / LoRA', cell: (row) => ratio(graphRatioToLora(row), ''), needs: 'lily-graph' },
 ]
 

@@ -3,7 +3,8 @@ import type { Report, Result } from '../../bench/harness/report.js'
 import type { Method, Pass } from '../../bench/methods/methods.js'
 import type { Case } from '../../bench/workload/cases.js'
 import { countOf } from '../../lib/base/errors.js'
-import { ratio } from '../report/format.js'
+import type { Doubt } from '../../bench/harness/doubts.js'
+import { milliseconds, percent, ratio } from '../report/format.js'
 
 export interface Row extends Case {
   readonly pass: Pass
@@ -66,8 +67,20 @@ export function overheadOf({ by }: Row, adapter: 'lily' | 'lora'): number | null
   return ratio == null ? null : ratio - 1
 }
 
+/** A cell, with a mark if the result is in doubt for this reason; the notes of the report explain the mark. */
+export const marked = (text: string, result: Result | undefined, doubt: Doubt): string =>
+  result?.doubts.includes(doubt) === true ? `${text}!` : text
+
 /** Share of the speed that the roofs allow. */
 export const shareOfFloor = ({ floor, median }: Result): number | null => (floor === null ? null : floor / median)
+
+/** {@link shareOfFloor} as text. */
+export const shareText = (result: Result, none: string): string =>
+  marked(percent(shareOfFloor(result), none), result, 'floor')
+
+/** The time of a method whose spread has no column, in milliseconds. */
+export const timeText = (result: Result | undefined): string =>
+  marked(milliseconds(result?.median ?? NaN), result, 'spread')
 
 /** Processor, threads, platform and Node version of a run. */
 export function machineText({ detail, threads, platform, node }: Report['machine']): string {

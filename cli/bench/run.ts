@@ -2,7 +2,7 @@
 import type { Command } from 'commander'
 import { type Gpu, openGpu } from '../../bench/harness/gpu.js'
 import type { Report } from '../../bench/harness/report.js'
-import { type Findings, measure, type Plan } from '../../bench/harness/session.js'
+import { type Findings, measure, type OnProgress, type Plan } from '../../bench/harness/session.js'
 import { type BenchBackend, selectCases } from '../../bench/workload/cases.js'
 import { countOf } from '../../lib/base/errors.js'
 import { backends, type DeviceInfo } from '../../lib/index.js'
@@ -11,7 +11,7 @@ import { interruptSignal, SIGNALS } from '../report/interrupt.js'
 import { checkWritable, writeOutput } from '../report/output-file.js'
 import { note, print } from '../report/print.js'
 import { jsonText, withPrintableStrings } from '../report/printable.js'
-import { type Progress, startProgress } from '../report/progress.js'
+import { startProgress } from '../report/progress.js'
 import type { BenchOptions } from './options.js'
 import { reportText } from './text.js'
 
@@ -23,10 +23,14 @@ export async function run(options: BenchOptions, command: Command, version: stri
   const interrupt = interruptSignal()
   const progress = startProgress((step) => note(`measuring ${step}`))
   const reports: Report[] = []
+  const begin = performance.now()
   try {
     for (const [i, plan] of plans.entries()) {
-      const onProgress: Progress['update'] = (step, share) =>
-        progress.update(`${plan.backend}: ${step}`, (i + share) / plans.length)
+      const later = plans.slice(i + 1).reduce((sum, { seconds }) => sum + seconds, 0)
+      const onProgress: OnProgress = (step, secondsLeft) => {
+        const elapsed = (performance.now() - begin) / 1000
+        progress.update(`${plan.backend}: ${step}`, elapsed / (elapsed + secondsLeft + later))
+      }
       reports.push(await runPlan(plan, version, interrupt, onProgress))
     }
   } finally {
@@ -55,6 +59,10 @@ async function plansOf(options: BenchOptions, command: Command): Promise<Plan[]>
   const selected = new Set<BenchBackend>(
     options.backend.length > 0 ? options.backend : found.filter(({ available }) => available).map(({ name }) => name),
   )
+  if (selected.size === 0) {
+    const reasons = found.map(({ name, reason }) => `${name}: ${reason ?? 'it has no device'}`).join('; ')
+    command.error(`error: no backend is available: ${reasons}`)
+  }
   if (!selected.has('cpu')) {
     for (const name of CPU_OPTIONS) {
       if (options[name] === undefined) continue
@@ -102,12 +110,7 @@ function planOf(options: BenchOptions, backend: BenchBackend, device: DeviceInfo
   }
 }
 
-async function runPlan(
-  plan: Plan,
-  version: string,
-  signal: AbortSignal,
-  onProgress: Progress['update'],
-): Promise<Report> {
+async function runPlan(plan: Plan, version: string, signal: AbortSignal, onProgress: OnProgress): Promise<Report> {
   const { backend, device, gpu, caches, model } = plan
   const measuredAt = new Date().toISOString()
   const findings: Findings = { roofs: null, overhead: null, results: [], failures: [], notes: [] }

@@ -33,7 +33,7 @@ export function startProgress(otherwise: (step: string) => void): Progress {
   bar.start(1, 0, { step: '', left: '…' })
   return {
     update: (step, share) => {
-      // Estimate from the whole run: cli-progress uses only the last steps, whose durations differ a lot.
+      // Estimated from the share: cli-progress uses only the last steps, whose durations differ a lot.
       const left = ((performance.now() - begin) / 1000) * (1 / share - 1)
       bar.update(share, { step: printable(step), left: share > 0.02 ? timeText(left) : '…' })
     },

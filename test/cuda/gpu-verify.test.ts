@@ -88,6 +88,7 @@ const resultOf = (method: Result['method'], pass: Result['pass'], median: number
   flops: 1,
   bytes: 1,
   floor: 60e-6,
+  doubts: [],
   ratioToLora: 1.05,
   ratioToLayer: null,
   ratioToFused: null,
