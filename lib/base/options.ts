@@ -1,5 +1,6 @@
 /** Reads and checks properties of plain option objects. */
 import { describe, fail, failedToRead, LilyError } from './errors.js'
+import { nearestName } from './nearest.js'
 import { deviceTensor } from './symbols.js'
 
 /** The property names that an object of operands or options may have. */
@@ -35,7 +36,10 @@ export function checkKeys(argument: string, value: unknown, known: Known): asser
     }
     for (const key in value as object) {
       if (!known.has(key)) {
-        fail('ERR_LILY_ARGUMENT', key, `is not a property of ${argument}; expected one of ${[...known].join(', ')}`)
+        const nearest = nearestName(key, known)
+        const meant = nearest === null ? '' : ` (did you mean ${nearest}?)`
+        const expected = `expected one of ${[...known].join(', ')}`
+        fail('ERR_LILY_ARGUMENT', key, `is not a property of ${argument}${meant}; ${expected}`)
       }
     }
   } catch (cause) {

@@ -5,6 +5,7 @@
  * takes the last one of a Python set, whose order changes from run to run.
  */
 import { countOf, describe, fail } from '../base/errors.js'
+import { nameDistance } from '../base/nearest.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
 import { compilePattern, needsBacktracking } from './pattern.js'
 import { compileLayersPatterns, type Targets } from './targets.js'
@@ -36,7 +37,13 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
   })
   if (matched.length === 0) {
     const isWhole = typeof targetModules === 'string' ? ' of a regular expression for whole names' : ''
-    failWithoutMatch('targetModules', `a match${isWhole} among ${countOf(layers.length, 'layer')}, got none`)
+    const targets = targetModules ?? []
+    const given = typeof targets === 'string' ? describe(targets) : listOf(targets)
+    failWithoutMatch(
+      'targetModules',
+      `a match${isWhole} among ${countOf(layers.length, 'layer')}, got none for ${given}`,
+      `the nearest names of layers are ${listOf(nearestLayers(targets, layers))}`,
+    )
   }
   const included = matched.filter(({ name }) => excluded(name) === null)
   if (included.length === 0) failWithoutMatch('excludeModules', 'a layer without a match, got none')
@@ -55,6 +62,36 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
     `an index among those of ${countOf(included.length, 'layer')}${after}, got none`,
     remedy,
   )
+}
+
+/** Names of others in a message. */
+const MAX_LISTED = 3
+
+/** The first names of a list, quoted. */
+function listOf(names: readonly string[]): string {
+  return names.slice(0, MAX_LISTED).map(describe).join(', ') + (names.length > MAX_LISTED ? ', ...' : '')
+}
+
+/** Limits of the time that the search for the nearest names takes. */
+const [MAX_SOUGHT, MAX_SEARCHED] = [8, 1000]
+
+/** The layers whose names end most like one of the targets, one for each end; a pattern is sought by its words. */
+function nearestLayers(targets: readonly string[] | string, layers: readonly LayerShape[]): string[] {
+  const sought = (typeof targets === 'string' ? (targets.match(/\w+/g) ?? []) : targets)
+    .slice(0, MAX_SOUGHT)
+    .map((target) => ({ target, components: target.split('.').length }))
+  const nearest = new Map<string, { readonly name: string; readonly distance: number }>()
+  for (const { name } of layers.slice(0, MAX_SEARCHED)) {
+    for (const { target, components } of sought) {
+      const end = name.split('.').slice(-components).join('.')
+      const distance = nameDistance(target, end)
+      if (distance < (nearest.get(end)?.distance ?? Infinity)) nearest.set(end, { name, distance })
+    }
+  }
+  const ends = [...nearest.values()].sort((a, b) => a.distance - b.distance)
+  // The same layer may be the nearest by ends of two lengths; a pattern may have no words.
+  const names = [...new Set(ends.map(({ name }) => name))].slice(0, MAX_LISTED)
+  return names.length > 0 ? names : [layers[0].name]
 }
 
 function failWithoutMatch(

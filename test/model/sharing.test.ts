@@ -196,6 +196,42 @@ describe('rejects', () => {
     await expectRefused('ERR_LILY_ARGUMENT', message, () => share(layers, config))
   })
 
+  it.each<[string, string | string[], string]>([
+    ["'q_project'", ['q_project'], "'m.layers.0.q_proj', 'm.layers.0.v_proj', 'm.layers.0.out'"],
+    [
+      "'atn.out', 'up', 'x', ...",
+      ['up', 'x', 'y', 'atn.out'],
+      "'m.layers.0.attn.out', 'm.layers.0.out', 'm.layers.1.out'",
+    ],
+    ["'.*\\.(v_prog)'", '.*\\.(v_prog)', "'m.layers.0.v_proj', 'm.layers.0.q_proj', 'm.layers.0.out'"],
+    ["'(?:)'", '(?:)', "'m.layers.0.q_proj'"],
+  ])('names %s, which matches no layer, and the nearest layers', async (given, targetModules, nearest) => {
+    const names = ['q_proj', 'v_proj', 'out', 'attn.out'].flatMap((end) => [0, 1].map((l) => `m.layers.${l}.${end}`))
+    const message = `got none for ${given}; the nearest names of layers are ${nearest}`
+    const { message: whole } = await expectRefused('ERR_LILY_ARGUMENT', message, () =>
+      share(square(...names), { targetModules }),
+    )
+    expect(whole.endsWith(nearest)).toBe(true)
+  })
+
+  it.each([
+    ['num_B', 'numB'],
+    ['stride_a', 'strideA'],
+    ['target_modules', 'targetModules'],
+    ['R', 'r'],
+    ['scalings', 'scaling'],
+    ['initWeight', 'initWeights'],
+    ['loraAlpha', null],
+    ['x', null],
+    ['q'.repeat(1e7), null],
+  ])('an unknown name, with the known one that was meant: %.20s', async (name, meant) => {
+    const { message } = await expectRefused('ERR_LILY_ARGUMENT', 'is not a property of config', () =>
+      readConfig({ [name]: 1 }),
+    )
+    if (meant === null) expect(message).not.toContain('did you mean')
+    else expect(message).toContain(`${name}: is not a property of config (did you mean ${meant}?); expected one of r, `)
+  })
+
   it('a single layer, which is counted as one', async () => {
     const layers = square('q')
     await expectRefused('ERR_LILY_ARGUMENT', 'a match among 1 layer, got none', () =>
