@@ -219,7 +219,7 @@ describe('rejects', () => {
     ['stride_a', 'strideA'],
     ['target_modules', 'targetModules'],
     ['R', 'r'],
-    ['scalings', 'scaling'],
+    ['scaled', null],
     ['initWeight', 'initWeights'],
     ['loraAlpha', null],
     ['x', null],
