@@ -6,6 +6,7 @@ import {
   AdamW,
   type AdamWOptions,
   LilyError,
+  loraForwardAsync,
   readState,
   saveState,
   type Tensor,
@@ -261,20 +262,21 @@ describe('the results are bit-equal', () => {
   }
 })
 
-describe('a norm that is not finite', () => {
+describe("a norm that is not finite, with onNonFinite 'ignore',", () => {
   const steps = (bad: number) => [
     { name: 'a', shape: [2], start: [1, 2], gradients: [[bad, 1]] },
     { name: 'b', shape: [2], start: [1, -2], gradients: [[1, -1]] },
   ]
 
   it('of NaN makes all values NaN, as in PyTorch', async () => {
-    const { values, norms } = await train(steps(NaN), { maxNorm: 1 })
+    const { values, norms } = await train(steps(NaN), { maxNorm: 1, onNonFinite: 'ignore' })
     expect(norms).toEqual([NaN])
     expect([...values[0].a, ...values[0].b]).toEqual([NaN, NaN, NaN, NaN])
   })
 
   it('of infinity scales finite gradients to zero', async () => {
-    const { values, norms } = await train(steps(-Infinity), { lr: 0.5, weightDecay: 0.5, maxNorm: 1 })
+    const options = { lr: 0.5, weightDecay: 0.5, maxNorm: 1, onNonFinite: 'ignore' } as const
+    const { values, norms } = await train(steps(-Infinity), options)
     expect(norms).toEqual([Infinity])
     expect([...values[0].a, ...values[0].b]).toEqual([NaN, 1.5, 0.75, -1.5])
   })
@@ -294,10 +296,122 @@ describe('a norm that is not finite', () => {
     })
 
   it('is not computed without maxNorm', async () => {
-    const { values } = await train(steps(NaN), { lr: 0.5, weightDecay: 0, eps: 0 })
+    const { values } = await train(steps(NaN), { lr: 0.5, weightDecay: 0, eps: 0, onNonFinite: 'ignore' })
     expect([...values[0].a]).toEqual([NaN, 1.5])
     expect([...values[0].b]).toEqual([0.5, -1.5])
   })
+})
+
+describe('gradients that are not finite', () => {
+  const bad: [string, number, number | undefined][] = [
+    ['NaN', NaN, undefined],
+    ['NaN, clipped', NaN, 1],
+    ['infinity', Infinity, undefined],
+    ['-infinity, clipped', -Infinity, 1],
+  ]
+  // Steps 1, 2 and 5 have one number that is not finite, in the last parameter.
+  const isBad = (step: number) => [1, 2, 5].includes(step)
+  function makeBad(number: number): TrainedParameter[] {
+    const trained = makeTrained(
+      [...types, types[0]].map((type, i) => ({ shape: [i + 2, 31], ...type })),
+      7,
+    )
+    const { gradients } = trained[trained.length - 1]
+    for (const [step, gradient] of gradients.entries())
+      if (isBad(step)) (gradient as Float32Array)[gradient.length - 2] = number
+    return trained
+  }
+
+  it.each(bad)("'skip': such a step is as if there were none, %s", async (_, number, maxNorm) => {
+    const trained = makeBad(number)
+    const options = { ...odd, maxNorm, onNonFinite: 'skip' } as const
+    const training = new Training(trained, options)
+    const history: History = { values: [], norms: [], expAvg: {}, expAvgSq: {} }
+    let before = { values: await training.read(), ...(await training.moments()) }
+    for (let step = 0; step < 7; step++) {
+      training.step(step)
+      const now = { values: await training.read(), ...(await training.moments()) }
+      const norm = await training.norm()
+      const done = [1, 1, 1, 2, 3, 3, 4][step]
+      expect(training.optimiser.stepCount).toBe(done)
+      expect(training.optimiser.skippedSteps).toBe(step + 1 - done)
+      expect(training.optimiser.state().step).toBe(done)
+      if (isBad(step)) {
+        expectSameHistory(
+          { ...now, values: [now.values], norms: [] },
+          { ...before, values: [before.values], norms: [] },
+        )
+        if (norm !== undefined) expect(norm).not.toBeLessThan(Infinity)
+      } else {
+        history.values.push(now.values)
+        if (norm !== undefined) history.norms.push(norm)
+      }
+      before = now
+    }
+    const good = trained.map((parameter) => ({
+      ...parameter,
+      gradients: parameter.gradients.filter((_, step) => !isBad(step)),
+    }))
+    checkHistory({ ...history, ...(await training.moments()) }, good, options)
+    // The host knows which steps are skipped, so that it counts like an optimiser without them.
+    if (backend === 'cpu') expectSameHistory({ ...history, ...(await training.moments()) }, await train(good, options))
+
+    training.optimiser.load(training.optimiser.state())
+    expect(training.optimiser.stepCount).toBe(4)
+    expect(training.optimiser.skippedSteps).toBe(0)
+  })
+
+  if (backend === 'cpu') {
+    it.each(bad)('is an error that names the parameter, %s', async (_, number, maxNorm) => {
+      const trained = makeBad(number)
+      const training = new Training(trained, { ...odd, maxNorm })
+      training.step(0)
+      const before = { values: [await training.read()], norms: [], ...(await training.moments()) }
+      training.writeGradients(1)
+      const message = 'p5.grad: expected finite numbers, got an infinity or NaN at element 215;'
+      await expectRefused('ERR_LILY_ARGUMENT', message, () => training.optimiser.step())
+      expectSameHistory({ values: [await training.read()], norms: [], ...(await training.moments()) }, before)
+      expect(training.optimiser.stepCount).toBe(1)
+      expect(training.optimiser.skippedSteps).toBe(1)
+      training.step(3)
+      const good = trained.map((p) => ({ ...p, gradients: [p.gradients[0], p.gradients[3]] }))
+      const { values } = await train(good, { ...odd, maxNorm })
+      for (const [name, data] of Object.entries(await training.read())) expectSameBits(name, data, values[1][name])
+    })
+  } else {
+    it.each(bad)('are an error of the next promise, %s', async (_, number, maxNorm) => {
+      const trained = makeBad(number)
+      const training = new Training(trained, { ...odd, maxNorm })
+      training.step(0)
+      const before = await training.read()
+      training.step(1)
+      training.step(2)
+      const message = 'grad: expected finite gradients with a norm of at most 1.8e19, got others in 2 steps on'
+      await expectRefused('ERR_LILY_ARGUMENT', message, () => training.moments())
+      expect(training.optimiser.stepCount).toBe(1)
+      expect(training.optimiser.skippedSteps).toBe(2)
+      for (const [name, data] of Object.entries(await training.read())) expectSameBits(name, data, before[name])
+      training.step(3)
+      await training.moments()
+      expect(training.optimiser.stepCount).toBe(2)
+    })
+
+    it('is an error of an Async form, and none of an optimiser that was disposed of', async () => {
+      const training = new Training(makeBad(NaN), odd)
+      const [x, a, b] = [
+        [2, 3],
+        [1, 3],
+        [4, 1],
+      ].map((shape) => new Placed(Array(shape[0] * shape[1]).fill(1), shape))
+      const operands = { x: x.tensor, a: a.tensor, b: b.tensor }
+      training.step(1)
+      await expectRefused('ERR_LILY_ARGUMENT', 'got others in 1 step on', () => loraForwardAsync(operands))
+      await loraForwardAsync(operands)
+      training.step(1)
+      training.optimiser.dispose()
+      await loraForwardAsync(operands)
+    })
+  }
 })
 
 it('the next step overwrites gradNorm, which may be disposed of', async () => {
@@ -428,6 +542,11 @@ describe('rejects', () => {
     ['maxNorm', 'leave it out', { maxNorm: 0 }],
     ['maxNorm', 'maxNorm', { maxNorm: NaN }],
     ['maxNorm', 'maxNorm: expected a number above 0, got 1e-46', { maxNorm: 1e-46 }],
+    [
+      'onNonFinite',
+      "onNonFinite: expected one of 'error', 'skip', 'ignore', got 'raise'",
+      { onNonFinite: 'raise' as never },
+    ],
     ['betas', 'betas: expected two numbers in [0, 1), got [0.9, 1]', { betas: [0.9, 1] }],
     ['betas', 'betas', { betas: [-0.1, 0.9] }],
     ['betas', 'betas', { betas: [0.9] as never }],

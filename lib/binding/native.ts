@@ -128,9 +128,10 @@ export interface Native {
   /**
    * A step of AdamW. The descriptor holds the numbers of `adamwFields`, then those of `adamwParameterFields` for each
    * parameter. `arrays` has four for each parameter: value, grad, exp_avg, exp_avg_sq; the last two have no offset. The
-   * norm of all gradients is written to `norm`. Without it nothing is clipped.
+   * norm of all gradients is written to `norm`; without it nothing is clipped. `skipped` [1], float32, is the number of
+   * calls that were skipped because gradients were not finite; without it none is.
    */
-  adamw(descriptor: Float64Array, norm: Memory, arrays: readonly Memory[]): void
+  adamw(descriptor: Float64Array, norm: Memory, skipped: Memory, arrays: readonly Memory[]): void
   /**
    * The best rate of a roof, by its number in `constants`, with all threads: FLOP/s of multiply-adds, or bytes/s of
    * reading, or of updating in place, a buffer of `byteLength`. It takes milliseconds and serves benchmarks.

@@ -39,6 +39,8 @@ export class Operand implements Part, Matrix {
   owner: unknown = null
   /** Whether the memory must not be written. */
   isReadOnly = false
+  /** The number of steps of optimisers that have changed the values. */
+  version = 0
   #space: Space | null = null
   #spaceCount = 0
 

@@ -9,6 +9,7 @@ import { Capture } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
 import { CPU, type Device, deviceText } from './device.js'
 import type { OperandMemory } from './operand-memory.js'
+import { reported } from './reports.js'
 import { StreamState } from './stream-state.js'
 
 /**
@@ -158,6 +159,7 @@ export class Placement {
   /** Resolves when all work enqueued in the stream so far is complete. It rejects with LilyError. */
   async completed(): Promise<void> {
     await settled(bound(() => this.binding.streamWait(this.device.id, this.stream.cudaStream)))
+    await reported(this.device)
   }
 }
 

@@ -6,6 +6,7 @@ import type * as gpuCall from '../binding/gpu-call.js'
 import { gpuBufferOf, type OperandMemory } from '../memory/operand-memory.js'
 import type { Operand, Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
+import { reported } from '../memory/reports.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
 import type { CallState } from './call-state.js'
 import type { DeferredB } from './deferred-b.js'
@@ -94,6 +95,7 @@ async function runCompiled(placement: Placement | null, call: (gpu: WebGpuBindin
   await settled(onGpu.run(() => call(gpu)))
   // Of this binding, which says that it is disposed of: the device is not registered then.
   await settled(gpu.streamWait(onGpu.device.id, onGpu.stream.cudaStream))
+  await reported(onGpu.device)
 }
 
 function forwardCall({ state, y }: ForwardCall): gpuCall.ForwardCall {

@@ -1,18 +1,19 @@
 /** The AdamW optimiser. */
-import { fail, LilyError } from '../base/errors.js'
+import { countOf, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { refuseReadOnly } from '../memory/checks.js'
-import type { Device } from '../memory/device.js'
+import { type Device, deviceText } from '../memory/device.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
+import { reportLater } from '../memory/reports.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
-import { clear } from '../tensor/transfer.js'
+import { clear, copyToHost } from '../tensor/transfer.js'
 import { runAdamW } from './launch.js'
 import {
   checkMoments,
@@ -29,6 +30,7 @@ import { stateRanges } from './overlap.js'
 import {
   checkParameters,
   checkValue,
+  failNotFinite,
   readGradients,
   readNames,
   readParameters,
@@ -70,9 +72,10 @@ const STEP_OPTIONS: Known = new Set(['lrScale', 'stream'])
  *
  * Arithmetic and state (m, v) are float32. A 16-bit value is rounded once per step, to nearest even, and has no float32
  * copy: an update smaller than half the distance to the next representable number is lost, so keep parameters with
- * small learning rates in float32. Gradients are not modified; clipping scales them as they are read. As in PyTorch, a
- * norm that is not finite is not an error: with infinity finite gradients become 0 and infinite ones NaN, with NaN all
- * become NaN.
+ * small learning rates in float32. Gradients are not modified; clipping scales them as they are read.
+ *
+ * A step whose gradients are not all finite updates nothing and is an error; see `onNonFinite`. With 'ignore' and clipping
+ * finite gradients become 0 and infinite ones NaN if the norm is infinite, and all become NaN if it is NaN, as in PyTorch.
  *
  * A parameter whose gradient is zero is updated like any other, also by weight decay: PyTorch leaves it out if its gradient
  * is None. Pass only the parameters to train.
@@ -92,8 +95,12 @@ export class AdamW {
   readonly #device: Device
   /** By parameter name; null once the optimiser is disposed of. */
   #moments: Map<string, Moments> | null
+  /** Number of steps, with the skipped ones. */
   #step = 0
   #norm: Operand | null = null
+  /** [1], float32: the number of skipped steps, where the steps run; null: none was to be counted yet. */
+  #skipped: Operand | null = null
+  #skippedSteps = 0
 
   /**
    * Creates an optimiser with zero moments.
@@ -117,9 +124,18 @@ export class AdamW {
     })
   }
 
-  /** Number of steps done. */
+  /** Number of steps done, since the count of the state that was loaded. Like `skippedSteps` for steps on a device. */
   get stepCount(): number {
-    return this.#step
+    return this.#step - this.#skippedSteps
+  }
+
+  /**
+   * Number of steps that have updated nothing because gradients were not finite, since the optimiser was created or has
+   * loaded a state. Those on a device are counted when a promise of the device resolves or rejects, such as that of
+   * `toHost()`.
+   */
+  get skippedSteps(): number {
+    return this.#skippedSteps
   }
 
   /**
@@ -142,10 +158,11 @@ export class AdamW {
   }
 
   /**
-   * Updates all values from their gradients.
+   * Updates all values from their gradients. A backward of a forward before it is an error.
    *
-   * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
-   *   ERR_LILY_OUT_OF_MEMORY: nothing has been written; ERR_LILY_CUDA
+   * @throws LilyError ERR_LILY_ARGUMENT, also for a gradient in host memory that is not finite, ERR_LILY_SHAPE,
+   *   ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY: no value and no state has been written;
+   *   ERR_LILY_CUDA
    */
   step(options: AdamWStepOptions = {}): void {
     this.#open()
@@ -166,13 +183,49 @@ export class AdamW {
       ...parameters.flatMap(({ value, grad }) => [value, grad]),
       ...[...moments.values()].flatMap(({ expAvg, expAvgSq }) => [expAvg, expAvgSq]),
       this.#norm,
+      this.#skipped,
     ])
     const hasNorm = this.#settings.maxNorm !== null
     const norm = hasNorm ? (this.#norm ?? newOperand('norm', 'float32', [1], placement)) : null
     const step = this.#step + 1
-    runAdamW({ parameters, moments, settings: this.#settings, lrScale, step, norm, placement })
+    let skipped = this.#skipped
+    if (skipped === null && this.#settings.onNonFinite !== 'ignore') {
+      skipped = newOperand('skipped', 'float32', [1], placement)
+      clear(skipped)
+    }
+    runAdamW({ parameters, moments, settings: this.#settings, lrScale, step, norm, skipped, placement })
     this.#step = step
     this.#norm = norm
+    this.#skipped = skipped
+    if (skipped !== null && placement !== null) reportLater(this.#device, this.#report)
+    if (skipped !== null && placement === null && this.#count(skipped)) {
+      if (this.#settings.onNonFinite === 'error') failNotFinite(parameters)
+      return
+    }
+    for (const { value } of parameters) value.version++
+  }
+
+  /** Takes over the number of skipped steps, in host memory. Returns whether it is larger than before. */
+  #count({ memory }: Operand): boolean {
+    const before = this.#skippedSteps
+    this.#skippedSteps = (memory as Float32Array)[0]
+    return this.#skippedSteps > before
+  }
+
+  /** Reads the number of skipped steps of a device, and rejects if there are new ones that are errors. */
+  readonly #report = async (): Promise<void> => {
+    const skipped = this.#skipped
+    if (skipped === null) return
+    const read = await copyToHost(skipped)
+    const before = this.#skippedSteps
+    if (skipped !== this.#skipped || !this.#count(read) || this.#settings.onNonFinite === 'skip') return
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'grad',
+      `expected finite gradients with a norm of at most 1.8e19, got others in ` +
+        `${countOf(this.#skippedSteps - before, 'step')} on ${deviceText(this.#device)}, which have updated nothing; look ` +
+        "for the cause in the loss, or pass onNonFinite: 'skip'",
+    )
   }
 
   /**
@@ -208,7 +261,7 @@ export class AdamW {
       const [first, second] = [expAvg, expAvgSq].map((operand) => tensorOf(copyTo(this.#device, operand)))
       return [name, { expAvg: first, expAvgSq: second }] as const
     })
-    return { step: this.#step, parameters: Object.fromEntries(parameters) }
+    return { step: this.stepCount, parameters: Object.fromEntries(parameters) }
   }
 
   /**
@@ -233,6 +286,8 @@ export class AdamW {
     this.#moments = new Map(copies)
     for (const moments of old.values()) disposeMoments(moments)
     this.#step = step
+    this.#dropSkipped()
+    this.#skippedSteps = 0
   }
 
   /** Releases the state. The parameters are not affected. Throws nothing. */
@@ -241,10 +296,16 @@ export class AdamW {
     this.#moments = null
     this.#norm?.dispose()
     this.#norm = null
+    this.#dropSkipped()
   }
 
   [disposeSymbol](): void {
     this.dispose()
+  }
+
+  #dropSkipped(): void {
+    this.#skipped?.dispose()
+    this.#skipped = null
   }
 
   #open(): Map<string, Moments> {

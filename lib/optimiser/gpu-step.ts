@@ -1,9 +1,9 @@
 /**
- * A step of AdamW on a GPUDevice. With clipping there is a sum of squares for each parameter, and the norm; then come the
- * updates. The formulas are at AdamW in adamw.ts; arithmetic is float32, and the factors of a step come from float64.
+ * A step of AdamW on a GPUDevice. With clipping, or if gradients that are not finite skip the step, there is a sum of
+ * squares for each parameter, and the norm; then come the updates. The formulas are at AdamW in adamw.ts; arithmetic is float32, and the factors of a step come from float64.
  *
  *     squares[i]   partial sums over SPLIT elements of one gradient
- *     norm         sqrt of their sum, in order
+ *     norm         sqrt of their sum, in order, and whether the step is skipped
  *     update       one pass over value, grad, exp_avg and exp_avg_sq
  */
 import type { NumberType, Region } from '../binding/gpu-call.js'
@@ -20,7 +20,7 @@ import {
 
 /** A step of AdamW; the symbols are those of adamw.ts. */
 export interface GpuStep {
-  /** From 1. */
+  /** From 1, with the skipped ones. */
   readonly step: number
   readonly beta1: number
   readonly beta2: number
@@ -29,6 +29,8 @@ export interface GpuStep {
   readonly maxNorm: number
   /** [1], float32: the norm of all gradients, written; null without clipping. */
   readonly norm: Region | null
+  /** [1], float32: the number of steps that were skipped because the norm was not finite, updated; null: none is. */
+  readonly skipped: Region | null
   readonly parameters: readonly {
     readonly elements: number
     /** Contiguous, like all of these. */
@@ -46,8 +48,10 @@ export function planStep(call: GpuStep): Plan {
   const workspace = new Workspace()
   const passes: Pass[] = []
   const parameters = call.parameters.filter(({ elements }) => elements > 0)
-  const norm = call.norm === null ? null : dense(call.norm, 1, 1)
-  if (norm !== null) {
+  const norm = call.norm && dense(call.norm, 1, 1)
+  const skipped = call.skipped && dense(call.skipped, 1, 1)
+  const decision = skipped && workspace.take(1, 3)
+  if (norm !== null || skipped !== null) {
     const counts = parameters.map(({ elements }) => squaresOf(elements))
     const squares = workspace.take(
       1,
@@ -59,7 +63,7 @@ export function planStep(call: GpuStep): Plan {
       passes.push([sumOfSquares(dense(grad, 1, elements, grad.dtype), written(ofParameter))])
       first += counts[i]
     }
-    passes.push([gradientNorm(squares, written(norm))])
+    passes.push([gradientNorm(call, { squares, norm, skipped, decision })])
   }
   for (const parameter of parameters) {
     const { elements, value, grad, expAvg, expAvgSq } = parameter
@@ -67,6 +71,7 @@ export function planStep(call: GpuStep): Plan {
       value: written(dense(value, 1, elements, value.dtype)),
       grad: dense(grad, 1, elements, grad.dtype),
       norm,
+      decision,
       expAvg: written(dense(expAvg, 1, elements)),
       expAvgSq: written(dense(expAvgSq, 1, elements)),
       floats: factorsOf(call, parameter),
@@ -135,20 +140,71 @@ fn sum_of_squares(id: u32, tid: u32) {
 }`,
 })
 
-/** squares: [1, n]; norm: [1, 1], written. */
-const gradientNorm = (squares: Operand, norm: Operand): Part => ({
+/**
+ * The norm, and what it decides about the updates: whether the step is skipped, and the factors on step_size and
+ * root_factor, in which the host has counted the skipped steps.
+ */
+const gradientNorm = (
+  { step, beta1, beta2 }: GpuStep,
+  operands: {
+    /** [1, n] */
+    readonly squares: Operand
+    /** [1, 1], written. */
+    readonly norm: Operand | null
+    /** [1, 1], read and written. */
+    readonly skipped: Operand | null
+    /** [1, 3], written, with `skipped`. */
+    readonly decision: Operand | null
+  },
+): Part => ({
   name: 'gradient_norm',
   workgroups: 1,
-  operands: { squares, norm },
-  helpers: [reduce],
+  operands: {
+    squares: operands.squares,
+    norm: operands.norm && written(operands.norm),
+    skipped: operands.skipped && written(operands.skipped),
+    decision: operands.decision && written(operands.decision),
+  },
+  params: { step },
+  floats: { beta1_rest: 1 - beta1, beta2_rest: 1 - beta2 },
+  helpers: [reduce, operands.skipped && correction],
   wgsl: `
 fn gradient_norm(id: u32, tid: u32) {
   var sum = 0.0;
   for (var i = tid; i < P.squares_cols; i += 256u) { sum += squares1(0u, i); }
   let total = reduce(tid, sum);
-  if (tid == 0u) { norm_put1(0u, 0u, sqrt(total)); }
+  if (tid != 0u) { return; }
+  let norm = sqrt(total);
+  ${operands.norm === null ? '' : 'norm_put1(0u, 0u, norm);'}
+  ${operands.skipped === null ? '' : decide}
 }`,
 })
+
+/** 1 - beta^steps from 1 - beta, without cancellation. With c(n) = 1 - beta^n: c(m + n) = c(m) + c(n) (1 - c(m)). */
+const correction = `
+fn correction(beta_rest: f32, steps: u32) -> f32 {
+  var sum = 0.0;
+  var power = beta_rest;
+  for (var bits = steps; bits > 0u; bits >>= 1u) {
+    if ((bits & 1u) != 0u) { sum += power * (1.0 - sum); }
+    power *= 2.0 - power;
+  }
+  return sum;
+}
+fn correction_ratio(beta_rest: f32, steps: u32) -> f32 {
+  // A quotient of equal numbers may be another one than 1.
+  return select(correction(beta_rest, P.step) / correction(beta_rest, steps), 1.0, steps == P.step);
+}`
+
+/** The bits tell what is not finite: WGSL permits the assumption that numbers are. */
+const decide = `
+  let skips = (bitcast<u32>(norm) & 0x7f800000u) == 0x7f800000u;
+  let skipped = skipped1(0u, 0u);
+  let steps = P.step - u32(skipped);
+  decision_put1(0u, 0u, select(0.0, 1.0, skips));
+  decision_put1(0u, 1u, correction_ratio(P.beta1_rest, steps));
+  decision_put1(0u, 2u, sqrt(correction_ratio(P.beta2_rest, steps)));
+  skipped_put1(0u, 0u, select(skipped, skipped + 1.0, skips));`
 
 function adamwUpdate(call: {
   /** All [1, elements]; value and moments are written. */
@@ -157,18 +213,29 @@ function adamwUpdate(call: {
   readonly expAvg: Operand
   readonly expAvgSq: Operand
   readonly norm: Operand | null
+  /** [1, 3]; null: the step is not skipped. */
+  readonly decision: Operand | null
   readonly floats: Readonly<Record<string, number>>
 }): Part {
-  const { value, grad, expAvg, expAvgSq, norm, floats } = call
+  const { value, grad, expAvg, expAvgSq, norm, decision, floats } = call
   return {
     name: 'update',
     // Four elements per thread, without a loop: SwiftShader, which is Chromium's software adapter, takes minutes to compile
     // one around so many guarded accesses.
     workgroups: ceilDiv(value.cols, 256 * 4),
-    operands: { value, grad, exp_avg: expAvg, exp_avg_sq: expAvgSq, ...(norm !== null && { norm }) },
+    operands: { value, grad, exp_avg: expAvg, exp_avg_sq: expAvgSq, norm, decision },
     floats,
     wgsl: `
 fn update(id: u32, tid: u32) {
+  var step_size = P.step_size;
+  var root_factor = P.root_factor;
+  ${
+    decision === null
+      ? ''
+      : `if (decision1(0u, 0u) != 0.0) { return; }
+  step_size *= decision1(0u, 1u);
+  root_factor *= decision1(0u, 2u);`
+  }
   var clip = 1.0;
   ${
     // A norm that is NaN leaves the factor NaN.
@@ -181,7 +248,7 @@ fn update(id: u32, tid: u32) {
   let g = clip * grad4(0u, i);
   let m = P.beta1 * exp_avg4(0u, i) + P.beta1_rest * g;
   let v = P.beta2 * exp_avg_sq4(0u, i) + P.beta2_rest * g * g;
-  let change = P.step_size * m / (sqrt(v) * P.root_factor + P.eps);
+  let change = step_size * m / (sqrt(v) * root_factor + P.eps);
   let next = P.keep * value4(0u, i) - change;
   exp_avg_put4(0u, i, m);
   exp_avg_sq_put4(0u, i, v);

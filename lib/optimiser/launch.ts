@@ -19,10 +19,12 @@ export interface AdamWCall {
   readonly settings: Settings
   /** Factor of every learning rate. */
   readonly lrScale: number
-  /** The number of this step, from 1. */
+  /** The number of this step, from 1, with the skipped ones. */
   readonly step: number
   /** [1], the norm of all gradients, written; null: nothing is clipped. */
   readonly norm: Operand | null
+  /** [1], the number of skipped steps, updated; null: a step is done whatever the gradients are. */
+  readonly skipped: Operand | null
   readonly placement: Placement | null
 }
 
@@ -52,7 +54,7 @@ function stepOf(
 
 function planOf(call: AdamWCall): Plan {
   const { beta1, beta2, eps, maxNorm } = call.settings
-  const { step, norm } = call
+  const { step, norm, skipped } = call
   return planStep({
     step,
     beta1,
@@ -60,6 +62,7 @@ function planOf(call: AdamWCall): Plan {
     eps,
     maxNorm: norm === null ? 0 : (maxNorm ?? 0),
     norm: norm && regionOf(norm.memory, 0),
+    skipped: skipped && regionOf(skipped.memory, 0),
     parameters: call.parameters.map(({ name, value, grad }) => {
       const { lr, weightDecay, expAvg, expAvgSq } = stepOf(call, name)
       return {
@@ -77,7 +80,7 @@ function planOf(call: AdamWCall): Plan {
 
 /** The same in the addon. */
 function launch(call: AdamWCall): void {
-  const { parameters, settings, norm, placement } = call
+  const { parameters, settings, norm, skipped, placement } = call
   const numbers = new Float64Array(lengths.adamwFields + parameters.length * lengths.adamwParameterFields)
   writePlacement(numbers, adamwFields, placement)
   numbers[adamwFields.step] = call.step
@@ -99,5 +102,5 @@ function launch(call: AdamWCall): void {
     numbers[at + adamwParameterFields.weightDecay] = weightDecay
     for (const { memory } of [value, grad, expAvg, expAvgSq]) arrays.push(boundMemory(memory))
   }
-  native.adamw(numbers, norm && boundMemory(norm.memory), arrays)
+  native.adamw(numbers, norm && boundMemory(norm.memory), skipped && boundMemory(skipped.memory), arrays)
 }

@@ -1,6 +1,6 @@
 /** The options of AdamW. */
 import { countOf, describe, fail, failedToRead } from '../base/errors.js'
-import { checkKeys, copyArray, get, isRegExp, type Known } from '../base/options.js'
+import { checkKeys, copyArray, get, isRegExp, type Known, readChoice } from '../base/options.js'
 
 /** Parameters with a learning rate or weight decay of their own, like a parameter group of PyTorch. */
 export interface AdamWGroup {
@@ -28,6 +28,12 @@ export interface AdamWOptions {
    */
   readonly maxNorm?: number | undefined
   /**
+   * What a step does if gradients are infinite or NaN. 'error': it updates nothing and throws; on a device, where it is
+   * only enqueued, the next promise of the device rejects. 'skip': it updates nothing, and `skippedSteps` counts it.
+   * 'ignore': it updates the values with them, as PyTorch does. Default 'error'.
+   */
+  readonly onNonFinite?: 'error' | 'skip' | 'ignore' | undefined
+  /**
    * Groups with their own rates. A parameter may be in one group at most; a group must match at least one parameter.
    */
   readonly groups?: readonly AdamWGroup[] | undefined
@@ -40,8 +46,10 @@ export const ADAMW_OPTIONS: Known = new Set<keyof AdamWOptions>([
   'eps',
   'weightDecay',
   'maxNorm',
+  'onNonFinite',
   'groups',
 ])
+const ON_NON_FINITE = ['error', 'skip', 'ignore'] as const
 const GROUP: Known = new Set(['match', 'lr', 'weightDecay'])
 
 /** Rates of one parameter. */
@@ -57,6 +65,7 @@ export interface Settings {
   readonly eps: number
   /** Null: the norm is not computed. */
   readonly maxNorm: number | null
+  readonly onNonFinite: 'error' | 'skip' | 'ignore'
   /** By parameter name. */
   readonly rates: ReadonlyMap<string, Rates>
 }
@@ -76,6 +85,7 @@ export function readSettings(options: object, names: readonly string[]): Setting
     beta2,
     eps: readNonNegative('options', options, 'eps', 1e-8),
     maxNorm: readMaxNorm(get('options', options, 'maxNorm')),
+    onNonFinite: readChoice('onNonFinite', get('options', options, 'onNonFinite'), ON_NON_FINITE, 'error'),
     rates: readGroups(get('options', options, 'groups'), names, rates),
   }
 }

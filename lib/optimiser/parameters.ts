@@ -6,6 +6,8 @@ import { checkPlace, refuseReadOnly } from '../memory/checks.js'
 import { type Device, deviceText } from '../memory/device.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { firstNotFinite, type FloatDType } from '../tensor/numbers.js'
+import { copyOnHost } from '../tensor/transfer.js'
 import { checkNoOverlap, type Ranges } from './overlap.js'
 
 /** A trainable array and its gradient, of the same shape; both contiguous. */
@@ -153,6 +155,23 @@ export function checkParameters(parameters: readonly ParameterOperands[], state:
     checkContiguous(gradName, grad)
   }
   checkNoOverlap(parameters, state)
+}
+
+/**
+ * The error about gradients in host memory that are not all finite.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT
+ */
+export function failNotFinite(parameters: readonly ParameterOperands[]): never {
+  const indexOf = ({ grad }: ParameterOperands) =>
+    firstNotFinite(grad.dtype as FloatDType, copyOnHost(grad).memory as Float32Array | Uint16Array)
+  const found = parameters.find((parameter) => indexOf(parameter) !== -1) as ParameterOperands
+  fail(
+    'ERR_LILY_ARGUMENT',
+    `${found.name}.grad`,
+    `expected finite numbers, got an infinity or NaN at element ${indexOf(found)}; the step has updated nothing: call ` +
+      "zeroGrad(), and look for the cause in the loss, or pass onNonFinite: 'skip'",
+  )
 }
 
 function checkContiguous(argument: string, { rows, columns, pitch }: Operand): void {

@@ -8,6 +8,7 @@ import { readCudaDevice } from '../memory/backends.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { keepUntilComplete } from '../memory/placement.js'
 import { deviceText } from '../memory/device.js'
+import { reported } from '../memory/reports.js'
 import { StreamState } from '../memory/stream-state.js'
 import type { CudaDevice } from './stream.js'
 
@@ -62,6 +63,7 @@ export class Graph {
     this.#open()
     const { device, cudaStream } = this.#capture.replayStream
     await settled(bound(() => native.streamWait(device.id, cudaStream)))
+    await reported(device)
   }
 
   /**

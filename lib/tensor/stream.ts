@@ -8,6 +8,7 @@ import { type EventHandle, native } from '../binding/native.js'
 import { readCudaDevice } from '../memory/backends.js'
 import { refuseInCapture } from '../memory/capture.js'
 import { type Device, deviceText } from '../memory/device.js'
+import { reported } from '../memory/reports.js'
 import { StreamState } from '../memory/stream-state.js'
 
 /** The state of a Stream; undefined for any other value. Throws ERR_LILY_DISPOSED if the stream is disposed of. */
@@ -112,6 +113,7 @@ export class Stream {
   async synchronize(): Promise<void> {
     const { device, cudaStream } = this.#open()
     await settled(bound(() => native.streamWait(device.id, cudaStream)))
+    await reported(device)
   }
 
   /**

@@ -8,6 +8,7 @@ import { CPU, type Device, deviceText } from '../memory/device.js'
 import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { layOut, layOutOnDevice, layOutOnHost, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
+import { reported } from '../memory/reports.js'
 
 /**
  * Enqueues a contiguous copy of an operand to a device; the copy belongs to the default stream of that device. A source
@@ -82,6 +83,7 @@ export async function download(operand: Operand, data: Uint8Array, byteOffset: n
     return promise
   })
   await settled(copied)
+  await reported(operand.device)
 }
 
 /**

@@ -54,7 +54,7 @@ Split split_of(const lily_adamw &call, const int64_t *first_splits, int64_t task
 
 size_t adamw_workspace(const lily_adamw &call) { return plan(call).workspace_bytes; }
 
-void adamw(const lily_adamw &call, const Kernels &kernels) {
+void adamw(lily_adamw call, const Kernels &kernels) {
   const Plan plan = cpu::plan(call);
   int64_t splits = 0;
   for (int64_t i = 0; i < call.parameter_count; ++i) {
@@ -64,7 +64,7 @@ void adamw(const lily_adamw &call, const Kernels &kernels) {
   plan.first_splits[call.parameter_count] = splits;
 
   float clip = 1.0f;
-  if (call.norm != nullptr) {
+  if (call.norm != nullptr || call.skipped != nullptr) {
     parallel_for(splits, [&](int64_t task, int64_t) {
       const Split split = split_of(call, plan.first_splits, task);
       plan.split_sums[task] =
@@ -72,9 +72,22 @@ void adamw(const lily_adamw &call, const Kernels &kernels) {
     });
     double sum = 0.0;
     for (int64_t task = 0; task < splits; ++task) sum += plan.split_sums[task];
-    *call.norm = static_cast<float>(sqrt(sum));
-    clip = call.max_norm / (*call.norm + 1e-6f);
-    if (clip > 1.0f) clip = 1.0f;  // a NaN stays a NaN
+    const float norm = static_cast<float>(sqrt(sum));
+    if (call.norm != nullptr) {
+      *call.norm = norm;
+      clip = call.max_norm / (norm + 1e-6f);
+      if (clip > 1.0f) clip = 1.0f;  // a NaN stays a NaN
+    }
+    if (call.skipped != nullptr) {
+      // The sum of finite squares is finite in float64.
+      if (!isfinite(sum)) {
+        *call.skipped += 1.0f;
+        return;
+      }
+      // The memory of a caller may hold any number.
+      const float skipped = *call.skipped;
+      if (skipped >= 0 && skipped < static_cast<float>(call.step)) call.step -= static_cast<int64_t>(skipped);
+    }
   }
 
   const AdamWStep step = adamw_step(call);

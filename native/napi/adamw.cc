@@ -15,15 +15,15 @@ enum Array { kValue, kGrad, kExpAvg, kExpAvgSq, kArrayCount };
 class AdamWArguments {
  public:
   explicit AdamWArguments(const Napi::CallbackInfo &info)
-      : env_(info.Env()), norm_(info[1]), operands_{env_, nullptr, 0} {
-    const uint32_t array_count = info[2].As<Napi::Array>().Length();
+      : env_(info.Env()), norm_(info[1]), skipped_(info[2]), operands_{env_, nullptr, 0} {
+    const uint32_t array_count = info[3].As<Napi::Array>().Length();
     count_ = array_count / kArrayCount;
     if (array_count % kArrayCount != 0) {
       throw make_error(env_, "ERR_LILY_ARGUMENT", "arrays must have four arrays for each parameter");
     }
     const int64_t number_count = adamw_field::kCount + int64_t{count_} * adamw_parameter_field::kCount;
     check_numbers(env_, info[0], number_count);  // bounds the number of arrays
-    arrays_ = read_array(env_, info[2], array_count, "arrays");
+    arrays_ = read_array(env_, info[3], array_count, "arrays");
     numbers_.resize(static_cast<size_t>(number_count));
     read_numbers(env_, info[0], number_count, numbers_.data());
     operands_.backend = &available_backend(env_, numbers_[adamw_field::kBackend]);
@@ -40,8 +40,8 @@ class AdamWArguments {
     call.eps = numbers_[adamw_field::kEps];
     call.step = whole_number(env_, numbers_[adamw_field::kStep], 1, kMaxStep, "step");
     call.max_norm = static_cast<float>(numbers_[adamw_field::kMaxNorm]);
-    if (!norm_.IsNull() && !norm_.IsUndefined())
-      call.norm = static_cast<float *>(operands_.array(norm_, 0, 1, sizeof(float), "norm"));
+    call.norm = optional_number(norm_, "norm");
+    call.skipped = optional_number(skipped_, "skipped");
     call.device = operands_.device;
     call.stream = static_cast<lily_stream>(whole(adamw_field::kStream));
     return call;
@@ -86,12 +86,19 @@ class AdamWArguments {
     return parameter;
   }
 
+  // An array of one number; null if it is absent.
+  float *optional_number(const Napi::Value &value, const char *name) const {
+    if (value.IsNull() || value.IsUndefined()) return nullptr;
+    return static_cast<float *>(operands_.array(value, 0, 1, sizeof(float), name));
+  }
+
   int64_t whole(adamw_field::Position field) const {
     return whole_number(env_, numbers_[field], adamw_field::kNames[field]);
   }
 
   const Napi::Env env_;
   const Napi::Value norm_;
+  const Napi::Value skipped_;
   uint32_t count_;  // of parameters
   std::vector<napi_value> arrays_;
   std::vector<double> numbers_;

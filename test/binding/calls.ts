@@ -338,7 +338,8 @@ function adamw(random: Random, arrays: Arrays): unknown[] {
     all.push(arrays.typed(value, valueBefore + count, true), arrays.typed(grad, gradBefore + count))
     all.push(arrays.floats(count, true), arrays.floats(count, true))
   }
-  return [numbers, random() < 0.5 ? null : arrays.floats(1, true), all]
+  const optional = () => (random() < 0.5 ? null : arrays.floats(1, true))
+  return [numbers, optional(), optional(), all]
 }
 
 /** The tensor of a capsule: windows of a matrix of any type. */

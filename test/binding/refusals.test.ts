@@ -591,19 +591,19 @@ describe('getters', () => {
   test('adamw: a getter that shrinks the norm, a value, or the descriptor', () => {
     const [norm, shrinkNorm] = resizable(1)
     expect(() => {
-      native.adamw(adamwNumbers(), norm, withGetter(arrays(), 3, shrinkNorm))
+      native.adamw(adamwNumbers(), norm, null, withGetter(arrays(), 3, shrinkNorm))
     }).toThrow(refusal('ERR_LILY_SHAPE', 'norm has no'))
 
     const [value, shrinkValue] = resizable(4)
     expect(() => {
-      native.adamw(adamwNumbers(), null, withGetter([value, ...arrays().slice(1)], 3, shrinkValue))
+      native.adamw(adamwNumbers(), null, null, withGetter([value, ...arrays().slice(1)], 3, shrinkValue))
     }).toThrow(refusal('ERR_LILY_SHAPE', 'value has no'))
 
     const numbers = adamwNumbers()
     const list = arrays()
     const detach = () => void structuredClone(null, { transfer: [numbers.buffer] })
     expect(() => {
-      native.adamw(numbers, null, withGetter(list, 2, detach))
+      native.adamw(numbers, null, null, withGetter(list, 2, detach))
     }).toThrow(refusal('ERR_LILY_ARGUMENT', 'the descriptor must have'))
     expect(new Set(list[0])).toEqual(new Set([OUTPUT]))
   })
@@ -611,7 +611,7 @@ describe('getters', () => {
   test.each([0, -1, 0.5, NaN])('adamw: step %d', (step) => {
     const list = arrays()
     expect(() => {
-      native.adamw(adamwNumbers(step), null, list)
+      native.adamw(adamwNumbers(step), null, null, list)
     }).toThrow(refusal('ERR_LILY_ARGUMENT', 'step'))
     expect(new Set(list.flatMap((array) => [...array]))).toEqual(new Set([OUTPUT]))
   })
@@ -622,14 +622,14 @@ describe('getters', () => {
     numbers[fieldsOf(adamwFields) + adamwParameterFields.gradDtype] = dtype.float16
     const [value, grad, ...moments] = [new Uint16Array(4), new Uint16Array(4), ...arrays().slice(2)]
     expect(() => {
-      native.adamw(numbers, null, [value, grad, ...moments])
+      native.adamw(numbers, null, null, [value, grad, ...moments])
     }).toThrow(refusal('ERR_LILY_DTYPE', "a gradient has its value's dtype or float32"))
     expect(new Set(moments.flatMap((moment) => [...moment]))).toEqual(new Set([OUTPUT]))
   })
 
   test('adamw: other numbers of arrays', () => {
     expect(() => {
-      native.adamw(adamwNumbers(), null, arrays().slice(1))
+      native.adamw(adamwNumbers(), null, null, arrays().slice(1))
     }).toThrow(refusal('ERR_LILY_ARGUMENT', 'four arrays'))
   })
 })

@@ -156,6 +156,26 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     expect([...(lora.layer('out').b.value.data as Float32Array)]).not.toEqual(before)
   })
 
+  it('updates nothing from a loss that is not finite', async () => {
+    const { model, variables, loss } = problem()
+    const overflowing = () => tf.mul<tf.Scalar>(loss(), tf.scalar(Infinity))
+    const before = valuesOf(model)
+    const values = () => variables.map((variable) => [...variable.dataSync()])
+    const start = values()
+    const strict = new AdapterOptimizer(model, { variables })
+    await expectRefused('ERR_LILY_ARGUMENT', 'proj.lily_A.weight.grad: expected finite numbers', () =>
+      strict.minimize(overflowing),
+    )
+    model.zeroGrad()
+    const lenient = new AdapterOptimizer(model, { variables, onNonFinite: 'skip' })
+    lenient.minimize(overflowing)
+    expect([lenient.adamw.stepCount, lenient.adamw.skippedSteps]).toEqual([0, 1])
+    expect([valuesOf(model), values()]).toEqual([before, start])
+    lenient.minimize(loss)
+    expect(lenient.adamw.stepCount).toBe(1)
+    expect(values()).not.toEqual(start)
+  })
+
   it('refuses what it would not update', async () => {
     const { model, variables, head, bias, loss } = problem()
     const before = valuesOf(model)
@@ -177,7 +197,11 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       'variables[0]: expected a tf.Variable',
       make({ variables: [tf.ones([2])] }),
     )
-    await expectRefused('ERR_LILY_ARGUMENT', 'weightDecay, maxNorm, groups, variables, optimizer', make({ rate: 1 }))
+    await expectRefused(
+      'ERR_LILY_ARGUMENT',
+      'weightDecay, maxNorm, onNonFinite, groups, variables, optimizer',
+      make({ rate: 1 }),
+    )
     for (const options of [null, 'adam', []]) {
       await expectRefused('ERR_LILY_ARGUMENT', 'options: expected a plain object', make(options as object))
     }

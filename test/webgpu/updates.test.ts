@@ -139,6 +139,7 @@ for (const maxNorm of [undefined, 0.5])
         eps: options.eps,
         maxNorm: maxNorm ?? 0,
         norm: norm && norm.region,
+        skipped: null,
         parameters,
       }
       await submit(device, (encoder, allocate) => kernels.plan(planStep(call), encoder, allocate))

@@ -212,7 +212,7 @@ export const adamwParameterStruct = {
 
 /** `lily_adamw`. */
 export const adamwStruct = {
-  bytes: 72,
+  bytes: 80,
   parameters: 0,
   parameterCount: 8,
   beta1: 16,
@@ -220,11 +220,12 @@ export const adamwStruct = {
   eps: 32,
   step: 40,
   norm: 48,
-  maxNorm: 52,
-  device: 56,
-  workspace: 60,
-  workspaceBytes: 64,
-  stream: 68,
+  skipped: 52,
+  maxNorm: 56,
+  device: 60,
+  workspace: 64,
+  workspaceBytes: 68,
+  stream: 72,
 } as const
 
 /** `lily_device_info`. */

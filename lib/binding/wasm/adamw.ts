@@ -11,6 +11,7 @@ export function prepareAdamW(
   operands: Operands,
   numbers: Float64Array,
   norm: Memory,
+  skipped: Memory,
   arrays: readonly Memory[],
 ): Prepared {
   const { module } = operands
@@ -58,6 +59,9 @@ export function prepareAdamW(
   module.view.setFloat32(call + struct.maxNorm, numbers[adamwFields.maxNorm] ?? NaN, true)
   if (norm != null) {
     operands.int32(call + struct.norm, operands.array('norm', norm, 0, 1, FLOAT32_BYTES, 'write'))
+  }
+  if (skipped != null) {
+    operands.int32(call + struct.skipped, operands.array('skipped', skipped, 0, 1, FLOAT32_BYTES, 'update'))
   }
   const bytes = query(module, 'adamwWorkspace', call)
   return { entry: 'adamw', call, workspace: workspaceOf(struct, call, bytes) }

@@ -126,8 +126,8 @@ function operations(
     fold(numbers, db, partials, weights) {
       calls.run((operands) => prepareFold(operands, numbers, db, partials, weights))
     },
-    adamw(numbers, norm, arrays) {
-      calls.run((operands) => prepareAdamW(operands, numbers, norm, arrays))
+    adamw(numbers, norm, skipped, arrays) {
+      calls.run((operands) => prepareAdamW(operands, numbers, norm, skipped, arrays))
     },
   }
 }

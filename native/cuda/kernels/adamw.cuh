@@ -1,6 +1,7 @@
-// AdamW kernels: partial sums of squares of all gradients, the norm from these partial sums, and the update, which
-// makes one pass over value, grad, exp_avg and exp_avg_sq. The formulas are documented at lily_adamw in the C ABI. One
-// launch processes many parameters; each block processes one split (kAdamWSplit elements) of one parameter.
+// AdamW kernels: partial sums of squares of all gradients, the norm from these partial sums, which decides whether the
+// call is skipped, and the update, which makes one pass over value, grad, exp_avg and exp_avg_sq. The formulas are
+// documented at lily_adamw in the C ABI. One launch processes many parameters; each block processes one split
+// (kAdamWSplit elements) of one parameter.
 #pragma once
 
 #include "core/adamw.h"
@@ -22,13 +23,21 @@ constexpr int kAdamWTensors = 72;            // fits into the 4 KiB limit on ker
 constexpr int kAdamWTile = kThreads * 4;     // elements per block and iteration
 constexpr int kAdamWSplit = kAdamWTile * 4;  // elements per block: several tiles amortise the search for the tensor
 
+// What the norm decides about the update.
+struct AdamWDecision {
+  int32_t skips;
+  // Factors on step_size and on root_factor, in which the host has counted the skipped calls: 1 if there are none.
+  float step_size, root_factor;
+};
+
 struct AdamW {
   AdamWTensor tensors[kAdamWTensors];
   int count;
   AdamWStep step;
   float max_norm;
-  const float *norm;  // one float; null: no clipping
-  float *partials;    // one float per block: its sum of squares
+  const float *norm;              // one float; null: no clipping
+  float *partials;                // one float per block: its sum of squares
+  const AdamWDecision *decision;  // null: the call is not skipped
 };
 static_assert(sizeof(AdamW) <= 4096);
 
@@ -83,8 +92,22 @@ __global__ __launch_bounds__(kThreads) void adamw_squares(const __grid_constant_
 struct AdamWNorm {
   const float *partials;
   int64_t count;
-  float *norm;  // one float, out
+  float *norm;              // one float, out; may be null
+  float *skipped;           // one float, in and out: the number of skipped calls; null: none is skipped
+  AdamWDecision *decision;  // out, with `skipped`
+  double beta1, beta2;
+  int64_t step;  // the number of this call; skipped ones count
 };
+
+// 1 - beta^step without cancellation. With c(n) = 1 - beta^n: c(m + n) = c(m) + c(n) (1 - c(m)).
+__device__ inline double adamw_correction(double beta, int64_t step) {
+  double correction = 0, power = 1 - beta;  // c of the bits of `step` so far, and of the next bit
+  for (; step > 0; step >>= 1) {
+    if (step & 1) correction += power * (1 - correction);
+    power *= 2 - power;
+  }
+  return correction;
+}
 
 // One block adds the partial sums. It accumulates in float64, so that the error does not grow with their number.
 template <typename Unused>
@@ -98,7 +121,16 @@ __global__ __launch_bounds__(kThreads) void adamw_norm(const __grid_constant__ A
     __syncthreads();
     if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
   }
-  if (threadIdx.x == 0) call.norm[0] = static_cast<float>(sqrt(sums[0]));
+  if (threadIdx.x != 0) return;
+  const float norm = static_cast<float>(sqrt(sums[0]));
+  if (call.norm != nullptr) *call.norm = norm;
+  if (call.skipped == nullptr) return;
+  const float skipped = *call.skipped;
+  const bool skips = !isfinite(norm);
+  if (skips) *call.skipped = skipped + 1;
+  const int64_t step = call.step - static_cast<int64_t>(skipped);
+  const auto ratio = [&](double beta) { return adamw_correction(beta, call.step) / adamw_correction(beta, step); };
+  *call.decision = {skips, static_cast<float>(ratio(call.beta1)), static_cast<float>(sqrt(ratio(call.beta2)))};
 }
 
 template <typename Unused>
@@ -106,8 +138,13 @@ __global__ __launch_bounds__(kThreads) void adamw_update(const __grid_constant__
   wait_for_previous_launch();
   const AdamWBlock at = adamw_block(call);
   const AdamWTensor &tensor = call.tensors[at.tensor];
-  const AdamWStep step = call.step;
-  const AdamWRate rate = tensor.rate;
+  AdamWStep step = call.step;
+  AdamWRate rate = tensor.rate;
+  if (call.decision != nullptr) {
+    if (call.decision->skips) return;
+    rate.step_size *= call.decision->step_size;
+    step.root_factor *= call.decision->root_factor;
+  }
   float clip = 1;
   if (call.norm != nullptr) {
     clip = call.max_norm / (call.norm[0] + 1e-6f);

@@ -204,15 +204,18 @@ typedef struct lily_adamw_parameter {
  *   v     = beta2 v + (1 - beta2) g^2
  *   value = (1 - lr weight_decay) value - lr / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
  *
- * The arithmetic is float32; a 16-bit value is rounded once, to nearest even. A norm that is not finite is not an
- * error: an infinite norm makes g zero (NaN for infinite elements), and a NaN norm makes all values NaN.
+ * The arithmetic is float32; a 16-bit value is rounded once, to nearest even. With `skipped`, a call whose gradients
+ * are not all finite writes nothing but `norm` and `skipped`, and `step` in the formula is the number of calls that
+ * were not skipped. A GPU adds the squares in float32: it also skips a call whose norm overflows. Without `skipped` an
+ * infinite norm makes g zero (NaN for infinite elements), and a NaN norm makes all values NaN.
  */
 typedef struct lily_adamw {
   const lily_adamw_parameter *parameters; /* in host memory; their arrays are in device memory */
   int64_t parameter_count;
   double beta1, beta2, eps;
-  int64_t step; /* the number of this step, starting at 1 */
-  float *norm;  /* 1 element, out: the norm before clipping; absent: no clipping */
+  int64_t step;   /* the number of this call, starting at 1; skipped calls count */
+  float *norm;    /* 1 element, out: the norm before clipping; absent: no clipping */
+  float *skipped; /* 1 element, in and out: the number of calls that were skipped; absent: none is */
   float max_norm;
   int32_t device;
   void *workspace;
