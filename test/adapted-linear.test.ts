@@ -156,7 +156,7 @@ it('the adapter of an Async call is that of the call, whatever runs after its fr
   const pending = lilyLinearForwardAsync({ ...rest, weight, bias }, { scaling: 2 })
   const other = lilyForward(rest, { scaling: 5, routing: 'token' })
   expectSameBits('y', (await pending).y.data, y.data)
-  const { dx } = lilyLinearBackward({ dy, weight }, saved)
+  const { dx } = lilyLinearBackward({ dy, weight }, saved, { retain: true })
   const gradients = lilyLinearBackwardAsync({ dy, weight }, saved)
   lilyBackward({ dy }, other.saved)
   expectSameBits('dx', (await gradients).dx.data, dx.data)
@@ -173,19 +173,34 @@ describe('backward', () => {
   })
 
   it('without dx does not compute the frozen layer', () => {
-    const { dx, ...others } = lilyLinearBackward({ dy, weight }, saved, { needs: { dx: false } })
+    const { dx, ...others } = lilyLinearBackward({ dy, weight }, saved, { needs: { dx: false }, retain: true })
     expect(dx).toBeUndefined()
-    const { dx: _, ...expected } = lilyBackward({ dy }, saved)
+    const { dx: _, ...expected } = lilyBackward({ dy }, saved, { retain: true })
     expectSame({ ...others }, { ...expected })
   })
 
   it('overwrites the given gradients of parameters, and not the dx of the frozen layer', () => {
     const da = filled('float32', NaN, rank, dIn)
     const dx = filled('float32', NaN, tokens, dIn)
-    const results = lilyLinearBackward({ dy, weight, dx, da }, saved, { accumulate: false })
-    const expected = lilyLinearBackward({ dy, weight }, saved)
+    const results = lilyLinearBackward({ dy, weight, dx, da }, saved, { accumulate: false, retain: true })
+    const expected = lilyLinearBackward({ dy, weight }, saved, { retain: true })
     expectSameBits('dx', results.dx.data, expected.dx.data)
     expectSameBits('da', results.da.data, expected.da.data)
+  })
+
+  it('refuses a saved that a backward has used, and writes nothing', async () => {
+    const { saved } = lilyForward(rest)
+    const { a, x } = rest
+    const lora = loraForward({ x, a, b: operands('float32', 'float32', true).b }).saved
+    lilyLinearBackward({ dy, weight }, saved)
+    await loraLinearBackwardAsync({ dy, weight }, lora)
+    const dx = filled('float32', 3, tokens, dIn)
+    const given = { dy, weight, dx }
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => lilyLinearBackward(given, saved, { retain: true }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => lilyLinearBackwardAsync(given, saved))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraLinearBackward(given, lora))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraLinearBackwardAsync(given, lora))
+    expect(new Set(dx.data)).toEqual(new Set([3]))
   })
 
   it('takes precision from forward', () => {
@@ -193,7 +208,9 @@ describe('backward', () => {
     const { weight: of, bias: _, dy: gradient, ...adapter } = mixed
     const high = lilyLinearForward({ ...adapter, weight: of }, { precision: 'high' }).saved
     const { dx } = linearBackward({ dy: gradient, weight: of }, { precision: 'high' })
-    const expected = lilyBackward({ dy: gradient, dx: { data: dx.data, shape: dx.shape, dtype: 'bfloat16' } }, high).dx
+    const expected = lilyBackward({ dy: gradient, dx: { data: dx.data, shape: dx.shape, dtype: 'bfloat16' } }, high, {
+      retain: true,
+    }).dx
     expectSameBits('dx', lilyLinearBackward({ dy: gradient, weight: of }, high).dx.data, expected.data)
   })
 })

@@ -123,6 +123,7 @@ const lilyOptions = {
 } as const
 const backwardOptions = {
   needs: { valid: EMPTY },
+  retain: flag,
   accumulate: flag,
   stream: { valid: ['undefined'] },
 } as const
@@ -519,7 +520,13 @@ function layerRows(
       Object.entries(
         fields(
           {},
-          { dx: required, needs: { valid: EMPTY }, ...(isLora ? {} : { deferB: flag }), stream: optional },
+          {
+            dx: required,
+            needs: { valid: EMPTY },
+            retain: flag,
+            ...(isLora ? {} : { deferB: flag }),
+            stream: optional,
+          },
           (options: object, outputs) => {
             const { layer, saved } = of()
             const out = dx()

@@ -71,7 +71,7 @@ if (backend === 'cpu')
     const dys = [2, 3, 4].map((seed) => makeCase({ routing: 'batch', ...medium, experts: 4, seed }).dy)
     const dyOf = (i: number) => ({ data: Float32Array.from(dys[i]), shape: [medium.tokens, medium.dOut] })
     const foldAfter = (order: number[]) => {
-      for (const i of order) lily.lilyBackward({ dy: dyOf(i) }, saved, { deferB: true })
+      for (const i of order) lily.lilyBackward({ dy: dyOf(i) }, saved, { deferB: true, retain: true })
       return lily.foldB(saved).data
     }
 
@@ -96,7 +96,7 @@ if (backend === 'cpu')
       })
       try {
         const calls = dys.map(async (_, i) => {
-          await lily.lilyBackwardAsync({ dy: dyOf(i) }, saved, { deferB: true })
+          await lily.lilyBackwardAsync({ dy: dyOf(i) }, saved, { deferB: true, retain: true })
           ended.push(i)
         })
         await Promise.all(calls)
@@ -153,6 +153,9 @@ describe('an invalid call rejects and does not throw', () => {
     const { saved } = await lilyForwardAsync(operands)
     const wrong = { ...dy, shape: [1, dy.data.length] }
     await expect(lilyBackwardAsync({ dy: wrong }, saved)).rejects.toMatchObject({ code: 'ERR_LILY_SHAPE' })
+    const [first, second] = [1, 2].map(() => lilyBackwardAsync({ dy }, saved))
+    await expect(second).rejects.toMatchObject({ code: 'ERR_LILY_ARGUMENT', message: /saved: expected one that no/ })
+    await first
     saved.dispose()
     await expect(lilyBackwardAsync({ dy }, saved)).rejects.toMatchObject({ code: 'ERR_LILY_DISPOSED' })
     await expect(loraBackwardAsync({ dy }, undefined as never)).rejects.toBeInstanceOf(LilyError)

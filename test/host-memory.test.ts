@@ -46,7 +46,7 @@ test('each pending call has a workspace of its own', async () => {
   const { saved } = lilyForward(operands)
   const pending = [
     ...Array.from({ length: 3 }, () => lilyForwardAsync(operands)),
-    ...Array.from({ length: 2 }, () => lilyBackwardAsync({ dy }, saved)),
+    ...Array.from({ length: 2 }, () => lilyBackwardAsync({ dy }, saved, { retain: true })),
   ]
   expect(stats().blocksInUse).toBe(pending.length)
   await Promise.all(pending)

@@ -205,7 +205,12 @@ function modesIn(types: Types): void {
         expect(saved.weights?.shape).toEqual([0, experts])
         const noGradient = rows(0, 0, 2, dOut)
         for (const deferB of [false, true]) {
-          const { dx, da, dRouter, db = await foldB(saved) } = await lilyBackward({ dy: noGradient }, saved, { deferB })
+          const {
+            dx,
+            da,
+            dRouter,
+            db = await foldB(saved),
+          } = await lilyBackward({ dy: noGradient }, saved, { deferB, retain: true })
           expect(dx.shape).toEqual([0, 2, dIn])
           for (const gradient of [da, dRouter, db]) expect(numbers(gradient).every((value) => value === 0)).toBe(true)
         }
@@ -256,14 +261,14 @@ function modesIn(types: Types): void {
   describe('outputs', async () => {
     const { dy, ...operands } = smallOperands()
     const fresh = await forward(operands)
-    const gradients = await lilyBackward({ dy }, fresh.saved)
+    const gradients = await lilyBackward({ dy }, fresh.saved, { retain: true })
 
     it('given outputs are accumulated in place', async () => {
       const y = rows(1, tokens, dOut)
       expectSum(y, (await forward({ ...operands, y })).y, fresh.y)
       const given = { dx: rows(1, tokens, dIn), da: gradient(1, rank, dIn), dRouter: gradient(1, experts, rank) }
       const db = gradient(1, experts * rank, dOut)
-      const added = await lilyBackward({ dy, ...given, db }, fresh.saved)
+      const added = await lilyBackward({ dy, ...given, db }, fresh.saved, { retain: true })
       expect(added.db.shape).toEqual(db.shape)
       for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
         expectSum({ ...given, db }[name], added[name], gradients[name])
@@ -276,7 +281,7 @@ function modesIn(types: Types): void {
       expectSameBits('y', y.data, fresh.y.data)
       const given = { dx: rows(NaN, tokens, dIn), da: gradient(NaN, rank, dIn), dRouter: gradient(NaN, experts, rank) }
       const db = gradient(NaN, experts, rank, dOut)
-      await lilyBackward({ dy, ...given, db }, fresh.saved, { accumulate: false })
+      await lilyBackward({ dy, ...given, db }, fresh.saved, { accumulate: false, retain: true })
       for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
         expectSameBits(name, { ...given, db }[name].data, gradients[name].data)
       }
@@ -286,7 +291,10 @@ function modesIn(types: Types): void {
       const names = ['dx', 'da', 'dRouter', 'db'] as const
       for (let chosen = 0; chosen < 16; chosen++) {
         const needs = Object.fromEntries(names.map((name, i) => [name, (chosen >> i) % 2 === 1]))
-        const some: Partial<Record<(typeof names)[number], Tensor>> = await lilyBackward({ dy }, fresh.saved, { needs })
+        const some: Partial<Record<(typeof names)[number], Tensor>> = await lilyBackward({ dy }, fresh.saved, {
+          needs,
+          retain: true,
+        })
         expect(computed(some)).toEqual(names.filter((name) => needs[name]).sort())
         for (const name of names) {
           const value = some[name]
@@ -298,7 +306,9 @@ function modesIn(types: Types): void {
     it('deferB defers db to foldB, which sums it over layers', async () => {
       const run = async (scaling: number) => (await forward(operands, { scaling })).saved
       const layers = [await run(1), await run(2)]
-      const db = await Promise.all(layers.map(async (saved) => numbers((await lilyBackward({ dy }, saved)).db)))
+      const db = await Promise.all(
+        layers.map(async (saved) => numbers((await lilyBackward({ dy }, saved, { retain: true })).db)),
+      )
       for (const saved of layers) expect((await lilyBackward({ dy }, saved, { deferB: true })).db).toBeUndefined()
       const folded = await foldB(layers)
       expect(folded.shape).toEqual([experts, rank, dOut])
@@ -313,7 +323,7 @@ function modesIn(types: Types): void {
         [0, 2, 3, tokens],
       ]) {
         const { saved } = await forward(operands, { routing: 'sequence', sequenceOffsets })
-        const db = numbers((await lilyBackward({ dy }, saved)).db).slice()
+        const db = numbers((await lilyBackward({ dy }, saved, { retain: true })).db).slice()
         await lilyBackward({ dy }, saved, { deferB: true })
         numbers(await foldB(saved)).forEach((value, i) => {
           expectNear(value, db[i])
@@ -323,7 +333,7 @@ function modesIn(types: Types): void {
 
     it('a saved call that ran backward twice is folded twice', async () => {
       const { saved } = await forward(operands)
-      for (let i = 0; i < 2; i++) await lilyBackward({ dy }, saved, { deferB: true })
+      for (let i = 0; i < 2; i++) await lilyBackward({ dy }, saved, { deferB: true, retain: true })
       numbers(await foldB(saved)).forEach((value, i) => {
         expectNear(value, 2 * numbers(gradients.db)[i])
       })
@@ -379,12 +389,45 @@ function modesIn(types: Types): void {
 it('backward reads the x that is given again', async () => {
   const { x, a, router, b, dy } = typedOperands({})
   const { saved } = await lilyForward({ x, a, router, b })
-  const before = await lilyBackward({ dy }, saved)
+  const before = await lilyBackward({ dy }, saved, { retain: true })
   // Only da = dh^T x depends on x, so other numbers show which x was read. Doubling is exact.
   const doubled = { ...x, data: x.data.map((value) => 2 * value) }
   const after = await lilyBackward({ dy, x: doubled }, saved)
   expect(numbers(after.da)).toEqual(numbers(before.da).map((value) => 2 * value))
   for (const name of ['dx', 'dRouter', 'db'] as const) expectSameBits(name, after[name].data, before[name].data)
+})
+
+describe('a second backward with one saved', () => {
+  const { dy, ...operands } = typedOperands({})
+  const backwardOf = {
+    lily: async () => {
+      const { saved } = await lilyForward(operands)
+      return (given: object, options?: { retain: boolean }) => lilyBackward({ dy, ...given }, saved, options)
+    },
+    lora: async () => {
+      const { saved } = await loraForward({ x: operands.x, a: operands.a, b: smallLoraB() })
+      return (given: object, options?: { retain: boolean }) => loraBackward({ dy, ...given }, saved, options)
+    },
+  }
+
+  it.each(['lily', 'lora'] as const)(
+    'is refused and writes nothing, unless the first one retains it: %s',
+    async (of) => {
+      const backward = await backwardOf[of]()
+      // What a check refuses does not use it up.
+      await expectRefused('ERR_LILY_SHAPE', 'dy', () => backward({ dy: filled(1, tokens, dOut + 1) }))
+      const first = await backward({}, { retain: true })
+      const second = await backward({}, { retain: false })
+      for (const name of ['dx', 'da', 'db'] as const) expectSameBits(name, second[name].data, first[name].data)
+      const dx = filled(3, tokens, dIn)
+      for (const retain of [false, true]) {
+        const message =
+          'saved: expected one that no backward has used, got one that has; run forward again, or pass retain'
+        await expectRefused('ERR_LILY_ARGUMENT', message, () => backward({ dx }, { retain }))
+      }
+      expect(new Set(dx.data)).toEqual(new Set([3]))
+    },
+  )
 })
 
 /** The names of the returned gradients. */

@@ -234,7 +234,7 @@ it('foldB and backward: db over b, or over what forward has saved, of any layer'
     const weights = filled(0.5, groups, experts)
     const options = { routing: 'fixed', weights, sequenceOffsets: offsets } as const
     const { saved } = lilyForward({ x, a: filled(1, rank, dIn), b }, options)
-    lilyBackward({ dy }, saved, { deferB: true })
+    lilyBackward({ dy }, saved, { deferB: true, retain: true })
     return { b, saved }
   })
   const { b, saved } = second

@@ -366,10 +366,11 @@ describe('Tensor', () => {
     expectCode('ERR_LILY_DISPOSED', () => saved.hidden)
   })
 
-  it('saved supports several backward calls until it is disposed of', () => {
+  it('saved supports several backward calls with retain, until it is disposed of', () => {
     const { dy } = smallOperands()
     const { saved } = lilyForward(smallForward())
-    expectSameBits('dx', lilyBackward({ dy }, saved).dx.data, lilyBackward({ dy }, saved).dx.data)
+    const [first, second] = [1, 2].map(() => lilyBackward({ dy }, saved, { retain: true }))
+    expectSameBits('dx', second.dx.data, first.dx.data)
     saved.dispose()
     saved.dispose()
     expectCode('ERR_LILY_DISPOSED', () => lilyBackward({ dy }, saved))

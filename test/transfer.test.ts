@@ -70,7 +70,7 @@ describe('a small operand', () => {
   it.each(['dy', 'x', 'a', 'router', 'b'] as const)('%s of backward: the call has read it', async (name) => {
     const { dy, ...operands } = smallOperands()
     const { saved } = lilyForward(operands)
-    const expected = lilyBackward({ dy }, saved)
+    const expected = lilyBackward({ dy }, saved, { retain: true })
     const pending = lilyBackwardAsync({ dy }, saved)
     transfer({ dy, ...operands }[name]).fill(NaN)
     const gradients = await pending
@@ -82,8 +82,8 @@ describe('a small operand', () => {
   it('tensors of saved: the call has read them; a later one is refused', async () => {
     const { dy, ...operands } = smallOperands()
     const { saved } = lilyForward(operands)
-    const expected = lilyBackward({ dy }, saved)
-    const pending = lilyBackwardAsync({ dy }, saved)
+    const expected = lilyBackward({ dy }, saved, { retain: true })
+    const pending = lilyBackwardAsync({ dy }, saved, { retain: true })
     transfer(saved.hidden).fill(NaN)
     expectSameBits('db', (await pending).db.data, expected.db.data)
     await expectRefused(ARGUMENT, 'saved: its ArrayBuffer is detached', () => lilyBackward({ dy }, saved))
@@ -125,7 +125,7 @@ describe('a small operand', () => {
     const { x, a, dy } = smallOperands()
     const operands = { x, a, b: smallLoraB() }
     const expected = loraForward(operands)
-    const gradients = loraBackward({ dy }, expected.saved)
+    const gradients = loraBackward({ dy }, expected.saved, { retain: true })
     const [forward, backward] = [loraForwardAsync(operands), loraBackwardAsync({ dy }, expected.saved)]
     for (const operand of [x, a, operands.b, dy]) transfer(operand).fill(NaN)
     expectSameBits('y', (await forward).y.data, expected.y.data)
@@ -204,7 +204,7 @@ describe('a frozen layer and its adapter: both have read a small operand', () =>
     const { weight } = frozen()
     const { saved } = lilyForward(adapter)
     const given = () => ({ dy, weight, dx: filled(3, tokens, dIn), da: filled(3, rank, dIn) })
-    const expected = lilyLinearBackward(given(), saved)
+    const expected = lilyLinearBackward(given(), saved, { retain: true })
     const pending = lilyLinearBackwardAsync(given(), saved)
     transfer(name === 'saved' ? saved.hidden : { dy, weight, ...adapter }[name]).fill(NaN)
     const gradients = await pending
@@ -218,7 +218,7 @@ describe('a frozen layer and its adapter: both have read a small operand', () =>
     const operands = { x, a, b: smallLoraB(), ...frozen() }
     const expected = loraLinearForward(operands)
     const { weight } = operands
-    const gradients = loraLinearBackward({ dy, weight }, expected.saved)
+    const gradients = loraLinearBackward({ dy, weight }, expected.saved, { retain: true })
     const pending = [
       loraLinearForwardAsync(operands).then(({ y }) => y),
       loraLinearBackwardAsync({ dy, weight }, expected.saved).then(({ da }) => da),
@@ -353,7 +353,7 @@ describe('a buffer that can be resized', () => {
       call[name] = resizable(call[name])
       await expectRefused(ARGUMENT, text(name), () => lilyBackwardAsync(call, saved))
       for (const each of ['dx', 'da', 'dRouter', 'db'] as const) expect(new Set(call[each].data)).toEqual(new Set([1]))
-      lilyBackward(call, saved)
+      lilyBackward(call, saved, { retain: true })
     }
     const x = resizable(operands.x)
     const { saved: savedOfX } = lilyForward({ ...operands, x })

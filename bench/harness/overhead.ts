@@ -33,7 +33,7 @@ export async function measureOverhead(limits: Limits): Promise<Overhead> {
     lilyForward(operands)
   }
   const backward = (): void => {
-    lilyBackward(gradients, saved)
+    lilyBackward(gradients, saved, { retain: true })
   }
   for (let warmup = 0; warmup < 20_000; warmup++) {
     forward()

@@ -9,7 +9,7 @@
  * The layout of what these methods return, and of what {@link shared} holds: operands, states of calls, streams. Raise
  * it with every change, so that copies of two versions do not take each other's objects for their own.
  */
-export const LAYOUT = 6
+export const LAYOUT = 7
 
 /* @__NO_SIDE_EFFECTS__ */
 function symbolOf(name: string): symbol {

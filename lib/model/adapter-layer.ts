@@ -6,10 +6,11 @@ import { checkSameDevice } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import type { GradientOf } from '../operations/backward.js'
+import type { CallState } from '../operations/call-state.js'
+import { checkVersions } from '../operations/check.js'
 import type { LilyForwardOptions, SavedOf } from '../operations/forward.js'
 import type { LoraBackwardOptions } from '../operations/lora.js'
 import { Output } from '../operations/output.js'
-import type { Problem } from '../operations/problem.js'
 import {
   type BackwardSettings,
   type ForwardSettings,
@@ -54,6 +55,8 @@ export interface AdapterBackwardOptions {
    * an A out of the optimiser, too: weight decay changes a parameter whose gradient is zero. Default: all.
    */
   readonly needs?: LoraBackwardOptions['needs']
+  /** Keep `saved` for a further backward, which is an error otherwise. Default false. */
+  readonly retain?: boolean | undefined
   /** CUDA stream to run in, or its cudaStream_t. Default: the stream of the operands. */
   readonly stream?: Stream | bigint | number | undefined
 }
@@ -209,15 +212,18 @@ export abstract class AdapterLayer {
     this.#isMerged = isMerged
   }
 
-  /** @internal Checks that a saved call used the current parameters of this layer. */
-  protected checkParameters({ a, b, router }: Problem, routerOfLayer: Parameter | null): void {
+  /** @internal Checks that a saved call used the current parameters of this layer, and their current values. */
+  protected checkParameters(state: CallState, routerOfLayer: Parameter | null): void {
+    const { a, b, router } = state.problem
     const isCurrent = (parameter: Parameter, operand: Operand) => resolve(parameter.name, parameter.value) === operand
     const isRouter = (operand: Operand) => routerOfLayer !== null && isCurrent(routerOfLayer, operand)
-    if (isCurrent(this.a, a) && isCurrent(this.b, b) && (router === null || isRouter(router))) return
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'saved',
-      `expected what forward of '${this.name}' returned since its model was last moved; run forward again`,
-    )
+    if (!isCurrent(this.a, a) || !isCurrent(this.b, b) || (router !== null && !isRouter(router))) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'saved',
+        `expected what forward of '${this.name}' returned since its model was last moved; run forward again`,
+      )
+    }
+    checkVersions(state, [this.a.name, routerOfLayer?.name ?? 'router', this.b.name])
   }
 }

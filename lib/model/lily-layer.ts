@@ -68,7 +68,7 @@ export interface LayerBackwardOptions extends AdapterBackwardOptions {
 // The model has the scaling. It folds deferred gradients by itself, so its calls cannot wait in an encoder.
 const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
 const MODES = ['routing', 'pool', 'activation'] as const
-const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'retain', 'stream'])
 const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 
 /** Reads a forward call of a Lily layer. */
@@ -203,7 +203,7 @@ export class LilyLayer extends AdapterLayer {
   override prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: Saved): BackwardCall {
     const state = readSaved('saved', saved, 'lilyForward')
     const { problem } = state
-    this.checkParameters(problem, this.router)
+    this.checkParameters(state, this.router)
     const { needs } = settings
     if (settings.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
     const deferB = settings.deferB ?? (needs.db && this.#defersByDefault(problem))

@@ -37,7 +37,7 @@ export interface LoraLayerResult<O> {
 
 // The layer has the scaling.
 const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
-const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx', 'needs', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx', 'needs', 'retain', 'stream'])
 
 /** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */
 export class LoraLayer extends AdapterLayer {
@@ -106,7 +106,7 @@ export class LoraLayer extends AdapterLayer {
   /** @internal */
   override prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: Saved): BackwardCall {
     const state = readSaved('saved', saved, 'loraForward')
-    this.checkParameters(state.problem, null)
+    this.checkParameters(state, null)
     if (settings.deferB === true) fail('ERR_LILY_ARGUMENT', 'deferB', NO_OPTION)
     const { needs } = settings
     const inputs = {

@@ -36,6 +36,8 @@ export interface BackwardCall {
   readonly x: Operand
   readonly dy: Operand
   readonly gradients: Gradients
+  /** Whether a later call may use `state`. */
+  readonly retain: boolean
   readonly placement: Placement | null
 }
 
@@ -95,7 +97,7 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
   const { a, router, b } = problem
   const { dy, dx, da, dRouter, db } = inputs
   const x = inputs.x ?? problem.x
-  const { needs, deferB, accumulate } = settings
+  const { needs, deferB, retain, accumulate } = settings
   const placement = Placement.of(x.device, settings.stream, () => [
     ...state.located,
     x,
@@ -113,7 +115,7 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
     db: gradient('db', db, needs.db && !deferB, accumulate, b, placement),
     deferredDb: deferB ? allocate('deferB', 'float32', deferred, placement) : null,
   }
-  return { state, number: state.backwardCalls++, x, dy, gradients, placement }
+  return { state, number: state.backwardCalls++, x, dy, gradients, retain, placement }
 }
 
 /** The gradient that the caller gives, or a new one of the shape and type of its operand. */

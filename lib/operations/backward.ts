@@ -49,6 +49,8 @@ export interface LilyBackwardOptions {
   readonly needs?: LilyNeeds | undefined
   /** Store partial sums of the gradient of b for {@link foldB} instead of computing it. Default false. */
   readonly deferB?: boolean | undefined
+  /** Keep `saved` for a further backward, which is an error otherwise. Default false. */
+  readonly retain?: boolean | undefined
   /** Add to the given gradients. Default true; false overwrites them. */
   readonly accumulate?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
@@ -82,17 +84,17 @@ export interface LilyGradients<R extends Routing, O> {
 }
 
 const OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'dRouter', 'db'])
-export const BACKWARD_OPTIONS: Known = new Set(['needs', 'deferB', 'accumulate', 'stream', 'encoder'])
+export const BACKWARD_OPTIONS: Known = new Set(['needs', 'deferB', 'retain', 'accumulate', 'stream', 'encoder'])
 export const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**
  * The gradients of {@link lilyForward} from the gradient of its y. To sum the gradients of parameters that layers
  * share, pass the same `da` and `db` for each layer. Formulas: docs/math.md, from the forward of arXiv 2407.09946.
  *
- * On the cpu it returns when the work is done; on a device it enqueues the work. You may call it more than once with
- * one `saved`.
+ * On the cpu it returns when the work is done; on a device it enqueues the work.
  *
- * @param saved the result `saved` of lilyForward, whose operands must not have changed
+ * @param saved the result `saved` of lilyForward, whose operands must not have changed. Without `retain` it is for one
+ *   backward
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example

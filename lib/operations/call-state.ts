@@ -1,5 +1,6 @@
 /** The memory that a forward call allocates beside y. Its backward calls and the fold read it. */
 import type { DeviceMemory } from '../memory/device-memory.js'
+import { Capture } from '../memory/capture.js'
 import { isDeviceMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Part } from '../memory/operand.js'
 import type { Located } from '../memory/placement.js'
@@ -14,6 +15,11 @@ export interface Staged {
   readonly weights: Part | null
 }
 
+/** The versions of a, router and b. */
+export function versionsOf({ a, router, b }: Problem): (number | undefined)[] {
+  return [a.version, router?.version, b.version]
+}
+
 export class CallState {
   /** The small operands as the kernels read them: in memory of the caller, or in a copy. */
   readonly mask: Part | null
@@ -24,6 +30,10 @@ export class CallState {
   deferred: DeferredB[] = []
   /** The number of backward calls that have been checked. */
   backwardCalls = 0
+  /** Whether a backward call has run without the option `retain`. */
+  isUsed = false
+  /** The versions of a, router and b in forward; null: a graph has recorded it, whose replays read later ones. */
+  readonly versions: readonly (number | undefined)[] | null
 
   constructor(
     readonly problem: Problem,
@@ -32,6 +42,7 @@ export class CallState {
     /** One block for hidden, probabilities and weights; `problem` has the offsets. Null without `save`. */
     readonly kept: OperandMemory | null,
   ) {
+    this.versions = Capture.current === null ? versionsOf(problem) : null
     const small = staged ?? problem
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets

@@ -16,7 +16,7 @@ import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
 import { checkAttached, type Operand } from '../memory/operand.js'
-import type { CallState } from './call-state.js'
+import { type CallState, versionsOf } from './call-state.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
 import {
@@ -75,6 +75,15 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   const { dy, dx, da, dRouter, db } = inputs
   const x = inputs.x ?? problem.x
   checkNeeded(problem, inputs, settings)
+  checkVersions(state, ['a', 'router', 'b'])
+  if (state.isUsed) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'saved',
+      'expected one that no backward has used, got one that has; run forward again, or pass retain: true to the ' +
+        'first of several backward calls',
+    )
+  }
 
   // The operands of forward may have been disposed of or detached since.
   checkSameX(x, problem.x)
@@ -108,6 +117,23 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
     checkTypeOrFloat32('db', db.operand, b.dtype)
   }
   checkOverlaps(state, x, inputs)
+}
+
+/**
+ * Checks that no optimiser has changed a parameter since forward.
+ *
+ * @param names of a, router and b in the error
+ */
+export function checkVersions({ problem, versions }: CallState, names: readonly [string, string, string]): void {
+  if (versions === null) return
+  const now = versionsOf(problem)
+  const changed = names.find((_, i) => now[i] !== versions[i])
+  if (changed === undefined) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    changed,
+    'expected the values of forward, but an optimiser has changed them since; run backward before step(), or forward again',
+  )
 }
 
 /** Checks that an x that is given again is like that of forward. */

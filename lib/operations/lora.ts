@@ -87,6 +87,8 @@ export interface LoraBackwardOptions {
         readonly db?: boolean | undefined
       }
     | undefined
+  /** Keep `saved` for a further backward, which is an error otherwise. Default false. */
+  readonly retain?: boolean | undefined
   /** Add to the given gradients. Default true; false overwrites them. */
   readonly accumulate?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
@@ -108,7 +110,7 @@ export interface LoraGradients<O> {
 const FORWARD_OPERANDS: Known = new Set(['x', 'a', 'b', 'y'])
 export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream', 'encoder'])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
-export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'accumulate', 'stream', 'encoder'])
+export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'retain', 'accumulate', 'stream', 'encoder'])
 export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
 const NONE: readonly Operand[] = []
 
@@ -144,9 +146,10 @@ export async function loraForwardAsync<O extends Exact<O, LoraForwardOptions> = 
 
 /**
  * The gradients of {@link loraForward} from the gradient of its y. Formulas: docs/math.md#lora. On the cpu it returns when
- * the work is done; on a device it enqueues the work. You may call it more than once with one `saved`.
+ * the work is done; on a device it enqueues the work.
  *
- * @param saved the result `saved` of loraForward, whose operands must not have changed
+ * @param saved the result `saved` of loraForward, whose operands must not have changed. Without `retain` it is for one
+ *   backward
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example

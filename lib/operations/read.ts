@@ -60,6 +60,7 @@ export interface BackwardInputs extends Readonly<Record<GradientName, Output | n
 export interface BackwardSettings<D = boolean> {
   readonly needs: Readonly<Record<GradientName, boolean>>
   readonly deferB: boolean | D
+  readonly retain: boolean
   readonly accumulate: boolean
   readonly stream: StreamOption
 }
@@ -126,6 +127,7 @@ export function readBackwardOptions<D>(
   return readProperties('options', options, known, (given) => ({
     needs: readNeeds(given.needs, knownNeeds),
     deferB: readFlag('deferB', given.deferB, deferB),
+    retain: readFlag('retain', given.retain, false),
     accumulate: readFlag('accumulate', given.accumulate, true),
     stream: readStream(given.stream, given.encoder),
   }))

@@ -44,12 +44,21 @@ function forwardResult({ state, y }: ForwardCall): ForwardResult {
 
 export function runBackward(call: BackwardCall): BackwardResult {
   dispatchBackward(call)
+  if (!call.retain) call.state.isUsed = true
   return backwardResult(call)
 }
 
 /** @param linear the frozen layer that runs first */
 export async function runBackwardAsync(call: BackwardCall, linear: LinearCall | null = null): Promise<BackwardResult> {
-  await dispatchBackwardAsync(call, linear)
+  const { state, retain } = call
+  // The next call may come before this one ends.
+  if (!retain) state.isUsed = true
+  try {
+    await dispatchBackwardAsync(call, linear)
+  } catch (cause) {
+    if (!retain) state.isUsed = false
+    throw cause
+  }
   return backwardResult(call)
 }
 

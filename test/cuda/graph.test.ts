@@ -12,6 +12,7 @@ import {
   lilyForwardAsync,
   type LilyForwardOptions,
   LilyModel,
+  type LilySaved,
   memoryStats,
   Stream,
   type Tensor,
@@ -245,6 +246,34 @@ describe('captureGraph', () => {
     graph.replay()
     for (const { expAvg } of Object.values(optimiser!.state().parameters)) {
       expect((await contents(expAvg)).some((value) => value !== 0)).toBe(true)
+    }
+  })
+
+  it('captures a forward whose backward follows each replay, also after steps of an optimiser', async () => {
+    const options = {
+      layers: [{ name: '0.q', inFeatures: dIn, outFeatures: dIn }],
+      config: { r: rank, numB: experts, initWeights: false },
+      seed: 1,
+    }
+    const x = buffer({ data: inputs(1).x, shape: [tokens, dIn] })
+    const [recorded, called] = [1, 2].map(() => LilyModel.create(options).to(device))
+    const [layer, other] = [recorded, called].map((model) => model.layer('0.q'))
+    const optimisers = [recorded, called].map((model) => new AdamW(model.parameters(), { lr: 0.1 }))
+    let saved: LilySaved
+    const graph = captureGraph(() => {
+      saved = layer.forward(x).saved
+    })
+    for (let step = 0; step < 2; step++) {
+      graph.replay()
+      layer.backward(x, saved!, { retain: true })
+      other.backward(x, other.forward(x).saved)
+      for (const optimiser of optimisers) {
+        optimiser.step()
+        optimiser.zeroGrad()
+      }
+    }
+    for (const [name, { value }] of recorded.parameters()) {
+      expectSameBits(name, await contents(value), await contents(called.parameters().get(name)!.value))
     }
   })
 

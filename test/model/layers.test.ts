@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest'
 import {
   AdamW,
   type AdapterLayer,
+  type AdapterModel,
   foldB,
   lilyBackward,
   lilyForward,
@@ -18,7 +19,7 @@ import {
 import { readConfig } from '../../lib/model/lily-config.js'
 import { forward } from '../reference.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
-import { createModel, numbersOf, place, runChain } from '../support/model.js'
+import { createLora, createModel, numbersOf, place, runChain } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
@@ -200,6 +201,65 @@ describe('gradients of shared parameters', () => {
       layer.backward(rows(), saved, { dx: layer.b.grad, deferB }),
     )
     expectSameBits('gradient of b', await numbersOf(layer.b.grad), before)
+  })
+
+  it('are not added a second time for one saved, unless it is retained', async () => {
+    const layer = createModel({ layers: shapes, config, seed: 11 }).layer('0.q')
+    const gradient = place(dy, [tokens, dIn])
+    const { saved } = layer.forward(place(x, [tokens, dIn]))
+    for (const retain of [true, false]) layer.backward(gradient, saved, { retain, needs: { dx: false } })
+    const before = await numbersOf(layer.a.grad)
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward(gradient, saved))
+    expectSameBits('gradient of a', await numbersOf(layer.a.grad), before)
+  })
+
+  describe('after a step of an optimiser', () => {
+    const models = {
+      LilyModel: () => createModel({ layers: shapes, config, seed: 11 }),
+      LoraModel: () => createLora({ layers: shapes, config: { r: rank }, seed: 11 }),
+    }
+    const cases = [
+      ['LilyModel', 'a', '0.q.lily_A.weight'],
+      ['LilyModel', 'router', '1.q.lily_router.weight'],
+      ['LilyModel', 'b', '0.q.lily_B.weight'],
+      ['LoraModel', 'a', '1.q.lora_A.weight'],
+      ['LoraModel', 'b', '1.q.lora_B.weight'],
+    ] as const
+    it.each(cases)('are refused to a call from before: %s, %s', async (of, kind, name) => {
+      const model: AdapterModel = models[of]()
+      const layer = model.layer('1.q')
+      const inputs = place(x, [tokens, dIn])
+      const [first, second] = [layer.forward(inputs), layer.forward(inputs)]
+      layer.backward(inputs, first.saved)
+      const before = await numbersOf(layer.a.grad)
+      // As other objects than the parameters themselves.
+      const trained = [...model.parameters()].filter(([, parameter]) => parameter.kind === kind)
+      const optimiser = new AdamW(new Map(trained.map(([name, { value, grad }]) => [name, { value, grad }])))
+      optimiser.step()
+      const message = `${name}: expected the values of forward, but an optimiser has changed them since; run backward before`
+      await expectRefused('ERR_LILY_ARGUMENT', message, () => layer.backward(inputs, second.saved))
+      expectSameBits('gradient of a', await numbersOf(layer.a.grad), before)
+      model.zeroGrad()
+      layer.backward(inputs, layer.forward(inputs).saved)
+    })
+
+    it('are not refused if no parameter of the layer has changed', () => {
+      const model = createModel({ layers: shapes, config, seed: 11 })
+      const [layer, other] = [model.layer('0.q'), model.layer('1.q')]
+      const { saved } = layer.forward(place(x, [tokens, dIn]))
+      new AdamW(new Map([[other.router.name, other.router]])).step()
+      layer.backward(place(dy, [tokens, dIn]), saved)
+    })
+
+    it('are refused to a plain operation', async () => {
+      const { a, router, b } = createModel({ layers: shapes, config, seed: 11 }).layer('0.q')
+      const operands = { x: place(x, [tokens, dIn]), a: a.value, router: router.value, b: b.value }
+      const { saved } = lilyForward(operands)
+      new AdamW(new Map([['r', router]])).step()
+      await expectRefused('ERR_LILY_ARGUMENT', 'router: expected the values of forward', () =>
+        lilyBackward({ dy: operands.x }, saved),
+      )
+    })
   })
 
   it('are computed only as needs specifies', async () => {

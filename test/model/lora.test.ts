@@ -423,7 +423,7 @@ describe('several adapters', () => {
     const layer = set.setAdapter(['lora', 'lily']).layer('1.q')
     const [y, dx] = [output(), input()]
     const { saved } = layer.forward(input(), y)
-    layer.backward(gradient(), saved, { dx })
+    layer.backward(gradient(), saved, { dx, retain: true })
 
     const [expectedY, expectedDx] = [output(), input()]
     for (const model of [make(1), lily()]) {

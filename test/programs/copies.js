@@ -34,15 +34,18 @@ async function check(made, used) {
   assert.equal(y, tensors.y)
   same(y, expected.y)
   const rest = made.lilyForward({ ...tensors, y: undefined }).saved
-  for (const [name, gradient] of Object.entries(used.lilyBackward({ dy }, rest))) same(gradient, gradients[name])
+  for (const [name, gradient] of Object.entries(used.lilyBackward({ dy }, rest, { retain: true }))) {
+    same(gradient, gradients[name])
+  }
   same((await used.lilyBackwardAsync({ dy }, saved)).dx, gradients.dx)
   same(
     (await used.lilyForwardAsync({ ...tensors, y: undefined }, { save: false })).y,
     made.lilyForward({ ...tensors, y: undefined }).y,
   )
-  used.lilyBackward({ dy }, rest, { deferB: true })
+  used.lilyBackward({ dy }, rest, { deferB: true, retain: true })
   same(made.foldB(rest), gradients.db)
   made.lilyBackward({ dy }, rest, { deferB: true })
+  assert.throws(() => used.lilyBackward({ dy }, rest), refused('ERR_LILY_ARGUMENT', 'saved'))
   same(used.foldB([rest], made.tensor(new Float32Array(24), [2, 3, 4])), gradients.db)
   const weight = made.tensor(numbers(4, 5), [4, 5])
   const packed = made.packLinear(weight)

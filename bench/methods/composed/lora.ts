@@ -28,7 +28,8 @@ export function composedLora(
     forward: () => dispose(forward()),
     'forward+backward': () => {
       const expand = forward()
-      loraBackward({ dy, dx: dHidden }, expand, { needs: { dx: true, da: false, db: false }, accumulate: false })
+      const needs = { dx: true, da: false, db: false }
+      loraBackward({ dy, dx: dHidden }, expand, { needs, accumulate: false, retain: true })
       loraBackward({ dy, db }, expand, { needs: { dx: false, da: false, db: true } })
       shrink.addDx(dHidden, dx)
       shrink.addDa(dHidden, da)

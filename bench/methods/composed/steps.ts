@@ -48,12 +48,12 @@ export class Product {
 
   /** dx += dOut a */
   addDx(dOut: Tensor, dx: Tensor): void {
-    loraBackward({ dy: dOut, dx }, this.#saved!, { needs: { dx: true, da: false, db: false } })
+    loraBackward({ dy: dOut, dx }, this.#saved!, { needs: { dx: true, da: false, db: false }, retain: true })
   }
 
   /** da += dOut^T x */
   addDa(dOut: Tensor, da: Tensor): void {
-    loraBackward({ dy: dOut, da }, this.#saved!, { needs: { dx: false, da: true, db: false } })
+    loraBackward({ dy: dOut, da }, this.#saved!, { needs: { dx: false, da: true, db: false }, retain: true })
   }
 
   dispose(): void {
@@ -87,7 +87,7 @@ export class Expansion {
 
   backward(dy: Tensor, dHidden: Tensor, dCombined: Tensor, accumulate: boolean): void {
     const db = reshaped(dCombined, ...this.#b.shape)
-    lilyBackward({ dy, dx: dHidden }, this.#saved!, { needs: ONLY_DX, accumulate: false })
+    lilyBackward({ dy, dx: dHidden }, this.#saved!, { needs: ONLY_DX, accumulate: false, retain: true })
     lilyBackward({ dy, db }, this.#saved!, { needs: ONLY_DB, accumulate })
   }
 
