@@ -8,7 +8,11 @@ const folder = temporaryFolder()
 let program: string
 beforeAll(() => {
   const parts = ['backward', 'blocked', 'call', 'cuts', 'direct', 'forward', 'register_tile']
-  program = compileProgram('plan', [...parts.map((part) => `cpu/plan/${part}.cc`), 'cpu/pooling.cc', 'core/problem.cc'], folder)
+  program = compileProgram(
+    'plan',
+    [...parts.map((part) => `cpu/plan/${part}.cc`), 'cpu/pooling.cc', 'core/problem.cc'],
+    folder,
+  )
 })
 
 interface Plan {
