@@ -378,6 +378,11 @@ describe('gradients that are not finite', () => {
       const { values } = await train(good, { ...odd, maxNorm })
       for (const [name, data] of Object.entries(await training.read())) expectSameBits(name, data, values[1][name])
     })
+    it('are no numbers whose norm alone is infinite in float32', () => {
+      const training = new Training([{ name: 'a', shape: [2], start: [1, 2], gradients: [[3e38, 3e38]] }], {})
+      training.step(0)
+      expect(training.optimiser.stepCount).toBe(1)
+    })
   } else {
     it.each(bad)('are an error of the next promise, %s', async (_, number, maxNorm) => {
       const trained = makeBad(number)
