@@ -36,6 +36,7 @@ import {
   LoraModel,
   packLinear,
   rankForLora,
+  readPretrainedState,
   readState,
   SafetensorsFile,
   saveState,
@@ -806,6 +807,11 @@ const files: Record<string, Record<string, Row>> = {
       argument: /head\.w/,
       call: (w) => model().savePretrained(target(), { modulesToSave: { head: { w } } }),
     },
+    optimiser: {
+      argument: /optimiser/,
+      ...optional,
+      call: (optimiser) => model().savePretrained(target(), { optimiser }),
+    },
   },
   'LilyModel.pretrainedFiles': {
     options: { argument: /options/, valid: EMPTY, call: (options) => model().pretrainedFiles(options) },
@@ -874,6 +880,10 @@ const states: Record<string, Record<string, Row>> = {
   },
   stateFile: { state: { argument: /state/, call: (value) => stateFile(value) } },
   readState: { file: { ...reads, call: (path) => readState(path) } },
+  readPretrainedState: {
+    folder: { ...reads, call: (path) => readPretrainedState(path, model()) },
+    model: { argument: /model/, call: async (value) => readPretrainedState(await saved(), value) },
+  },
 }
 
 testRows({ ...states, ...operations(), ...tensors, ...models, ...optimisers, ...files })

@@ -3,7 +3,7 @@ import { messageOf, reading } from '../base/errors.js'
 import { checkCount, get } from '../base/options.js'
 import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf, isFixed } from '../base/views.js'
 import { checkpointError } from './errors.js'
-import type { OpenFile } from './open-file.js'
+import type { FileContent, OpenFile } from './open-file.js'
 
 /** The content of a file. A `File` is a `Blob`, too. */
 export type FileData = Blob | ArrayBuffer | Uint8Array
@@ -36,6 +36,22 @@ export function openData(path: string, data: FileData): OpenFile {
 /** Bytes that a Blob and crypto.subtle accept: those of shared memory, such as that of WebAssembly, are copied. */
 export function unshared(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return isFixed(bytes.buffer) ? (bytes as Uint8Array<ArrayBuffer>) : bytes.slice()
+}
+
+/** Collects files. Tensors are copied one at a time, into memory that a browser may keep on the disk. */
+export async function toFiles(contents: readonly FileContent[]): Promise<File[]> {
+  const files: File[] = []
+  for (const { name, blocks, check } of contents) {
+    const parts: Blob[] = []
+    for await (const block of blocks()) {
+      // Memory that was transferred meanwhile is empty. What follows the block in the iteration reports that.
+      if (block.length > 0) parts.push(new Blob([unshared(block)]))
+    }
+    const file = new File(parts, name)
+    await check?.(openData(name, file))
+    files.push(file)
+  }
+  return files
 }
 
 function openBytes(path: string, data: ArrayBuffer | Uint8Array): OpenFile {

@@ -20,3 +20,6 @@ export const PICKLE_FILE = 'adapter_model.bin'
 
 /** The weights that layers are frozen with, which PEFT's files cannot hold. PEFT ignores this file. */
 export const FROZEN_FILE = 'adapter_frozen.json'
+
+/** The state of the optimiser that trains the adapter. PEFT ignores this file. */
+export const OPTIMISER_FILE = 'optimiser.safetensors'

@@ -3,25 +3,17 @@
  * place for them: a file beside those holds them, with a digest of the parameters that they were saved with.
  */
 import { fail } from '../base/errors.js'
-import { checkAttached } from '../memory/operand.js'
 import type { LilyModel } from '../model/lily-model.js'
-import type { ParameterShape } from '../model/layout.js'
-import type { Tensor } from '../tensor/tensor.js'
+import { digestOf, hexOf, type Valued } from './digest.js'
 import { checkpointError, quote } from './errors.js'
 import { FROZEN_FILE } from './files.js'
 import { isObject, MAX_TEXT, MAX_VALUES, parseJson } from './json.js'
-import { keysOf } from './layer-names.js'
-import { unshared } from './file-data.js'
-import { sourceOf } from './safetensors-write.js'
 
 /** Weights [E] by the names of the frozen layers. */
 export type Frozen = ReadonlyMap<string, Float32Array>
 
 /** The key in the metadata of a compact file. */
 export const FROZEN = 'lily_frozen'
-
-/** A parameter with its value. */
-type Valued = Pick<ParameterShape, 'name' | 'layers'> & { readonly value: Tensor }
 
 /**
  * The frozen layers of a model as JSON: { name: [w_0, ...] }; null if none is frozen. JSON keeps every bit of a float32
@@ -44,7 +36,7 @@ export function frozenText(model: LilyModel): string | null {
 
 /** The content of the file beside PEFT's. */
 export async function frozenFile(text: string, parameters: Iterable<Valued>): Promise<string> {
-  return `{"frozen_weights":${text},"parameters_sha256":"${await digestOf(parameters)}"}\n`
+  return `{"frozen_weights":${text},"parameters_sha256":"${hexOf(await digestOf(FROZEN_FILE, parameters))}"}\n`
 }
 
 /**
@@ -61,7 +53,7 @@ export async function readFrozenFile(
   const fields = parseJson(path, 'the file', text, 3)
   if (!isObject(fields)) throw checkpointError(path, 'expected a JSON object; remove the file')
   const valued = [...parameters]
-  if (fields.parameters_sha256 !== (await digestOf(valued))) {
+  if (fields.parameters_sha256 !== hexOf(await digestOf(FROZEN_FILE, valued))) {
     throw checkpointError(
       path,
       `its weights belong to other parameters than the folder has, as when another program saved the adapter again; ` +
@@ -90,30 +82,4 @@ function toFrozen(path: string, value: unknown, layers: ReadonlySet<string>, exp
     frozen.set(name, Float32Array.from(weights as number[]))
   }
   return frozen
-}
-
-/** Of all tensors by PEFT's names, whatever the order of the layers. */
-async function digestOf(parameters: Iterable<Valued>): Promise<string> {
-  const lines: string[] = []
-  for (const { name, layers, value } of parameters) {
-    const bytes = await sourceOf(value, name).bytes()
-    checkAttached(name, bytes)
-    const digest = await sha256(bytes)
-    for (const key of keysOf({ name, layers })) lines.push(`${key} ${digest}\n`)
-  }
-  return sha256(new TextEncoder().encode(lines.sort().join('')))
-}
-
-/** In hexadecimal digits. */
-async function sha256(bytes: Uint8Array): Promise<string> {
-  const subtle = globalThis.crypto?.subtle
-  if (subtle === undefined) {
-    throw checkpointError(
-      FROZEN_FILE,
-      'its digest needs crypto.subtle, which browsers have in pages of HTTPS and of localhost only; load such a page, ' +
-        "or save with { format: 'compact' }",
-    )
-  }
-  const digest = new Uint8Array(await subtle.digest('SHA-256', unshared(bytes)))
-  return Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('')
 }

@@ -89,7 +89,9 @@ export async function loadPretrained<C extends Targets>(
 }
 
 /** Reads where the files are. Returns what calls a function with them. */
-function readFrom(from: string | URL | PretrainedFiles): <T>(use: (files: AdapterFiles) => Promise<T>) => Promise<T> {
+export function readFrom(
+  from: string | URL | PretrainedFiles,
+): <T>(use: (files: AdapterFiles) => Promise<T>) => Promise<T> {
   const files = readFiles('folder', from)
   if (files !== null) return (use) => use(files)
   const folder = readPath('folder', from, FOLDER)

@@ -13,14 +13,15 @@ import { configText, writeAdapterConfig } from './adapter-config.js'
 import { compactMetadata, NOT_FOR_PEFT, withoutCompact } from './compact.js'
 import { openFile, pathIn, readPath, replaceFiles } from './disk/disk.js'
 import { checkpointError, quote } from './errors.js'
-import { openData, unshared } from './file-data.js'
-import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE, PICKLE_FILE } from './files.js'
+import { toFiles } from './file-data.js'
+import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, OPTIMISER_FILE, PEFT_FILE, PICKLE_FILE } from './files.js'
 import { checkFinite } from './finite.js'
 import { FROZEN, frozenFile, frozenText } from './frozen.js'
 import { keysOf, PREFIX } from './layer-names.js'
 import type { Origin } from './load.js'
 import { type ModulesToSave, withModules } from './modules-to-save.js'
 import type { FileContent } from './open-file.js'
+import { type AdamWState, stateContent } from './optimiser-state.js'
 import { LILY } from './peft-lily.js'
 import { LORA } from './peft-lora.js'
 import type { PeftMethod } from './peft-method.js'
@@ -46,13 +47,19 @@ export interface SaveOptions<F extends 'peft' | 'compact' = 'peft' | 'compact'> 
    */
   readonly modulesToSave?: ModulesToSave | undefined
   /**
+   * The {@link AdamW} that trains the adapter. Its state is saved with the adapter as one: training continues from both
+   * with the same bits, see {@link readPretrainedState}. It may also update tensors of `modulesToSave`, by the names
+   * '<module>.<tensor>'. Default: none, and the state of an earlier save is removed.
+   */
+  readonly optimiser?: { state(): AdamWState } | undefined
+  /**
    * Replace an adapter of another method that the folder contains, such as LoRA where a Lily model is saved. An adapter of
    * the same method is replaced in any case. Has no effect where there is no folder. Default false.
    */
   readonly replaceOtherMethod?: boolean | undefined
 }
 
-const OPTIONS: Known = new Set<keyof SaveOptions>(['format', 'modulesToSave', 'replaceOtherMethod'])
+const OPTIONS: Known = new Set<keyof SaveOptions>(['format', 'modulesToSave', 'optimiser', 'replaceOtherMethod'])
 
 /** The metadata of files that PyTorch saves. */
 const PYTORCH: ReadonlyMap<string, string> = new Map([['format', 'pt']])
@@ -130,7 +137,14 @@ function lilyContents(
   options: SaveOptions,
   pathOf: PathOf,
 ): FileContent[] {
-  const { format, tensors, metadata, config } = prepare(LILY, model, origin, options, ['peft', 'compact'], pathOf)
+  const { format, tensors, metadata, config, state } = prepare(
+    LILY,
+    model,
+    origin,
+    options,
+    ['peft', 'compact'],
+    pathOf,
+  )
   const frozen = frozenText(model)
   const parameters = [...model.allParameters().values()]
   if (format === 'compact') {
@@ -138,10 +152,10 @@ function lilyContents(
     if (frozen !== null) metadata.set(FROZEN, frozen)
     const path = pathOf(COMPACT_FILE)
     for (const { name, value } of parameters) tensors.set(PREFIX + name, finiteSource(path, name, value))
-    return adapterContents(COMPACT_FILE, pathOf, tensors, metadata, config)
+    return [...adapterContents(COMPACT_FILE, pathOf, tensors, metadata, config), ...state]
   }
   addParameters(pathOf(PEFT_FILE), tensors, model)
-  const files = adapterContents(PEFT_FILE, pathOf, tensors, metadata, config)
+  const files = [...adapterContents(PEFT_FILE, pathOf, tensors, metadata, config), ...state]
   return frozen === null ? files : [...files, textContent(FROZEN_FILE, () => frozenFile(frozen, parameters))]
 }
 
@@ -151,9 +165,9 @@ function loraContents(
   options: SaveOptions<'peft'>,
   pathOf: PathOf,
 ): FileContent[] {
-  const { tensors, metadata, config } = prepare(LORA, model, origin, options, ['peft'], pathOf)
+  const { tensors, metadata, config, state } = prepare(LORA, model, origin, options, ['peft'], pathOf)
   addParameters(pathOf(PEFT_FILE), tensors, model)
-  return adapterContents(PEFT_FILE, pathOf, tensors, metadata, config)
+  return [...adapterContents(PEFT_FILE, pathOf, tensors, metadata, config), ...state]
 }
 
 async function asLoraContents(model: LilyModel, origin: Origin | undefined, pathOf: PathOf): Promise<FileContent[]> {
@@ -184,17 +198,20 @@ function prepare<C extends Targets, F extends 'peft' | 'compact'>(
   formats: readonly F[],
   pathOf: PathOf,
 ) {
-  const { format, given } = readProperties('options', options, OPTIONS, ({ format, modulesToSave }) => ({
-    format: readChoice('format', format, formats, 'peft'),
-    given: modulesToSave as ModulesToSave | undefined,
+  const { format, given, optimiser } = readProperties('options', options, OPTIONS, (properties) => ({
+    format: readChoice('format', properties.format, formats, 'peft'),
+    given: properties.modulesToSave as ModulesToSave | undefined,
+    optimiser: properties.optimiser,
   }))
   const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
   const { config } = model
   const { targets, difference } = targetsOf(method, config, model, origin)
   if (format === 'peft') checkForPeft(method, difference, pathOf)
+  const state =
+    optimiser === undefined ? [] : [stateContent(pathOf(OPTIMISER_FILE), optimiser, model, new Map(tensors))]
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
   if (difference !== null) metadata.set(NOT_FOR_PEFT, difference)
-  return { format, tensors, metadata, config: writeAdapterConfig(method, { config, targets }, origin, modules) }
+  return { format, tensors, metadata, config: writeAdapterConfig(method, { config, targets }, origin, modules), state }
 }
 
 /** The targets to save, and how PEFT would read the model differently. */
@@ -277,22 +294,6 @@ function checkOf(method: Method, folder: string, options: SaveOptions): (() => P
   return () => checkMethod(method, folder, ', or set replaceOtherMethod to replace that adapter')
 }
 
-/** Collects files. Tensors are copied one at a time, into memory that a browser may keep on the disk. */
-export async function toFiles(contents: readonly FileContent[]): Promise<File[]> {
-  const files: File[] = []
-  for (const { name, blocks, check } of contents) {
-    const parts: Blob[] = []
-    for await (const block of blocks()) {
-      // Memory that was transferred meanwhile is empty. What follows the block in the iteration reports that.
-      if (block.length > 0) parts.push(new Blob([unshared(block)]))
-    }
-    const file = new File(parts, name)
-    await check?.(openData(name, file))
-    files.push(file)
-  }
-  return files
-}
-
 /** Rejects a folder that contains an adapter of another method, of which a save would leave nothing. */
 async function checkMethod({ type, name }: Method, folder: string, advice: string): Promise<void> {
   const path = pathIn(folder, CONFIG_FILE)
@@ -310,6 +311,6 @@ async function checkMethod({ type, name }: Method, folder: string, advice: strin
 
 /** The files of an adapter's folder that a save does not write: they belong to the adapter that it replaces. */
 function otherFiles(files: readonly FileContent[]): string[] {
-  const all = [PEFT_FILE, COMPACT_FILE, FROZEN_FILE, PICKLE_FILE]
+  const all = [PEFT_FILE, COMPACT_FILE, FROZEN_FILE, OPTIMISER_FILE, PICKLE_FILE]
   return all.filter((other) => !files.some(({ name }) => name === other))
 }

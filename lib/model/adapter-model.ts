@@ -141,7 +141,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 
   /** @internal The other contents of the folder that the model was read from. */
-  protected get origin(): Origin | undefined {
+  get origin(): Origin | undefined {
     return this.#origin
   }
 

@@ -2,6 +2,7 @@
 import { countOf, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
+import { type AdamWState, type Moments, readEntries, readMoments } from '../checkpoint/optimiser-state.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { refuseReadOnly } from '../memory/checks.js'
@@ -15,16 +16,7 @@ import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear, copyToHost } from '../tensor/transfer.js'
 import { runAdamW } from './launch.js'
-import {
-  checkMoments,
-  checkNames,
-  copyTo,
-  disposeMoments,
-  type Moments,
-  newMoments,
-  readEntries,
-  readMoments,
-} from './moments.js'
+import { checkMoments, checkNames, copyTo, disposeMoments, newMoments } from './moments.js'
 import { type AdamWOptions, readLrScale, readSettings, type Settings } from './options.js'
 import { stateRanges } from './overlap.js'
 import {
@@ -37,17 +29,6 @@ import {
   readValue,
   type TrainableParameter,
 } from './parameters.js'
-
-/** State of {@link AdamW}: {@link AdamW.state} returns it, {@link AdamW.load} restores it. */
-export interface AdamWState<T extends TensorLike = Tensor> {
-  /** Number of steps done. */
-  readonly step: number
-  /**
-   * By parameter name: running means of the gradient (`expAvg`) and of its square (`expAvgSq`), float32, of the
-   * parameter's shape.
-   */
-  readonly parameters: Readonly<Record<string, { readonly expAvg: T; readonly expAvgSq: T }>>
-}
 
 /** Options of {@link AdamW.step}. */
 export interface AdamWStepOptions {
@@ -252,7 +233,8 @@ export class AdamW {
 
   /**
    * A copy of the state, on the parameters' device. A new optimiser with the same options, values and this state
-   * continues bit-identically to this one. {@link saveState} saves it to a file.
+   * continues bit-identically to this one. `savePretrained(folder, { optimiser })` saves it with an adapter, and
+   * {@link saveState} to a file of its own.
    *
    * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    */

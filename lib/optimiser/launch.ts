@@ -9,7 +9,7 @@ import { run } from '../operations/dispatch.js'
 import { isOnGpu, matrixOf, regionOf, runOnGpu } from '../operations/gpu.js'
 import { dtypeNumber, writePlacement } from '../operations/launch.js'
 import { planStep } from './gpu-step.js'
-import type { Moments } from './moments.js'
+import type { Moments } from '../checkpoint/optimiser-state.js'
 import type { Settings } from './options.js'
 import type { ParameterOperands } from './parameters.js'
 

@@ -1,21 +1,13 @@
 /** The moments that AdamW keeps for each parameter: float32, on the parameter's device. */
 import { checkShape, checkType } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
+import { type Moments, MOMENTS } from '../checkpoint/optimiser-state.js'
 import { newOperand } from '../memory/allocate.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
 import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
-import { resolve } from '../tensor/resolve.js'
 import { copyOnHost, copyToDevice } from '../tensor/transfer.js'
-
-export const MOMENTS = ['expAvg', 'expAvgSq'] as const
-const KEYS: Known = new Set(MOMENTS)
-const STATE: Known = new Set(['step', 'parameters'])
-
-/** Running means of a parameter's gradient and of its square, in memory that the package allocates. */
-export type Moments = Readonly<Record<(typeof MOMENTS)[number], Operand>>
 
 /** Allocates moments with value zero. `placement` is null on the host. */
 export function newMoments(name: string, shape: readonly number[], placement: Placement | null): Moments {
@@ -46,34 +38,6 @@ export function disposeMoments(moments: Moments): void {
 /** A contiguous copy on `device` of an operand that is there or on the host. */
 export function copyTo(device: Device, operand: Operand): Operand {
   return device === CPU ? copyOnHost(operand) : copyToDevice(operand, device)
-}
-
-/**
- * Reads a state that the caller passed: the number of steps, and what it has for each parameter, which {@link readMoments}
- * reads.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
-export function readEntries(state: unknown): { step: number; entries: Map<string, unknown> } {
-  checkKeys('state', state, STATE)
-  // An optimiser: checkKeys does not see the methods of a class.
-  if (typeof get('state', state, 'state') === 'function') {
-    fail('ERR_LILY_ARGUMENT', 'state', `expected what state() returns, got ${describe(state)}; pass optimiser.state()`)
-  }
-  const step = get('state', state, 'step')
-  if (!Number.isSafeInteger(step) || (step as number) < 0) {
-    fail('ERR_LILY_ARGUMENT', 'state.step', `expected an integer from 0, got ${describe(step)}`)
-  }
-  const given = get('state', state, 'parameters') as Readonly<Record<string, unknown>>
-  return { step: step as number, entries: new Map(entriesOf('state.parameters', given)) }
-}
-
-/** Reads the moments of one parameter from a state that the caller passed. They are checked by {@link checkMoments}. */
-export function readMoments(name: string, value: unknown): Moments {
-  const argument = `state.parameters['${name}']`
-  checkKeys(argument, value, KEYS)
-  const read = (moment: string) => resolve(`${argument}.${moment}`, get(argument, value, moment))
-  return { expAvg: read('expAvg'), expAvgSq: read('expAvgSq') }
 }
 
 /** Checks that moments fit the state of a parameter: its shape, float32, and on its device or on the host. */

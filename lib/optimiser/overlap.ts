@@ -2,7 +2,7 @@
 import { fail } from '../base/errors.js'
 import type { Operand } from '../memory/operand.js'
 import { exchangedCount, startOf } from '../memory/space.js'
-import type { Moments } from './moments.js'
+import type { Moments } from '../checkpoint/optimiser-state.js'
 import type { ParameterOperands } from './parameters.js'
 
 /** The bytes of one array, which is contiguous. Its name is put together only for an error. */

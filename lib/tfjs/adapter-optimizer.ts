@@ -127,7 +127,8 @@ export class AdapterOptimizer extends Optimizer {
     fail(
       'ERR_LILY_ARGUMENT',
       'includeOptimizer',
-      'AdapterOptimizer is not saved with a model of TensorFlow.js; save its state with saveState(path, optimizer.adamw.state())',
+      'AdapterOptimizer is not saved with a model of TensorFlow.js; save its state with the adapter: ' +
+        'savePretrained(folder, { optimiser: optimizer.adamw })',
     )
   }
 

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it, vi } from 'vitest'
 import * as browser from '../../lib/checkpoint/disk/disk.browser.js'
-import { LilyModel, LoraModel, SafetensorsFile, writeSafetensors } from '../../lib/index.js'
+import { AdamW, LilyModel, LoraModel, readPretrainedState, SafetensorsFile, writeSafetensors } from '../../lib/index.js'
 import { CONFIG, GOLDEN, TENSORS } from '../support/checkpoint.js'
 import { expectRefused } from '../support/refused.js'
 
@@ -28,6 +28,15 @@ it('reads and saves adapters as files', async () => {
   expect(file.tensors.size).toBe(24)
 })
 
+it('saves and reads the state of the optimiser with them', async () => {
+  const model = await LilyModel.fromPretrained({ [CONFIG]: bytesOf(CONFIG), [TENSORS]: bytesOf(TENSORS) })
+  const optimiser = new AdamW(model.parameters())
+  optimiser.step()
+  const files = await model.pretrainedFiles({ optimiser })
+  const again = await LilyModel.fromPretrained(files)
+  expect((await readPretrainedState(files, again)).step).toBe(1)
+})
+
 it('refuses paths, and says what to do', async () => {
   const model = await LilyModel.fromPretrained({ [CONFIG]: bytesOf(CONFIG), [TENSORS]: bytesOf(TENSORS) })
   model.freeze('uniform')
@@ -39,6 +48,7 @@ it('refuses paths, and says what to do', async () => {
     ['folder', () => model.savePretrained('adapter')],
     ['folder', () => model.saveLora('adapter')],
     ['folder', () => lora.savePretrained('adapter')],
+    ['folder', () => readPretrainedState('adapter', lora)],
     ['path', () => SafetensorsFile.open(join(GOLDEN, TENSORS))],
     ['path', () => writeSafetensors('x.safetensors', { x })],
   ]

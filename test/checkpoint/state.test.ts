@@ -1,13 +1,17 @@
 /** The state of an optimiser as a file; test/adamw.test.ts continues a training from one. */
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import {
   AdamW,
   type AdamWState,
+  type AdapterModelClass,
   cast,
   LilyModel,
+  LoraModel,
+  readPretrainedState,
   readState,
+  type SaveOptions,
   saveState,
   stateFile,
   type Tensor,
@@ -15,7 +19,7 @@ import {
   type TensorLike,
   writeSafetensors,
 } from '../../lib/index.js'
-import { newFolder } from '../support/checkpoint.js'
+import { newFolder, TENSORS } from '../support/checkpoint.js'
 import { expectSameBits } from '../support/compare.js'
 import { expectRefused } from '../support/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
@@ -105,25 +109,138 @@ describe('a state that is saved', () => {
     const { parameters } = await readState(await stateFile({ step: 1, parameters: { p: moments } }))
     expect(parameters.p.expAvg.data).toEqual(Float32Array.of(1, 2))
   })
+})
 
-  it('is no part of the adapter beside it, whose saves leave it there', async () => {
-    const folder = newFolder()
-    const layers = [{ name: 'q', inFeatures: 3, outFeatures: 2 }]
-    const model = LilyModel.create({ layers, config: { r: 2 } })
+describe('a state that is saved with its adapter', () => {
+  const layers = [0, 1].map((l) => ({ name: `layers.${l}.q`, inFeatures: 3, outFeatures: 2 }))
+  const STATE = 'optimiser.safetensors'
+
+  /** A model and its optimiser after a number of steps. */
+  function trained(steps: number, Model: AdapterModelClass = LilyModel) {
+    const model = Model.create({ layers, config: { r: 2 }, seed: 1 })
     const optimiser = new AdamW(model.parameters())
-    await model.savePretrained(folder)
-    await saveState(join(folder, 'optimiser.safetensors'), optimiser.state())
-    await model.savePretrained(folder)
-    expect(readdirSync(folder)).toContain('optimiser.safetensors')
-    const loaded = await LilyModel.fromPretrained(folder)
-    new AdamW(loaded.parameters()).load(await readState(join(folder, 'optimiser.safetensors')))
-    const other = LilyModel.create({ layers, config: { r: 3 } })
-    const state = await readState(join(folder, 'optimiser.safetensors'))
-    await expectRefused(
-      'ERR_LILY_SHAPE',
-      "state.parameters['q.lily_A.weight'].expAvg: expected [3, 3], got [2, 3]",
-      () => new AdamW(other.parameters()).load(state),
+    for (let i = 0; i < steps; i++) {
+      for (const { grad } of model.parameters().values()) (grad.data as Float32Array).fill(i + 1)
+      optimiser.step()
+    }
+    return { model, optimiser }
+  }
+
+  /** A folder of them. */
+  async function saved(steps: number): Promise<string> {
+    const folder = newFolder()
+    const { model, optimiser } = trained(steps)
+    await model.savePretrained(folder, { optimiser })
+    return folder
+  }
+
+  const refused = async (
+    folder: string,
+    message = `${STATE}: expected the state that was saved with the parameters`,
+  ) => {
+    const model = await LilyModel.fromPretrained(folder)
+    return expectRefused('ERR_LILY_CHECKPOINT', message, () => readPretrainedState(folder, model))
+  }
+
+  it.each<[string, AdapterModelClass, SaveOptions]>([
+    ['Lily', LilyModel, {}],
+    ['Lily, compact', LilyModel, { format: 'compact' }],
+    ['LoRA', LoraModel, {}],
+  ])('is read with it, and leaves its files as they are without one: %s', async (_, Model, options) => {
+    const folder = newFolder()
+    const { model, optimiser } = trained(3, Model)
+    await model.savePretrained(folder, options as object)
+    const before = new Map(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name))]))
+    await model.savePretrained(folder, { ...(options as object), optimiser })
+    expect(readdirSync(folder).sort()).toEqual([...before.keys(), STATE].sort())
+    for (const [name, content] of before) expect(readFileSync(join(folder, name)).equals(content), name).toBe(true)
+
+    const files = await model.pretrainedFiles({ ...(options as object), optimiser })
+    for (const file of files) {
+      expect(new Uint8Array(await file.arrayBuffer())).toEqual(Uint8Array.from(readFileSync(join(folder, file.name))))
+    }
+    for (const from of [folder, files]) {
+      const loaded = await Model.fromPretrained(from)
+      const again = new AdamW(loaded.parameters())
+      again.load(await readPretrainedState(from, loaded))
+      expect(again.stepCount).toBe(3)
+      for (const [name, { expAvg, expAvgSq }] of Object.entries(optimiser.state().parameters)) {
+        expectSameBits(name, again.state().parameters[name].expAvg.data, expAvg.data)
+        expectSameBits(name, again.state().parameters[name].expAvgSq.data, expAvgSq.data)
+      }
+    }
+  })
+
+  it('is refused beside the adapter of another save', async () => {
+    const [folder, other] = [await saved(3), await saved(4)]
+    copyFileSync(join(other, STATE), join(folder, STATE))
+    await refused(folder)
+    // As where another program saves the adapter again, which leaves other files there.
+    copyFileSync(join(await saved(3), STATE), join(folder, STATE))
+    await readPretrainedState(folder, await LilyModel.fromPretrained(folder))
+    copyFileSync(join(other, TENSORS), join(folder, TENSORS))
+    await refused(folder)
+  })
+
+  it('is refused beside another head', async () => {
+    const [folder, other] = [newFolder(), newFolder()]
+    const { model } = trained(0)
+    const head = { value: tensor([1, 2], [2]), grad: tensor([1, 1], [2]) }
+    const optimiser = new AdamW(new Map([['head.bias', head]]))
+    const save = (to: string) => model.savePretrained(to, { optimiser, modulesToSave: { head: { bias: head.value } } })
+    await save(folder)
+    await readPretrainedState(folder, await LilyModel.fromPretrained(folder))
+    optimiser.step()
+    await save(other)
+    copyFileSync(join(other, STATE), join(folder, STATE))
+    await refused(folder)
+  })
+
+  it('is removed by a save without one', async () => {
+    const folder = await saved(3)
+    await trained(3).model.savePretrained(folder)
+    expect(readdirSync(folder)).not.toContain(STATE)
+    await refused(folder, `expected ${STATE} beside the adapter, got none; save it with savePretrained(folder`)
+    const files = await trained(3).model.pretrainedFiles()
+    const model = await LilyModel.fromPretrained(files)
+    await expectRefused('ERR_LILY_CHECKPOINT', `expected ${STATE}`, () => readPretrainedState(files, model))
+  })
+
+  it('is refused for a model that has changed since, or has another type', async () => {
+    const folder = await saved(3)
+    for (const model of [await LilyModel.fromPretrained(folder, { dtype: 'bfloat16' }), trained(4).model]) {
+      await expectRefused('ERR_LILY_CHECKPOINT', 'got that of others', () => readPretrainedState(folder, model))
+    }
+    await readPretrainedState(folder, trained(3).model)
+  })
+
+  it('is not read without the adapter, nor is one that was saved alone read with it', async () => {
+    const folder = await saved(3)
+    const advice = 'belongs to the adapter that it was saved with; read it with readPretrainedState'
+    await expectRefused('ERR_LILY_CHECKPOINT', advice, () => readState(join(folder, STATE)))
+    await saveState(join(folder, STATE), trained(3).optimiser.state())
+    await refused(folder)
+  })
+
+  it('is refused if it does not fit the adapter, and the old files stay', async () => {
+    const folder = await saved(3)
+    const before = readdirSync(folder).map((name) => readFileSync(join(folder, name), 'latin1'))
+    const { model } = trained(4)
+    const [narrow, other] = [{ r: 1 }, { r: 2, excludeModules: ['layers.0.q'] }].map(
+      (config) => new AdamW(LilyModel.create({ layers, config }).parameters()),
     )
+    const disposed = trained(4).optimiser
+    disposed.dispose()
+    for (const [code, message, optimiser] of [
+      ['ERR_LILY_SHAPE', 'optimiser\'s "layers.0.q.lily_A.weight": expected [2, 3], got [1, 3]', narrow],
+      ['ERR_LILY_ARGUMENT', 'got one that updates "layers.1.q.lily_B.weight"; save the state of others', other],
+      ['ERR_LILY_ARGUMENT', 'optimiser: expected an AdamW, got an object', other.state()],
+      ['ERR_LILY_DISPOSED', 'this optimiser is disposed of', disposed],
+    ] as const) {
+      await expectRefused(code, message, () => model.savePretrained(folder, { optimiser } as never))
+      await expectRefused(code, message, () => model.pretrainedFiles({ optimiser } as never))
+    }
+    expect(readdirSync(folder).map((name) => readFileSync(join(folder, name), 'latin1'))).toEqual(before)
   })
 })
 

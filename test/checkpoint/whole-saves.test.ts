@@ -21,13 +21,14 @@ import { describe, expect, it } from 'vitest'
 import { native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { replaceFiles } from '../../lib/checkpoint/disk/replace-files.js'
-import { LilyModel, type SaveOptions } from '../../lib/index.js'
+import { AdamW, LilyModel, readPretrainedState, type SaveOptions } from '../../lib/index.js'
 import { CONFIG, goldenCopy, newFolder, TENSORS } from '../support/checkpoint.js'
 import { integer, randomFrom } from '../support/random.js'
 import { expectRefused } from '../support/refused.js'
 
 const COMPACT = 'adapter_model.compact.safetensors'
 const FROZEN = 'adapter_frozen.json'
+const OPTIMISER = 'optimiser.safetensors'
 /** `npm run test:long` has many more. */
 const KILLS = Number(process.env.LILY_TEST_KILLS ?? 16)
 const SAVES = Number(process.env.LILY_TEST_SAVES ?? 25)
@@ -58,8 +59,12 @@ async function numberIn(folder: string): Promise<number> {
 }
 
 function startSaves(folder: string, format: Format, first: number, count: number) {
-  const args = ['test/programs/saves.js', folder, format, String(first), String(count)]
-  return spawn(process.execPath, args, { cwd: packageRoot, stdio: ['ignore', 'pipe', 'inherit'] })
+  return start('saves', folder, format, first, count)
+}
+
+function start(program: string, ...args: (string | number)[]) {
+  const words = [`test/programs/${program}.js`, ...args.map(String)]
+  return spawn(process.execPath, words, { cwd: packageRoot, stdio: ['ignore', 'pipe', 'inherit'] })
 }
 
 describe('a folder holds one save as a whole', () => {
@@ -82,6 +87,40 @@ describe('a folder holds one save as a whole', () => {
     expect(await numberIn(folder)).toBe(7)
     expect(readdirSync(folder).sort()).toEqual([format === 'peft' ? TENSORS : COMPACT, CONFIG].sort())
   })
+
+  it.each(formats)(
+    'with the optimiser: a training continues with the same bits after kills, %s',
+    async (format) => {
+      const [folder, uninterrupted] = [newFolder(), newFolder()]
+      const random = randomFrom(format.length)
+      const model = LilyModel.create({
+        layers,
+        config: { r: 4, initWeights: false, targetModules: ['q_proj'] },
+        seed: 1,
+      })
+      const optimiser = new AdamW(model.parameters())
+      for (const each of [folder, uninterrupted]) await model.savePretrained(each, { format, optimiser })
+      for (let kill = 0; kill < KILLS / 2; kill++) {
+        const child = start('trainings', folder, format, 1e6)
+        const exited = once(child, 'exit')
+        await Promise.race([once(child.stdout, 'data'), exited])
+        await delay(integer(random, 0, 25))
+        child.kill('SIGKILL')
+        expect(await exited).toEqual([null, 'SIGKILL'])
+      }
+      const { step } = await readPretrainedState(folder, await LilyModel.fromPretrained(folder))
+      expect(step).toBeGreaterThanOrEqual(KILLS / 2)
+      for (const each of [folder, uninterrupted]) {
+        expect(await once(start('trainings', each, format, step + 2), 'exit')).toEqual([0, null])
+      }
+      const names = readdirSync(folder).sort()
+      expect(names).toEqual([format === 'peft' ? TENSORS : COMPACT, CONFIG, OPTIMISER].sort())
+      for (const name of names) {
+        expect(readFileSync(join(folder, name)).equals(readFileSync(join(uninterrupted, name))), name).toBe(true)
+      }
+    },
+    KILLS * 3000 + 60_000,
+  )
 
   it.each(formats)('while two processes save and one loads, %s', { timeout: 120_000 }, async (format) => {
     const folder = newFolder()
