@@ -1,9 +1,9 @@
 /** Reads and writes PEFT's adapter_config.json. */
 import { describe, LilyError } from '../base/errors.js'
-import { TARGETS, type Targets } from '../model/targets.js'
+import { checkListed, TARGETS, type Targets } from '../model/targets.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
-import { isListed } from './modules-to-save.js'
+import { listedBy } from './modules-to-save.js'
 import type { OpenFile } from './open-file.js'
 import type { PeftMethod } from './peft-method.js'
 import { readText } from './read-text.js'
@@ -110,7 +110,9 @@ function toConfig<C extends Targets>(
   fields: Readonly<Record<string, unknown>>,
 ): C {
   const entries = Object.entries<string>(names)
+  const { modules_to_save: modules } = fields
   try {
+    if (Array.isArray(modules)) checkListed('modules_to_save', modules)
     return readConfig(
       Object.fromEntries(
         entries
@@ -166,7 +168,8 @@ export function writeAdapterConfig<C extends Targets>(
 ): string {
   const listed = origin?.fields.modules_to_save
   const before: unknown[] = Array.isArray(listed) ? listed : []
-  const added = modules.filter((name) => !isListed(name, before))
+  const isListed = listedBy(before)
+  const added = modules.filter((name) => !isListed(name))
   if (origin !== undefined && added.length === 0) return origin.text
   const modulesToSave = before.length + added.length > 0 ? [...before, ...added] : null
   if (origin !== undefined) return toText({ ...origin.fields, modules_to_save: modulesToSave })

@@ -16,7 +16,7 @@ import { checkpointError, quote } from './errors.js'
 import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
 import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
 import { hasMarker, isInner, layerOfKey, PREFIX, sortByNumbers, suffixesOf, suffixText } from './layer-names.js'
-import { isInListed } from './modules-to-save.js'
+import { withinListed } from './modules-to-save.js'
 import { missingTensor, readParameters, wrongShape } from './parameters.js'
 import type { PeftMethod, StoredShape } from './peft-method.js'
 import { readText } from './read-text.js'
@@ -169,7 +169,7 @@ function findLayers<C extends Targets>(
   const ordered = order === undefined ? sortByNumbers(names) : readOrder(file, order, names)
   const shapesOf = method.shapes(config)
   return ordered.map((name) => {
-    const { a, b } = shapesOf(name)
+    const { a, b } = fitting(method, file, () => shapesOf(name))
     return {
       name,
       inFeatures: sizeOf(method, file, name, 'a', a),
@@ -235,7 +235,17 @@ function sizeOf(
   throw wrongShape(file, key, axis === 1 ? `[${other}, ${size}]` : `[${size}, ${other}]`, shape)
 }
 
-/** Assigns parameters to the layers of the file. Errors become errors about the file. */
+/** What a function of the configuration returns for the layers of the file. Its errors become errors about the file. */
+function fitting<T>({ fields }: Pick<PeftMethod, 'fields'>, { path }: SafetensorsFile, call: () => T): T {
+  try {
+    return call()
+  } catch (cause) {
+    if (!(cause instanceof LilyError)) throw cause
+    throw checkpointError(path, `its layers do not fit ${CONFIG_FILE}: ${withFieldName(fields, cause)}`, cause)
+  }
+}
+
+/** Assigns parameters to the layers of the file. */
 function layOut<C extends Targets>(
   method: PeftMethod<C>,
   file: SafetensorsFile,
@@ -243,18 +253,11 @@ function layOut<C extends Targets>(
   config: C,
   modulesToSave: unknown,
 ): Layout {
-  let layout: Layout
-  try {
-    layout = method.layOut(layers, config)
-  } catch (cause) {
-    if (!(cause instanceof LilyError)) throw cause
-    throw checkpointError(
-      file.path,
-      `its layers do not fit ${CONFIG_FILE}: ${withFieldName(method.fields, cause)}`,
-      cause,
-    )
-  }
-  const saved = layers.find(({ name }) => isInListed(name, modulesToSave))
+  const isSaved = withinListed(modulesToSave)
+  const { layout, saved } = fitting(method, file, () => ({
+    layout: method.layOut(layers, config),
+    saved: layers.find(({ name }) => isSaved(name)),
+  }))
   if (saved !== undefined) {
     throw checkpointError(
       file.path,

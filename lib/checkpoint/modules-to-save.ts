@@ -2,6 +2,7 @@
 import { viewOf } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { entriesOf, type Named } from '../base/options.js'
+import { PatternWork } from '../model/pattern.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import { quote } from './errors.js'
 import { PREFIX } from './layer-names.js'
@@ -73,10 +74,10 @@ export function withModules(
 
 /** The tensors of the modules that the field modules_to_save of a configuration lists, as far as they hold numbers. */
 export function modulesOf(others: ReadonlyMap<string, TensorSource>, field: unknown): SavedModules {
-  const listed: readonly unknown[] = Array.isArray(field) ? field : []
+  const isListed = listedBy(field)
   const modules = new Map<string, Map<string, StoredTensor>>()
   for (const [key, source] of others) {
-    const found = splitKey(key, listed)
+    const found = splitKey(key, isListed)
     const stored = found === null ? null : toStored(source)
     if (found === null || stored === null) continue
     const tensors = modules.get(found.module) ?? new Map<string, StoredTensor>()
@@ -85,31 +86,65 @@ export function modulesOf(others: ReadonlyMap<string, TensorSource>, field: unkn
   return modules
 }
 
-/** Whether a layer is, or is in, a module whose name ends with this text, which PEFT then saves: see {@link isListed}. */
+/** Whether a layer is, or is in, a module whose name ends with this text, which PEFT then saves: see {@link listedBy}. */
 function isWithin(layer: string, module: string): boolean {
   return `${layer}.`.includes(`${module}.`)
 }
 
 /**
- * Whether a module is listed. PEFT saves every module whose name ends with a listed text, which need not begin at a dot: with
+ * A predicate: whether a module is listed. PEFT saves every module whose name ends with a listed text, which need not begin at a dot: with
  * 'classifier' also the pre_classifier of DistilBERT.
  */
-export function isListed(module: string, listed: readonly unknown[]): boolean {
-  return listed.some((end) => typeof end === 'string' && module.endsWith(end))
+export function listedBy(field: unknown): (module: string) => boolean {
+  const reversed = (text: string) => Array.from(text).reverse().join('')
+  const isPrefixed = prefixedBy(namesOf(field).map(reversed))
+  return (module) => isPrefixed(reversed(module))
 }
 
-/** Whether a layer is, or is in, a listed module, by whole components of names. PEFT adapts no such layer. */
-export function isInListed(layer: string, field: unknown): boolean {
-  const listed: readonly unknown[] = Array.isArray(field) ? field : []
-  return listed.some((module) => typeof module === 'string' && `.${layer}.`.includes(`.${module}.`))
+/**
+ * A predicate: whether a layer is, or is in, a listed module, by whole components of names. PEFT adapts no such layer.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT by the predicate if the names of the layers take too long
+ */
+export function withinListed(field: unknown): (layer: string) => boolean {
+  const work = new PatternWork('modules_to_save')
+  const isPrefixed = prefixedBy(namesOf(field).map((name) => `${name}.`))
+  return (layer) => {
+    const path = `${layer}.`
+    for (let start = 0; start < path.length; start = path.indexOf('.', start) + 1) {
+      work.add((path.length - start) / 8, layer)
+      if (isPrefixed(path.slice(start))) return true
+    }
+    return false
+  }
 }
 
-function splitKey(key: string, listed: readonly unknown[]): { module: string; name: string } | null {
+function namesOf(field: unknown): string[] {
+  return Array.isArray(field) ? field.filter((name) => typeof name === 'string') : []
+}
+
+/** A predicate: whether a text begins with one of these, in a time by the logarithm of their number. */
+function prefixedBy(prefixes: string[]): (text: string) => boolean {
+  // Without those that begin with another one, only the last that does not come after the text can begin it.
+  const sorted: string[] = []
+  for (const prefix of prefixes.sort()) if (!prefix.startsWith(sorted.at(-1) ?? `${prefix}.`)) sorted.push(prefix)
+  return (text) => {
+    let [low, high] = [0, sorted.length]
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (sorted[middle] <= text) low = middle + 1
+      else high = middle
+    }
+    return low > 0 && text.startsWith(sorted[low - 1])
+  }
+}
+
+function splitKey(key: string, isListed: (module: string) => boolean): { module: string; name: string } | null {
   if (!key.startsWith(PREFIX)) return null
   const path = key.slice(PREFIX.length)
   for (let dot = path.indexOf('.'); dot !== -1; dot = path.indexOf('.', dot + 1)) {
     const module = path.slice(0, dot)
-    if (isListed(module, listed)) return { module, name: path.slice(dot + 1) }
+    if (isListed(module)) return { module, name: path.slice(dot + 1) }
   }
   return null
 }

@@ -80,7 +80,10 @@ export const LORA: PeftMethod<LoraConfig> = {
   variantOf,
   shapes: (config) => {
     const rankOf = ranksOf(config)
-    return (layer) => ({ a: { axis: 1, other: rankOf(layer) }, b: { axis: 0, other: rankOf(layer) } })
+    return (layer) => {
+      const other = rankOf(layer)
+      return { a: { axis: 1, other }, b: { axis: 0, other } }
+    }
   },
   layOut: layOutLora,
   isShared: false,

@@ -1,19 +1,14 @@
 /** Values by patterns of the names of layers, as PEFT's rank_pattern and alpha_pattern. */
-import { describe, fail } from '../base/errors.js'
+import { cut, describe, fail } from '../base/errors.js'
 import { entriesOf, get } from '../base/options.js'
-import { compilePattern, PatternWork } from './pattern.js'
+import { compilePattern, type Pattern, PatternWork, remembered } from './pattern.js'
+import { MAX_LISTED, MAX_NAME } from './targets.js'
 
 /** A value for the layers whose names end with a match of its pattern, by pattern. */
 export type PatternValues = Readonly<Record<string, number>>
 
-/** Limit of the characters of all patterns of a field but plain names: compiling takes time. */
-const MAX_EXPRESSIONS = 20_000
-
-/** Limit of the patterns of a field: as many as an adapter's file can have layers. */
-const MAX_PATTERNS = 2 ** 17
-
-/** What trying a plain name costs beside its comparison, in comparisons of characters. */
-const TRY = 16
+/** Steps of a pattern that take as long as a look-up of a short name. */
+const LOOK_UP = 16
 
 /** A plain name, as PEFT writes for each layer. Dots are the only characters with a meaning in an expression. */
 const PLAIN = /^[\w.-]+$/
@@ -34,10 +29,13 @@ export function readPatternValues(
     fail('ERR_LILY_ARGUMENT', field, `expected numbers by patterns of names, got ${describe(given)}`)
   }
   const pairs = entriesOf(field, given as PatternValues)
-  if (pairs.length > MAX_PATTERNS) {
-    fail('ERR_LILY_ARGUMENT', field, `expected at most ${MAX_PATTERNS} patterns, got ${pairs.length}`)
+  if (pairs.length > MAX_LISTED) {
+    fail('ERR_LILY_ARGUMENT', field, `expected at most ${MAX_LISTED} patterns, got ${pairs.length}`)
   }
   const entries = pairs.map(([pattern, value]): [string, number] => {
+    if (pattern.length > MAX_NAME) {
+      fail('ERR_LILY_ARGUMENT', field, `expected patterns of at most ${MAX_NAME} characters, got ${cut(pattern)}`)
+    }
     if (pattern === '') fail('ERR_LILY_ARGUMENT', field, 'expected patterns of names, got an empty one; remove it')
     return [pattern, check(`${field}['${pattern}']`, value)]
   })
@@ -63,31 +61,74 @@ export function readPatternValues(
  * @throws LilyError ERR_LILY_ARGUMENT for what is no pattern; the function throws if names take too long
  */
 export function valueByName(values: PatternValues, argument: string): (name: string) => number | undefined {
-  const work = new PatternWork(argument)
-  let expressions = 0
-  const entries = Object.entries(values).map(([pattern, value]) => {
-    if (PLAIN.test(pattern)) return { value, matches: (name: string) => isEnd(pattern, name, work) }
-    expressions += pattern.length
-    if (expressions > MAX_EXPRESSIONS) {
-      fail(
-        'ERR_LILY_ARGUMENT',
-        argument,
-        `expected regular expressions of at most ${MAX_EXPRESSIONS} characters together, got more; use names`,
-      )
-    }
-    const compiled = compilePattern(pattern, argument, '(?:.*\\.)?(?:', ')', work)
-    return { value, matches: (name: string) => compiled.fullMatch(name) }
-  })
-  return (name) => entries.find(({ matches }) => matches(name))?.value
+  const valueOf = known.get(values) ?? remembered(matcher(values, argument))
+  known.set(values, valueOf)
+  return valueOf
 }
 
-/** Whether a plain name is the end of another one, from its beginning or from a dot on. Its dots match any character. */
-function isEnd(pattern: string, name: string, work: PatternWork): boolean {
-  const start = name.length - pattern.length
-  let i = pattern.length
-  if (start === 0 || name[start - 1] === '.') {
-    while (i > 0 && (pattern[i - 1] === '.' || pattern[i - 1] === name[start + i - 1])) i--
+/** The functions of the fields that configurations have. A load uses each for the same names several times. */
+const known = new WeakMap<PatternValues, (name: string) => number | undefined>()
+
+function matcher(values: PatternValues, argument: string): (name: string) => number | undefined {
+  const work = new PatternWork(argument)
+  const plain = new Map<string, number>()
+  const expressions: { readonly at: number; readonly compiled: Pattern }[] = []
+  const all = Object.keys(values)
+  for (const [at, pattern] of all.entries()) {
+    if (PLAIN.test(pattern)) plain.set(pattern, at)
+    else expressions.push({ at, compiled: compilePattern(pattern, argument, '(?:.*\\.)?(?:', ')', work) })
   }
-  work.add(TRY + pattern.length - i, pattern)
-  return i === 0
+  const firstOf = plainMatcher(plain, work)
+  return (name) => {
+    const first = firstOf(name)
+    const expression = expressions.find(({ at, compiled }) => at > first || compiled.fullMatch(name))
+    const at = Math.min(first, expression?.at ?? Infinity)
+    return at === Infinity ? undefined : values[all[at]]
+  }
+}
+
+/**
+ * A function from a name to the first place of a plain name that is its end, from its beginning or from a dot on; infinity if
+ * none is. The dots of a plain name match any character. An end of the name is therefore looked up with dots in each way in
+ * which plain names of its length have them: there are few.
+ *
+ * @param places by plain name
+ */
+function plainMatcher(places: ReadonlyMap<string, number>, work: PatternWork): (name: string) => number {
+  /** By length, one plain name for each way to have dots. */
+  const dotted = new Map<number, Map<string, string>>()
+  for (const pattern of places.keys()) {
+    const ways = dotted.get(pattern.length) ?? new Map<string, string>()
+    dotted.set(
+      pattern.length,
+      ways.set(
+        pattern
+          .split('.')
+          .map(({ length }) => length)
+          .join(),
+        pattern,
+      ),
+    )
+  }
+  return (name) => {
+    let first = Infinity
+    for (let start = name.length; start > 0;) {
+      start = name.lastIndexOf('.', start - 2) + 1
+      const end = name.slice(start)
+      for (const pattern of dotted.get(end.length)?.values() ?? []) {
+        work.add(LOOK_UP + end.length / 8, pattern)
+        first = Math.min(first, places.get(withDots(end, pattern)) ?? Infinity)
+      }
+    }
+    return first
+  }
+}
+
+/** A text with dots where a pattern of its length has them. */
+function withDots(text: string, pattern: string): string {
+  let dotted = ''
+  for (let dot = pattern.indexOf('.'); dot !== -1; dot = pattern.indexOf('.', dot + 1)) {
+    dotted += `${text.slice(dotted.length, dot)}.`
+  }
+  return dotted + text.slice(dotted.length)
 }

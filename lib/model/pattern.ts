@@ -5,20 +5,26 @@
 import { RE2JS, RE2JSSyntaxException } from 're2js'
 import { cut, fail } from '../base/errors.js'
 
-/** Characters of a pattern: compiling takes time, too. */
-const MAX_PATTERN = 20_000
+/** Characters of the patterns of a field: compiling takes time, too. */
+const MAX_CHARACTERS = 20_000
 
-/** Instructions of a compiled pattern; each may run once per character of a name. */
+/** What a character beyond ASCII in a class counts: a range without case is compiled character by character. */
+const FOLD = 500
+const BEYOND_ASCII = /^(?:\\[uU]|[\u0080-\uffff])/
+
+/** Instructions of the compiled patterns of a field; each may run once per character of a name. */
 const MAX_INSTRUCTIONS = 20_000
 
 /** Instructions times characters of names: what all the names of one model may take. */
-const MAX_WORK = 2 ** 28
+const MAX_WORK = 2 ** 25
 
-/** Counts the steps that patterns take for the names of one model. */
+/** Counts what the patterns of a field take: characters and instructions, and steps for the names of one model. */
 export class PatternWork {
+  characters = 0
+  instructions = 0
   #left = MAX_WORK
 
-  constructor(private readonly argument: string) {}
+  constructor(readonly argument: string) {}
 
   /** @throws LilyError ERR_LILY_ARGUMENT if there have been too many */
   add(steps: number, pattern: string): void {
@@ -44,7 +50,7 @@ export interface Pattern {
  * Compiles a pattern. `\d`, `\w`, `\s` and `\b` mean ASCII.
  *
  * @param before what is put before it, and `behind`, what is put behind it
- * @param work counts the steps of all patterns that share it
+ * @param work counts what all patterns that share it take
  * @throws LilyError ERR_LILY_ARGUMENT for what is no pattern, and for what only backtracking can match
  */
 export function compilePattern(
@@ -54,23 +60,35 @@ export function compilePattern(
   behind = '',
   work = new PatternWork(argument),
 ): Pattern {
-  // By itself, too: text around it must not make it one.
-  const alone = compile(pattern, argument)
-  const compiled = before === '' && behind === '' ? alone : compile(pattern, argument, before, behind)
-  const instructions = compiled.programSize()
-  const count = (name: string) => {
-    work.add(instructions * name.length, pattern)
+  work.characters += pattern.length
+  for (const { token, inClass } of tokensOf(pattern)) {
+    if (inClass && BEYOND_ASCII.test(token)) work.characters += FOLD
   }
+  // By itself, too: text around it must not make it one.
+  const alone = compile(pattern, work)
+  const compiled = before === '' && behind === '' ? alone : compile(pattern, work, before, behind)
+  const instructions = compiled.programSize()
+  work.instructions += instructions
   return {
     fullMatch(name) {
-      count(name)
+      work.add(instructions * name.length, pattern)
       return compiled.matches(name)
     },
     firstGroup(name) {
-      count(name)
+      work.add(instructions * name.length, pattern)
       const matcher = compiled.matcher(name)
       return matcher.lookingAt() ? (matcher.group(1) ?? null) : null
     },
+  }
+}
+
+/** A function of names that computes the result for each name once. */
+export function remembered<T>(compute: (name: string) => T): (name: string) => T {
+  const results = new Map<string, { readonly result: T }>()
+  return (name) => {
+    const known = results.get(name) ?? { result: compute(name) }
+    results.set(name, known)
+    return known.result
   }
 }
 
@@ -79,14 +97,23 @@ function adviceFor(argument: string): string {
   return argument.endsWith('Modules') ? 'pass suffixes of names as an array' : 'use plain names'
 }
 
-function compile(pattern: string, argument: string, before = '', behind = ''): RE2JS {
+function compile(
+  pattern: string,
+  { argument, characters, instructions }: PatternWork,
+  before = '',
+  behind = '',
+): RE2JS {
   const wrong = (why: string) =>
     fail(
       'ERR_LILY_ARGUMENT',
       argument,
       `expected a regular expression that takes linear time, got ${cut(pattern)}: ${why}; ${adviceFor(argument)}`,
     )
-  if (pattern.length > MAX_PATTERN) wrong(`it has more than ${MAX_PATTERN} characters`)
+  if (characters > MAX_CHARACTERS) {
+    wrong(
+      `the patterns have more than ${MAX_CHARACTERS} characters together, of which those beyond ASCII in classes count ${FOLD}`,
+    )
+  }
   const translated = translate(pattern, before === '', wrong)
   let compiled: RE2JS
   try {
@@ -95,7 +122,9 @@ function compile(pattern: string, argument: string, before = '', behind = ''): R
     if (!(cause instanceof RE2JSSyntaxException)) throw cause
     return wrong(cut(cause.message))
   }
-  if (compiled.programSize() > MAX_INSTRUCTIONS) wrong('its repetitions make it too large')
+  if (instructions + compiled.programSize() > MAX_INSTRUCTIONS) {
+    wrong('by their repetitions the patterns are too large together')
+  }
   return compiled
 }
 
@@ -126,7 +155,7 @@ function* tokensOf(pattern: string): Iterable<Token> {
 
 /** Whether a pattern has lookahead, lookbehind, references to groups or atomic groups, which no RE2 can match. */
 export function needsBacktracking(pattern: string): boolean {
-  if (pattern.length > MAX_PATTERN) return false
+  if (pattern.length > MAX_CHARACTERS) return false
   for (const token of tokensOf(pattern)) if (backtracking(token) !== null) return true
   return false
 }

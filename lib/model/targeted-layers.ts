@@ -7,7 +7,7 @@
 import { countOf, describe, fail } from '../base/errors.js'
 import { nameDistance } from '../base/nearest.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
-import { compilePattern, needsBacktracking } from './pattern.js'
+import { compilePattern, needsBacktracking, remembered } from './pattern.js'
 import { compileLayersPatterns, type Targets } from './targets.js'
 
 /** A layer that is adapted. */
@@ -24,10 +24,9 @@ export interface TargetedLayer extends LayerShape {
  * @throws LilyError ERR_LILY_ARGUMENT for an invalid or repeated layer, or if no layer is targeted
  */
 export function targetedLayers(shapes: readonly LayerShape[], config: Targets): TargetedLayer[] {
-  const { targetModules, excludeModules } = config
-  const excluded = excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules', false)
-  const targetOf = targetModules === null ? lastComponent : matcher(targetModules, 'targetModules', true)
-  const isTransformed = transforms(config)
+  const { targetModules } = config
+  const { excluded, targetOf, isTransformed } = known.get(config) ?? matchers(config)
+  known.set(config, { excluded, targetOf, isTransformed })
   const layers = readLayers(shapes)
   if (layers.length === 0) fail('ERR_LILY_ARGUMENT', 'layers', 'expected at least one layer, got none')
 
@@ -94,6 +93,18 @@ function nearestLayers(targets: readonly string[] | string, layers: readonly Lay
   return names.length > 0 ? names : [layers[0].name]
 }
 
+/** The functions of configurations. A load uses each for the same names several times. */
+const known = new WeakMap<Targets, ReturnType<typeof matchers>>()
+
+function matchers(config: Targets) {
+  const { targetModules, excludeModules } = config
+  return {
+    excluded: excludeModules === null ? () => null : matcher(excludeModules, 'excludeModules', false),
+    targetOf: targetModules === null ? lastComponent : matcher(targetModules, 'targetModules', true),
+    isTransformed: transforms(config),
+  }
+}
+
 function failWithoutMatch(
   argument: keyof Targets,
   expected: string,
@@ -116,7 +127,7 @@ function matcher(
   if (typeof targets !== 'string') return suffixMatcher(targets, argument)
   if (needsBacktracking(targets)) return () => (otherwise ? targets : null)
   const pattern = compilePattern(targets, argument)
-  return (name) => (pattern.fullMatch(name) ? targets : null)
+  return remembered((name) => (pattern.fullMatch(name) ? targets : null))
 }
 
 /** Suffixes by their components, the last component first. */
@@ -178,12 +189,12 @@ function transforms({ layersToTransform, layersPattern }: Targets): (name: strin
   if (layersToTransform === null) return () => true
   const transformed = new Set(layersToTransform)
   const patterns = layersPattern === null ? null : compileLayersPatterns(layersPattern)
-  return (name) => {
+  return remembered((name) => {
     let number: string | null = null
     if (patterns === null) number = ANY_LAYER.exec(name)?.[1] ?? null
     else for (let i = 0; number === null && i < patterns.length; i++) number = patterns[i].firstGroup(name)
     return number !== null && transformed.has(Number(number))
-  }
+  })
 }
 
 /** The first component of a name that is a number, with components before and after it. Takes linear time. */

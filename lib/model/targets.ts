@@ -1,7 +1,7 @@
 /** Which layers an adapter targets: the fields that all configurations of PEFT have for it. */
-import { describe, fail, failedToRead } from '../base/errors.js'
+import { cut, describe, fail, failedToRead } from '../base/errors.js'
 import { get } from '../base/options.js'
-import { compilePattern, needsBacktracking, type Pattern } from './pattern.js'
+import { compilePattern, needsBacktracking, type Pattern, PatternWork } from './pattern.js'
 
 /** Which layers an adapter targets. Names (in camelCase) and defaults are those of PEFT. */
 export interface TargetOptions {
@@ -79,6 +79,12 @@ export function readTargets(options: object, isStored = false): Targets {
   }
 }
 
+/** Limit of the elements of a list: as many as an adapter's file can have layers. */
+export const MAX_LISTED = 2 ** 17
+
+/** Limit of the characters of a listed name. V8 hashes strings of 2^14 characters or more by their length alone. */
+export const MAX_NAME = 10_000
+
 /** Reads suffixes, sorted and without duplicates, or a regular expression. */
 function readModules(options: object, name: string, isStored: boolean): readonly string[] | string | null {
   const names = readNames(options, name)
@@ -87,6 +93,7 @@ function readModules(options: object, name: string, isStored: boolean): readonly
   if (names.length === 0) {
     fail('ERR_LILY_ARGUMENT', name, "expected suffixes of names, such as ['q_proj'], got none; leave it out")
   }
+  checkListed(name, names)
   return Object.freeze([...new Set(names)].sort())
 }
 
@@ -112,6 +119,16 @@ function readList(options: object, name: string): unknown {
   }
 }
 
+/** Checks the number of elements of a list, and the length of names in it. */
+export function checkListed(argument: string, list: readonly unknown[]): void {
+  if (list.length > MAX_LISTED) {
+    fail('ERR_LILY_ARGUMENT', argument, `expected at most ${MAX_LISTED} elements, got ${list.length}; shorten it`)
+  }
+  const long = list.find((name) => typeof name === 'string' && name.length > MAX_NAME) as string | undefined
+  if (long === undefined) return
+  fail('ERR_LILY_ARGUMENT', argument, `expected names of at most ${MAX_NAME} characters, got ${cut(long)}`)
+}
+
 function isName(value: unknown): value is string {
   return typeof value === 'string' && value !== ''
 }
@@ -120,6 +137,7 @@ function readIndices(options: object): readonly number[] | null {
   const value = readList(options, 'layersToTransform')
   if (value === undefined || value === null) return null
   const numbers: unknown[] = Array.isArray(value) ? value : [value]
+  checkListed('layersToTransform', numbers)
   const wrong = numbers.findIndex((number) => !Number.isSafeInteger(number) || (number as number) < 0)
   if (wrong < 0 && numbers.length > 0) return Object.freeze(numbers as number[])
   return fail(
@@ -136,9 +154,14 @@ const MAX_LAYERS_PATTERNS = 16
  * Compiles patterns of lists of layers. Their first group matches the index of a layer: the first number in its name
  * after the name of a list.
  */
-export function compileLayersPatterns(lists: readonly string[]): Pattern[] {
+export function compileLayersPatterns(lists: readonly string[]): Pick<Pattern, 'firstGroup'>[] {
   if (lists.length > MAX_LAYERS_PATTERNS) {
     fail('ERR_LILY_ARGUMENT', 'layersPattern', `expected at most ${MAX_LAYERS_PATTERNS} patterns, got ${lists.length}`)
   }
-  return lists.map((list) => compilePattern(list, 'layersPattern', '.*?\\.', '\\.(\\d+)\\.'))
+  const work = new PatternWork('layersPattern')
+  return lists.map((list) => {
+    if (!/^\w{1,100}$/.test(list)) return compilePattern(list, 'layersPattern', '.*?\\.', '\\.(\\d+)\\.', work)
+    const plain = new RegExp(`^.*?\\.${list}\\.(\\d+)\\.`) // takes linear time
+    return { firstGroup: (name) => plain.exec(name)?.[1] ?? null }
+  })
 }

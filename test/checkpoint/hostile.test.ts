@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { TensorSource } from '../../lib/checkpoint/safetensors-write.js'
-import { LilyError, LilyModel } from '../../lib/index.js'
+import { LilyError, LilyModel, LoraModel } from '../../lib/index.js'
 import {
   bytesOf,
   CONFIG,
@@ -254,5 +254,67 @@ describe('random damage', () => {
       }),
       { numRuns: 500 },
     )
+  })
+})
+
+describe('lists of LoRA beside 4000 layers', () => {
+  const shapes = Array.from({ length: 4000 }, (_, i) => ({
+    name: `model.layers.${i}.q`,
+    inFeatures: 1,
+    outFeatures: 1,
+  }))
+  const most = <T>(element: (i: number) => T, length = 2 ** 17) => Array.from({ length }, (_, i) => element(i))
+  const byName = (name: (i: number) => string, length?: number) =>
+    Object.fromEntries(most((i): [string, number] => [name(i), 1], length))
+  const costly = most((i) => `(?:.*a?){100}x${i}`, 16)
+  const more = (field: string) => `${field}: expected at most 131072`
+  const long = (field: string) =>
+    new RegExp(`^adapter_config.json: ${field}: expected (?:names|patterns) of at most 10000`)
+  const steps = (field: string) =>
+    new RegExp(`adapter_config.json: ${field}: the pattern .* takes more than \\d+ steps`)
+  const longNames = (i: number) => `${'a'.repeat(2 ** 14)}${1000 + i}`
+  const large = 'by their repetitions the patterns are too large together'
+
+  /** Loads them; the code and the message of the error if it is refused. */
+  async function load(fields: object): Promise<string> {
+    const lora = LoraModel.create({ layers: shapes, config: { r: 1 } })
+    const [tensors] = await lora.pretrainedFiles()
+    const config = JSON.stringify({ peft_type: 'LORA', r: 1, lora_alpha: 1, target_modules: ['q'], ...fields })
+    try {
+      const model = await LoraModel.fromPretrained({ [CONFIG]: new Blob([config]), [TENSORS]: tensors })
+      expect(model.modulesToSave.size).toBe(0)
+      return `${model.layers.size} layers`
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_LILY_CHECKPOINT' })
+      return (error as LilyError).message
+    }
+  }
+
+  // Where a list took more than linear time, it exceeded the timeout.
+  it.each<[string, object, string | RegExp]>([
+    ['target_modules', { target_modules: ['q', ...most((i) => `x${i}`, 2 ** 17 - 1)] }, '4000 layers'],
+    ['target_modules, more', { target_modules: most((i) => `x${i}`, 2 ** 20 - 99) }, more('target_modules')],
+    ['target_modules, long names', { target_modules: most(longNames, 900) }, long('target_modules')],
+    ['target_modules, a pattern', { target_modules: `(?:.*a?){900}|.*` }, steps('target_modules')],
+    ['exclude_modules', { exclude_modules: most((i) => `x${i}`) }, '4000 layers'],
+    ['exclude_modules, more', { exclude_modules: most((i) => `x${i}`, 2 ** 20 - 99) }, more('exclude_modules')],
+    ['exclude_modules, long names', { exclude_modules: most(longNames, 900) }, long('exclude_modules')],
+    ['exclude_modules, a pattern', { exclude_modules: '(?:.*a?){900}x' }, steps('exclude_modules')],
+    ['modules_to_save', { modules_to_save: most((i) => `x${i}`) }, '4000 layers'],
+    ['modules_to_save, more', { modules_to_save: most((i) => `x${i}`, 2 ** 20 - 99) }, more('modules_to_save')],
+    ['layers_to_transform', { layers_to_transform: most((i) => i) }, '4000 layers'],
+    ['layers_to_transform, more', { layers_to_transform: most((i) => i, 2 ** 20 - 99) }, more('layers_to_transform')],
+    ['layers_pattern', { layers_to_transform: most((i) => i), layers_pattern: ['x', 'layers'] }, '4000 layers'],
+    ['layers_pattern, costly', { layers_to_transform: [1], layers_pattern: costly }, steps('layers_pattern')],
+    ['rank_pattern', { rank_pattern: byName((i) => `model.layers.${i}.q`) }, '4000 layers'],
+    ['rank_pattern, more', { rank_pattern: byName((i) => `x${i}`, 2 ** 19) }, more('rank_pattern')],
+    ['rank_pattern, long names', { rank_pattern: byName(longNames, 900) }, long('rank_pattern')],
+    ['rank_pattern, costly', { rank_pattern: byName((i) => costly[i], 16) }, steps('rank_pattern')],
+    ['rank_pattern, large', { rank_pattern: byName((i) => `(a{999})b${i}`, 1200) }, large],
+    ['rank_pattern, without case', { rank_pattern: { [`(?i:${'[\u0100-\ufff0]'.repeat(500)})`]: 1 } }, 'count 500'],
+    ['alpha_pattern', { alpha_pattern: byName((i) => `model.layers.${i}.q`) }, '4000 layers'],
+    ['alpha_pattern, costly', { alpha_pattern: byName((i) => costly[i], 16) }, steps('alpha_pattern')],
+  ])('%s', { timeout: 20_000 }, async (_, fields, expected) => {
+    expect(await load(fields)).toMatch(expected)
   })
 })

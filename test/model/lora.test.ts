@@ -15,6 +15,8 @@ import {
   LoraModel,
   type Tensor,
 } from '../../lib/index.js'
+import { readLoraConfig } from '../../lib/model/lora-config.js'
+import { ranksOf } from '../../lib/model/lora-layout.js'
 import { backend } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { type Float, quantum, roundAll } from '../support/dtypes.js'
@@ -374,12 +376,20 @@ describe('patterns of ranks', () => {
     expect(rankOf(name, new Map(Object.entries(rankPattern)))).toBe(expected)
   })
 
+  it('of the names of all layers take time by the number of layers', { timeout: 20_000 }, () => {
+    const names = Array.from({ length: 20_000 }, (_, i) => `model.layers.${i}.mlp.experts.${i % 7}.up_proj`)
+    const rankPattern = Object.fromEntries(names.map((name, i) => [name, 1 + (i % 3)]))
+    const rank = ranksOf(readLoraConfig({ rankPattern }))
+    expect(names.every((name, i) => rank(name) === 1 + (i % 3))).toBe(true)
+  })
+
   it('refuse to take more than a limited number of steps', async () => {
+    // With dots in another place each.
     const rankPattern = Object.fromEntries(
-      Array.from({ length: 40_000 }, (_, i) => [`${String(i).padStart(6, 'a')}${'.x'.repeat(20)}`, 2]),
+      Array.from({ length: 2 ** 15 }, (_, i) => [`x${i.toString(2).padStart(15, '0').replaceAll('1', '.')}`, 2]),
     )
     const layers = Array.from({ length: 400 }, (_, i) => ({
-      name: `b${String(i).padStart(5, 'b')}${'.x'.repeat(20)}`,
+      name: `y${String(i).padStart(15, 'b')}`,
       inFeatures: 1,
       outFeatures: 1,
     }))

@@ -1,10 +1,10 @@
 /** Locks of folders, by which saves and loads of several processes, Workers and calls exclude each other. */
 import { constants, type FileHandle, open } from 'node:fs/promises'
-import { resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { shared } from '../../base/copies.js'
 import { native } from '../../binding/native.js'
 import { checkpointError } from '../errors.js'
+import { absolute } from './paths.js'
 
 /** A lock is held for as long as files are renamed or opened: milliseconds, unless its holder has been stopped. */
 const MOST_SECONDS = 60
@@ -27,7 +27,7 @@ export async function withFolderLock<T>(
   })
   try {
     const hasLock = handle !== null && (await lock(folder, handle, kind))
-    return await (hasLock ? work() : inTurn(resolve(folder), work))
+    return await (hasLock ? work() : inTurn(absolute(folder), work))
   } finally {
     await handle?.close()
   }

@@ -50,7 +50,9 @@ export async function withFolder<T>(folder: string, use: (files: AdapterFiles) =
 
 /** The error about a file that the folder does not have. */
 async function missing(folder: string, name: string): Promise<LilyError> {
-  const names: string[] = await readdir(folder).catch(() => [])
+  const names = await readdir(folder).catch((cause: unknown) => {
+    throw fileSystemError(folder, 'cannot be listed', cause)
+  })
   if (names.includes(name)) {
     return checkpointError(
       join(folder, name),

@@ -23,8 +23,13 @@ export function readPath(
 
 /** The program may change its working directory while a load or a save runs. */
 function toAbsolute(path: string): string {
+  return endsLikeFolder(path) ? join(absolute(path), sep) : absolute(path)
+}
+
+/** An absolute path without a slash behind it; the path itself where the working directory cannot be read. */
+export function absolute(path: string): string {
   try {
-    return endsLikeFolder(path) ? join(resolve(path), sep) : resolve(path)
+    return resolve(path)
   } catch {
     return path // Deno needs a permission to read the working directory, and there may be none any more
   }

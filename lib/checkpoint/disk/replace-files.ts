@@ -22,7 +22,7 @@ import {
   rm,
   stat,
 } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { shared } from '../../base/copies.js'
 import { native } from '../../binding/native.js'
@@ -31,7 +31,7 @@ import { isObject } from '../json.js'
 import { BLOCK_BYTES, type FileContent } from '../open-file.js'
 import { withFolderLock } from './folder-lock.js'
 import { openHandle } from './open-file.js'
-import { endsLikeFolder } from './paths.js'
+import { absolute, endsLikeFolder } from './paths.js'
 
 /** The steps of a save: its renames, in order, and then the files that it removes. */
 export interface Journal {
@@ -79,7 +79,7 @@ export async function replaceFiles(
   check: () => Promise<void> = () => Promise.resolve(),
 ): Promise<void> {
   // Before the first await: the order of the saves is that of the calls.
-  const path = resolve(folder)
+  const path = absolute(folder)
   const earlier = saves.get(path) ?? Promise.resolve()
   const save = earlier.catch(() => undefined).then(() => replaceNow(path, files, obsolete, check))
   saves.set(path, save)
@@ -119,6 +119,7 @@ async function replaceNow(
       path = join(folder, name)
       await checkReplaceable(path)
     }
+    path = folder
     // Under this lock no other save looks for stale files, between the creation of these and their locking. What earlier
     // saves have left goes first: on a full disk there may be room for these files only then.
     await withFolderLock(folder, 'exclusive', async () => {
