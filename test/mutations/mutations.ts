@@ -231,8 +231,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_hidden.cuh',
     what: 'every token of a tile has dw of its first sequence',
-    find: 'contains(at) ? row : -1;',
-    replace: 'contains(at) ? 0 : -1;',
+    find: 'scratch.row[t] = has_gradient ? row : -1;',
+    replace: 'scratch.row[t] = has_gradient ? 0 : -1;',
   },
   {
     file: 'kernels/backward_hidden.cuh',
@@ -1066,8 +1066,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/left_operand.cuh',
     what: 'no barrier before the groups of the tokens are read',
-    find: `groups.of(token + t) : -1;\n    ${BARRIER}`,
-    replace: 'groups.of(token + t) : -1;\n',
+    find: `groups.of(token + t);\n    ${BARRIER}`,
+    replace: 'groups.of(token + t);\n',
   },
   {
     file: 'kernels/linear.cuh',
@@ -1243,7 +1243,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/strip.cuh',
     what: 'the rows of a group without a kept token are not cleared',
-    find: 'if (operands.with_gradient.leave_out()) {',
+    find: 'if (to_clear.contain(token, min(token + Tile::kBlockM, end))) {',
     replace: 'if (false) {',
   },
   {
@@ -1255,7 +1255,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy_once.cuh',
     what: 'the rows of a group without a kept token are not cleared',
-    find: 'if (call.with_gradient.leave_out()) {',
+    find: 'if (call.with_gradient.weights != nullptr) {',
     replace: 'if (false) {',
   },
   {
@@ -1292,32 +1292,32 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/token_weights.cuh',
     what: 'tokens before the first sequence belong to it',
-    find: 'offsets[0] <= token && token',
-    replace: 'token',
+    find: 'int low = -1, high = groups;',
+    replace: 'int low = 0, high = groups;',
   },
   {
     file: 'kernels/token_weights.cuh',
     what: 'tokens after the last sequence belong to it',
-    find: ' && token < offsets[groups]);',
-    replace: ');',
+    find: 'return low < groups ? low : -1;',
+    replace: 'return low < groups ? low : groups - 1;',
   },
   {
     file: 'kernels/token_weights.cuh',
     what: 'tokens of no sequence have weights when y and q are computed',
-    find: 'return groups.contain(token) ? weights',
-    replace: 'return true ? weights',
+    find: 'group < 0 ? nullptr : weights',
+    replace: 'weights',
   },
   {
     file: 'kernels/forward_decode.cuh',
     what: 'tokens of no sequence have weights',
-    find: 'call.groups.contain(t) ?',
-    replace: 'true ?',
+    find: 'group[t] < 0 ? 0.0f : ',
+    replace: '',
   },
   {
     file: 'kernels/left_operand.cuh',
     what: 'tokens of no sequence have weights when y of a large rank is computed',
-    find: 'groups.contain(token + t) ?',
-    replace: 'true ?',
+    find: 'group < 0 ? 0.0f : ',
+    replace: '',
   },
   {
     file: 'kernels/d_hidden.cuh',

@@ -72,7 +72,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
     __syncthreads();
     fill(tile + Tile::kStages - 1);
     Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLhs);
-    if (call.with_gradient.leave_out()) {
+    if (call.with_gradient.weights != nullptr) {
       const int token = begin + tile * Tile::kBlockM;
       clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.with_gradient, token, end);
       clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockK>(strip + Tile::kStrip, call.with_gradient, token,

@@ -44,11 +44,12 @@ struct TileGroups {
 __device__ inline int number_groups(const DHidden &call, const DHiddenScratch<kHiddenTokens> &scratch,
                                     const TileGroups &groups, int token, int token_end) {
   const int t = static_cast<int>(threadIdx.x) % kWarp, at = min(token + t, token_end - 1);
-  const int group = call.router.groups.of(at), previous = __shfl_up_sync(0xffffffffu, group, 1);
+  const int own = call.router.groups.of(at), group = max(own, 0), previous = __shfl_up_sync(0xffffffffu, group, 1);
   const unsigned begins = __ballot_sync(0xffffffffu, t == 0 || group != previous);
   if (threadIdx.x < kWarp) {
     const int row = __popc(begins & (0xffffffffu >> (kWarp - 1 - t))) - 1;
-    scratch.row[t] = call.with_gradient.contains(at) ? row : -1;
+    const bool has_gradient = call.with_gradient.weights == nullptr ? own >= 0 : call.with_gradient.contains(at);
+    scratch.row[t] = has_gradient ? row : -1;
     if ((begins >> t & 1) != 0) groups.group[row] = group;
   }
   __syncthreads();

@@ -206,8 +206,7 @@ __global__ __launch_bounds__(kThreads,
         sums[i / experts * token_weights_pitch + i % experts] = call.given[i];
     }
     if (!call.pooled)
-      for (int t = threadIdx.x; t < call.tokens; t += kThreads)
-        group[t] = call.per_token ? t : call.groups.contain(t) ? call.groups.of(t) : -1;
+      for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
     wait_for_previous_launch();
     sum_partials<Engine>(call, product, pitch);
     if (routes) {

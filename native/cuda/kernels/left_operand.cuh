@@ -84,9 +84,7 @@ __device__ inline void compute_lhs(typename Engine::Scalar *tile, const LeftOper
                                    int token_end, int column) {
   if (lhs.kind != LeftOperandKind::kU) return;
   if (lhs.one_hot || !lhs.token_weights.per_token) {
-    const Groups &groups = lhs.token_weights.groups;
-    for (int t = threadIdx.x; t < kBlockM; t += kBlockThreads)
-      group_of[t] = groups.contain(token + t) ? groups.of(token + t) : -1;
+    for (int t = threadIdx.x; t < kBlockM; t += kBlockThreads) group_of[t] = lhs.token_weights.groups.of(token + t);
     __syncthreads();
   }
   with_whole(lhs.rank % 4 == 0 && has_vec4(lhs.hidden), [&](auto whole) {

@@ -113,12 +113,13 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
   Accumulators<kExpand ? Tile::kExpandM : 1, kExpand ? Tile::kExpandN : 1> sum;
   Accumulators<kOuter ? Tile::kOuterM : 1, kOuter ? Tile::kOuterN : 1> z;
   clear(z);
+  const TilesToClear to_clear(operands.with_gradient);
   const auto compute = [&](int step) {
     const int tile = step / k_tiles, k_tile = step % k_tiles;
     const int token = begin + tile * Tile::kBlockM;
     Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
     if constexpr (kOuter) {
-      if (operands.with_gradient.leave_out()) {
+      if (to_clear.contain(token, min(token + Tile::kBlockM, end))) {
         clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockK>(lhs, operands.with_gradient, token, end);
         if (has_outer)
           clear_rows_without_gradient<Scalar, Tile::kBlockM, Tile::kBlockN>(x_ring + tile % 2 * Tile::kStrip,

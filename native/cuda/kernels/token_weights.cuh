@@ -16,14 +16,10 @@ struct Groups {
   __device__ int end(int group) const {
     return offsets == nullptr ? tokens : max(begin(group), min(max(offsets[group + 1], 0), tokens));
   }
-  // Whether a group contains the token: those before the first group and after the last belong to none.
-  __device__ bool contain(int token) const {
-    return offsets == nullptr || (offsets[0] <= token && token < offsets[groups]);
-  }
-  // The last group that begins at or before the token, which is that of the token if the groups contain it.
+  // -1: the token belongs to no group, because it precedes the first one or follows the last.
   __device__ int of(int token) const {
     if (offsets == nullptr) return 0;
-    int low = 0, high = groups - 1;
+    int low = -1, high = groups;  // the last offset at or before the token
     while (low < high) {
       const int middle = (low + high + 1) / 2;
       if (offsets[middle] <= token)
@@ -31,7 +27,7 @@ struct Groups {
       else
         high = middle - 1;
     }
-    return low;
+    return low < groups ? low : -1;
   }
 };
 
@@ -72,7 +68,8 @@ struct TokenWeights {
   // Null: the token belongs to no group, and its weights are 0.
   __device__ const float *of(int token) const {
     if (per_token) return weights + static_cast<int64_t>(token) * experts;
-    return groups.contain(token) ? weights + static_cast<int64_t>(groups.of(token)) * experts : nullptr;
+    const int group = groups.of(token);
+    return group < 0 ? nullptr : weights + static_cast<int64_t>(group) * experts;
   }
 };
 
@@ -86,16 +83,29 @@ struct TokensWithGradient {
   // Whether tokens may have no gradient.
   __device__ bool leave_out() const { return weights != nullptr || groups.offsets != nullptr; }
   __device__ bool contains(int token) const {
-    if (!groups.contain(token)) return false;
-    if (weights == nullptr) return true;
-    const float *row = weights + static_cast<int64_t>(groups.of(token)) * experts;
+    const int group = groups.of(token);
+    if (group < 0 || weights == nullptr) return group >= 0;
+    const float *row = weights + static_cast<int64_t>(group) * experts;
 #pragma unroll 1
     for (int e = 0; e < experts; ++e)
       if (row[e] != 0) return true;
     return false;
   }
   // For one pooling group.
-  __device__ bool none() const { return leave_out() && !contains(0); }
+  __device__ bool none() const { return weights != nullptr && !contains(0); }
+};
+
+// The tiles of tokens that may have a token without a gradient. It loads the first and the last offset once.
+struct TilesToClear {
+  bool all;
+  int begin, end;  // tokens of the groups
+
+  __device__ explicit TilesToClear(const TokensWithGradient &tokens)
+      : all(tokens.weights != nullptr),
+        begin(tokens.groups.offsets == nullptr || all ? 0 : tokens.groups.offsets[0]),
+        end(tokens.groups.offsets == nullptr || all ? tokens.groups.tokens
+                                                    : tokens.groups.offsets[tokens.groups.groups]) {}
+  __device__ bool contain(int token, int token_end) const { return all || token < begin || token_end > end; }
 };
 
 // Sets the rows of a tile to zero whose tokens have no gradient: 0 * NaN in the products would be NaN. One row per warp
