@@ -113,7 +113,8 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
   Accumulators<kExpand ? Tile::kExpandM : 1, kExpand ? Tile::kExpandN : 1> sum;
   Accumulators<kOuter ? Tile::kOuterM : 1, kOuter ? Tile::kOuterN : 1> z;
   clear(z);
-  const TilesToClear to_clear(operands.with_gradient);
+  __shared__ int bounds[2];
+  const TilesToClear to_clear(operands.with_gradient, bounds);
   const auto compute = [&](int step) {
     const int tile = step / k_tiles, k_tile = step % k_tiles;
     const int token = begin + tile * Tile::kBlockM;

@@ -95,17 +95,19 @@ struct TokensWithGradient {
   __device__ bool none() const { return weights != nullptr && !contains(0); }
 };
 
-// The tiles of tokens that may have a token without a gradient. It loads the first and the last offset once.
+// The tiles of tokens that may have a token without a gradient. The caller provides a barrier before `contain`.
 struct TilesToClear {
   bool all;
-  int begin, end;  // tokens of the groups
+  const int *bounds;  // of the tokens of the groups, in shared memory
 
-  __device__ explicit TilesToClear(const TokensWithGradient &tokens)
-      : all(tokens.weights != nullptr),
-        begin(tokens.groups.offsets == nullptr || all ? 0 : tokens.groups.offsets[0]),
-        end(tokens.groups.offsets == nullptr || all ? tokens.groups.tokens
-                                                    : tokens.groups.offsets[tokens.groups.groups]) {}
-  __device__ bool contain(int token, int token_end) const { return all || token < begin || token_end > end; }
+  // Two threads load the first and the last offset, once for the block.
+  __device__ TilesToClear(const TokensWithGradient &tokens, int (&shared)[2])
+      : all(tokens.weights != nullptr), bounds(shared) {
+    const Groups &groups = tokens.groups;
+    const int i = threadIdx.x;
+    if (i < 2) shared[i] = groups.offsets != nullptr ? groups.offsets[i * groups.groups] : i * groups.tokens;
+  }
+  __device__ bool contain(int token, int token_end) const { return all || token < bounds[0] || token_end > bounds[1]; }
 };
 
 // Sets the rows of a tile to zero whose tokens have no gradient: 0 * NaN in the products would be NaN. One row per warp
