@@ -35,7 +35,10 @@ describe.skipIf(missing !== undefined)('reports', () => {
   /** A run on two backends, of which the second one failed at a case and was interrupted. */
   const benchPage = (): string => {
     const file = join(packageRoot, 'bench', 'results', 'cpu-zen5-avx512bf16-2-threads.json')
-    const [report] = JSON.parse(readFileSync(file, 'utf8')) as Report[]
+    const [recorded] = JSON.parse(readFileSync(file, 'utf8')) as Report[]
+    // It is older than the doubts. Marks are the widest cells.
+    const doubts = ['floor', 'spread'] as const
+    const report: Report = { ...recorded, results: recorded.results.map((result) => ({ ...result, doubts })) }
     const [{ shape, dtype, routing }] = report.results
     const failures = [{ shape: { ...shape, rank: 2 }, dtype, routing, reason: 'not enough memory' }]
     const machine = { ...report.machine, backend: 'webgpu' } as const
