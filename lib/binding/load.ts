@@ -34,7 +34,7 @@ export function loadBinding(): Binding {
   } catch (cause) {
     return loadFallback(isa, cause)
   }
-  checkVersion(addon.descriptor)
+  checkVersion(addon.signature)
   return { ...addon, allocateHost: alignedMemory(addon) }
 }
 

@@ -9,7 +9,7 @@
 #include "core/environment.h"
 #include "lily/cpu.h"
 #include "napi/exports.h"
-#include "napi/operands.h"
+#include "napi/values.h"
 #include "napi/self_test.h"
 
 #if defined(__GLIBC__)

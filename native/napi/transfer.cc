@@ -3,7 +3,7 @@
 
 #include "napi/exports.h"
 #include "napi/handles.h"
-#include "napi/operands.h"
+#include "napi/values.h"
 #include "napi/waits.h"
 
 namespace lily::napi {
