@@ -47,20 +47,6 @@ export {
   type LilyForwardResult,
 } from './operations/forward.js'
 export {
-  lilyLinearBackward,
-  lilyLinearBackwardAsync,
-  lilyLinearForward,
-  lilyLinearForwardAsync,
-  loraLinearBackward,
-  loraLinearBackwardAsync,
-  loraLinearForward,
-  loraLinearForwardAsync,
-  type LilyLinearBackwardOperands,
-  type LilyLinearForwardOperands,
-  type LoraLinearBackwardOperands,
-  type LoraLinearForwardOperands,
-} from './operations/adapted-linear.js'
-export {
   linearBackward,
   linearBackwardAsync,
   linearForward,

@@ -16,10 +16,6 @@ import {
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
-  lilyLinearBackward,
-  lilyLinearBackwardAsync,
-  lilyLinearForward,
-  lilyLinearForwardAsync,
   LilyModel,
   linearBackward,
   linearBackwardAsync,
@@ -29,10 +25,6 @@ import {
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
-  loraLinearBackward,
-  loraLinearBackwardAsync,
-  loraLinearForward,
-  loraLinearForwardAsync,
   LoraModel,
   packLinear,
   rankForLora,
@@ -249,66 +241,20 @@ function operations(): Record<string, Record<string, Row>> {
   }
   const weight = () => filled(1, dOut, dIn)
   const linearOptions = { precision: optional, accumulate: flag, stream: optional }
+  // A weight that is left out is refused, because a bias is given.
   const frozen = { weight: {}, bias: optional }
-  const adapted = () => ({ weight: weight(), bias: filled(1, dOut) })
-  const forwards = {
-    lilyLinearForward: [lilyLinearForward, forwardCall, { router: {} }, lilyOptions],
-    lilyLinearForwardAsync: [lilyLinearForwardAsync, forwardCall, { router: {} }, lilyOptions],
-    loraLinearForward: [loraLinearForward, loraCall, {}, forwardOptions],
-    loraLinearForwardAsync: [loraLinearForwardAsync, loraCall, {}, forwardOptions],
+  const withLayer = {
+    lilyForward: [lilyForward, forwardCall],
+    lilyForwardAsync: [lilyForwardAsync, forwardCall],
+    loraForward: [loraForward, loraCall],
+    loraForwardAsync: [loraForwardAsync, loraCall],
   } as const
-  for (const [name, [given, adapter, own, knownOptions]] of Object.entries(forwards)) {
-    const run = given as (operands: never, options?: unknown) => unknown
-    const call = () => ({ ...adapter(), ...adapted() })
-    groups[name] = {
-      operands: { argument: /operands|x/, call: (value) => run(value) },
-      ...fields(call(), { x: {}, a: {}, b: {}, ...own, ...frozen, y: optional }, (changed, outputs) => {
-        outputsOf(outputs, changed, 'y')
-        return run(changed)
-      }),
-      options: { argument: /options/, valid: EMPTY, call: (value) => run(call() as never, value) },
-    }
-    groups[`${name} options`] = fields({}, knownOptions, (options, outputs) => {
-      const all = call()
-      written(outputs, all.y)
-      return run(all as never, options)
-    })
-  }
-  const backwards = {
-    lilyLinearBackward: [lilyLinearBackward, gradients, savedCall, ['dRouter']],
-    lilyLinearBackwardAsync: [lilyLinearBackwardAsync, gradients, savedCall, ['dRouter']],
-    loraLinearBackward: [loraLinearBackward, loraGradients, loraSaved, []],
-    loraLinearBackwardAsync: [loraLinearBackwardAsync, loraGradients, loraSaved, []],
-  } as const
-  for (const [name, [given, adapter, saved, own]] of Object.entries(backwards)) {
-    const run = given as (operands: never, saved: unknown, options?: unknown) => unknown
-    const outputs = ['dx', 'da', 'db', ...own]
-    const call = () => ({ ...adapter(), weight: weight() })
-    groups[name] = {
-      operands: { argument: /operands|dy/, call: (value) => run(value, saved()) },
-      ...fields(
-        {},
-        { dy: {}, weight: {}, ...Object.fromEntries(outputs.map((output) => [output, optional])) },
-        (changed: Record<string, unknown>, registered) => {
-          const all = { ...call(), ...changed }
-          outputsOf(registered, all, ...outputs)
-          return run(all as never, saved())
-        },
-      ),
-      saved: {
-        argument: /saved/,
-        call: (value, registered) => {
-          const all = call()
-          outputsOf(registered, all, ...outputs)
-          return run(all as never, value)
-        },
-      },
-      options: { argument: /options/, valid: EMPTY, call: (value) => run(call() as never, saved(), value) },
-    }
-    groups[`${name} options`] = fields({}, backwardOptions, (options, registered) => {
-      const all = call()
-      outputsOf(registered, all, ...outputs)
-      return run(all as never, saved(), options)
+  for (const [name, [given, adapter]] of Object.entries(withLayer)) {
+    const run = given as (operands: never) => unknown
+    const call = { ...adapter(), weight: weight(), bias: filled(1, dOut) }
+    groups[`${name} with its layer`] = fields(call, frozen, (changed, outputs) => {
+      outputsOf(outputs, changed, 'y')
+      return run(changed)
     })
   }
   for (const [name, run] of Object.entries({ linearForward, linearForwardAsync })) {

@@ -19,14 +19,11 @@ import {
   lilyForwardAsync,
   type LilyForwardOptions,
   type LilyLayer,
-  lilyLinearBackward,
-  lilyLinearForward,
   LilyModel,
   type LilySaved,
   linearForward,
   loraBackward,
   loraForward,
-  loraLinearForward,
   LoraModel,
   type LoraSaved,
   type NdArrayLike,
@@ -218,19 +215,19 @@ export function misspeltOptions(layer: LilyLayer, both: AdapterLayer, saved: Lil
   // @ts-expect-error: misspelt, rooting
   void lilyForwardAsync({ x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
   // @ts-expect-error: misspelt, rooting
-  lilyLinearForward({ x, weight: x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
+  lilyForward({ x, weight: x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
   // @ts-expect-error: LoRA has no mask
   loraForward({ x, a: x, b: x }, { scaling: 1, mask: [1, 1] })
   // @ts-expect-error: LoRA has no mask
-  loraLinearForward({ x, weight: x, a: x, b: x }, { scaling: 1, mask: [1, 1] })
+  loraForward({ x, weight: x, a: x, b: x }, { scaling: 1, mask: [1, 1] })
   // @ts-expect-error: misspelt, dw
   lilyBackward({ dy: x }, saved, { needs: { dx: false, dw: true } })
   // @ts-expect-error: misspelt, acumulate
   lilyBackward({ dy: x }, saved, { needs: { dx: false }, acumulate: false })
   // @ts-expect-error: LoRA has no dRouter
   loraBackward({ dy: x }, loraSaved, { needs: { dx: false, dRouter: true } })
-  // @ts-expect-error: misspelt, dw
-  lilyLinearBackward({ dy: x, weight: x }, saved, { needs: { dx: false, dw: true } })
+  // @ts-expect-error: saved has the weight
+  lilyBackward({ dy: x, weight: x }, saved)
   // @ts-expect-error: misspelt, sclaing
   layer.forward(x, undefined, { save: true, sclaing: 2 })
   // @ts-expect-error: misspelt, dw

@@ -224,6 +224,6 @@ export abstract class AdapterLayer {
         `expected what forward of '${this.name}' returned since its model was last moved; run forward again`,
       )
     }
-    checkVersions(state, [this.a.name, routerOfLayer?.name ?? 'router', this.b.name])
+    checkVersions(state, [this.a.name, routerOfLayer?.name ?? 'router', this.b.name, 'weight'])
   }
 }

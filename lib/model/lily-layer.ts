@@ -151,6 +151,8 @@ export class LilyLayer extends AdapterLayer {
     const hasRouter = routing !== 'uniform' && routing !== 'fixed'
     const inputs = {
       x,
+      weight: null,
+      bias: null,
       a: resolve('a', this.a.value),
       router: hasRouter ? resolve('router', this.router.value) : null,
       b: resolve('b', this.b.value),

@@ -3,10 +3,10 @@ import { fail } from '../base/errors.js'
 import type { Exact, Known } from '../base/options.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
-import { allocateForward, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
+import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import { type GradientOf, prepareBackward } from '../operations/backward.js'
 import type { SavedOf } from '../operations/forward.js'
-import { checkLoraForward, LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward } from '../operations/lora.js'
+import { LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward, prepareForward } from '../operations/lora.js'
 import { DEFAULT_MODES, type ForwardSettings } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
 import { type LoraSaved, readSaved, type Saved } from '../operations/saved.js'
@@ -79,9 +79,9 @@ export class LoraLayer extends AdapterLayer {
     this.checkNotMerged()
     checkNoRouting(settings)
     this.checkInput(x)
-    const inputs = { x, a: resolve('a', this.a.value), router: null, b: resolve('b', this.b.value), y }
-    const ofLora = { ...settings, ...DEFAULT_MODES, scaling: this.scaling }
-    return allocateForward(checkLoraForward(inputs, ofLora), y, ofLora)
+    const [a, b] = [resolve('a', this.a.value), resolve('b', this.b.value)]
+    const inputs = { x, weight: null, bias: null, a, router: null, b, y }
+    return prepareForward(inputs, { ...settings, ...DEFAULT_MODES, scaling: this.scaling })
   }
 
   /**

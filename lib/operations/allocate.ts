@@ -7,13 +7,16 @@ import { isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Operand, Part } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import { CallState, type Staged } from './call-state.js'
+import { allocateLinear, type LinearCall } from './linear-problem.js'
 import { Output } from './output.js'
 import { aligned, type Problem } from './problem.js'
-import type { BackwardInputs, BackwardSettings, ForwardSettings, GradientName } from './read.js'
+import type { BackwardInputs, BackwardSettings, ForwardInputs, ForwardSettings, GradientName } from './read.js'
 
 /** A forward call that is ready to run. */
 export interface ForwardCall {
   readonly state: CallState
+  /** The frozen layer below the adapter, to whose y the call adds. It runs first. Null: there is none. */
+  readonly linear: LinearCall | null
   readonly y: Output
   readonly placement: Placement | null
 }
@@ -33,6 +36,8 @@ export interface BackwardCall {
   readonly state: CallState
   /** The number of this call among the backward calls of `state`. */
   readonly number: number
+  /** The frozen layer below the adapter, to whose dx the call adds. It runs first. Null: none, or dx is not needed. */
+  readonly linear: LinearCall | null
   readonly x: Operand
   readonly dy: Operand
   readonly gradients: Gradients
@@ -41,19 +46,35 @@ export interface BackwardCall {
   readonly placement: Placement | null
 }
 
-export function allocateForward(problem: Problem, y: Output | null, settings: ForwardSettings): ForwardCall {
-  const { x } = problem
-  const placement = Placement.of(x.device, settings.stream, () => [...problem.operands, y?.operand])
+export function allocateForward(problem: Problem, inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
+  const { x, weight, bias, y } = inputs
+  const placement = Placement.of(x.device, settings.stream, () => [
+    ...problem.operands,
+    weight?.operand,
+    bias,
+    y?.operand,
+  ])
   const staged = placement === null ? null : stage(problem, placement)
   const kept = settings.save ? allocateKept(problem, placement) : null
-  const state = new CallState(problem, staged, kept)
+  const state = new CallState(problem, staged, kept, weight)
+  if (weight !== null) {
+    const linear = allocateLinear({ x, weight, bias, y }, settings, placement, false)
+    return { state, linear, y: addingTo(linear), placement }
+  }
   if (y !== null) {
     y.accumulate = settings.accumulate
-    return { state, y, placement }
+    return { state, linear: null, y, placement }
   }
   const shape = x.shape.slice()
   shape[shape.length - 1] = problem.dOut
-  return { state, y: Output.fresh('y', x.dtype, shape, placement), placement }
+  return { state, linear: null, y: Output.fresh('y', x.dtype, shape, placement), placement }
+}
+
+/** The output of an adapter, which adds to what its frozen layer writes. */
+function addingTo({ y }: LinearCall): Output {
+  const output = y.again()
+  output.accumulate = true
+  return output
 }
 
 /** Allocates the block of hidden, probabilities and weights, which forward writes and backward reads. */
@@ -108,14 +129,17 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
     db?.operand,
   ])
   const deferred = problem.deferredPartials * problem.rank * problem.dOut
+  const frozen = needs.dx && state.weight !== null ? { x: dy, weight: state.weight, bias: null, y: dx } : null
+  const { precision } = problem
+  const linear = frozen && allocateLinear(frozen, { precision, accumulate }, placement, true, x.shape)
   const gradients = {
-    dx: gradient('dx', dx, needs.dx, accumulate, x, placement),
+    dx: linear !== null ? addingTo(linear) : gradient('dx', dx, needs.dx, accumulate, x, placement),
     da: gradient('da', da, needs.da, accumulate, a, placement),
     dRouter: router === null ? null : gradient('dRouter', dRouter, needs.dRouter, accumulate, router, placement),
     db: gradient('db', db, needs.db && !deferB, accumulate, b, placement),
     deferredDb: deferB ? allocate('deferB', 'float32', deferred, placement) : null,
   }
-  return { state, number: state.backwardCalls++, x, dy, gradients, retain, placement }
+  return { state, number: state.backwardCalls++, linear, x, dy, gradients, retain, placement }
 }
 
 /** The gradient that the caller gives, or a new one of the shape and type of its operand. */

@@ -5,6 +5,7 @@ import { isDeviceMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Part } from '../memory/operand.js'
 import type { Located } from '../memory/placement.js'
 import type { DeferredB } from './deferred-b.js'
+import type { WeightOperand } from './linear-problem.js'
 import type { Problem } from './problem.js'
 
 /** The small operands of a call on a device: those of the host, and ascending offsets, are in one block. */
@@ -15,9 +16,10 @@ export interface Staged {
   readonly weights: Part | null
 }
 
-/** The versions of a, router and b. */
-export function versionsOf({ a, router, b }: Problem): (number | undefined)[] {
-  return [a.version, router?.version, b.version]
+/** The versions of a, router, b and weight. */
+export function versionsOf({ problem, weight }: CallState): (number | undefined)[] {
+  const { a, router, b } = problem
+  return [a.version, router?.version, b.version, weight?.operand.version]
 }
 
 export class CallState {
@@ -32,7 +34,7 @@ export class CallState {
   backwardCalls = 0
   /** Whether a backward call has run without the option `retain`. */
   isUsed = false
-  /** The versions of a, router and b in forward; null: a graph has recorded it, whose replays read later ones. */
+  /** The versions of a, router, b and weight in forward; null: a graph has recorded it, whose replays read later ones. */
   readonly versions: readonly (number | undefined)[] | null
 
   constructor(
@@ -41,8 +43,10 @@ export class CallState {
     readonly staged: Staged | null,
     /** One block for hidden, probabilities and weights; `problem` has the offsets. Null without `save`. */
     readonly kept: OperandMemory | null,
+    /** The weight of the frozen layer below the adapter; null: the adapter alone. */
+    readonly weight: WeightOperand | null,
   ) {
-    this.versions = Capture.current === null ? versionsOf(problem) : null
+    this.versions = Capture.current === null ? versionsOf(this) : null
     const small = staged ?? problem
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets
@@ -52,8 +56,9 @@ export class CallState {
 
   /** All operands and memory that work on a device uses. */
   get located(): (Located | null)[] {
-    const { kept, staged, problem } = this
-    return [...problem.operands, staged && staged.memory, kept !== null && isDeviceMemory(kept) ? kept : null]
+    const { kept, staged, problem, weight } = this
+    const keptOnDevice = kept !== null && isDeviceMemory(kept) ? kept : null
+    return [...problem.operands, weight && weight.operand, staged && staged.memory, keptOnDevice]
   }
 
   /** Adds the deferred gradient of a backward call. Async calls may end in another order than that of the calls. */

@@ -14,9 +14,10 @@ import { fail } from '../base/errors.js'
 import { webGpu } from '../binding/devices.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
-import { CPU } from '../memory/device.js'
+import { CPU, refuseWebGpu } from '../memory/device.js'
 import { checkAttached, type Operand } from '../memory/operand.js'
 import { type CallState, versionsOf } from './call-state.js'
+import { checkLinear, checkSavedWeight } from './linear-problem.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
 import {
@@ -68,6 +69,18 @@ export function checkY({ x, a, router, b, dOut }: Problem, y: Output | null, set
   refuseOverlap('y', y.operand, 'weights', settings.weights?.source)
 }
 
+/** Checks the frozen layer below the adapter, if there is one. */
+export function checkFrozen({ dOut, dIn }: Problem, { x, weight, bias, y }: ForwardInputs): void {
+  if (weight === null) {
+    if (bias !== null)
+      fail('ERR_LILY_ARGUMENT', 'bias', 'is given without a weight; pass the weight too, or leave it out')
+    return
+  }
+  refuseWebGpu('weight', 'a frozen linear layer', x.device)
+  checkMatrix('weight', weight.operand, dOut, dIn)
+  checkLinear({ x, weight, bias, y }, false)
+}
+
 /** Checks the gradients of a backward call. */
 export function checkGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): void {
   const { problem } = state
@@ -75,7 +88,7 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   const { dy, dx, da, dRouter, db } = inputs
   const x = inputs.x ?? problem.x
   checkNeeded(problem, inputs, settings)
-  checkVersions(state, ['a', 'router', 'b'])
+  checkVersions(state, ['a', 'router', 'b', 'weight'])
   if (state.isUsed) {
     fail(
       'ERR_LILY_ARGUMENT',
@@ -92,6 +105,7 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   checkPlace('a', a, 'x', x)
   checkPlace('router', router, 'x', x)
   checkPlace('b', b, 'x', x)
+  if (state.weight !== null) checkSavedWeight(state.weight, x)
   checkKept(state)
   checkPlace('dy', dy, 'x', x)
   checkTokenRows('dy', dy, problem.tokens, problem.dOut)
@@ -122,11 +136,12 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
 /**
  * Checks that no optimiser has changed a parameter since forward.
  *
- * @param names of a, router and b in the error
+ * @param names of a, router, b and weight in the error
  */
-export function checkVersions({ problem, versions }: CallState, names: readonly [string, string, string]): void {
+export function checkVersions(state: CallState, names: readonly [string, string, string, string]): void {
+  const { versions } = state
   if (versions === null) return
-  const now = versionsOf(problem)
+  const now = versionsOf(state)
   const changed = names.find((_, i) => now[i] !== versions[i])
   if (changed === undefined) return
   fail(
@@ -166,7 +181,7 @@ function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { nee
 }
 
 /** Checks that a given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient. */
-function checkOverlaps({ problem, kept, weights }: CallState, x: Operand, inputs: BackwardInputs): void {
+function checkOverlaps({ problem, kept, weights, weight }: CallState, x: Operand, inputs: BackwardInputs): void {
   const { a, router, b } = problem
   const given = weights !== null && weights.memory !== kept ? weights.memory : null
   for (let i = 0; i < GRADIENTS.length; i++) {
@@ -178,6 +193,7 @@ function checkOverlaps({ problem, kept, weights }: CallState, x: Operand, inputs
     refuseOverlap(name, output, 'a', a)
     refuseOverlap(name, output, 'router', router)
     refuseOverlap(name, output, 'b', b)
+    refuseOverlap(name, output, 'weight', weight?.operand)
     refuseBuffer(name, output, 'saved', kept)
     refuseBuffer(name, output, 'saved.weights', given)
     for (let j = 0; j < i; j++) refuseOverlap(name, output, GRADIENTS[j], inputs[GRADIENTS[j]]?.operand)

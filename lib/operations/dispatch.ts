@@ -17,26 +17,23 @@ export function run(placement: Placement | null, work: () => void): void {
   else placement.run(work)
 }
 
-/** A call of the addon that runs off the main thread. */
-interface AsyncCall {
-  readonly placement: Placement | null
-  /** Takes the operands on the host. */
-  take(operands: AsyncOperands): Start
-  /** Enqueues the call on a CUDA device. */
-  launch(): void
-}
-
 /**
  * Runs calls of the addon one after the other off the main thread. Before the first one runs, the operands of all are
  * taken, or all are enqueued: what the caller does to the operands meanwhile has the same effect on each.
  *
  * @param synchronous what to call in a capture instead
+ * @param take takes the operands of each call on the host
+ * @param launch enqueues the calls on a CUDA device
  */
-async function runAsync(synchronous: string, calls: readonly AsyncCall[]): Promise<void> {
-  const placement = calls[calls.length - 1].placement
+async function runAsync(
+  synchronous: string,
+  placement: Placement | null,
+  take: readonly ((operands: AsyncOperands) => Start)[],
+  launch: () => void,
+): Promise<void> {
   if (placement === null) {
     const operands = new AsyncOperands()
-    const starts = calls.map((call) => call.take(operands))
+    const starts = take.map((takeCall) => takeCall(operands))
     for (const start of starts) {
       operands.check()
       await settled(start())
@@ -44,42 +41,25 @@ async function runAsync(synchronous: string, calls: readonly AsyncCall[]): Promi
     operands.finish()
   } else {
     refuseInCapture('a promise', `call ${synchronous}`)
-    for (const call of calls) {
-      run(call.placement, () => {
-        call.launch()
-      })
-    }
+    run(placement, launch)
     await placement.completed()
   }
 }
 
-function asyncCall<Call extends { readonly placement: Placement | null }>(
-  call: Call,
-  take: (call: Call, operands: AsyncOperands) => Start,
-  launch: (call: Call) => void,
-): AsyncCall {
-  return {
-    placement: call.placement,
-    take: (operands) => take(call, operands),
-    launch: () => {
-      launch(call)
-    },
-  }
-}
-
-const asyncLinear = (call: LinearCall): AsyncCall => asyncCall(call, takeLinear, launchLinear)
+/** The operands of the frozen layer below an adapter, which runs first. */
+const takeFrozen = (linear: LinearCall | null) =>
+  linear === null ? [] : [(operands: AsyncOperands) => takeLinear(linear, operands)]
 
 export function dispatchForward(call: ForwardCall): void {
   if (isOnGpu(call.placement)) forwardOnGpu(call)
   else run(call.placement, () => launchForward(call))
 }
 
-/** @param linear the frozen layer below the adapter, to whose y the call adds */
-export function dispatchForwardAsync(call: ForwardCall, linear: LinearCall | null = null): Promise<void> {
-  if (isOnGpu(call.placement)) return forwardOnGpuAsync(call)
-  const adapter = asyncCall(call, takeForward, launchForward)
-  if (linear === null) return runAsync('lilyForward or loraForward', [adapter])
-  return runAsync('lilyLinearForward or loraLinearForward', [asyncLinear(linear), adapter])
+export function dispatchForwardAsync(call: ForwardCall): Promise<void> {
+  const { linear, placement } = call
+  if (isOnGpu(placement)) return forwardOnGpuAsync(call)
+  const take = [...takeFrozen(linear), (operands: AsyncOperands) => takeForward(call, operands)]
+  return runAsync('lilyForward or loraForward', placement, take, () => launchForward(call))
 }
 
 export function dispatchBackward(call: BackwardCall): void {
@@ -87,12 +67,11 @@ export function dispatchBackward(call: BackwardCall): void {
   else run(call.placement, () => launchBackward(call))
 }
 
-/** @param linear the frozen layer below the adapter, to whose dx the call adds */
-export function dispatchBackwardAsync(call: BackwardCall, linear: LinearCall | null = null): Promise<void> {
-  if (isOnGpu(call.placement)) return backwardOnGpuAsync(call)
-  const adapter = asyncCall(call, takeBackward, launchBackward)
-  if (linear === null) return runAsync('lilyBackward or loraBackward', [adapter])
-  return runAsync('lilyLinearBackward or loraLinearBackward', [asyncLinear(linear), adapter])
+export function dispatchBackwardAsync(call: BackwardCall): Promise<void> {
+  const { linear, placement } = call
+  if (isOnGpu(placement)) return backwardOnGpuAsync(call)
+  const take = [...takeFrozen(linear), (operands: AsyncOperands) => takeBackward(call, operands)]
+  return runAsync('lilyBackward or loraBackward', placement, take, () => launchBackward(call))
 }
 
 /** Frozen linear layers do not run on a GPUDevice. */
@@ -101,7 +80,7 @@ export function runLinear(call: LinearCall): void {
 }
 
 export function runLinearAsync(call: LinearCall): Promise<void> {
-  return runAsync('linearForward or linearBackward', [asyncLinear(call)])
+  return runAsync('linearForward or linearBackward', call.placement, takeFrozen(call), () => launchLinear(call))
 }
 
 export function dispatchFold(

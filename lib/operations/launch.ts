@@ -198,11 +198,13 @@ function send(name: 'forward' | 'backward' | 'linear', descriptor: Descriptor): 
 }
 
 export function launchForward(call: ForwardCall): void {
+  if (call.linear !== null) launchLinear(call.linear)
   describeForward(call)
   send('forward', forward)
 }
 
 export function launchBackward(call: BackwardCall): void {
+  if (call.linear !== null) launchLinear(call.linear)
   describeBackward(call)
   send('backward', backward)
 }

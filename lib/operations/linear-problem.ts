@@ -1,8 +1,16 @@
-/** A checked call of a frozen linear layer. */
+/** A call of a frozen linear layer, alone or below an adapter, between reading and running. It loads no native code. */
+import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkWeight } from '../base/checks.js'
+import { isOf, packedKey } from '../base/copies.js'
 import type { DType } from '../base/dtype.js'
+import { fail } from '../base/errors.js'
+import { shapeText } from '../base/shape.js'
+import { checkDevice } from '../memory/backends.js'
+import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
+import { refuseWebGpu } from '../memory/device.js'
 import type { Operand, Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
-import type { Output } from './output.js'
+import { resolve } from '../tensor/resolve.js'
+import { Output } from './output.js'
 import type { Precision } from './problem.js'
 
 /** What determines the packed form of a weight. */
@@ -24,4 +32,120 @@ export interface LinearCall {
   readonly bias: Operand | null
   readonly y: Output
   readonly placement: Placement | null
+}
+
+/** What a {@link PackedLinear} refers to: a weight and its packed forms. */
+export interface PackedWeight {
+  readonly weight: Operand
+  readonly isDisposed: boolean
+  /** The form that a call with so many tokens uses. It is packed if no call has used it before. Null: it uses none. */
+  form(problem: LinearProblem, tokens: number): Part | null
+}
+
+/** A weight as an operand of a call, with its packed forms if it has any. */
+export interface WeightOperand {
+  readonly operand: Operand
+  readonly packed: PackedWeight | null
+}
+
+export function readWeight(value: unknown): WeightOperand {
+  if (!isOf(packedKey, value)) return { operand: resolve('weight', value), packed: null }
+  const packed = (value as Record<typeof packedKey, () => PackedWeight | null>)[packedKey]()
+  if (packed === null) failDisposed()
+  return { operand: packed.weight, packed }
+}
+
+/** Checks that the weight of a saved call is still there. */
+export function checkSavedWeight({ operand, packed }: WeightOperand, x: Operand): void {
+  if (packed?.isDisposed === true) failDisposed()
+  checkPlace('weight', operand, 'x', x)
+}
+
+function failDisposed(): never {
+  fail('ERR_LILY_DISPOSED', 'weight', 'this packed weight is disposed of; use it before dispose()')
+}
+
+/** Operands of a call before their checks. */
+export interface LinearInputs {
+  readonly x: Operand
+  readonly weight: WeightOperand
+  readonly bias: Operand | null
+  readonly y: Output | null
+}
+
+export interface LinearSettings {
+  readonly precision: Precision
+  readonly accumulate: boolean
+}
+
+/** The names that the operands of a direction have in error messages, and the size of its x. */
+interface Names {
+  readonly x: string
+  readonly y: string
+  readonly size: string
+}
+const FORWARD: Names = { x: 'x', y: 'y', size: 'd_in' }
+const BACKWARD: Names = { x: 'dy', y: 'dx', size: 'd_out' }
+
+/** The second phase of a call: if it throws, nothing has been allocated or written. */
+export function checkLinear({ x, weight: { operand: weight }, bias, y }: LinearInputs, transposed: boolean): void {
+  const names = transposed ? BACKWARD : FORWARD
+  // This comes before checkPlace, which queries the device for memory that may belong to another device.
+  checkSameDevice('weight', weight, names.x, x)
+  checkSameDevice('bias', bias, names.x, x)
+  checkPlace(names.x, x, names.x, x)
+  checkPlace('weight', weight, names.x, x)
+  checkPlace('bias', bias, names.x, x)
+  if (y !== null) checkPlace(names.y, y.operand, names.x, x)
+  checkDevice(names.x, x.device)
+  refuseWebGpu(names.x, 'a frozen linear layer', x.device)
+
+  checkActivations(x, names.x, names.size)
+  checkWeight(weight)
+  const [dOut, dIn] = weight.shape
+  const depth = transposed ? dOut : dIn
+  if (x.columns !== depth) {
+    const expected = transposed ? `[${x.columns}, d_in]` : `[d_out, ${x.columns}]`
+    fail(
+      'ERR_LILY_SHAPE',
+      'weight',
+      `expected ${expected} (${names.x} has ${names.size} ${x.columns}), got ${shapeText(weight.shape)}`,
+    )
+  }
+  checkTypeOrFloat32('weight', weight, x.dtype)
+  if (bias !== null) {
+    if (bias.shape.length !== 1 || bias.columns !== dOut) {
+      fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
+    }
+    checkType('bias', bias, weight.dtype)
+  }
+  if (y === null) return
+  checkTokenRows(names.y, y.operand, x.rows, transposed ? dIn : dOut)
+  checkType(names.y, y.operand, x.dtype)
+  refuseOverlap(names.y, y.operand, names.x, x)
+  refuseOverlap(names.y, y.operand, 'weight', weight)
+  refuseOverlap(names.y, y.operand, 'bias', bias)
+}
+
+/**
+ * The third phase: the packed form of the weight, and memory for the result.
+ *
+ * @param shape of a new result. Default: the leading dimensions of x, or of dy
+ */
+export function allocateLinear(
+  { x, weight: { operand: weight, packed }, bias, y }: LinearInputs,
+  { precision, accumulate }: LinearSettings,
+  placement: Placement | null,
+  transposed: boolean,
+  shape?: readonly number[],
+): LinearCall {
+  const problem = { weight, transposed, dtype: x.dtype, precision }
+  const form = packed?.form(problem, x.rows) ?? null
+  if (y !== null) {
+    y.accumulate = accumulate
+    return { problem, x, packed: form, bias, y, placement }
+  }
+  const sizes = shape ?? [...x.shape.slice(0, -1), transposed ? weight.columns : weight.rows]
+  const output = Output.fresh(transposed ? 'dx' : 'y', x.dtype, sizes, placement)
+  return { problem, x, packed: form, bias, y: output, placement }
 }

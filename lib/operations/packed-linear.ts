@@ -3,7 +3,7 @@ import { checkWeight } from '../base/checks.js'
 import { isOf, packedKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { DType, HostData } from '../base/dtype.js'
-import { fail, LilyError } from '../base/errors.js'
+import { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { byteLengthOf } from '../base/views.js'
@@ -18,14 +18,14 @@ import { isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, type Operand, type Part } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { describeWeight, linear } from './launch.js'
-import type { LinearProblem } from './linear-problem.js'
+import type { LinearProblem, PackedWeight } from './linear-problem.js'
 
 /** Alignment in bytes of a packed form: a cache line, which is also the widest vector. */
 const ALIGNMENT = 64
 
-/** A weight and its packed forms. */
-class PackedWeight {
+class Packed implements PackedWeight {
   readonly #forms = new Map<string, Part>()
+  isDisposed = false
 
   constructor(readonly weight: Operand) {}
 
@@ -35,7 +35,6 @@ class PackedWeight {
     return bytes
   }
 
-  /** The form that a call with so many tokens uses. It is packed if no call has used it before. Null: it uses none. */
   form(problem: LinearProblem, tokens: number): Part | null {
     if (problem.weight.device !== CPU) return null
     try {
@@ -58,6 +57,7 @@ class PackedWeight {
   }
 
   dispose(): void {
+    this.isDisposed = true
     this.#forms.clear()
     // The weight is of the caller: only the reference to device memory is this object's own.
     if (!isHostMemory(this.weight.memory)) this.weight.dispose()
@@ -69,10 +69,7 @@ function allocateAligned(bytes: number): Part {
   return { memory, byteOffset: (ALIGNMENT - (addressOf(memory) % ALIGNMENT)) % ALIGNMENT }
 }
 
-/** The state of a packed weight: null once it is disposed of. */
-let weightOf: (packed: PackedLinear) => PackedWeight | null
-
-let packedOf: (weight: PackedWeight) => PackedLinear
+let packedOf: (weight: Packed) => PackedLinear
 
 /**
  * A frozen weight with the packed forms in which the cpu backend multiplies it: {@link packLinear} creates one. Pass it
@@ -89,15 +86,14 @@ let packedOf: (weight: PackedWeight) => PackedLinear
  * console.log(packed.byteLength)
  */
 export class PackedLinear {
-  #weight: PackedWeight | null
+  #weight: Packed | null
 
-  private constructor(key: symbol, weight: PackedWeight) {
+  private constructor(key: symbol, weight: Packed) {
     checkCreate(key, 'PackedLinear', 'packLinear(weight)')
     this.#weight = weight
   }
 
   static {
-    weightOf = (packed) => packed[packedKey]()
     packedOf = (weight) => new PackedLinear(CREATE, weight)
   }
 
@@ -105,7 +101,7 @@ export class PackedLinear {
     return isOf(packedKey, value)
   }
 
-  /** @internal */
+  /** @internal Null once it is disposed of. */
   [packedKey](): PackedWeight | null {
     return this.#weight
   }
@@ -158,7 +154,7 @@ export class PackedLinear {
     return `PackedLinear { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id} }`
   }
 
-  #open(): PackedWeight {
+  #open(): Packed {
     if (this.#weight !== null) return this.#weight
     throw new LilyError('ERR_LILY_DISPOSED', 'this packed weight is disposed of; use it before dispose()')
   }
@@ -181,20 +177,5 @@ export function packLinear(weight: TensorLike): PackedLinear {
   checkWeight(operand)
   checkDevice('weight', operand.device)
   refuseWebGpu('weight', 'a frozen linear layer', operand.device)
-  return packedOf(new PackedWeight(isHostMemory(operand.memory) ? operand : operand.share()))
-}
-
-/** A weight as an operand of a call, with its packed forms if it has any. */
-export interface WeightOperand {
-  readonly operand: Operand
-  readonly packed: PackedWeight | null
-}
-
-export function readWeight(value: unknown): WeightOperand {
-  if (!isOf(packedKey, value)) return { operand: resolve('weight', value), packed: null }
-  const packed = weightOf(value as PackedLinear)
-  if (packed === null) {
-    return fail('ERR_LILY_DISPOSED', 'weight', 'this packed weight is disposed of; use it before dispose()')
-  }
-  return { operand: packed.weight, packed }
+  return packedOf(new Packed(isHostMemory(operand.memory) ? operand : operand.share()))
 }

@@ -7,6 +7,7 @@ import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { resolve, resolveIfGiven } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
+import { readWeight, type WeightOperand } from './linear-problem.js'
 import { Output } from './output.js'
 import { type Activation, type Pool, type Precision, type Routing, ROUTINGS } from './problem.js'
 import { readSmallOperand, type SmallOperand } from './small-operands.js'
@@ -21,6 +22,9 @@ export const PRECISIONS = ['default', 'high', 'tf32'] as const
 /** Operands of a forward call. */
 export interface ForwardInputs {
   readonly x: Operand
+  /** The frozen layer below the adapter; null: the adapter alone. */
+  readonly weight: WeightOperand | null
+  readonly bias: Operand | null
   readonly a: Operand
   readonly router: Operand | null
   readonly b: Operand
@@ -70,6 +74,8 @@ const ALL: Readonly<Record<GradientName, boolean>> = { dx: true, da: true, dRout
 export function readForwardInputs(operands: object, known: Known): ForwardInputs {
   return readProperties('operands', operands, known, (given) => ({
     x: resolve('x', given.x),
+    weight: given.weight === undefined ? null : readWeight(given.weight),
+    bias: resolveIfGiven('bias', given.bias),
     a: resolve('a', given.a),
     router: resolveIfGiven('router', given.router),
     b: resolve('b', given.b),

@@ -11,7 +11,6 @@ import {
   dispatchForwardAsync,
 } from './dispatch.js'
 import type { StackSizes } from './launch.js'
-import type { LinearCall } from './linear-problem.js'
 import type { Output } from './output.js'
 import type { GradientName } from './read.js'
 import { type Saved, savedOf } from './saved.js'
@@ -30,9 +29,8 @@ export function runForward(call: ForwardCall): ForwardResult {
   return forwardResult(call)
 }
 
-/** @param linear the frozen layer that runs first */
-export async function runForwardAsync(call: ForwardCall, linear: LinearCall | null = null): Promise<ForwardResult> {
-  await dispatchForwardAsync(call, linear)
+export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult> {
+  await dispatchForwardAsync(call)
   return forwardResult(call)
 }
 
@@ -48,13 +46,12 @@ export function runBackward(call: BackwardCall): BackwardResult {
   return backwardResult(call)
 }
 
-/** @param linear the frozen layer that runs first */
-export async function runBackwardAsync(call: BackwardCall, linear: LinearCall | null = null): Promise<BackwardResult> {
+export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResult> {
   const { state, retain } = call
   // The next call may come before this one ends.
   if (!retain) state.isUsed = true
   try {
-    await dispatchBackwardAsync(call, linear)
+    await dispatchBackwardAsync(call)
   } catch (cause) {
     if (!retain) state.isUsed = false
     throw cause

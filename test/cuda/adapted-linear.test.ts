@@ -2,12 +2,12 @@
 import { expect, test } from 'vitest'
 import {
   deviceTensor,
-  lilyLinearBackward,
-  lilyLinearBackwardAsync,
-  lilyLinearForward,
-  lilyLinearForwardAsync,
-  loraLinearBackward,
-  loraLinearForward,
+  lilyBackward,
+  lilyBackwardAsync,
+  lilyForward,
+  lilyForwardAsync,
+  loraBackward,
+  loraForward,
   packLinear,
   type DeviceTensorLike,
   Stream,
@@ -61,15 +61,15 @@ async function expectSameAsHost(
 test('Lily, with a packed weight', async () => {
   await expectSameAsHost(false, ({ dy, weight, bias, ...rest }) => {
     const packed = packLinear(weight)
-    const { y, saved } = lilyLinearForward({ ...rest, weight: packed, bias })
-    return { y, ...lilyLinearBackward({ dy, weight: packed }, saved) }
+    const { y, saved } = lilyForward({ ...rest, weight: packed, bias })
+    return { y, ...lilyBackward({ dy }, saved) }
   })
 })
 
 test('LoRA', async () => {
   await expectSameAsHost(true, ({ dy, weight, bias, x, a, b }) => {
-    const { y, saved } = loraLinearForward({ x, a, b, weight, bias })
-    return { y, ...loraLinearBackward({ dy, weight }, saved) }
+    const { y, saved } = loraForward({ x, a, b, weight, bias })
+    return { y, ...loraBackward({ dy }, saved) }
   })
 })
 
@@ -86,18 +86,18 @@ test('Async forms enqueue both at once: operands may be disposed of meanwhile', 
     }
   }
   const { dy, ...expectedOperands } = moved()
-  const expected = lilyLinearForward(expectedOperands)
-  const gradients = lilyLinearBackward({ dy, weight: expectedOperands.weight }, expected.saved)
+  const expected = lilyForward(expectedOperands)
+  const gradients = lilyBackward({ dy }, expected.saved)
 
   const { dy: _, ...given } = moved()
-  const pending = lilyLinearForwardAsync(given, { save: false })
+  const pending = lilyForwardAsync(given, { save: false })
   overwrite(given.x, given.weight, given.a, given.router, given.b)
   expectSameBits('y', (await (await pending).y.toHost()).data, (await expected.y.toHost()).data)
 
   const { dy: dyAgain, ...again } = moved()
-  const { saved } = lilyLinearForward(again)
-  const backward = lilyLinearBackwardAsync({ dy: dyAgain, weight: again.weight }, saved)
-  overwrite(dyAgain, again.x, again.a, again.router, again.b)
+  const { saved } = lilyForward(again)
+  const backward = lilyBackwardAsync({ dy: dyAgain }, saved)
+  overwrite(dyAgain, again.x, again.weight, again.a, again.router, again.b)
   for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
     const actual = await (await backward)[name].toHost()
     expectSameBits(name, actual.data, (await gradients[name].toHost()).data)
@@ -110,8 +110,8 @@ test('a given y and dx without a stream: the adapter is ordered after a frozen l
   const y = tensor(new Float32Array(tokens * dOut), [tokens, dOut])
   const dx = tensor(new Float32Array(tokens * dIn), [tokens, dIn])
   const host = { dy, weight, ...rest }
-  const expected = lilyLinearForward({ ...rest, weight })
-  const gradients = lilyLinearBackward({ dy, weight }, expected.saved)
+  const expected = lilyForward({ ...rest, weight })
+  const gradients = lilyBackward({ dy }, expected.saved)
 
   const onDevice = [...Object.entries(host), ...Object.entries({ y, dx })].map(
     ([name, value]) => [name, value.to(device)] as const,
@@ -122,8 +122,8 @@ test('a given y and dx without a stream: the adapter is ordered after a frozen l
   ) as unknown as Record<keyof ReturnType<typeof operands> | 'y' | 'dx', DeviceTensorLike>
   const given = { ...withoutStream, weight: { ...withoutStream.weight, stream: Stream.create(device).handle } }
   const { x, a, router, b } = given
-  const { y: actual, saved } = lilyLinearForward({ x, a, router, b, weight: given.weight, y: given.y })
-  const { dx: actualDx } = lilyLinearBackward({ dy: given.dy, weight: given.weight, dx: given.dx }, saved)
+  const { y: actual, saved } = lilyForward({ x, a, router, b, weight: given.weight, y: given.y })
+  const { dx: actualDx } = lilyBackward({ dy: given.dy, dx: given.dx }, saved)
   for (const [result, of] of [
     [actual, expected.y],
     [actualDx, gradients.dx],

@@ -253,6 +253,21 @@ describe('operands', () => {
 })
 
 describe('what WebGPU does not have', () => {
+  it.each(['lily', 'lora'] as const)('the weight of the frozen layer below an adapter of %s', async (kind) => {
+    const { x, a, router, b } = onDevice()
+    const weight = lily.tensor(new Float32Array(20), [4, 5])
+    const message = 'weight: a frozen linear layer does not run'
+    const given =
+      kind === 'lily' ? { x, a, router, b, weight } : { x, a, b: lily.tensor(new Float32Array(12), [4, 3]), weight }
+    const run = (of: typeof main) => (kind === 'lily' ? of.lilyForward(given) : of.loraForward(given))
+    await expectRefused('ERR_LILY_DEVICE', message, () => run(main))
+    await expectRefused('ERR_LILY_DEVICE', message, () => run(lily as never))
+    // On the host it would be refused after a copy to the device.
+    await expectRefused('ERR_LILY_DEVICE', message, () =>
+      main.lilyForward({ x, a, router, b, weight: { data: new Float32Array(20), shape: [4, 5] } }),
+    )
+  })
+
   const x = () => lily.tensor(new Float32Array(6), [2, 3])
   it.each<[string, string, () => unknown]>([
     [
