@@ -4,6 +4,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { format, resolveConfig } from 'prettier'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const header = 'native/binding/descriptor.h'
@@ -69,7 +70,9 @@ const signature = [
   textOf('LILY_ACCESSES'),
 ].join('')
 
-const enumerations = [...readFileSync(join(root, abi), 'utf8').matchAll(/typedef enum lily_(\w+) \{([\s\S]*?)\} lily_\w+;/g)]
+const enumerations = [
+  ...readFileSync(join(root, abi), 'utf8').matchAll(/typedef enum lily_(\w+) \{([\s\S]*?)\} lily_\w+;/g),
+]
   .filter(([, name]) => name !== 'memory_kind')
   .map(([, name, body]) => {
     const prefix = `LILY_${name.toUpperCase()}_`
@@ -84,10 +87,6 @@ const enumerations = [...readFileSync(join(root, abi), 'utf8').matchAll(/typedef
 /** @type {(macro: string) => string} */
 const countOf = (macro) => String(readList(macro).entries.length)
 
-/** @type {(name: string) => string} */
-const capital = (name) => name[0].toUpperCase() + name.slice(1)
-
-/** The names of the slots of each table. */
 const slots = tables.flatMap(([name, , , list, items]) => [
   `${commentOf(readList(list).comment)}export const ${name}Slots = ${rowsOf(list)} as const\n`,
   ...(items === 'LILY_NONE'
@@ -95,7 +94,7 @@ const slots = tables.flatMap(([name, , , list, items]) => [
     : [`${commentOf(readList(items).comment)}export const ${name}ItemSlots = ${rowsOf(items)} as const\n`]),
 ])
 
-const generated = `/**
+const text = `/**
  * How a call is written down: its numbers and its operands, and in which order they are passed to the binding.
  *
  * Generated from ${header} by scripts/generate-slots.js. Do not edit: change that file and run
@@ -118,7 +117,7 @@ export type Row = readonly [
   type: ${readList('LILY_TYPES')
     .entries.map(([type]) => `'${type}'`)
     .join(' | ')},
-  use: 'read' | 'output' | 'copy',
+  use: 'read' | 'output' | 'update' | 'copy',
 ]
 
 ${slots.join('\n')}
@@ -130,8 +129,8 @@ ${tables.map(([name, fields]) => `  ${name}: ${countOf(fields)},\n`).join('')}} 
 export const signature =
   '${signature}'
 `
-void capital
 
+const generated = await format(text, { ...(await resolveConfig(output)), parser: 'typescript' })
 if (!process.argv.includes('--check')) {
   writeFileSync(join(root, output), generated)
 } else if (readFileSync(join(root, output), 'utf8') !== generated) {

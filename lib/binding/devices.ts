@@ -5,8 +5,7 @@
  */
 import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
-import type { BackwardCall, FoldCall, ForwardCall } from './gpu-call.js'
-import type { Plan } from './gpu-pass.js'
+import type { GpuWork } from './gpu-call.js'
 import { type DeviceBinding, type MemoryHandle, native } from './native.js'
 
 /** Names a device. */
@@ -31,18 +30,10 @@ export interface WebGpuBinding extends DeviceBinding {
   submitted(encoder: GPUCommandEncoder): void
   /** Throws if the GPUDevice was lost. */
   checkUsable(argument: string): void
-  /** Calls are submitted to the queue, or encoded into an encoder of the caller. */
-  forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void
-  backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void
-  fold(call: FoldCall, encoder: GPUCommandEncoder | null): void
-  /** Work of the main package, as its passes. */
-  plan(plan: Plan, encoder: GPUCommandEncoder | null): void
-  /**
-   * Like forward and backward, in the queue, once the pipelines of the call are compiled. It resolves when the call is
-   * submitted.
-   */
-  forwardCompiled(call: ForwardCall): Promise<void>
-  backwardCompiled(call: BackwardCall): Promise<void>
+  /** Submits work to the queue, or encodes it into an encoder of the caller. */
+  run(work: GpuWork, encoder: GPUCommandEncoder | null): void
+  /** The same, in the queue, once the pipelines are compiled. It resolves when the work is submitted. */
+  runAsync(work: GpuWork): Promise<void>
 }
 
 /** The registered devices, and the one whose `createLily` object runs a call now. */

@@ -188,7 +188,7 @@ export type Row = readonly [
   rows: keyof typeof size,
   columns: keyof typeof size,
   type: 'activation' | 'parameter' | 'gradient' | 'hidden' | 'float32' | 'uint8' | 'int32' | 'any',
-  use: 'read' | 'output' | 'copy',
+  use: 'read' | 'output' | 'update' | 'copy',
 ]
 
 export const forwardSlots = [
@@ -199,7 +199,7 @@ export const forwardSlots = [
   ['y', 'tokens', 'dOut', 'activation', 'output'],
   ['hidden', 'tokens', 'rank', 'hidden', 'output'],
   ['probabilities', 'tokens', 'experts', 'float32', 'output'],
-  ['weights', 'groups', 'experts', 'float32', 'output'],
+  ['weights', 'groups', 'experts', 'float32', 'update'],
   ['mask', 'one', 'tokens', 'uint8', 'read'],
   ['sequenceOffsets', 'one', 'offsets', 'int32', 'copy'],
   ['uncheckedOffsets', 'one', 'offsets', 'int32', 'read'],
@@ -237,9 +237,7 @@ export const packSlots = [
   ['packed', 'one', 'packed', 'float32', 'output'],
 ] as const
 
-export const foldSlots = [
-  ['db', 'bRows', 'bColumns', 'any', 'output'],
-] as const
+export const foldSlots = [['db', 'bRows', 'bColumns', 'any', 'output']] as const
 
 /** The matrices of one layer, and their weights; without them there is one matrix for each expert. */
 export const foldItemSlots = [
@@ -249,14 +247,14 @@ export const foldItemSlots = [
 
 export const adamwSlots = [
   ['norm', 'one', 'one', 'float32', 'output'],
-  ['skipped', 'one', 'one', 'float32', 'output'],
+  ['skipped', 'one', 'one', 'float32', 'update'],
 ] as const
 
 export const adamwItemSlots = [
-  ['value', 'one', 'elements', 'any', 'output'],
+  ['value', 'one', 'elements', 'any', 'update'],
   ['grad', 'one', 'elements', 'any', 'read'],
-  ['expAvg', 'one', 'elements', 'float32', 'output'],
-  ['expAvgSq', 'one', 'elements', 'float32', 'output'],
+  ['expAvg', 'one', 'elements', 'float32', 'update'],
+  ['expAvgSq', 'one', 'elements', 'float32', 'update'],
 ] as const
 
 /** How many numbers come before those of the slots, and before each item of a list. */
@@ -271,4 +269,4 @@ export const fieldCounts = {
 
 /** The text of all lists, for the comparison with that of the addon. */
 export const signature =
-  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, output;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, dOut, parameter, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, output;value, one, elements, any, output;grad, one, elements, any, read;expAvg, one, elements, float32, output;expAvgSq, one, elements, float32, output;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;'
+  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, dOut, parameter, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;'

@@ -11,14 +11,16 @@ import {
   operation,
   packSlots,
   type Row,
+  size,
   slotFields,
 } from './slots.js'
 
 /** One operand of an operation: its name, its size and type in the terms of the call, and what the call does with it. */
 export interface Slot {
   readonly name: string
-  readonly rows: Row[1]
-  readonly columns: Row[2]
+  /** Positions in a list of sizes, as those of `size` in slots.ts. */
+  readonly rows: number
+  readonly columns: number
   readonly type: Row[3]
   readonly use: Row[4]
 }
@@ -35,7 +37,13 @@ export interface Table {
 /** How many numbers a slot has. */
 export const SLOT_NUMBERS = Object.keys(slotFields).length
 
-const slotOf = ([name, rows, columns, type, use]: Row): Slot => ({ name, rows, columns, type, use })
+const slotOf = ([name, rows, columns, type, use]: Row): Slot => ({
+  name,
+  rows: size[rows],
+  columns: size[columns],
+  type,
+  use,
+})
 
 function table(name: keyof typeof operation, slots: readonly Row[], itemSlots: readonly Row[] = []): Table {
   return {
@@ -50,16 +58,22 @@ export const tables = {
   forward: table('forward', forwardSlots),
   backward: table('backward', backwardSlots),
   linear: table('linear', linearSlots),
+  /** The same for dx, with the names that the operands have then. */
+  linearBackward: table(
+    'linear',
+    linearSlots.map(([name, ...row]) => [name === 'x' ? 'dy' : name === 'y' ? 'dx' : name, ...row] as const),
+  ),
   pack: table('pack', packSlots),
   fold: table('fold', foldSlots, foldItemSlots),
   adamw: table('adamw', adamwSlots, adamwItemSlots),
 }
 
-const byNumber = Object.values(tables)
+const byNumber = (Object.keys(operation) as (keyof typeof operation)[]).map((name): Table => tables[name])
 
-/** A slot of the operation with this number; undefined: there is none. */
-export function slotAt(operation: number, index: number): Slot | undefined {
-  const table = byNumber[operation] as Table | undefined
-  if (table === undefined || index < table.slots.length) return table?.slots[index]
-  return table.itemSlots[(index - table.slots.length) % table.itemSlots.length]
+/** The table of the operation with this number; undefined: there is none. */
+export const tableOf = (operation: number): Table | undefined => byNumber[operation] as Table | undefined
+
+/** A slot of a table, or of the items of its list. */
+export function slotAt({ slots, itemSlots }: Table, index: number): Slot | undefined {
+  return index < slots.length ? slots[index] : itemSlots[(index - slots.length) % itemSlots.length]
 }

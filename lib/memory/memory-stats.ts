@@ -1,6 +1,7 @@
 /** Statistics of the package's memory pools. */
 import { webGpu, webGpuBinding } from '../binding/devices.js'
 import { native, type PoolStatistics } from '../binding/native.js'
+import { backend } from '../binding/slots.js'
 import { readDevice } from './backends.js'
 import type { Device } from './device.js'
 
@@ -40,13 +41,12 @@ export function memoryStats(
 ): MemoryStats {
   const { type, id } = readDevice('device', device)
   if (type === 'webgpu') return webGpuBinding('device', id).poolStatistics(0, id, false)
-  const { backend } = native.constants
   if (type === 'cpu') return statistics(backend.cpu, 0, false)
   return { ...statistics(backend.cuda, id, false), pinned: statistics(backend.cuda, id, true) }
 }
 
-function statistics(backend: number, device: number, pinned: boolean): PoolStatistics {
-  return native.poolStatistics(backend, device, pinned)
+function statistics(of: number, device: number, pinned: boolean): PoolStatistics {
+  return native.poolStatistics(of, device, pinned)
 }
 
 /**

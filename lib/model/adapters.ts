@@ -282,7 +282,7 @@ function checkAgreement(layers: ReadonlyMap<string, AdapterLayer>): void {
 
 /** The same call, which adds to y. */
 function addingTo({ y, settings }: LayerForwardInputs): Pick<LayerForwardInputs, 'y' | 'settings'> {
-  return { y: y?.again() ?? null, settings: { ...settings, accumulate: true } }
+  return { y: y?.addedTo() ?? null, settings: { ...settings, accumulate: true } }
 }
 
 /** Checks a forward call without an active adapter: what is wrong with it must not depend on which adapters are active. */

@@ -230,7 +230,7 @@ export class LilyLayer extends AdapterLayer {
   /** @internal The last phase of {@link backward}. */
   override runBackward(call: BackwardCall): { readonly dx?: Tensor } {
     const result = super.runBackward(call)
-    if (call.gradients.deferredDb !== null) this.b.defer(call.state.takeDeferred())
+    if (call.deferredDb !== null) this.b.defer(call.state.takeDeferred())
     return result
   }
 

@@ -26,6 +26,9 @@ export class CallState {
   /** The small operands as the kernels read them: in memory of the caller, or in a copy. */
   readonly mask: Part | null
   readonly sequenceOffsets: Part | null
+  /** What backward reads of `kept`; null: not kept. */
+  readonly hidden: Part | null
+  readonly probabilities: Part | null
   /** `[G, E]`: the caller's weights with fixed routing, otherwise a part of `kept`. */
   readonly weights: Part | null
   /** Gradients of b that backward calls have deferred and no fold has added yet, in the order of the calls. */
@@ -47,9 +50,12 @@ export class CallState {
     readonly weight: WeightOperand | null,
   ) {
     this.versions = Capture.current === null ? versionsOf(this) : null
-    const small = staged ?? problem
+    const small = staged ?? problem.small
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets
+    const part = (byteOffset: number) => (kept === null ? null : { memory: kept, byteOffset })
+    this.hidden = part(0)
+    this.probabilities = problem.keepsProbabilities ? part(problem.probabilitiesOffset) : null
     this.weights =
       kept !== null && problem.computesWeights ? { memory: kept, byteOffset: problem.weightsOffset } : small.weights
   }

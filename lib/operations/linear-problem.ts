@@ -7,14 +7,15 @@ import { shapeText } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
 import { refuseWebGpu } from '../memory/device.js'
-import type { Operand, Part } from '../memory/operand.js'
+import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
+import { type Call, LINEAR, LINEAR_BACKWARD, NO_SIZES, type Region, type Sized } from './call.js'
 import { Output } from './output.js'
 import type { Precision } from './problem.js'
 
 /** What determines the packed form of a weight. */
-export interface LinearProblem {
+export interface LinearProblem extends Sized {
   /** [d_out, d_in] */
   readonly weight: Operand
   /** False: y (+)= x W^T + bias. True: dx (+)= dy W. */
@@ -22,16 +23,14 @@ export interface LinearProblem {
   /** Type of x and y, or of dy and dx. */
   readonly dtype: DType
   readonly precision: Precision
+  /** M */
+  readonly tokens: number
 }
 
-/** A call that is ready to run. If it is transposed, x is dy and y is dx. */
+/** A call that is ready to run, and its result: y, or dx. */
 export interface LinearCall {
-  readonly problem: LinearProblem
-  readonly x: Operand
-  readonly packed: Part | null
-  readonly bias: Operand | null
+  readonly call: Call<LinearProblem>
   readonly y: Output
-  readonly placement: Placement | null
 }
 
 /** What a {@link PackedLinear} refers to: a weight and its packed forms. */
@@ -39,7 +38,7 @@ export interface PackedWeight {
   readonly weight: Operand
   readonly isDisposed: boolean
   /** The form that a call with so many tokens uses. It is packed if no call has used it before. Null: it uses none. */
-  form(problem: LinearProblem, tokens: number): Part | null
+  form(problem: LinearProblem): Region | null
 }
 
 /** A weight as an operand of a call, with its packed forms if it has any. */
@@ -139,13 +138,11 @@ export function allocateLinear(
   transposed: boolean,
   shape?: readonly number[],
 ): LinearCall {
-  const problem = { weight, transposed, dtype: x.dtype, precision }
-  const form = packed?.form(problem, x.rows) ?? null
-  if (y !== null) {
-    y.accumulate = accumulate
-    return { problem, x, packed: form, bias, y, placement }
-  }
+  const problem = { weight, transposed, dtype: x.dtype, precision, tokens: x.rows, sizes: NO_SIZES }
+  const form = packed?.form(problem) ?? null
+  if (y !== null) y.accumulate = accumulate
   const sizes = shape ?? [...x.shape.slice(0, -1), transposed ? weight.columns : weight.rows]
-  const output = Output.fresh(transposed ? 'dx' : 'y', x.dtype, sizes, placement)
-  return { problem, x, packed: form, bias, y: output, placement }
+  const output = y ?? Output.fresh(transposed ? 'dx' : 'y', x.dtype, sizes, placement)
+  const operands = [x, weight, form, bias, output]
+  return { call: { kind: transposed ? LINEAR_BACKWARD : LINEAR, problem, operands, placement }, y: output }
 }

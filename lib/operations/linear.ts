@@ -13,11 +13,11 @@ import {
   type LinearSettings,
   readWeight,
 } from './linear-problem.js'
+import { run, runAsync, type Work } from './dispatch.js'
 import { Output } from './output.js'
 import type { PackedLinear } from './packed-linear.js'
 import type { Precision } from './problem.js'
 import { PRECISIONS } from './read.js'
-import { runLinear, runLinearAsync } from './dispatch.js'
 
 /** Operands of {@link linearForward}. M is the product of the leading dimensions of x. */
 export interface LinearForwardOperands {
@@ -82,7 +82,7 @@ const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
  */
 export function linearForward(operands: LinearForwardOperands, options?: LinearOptions): LinearForwardResult {
   const call = prepareForward(operands, options)
-  runLinear(call)
+  run(workOf(call))
   return { y: call.y.tensor }
 }
 
@@ -98,7 +98,7 @@ export async function linearForwardAsync(
   options?: LinearOptions,
 ): Promise<LinearForwardResult> {
   const call = prepareForward(operands, options)
-  await runLinearAsync(call)
+  await runAsync('linearForward or linearBackward', workOf(call))
   return { y: call.y.tensor }
 }
 
@@ -114,7 +114,7 @@ export async function linearForwardAsync(
  */
 export function linearBackward(operands: LinearBackwardOperands, options?: LinearOptions): LinearBackwardResult {
   const call = prepareBackward(operands, options)
-  runLinear(call)
+  run(workOf(call))
   return { dx: call.y.tensor }
 }
 
@@ -130,9 +130,11 @@ export async function linearBackwardAsync(
   options?: LinearOptions,
 ): Promise<LinearBackwardResult> {
   const call = prepareBackward(operands, options)
-  await runLinearAsync(call)
+  await runAsync('linearForward or linearBackward', workOf(call))
   return { dx: call.y.tensor }
 }
+
+const workOf = ({ call }: LinearCall): Work => ({ calls: [call], placement: call.placement })
 
 function prepareForward(operands: LinearForwardOperands, options: LinearOptions = {}): LinearCall {
   const inputs = readProperties('operands', operands, FORWARD_OPERANDS, ({ x, weight, bias, y }) => ({

@@ -4,7 +4,6 @@ import { fail } from '../base/errors.js'
 import type { GpuCommandEncoder } from '../base/gpu-types.js'
 import type { Exact, Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
-import type { Operand } from '../memory/operand.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
@@ -13,8 +12,9 @@ import { type GradientOf, prepareBackward } from './backward.js'
 import { checkFrozen, checkPlaces, checkY } from './check.js'
 import type { SavedOf } from './forward.js'
 import type { PackedLinear } from './packed-linear.js'
-import { type Precision, Problem } from './problem.js'
+import { type Precision, NOTHING_SMALL, Problem } from './problem.js'
 import {
+  DEFAULT_MODES,
   type ForwardInputs,
   type ForwardSettings,
   readBackwardInputs,
@@ -120,7 +120,6 @@ export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'sav
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
 export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'retain', 'accumulate', 'stream', 'encoder'])
 export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
-const NONE: readonly Operand[] = []
 
 /**
  * The LoRA adapter of one linear layer: y += scaling * (x a^T) b^T (arXiv 2106.09685). With a `weight` the call computes the
@@ -210,24 +209,8 @@ function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: Forward
     fail('ERR_LILY_SHAPE', 'b', `expected [d_out, ${a.rows}] (a has r ${a.rows}), got ${shapeText(b.shape)}`)
   }
   checkType('b', b, a.dtype)
-  return new Problem({
-    routing: 'none',
-    pool: 'probabilities',
-    activation: 'none',
-    precision,
-    scaling,
-    x,
-    a,
-    router: null,
-    b,
-    dOut: b.rows,
-    experts: 1,
-    groups: 1,
-    mask: null,
-    sequenceOffsets: null,
-    weights: null,
-    deviceSources: NONE,
-  })
+  const { pool, activation } = DEFAULT_MODES
+  return new Problem('none', pool, activation, precision, scaling, x, a, null, b, b.rows, 1, 1, NOTHING_SMALL)
 }
 
 function prepareGradients(

@@ -7,7 +7,6 @@ import { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { byteLengthOf } from '../base/views.js'
-import { linearSlots } from '../binding/descriptor.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
@@ -15,16 +14,16 @@ import { checkDevice } from '../memory/backends.js'
 import { CPU, type Device, refuseWebGpu } from '../memory/device.js'
 import { addressOf } from '../memory/host-memory.js'
 import { isHostMemory } from '../memory/operand-memory.js'
-import { checkMemory, type Operand, type Part } from '../memory/operand.js'
+import { checkMemory, type Operand } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
-import { describeWeight, linear } from './launch.js'
+import { encode, launch, PACK, region, type Region, send } from './call.js'
 import type { LinearProblem, PackedWeight } from './linear-problem.js'
 
 /** Alignment in bytes of a packed form: a cache line, which is also the widest vector. */
 const ALIGNMENT = 64
 
 class Packed implements PackedWeight {
-  readonly #forms = new Map<string, Part>()
+  readonly #forms = new Map<string, Region>()
   isDisposed = false
 
   constructor(readonly weight: Operand) {}
@@ -35,25 +34,21 @@ class Packed implements PackedWeight {
     return bytes
   }
 
-  form(problem: LinearProblem, tokens: number): Part | null {
-    if (problem.weight.device !== CPU) return null
-    try {
-      describeWeight(problem, tokens, null)
-      const bytes = bound(() => native.linearPackedBytes(linear.numbers, ...linear.memory))
-      if (bytes === 0) return null
-      const key = `${problem.transposed} ${problem.dtype} ${problem.precision}`
-      const known = this.#forms.get(key)
-      if (known !== undefined) return known
-      const form = allocateAligned(bytes)
-      linear.part(linearSlots.packed, form, 0)
-      bound(() => {
-        native.linearPack(linear.numbers, ...linear.memory)
-      })
-      this.#forms.set(key, form)
-      return form
-    } finally {
-      linear.clear()
-    }
+  form(problem: LinearProblem): Region | null {
+    const { weight } = problem
+    if (weight.device !== CPU) return null
+    const call = { kind: PACK, problem, operands: [weight, null], placement: null }
+    const bytes = bound(() => send(encode(call), native.packedBytes))
+    if (bytes === 0) return null
+    const key = `${problem.transposed} ${problem.dtype} ${problem.precision}`
+    const known = this.#forms.get(key)
+    if (known !== undefined) return known
+    const form = allocateAligned(bytes)
+    bound(() => {
+      launch({ ...call, operands: [weight, form] })
+    })
+    this.#forms.set(key, form)
+    return form
   }
 
   dispose(): void {
@@ -64,9 +59,10 @@ class Packed implements PackedWeight {
   }
 }
 
-function allocateAligned(bytes: number): Part {
+function allocateAligned(bytes: number): Region {
   const memory = allocateOnHost('weight', 'float32', (bytes + ALIGNMENT) / Float32Array.BYTES_PER_ELEMENT)
-  return { memory, byteOffset: (ALIGNMENT - (addressOf(memory) % ALIGNMENT)) % ALIGNMENT }
+  const byteOffset = (ALIGNMENT - (addressOf(memory) % ALIGNMENT)) % ALIGNMENT
+  return region({ memory, byteOffset }, 1, bytes / Float32Array.BYTES_PER_ELEMENT)
 }
 
 let packedOf: (weight: Packed) => PackedLinear

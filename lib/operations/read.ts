@@ -3,6 +3,8 @@
  * they cannot change what the later phases have checked.
  */
 import { type Known, readChoice, readFlag, readFloat32, readProperties } from '../base/options.js'
+import type { backwardSlots } from '../binding/slots.js'
+import { tables } from '../binding/tables.js'
 import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { resolve, resolveIfGiven } from '../tensor/resolve.js'
@@ -50,8 +52,11 @@ export interface ForwardSettings<N = never> extends Modes<N> {
   readonly stream: StreamOption
 }
 
-export const GRADIENTS = ['dx', 'da', 'dRouter', 'db'] as const
-export type GradientName = (typeof GRADIENTS)[number]
+type GradientRow<Row> = Row extends readonly [infer Name, unknown, unknown, 'activation' | 'gradient', 'output'] ? Name : never
+export type GradientName = GradientRow<(typeof backwardSlots)[number]>
+/** The slots of the gradients that the caller may give, in the order of x, a, router and b. */
+export const GRADIENT_SLOTS = tables.backward.slots.filter(({ use, type }) => use === 'output' && type !== 'float32')
+export const GRADIENTS = GRADIENT_SLOTS.map(({ name }) => name as GradientName)
 
 /** Operands of a backward call: the gradients that the caller gives. */
 export interface BackwardInputs extends Readonly<Record<GradientName, Output | null>> {
@@ -69,7 +74,14 @@ export interface BackwardSettings<D = boolean> {
   readonly stream: StreamOption
 }
 
-const ALL: Readonly<Record<GradientName, boolean>> = { dx: true, da: true, dRouter: true, db: true }
+const ALL = byGradient(() => true)
+
+/** @param of is called with the name and the index of each gradient, in order */
+export function byGradient<T>(of: (name: GradientName, index: number) => T): Readonly<Record<GradientName, T>> {
+  const all: Partial<Record<GradientName, T>> = {}
+  for (let i = 0; i < GRADIENTS.length; i++) all[GRADIENTS[i]] = of(GRADIENTS[i], i)
+  return all as Record<GradientName, T>
+}
 
 export function readForwardInputs(operands: object, known: Known): ForwardInputs {
   return readProperties('operands', operands, known, (given) => ({
@@ -112,10 +124,7 @@ export function readBackwardInputs(operands: object, known: Known): BackwardInpu
   return readProperties('operands', operands, known, (given) => ({
     dy: resolve('dy', given.dy),
     x: resolveIfGiven('x', given.x),
-    dx: Output.of('dx', given.dx),
-    da: Output.of('da', given.da),
-    dRouter: Output.of('dRouter', given.dRouter),
-    db: Output.of('db', given.db),
+    ...byGradient((name) => Output.of(name, given[name])),
   }))
 }
 
@@ -141,16 +150,7 @@ export function readBackwardOptions<D>(
 
 function readNeeds(needs: unknown, known: Known): Readonly<Record<GradientName, boolean>> {
   if (needs === undefined) return ALL
-  return readProperties(
-    'needs',
-    needs,
-    known,
-    (given) => ({
-      dx: readFlag('needs.dx', given.dx, true),
-      da: readFlag('needs.da', given.da, true),
-      dRouter: readFlag('needs.dRouter', given.dRouter, true),
-      db: readFlag('needs.db', given.db, true),
-    }),
-    'needs.',
-  )
+  const read = (given: Readonly<Record<string, unknown>>) =>
+    byGradient((name) => readFlag(`needs.${name}`, given[name], true))
+  return readProperties('needs', needs, known, read, 'needs.')
 }

@@ -1,13 +1,9 @@
 /** Runs a step of AdamW. */
-import { adamwFields, adamwParameterFields, lengths } from '../binding/descriptor.js'
 import type { Plan } from '../binding/gpu-pass.js'
-import { type Memory, native } from '../binding/native.js'
-import { boundMemory } from '../memory/operand-memory.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
+import { ADAMW, gpuMatrix, gpuRegion, NO_SIZES, type Region, region } from '../operations/call.js'
 import { run } from '../operations/dispatch.js'
-import { isOnGpu, matrixOf, regionOf, runOnGpu } from '../operations/gpu.js'
-import { dtypeNumber, writePlacement } from '../operations/launch.js'
 import { planStep } from './gpu-step.js'
 import type { Moments } from '../checkpoint/optimiser-state.js'
 import type { Settings } from './options.js'
@@ -29,17 +25,20 @@ export interface AdamWCall {
 }
 
 export function runAdamW(call: AdamWCall): void {
-  const { placement } = call
-  if (isOnGpu(placement)) {
-    runOnGpu(placement, (gpu, encoder) => {
-      gpu.plan(planOf(call), encoder)
-    })
-    return
-  }
-  run(placement, () => {
-    launch(call)
+  const { parameters, settings, step, norm, skipped, placement } = call
+  const { beta1, beta2, eps, maxNorm } = settings
+  const items = parameters.map(({ name, value, grad }) => ({ ...stepOf(call, name), value: flat(value), grad: flat(grad) }))
+  const problem = { step, beta1, beta2, eps, maxNorm: maxNorm ?? 0, items, sizes: NO_SIZES }
+  const operands = items.flatMap(({ value, grad, expAvg, expAvgSq }) => [value, grad, flat(expAvg), flat(expAvgSq)])
+  run({
+    calls: [{ kind: ADAMW, problem, operands: [norm && flat(norm), skipped && flat(skipped), ...operands], placement }],
+    placement,
+    gpu: () => ({ name: 'plan', call: planOf(call) }),
   })
 }
+
+/** The numbers of a contiguous operand, whatever its shape. */
+const flat = (operand: Operand): Region => region(operand, 1, operand.rows * operand.columns, operand.dtype)
 
 /** What a step does with one parameter. */
 function stepOf(
@@ -61,46 +60,19 @@ function planOf(call: AdamWCall): Plan {
     beta2,
     eps,
     maxNorm: norm === null ? 0 : (maxNorm ?? 0),
-    norm: norm && regionOf(norm.memory, 0),
-    skipped: skipped && regionOf(skipped.memory, 0),
+    norm: norm && gpuRegion(norm),
+    skipped: skipped && gpuRegion(skipped),
     parameters: call.parameters.map(({ name, value, grad }) => {
       const { lr, weightDecay, expAvg, expAvgSq } = stepOf(call, name)
       return {
         elements: value.rows * value.columns,
         lr,
         weightDecay,
-        value: matrixOf(value),
-        grad: matrixOf(grad),
-        expAvg: regionOf(expAvg.memory, 0),
-        expAvgSq: regionOf(expAvgSq.memory, 0),
+        value: gpuMatrix(value),
+        grad: gpuMatrix(grad),
+        expAvg: gpuRegion(expAvg),
+        expAvgSq: gpuRegion(expAvgSq),
       }
     }),
   })
-}
-
-/** The same in the addon. */
-function launch(call: AdamWCall): void {
-  const { parameters, settings, norm, skipped, placement } = call
-  const numbers = new Float64Array(lengths.adamwFields + parameters.length * lengths.adamwParameterFields)
-  writePlacement(numbers, adamwFields, placement)
-  numbers[adamwFields.step] = call.step
-  numbers[adamwFields.beta1] = settings.beta1
-  numbers[adamwFields.beta2] = settings.beta2
-  numbers[adamwFields.eps] = settings.eps
-  numbers[adamwFields.maxNorm] = settings.maxNorm ?? 0
-
-  const arrays: Memory[] = []
-  for (const [i, { name, value, grad }] of parameters.entries()) {
-    const { lr, weightDecay, expAvg, expAvgSq } = stepOf(call, name)
-    const at = lengths.adamwFields + i * lengths.adamwParameterFields
-    numbers[at + adamwParameterFields.elements] = value.rows * value.columns
-    numbers[at + adamwParameterFields.valueOffset] = value.byteOffset
-    numbers[at + adamwParameterFields.valueDtype] = dtypeNumber(value.dtype)
-    numbers[at + adamwParameterFields.gradOffset] = grad.byteOffset
-    numbers[at + adamwParameterFields.gradDtype] = dtypeNumber(grad.dtype)
-    numbers[at + adamwParameterFields.lr] = lr
-    numbers[at + adamwParameterFields.weightDecay] = weightDecay
-    for (const { memory } of [value, grad, expAvg, expAvgSq]) arrays.push(boundMemory(memory))
-  }
-  native.adamw(numbers, norm && boundMemory(norm.memory), skipped && boundMemory(skipped.memory), arrays)
 }

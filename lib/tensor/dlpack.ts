@@ -8,6 +8,7 @@ import { type Known, readProperties } from '../base/options.js'
 import { bufferOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { type DLPackTensor, native } from '../binding/native.js'
+import { backend } from '../binding/slots.js'
 import { refuseInCapture } from '../memory/capture.js'
 import { CPU, cudaDevice, type Device, deviceText, refuseWebGpu } from '../memory/device.js'
 import { addExchanged, refuseShrinking } from '../memory/host-memory.js'
@@ -75,10 +76,9 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
   } else {
     orderAfter(operand, stream)
   }
-  const backend = native.constants.backend[device.type === 'cpu' ? 'cpu' : 'cuda']
   const [code, bits] = TYPES[dtype]
   const strides = operand.strides ?? contiguous(shape)
-  const numbers = [backend, device.id, byteOffset, code, bits, operand.isReadOnly ? 1 : 0, ...shape, ...strides]
+  const numbers = [backend[device.type === 'cpu' ? 'cpu' : 'cuda'], device.id, byteOffset, code, bits, operand.isReadOnly ? 1 : 0, ...shape, ...strides]
   const exported = operand.share() // a reference of its own to memory of a device
   const release = () => {
     exported.dispose()

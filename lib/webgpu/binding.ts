@@ -4,8 +4,7 @@
  */
 import { fail, LilyError, messageOf } from '../base/errors.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
-import type { BackwardCall, FoldCall, ForwardCall } from '../binding/gpu-call.js'
-import type { Plan } from '../binding/gpu-pass.js'
+import type { GpuWork } from '../binding/gpu-call.js'
 import type { Memory, MemoryHandle, PoolStatistics, StreamHandle } from '../binding/native.js'
 import { ByteCopies } from './bytes.js'
 import { type Allocate, GpuKernels } from './kernels.js'
@@ -91,41 +90,16 @@ export class GpuBinding implements WebGpuBinding {
 
   // Calls.
 
-  forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, call, (commands, allocate) => {
-      this.#kernels.forward(call, commands, allocate)
+  run(work: GpuWork, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, work.call, (commands, allocate) => {
+      this.#kernels.encode(work, commands, allocate)
     })
   }
 
-  backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, call, (commands, allocate) => {
-      this.#kernels.backward(call, commands, allocate)
-    })
-  }
-
-  fold(call: FoldCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, call, (commands, allocate) => {
-      this.#kernels.fold(call, commands, allocate)
-    })
-  }
-
-  plan(plan: Plan, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, plan, (commands, allocate) => {
-      this.#kernels.plan(plan, commands, allocate)
-    })
-  }
-
-  async forwardCompiled(call: ForwardCall): Promise<void> {
+  async runAsync(work: GpuWork): Promise<void> {
     this.#checkEnd()
-    await this.#runCompiled(call, this.#kernels.compileForward(call), (commands, allocate) => {
-      this.#kernels.forward(call, commands, allocate)
-    })
-  }
-
-  async backwardCompiled(call: BackwardCall): Promise<void> {
-    this.#checkEnd()
-    await this.#runCompiled(call, this.#kernels.compileBackward(call), (commands, allocate) => {
-      this.#kernels.backward(call, commands, allocate)
+    await this.#runCompiled(work.call, this.#kernels.compile(work), (commands, allocate) => {
+      this.#kernels.encode(work, commands, allocate)
     })
   }
 

@@ -96,8 +96,9 @@ namespace lily::binding {
   X(write)                 \
   X(add)
 
-// Operands: name, rows, columns, kind of type, and what the call does with it: `read`, `output` (write or add), or `copy`:
-// kernels take addresses from it, so that on the host the binding copies it before it is checked.
+// Operands: name, rows, columns, kind of type, and what the call does with it: `read`; `output`, write or add; `update`, read
+// or add, as the problem says; or `copy`, read: kernels take addresses from it, so that on the host the binding copies it
+// before it is checked.
 
 #define LILY_FORWARD_SLOTS(X)                                \
   X(x, tokens, dIn, activation, read)                        \
@@ -107,7 +108,7 @@ namespace lily::binding {
   X(y, tokens, dOut, activation, output)                     \
   X(hidden, tokens, rank, hidden, output)                    \
   X(probabilities, tokens, experts, float32, output)         \
-  X(weights, groups, experts, float32, output)               \
+  X(weights, groups, experts, float32, update)               \
   X(mask, one, tokens, uint8, read)                          \
   X(sequenceOffsets, one, offsets, int32, copy)              \
   X(uncheckedOffsets, one, offsets, int32, read)
@@ -151,13 +152,13 @@ namespace lily::binding {
 
 #define LILY_ADAMW_SLOTS(X)                 \
   X(norm, one, one, float32, output)        \
-  X(skipped, one, one, float32, output)
+  X(skipped, one, one, float32, update)
 
 #define LILY_ADAMW_ITEM_SLOTS(X)            \
-  X(value, one, elements, any, output)      \
+  X(value, one, elements, any, update)      \
   X(grad, one, elements, any, read)         \
-  X(expAvg, one, elements, float32, output)     \
-  X(expAvgSq, one, elements, float32, output)
+  X(expAvg, one, elements, float32, update)     \
+  X(expAvgSq, one, elements, float32, update)
 
 #define LILY_NONE(X)
 
@@ -226,7 +227,7 @@ LILY_DEFINE_ENUM(adamw_slot, LILY_ADAMW_SLOTS)
 LILY_DEFINE_ENUM(adamw_item_slot, LILY_ADAMW_ITEM_SLOTS)
 LILY_DEFINE_ENUM(size, LILY_SIZES)
 LILY_DEFINE_ENUM(type, LILY_TYPES)
-enum class Use { read, output, copy };
+enum class Use { read, output, update, copy };
 
 // Types of elements beside those of lily_dtype.
 constexpr int32_t kUint8 = 3;

@@ -6,7 +6,7 @@ import { bytesOf, bytesPerElement } from '../../base/dtype.js'
 import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from '../../base/views.js'
 import type { Memory } from '../native.js'
 import { access, dtype, slotFields } from '../slots.js'
-import { SLOT_NUMBERS, slotAt } from '../tables.js'
+import { type Slot, SLOT_NUMBERS, slotAt, tableOf } from '../tables.js'
 import { bindingError } from './errors.js'
 import type { Block, Module } from './module.js'
 import type { Residents } from './residents.js'
@@ -127,6 +127,12 @@ export class Operands {
     new Float64Array(module.memory.buffer, this.#numbers, numbers.length).set(numbers)
   }
 
+  /** Undefined if there is no such operation, which the module reports. */
+  #slot(slot: number): Slot | undefined {
+    const table = tableOf(this.numbers[0])
+    return table && slotAt(table, slot)
+  }
+
   /** The index of the first number of a slot. */
   #fieldsOf(slot: number): number {
     return this.numbers.length - (this.memory.length - slot) * SLOT_NUMBERS
@@ -147,11 +153,11 @@ export class Operands {
     if (!(at >= 0) || numbers[at + slotFields.access] === access.none) return
     const array = this.memory[slot]
     if (typeof array !== 'object' || array === null || classNameOf(array) === undefined) {
-      throw bindingError('ERR_LILY_ARGUMENT', `${slotAt(numbers[0], slot)?.name} is not a typed array`)
+      throw bindingError('ERR_LILY_ARGUMENT', `${this.#slot(slot)?.name} is not a typed array`)
     }
     const view = array as ArrayBufferView
     const byteLength = byteLengthOf(view)
-    if (slotAt(numbers[0], slot)?.use === 'copy') {
+    if (this.#slot(slot)?.use === 'copy') {
       const copy = this.allocate('a copy', byteLength)
       this.module.bytes(copy, byteLength).set(bytesOf(view))
       this.#set(slot, copy, byteLength)
@@ -166,7 +172,7 @@ export class Operands {
     const { numbers, module } = this
     const at = this.#fieldsOf(slot)
     const how = numbers[at + slotFields.access]
-    if (how === access.none || slotAt(numbers[0], slot)?.use === 'copy') return false
+    if (how === access.none || this.#slot(slot)?.use === 'copy') return false
     const array = this.memory[slot] as ArrayBufferView
     if (this.residents.has(bufferOf(array))) return false
     const [byteOffset, rows, columns, pitch, type] = numbers.subarray(at, at + SLOT_NUMBERS)
@@ -174,7 +180,7 @@ export class Operands {
     const rowBytes = columns * bytes
     const given: Rows = { byteOffset, count: rows, rowBytes, pitchBytes: rows === 1 ? rowBytes : pitch * bytes }
     const byteLength = rows * rowBytes
-    const address = this.allocate(slotAt(numbers[0], slot)?.name ?? '', byteLength)
+    const address = this.allocate(this.#slot(slot)?.name ?? '', byteLength)
     this.#set(slot, address, byteLength)
     const fields = new Float64Array(module.memory.buffer, this.#numbers + 8 * at, SLOT_NUMBERS)
     fields[slotFields.byteOffset] = 0
