@@ -71,7 +71,7 @@ export const tables = {
 const byNumber = (Object.keys(operation) as (keyof typeof operation)[]).map((name): Table => tables[name])
 
 /** The table of the operation with this number; undefined: there is none. */
-export const tableOf = (operation: number): Table | undefined => byNumber[operation] as Table | undefined
+export const tableOf = (operation: number): Table | undefined => byNumber[operation]
 
 /** A slot of a table, or of the items of its list. */
 export function slotAt({ slots, itemSlots }: Table, index: number): Slot | undefined {

@@ -37,7 +37,9 @@ export class AsyncOperands {
    */
   take(call: Call): () => Promise<void> {
     const { kind } = call
-    const operands = call.operands.map((entry, i) => this.#taken(slotAt(kind.table, i)?.name ?? '', entry, kind === BACKWARD))
+    const operands = call.operands.map((entry, i) =>
+      this.#taken(slotAt(kind.table, i)?.name ?? '', entry, kind === BACKWARD),
+    )
     const encoded = encode({ ...call, operands })
     // Copies: other calls use the originals before this one starts.
     const [numbers, memory] = [encoded.numbers.slice(), encoded.memory.slice()]

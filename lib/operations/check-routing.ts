@@ -15,7 +15,6 @@ import { NOTHING_SMALL, type Pool, Problem, type Routing } from './problem.js'
 import type { ForwardInputs, ForwardSettings } from './read.js'
 import { checkMask, checkOffsets, checkWeights, onDevice } from './small-operands.js'
 
-
 /** The problem of a Lily call; throws if a shape or a type is wrong, or an operand does not go with the routing. */
 export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: ForwardSettings): Problem {
   checkPresence(router, settings)

@@ -24,11 +24,7 @@ export function run({ calls, placement, gpu }: Work): void {
   else onGpu(placement, gpu, (binding, work) => binding.run(work, placement.stream.encoder))
 }
 
-function onGpu<T>(
-  placement: Placement,
-  work: Work['gpu'],
-  start: (binding: WebGpuBinding, work: GpuWork) => T,
-): T {
+function onGpu<T>(placement: Placement, work: Work['gpu'], start: (binding: WebGpuBinding, work: GpuWork) => T): T {
   return placement.run(() => start(placement.gpu as WebGpuBinding, (work as () => GpuWork)()))
 }
 

@@ -52,7 +52,9 @@ export interface ForwardSettings<N = never> extends Modes<N> {
   readonly stream: StreamOption
 }
 
-type GradientRow<Row> = Row extends readonly [infer Name, unknown, unknown, 'activation' | 'gradient', 'output'] ? Name : never
+type GradientRow<Row> = Row extends readonly [infer Name, unknown, unknown, 'activation' | 'gradient', 'output']
+  ? Name
+  : never
 export type GradientName = GradientRow<(typeof backwardSlots)[number]>
 /** The slots of the gradients that the caller may give, in the order of x, a, router and b. */
 export const GRADIENT_SLOTS = tables.backward.slots.filter(({ use, type }) => use === 'output' && type !== 'float32')

@@ -27,7 +27,11 @@ export interface AdamWCall {
 export function runAdamW(call: AdamWCall): void {
   const { parameters, settings, step, norm, skipped, placement } = call
   const { beta1, beta2, eps, maxNorm } = settings
-  const items = parameters.map(({ name, value, grad }) => ({ ...stepOf(call, name), value: flat(value), grad: flat(grad) }))
+  const items = parameters.map(({ name, value, grad }) => ({
+    ...stepOf(call, name),
+    value: flat(value),
+    grad: flat(grad),
+  }))
   const problem = { step, beta1, beta2, eps, maxNorm: maxNorm ?? 0, items, sizes: NO_SIZES }
   const operands = items.flatMap(({ value, grad, expAvg, expAvgSq }) => [value, grad, flat(expAvg), flat(expAvgSq)])
   run({

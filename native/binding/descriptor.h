@@ -1,7 +1,7 @@
-// How a call is written down: the numbers and the operands that lib/ passes to the binding, and in which order. This file
-// has the only list of them. The preprocessor makes the enumerators and the tables from it, and scripts/generate-slots.js
-// writes lib/binding/slots.ts: run that script after a change here. lib/ compares the text of the lists when it loads the
-// addon.
+// How a call is written down: the numbers and the operands that lib/ passes to the binding, and in which order. This
+// file has the only list of them. The preprocessor makes the enumerators and the tables from it, and
+// scripts/generate-slots.js writes lib/binding/slots.ts: run that script after a change here. lib/ compares the text of
+// the lists when it loads the addon.
 //
 // The numbers of a call are its fields, then the fields of each item of its list (a parameter of AdamW), then those of
 // each operand, slot by slot; the slots of the items of a list (layers of a fold, parameters) follow the others. The

@@ -37,7 +37,7 @@ Error describe(const Slot &slot, const double *numbers, Extent *extent) {
     }
   }
   Extent &found = *extent;
-  found = {whole[byteOffset], whole[rows],  whole[columns], whole[pitch], 0, static_cast<int32_t>(whole[dtype]),
+  found = {whole[byteOffset],          whole[rows], whole[columns], whole[pitch], 0, static_cast<int32_t>(whole[dtype]),
            element_bytes(whole[dtype])};
   if (found.element_bytes == 0) return {"ERR_LILY_DTYPE", std::string(slot.name) + " has an unknown dtype"};
   int64_t elements = 0;
@@ -112,7 +112,8 @@ class Reader {
   int64_t whole(int field, int64_t least, int64_t most) {
     const int64_t number = whole(field);
     if (number < least || number > most) {
-      fail("ERR_LILY_ARGUMENT", std::string(table_.fields[field]) + " must be from " + text(least) + " to " + text(most));
+      fail("ERR_LILY_ARGUMENT",
+           std::string(table_.fields[field]) + " must be from " + text(least) + " to " + text(most));
     }
     return number;
   }
@@ -157,7 +158,8 @@ class Reader {
     if (found.rows != rows || found.columns != columns) {
       fail("ERR_LILY_SHAPE", std::string(name) + " must have " + text(rows) + " rows of " + text(columns) +
                                  " elements, not " + text(found.rows) + " of " + text(found.columns));
-    } else if (Error error = check_bytes(row.name, memory, found.offset, found.bytes, found.element_bytes); error.code) {
+    } else if (Error error = check_bytes(row.name, memory, found.offset, found.bytes, found.element_bytes);
+               error.code) {
       error_ = std::move(error);
     } else if (!has_type(row.type, found.dtype)) {
       fail("ERR_LILY_DTYPE", std::string(name) + " has another dtype than the call gives its operands");
@@ -239,7 +241,8 @@ class Reader {
     tokens.sequence_offsets = first;
     // In device memory the kernels clamp what they read.
     if (failed() || source_.backend != lily_cpu_backend()) return tokens;
-    if (first[0] != 0 || first[problem.groups] != problem.tokens || !std::is_sorted(first, first + problem.groups + 1)) {
+    if (first[0] != 0 || first[problem.groups] != problem.tokens ||
+        !std::is_sorted(first, first + problem.groups + 1)) {
       fail("ERR_LILY_ARGUMENT", "sequenceOffsets do not ascend from 0 to the number of tokens");
     }
     return tokens;

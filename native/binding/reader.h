@@ -1,6 +1,6 @@
-// From the numbers and the memory of a call to the structs of the C ABI, with every number, size, type, alignment and byte
-// length checked: a mistake in lib/ becomes an error here and never an access out of bounds. It is compiled into the addon
-// and into the WebAssembly module.
+// From the numbers and the memory of a call to the structs of the C ABI, with every number, size, type, alignment and
+// byte length checked: a mistake in lib/ becomes an error here and never an access out of bounds. It is compiled into
+// the addon and into the WebAssembly module.
 #pragma once
 
 #include "binding/call.h"

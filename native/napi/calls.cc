@@ -1,5 +1,6 @@
-// Calls of operations: each is read by binding/reader.h, takes a workspace from the pool and calls the ABI. It runs on the
-// calling thread or, as an async function, on libuv's thread pool. A CUDA call only enqueues work, on the calling thread.
+// Calls of operations: each is read by binding/reader.h, takes a workspace from the pool and calls the ABI. It runs on
+// the calling thread or, as an async function, on libuv's thread pool. A CUDA call only enqueues work, on the calling
+// thread.
 #include <array>
 #include <utility>
 #include <vector>
@@ -66,8 +67,7 @@ class Arguments {
     int64_t offset = 0, bytes = 0;
     const bool is_host = source_.backend == lily_cpu_backend();
     if (!is_host) check(info.Env(), binding::extent_of(row, numbers, &offset, &bytes));
-    const Memory memory =
-        operand_memory(info.Env(), *source_.backend, source_.device, value, offset, bytes, row.name);
+    const Memory memory = operand_memory(info.Env(), *source_.backend, source_.device, value, offset, bytes, row.name);
     if (!is_host || row.use != binding::Use::copy || memory.bytes == 0) return memory;
     copy_.assign(memory.data, memory.data + memory.bytes);
     return {copy_.data(), memory.bytes};

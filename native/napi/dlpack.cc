@@ -32,7 +32,8 @@ void call_deleter(DLManagedTensorVersioned *tensor) {
 
 int64_t element_bytes(DLDataType dtype) { return (int64_t{dtype.bits} * dtype.lanes + 7) / 8; }
 
-// Bytes from the first element to the end of the last. Negative sizes and strides, and more than binding::kMaxBytes, give -1.
+// Bytes from the first element to the end of the last. Negative sizes and strides, and more than binding::kMaxBytes,
+// give -1.
 int64_t extent(const DLTensor &tensor) {
   int64_t last = 0, row_major = 1;
   bool is_empty = false;

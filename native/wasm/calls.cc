@@ -21,8 +21,8 @@ const char *with_source(const double *numbers, int32_t number_count_given, const
                         Read read) {
   const int64_t needed = number_count_given < 1 ? 1 : number_count(numbers[placement_field::operation], memory_count);
   if (needed == 0) {
-    return report({"ERR_LILY_ARGUMENT",
-                   "the descriptor is of no operation with " + std::to_string(memory_count) + " operands"});
+    return report(
+        {"ERR_LILY_ARGUMENT", "the descriptor is of no operation with " + std::to_string(memory_count) + " operands"});
   }
   if (number_count_given < needed) {
     return report({"ERR_LILY_ARGUMENT", "the descriptor must have " + std::to_string(needed) + " numbers"});

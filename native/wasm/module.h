@@ -30,8 +30,8 @@ const char *lily_wasm_packed_bytes(const double *numbers, int32_t number_count, 
                                    int32_t memory_count, size_t *bytes);
 const char *lily_wasm_message(void);
 
-// The functions of a call; the message of a status that is not LILY_OK is lily_wasm_last_error(). Threads other than the
-// main one run calls of forward, backward and linear only: the lists of the others belong to the main thread.
+// The functions of a call; the message of a status that is not LILY_OK is lily_wasm_last_error(). Threads other than
+// the main one run calls of forward, backward and linear only: the lists of the others belong to the main thread.
 lily_status lily_wasm_workspace_bytes(const lily::binding::Call *call, size_t *bytes);
 void lily_wasm_give_workspace(lily::binding::Call *call, void *workspace, size_t bytes);
 lily_status lily_wasm_run(const lily::binding::Call *call);

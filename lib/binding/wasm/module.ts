@@ -105,7 +105,7 @@ export class Module {
   /** Calls a function that reads a call. @throws an error with the code and the message that it reports */
   read(name: 'lily_wasm_read' | 'lily_wasm_packed_bytes', ...args: number[]): void {
     const code = this.exports[name](...args) >>> 0
-    if (code !== 0) throw bindingError(this.text(code) as LilyErrorCode, this.text(this.exports.lily_wasm_message()))
+    if (code !== 0) throw bindingError(this.text(code), this.text(this.exports.lily_wasm_message()))
   }
 
   /** The message of the last call that failed. */

@@ -87,7 +87,10 @@ function analyses(module: Module): Functions<'gramFactor' | 'congruenceEigenvalu
       for (const [matrix, length] of matrices) {
         if (classNameOf(matrix) !== 'Float64Array' || !(byteLengthOf(matrix) >= 8 * length)) {
           const bytes = 8 * length
-          throw bindingError('ERR_LILY_ARGUMENT', `a matrix must be a typed array of at least ${bytes} bytes, aligned to 8`)
+          throw bindingError(
+            'ERR_LILY_ARGUMENT',
+            `a matrix must be a typed array of at least ${bytes} bytes, aligned to 8`,
+          )
         }
         const address = module.allocate('a matrix', 8 * length)
         addresses.push(address)
@@ -109,9 +112,7 @@ function analyses(module: Module): Functions<'gramFactor' | 'congruenceEigenvalu
     gramFactor(x, r, columns, l) {
       checkSizes(r, columns)
       const matrices = [[x, r * columns] as const, [l, r * r] as const]
-      analysis(matrices, ([from, to]) =>
-        module.exports.lily_cpu_gram_factor(from, BigInt(r), BigInt(columns), to),
-      )
+      analysis(matrices, ([from, to]) => module.exports.lily_cpu_gram_factor(from, BigInt(r), BigInt(columns), to))
     },
     congruenceEigenvalues(l, x, r, columns, values) {
       checkSizes(r, columns)
