@@ -85,14 +85,23 @@ export {
   type RanksForLora,
 } from './model/accounting.js'
 export type {
+  AdapterBackwardOperands,
   AdapterBackwardOptions,
+  AdapterForwardOperands,
   AdapterForwardOptions,
   AdapterForwardResult,
   AdapterLayer,
   AdapterSaved,
 } from './model/adapter-layer.js'
 export type { AdapterModel, AdapterModelClass, AdapterModelOptions } from './model/adapter-model.js'
-export { LilyAdapters, type AdaptersForwardResult, type AdaptersLayer, type AdaptersSaved } from './model/adapters.js'
+export {
+  LilyAdapters,
+  type AdaptersBackwardOperands,
+  type AdaptersForwardOperands,
+  type AdaptersForwardResult,
+  type AdaptersLayer,
+  type AdaptersSaved,
+} from './model/adapters.js'
 export type { Calibration, CalibrationSamples, LayerCalibration } from './model/calibrate.js'
 export type { LilyConfig, LilyConfigOptions, ModelRouting } from './model/lily-config.js'
 export type { FrozenWeights } from './model/freeze.js'

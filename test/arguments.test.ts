@@ -410,97 +410,57 @@ function layerRows(
   of: () => { layer: Layer; saved: () => object },
   { isAdapters = false, isLora = false } = {},
 ): Record<string, Row> {
-  const given = () => ({ x: smallOperands().x, y: y() })
-  const dy = () => smallOperands().dy
-  const dx = () => filled(1, tokens, dIn)
+  const dx = () => output(1, tokens, dIn)
   const required = isAdapters ? {} : optional
-  return {
-    x: {
-      argument: /\bx\b/,
-      call: (x, outputs) => {
-        const out = y()
-        written(outputs, out)
-        return of().layer.forward(x, out)
-      },
-    },
-    y: { argument: /\by\b/, ...required, call: (value) => of().layer.forward(given().x, value) },
-    options: {
-      argument: /options/,
-      valid: EMPTY,
-      call: (options, outputs) => {
-        const { x, y: out } = given()
-        written(outputs, out)
-        return of().layer.forward(x, out, options)
-      },
-    },
-    ...fields({}, { ...(isLora ? forwardOptions : lilyOptions), scaling: { valid: [] } }, (options, outputs) => {
-      const { x, y: out } = given()
-      written(outputs, out)
-      return of().layer.forward(x, out, options)
-    }),
-    dy: {
-      argument: /dy/,
-      call: (value, outputs) => {
-        const { layer, saved } = of()
-        const out = dx()
-        written(outputs, out)
-        return layer.backward(value, saved(), { dx: out })
-      },
-    },
-    saved: {
-      argument: /saved/,
-      call: (value, outputs) => {
-        const out = dx()
-        written(outputs, out)
-        return of().layer.backward(dy(), value, { dx: out })
-      },
-    },
-    'options of backward': {
-      argument: isAdapters ? /options|dx/ : /options/,
-      valid: isAdapters ? [] : EMPTY,
-      call: (options) => {
-        const { layer, saved } = of()
-        return layer.backward(dy(), saved(), options)
-      },
-    },
-    ...Object.fromEntries(
-      Object.entries(
-        fields(
-          {},
-          {
-            dx: required,
-            needs: { valid: EMPTY },
-            retain: flag,
-            ...(isLora ? {} : { deferB: flag }),
-            stream: optional,
-          },
-          (options: object, outputs) => {
-            const { layer, saved } = of()
-            const out = dx()
-            written(outputs, out)
-            return layer.backward(dy(), saved(), { dx: out, ...options })
-          },
-        ),
-      ).map(([name, row]) => [`${name} of backward`, row]),
+  const forward = (changed: Record<string, unknown>, outputs: Outputs, options?: object) => {
+    const operands = { x: smallOperands().x, y: y(), ...changed }
+    outputsOf(outputs, operands, 'y')
+    return of().layer.forward(operands, options)
+  }
+  const backward = (changed: Record<string, unknown>, outputs: Outputs, options?: object) => {
+    const { layer, saved } = of()
+    const operands = { dy: smallOperands().dy, saved: saved(), dx: dx(), ...changed }
+    outputsOf(outputs, operands, 'dx')
+    return layer.backward(operands, options)
+  }
+  const frozen = { weight: filled(1, dOut, dIn), bias: filled(1, dOut) }
+  const rowsOfBackward = {
+    operands: { argument: /operands/, call: (value) => of().layer.backward(value) },
+    ...fields({}, { dy: {}, saved: {}, x: optional, dx: required }, backward),
+    options: { argument: /options/, valid: EMPTY, call: (options, outputs) => backward({}, outputs, options) },
+    ...fields(
+      {},
+      { needs: { valid: EMPTY }, retain: flag, ...(isLora ? {} : { deferB: flag }), stream: optional },
+      (options, outputs) => backward({}, outputs, options),
     ),
+  } satisfies Record<string, Row>
+  return {
+    operands: { argument: /operands/, call: (value) => of().layer.forward(value) },
+    // A weight that is left out is refused, because a bias is given.
+    ...fields(frozen, { x: {}, y: required, weight: {}, bias: optional }, forward),
+    options: { argument: /options/, valid: EMPTY, call: (options, outputs) => forward({}, outputs, options) },
+    ...fields({}, { ...(isLora ? forwardOptions : lilyOptions), scaling: { valid: [] } }, (options, outputs) =>
+      forward({}, outputs, options),
+    ),
+    ...Object.fromEntries(Object.entries(rowsOfBackward).map(([name, row]) => [`${name} of backward`, row])),
   }
 }
 interface Layer {
-  forward(x: unknown, y: unknown, options?: unknown): { saved: object }
-  backward(dy: unknown, saved: unknown, options?: unknown): unknown
+  forward(operands: unknown, options?: unknown): { saved: object }
+  backward(operands: unknown, options?: unknown): unknown
 }
 
 const plainLayer = () => {
   const layer = model().layer('q') as unknown as Layer
-  return { layer, saved: () => layer.forward(smallOperands().x, y()).saved }
+  return { layer, saved: () => layer.forward({ x: smallOperands().x, y: y() }).saved }
 }
 const loraLayer = () => {
   const layer = lora().layer('q') as unknown as Layer
-  return { layer, saved: () => layer.forward(smallOperands().x, y()).saved }
+  return { layer, saved: () => layer.forward({ x: smallOperands().x, y: y() }).saved }
 }
 const adaptersLayer = () => {
   const layer = adapters().layer('q') as unknown as Layer
-  return { layer, saved: () => layer.forward(smallOperands().x, y()).saved }
+  return { layer, saved: () => layer.forward({ x: smallOperands().x, y: y() }).saved }
 }
 
 const models: Record<string, Record<string, Row>> = {

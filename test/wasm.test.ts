@@ -124,10 +124,10 @@ describe('the memory', () => {
     const before = { ...copied }
     for (let step = 0; step < 5; step++) {
       model.zeroGrad()
-      const first = model.layer('layers.0.proj').forward(x)
-      const second = model.layer('layers.1.proj').forward(first.y)
-      const gradient = model.layer('layers.1.proj').backward(dy, second.saved)
-      model.layer('layers.0.proj').backward(gradient, first.saved, { dx })
+      const first = model.layer('layers.0.proj').forward({ x })
+      const second = model.layer('layers.1.proj').forward({ x: first.y })
+      const gradient = model.layer('layers.1.proj').backward({ dy, saved: second.saved })
+      model.layer('layers.0.proj').backward({ dy: gradient, saved: first.saved, dx })
       optimiser.step()
     }
     expect(copied).toEqual(before)

@@ -123,8 +123,8 @@ async function calibrateLayer(layer: LilyLayer, calls: readonly Tensor[]): Promi
   const weights = Float32Array.from(mean)
   let [error, size] = [0, 0]
   for (const x of calls) {
-    const routed = await outputOf(layer.forward(x, undefined, { routing, save: false }).y)
-    const frozen = await outputOf(layer.forward(x, undefined, { routing: 'fixed', weights, save: false }).y)
+    const routed = await outputOf(layer.forward({ x }, { routing, save: false }).y)
+    const frozen = await outputOf(layer.forward({ x }, { routing: 'fixed', weights, save: false }).y)
     for (let i = 0; i < routed.length; i++) {
       error += (frozen[i] - routed[i]) ** 2
       size += routed[i] ** 2

@@ -45,8 +45,8 @@ export function isModel(value: unknown): value is LilyModel {
  * const config = { r: 16, strideA: 2, numB: 4, targetModules: ['q_proj'] }
  * const model = LilyModel.create({ layers, config, seed: 1 })
  * const layer = model.layer('model.layers.0.self_attn.q_proj')
- * const { y, saved } = layer.forward(x, baseOutput)
- * const dx = layer.backward(dy, saved)
+ * const { y, saved } = layer.forward({ x, y: baseOutput })
+ * const dx = layer.backward({ dy, saved })
  */
 export class LilyModel extends AdapterModel<LilyLayer> {
   /** All parameters, with the routers that are not trained. */

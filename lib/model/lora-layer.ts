@@ -9,12 +9,14 @@ import type { SavedOf } from '../operations/forward.js'
 import { LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward, prepareForward } from '../operations/lora.js'
 import { DEFAULT_MODES, type ForwardSettings } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
-import { type LoraSaved, readSaved, type Saved } from '../operations/saved.js'
+import { type LoraSaved, readSaved } from '../operations/saved.js'
 import { toFloat32 } from '../tensor/numbers.js'
-import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { resolve } from '../tensor/resolve.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import {
+  type AdapterBackwardOperands,
   type AdapterBackwardOptions,
+  type AdapterForwardOperands,
   type AdapterForwardOptions,
   AdapterLayer,
   gradientOf,
@@ -37,7 +39,7 @@ export interface LoraLayerResult<O> {
 
 // The layer has the scaling.
 const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
-const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx', 'needs', 'retain', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['needs', 'retain', 'stream'])
 
 /** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */
 export class LoraLayer extends AdapterLayer {
@@ -62,25 +64,22 @@ export class LoraLayer extends AdapterLayer {
   /**
    * {@link loraForward} with the layer's parameters.
    *
-   * @param x [..., d_in]
-   * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as loraForward; ERR_LILY_ARGUMENT if the layer is merged
    */
   override forward<O extends Exact<O, AdapterForwardOptions> = object>(
-    x: TensorLike,
-    y?: TensorLike,
+    operands: AdapterForwardOperands,
     options?: O,
   ): LoraLayerResult<O> {
-    return runForward(this.prepareForward(readLayerForward(x, y, options, OPTIONS))) as LoraLayerResult<O>
+    return runForward(this.prepareForward(readLayerForward(operands, options, OPTIONS))) as LoraLayerResult<O>
   }
 
   /** @internal */
-  override prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
+  override prepareForward({ x, weight, bias, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
     checkNoRouting(settings)
     this.checkInput(x)
     const [a, b] = [resolve('a', this.a.value), resolve('b', this.b.value)]
-    const inputs = { x, weight: null, bias: null, a, router: null, b, y }
+    const inputs = { x, weight, bias, a, router: null, b, y }
     return prepareForward(inputs, { ...settings, ...DEFAULT_MODES, scaling: this.scaling })
   }
 
@@ -88,23 +87,20 @@ export class LoraLayer extends AdapterLayer {
    * {@link loraBackward} for a call of {@link forward}. The gradients of the parameters accumulate in
    * `model.parameters()` until `zeroGrad`.
    *
-   * @param dy [..., d_out], M rows: the gradient of y
-   * @param saved what this layer's forward returned. It may be disposed of afterwards
-   * @returns the gradient of x; undefined with `needs: { dx: false }`
+   * @returns the gradient of x, which includes dy weight if forward had a `weight`; undefined with `needs: { dx: false }`
    * @throws LilyError as loraBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
   override backward<O extends Exact<O, AdapterBackwardOptions> = object>(
-    dy: TensorLike,
-    saved: LoraSaved,
+    operands: AdapterBackwardOperands<LoraSaved>,
     options?: O,
   ): GradientOf<O, 'dx'> {
-    const call = this.prepareBackward(readLayerBackward(dy, options, BACKWARD_OPTIONS, LORA_NEEDS), saved)
+    const call = this.prepareBackward(readLayerBackward(operands, options, BACKWARD_OPTIONS, LORA_NEEDS))
     return this.runBackward(call).dx as GradientOf<O, 'dx'>
   }
 
   /** @internal */
-  override prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: Saved): BackwardCall {
+  override prepareBackward({ dy, saved, x, dx, settings }: LayerBackwardInputs): BackwardCall {
     const state = readSaved('saved', saved, 'loraForward')
     this.checkParameters(state, null)
     if (settings.deferB === true) fail('ERR_LILY_ARGUMENT', 'deferB', NO_OPTION)

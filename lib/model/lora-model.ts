@@ -35,8 +35,8 @@ export function isLoraModel(value: unknown): value is LoraModel {
  * const config = { r: 16, loraAlpha: 32, targetModules: ['q_proj'] }
  * const model = LoraModel.create({ layers, config, seed: 1 })
  * const layer = model.layer('model.layers.0.self_attn.q_proj')
- * const { y, saved } = layer.forward(x, baseOutput)
- * const dx = layer.backward(dy, saved)
+ * const { y, saved } = layer.forward({ x, y: baseOutput })
+ * const dx = layer.backward({ dy, saved })
  */
 export class LoraModel extends AdapterModel<LoraLayer> {
   private constructor(

@@ -16,10 +16,9 @@ export interface Staged {
   readonly weights: Part | null
 }
 
-/** The versions of a, router, b and weight. */
-export function versionsOf({ problem, weight }: CallState): (number | undefined)[] {
-  const { a, router, b } = problem
-  return [a.version, router?.version, b.version, weight?.operand.version]
+/** The versions of a, router and b. */
+export function versionsOf({ a, router, b }: Problem): (number | undefined)[] {
+  return [a.version, router?.version, b.version]
 }
 
 export class CallState {
@@ -37,7 +36,7 @@ export class CallState {
   backwardCalls = 0
   /** Whether a backward call has run without the option `retain`. */
   isUsed = false
-  /** The versions of a, router, b and weight in forward; null: a graph has recorded it, whose replays read later ones. */
+  /** The versions of a, router and b in forward; null: a graph has recorded it, whose replays read later ones. */
   readonly versions: readonly (number | undefined)[] | null
 
   constructor(
@@ -49,7 +48,7 @@ export class CallState {
     /** The weight of the frozen layer below the adapter; null: the adapter alone. */
     readonly weight: WeightOperand | null,
   ) {
-    this.versions = Capture.current === null ? versionsOf(this) : null
+    this.versions = Capture.current === null ? versionsOf(problem) : null
     const small = staged ?? problem.small
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets

@@ -19,7 +19,7 @@ import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../mem
 import { CPU, refuseWebGpu } from '../memory/device.js'
 import { checkAttached, type Operand } from '../memory/operand.js'
 import { type CallState, versionsOf } from './call-state.js'
-import { checkLinear, checkSavedWeight } from './linear-problem.js'
+import { checkLinear, failDisposed, type WeightOperand } from './linear-problem.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
 import {
@@ -79,7 +79,10 @@ export function checkY(problem: Problem, y: Output | null, settings: ForwardSett
 }
 
 /** Checks the frozen layer below the adapter, if there is one. */
-export function checkFrozen({ dOut, dIn }: Problem, { x, weight, bias, y }: ForwardInputs): void {
+export function checkFrozen(
+  { dOut, dIn }: Pick<Problem, 'dOut' | 'dIn'>,
+  { x, weight, bias, y }: Pick<ForwardInputs, 'x' | 'weight' | 'bias' | 'y'>,
+): void {
   if (weight === null) {
     if (bias !== null)
       fail('ERR_LILY_ARGUMENT', 'bias', 'is given without a weight; pass the weight too, or leave it out')
@@ -95,7 +98,7 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   const { problem } = state
   const x = inputs.x ?? problem.x
   checkNeeded(problem, inputs, settings)
-  checkVersions(state, ['a', 'router', 'b', 'weight'])
+  checkVersions(state, ['a', 'router', 'b'])
   if (state.isUsed) {
     fail(
       'ERR_LILY_ARGUMENT',
@@ -110,7 +113,7 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   checkDevice('x', x.device)
   const operands = inputsOf(x, problem)
   for (let i = 0; i < INPUTS.length; i++) checkPlace(INPUTS[i], operands[i], 'x', x)
-  if (state.weight !== null) checkSavedWeight(state.weight, x)
+  if (state.weight !== null) checkSavedWeight(state.weight, 'x', x)
   checkKept(state)
   checkPlace('dy', inputs.dy, 'x', x)
   checkSlot(DY, inputs.dy, problem)
@@ -126,19 +129,28 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
 /**
  * Checks that no optimiser has changed a parameter since forward.
  *
- * @param names of a, router, b and weight in the error
+ * @param names of a, router and b in the error
  */
-export function checkVersions(state: CallState, names: readonly [string, string, string, string]): void {
-  const { versions } = state
+export function checkVersions({ problem, versions }: CallState, names: readonly [string, string, string]): void {
   if (versions === null) return
-  const now = versionsOf(state)
+  const now = versionsOf(problem)
   const changed = names.find((_, i) => now[i] !== versions[i])
-  if (changed === undefined) return
+  if (changed !== undefined) failChanged(changed)
+}
+
+function failChanged(name: string): never {
   fail(
     'ERR_LILY_ARGUMENT',
-    changed,
+    name,
     'expected the values of forward, but an optimiser has changed them since; run backward before step(), or forward again',
   )
+}
+
+/** Checks that the weight of a saved call is still there, and has the same values. */
+export function checkSavedWeight({ operand, packed, version }: WeightOperand, other: string, at: Operand): void {
+  if (packed?.isDisposed === true) failDisposed()
+  if (version !== null && operand.version !== version) failChanged('weight')
+  checkPlace('weight', operand, other, at)
 }
 
 /** Checks that an x that is given again is like that of forward. */

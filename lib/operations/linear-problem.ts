@@ -5,6 +5,7 @@ import type { DType } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
+import { Capture } from '../memory/capture.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
 import { refuseWebGpu } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
@@ -45,22 +46,20 @@ export interface PackedWeight {
 export interface WeightOperand {
   readonly operand: Operand
   readonly packed: PackedWeight | null
+  /** The version of the operand in the call; null: a graph records the call, whose replays read later ones. */
+  readonly version: number | null
 }
 
 export function readWeight(value: unknown): WeightOperand {
-  if (!isOf(packedKey, value)) return { operand: resolve('weight', value), packed: null }
-  const packed = (value as Record<typeof packedKey, () => PackedWeight | null>)[packedKey]()
-  if (packed === null) failDisposed()
-  return { operand: packed.weight, packed }
+  let packed: PackedWeight | null = null
+  if (isOf(packedKey, value)) {
+    packed = (value as Record<typeof packedKey, () => PackedWeight | null>)[packedKey]() ?? failDisposed()
+  }
+  const operand = packed?.weight ?? resolve('weight', value)
+  return { operand, packed, version: Capture.current === null ? operand.version : null }
 }
 
-/** Checks that the weight of a saved call is still there. */
-export function checkSavedWeight({ operand, packed }: WeightOperand, x: Operand): void {
-  if (packed?.isDisposed === true) failDisposed()
-  checkPlace('weight', operand, 'x', x)
-}
-
-function failDisposed(): never {
+export function failDisposed(): never {
   fail('ERR_LILY_DISPOSED', 'weight', 'this packed weight is disposed of; use it before dispose()')
 }
 

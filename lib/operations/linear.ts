@@ -144,7 +144,7 @@ function prepareForward(operands: LinearForwardOperands, options: LinearOptions 
     y: Output.of('y', y),
   }))
   const settings = readSettings(options)
-  return prepare(inputs, settings, false)
+  return prepareLinear(inputs, settings, false)
 }
 
 function prepareBackward(operands: LinearBackwardOperands, options: LinearOptions = {}): LinearCall {
@@ -155,10 +155,11 @@ function prepareBackward(operands: LinearBackwardOperands, options: LinearOption
     y: Output.of('dx', dx),
   }))
   const settings = readSettings(options)
-  return prepare(inputs, settings, true)
+  return prepareLinear(inputs, settings, true)
 }
 
-function prepare(inputs: LinearInputs, settings: Settings, transposed: boolean): LinearCall {
+/** The phases of a call between reading and running. It writes to no memory of the caller. */
+export function prepareLinear(inputs: LinearInputs, settings: Settings, transposed: boolean): LinearCall {
   checkLinear(inputs, transposed)
   const { x, weight, bias, y } = inputs
   const placement = Placement.of(x.device, settings.stream, () => [x, weight.operand, bias, y?.operand])

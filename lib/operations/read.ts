@@ -87,14 +87,21 @@ export function byGradient<T>(of: (name: GradientName, index: number) => T): Rea
 
 export function readForwardInputs(operands: object, known: Known): ForwardInputs {
   return readProperties('operands', operands, known, (given) => ({
-    x: resolve('x', given.x),
-    weight: given.weight === undefined ? null : readWeight(given.weight),
-    bias: resolveIfGiven('bias', given.bias),
+    ...readLayerOperands(given),
     a: resolve('a', given.a),
     router: resolveIfGiven('router', given.router),
     b: resolve('b', given.b),
-    y: Output.of('y', given.y),
   }))
+}
+
+/** Reads the operands of a call beside the parameters of the adapter. */
+export function readLayerOperands({ x, weight, bias, y }: Readonly<Record<string, unknown>>) {
+  return {
+    x: resolve('x', x),
+    weight: weight === undefined ? null : readWeight(weight),
+    bias: resolveIfGiven('bias', bias),
+    y: Output.of('y', y),
+  }
 }
 
 /** Those of PEFT. */

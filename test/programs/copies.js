@@ -84,10 +84,10 @@ async function check(made, used) {
   const adapters = new used.LilyAdapters()
   adapters.addAdapter('first', model)
   for (let step = 0; step < 2; step++) {
-    const call = adapters.layer('l.q').forward(tensors.x, made.tensor(new Float32Array(24), [6, 4]))
-    adapters.layer('l.q').backward(dy, call.saved, { dx: used.tensor(new Float32Array(30), [6, 5]) })
-    const own = twin.layer('l.q').forward(tensors.x)
-    twin.layer('l.q').backward(dy, own.saved)
+    const call = adapters.layer('l.q').forward({ x: tensors.x, y: made.tensor(new Float32Array(24), [6, 4]) })
+    adapters.layer('l.q').backward({ dy, saved: call.saved, dx: used.tensor(new Float32Array(30), [6, 5]) })
+    const own = twin.layer('l.q').forward({ x: tensors.x })
+    twin.layer('l.q').backward({ dy, saved: own.saved })
     optimiser.step()
     its.step()
     its.load(optimiser.state())
@@ -102,8 +102,8 @@ async function check(made, used) {
   await assert.rejects(() => used.analyse(lora, { samples: {} }), refused('ERR_LILY_ARGUMENT', 'samples'))
   const both = new used.LilyAdapters().addAdapter('lora', lora).addAdapter('lily', create(made))
   const sum = made.tensor(new Float32Array(24), [6, 4])
-  both.setAdapter(['lora', 'lily']).layer('l.q').forward(tensors.x, sum)
-  same(lora.layer('l.q').forward(tensors.x).y, sum) // B of the other is zero
+  both.setAdapter(['lora', 'lily']).layer('l.q').forward({ x: tensors.x, y: sum })
+  same(lora.layer('l.q').forward({ x: tensors.x }).y, sum) // B of the other is zero
 
   const folder = mkdtempSync(join(tmpdir(), 'lily-copies-'))
   try {
