@@ -9,6 +9,8 @@
  * @module lily-kernels
  * @packageDocumentation
  */
+import { registerHost } from './binding/host.js'
+
 export { analyse, type AnalysisOptions } from './analysis/analyse.js'
 export type { Analysis, LayerAnalysis, TargetAnalysis } from './analysis/analyse-lily.js'
 export type { LoraAnalysis, LoraLayerAnalysis } from './analysis/analyse-lora.js'
@@ -134,3 +136,5 @@ export { Event, Stream, type CudaDevice } from './tensor/stream.js'
 export { deviceTensor } from './base/symbols.js'
 export { cast } from './tensor/cast.js'
 export { tensor, Tensor } from './tensor/tensor.js'
+
+registerHost()

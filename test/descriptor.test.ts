@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
 import { descriptor, foldFields, slotFields } from '../lib/binding/descriptor.js'
+import '../lib/index.js'
 import { native } from '../lib/binding/native.js'
 import { checkVersion } from '../lib/binding/version.js'
 

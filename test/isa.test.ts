@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
 import { foldFields, foldLayerFields, lengths, slotFields } from '../lib/binding/descriptor.js'
+import '../lib/index.js'
 import { native } from '../lib/binding/native.js'
 import { packageRoot } from '../lib/binding/root.js'
 import { isLong, isSanitized } from './support/backend.js'

@@ -1,5 +1,5 @@
 /** Analysis of a trained adapter: reads the arguments, and leaves the rest to the file of its method. */
-import { describe, fail } from '../base/errors.js'
+import { describe, describeOther, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { type CalibrationSamples, readSamples } from '../model/calibrate.js'
 import { isModel, type LilyModel } from '../model/lily-model.js'
@@ -46,7 +46,11 @@ export async function analyse(
   options: AnalysisOptions = {},
 ): Promise<Analysis | LoraAnalysis> {
   if (!isModel(model) && !isLoraModel(model)) {
-    fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'model',
+      `expected a LilyModel or a LoraModel, got ${describeOther(model, 'LilyModel', 'LoraModel')}`,
+    )
   }
   checkKeys('options', options, OPTIONS)
   const given = get('options', options, 'samples') as CalibrationSamples | undefined

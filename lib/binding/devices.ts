@@ -1,9 +1,7 @@
 /**
  * The bindings of devices: the addon for CUDA, and an object for each GPUDevice that `createLily` of lily-kernels/webgpu
- * was given. All copies of the package share these objects, so a model of the main package runs on a device that the
- * subpath has registered.
+ * was given.
  */
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import type { GpuWork } from './gpu-call.js'
 import { type DeviceBinding, type MemoryHandle, native } from './native.js'
@@ -37,12 +35,12 @@ export interface WebGpuBinding extends DeviceBinding {
 }
 
 /** The registered devices, and the one whose `createLily` object runs a call now. */
-export const webGpu = shared('webGpu', () => ({
+export const webGpu = {
   bindings: new Map<number, WebGpuBinding>(),
   current: null as WebGpuBinding | null,
   /** The ID of the next device. */
   nextId: 0,
-}))
+}
 
 /** The binding of a device other than the host. */
 export function bindingOf({ type, id }: DeviceName): DeviceBinding {

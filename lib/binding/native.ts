@@ -1,10 +1,10 @@
 /**
- * The binding: its types, and the one place that loads it.
+ * The binding of the host and of CUDA devices: its types, and the one that is registered.
  *
  * A call is its numbers and its operands, as slots.ts lists them. The binding checks every number, size, type, alignment and
  * byte length: a mistake in lib/ becomes an error and never an access out of bounds.
  */
-import { loadBinding } from './load.js'
+import { LilyError } from '../base/errors.js'
 
 declare const kind: unique symbol
 
@@ -212,4 +212,29 @@ export interface Binding extends Omit<Native, 'placeHostBlock'> {
   allocateHost?(byteLength: number): { readonly buffer: ArrayBufferLike; readonly byteOffset: number } | null
 }
 
-export const native: Binding = loadBinding()
+const NOT_IMPORTED = 'lily-kernels/webgpu has no native code; import lily-kernels besides'
+
+/** Without the main package nothing runs on the host and on CUDA devices, and memory of the host is of JavaScript. */
+const none: Partial<Binding> = {
+  backends: () =>
+    (['cpu', 'cuda'] as const).map((name) => ({ name, available: false, reason: NOT_IMPORTED, devices: [] })),
+  emptyCache: () => undefined,
+  allocateHost: undefined,
+}
+
+/** The binding of the process; one that refuses calls until {@link register} is called. */
+export let native = new Proxy(none, {
+  get: (target, name) => {
+    if (name in target) return target[name as keyof Binding]
+    throw new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', `the host and CUDA devices are not available: ${NOT_IMPORTED}`)
+  },
+}) as Binding
+
+/** Whether the process has a binding. */
+export let isRegistered = false
+
+/** Sets the binding of the process. The entries of the main package call this, and lily-kernels/webgpu does not. */
+export function register(binding: Binding): void {
+  native = binding
+  isRegistered = true
+}

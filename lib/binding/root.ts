@@ -1,9 +1,10 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+/** Where the package lies. */
+const { existsSync, readFileSync } = process.getBuiltinModule('node:fs')
+const { dirname, join } = process.getBuiltinModule('node:path')
 
-// In a bundle as CommonJS there is no URL.
-const folder = (import.meta.url as string | undefined) ? dirname(fileURLToPath(import.meta.url)) : process.cwd()
+// The files of dist/ are CommonJS, and those of lib/ ES modules. A bundle may have neither name.
+const { dirname: moduleFolder } = import.meta as { readonly dirname?: string }
+const folder = typeof __dirname === 'string' ? __dirname : (moduleFolder ?? process.cwd())
 
 /** The package's folder: the nearest one above this file that has a package.json. Beside it is prebuilds/. */
 export const packageRoot = findPackageRoot(folder)
@@ -13,10 +14,10 @@ export const isBundled = !isOfPackage(join(packageRoot, 'package.json'))
 
 // What the files of dist/ read. Programs that collect the files of a deployment, as Next.js does, evaluate such
 // expressions, and find these files by nothing else.
-export const prebuilds = join(folder, '../prebuilds')
+export const prebuilds = `${folder}/../prebuilds`
 export const embeddedModules = {
-  wasm: join(folder, 'browser/wasm.js'),
-  'wasm-relaxed': join(folder, 'browser/wasm-relaxed.js'),
+  wasm: `${folder}/browser/wasm.js`,
+  'wasm-relaxed': `${folder}/browser/wasm-relaxed.js`,
 }
 
 function findPackageRoot(folder: string): string {

@@ -3,11 +3,10 @@
  * metadata. Beside an adapter it also has a digest of the tensors of the adapter.
  */
 import { checkShape, checkType } from '../base/checks.js'
-import { isGenuine, loraModelKey, modelKey } from '../base/copies.js'
-import { describe, fail, reading } from '../base/errors.js'
+import { describe, describeOther, fail, reading } from '../base/errors.js'
 import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
 import type { Operand } from '../memory/operand.js'
-import type { AdapterModel } from '../model/adapter-model.js'
+import { type AdapterModel, isAdapterModel } from '../model/adapter-model.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import type { PretrainedFiles } from './adapter-files.js'
@@ -128,8 +127,12 @@ export async function readPretrainedState(
   model: AdapterModel,
 ): Promise<AdamWState<StoredTensor>> {
   const use = readFrom(folder)
-  if (!isGenuine(modelKey, model) && !isGenuine(loraModelKey, model)) {
-    fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
+  if (!isAdapterModel(model)) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'model',
+      `expected a LilyModel or a LoraModel, got ${describeOther(model, 'LilyModel', 'LoraModel')}`,
+    )
   }
   const stored = await use(async (files) => {
     if (await files.has(OPTIMISER_FILE)) return SafetensorsFile.from(await files.open(OPTIMISER_FILE))

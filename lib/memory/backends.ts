@@ -77,7 +77,7 @@ export function checkDevice(argument: string, device: Device): void {
       'ERR_LILY_DEVICE',
       argument,
       `expected ${deviceText(current.device)}, the device of this createLily object, got ${deviceText(device)}; ` +
-        'its method tensor() copies numbers of the host to the device',
+        'its method tensor() copies numbers of the host to the device; import lily-kernels besides to run on others',
     )
   }
   if (type === 'webgpu') webGpuBinding(argument, id).checkUsable(argument)

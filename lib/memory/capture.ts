@@ -2,7 +2,6 @@
  * Stream capture (CUDA Programming Guide, "CUDA Graphs"): while the function passed to `captureGraph` runs, its calls
  * on a device are captured into a graph and not executed.
  */
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import type { DeviceMemory } from './device-memory.js'
 import { type Device, deviceText } from './device.js'
@@ -18,21 +17,21 @@ interface Used {
 
 /** The capturing stream, and the resources that the graph needs until it is disposed of. */
 export class Capture {
-  static readonly #holder = shared('capture', () => ({ current: null as Capture | null }))
+  static #current: Capture | null = null
 
   /** The capture in progress; null if calls run normally. One is enough: the captured function is synchronous. */
   static get current(): Capture | null {
-    return Capture.#holder.current
+    return Capture.#current
   }
 
   /** Runs `work` now, outside a capture in progress. For work that must happen once and not at every replay. */
   static outside<T>(work: () => T): T {
-    const capture = Capture.#holder.current
-    Capture.#holder.current = null
+    const capture = Capture.#current
+    Capture.#current = null
     try {
       return work()
     } finally {
-      Capture.#holder.current = capture
+      Capture.#current = capture
     }
   }
 
@@ -58,11 +57,11 @@ export class Capture {
 
   /** Runs `work` as a part of this capture. */
   run<T>(work: () => T): T {
-    Capture.#holder.current = this
+    Capture.#current = this
     try {
       return work()
     } finally {
-      Capture.#holder.current = null
+      Capture.#current = null
     }
   }
 

@@ -1,5 +1,4 @@
 /** Devices: one frozen object per device, so that devices can be compared with `===`. */
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 
 /** The device of a tensor's memory. */
@@ -11,9 +10,9 @@ export interface Device {
 }
 
 /** The host. All host operands share this object. */
-export const CPU: Device = shared('cpu', () => Object.freeze({ type: 'cpu', id: 0 }))
+export const CPU: Device = Object.freeze({ type: 'cpu', id: 0 })
 
-const cudaDevices = shared('cudaDevices', () => new Map<number, Device>())
+const cudaDevices = new Map<number, Device>()
 
 /** The CUDA device with this ID: always the same object. */
 export function cudaDevice(id: number): Device {

@@ -1,5 +1,4 @@
 /** What the buffers of host memory are, and where they lie. */
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { native } from '../binding/native.js'
@@ -36,7 +35,7 @@ export function isShared(buffer: ArrayBufferLike): boolean {
  * The ArrayBuffers whose memory came from another addon, or was given to one, and how many there have been. Others may
  * be objects of the same memory.
  */
-const exchanged = shared('exchanged', () => ({ buffers: new WeakSet<ArrayBufferLike>(), count: 0 }))
+const exchanged = { buffers: new WeakSet<ArrayBufferLike>(), count: 0 }
 
 /** Records that a buffer may not be the only object of its memory. */
 export function addExchanged(buffer: ArrayBufferLike): void {

@@ -2,7 +2,6 @@
  * Streams: those that this package creates, to which its memory belongs, and foreign streams. A GPUDevice has one queue,
  * its default stream; an encoder of the caller is a foreign stream.
  */
-import { shared } from '../base/copies.js'
 import { bound } from '../binding/errors.js'
 import { bindingOf } from '../binding/devices.js'
 import { native, type StreamHandle } from '../binding/native.js'
@@ -20,8 +19,8 @@ export class StreamState {
     readonly encoder: GPUCommandEncoder | null = null,
   ) {}
 
-  static readonly #defaults = shared('defaultStreams', () => new WeakMap<Device, StreamState>())
-  static readonly #created = shared('createdStreams', () => new Map<number, WeakRef<StreamState>>())
+  static readonly #defaults = new WeakMap<Device, StreamState>()
+  static readonly #created = new Map<number, WeakRef<StreamState>>()
 
   /**
    * The stream in which calls on a device run by default (`Stream.default`). The package creates it with

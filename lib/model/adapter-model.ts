@@ -114,6 +114,9 @@ export function layerOf<L>(layers: ReadonlyMap<string, L>, argument: string, nam
   return fail('ERR_LILY_ARGUMENT', argument, `expected an adapted layer, such as '${first}', got ${describe(name)}`)
 }
 
+/** Whether the constructor of {@link AdapterModel} has made an object: it has not made a proxy of one. */
+export let isAdapterModel: (value: unknown) => value is AdapterModel
+
 /** The adapter of all layers of a base model, of either kind. The base model remains the caller's. */
 export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** The adapted layers by name, in the order given. */
@@ -135,9 +138,9 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
     this.#origin = origin
   }
 
-  /** @internal Whether the constructor has made this object: it has not made a proxy of one. */
-  protected isGenuine(): boolean {
-    return #parameters in this
+  static {
+    isAdapterModel = (value): value is AdapterModel =>
+      typeof value === 'object' && value !== null && #parameters in value
   }
 
   /** @internal The other contents of the folder that the model was read from. */

@@ -1,7 +1,6 @@
 /** Several adapters of one base model. */
 import { checkFloat, checkTokenRows, checkType } from '../base/checks.js'
-import { adaptersSavedKey, isOf } from '../base/copies.js'
-import { describe, fail, reading } from '../base/errors.js'
+import { describe, describeOther, fail, reading } from '../base/errors.js'
 import { copyArray, type Exact } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
@@ -63,16 +62,7 @@ export class AdaptersSaved {
   }
 
   static {
-    partsOf = (saved) => (isOf(adaptersSavedKey, saved) ? (saved as AdaptersSaved)[adaptersSavedKey]() : undefined)
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is AdaptersSaved {
-    return isOf(adaptersSavedKey, value)
-  }
-
-  /** @internal */
-  [adaptersSavedKey](): SavedParts {
-    return this.#parts
+    partsOf = (saved) => (saved instanceof AdaptersSaved ? saved.#parts : undefined)
   }
 
   /** Releases all saved calls. Throws nothing. */
@@ -129,7 +119,11 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
         `expected a new name, got '${name}', which is in use; delete that adapter first`,
       )
     if (!isModel(model) && !isLoraModel(model)) {
-      fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'model',
+        `expected a LilyModel or a LoraModel, got ${describeOther(model, 'LilyModel', 'LoraModel')}`,
+      )
     }
     if (model.isDisposed) fail('ERR_LILY_DISPOSED', 'model', 'this model is disposed of; add it before dispose()')
     for (const [otherName, other] of this.#models) {
@@ -451,7 +445,7 @@ export class AdaptersLayer {
       fail(
         'ERR_LILY_ARGUMENT',
         'saved',
-        `expected the saved object that forward of this layer returned, got ${describe(saved)}`,
+        `expected the saved object that forward of this layer returned, got ${describeOther(saved, 'AdaptersSaved')}`,
       )
     }
     const { calls, frozen } = parts

@@ -1,5 +1,4 @@
 /** The Lily adapter of a base model. */
-import { isGenuine, isOf, modelKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
@@ -12,6 +11,7 @@ import {
   checkOneDType,
   createParameters,
   initialParts,
+  isAdapterModel,
 } from './adapter-model.js'
 import { calibrate, type Calibration, type CalibrationSamples } from './calibrate.js'
 import { type FrozenWeights, readFrozenWeights } from './freeze.js'
@@ -31,9 +31,9 @@ export interface LilyModelParts extends AdapterModelParts<LilyConfig> {
   readonly frozen?: ReadonlyMap<string, Float32Array> | undefined
 }
 
-/** Whether a value is a LilyModel, of any copy of this package. A proxy of one is not. */
+/** Whether a value is a LilyModel. A proxy of one is not. */
 export function isModel(value: unknown): value is LilyModel {
-  return isGenuine(modelKey, value)
+  return isAdapterModel(value) && value instanceof LilyModel
 }
 
 /**
@@ -76,15 +76,6 @@ export class LilyModel extends AdapterModel<LilyLayer> {
     super(layers, parameters, origin, shapes)
     this.#all = parameters
     this.#trainable = this.#findTrainable()
-  }
-
-  static override [Symbol.hasInstance](value: unknown): value is LilyModel {
-    return isOf(modelKey, value)
-  }
-
-  /** @internal */
-  [modelKey](): boolean {
-    return this.isGenuine()
   }
 
   /**

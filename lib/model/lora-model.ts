@@ -1,5 +1,4 @@
 /** The LoRA adapter of a base model. */
-import { isGenuine, isOf, loraModelKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
@@ -12,6 +11,7 @@ import {
   checkOneDType,
   createParameters,
   initialParts,
+  isAdapterModel,
 } from './adapter-model.js'
 import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LoraConfig, type LoraConfigOptions, readLoraConfig } from './lora-config.js'
@@ -22,9 +22,9 @@ import type { Parameter } from './parameter.js'
 /** Options of {@link LoraModel.create}. */
 export type LoraModelOptions = AdapterModelOptions<LoraConfigOptions>
 
-/** Whether a value is a LoraModel, of any copy of this package. A proxy of one is not. */
+/** Whether a value is a LoraModel. A proxy of one is not. */
 export function isLoraModel(value: unknown): value is LoraModel {
-  return isGenuine(loraModelKey, value)
+  return isAdapterModel(value) && value instanceof LoraModel
 }
 
 /**
@@ -56,15 +56,6 @@ export class LoraModel extends AdapterModel<LoraLayer> {
       layers.set(name, new LoraLayer(shape, parameter(a), parameter(b), config.fanInFanOut))
     }
     super(layers, parameters, origin, shapes)
-  }
-
-  static override [Symbol.hasInstance](value: unknown): value is LoraModel {
-    return isOf(loraModelKey, value)
-  }
-
-  /** @internal */
-  [loraModelKey](): boolean {
-    return this.isGenuine()
   }
 
   /**

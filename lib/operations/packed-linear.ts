@@ -1,6 +1,5 @@
 /** The packed forms of a frozen weight. */
 import { checkWeight } from '../base/checks.js'
-import { isOf, packedKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { DType, HostData } from '../base/dtype.js'
 import { LilyError } from '../base/errors.js'
@@ -65,6 +64,9 @@ function allocateAligned(bytes: number): Region {
   return region({ memory, byteOffset }, 1, bytes / Float32Array.BYTES_PER_ELEMENT)
 }
 
+/** The state of a packed weight: null once it is disposed of; undefined for any other value. */
+export let packedWeightOf: (value: unknown) => PackedWeight | null | undefined
+
 let packedOf: (weight: Packed) => PackedLinear
 
 /**
@@ -90,16 +92,8 @@ export class PackedLinear {
   }
 
   static {
+    packedWeightOf = (value) => (value instanceof PackedLinear ? value.#weight : undefined)
     packedOf = (weight) => new PackedLinear(CREATE, weight)
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is PackedLinear {
-    return isOf(packedKey, value)
-  }
-
-  /** @internal Null once it is disposed of. */
-  [packedKey](): PackedWeight | null {
-    return this.#weight
   }
 
   /**

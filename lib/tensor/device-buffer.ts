@@ -1,8 +1,7 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
-import { bufferKey, isOf } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
-import { describe, fail, LilyError, reading } from '../base/errors.js'
+import { describe, describeOther, fail, LilyError, reading } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
@@ -47,16 +46,7 @@ export class DeviceBuffer {
   }
 
   static {
-    bufferOperand = (buffer) => buffer[bufferKey]()
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is DeviceBuffer {
-    return isOf(bufferKey, value)
-  }
-
-  /** @internal */
-  [bufferKey](): Operand | null {
-    return this.#operand
+    bufferOperand = (buffer) => buffer.#operand
   }
 
   /**
@@ -190,11 +180,11 @@ export class DeviceBuffer {
    */
   copyFrom(source: DeviceBuffer): this {
     const to = this.#open()
-    if (!isOf(bufferKey, source)) {
+    if (!reading('source', () => source instanceof DeviceBuffer)) {
       fail(
         'ERR_LILY_ARGUMENT',
         'source',
-        `expected a DeviceBuffer, got ${describe(source)}; use upload() for host memory`,
+        `expected a DeviceBuffer, got ${describeOther(source, 'DeviceBuffer')}; use upload() for host memory`,
       )
     }
     const from = reading('source', () => bufferOperand(source))

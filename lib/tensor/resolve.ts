@@ -3,10 +3,9 @@
  * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
 import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType, type TypedData } from '../base/dtype.js'
-import { describe, fail, failedToRead } from '../base/errors.js'
+import { describe, describeOther, fail, failedToRead } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import type { Known } from '../base/options.js'
-import { isOfOtherVersion } from '../base/other-versions.js'
 import { readIntegers } from '../base/shape.js'
 import { deviceTensor } from '../base/symbols.js'
 import { CPU } from '../memory/device.js'
@@ -169,13 +168,11 @@ function readOperand(argument: string, operand: Operand | null): Operand {
 /** @param provide the value's method `deviceTensor`, if it has one */
 function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes): Operand {
   const device = value.device
-  // A host tensor of another version of this package has the method too, which throws, as its buffer does.
-  const isOnHost = provide !== undefined && isHost(device)
-  if (provide !== undefined && !isOnHost) return readProvided(argument, value, provide)
+  if (provide !== undefined) return readProvided(argument, value, provide)
   const ptr = value.ptr
   if (ptr !== undefined) return readCudaMemory(argument, value, ptr, device, value)
 
-  if (!isOnHost && !ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
+  if (!ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
 
   const wrapped = wrappedIn(value)
   if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor], dtypes)
@@ -193,9 +190,7 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
   const { strides, byteOffset, isWindow } = readLayout(argument, value, sizes.length, dtype)
   if (device !== undefined) checkHost(argument, device)
-  // The data of a tensor begin at its first element, those of other objects byteOffset before it.
-  const begin = isOnHost && isOfOtherVersion(value) ? 0 : byteOffset
-  const operand = layOut(argument, data as HostData, begin, dtype, CPU, sizes, strides)
+  const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
   if (!isWindow) checkNotLonger(argument, data, operand)
   return operand
 }
@@ -251,6 +246,14 @@ function readProvided(argument: string, owner: Unknown, provide: unknown): Opera
       'ERR_LILY_ARGUMENT',
       argument,
       `expected [Symbol.for('lily.deviceTensor')] to be a method, got ${describe(provide)}`,
+    )
+  }
+  // A tensor of another copy of the package has the method, which throws if the tensor is in host memory.
+  if (isHost(owner.device)) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected a tensor of this copy of lily-kernels, got ${describeOther(owner, 'Tensor')}, or pass { data, shape, dtype }`,
     )
   }
   const provided: unknown = Reflect.apply(provide, owner, [{}])

@@ -1,5 +1,4 @@
 /** Tensors: memory with a shape and a type. */
-import { isOf, tensorKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
@@ -41,18 +40,8 @@ export class Tensor {
   }
 
   static {
-    operandOf = (tensor) => tensor[tensorKey]()
+    operandOf = (tensor) => tensor.#operand
     tensorOf = (operand) => new Tensor(CREATE, operand)
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is Tensor {
-    // The first test is faster; it fails for tensors of another copy.
-    return (typeof value === 'object' && value !== null && #operand in value) || isOf(tensorKey, value)
-  }
-
-  /** @internal */
-  [tensorKey](): Operand | null {
-    return this.#operand
   }
 
   /**

@@ -10,8 +10,11 @@ const MOST = 8 * 2 ** 20
 /** Alignment of the offset of a binding. */
 const ALIGNMENT = 256
 
-/** In the words of the bindings: bytes `to_begin` up to `to_end` get the bytes from `begin` on, or zero. */
-const SOURCE = `
+/**
+ * In the words of the bindings: bytes `to_begin` up to `to_end` get the bytes from `begin` on, or zero. A function, because
+ * bundlers keep a constant whose template has values, also where no kernel is used.
+ */
+const shader = () => `
 struct Parameters { to_begin: u32, to_end: u32, begin: u32, is_copy: u32 }
 @group(0) @binding(0) var<storage, read_write> output: array<u32>;
 @group(0) @binding(1) var<storage, read> input: array<u32>;
@@ -76,7 +79,7 @@ export class ByteCopies {
     const { device } = this
     this.#pipeline ??= device.createComputePipeline({
       layout: 'auto',
-      compute: { module: device.createShaderModule({ code: SOURCE }) },
+      compute: { module: device.createShaderModule({ code: shader() }) },
     })
     const pass = encoder.beginComputePass()
     pass.setPipeline(this.#pipeline)

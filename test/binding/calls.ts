@@ -11,6 +11,7 @@ import {
   linearSlots,
   slotFields,
 } from '../../lib/binding/descriptor.js'
+import '../../lib/index.js'
 import { native, type Native } from '../../lib/binding/native.js'
 import { integer } from '../support/random.js'
 import { allocate, type Block, type Random, type View } from './memory.js'

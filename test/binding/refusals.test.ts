@@ -15,6 +15,7 @@ import {
   linearSlots,
   slotFields,
 } from '../../lib/binding/descriptor.js'
+import '../../lib/index.js'
 import { type Memory, native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { gc } from '../support/collect.js'

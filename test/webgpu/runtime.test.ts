@@ -779,19 +779,6 @@ describe('calls', () => {
       lily.lilyForward({ x: place(0, 5), a: moved.a, router: moved.router, b: moved.b, y: place(4, 4) }),
     )
   })
-
-  it('another copy of the package has the same devices and tensors', async () => {
-    vi.resetModules()
-    const copy = await import('../../lib/webgpu/index.js')
-    expect(copy.createLily).not.toBe(createLily)
-    const other = copy.createLily(device)
-    expect(other.device).toBe(lily.device)
-    const { x, a, router, b } = onDevice()
-    const { y } = other.lilyForward({ x, a, router, b })
-    expect(y).toBeInstanceOf(Tensor)
-    expectSameBits('y', await numbersOf(y), await numbersOf(lily.lilyForward({ x, a, router, b }).y))
-    other.dispose()
-  })
 })
 
 describe('an encoder of the caller', () => {

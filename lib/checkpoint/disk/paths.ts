@@ -1,7 +1,8 @@
 /** Paths that callers give. */
-import { join, resolve, sep } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { describe, fail } from '../../base/errors.js'
+
+const { join, resolve, sep } = process.getBuiltinModule('node:path')
+const { fileURLToPath } = process.getBuiltinModule('node:url')
 
 /**
  * An absolute path as a string. Like Node.js, this accepts a URL object of the scheme file:, too.
