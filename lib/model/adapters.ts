@@ -7,10 +7,10 @@ import { readDevice } from '../memory/backends.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import { checkFrozen, checkSavedWeight } from '../operations/check.js'
-import { runLinear } from '../operations/dispatch.js'
+import { run } from '../operations/dispatch.js'
 import type { SavedOf } from '../operations/forward.js'
 import type { LinearCall } from '../operations/linear-problem.js'
-import { prepareLinear } from '../operations/linear.js'
+import { prepareLinear, workOf } from '../operations/linear.js'
 import type { Output } from '../operations/output.js'
 import type { ForwardSettings } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
@@ -410,7 +410,7 @@ export class AdaptersLayer {
       const call = layer.prepareForward(i === 0 && linear === null ? inputs : addingTo(inputs))
       return { adapter, layer, call }
     })
-    if (linear !== null) runLinear(linear)
+    if (linear !== null) run(workOf(linear))
     const calls: AdapterCall[] = []
     for (const { adapter, layer, call } of prepared) {
       const saved = runForward(call).saved
@@ -460,7 +460,7 @@ export class AdaptersLayer {
     if (calls.length === 0) checkBackwardWithoutAdapters(this.shape, inputs)
     const linear = settings.needs.dx ? prepareFrozenBackward(frozen, dy, dx, settings) : null
     const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward({ ...inputs, saved }) }))
-    if (linear !== null) runLinear(linear)
+    if (linear !== null) run(workOf(linear))
     for (const { layer, call } of prepared) layer.runBackward(call)
     return inputs.given as D
   }

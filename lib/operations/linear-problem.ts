@@ -1,8 +1,7 @@
-/** A call of a frozen linear layer, alone or below an adapter, between reading and running. It loads no native code. */
+/** A call of a frozen linear layer, alone or below an adapter, between reading and running. */
 import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkWeight } from '../base/checks.js'
-import { isOf, packedKey } from '../base/copies.js'
 import type { DType } from '../base/dtype.js'
-import { fail } from '../base/errors.js'
+import { fail, reading } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
 import { Capture } from '../memory/capture.js'
@@ -13,6 +12,7 @@ import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
 import { type Call, LINEAR, LINEAR_BACKWARD, NO_SIZES, type Region, type Sized } from './call.js'
 import { Output } from './output.js'
+import { packedWeightOf } from './packed-linear.js'
 import type { Precision } from './problem.js'
 
 /** What determines the packed form of a weight. */
@@ -51,10 +51,8 @@ export interface WeightOperand {
 }
 
 export function readWeight(value: unknown): WeightOperand {
-  let packed: PackedWeight | null = null
-  if (isOf(packedKey, value)) {
-    packed = (value as Record<typeof packedKey, () => PackedWeight | null>)[packedKey]() ?? failDisposed()
-  }
+  const found = reading('weight', () => packedWeightOf(value))
+  const packed = found === undefined ? null : (found ?? failDisposed())
   const operand = packed?.weight ?? resolve('weight', value)
   return { operand, packed, version: Capture.current === null ? operand.version : null }
 }

@@ -134,7 +134,7 @@ export async function linearBackwardAsync(
   return { dx: call.y.tensor }
 }
 
-const workOf = ({ call }: LinearCall): Work => ({ calls: [call], placement: call.placement })
+export const workOf = ({ call }: LinearCall): Work => ({ calls: [call], placement: call.placement })
 
 function prepareForward(operands: LinearForwardOperands, options: LinearOptions = {}): LinearCall {
   const inputs = readProperties('operands', operands, FORWARD_OPERANDS, ({ x, weight, bias, y }) => ({

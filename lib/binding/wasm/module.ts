@@ -1,6 +1,5 @@
 /** The module of the cpu backend in WebAssembly (native/wasm/module.h): its memory, its threads, and calls in it. */
 import { signature, status as statuses } from '../slots.js'
-import type { LilyErrorCode } from '../../base/errors.js'
 import { bindingError } from './errors.js'
 import type { Build, Host } from './host.js'
 import { Runner } from './runner.js'
