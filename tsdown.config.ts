@@ -35,6 +35,9 @@ const entries = {
   webgpu: 'lib/webgpu/index.ts',
 }
 
+/** In one file: CommonJS modules get at each other's variables by functions, which every call would enter. */
+const sharedFiles = /\/lib\/(?!tfjs|tfjs-layers|webgpu|index\.ts)/
+
 /** tsdown builds the code for CommonJS beside its types, a second time. */
 const typesOnly = {
   name: 'types only',
@@ -125,7 +128,7 @@ export default defineConfig([
     ...commonJs,
     entry: entries,
     dts: false,
-    outputOptions: { comments },
+    outputOptions: { comments, codeSplitting: { groups: [{ name: 'lily', test: sharedFiles }] } },
     plugins: [entryModules],
   },
   // The command line, with its dependencies bundled: users who only call the kernels install none of them.

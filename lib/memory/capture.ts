@@ -17,21 +17,17 @@ interface Used {
 
 /** The capturing stream, and the resources that the graph needs until it is disposed of. */
 export class Capture {
-  static #current: Capture | null = null
-
   /** The capture in progress; null if calls run normally. One is enough: the captured function is synchronous. */
-  static get current(): Capture | null {
-    return Capture.#current
-  }
+  static current: Capture | null = null
 
   /** Runs `work` now, outside a capture in progress. For work that must happen once and not at every replay. */
   static outside<T>(work: () => T): T {
-    const capture = Capture.#current
-    Capture.#current = null
+    const capture = Capture.current
+    Capture.current = null
     try {
       return work()
     } finally {
-      Capture.#current = capture
+      Capture.current = capture
     }
   }
 
@@ -57,11 +53,11 @@ export class Capture {
 
   /** Runs `work` as a part of this capture. */
   run<T>(work: () => T): T {
-    Capture.#current = this
+    Capture.current = this
     try {
       return work()
     } finally {
-      Capture.#current = null
+      Capture.current = null
     }
   }
 

@@ -35,23 +35,19 @@ export function isShared(buffer: ArrayBufferLike): boolean {
  * The ArrayBuffers whose memory came from another addon, or was given to one, and how many there have been. Others may
  * be objects of the same memory.
  */
-const exchanged = { buffers: new WeakSet<ArrayBufferLike>(), count: 0 }
+const exchanged = new WeakSet<ArrayBufferLike>()
+export let exchangedCount = 0
 
 /** Records that a buffer may not be the only object of its memory. */
 export function addExchanged(buffer: ArrayBufferLike): void {
-  if (exchanged.buffers.has(buffer)) return
-  exchanged.buffers.add(buffer)
-  exchanged.count++
-}
-
-/** How often {@link hasAliases} has changed for a buffer. */
-export function exchangedCount(): number {
-  return exchanged.count
+  if (exchanged.has(buffer)) return
+  exchanged.add(buffer)
+  exchangedCount++
 }
 
 /** Whether other buffers may be objects of the same memory. */
 export function hasAliases(buffer: ArrayBufferLike): boolean {
-  return isShared(buffer) || exchanged.buffers.has(buffer)
+  return isShared(buffer) || exchanged.has(buffer)
 }
 
 /** Whether a buffer may shrink. A SharedArrayBuffer can only grow, and does not move. */

@@ -12,7 +12,8 @@ import { checkCudaMemory } from './cuda-device.js'
 import type { DeviceMemory } from './device-memory.js'
 import { CPU, type Device } from './device.js'
 import { isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
-import { exchangedCount, type Space, spaceOf, startOf } from './space.js'
+import { exchangedCount } from './host-memory.js'
+import { type Space, spaceOf, startOf } from './space.js'
 import type { StreamState } from './stream-state.js'
 
 /** Memory from a byte offset on. */
@@ -63,8 +64,8 @@ export class Operand implements Part, Matrix {
 
   /** The space of the memory. It is found once, because a call compares every output with every other operand. */
   get space(): Space {
-    if (this.#space === null || this.#spaceCount !== exchangedCount()) {
-      this.#spaceCount = exchangedCount()
+    if (this.#space === null || this.#spaceCount !== exchangedCount) {
+      this.#spaceCount = exchangedCount
       this.#space = spaceOf(this.memory)
     }
     return this.#space

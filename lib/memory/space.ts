@@ -3,8 +3,6 @@ import { bufferOf, byteOffsetOf } from '../base/views.js'
 import { addressOf, hasAliases } from './host-memory.js'
 import { gpuBufferOf, isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
 
-export { exchangedCount } from './host-memory.js'
-
 const DEVICE = Symbol('device')
 const ALIASED = Symbol('aliased')
 

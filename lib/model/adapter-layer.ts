@@ -10,6 +10,7 @@ import type { CallState } from '../operations/call-state.js'
 import { checkVersions } from '../operations/check.js'
 import type { LilyForwardOptions, SavedOf } from '../operations/forward.js'
 import type { LoraBackwardOptions } from '../operations/lora.js'
+import { readWeight } from '../operations/linear-problem.js'
 import { Output } from '../operations/output.js'
 import type { PackedLinear } from '../operations/packed-linear.js'
 import {
@@ -19,7 +20,6 @@ import {
   type GradientName,
   readBackwardOptions,
   readForwardOptions,
-  readLayerOperands,
 } from '../operations/read.js'
 import { runBackward } from '../operations/run.js'
 import type { Saved } from '../operations/saved.js'
@@ -103,7 +103,10 @@ const BACKWARD_OPERANDS: Known = new Set<keyof AdapterBackwardOperands>(['dy', '
 export function readLayerForward(operands: object, options: object = {}, known: Known): LayerForwardInputs {
   checkNamed(operands, 'x', '{ x, y?, weight?, bias? }', 'forward({ x, y }, options)')
   const inputs = readProperties('operands', operands, FORWARD_OPERANDS, ({ x, weight, bias, y }) => ({
-    ...readLayerOperands({ x, weight, bias, y }),
+    x: resolve('x', x),
+    weight: weight === undefined ? null : readWeight(weight),
+    bias: resolveIfGiven('bias', bias),
+    y: Output.of('y', y),
     given: y as TensorLike | undefined,
   }))
   return { ...inputs, settings: readForwardOptions(options, known, LEFT_OUT) }

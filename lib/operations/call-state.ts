@@ -36,7 +36,7 @@ export class CallState {
   backwardCalls = 0
   /** Whether a backward call has run without the option `retain`. */
   isUsed = false
-  /** The versions of a, router and b in forward; null: a graph has recorded it, whose replays read later ones. */
+  /** The versions of a, router and b in forward; null: none is checked. Replays of a graph that recorded the call read later ones. */
   readonly versions: readonly (number | undefined)[] | null
 
   constructor(
@@ -48,15 +48,17 @@ export class CallState {
     /** The weight of the frozen layer below the adapter; null: the adapter alone. */
     readonly weight: WeightOperand | null,
   ) {
-    this.versions = Capture.current === null ? versionsOf(problem) : null
+    this.versions = kept !== null && Capture.current === null ? versionsOf(problem) : null
     const small = staged ?? problem.small
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets
-    const part = (byteOffset: number) => (kept === null ? null : { memory: kept, byteOffset })
-    this.hidden = part(0)
-    this.probabilities = problem.keepsProbabilities ? part(problem.probabilitiesOffset) : null
-    this.weights =
-      kept !== null && problem.computesWeights ? { memory: kept, byteOffset: problem.weightsOffset } : small.weights
+    this.hidden = null
+    this.probabilities = null
+    this.weights = small.weights
+    if (kept === null) return
+    this.hidden = { memory: kept, byteOffset: 0 }
+    if (problem.keepsProbabilities) this.probabilities = { memory: kept, byteOffset: problem.probabilitiesOffset }
+    if (problem.computesWeights) this.weights = { memory: kept, byteOffset: problem.weightsOffset }
   }
 
   /** All operands and memory that work on a device uses. */

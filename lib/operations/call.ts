@@ -36,8 +36,6 @@ export interface Region extends Part {
   readonly dtype: DType
 }
 
-const isRegion = (part: Part): part is Region => 'rows' in part
-
 /** Rows one after the other, in float32. */
 export function region(part: Part, rows: number, columns: number, dtype: DType = 'float32'): Region {
   return { memory: part.memory, byteOffset: part.byteOffset, rows, columns, pitch: columns, dtype }
@@ -165,10 +163,8 @@ export interface Encoded {
  */
 const shared: (Encoded | undefined)[] = []
 
-function spaceFor({ kind, operands }: Call): Encoded {
+function newSpace({ kind, operands }: Call): Encoded {
   const { table } = kind
-  const known = shared[table.operation]
-  if (known !== undefined) return known
   const items = table.itemSlots.length === 0 ? 0 : (operands.length - table.slots.length) / table.itemSlots.length
   const count = table.fields + items * (kind.itemFields ?? 0) + operands.length * SLOT_NUMBERS
   const space = { numbers: new Float64Array(count), memory: new Array<Memory>(operands.length).fill(null) }
@@ -178,7 +174,7 @@ function spaceFor({ kind, operands }: Call): Encoded {
 
 /** Writes a call for the addon and for WebAssembly. */
 export function encode(call: Call): Encoded {
-  const space = spaceFor(call)
+  const space = shared[call.kind.table.operation] ?? newSpace(call)
   const { numbers, memory } = space
   const { kind, problem, operands, placement } = call
   numbers[adapterFields.operation] = kind.table.operation
@@ -200,11 +196,12 @@ export function encode(call: Call): Encoded {
     const operand = 'accumulate' in entry ? entry.operand : entry
     memory[i] = boundMemory(operand.memory)
     numbers[at + slotFields.byteOffset] = operand.byteOffset
-    if (isRegion(operand)) {
-      numbers[at + slotFields.rows] = operand.rows
-      numbers[at + slotFields.columns] = operand.columns
-      numbers[at + slotFields.pitch] = operand.pitch
-      numbers[at + slotFields.dtype] = numberOf(operand.dtype)
+    if ('rows' in operand) {
+      const { rows, columns, pitch, dtype } = operand as Region
+      numbers[at + slotFields.rows] = rows
+      numbers[at + slotFields.columns] = columns
+      numbers[at + slotFields.pitch] = pitch
+      numbers[at + slotFields.dtype] = numberOf(dtype)
     } else {
       numbers[at + slotFields.rows] = sizes[slot.rows]
       numbers[at + slotFields.columns] = numbers[at + slotFields.pitch] = sizes[slot.columns]
@@ -225,18 +222,14 @@ function numberOfPart(type: Table['slots'][number]['type'], { hiddenDtype }: Siz
   return type === 'hidden' && hiddenDtype !== undefined ? numberOf(hiddenDtype) : dtype.float32
 }
 
-/** Calls the addon or WebAssembly with what `encode` has written, and releases the operands. */
-export function send<T>({ memory, numbers }: Encoded, to: (numbers: Float64Array, ...operands: Memory[]) => T): T {
-  try {
-    return to(numbers, ...memory)
-  } finally {
-    memory.fill(null)
-  }
-}
-
 /** Runs a call in the addon or in WebAssembly. */
 export function launch(call: Call): void {
-  send(encode(call), native.run)
+  const { numbers, memory } = encode(call)
+  try {
+    native.run(numbers, ...memory)
+  } finally {
+    memory.fill(null) // releases the operands
+  }
 }
 
 /** The operands of a call on a GPUDevice by name, as regions of its buffers. */
@@ -251,7 +244,9 @@ function gpuOperands({ kind, problem, operands }: Call): Record<string, object |
     }
     const operand = 'accumulate' in entry ? entry.operand : entry
     const type = slot.type === 'hidden' ? problem.hiddenDtype : 'float32'
-    const matrix = gpuMatrix(isRegion(operand) ? operand : region(operand, sizes[slot.rows], sizes[slot.columns], type))
+    const matrix = gpuMatrix(
+      'rows' in operand ? (operand as Region) : region(operand, sizes[slot.rows], sizes[slot.columns], type),
+    )
     named[slot.name] = 'accumulate' in entry ? { ...matrix, accumulate: entry.accumulate } : matrix
   }
   return named

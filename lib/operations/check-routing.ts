@@ -53,7 +53,7 @@ function checkPresence(
     refuse('router', routing, `its weights are ${routing === 'fixed' ? 'given' : 'equal'}`)
   }
   if (mask !== null && !pools) refuse('mask', routing, 'it pools no tokens')
-  checkPool(routing, pool)
+  if (pool === 'logits' && !pools) refusePool(routing)
   if (sequenceOffsets !== null && !grouped) refuse('sequenceOffsets', routing, 'it has no sequences')
   if (routing === 'fixed') {
     if (weights === null) fail('ERR_LILY_ARGUMENT', 'weights', "is required by routing 'fixed', got undefined")
@@ -76,8 +76,10 @@ export function poolsTokens(routing: Routing): boolean {
 
 /** @throws LilyError ERR_LILY_ARGUMENT if a routing that pools no tokens is given a pool */
 export function checkPool(routing: Routing, pool: Pool): void {
-  if (pool === 'logits' && !poolsTokens(routing)) refuse('pool', routing, 'it pools no tokens')
+  if (pool === 'logits' && !poolsTokens(routing)) refusePool(routing)
 }
+
+const refusePool = (routing: string): never => refuse('pool', routing, 'it pools no tokens')
 
 function refuse(argument: string, routing: string, why: string): never {
   fail('ERR_LILY_ARGUMENT', argument, `does not go with routing '${routing}': ${why}; leave it out`)

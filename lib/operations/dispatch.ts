@@ -1,7 +1,7 @@
 /** Runs calls where their operands are: in the addon, on the host or on a CUDA device, or on a GPUDevice. */
 import { fail } from '../base/errors.js'
 import type { WebGpuBinding } from '../binding/devices.js'
-import { bound, settled } from '../binding/errors.js'
+import { fromBinding, settled } from '../binding/errors.js'
 import type { GpuWork } from '../binding/gpu-call.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
@@ -19,9 +19,15 @@ export interface Work {
 
 /** Runs work at once on the host, or enqueues it on a device after the work that it must wait for. */
 export function run({ calls, placement, gpu }: Work): void {
-  if (placement === null) bound(() => calls.forEach(launch))
-  else if (placement.gpu === null) placement.run(() => calls.forEach(launch))
-  else onGpu(placement, gpu, (binding, work) => binding.run(work, placement.stream.encoder))
+  if (placement !== null && placement.gpu === null) placement.run(() => calls.forEach(launch))
+  else if (placement !== null) onGpu(placement, gpu, (binding, work) => binding.run(work, placement.stream.encoder))
+  else {
+    try {
+      for (const call of calls) launch(call)
+    } catch (cause) {
+      throw fromBinding(cause)
+    }
+  }
 }
 
 function onGpu<T>(placement: Placement, work: Work['gpu'], start: (binding: WebGpuBinding, work: GpuWork) => T): T {

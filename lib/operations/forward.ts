@@ -9,7 +9,13 @@ import { lilyProblem } from './check-routing.js'
 import { checkFrozen, checkPlaces, checkY } from './check.js'
 import type { PackedLinear } from './packed-linear.js'
 import type { Activation, Pool, Precision, Routing } from './problem.js'
-import { type ForwardInputs, type ForwardSettings, readForwardInputs, readForwardSettings } from './read.js'
+import {
+  DEFAULT_MODES,
+  type ForwardInputs,
+  type ForwardSettings,
+  readForwardInputs,
+  readForwardOptions,
+} from './read.js'
 import { runForward, runForwardAsync } from './run.js'
 import type { LilySaved } from './saved.js'
 import type { MaskLike, OffsetsLike, WeightsLike } from './small-operands.js'
@@ -153,7 +159,7 @@ export async function lilyForwardAsync<O extends Exact<O, LilyForwardOptions> = 
 
 function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, OPERANDS)
-  return prepareForward(inputs, readForwardSettings(options, FORWARD_OPTIONS))
+  return prepareForward(inputs, readForwardOptions<never>(options, FORWARD_OPTIONS, DEFAULT_MODES))
 }
 
 /**
@@ -164,6 +170,6 @@ export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings)
   checkPlaces(inputs, settings)
   const problem = lilyProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
-  checkFrozen(problem, inputs)
+  if (inputs.weight !== null || inputs.bias !== null) checkFrozen(problem, inputs)
   return allocateForward(problem, inputs, settings)
 }

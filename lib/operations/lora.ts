@@ -20,7 +20,7 @@ import {
   readBackwardInputs,
   readBackwardSettings,
   readForwardInputs,
-  readForwardSettings,
+  readForwardOptions,
 } from './read.js'
 import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './run.js'
 import { type LoraSaved, readSaved } from './saved.js'
@@ -188,7 +188,7 @@ export async function loraBackwardAsync<O extends Exact<O, LoraBackwardOptions> 
 
 function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, FORWARD_OPERANDS)
-  const settings = readForwardSettings(options, LORA_FORWARD_OPTIONS)
+  const settings = readForwardOptions<never>(options, LORA_FORWARD_OPTIONS, DEFAULT_MODES)
   return prepareForward(inputs, settings)
 }
 
@@ -197,7 +197,7 @@ export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings)
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
-  checkFrozen(problem, inputs)
+  if (inputs.weight !== null || inputs.bias !== null) checkFrozen(problem, inputs)
   return allocateForward(problem, inputs, settings)
 }
 

@@ -22,7 +22,7 @@ export class Output {
   static of(argument: string, value: unknown): Output | null {
     if (value === undefined) return null
     const operand = resolve(argument, value)
-    refuseReadOnly(argument, operand)
+    if (operand.isReadOnly) refuseReadOnly(argument)
     return new Output(operand, isInstance(value, Tensor) ? value : undefined, true)
   }
 

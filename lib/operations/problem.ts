@@ -43,6 +43,10 @@ export class Problem {
   readonly tokens: number
   readonly dIn: number
   readonly rank: number
+  /** The type of x, or float32 with precision `high`, which computes the gradients of float32 parameters from it. */
+  readonly hiddenDtype: DType
+  /** The sequence offsets if they are in device memory: the host does not read them, so they may be any numbers. */
+  readonly uncheckedOffsets: Part | null
   /** By the positions of `size` in binding/slots.ts. */
   readonly sizes: readonly number[]
 
@@ -68,6 +72,9 @@ export class Problem {
     this.tokens = tokens
     this.dIn = dIn
     this.rank = rank
+    this.hiddenDtype = precision === 'high' && a.dtype === 'float32' ? 'float32' : x.dtype
+    const { sequenceOffsets: offsets } = small
+    this.uncheckedOffsets = offsets === null || isHostMemory(offsets.memory) ? null : offsets
     this.sizes = [
       1,
       tokens,
@@ -87,20 +94,9 @@ export class Problem {
     ]
   }
 
-  /** The type of x, or float32 with precision `high`, which computes the gradients of float32 parameters from it. */
-  get hiddenDtype(): DType {
-    return this.precision === 'high' && this.a.dtype === 'float32' ? 'float32' : this.x.dtype
-  }
-
   /** Whether backward needs the probabilities of each token: token routing, and pooled probabilities. */
   get keepsProbabilities(): boolean {
     return this.router !== null && (this.routing === 'token' || this.pool === 'probabilities')
-  }
-
-  /** The sequence offsets if they are in device memory: the host does not read them, so they may be any numbers. */
-  get uncheckedOffsets(): Part | null {
-    const { sequenceOffsets } = this.small
-    return sequenceOffsets === null || isHostMemory(sequenceOffsets.memory) ? null : sequenceOffsets
   }
 
   /** Whether the operation computes the weights: all routings but token, and fixed, whose weights the caller gives. */

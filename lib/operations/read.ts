@@ -7,7 +7,7 @@ import type { backwardSlots } from '../binding/slots.js'
 import { tables } from '../binding/tables.js'
 import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
-import { resolve, resolveIfGiven } from '../tensor/resolve.js'
+import { resolve } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import { readWeight, type WeightOperand } from './linear-problem.js'
 import { Output } from './output.js'
@@ -87,32 +87,24 @@ export function byGradient<T>(of: (name: GradientName, index: number) => T): Rea
 
 export function readForwardInputs(operands: object, known: Known): ForwardInputs {
   return readProperties('operands', operands, known, (given) => ({
-    ...readLayerOperands(given),
+    x: resolve('x', given.x),
+    weight: given.weight === undefined ? null : readWeight(given.weight),
+    bias: given.bias === undefined ? null : resolve('bias', given.bias),
     a: resolve('a', given.a),
-    router: resolveIfGiven('router', given.router),
+    router: given.router === undefined ? null : resolve('router', given.router),
     b: resolve('b', given.b),
+    y: Output.of('y', given.y),
   }))
-}
-
-/** Reads the operands of a call beside the parameters of the adapter. */
-export function readLayerOperands({ x, weight, bias, y }: Readonly<Record<string, unknown>>) {
-  return {
-    x: resolve('x', x),
-    weight: weight === undefined ? null : readWeight(weight),
-    bias: resolveIfGiven('bias', bias),
-    y: Output.of('y', y),
-  }
 }
 
 /** Those of PEFT. */
 export const DEFAULT_MODES = { routing: 'batch', pool: 'probabilities', activation: 'none' } as const
 
-/** Reads the options of a forward call. LoRA has fewer options than Lily; the others get their defaults. */
-export function readForwardSettings(options: object, known: Known): ForwardSettings {
-  return readForwardOptions<never>(options, known, DEFAULT_MODES)
-}
-
-/** @param modes what stands for the modes that are left out */
+/**
+ * Reads the options of a forward call. LoRA has fewer options than Lily; the others get their defaults.
+ *
+ * @param modes what stands for the modes that are left out
+ */
 export function readForwardOptions<N>(options: object, known: Known, modes: Modes<N>): ForwardSettings<N> {
   return readProperties('options', options, known, (given) => ({
     scaling: readFloat32('scaling', given.scaling, 1),
@@ -120,9 +112,10 @@ export function readForwardOptions<N>(options: object, known: Known, modes: Mode
     pool: readChoice('pool', given.pool, POOLS, modes.pool),
     activation: readChoice('activation', given.activation, ACTIVATIONS, modes.activation),
     precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
-    mask: readSmallOperand('mask', given.mask, MASK),
-    sequenceOffsets: readSmallOperand('sequenceOffsets', given.sequenceOffsets, OFFSETS),
-    weights: readSmallOperand('weights', given.weights, WEIGHTS),
+    mask: given.mask === undefined ? null : readSmallOperand('mask', given.mask, MASK),
+    sequenceOffsets:
+      given.sequenceOffsets === undefined ? null : readSmallOperand('sequenceOffsets', given.sequenceOffsets, OFFSETS),
+    weights: given.weights === undefined ? null : readSmallOperand('weights', given.weights, WEIGHTS),
     save: readFlag('save', given.save, true),
     accumulate: readFlag('accumulate', given.accumulate, true),
     stream: readStream(given.stream, given.encoder),
@@ -132,7 +125,7 @@ export function readForwardOptions<N>(options: object, known: Known, modes: Mode
 export function readBackwardInputs(operands: object, known: Known): BackwardInputs {
   return readProperties('operands', operands, known, (given) => ({
     dy: resolve('dy', given.dy),
-    x: resolveIfGiven('x', given.x),
+    x: given.x === undefined ? null : resolve('x', given.x),
     ...byGradient((name) => Output.of(name, given[name])),
   }))
 }

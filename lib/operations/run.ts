@@ -27,7 +27,7 @@ export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult>
 
 function forwardResult({ state, y }: ForwardCall): ForwardResult {
   if (state.kept !== null) return { y: y.tensor, saved: savedOf(state) }
-  state.dispose()
+  state.staged?.memory.release()
   return { y: y.tensor, saved: undefined }
 }
 

@@ -38,12 +38,11 @@ export interface SmallOperand {
 const UNREAD = new Float64Array(0)
 
 /**
- * Reads an option that is an array, or a typed array or tensor of a dtype; null if it is not given.
+ * Reads an option that is an array, or a typed array or tensor of a dtype.
  *
  * @param dtypes the dtypes on the host; the kernels read the first one
  */
-export function readSmallOperand(argument: string, value: unknown, dtypes: DTypes): SmallOperand | null {
-  if (value === undefined) return null
+export function readSmallOperand(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
   try {
     return read(argument, value, dtypes)
   } catch (cause) {

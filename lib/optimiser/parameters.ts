@@ -148,7 +148,7 @@ export function checkParameters(parameters: readonly ParameterOperands[], state:
   for (const { name, value, grad } of parameters) {
     const [valueName, gradName] = [`${name}.value`, `${name}.grad`]
     checkMemory(valueName, value)
-    refuseReadOnly(valueName, value)
+    if (value.isReadOnly) refuseReadOnly(valueName)
     checkPlace(gradName, grad, valueName, value)
     checkShape(gradName, grad, value.shape)
     checkTypeOrFloat32(gradName, grad, value.dtype)

@@ -78,7 +78,16 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
   }
   const [code, bits] = TYPES[dtype]
   const strides = operand.strides ?? contiguous(shape)
-  const numbers = [backend[device.type === 'cpu' ? 'cpu' : 'cuda'], device.id, byteOffset, code, bits, operand.isReadOnly ? 1 : 0, ...shape, ...strides]
+  const numbers = [
+    backend[device.type === 'cpu' ? 'cpu' : 'cuda'],
+    device.id,
+    byteOffset,
+    code,
+    bits,
+    operand.isReadOnly ? 1 : 0,
+    ...shape,
+    ...strides,
+  ]
   const exported = operand.share() // a reference of its own to memory of a device
   const release = () => {
     exported.dispose()

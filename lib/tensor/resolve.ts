@@ -146,8 +146,8 @@ export function resolve(argument: string, value: unknown, dtypes = FLOATS): Oper
   try {
     const provide = (value as Unknown)[deviceTensor]
     if (provide !== undefined) {
-      if (value instanceof Tensor) return readOperand(argument, operandOf(value))
-      if (value instanceof DeviceBuffer) return readOperand(argument, bufferOperand(value))
+      if (value instanceof Tensor) return operandOf(value) ?? failDisposed(argument)
+      if (value instanceof DeviceBuffer) return bufferOperand(value) ?? failDisposed(argument)
     }
     return read(argument, value as Unknown, provide, dtypes)
   } catch (cause) {
@@ -160,9 +160,8 @@ export function resolveIfGiven(argument: string, value: unknown): Operand | null
   return value === undefined ? null : resolve(argument, value)
 }
 
-function readOperand(argument: string, operand: Operand | null): Operand {
-  if (operand !== null) return operand
-  return fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
+function failDisposed(argument: string): never {
+  fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
 }
 
 /** @param provide the value's method `deviceTensor`, if it has one */

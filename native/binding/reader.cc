@@ -1,7 +1,6 @@
 #include "binding/reader.h"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
 #include "core/problem.h"
@@ -27,19 +26,23 @@ struct Extent {
   int64_t element_bytes;
 };
 
-Error describe(const Slot &slot, const double *numbers, Extent *extent) {
+bool describe(const Slot &slot, const double *numbers, Extent *extent, Error *error) {
   using namespace slot_field;
+  const auto fail = [&](const char *code, const std::string &message) {
+    *error = {code, slot.name + message};
+    return false;
+  };
   static constexpr const char *kNames[] = {"byteOffset", "rows", "columns", "pitch", "dtype"};
-  int64_t whole[access];
-  for (int field = 0; field < access; ++field) {
+  int64_t whole[5];
+  for (int field = 0; field < 5; ++field) {
     if (!to_whole(numbers[field], &whole[field])) {
-      return {"ERR_LILY_ARGUMENT", std::string(slot.name) + ": its " + kNames[field] + " is not a whole number"};
+      return fail("ERR_LILY_ARGUMENT", std::string(": its ") + kNames[field] + " is not a whole number");
     }
   }
   Extent &found = *extent;
-  found = {whole[byteOffset],          whole[rows], whole[columns], whole[pitch], 0, static_cast<int32_t>(whole[dtype]),
+  found = {whole[byteOffset], whole[rows],  whole[columns], whole[pitch], 0, static_cast<int32_t>(whole[dtype]),
            element_bytes(whole[dtype])};
-  if (found.element_bytes == 0) return {"ERR_LILY_DTYPE", std::string(slot.name) + " has an unknown dtype"};
+  if (found.element_bytes == 0) return fail("ERR_LILY_DTYPE", " has an unknown dtype");
   int64_t elements = 0;
   const bool is_empty = found.rows == 0 || found.columns == 0;
   if (found.rows < 0 || found.columns < 0 || found.pitch > kMaxBytes ||
@@ -47,19 +50,16 @@ Error describe(const Slot &slot, const double *numbers, Extent *extent) {
       (!is_empty && (__builtin_mul_overflow(found.rows - 1, found.pitch, &elements) ||
                      __builtin_add_overflow(elements, found.columns, &elements) ||
                      __builtin_mul_overflow(elements, found.element_bytes, &found.bytes) || found.bytes > kMaxBytes))) {
-    return {"ERR_LILY_SHAPE", std::string(slot.name) + " cannot have " + text(found.rows) + " rows of " +
-                                  text(found.columns) + " elements with pitch " + text(found.pitch)};
+    return fail("ERR_LILY_SHAPE", " cannot have " + text(found.rows) + " rows of " + text(found.columns) +
+                                      " elements with pitch " + text(found.pitch));
   }
-  return {};
+  return true;
 }
 
 // Reads the numbers and the operands of one call. After the first error the results mean nothing.
 class Reader {
  public:
-  explicit Reader(const Source &source)
-      : source_(source), table_(kTables[static_cast<int>(source.numbers[placement_field::operation])]) {
-    sizes_[size::one] = 1;
-  }
+  explicit Reader(const Source &source) : source_(source), table_(*source.table) { sizes_[size::one] = 1; }
 
   void read(Call *call, Lists *lists) {
     call->operation = static_cast<operation::Position>(source_.numbers[placement_field::operation]);
@@ -125,7 +125,7 @@ class Reader {
 
   bool has(int64_t slot) const { return source_.memory[slot].data != nullptr; }
 
-  const double *numbers_of(int64_t slot) const { return slot_numbers(source_.numbers, slot, source_.memory_count); }
+  const double *numbers_of(int64_t slot) const { return source_.slot_numbers(slot); }
 
   bool has_type(type::Position type, int32_t dtype) const {
     switch (type) {
@@ -141,28 +141,22 @@ class Reader {
   }
 
   lily_matrix matrix(int64_t slot) {
-    const Slot &row = slot_of(source_.numbers, slot);
-    const std::string_view name = row.name;
-    const Memory &memory = source_.memory[slot];
     if (failed()) return {};
+    const Slot &row = source_.slot(slot);
+    const Memory &memory = source_.memory[slot];
     if (memory.data == nullptr) {
-      fail("ERR_LILY_ARGUMENT", std::string(name) + " is not given");
+      fail("ERR_LILY_ARGUMENT", std::string(row.name) + " is not given");
       return {};
     }
     Extent found;
-    if (Error error = describe(row, numbers_of(slot), &found); error.code != nullptr) {
-      error_ = std::move(error);
-      return {};
-    }
+    if (!describe(row, numbers_of(slot), &found, &error_)) return {};
     const int64_t rows = sizes_[row.rows], columns = sizes_[row.columns];
     if (found.rows != rows || found.columns != columns) {
-      fail("ERR_LILY_SHAPE", std::string(name) + " must have " + text(rows) + " rows of " + text(columns) +
+      fail("ERR_LILY_SHAPE", std::string(row.name) + " must have " + text(rows) + " rows of " + text(columns) +
                                  " elements, not " + text(found.rows) + " of " + text(found.columns));
-    } else if (Error error = check_bytes(row.name, memory, found.offset, found.bytes, found.element_bytes);
-               error.code) {
-      error_ = std::move(error);
-    } else if (!has_type(row.type, found.dtype)) {
-      fail("ERR_LILY_DTYPE", std::string(name) + " has another dtype than the call gives its operands");
+    } else if (check_bytes(row.name, memory, found.offset, found.bytes, found.element_bytes, &error_) &&
+               !has_type(row.type, found.dtype)) {
+      fail("ERR_LILY_DTYPE", std::string(row.name) + " has another dtype than the call gives its operands");
     }
     return {
         .data = memory.data + found.offset,
@@ -179,7 +173,7 @@ class Reader {
   template <typename T = float>
   T *array(int64_t slot) {
     const lily_matrix found = matrix(slot);
-    const Slot &row = slot_of(source_.numbers, slot);
+    const Slot &row = source_.slot(slot);
     if (!failed() && sizes_[row.rows] > 1 && found.pitch != sizes_[row.columns]) {
       fail("ERR_LILY_SHAPE", std::string(row.name) + " must be contiguous");
     }
@@ -427,58 +421,39 @@ class Reader {
   Error error_;
 };
 
-// Whether the operation has so many operands.
-const Table *table_of(double operation, int64_t memory_count) {
+}  // namespace
+
+const Table *table_of(double operation, int64_t memory_count, int64_t *number_count) {
   int64_t index = -1;
   if (!to_whole(operation, &index) || index < 0 || index >= operation::kCount) return nullptr;
   const Table &table = kTables[index];
-  const int64_t items = memory_count - table.slot_count;
-  const bool fits = table.item_slot_count == 0 ? items == 0 : items >= 0 && items % table.item_slot_count == 0;
-  return fits ? &table : nullptr;
+  const int64_t rest = memory_count - table.slot_count;
+  if (rest < 0 || (table.item_slot_count == 0 ? rest != 0 : rest % table.item_slot_count != 0)) return nullptr;
+  const int64_t items = table.item_slot_count == 0 ? 0 : rest / table.item_slot_count;
+  *number_count = table.field_count + items * table.item_field_count + memory_count * slot_field::kCount;
+  return &table;
 }
 
-int64_t items_of(const Table &table, int64_t memory_count) {
-  return table.item_slot_count == 0 ? 0 : (memory_count - table.slot_count) / table.item_slot_count;
-}
-
-}  // namespace
-
-int64_t number_count(double operation, int64_t memory_count) {
-  const Table *const table = table_of(operation, memory_count);
-  if (table == nullptr) return 0;
-  return table->field_count + items_of(*table, memory_count) * table->item_field_count +
-         memory_count * slot_field::kCount;
-}
-
-const Slot &slot_of(const double *numbers, int64_t slot) {
-  const Table &table = kTables[static_cast<int>(numbers[placement_field::operation])];
-  if (slot < table.slot_count) return table.slots[slot];
-  return table.item_slots[(slot - table.slot_count) % table.item_slot_count];
-}
-
-const double *slot_numbers(const double *numbers, int64_t slot, int64_t memory_count) {
-  const Table &table = kTables[static_cast<int>(numbers[placement_field::operation])];
-  return numbers + table.field_count + items_of(table, memory_count) * table.item_field_count +
-         slot * slot_field::kCount;
-}
-
-Error extent_of(const Slot &slot, const double *numbers, int64_t *offset, int64_t *bytes) {
+bool find_extent(const Slot &slot, const double *numbers, int64_t *offset, int64_t *bytes, Error *error) {
   Extent extent = {};
-  Error error = describe(slot, numbers, &extent);
+  if (!describe(slot, numbers, &extent, error)) return false;
   *offset = extent.offset;
   *bytes = extent.bytes;
-  return error;
+  return true;
 }
 
-Error check_bytes(const char *name, const Memory &memory, int64_t offset, int64_t bytes, int64_t alignment) {
+bool check_bytes(const char *name, const Memory &memory, int64_t offset, int64_t bytes, int64_t alignment,
+                 Error *error) {
   if (bytes < 0 || offset < 0 || offset > memory.bytes || bytes > memory.bytes - offset) {
-    return {"ERR_LILY_SHAPE", std::string(name) + " has no " + text(bytes) + " bytes from offset " + text(offset) +
-                                  ": it has " + text(memory.bytes)};
+    *error = {"ERR_LILY_SHAPE", std::string(name) + " has no " + text(bytes) + " bytes from offset " + text(offset) +
+                                    ": it has " + text(memory.bytes)};
+    return false;
   }
   if (reinterpret_cast<uintptr_t>(memory.data + offset) % static_cast<uintptr_t>(alignment) != 0) {
-    return {"ERR_LILY_ARGUMENT", std::string(name) + " must begin at a multiple of " + text(alignment) + " bytes"};
+    *error = {"ERR_LILY_ARGUMENT", std::string(name) + " must begin at a multiple of " + text(alignment) + " bytes"};
+    return false;
   }
-  return {};
+  return true;
 }
 
 Error read_call(const Source &source, Call *call, Lists *lists) {

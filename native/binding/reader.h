@@ -13,13 +13,21 @@ constexpr int64_t kMaxBytes = int64_t{1} << 48;
 
 // A call as it is written down. Nothing here changes while it is read.
 struct Source {
+  const Table *table;
   const double *numbers;
-  // One for each slot.
+  // Those of the operands, and their memory: one for each slot.
+  const double *slots;
   const Memory *memory;
   int64_t memory_count;
-  // That of the numbers, which exist.
+  // Those of the numbers, which exist.
   const lily_backend *backend;
   int32_t device;
+
+  const Slot &slot(int64_t index) const {
+    if (index < table->slot_count) return table->slots[index];
+    return table->item_slots[(index - table->slot_count) % table->item_slot_count];
+  }
+  const double *slot_numbers(int64_t index) const { return slots + index * slot_field::kCount; }
 };
 
 // Whole numbers of a double: up to 2^53.
@@ -30,28 +38,24 @@ inline bool to_whole(double number, int64_t *whole) {
   return static_cast<double>(*whole) == number;
 }
 
-// The number of numbers of a call; 0: there is no such operation, or it cannot have so many operands.
-int64_t number_count(double operation, int64_t memory_count);
-
-// The table of a call's slot, and its numbers.
-const Slot &slot_of(const double *numbers, int64_t slot);
-const double *slot_numbers(const double *numbers, int64_t slot, int64_t memory_count);
+// The table of an operation with so many operands, and how many numbers such a call has. Null: there is none.
+const Table *table_of(double operation, int64_t memory_count, int64_t *number_count);
 
 // Whether an operand is given.
 inline bool is_given(const double *slot_numbers) {
   return slot_numbers[slot_field::access] != double{slot_access::none};
 }
 
-// The bytes of an operand from `offset` on.
-Error extent_of(const Slot &slot, const double *numbers, int64_t *offset, int64_t *bytes);
+// The bytes of an operand from `offset` on. False: they are wrong; `error` says how.
+bool find_extent(const Slot &slot, const double *numbers, int64_t *offset, int64_t *bytes, Error *error);
 
 // Whether `bytes` bytes from `offset` on are in memory, and begin at a multiple of `alignment`.
-Error check_bytes(const char *name, const Memory &memory, int64_t offset, int64_t bytes, int64_t alignment);
+bool check_bytes(const char *name, const Memory &memory, int64_t offset, int64_t bytes, int64_t alignment, Error *error);
 
 // The code of the error of a status that is not LILY_OK.
 const char *error_code(lily_status status);
 
-// Reads a call that has as many numbers as number_count says. `lists` must outlive it.
+// Reads a call that has as many numbers as table_of says. `lists` must outlive it.
 Error read_call(const Source &source, Call *call, Lists *lists);
 
 // The size of the packed form of the weight of a call of `pack`, whose `packed` is not read; 0: there is none.

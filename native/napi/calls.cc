@@ -26,7 +26,7 @@ class List {
   T *data() const { return data_; }
 
  private:
-  std::array<T, kFew> few_ = {};
+  std::array<T, kFew> few_;
   std::vector<T> many_;
   T *data_ = nullptr;
 };
@@ -39,8 +39,9 @@ class Arguments {
     const auto memory_count = static_cast<int64_t>(info.Length()) - 1;
     double operation = 0.0;
     read_numbers(env, info[0], 1, &operation);
-    const int64_t count = binding::number_count(operation, memory_count);
-    if (count == 0) {
+    int64_t count = 0;
+    const binding::Table *const table = binding::table_of(operation, memory_count, &count);
+    if (table == nullptr) {
       throw make_error(env, "ERR_LILY_ARGUMENT",
                        "the descriptor is of no operation with " + std::to_string(memory_count) + " operands");
     }
@@ -50,7 +51,8 @@ class Arguments {
     const lily_backend &backend = available_backend(env, numbers[binding::placement_field::backend]);
     const int32_t device = usable_device_of(env, backend, numbers[binding::placement_field::device]);
     Memory *const memory = memory_.resize(static_cast<size_t>(memory_count));
-    source_ = {numbers, memory, memory_count, &backend, device};
+    const double *const slots = numbers + count - memory_count * binding::slot_field::kCount;
+    source_ = {table, numbers, slots, memory, memory_count, &backend, device};
     for (int64_t slot = 0; slot < memory_count; ++slot) memory[slot] = read(info, slot);
   }
 
@@ -60,13 +62,14 @@ class Arguments {
 
  private:
   Memory read(const Napi::CallbackInfo &info, int64_t slot) {
-    const double *const numbers = binding::slot_numbers(source_.numbers, slot, source_.memory_count);
+    const double *const numbers = source_.slot_numbers(slot);
     if (!binding::is_given(numbers)) return {};
-    const binding::Slot &row = binding::slot_of(source_.numbers, slot);
+    const binding::Slot &row = source_.slot(slot);
     const napi_value value = info[static_cast<size_t>(slot) + 1];
     int64_t offset = 0, bytes = 0;
     const bool is_host = source_.backend == lily_cpu_backend();
-    if (!is_host) check(info.Env(), binding::extent_of(row, numbers, &offset, &bytes));
+    binding::Error error;
+    if (!is_host && !binding::find_extent(row, numbers, &offset, &bytes, &error)) check(info.Env(), error);
     const Memory memory = operand_memory(info.Env(), *source_.backend, source_.device, value, offset, bytes, row.name);
     if (!is_host || row.use != binding::Use::copy || memory.bytes == 0) return memory;
     copy_.assign(memory.data, memory.data + memory.bytes);

@@ -195,7 +195,8 @@ Napi::Value dlpack_export(const Napi::CallbackInfo &info) {
   const int64_t length = extent(tensor);
   const int64_t offset = whole_number(env, numbers[kByteOffset], "byteOffset");
   const binding::Memory memory = operand_memory(env, backend, device, info[1], offset, length, "tensor");
-  check(env, binding::check_bytes("tensor", memory, offset, length, element_bytes(tensor.dtype)));
+  binding::Error error;
+  if (!binding::check_bytes("tensor", memory, offset, length, element_bytes(tensor.dtype), &error)) check(env, error);
   if (length > 0) tensor.data = memory.data + offset;
   exported->releases = env.GetInstanceData<Environment>()->releases;
   exported->release = exported->releases->add(env, info[2], info[1]);

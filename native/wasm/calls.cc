@@ -17,20 +17,23 @@ const char *report(Error found) {
 
 // Calls `read` with a source whose numbers exist.
 template <typename Read>
-const char *with_source(const double *numbers, int32_t number_count_given, const Memory *memory, int32_t memory_count,
+const char *with_source(const double *numbers, int32_t number_count, const Memory *memory, int32_t memory_count,
                         Read read) {
-  const int64_t needed = number_count_given < 1 ? 1 : number_count(numbers[placement_field::operation], memory_count);
-  if (needed == 0) {
-    return report(
-        {"ERR_LILY_ARGUMENT", "the descriptor is of no operation with " + std::to_string(memory_count) + " operands"});
+  int64_t needed = 1;
+  const Table *const table =
+      number_count < 1 ? nullptr : table_of(numbers[placement_field::operation], memory_count, &needed);
+  if (table == nullptr && number_count >= 1) {
+    return report({"ERR_LILY_ARGUMENT",
+                   "the descriptor is of no operation with " + std::to_string(memory_count) + " operands"});
   }
-  if (number_count_given < needed) {
+  if (number_count < needed) {
     return report({"ERR_LILY_ARGUMENT", "the descriptor must have " + std::to_string(needed) + " numbers"});
   }
   if (numbers[placement_field::backend] != 0.0 || numbers[placement_field::device] != 0.0) {
     return report({"ERR_LILY_BACKEND_UNAVAILABLE", "on WebAssembly there is only the cpu backend, with device 0"});
   }
-  return report(read(Source{numbers, memory, memory_count, lily_cpu_backend(), 0}));
+  const double *const slots = numbers + needed - memory_count * slot_field::kCount;
+  return report(read(Source{table, numbers, slots, memory, memory_count, lily_cpu_backend(), 0}));
 }
 
 }  // namespace
