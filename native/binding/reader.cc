@@ -26,15 +26,26 @@ struct Extent {
   int64_t element_bytes;
 };
 
+// What a call may do with an operand of this use.
+bool allows(Use use, int64_t access) {
+  using namespace slot_access;
+  switch (use) {
+    case Use::output: return access == write || access == add;
+    case Use::update: return access == read || access == add;
+    default: return access == read;
+  }
+}
+
 bool describe(const Slot &slot, const double *numbers, Extent *extent, Error *error) {
   using namespace slot_field;
+  static constexpr const char *kNames[kCount] = {"byteOffset", "rows", "columns", "pitch", "dtype", "access"};
+  static constexpr const char *kAccesses[] = {"read", "write or add", "read or add", "read"};  // in the order of Use
   const auto fail = [&](const char *code, const std::string &message) {
     *error = {code, slot.name + message};
     return false;
   };
-  static constexpr const char *kNames[] = {"byteOffset", "rows", "columns", "pitch", "dtype"};
-  int64_t whole[5];
-  for (int field = 0; field < 5; ++field) {
+  int64_t whole[kCount];
+  for (int field = 0; field < kCount; ++field) {
     if (!to_whole(numbers[field], &whole[field])) {
       return fail("ERR_LILY_ARGUMENT", std::string(": its ") + kNames[field] + " is not a whole number");
     }
@@ -42,6 +53,10 @@ bool describe(const Slot &slot, const double *numbers, Extent *extent, Error *er
   Extent &found = *extent;
   found = {whole[byteOffset], whole[rows],  whole[columns], whole[pitch], 0, static_cast<int32_t>(whole[dtype]),
            element_bytes(whole[dtype])};
+  if (!allows(slot.use, whole[access])) {
+    return fail("ERR_LILY_ARGUMENT", std::string(" must have access ") + kAccesses[static_cast<int>(slot.use)] +
+                                         ", not " + text(whole[access]));
+  }
   if (found.element_bytes == 0) return fail("ERR_LILY_DTYPE", " has an unknown dtype");
   int64_t elements = 0;
   const bool is_empty = found.rows == 0 || found.columns == 0;
@@ -67,12 +82,18 @@ class Reader {
     call->device = source_.device;
     call->memory_stream = static_cast<lily_stream>(whole(placement_field::memoryStream));
     switch (call->operation) {
-      case operation::forward: return read_forward(call->forward = {});
-      case operation::backward: return read_backward(call->backward = {});
-      case operation::linear: return read_linear(call->linear = {});
-      case operation::pack: return read_pack(call->linear = {});
-      case operation::fold: return read_fold(call->fold = {}, lists->layers);
-      default: return read_adamw(call->adamw = {}, lists->parameters);
+      case operation::forward: read_forward(call->forward = {}); break;
+      case operation::backward: read_backward(call->backward = {}); break;
+      case operation::linear: read_linear(call->linear = {}); break;
+      case operation::pack: read_pack(call->linear = {}); break;
+      case operation::fold: read_fold(call->fold = {}, lists->layers); break;
+      default: read_adamw(call->adamw = {}, lists->parameters);
+    }
+    // WebAssembly copies every operand that is given, so none may be unchecked.
+    for (int slot = 0; slot < table_.slot_count && !failed(); ++slot) {
+      if (has(slot) && !is_read_[slot]) {
+        fail("ERR_LILY_ARGUMENT", std::string(table_.slots[slot].name) + " is not an operand of such a call");
+      }
     }
   }
 
@@ -148,6 +169,7 @@ class Reader {
       fail("ERR_LILY_ARGUMENT", std::string(row.name) + " is not given");
       return {};
     }
+    if (slot < table_.slot_count) is_read_[slot] = true;
     Extent found;
     if (!describe(row, numbers_of(slot), &found, &error_)) return {};
     const int64_t rows = sizes_[row.rows], columns = sizes_[row.columns];
@@ -158,6 +180,8 @@ class Reader {
                !has_type(row.type, found.dtype)) {
       fail("ERR_LILY_DTYPE", std::string(row.name) + " has another dtype than the call gives its operands");
     }
+    // An address beside the operand may not exist.
+    if (failed()) return {};
     return {
         .data = memory.data + found.offset,
         // The pitch of a single row has no meaning, and may be anything: the address of the next row must not overflow.
@@ -417,6 +441,8 @@ class Reader {
   const Source &source_;
   const Table &table_;
   int64_t sizes_[size::kCount] = {};
+  // Whether the call has read these slots, those of items aside.
+  bool is_read_[backward_slot::kCount] = {};
   int32_t activation_dtype_ = 0, parameter_dtype_ = 0, hidden_dtype_ = 0;
   Error error_;
 };

@@ -26,7 +26,8 @@ const char *with_source(const double *numbers, int32_t number_count, const Memor
     return report({"ERR_LILY_ARGUMENT",
                    "the descriptor is of no operation with " + std::to_string(memory_count) + " operands"});
   }
-  if (number_count < needed) {
+  // JavaScript finds the numbers of an operand from their end.
+  if (number_count != needed) {
     return report({"ERR_LILY_ARGUMENT", "the descriptor must have " + std::to_string(needed) + " numbers"});
   }
   if (numbers[placement_field::backend] != 0.0 || numbers[placement_field::device] != 0.0) {

@@ -30,14 +30,15 @@ export class Calls {
     })
   }
 
-  /** The same on the thread of the async forms. */
+  /** The same on the thread of the async forms; here, if the call has a list, which belongs to this thread. */
   async runAsync(numbers: Float64Array, memory: Memory[]): Promise<void> {
     const operands = new Operands(this.module, this.residents, this.copied, numbers, memory)
     try {
       operands.check()
       operands.copyIn()
       giveWorkspace(operands, (bytes) => operands.workspace(bytes)) // its own: other calls run meanwhile
-      await this.module.run(operands.call, operands.blocks)
+      if (operands.hasList) this.module.check(this.module.exports.lily_wasm_run(operands.call))
+      else await this.module.run(operands.call, operands.blocks)
       operands.finish()
     } finally {
       operands.release()

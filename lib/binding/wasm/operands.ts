@@ -61,11 +61,17 @@ export class Operands {
       throw bindingError('ERR_LILY_ARGUMENT', 'the descriptor is not a Float64Array')
     }
     const count = byteLengthOf(numbers) / Float64Array.BYTES_PER_ELEMENT
-    this.numbers = new Float64Array(bufferOf(numbers), byteOffsetOf(numbers), count)
+    // The buffer of no numbers may be detached, of which there can be no view.
+    this.numbers = count === 0 ? new Float64Array() : new Float64Array(bufferOf(numbers), byteOffsetOf(numbers), count)
     const { callBytes } = module
     this.call = this.allocate('a call', callBytes + 8 * count + MEMORY_BYTES * memory.length)
     this.#numbers = this.call + callBytes
     this.#memory = this.#numbers + 8 * count
+  }
+
+  /** Whether the call has a list, which the module keeps for one call at a time. */
+  get hasList(): boolean {
+    return (tableOf(this.numbers[0])?.itemSlots.length ?? 0) > 0
   }
 
   /** Reads the call and checks it. Of its operands only those are copied that must not change meanwhile. */
@@ -159,7 +165,7 @@ export class Operands {
     const byteLength = byteLengthOf(view)
     if (this.#slot(slot)?.use === 'copy') {
       const copy = this.allocate('a copy', byteLength)
-      this.module.bytes(copy, byteLength).set(bytesOf(view))
+      if (byteLength > 0) this.module.bytes(copy, byteLength).set(bytesOf(view))
       this.#set(slot, copy, byteLength)
     } else {
       const offset = byteOffsetOf(view)
