@@ -51,7 +51,7 @@ bool describe(const Slot &slot, const double *numbers, Extent *extent, Error *er
     }
   }
   Extent &found = *extent;
-  found = {whole[byteOffset], whole[rows],  whole[columns], whole[pitch], 0, static_cast<int32_t>(whole[dtype]),
+  found = {whole[byteOffset],          whole[rows], whole[columns], whole[pitch], 0, static_cast<int32_t>(whole[dtype]),
            element_bytes(whole[dtype])};
   if (!allows(slot.use, whole[access])) {
     return fail("ERR_LILY_ARGUMENT", std::string(" must have access ") + kAccesses[static_cast<int>(slot.use)] +

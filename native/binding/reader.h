@@ -50,7 +50,8 @@ inline bool is_given(const double *slot_numbers) {
 bool find_extent(const Slot &slot, const double *numbers, int64_t *offset, int64_t *bytes, Error *error);
 
 // Whether `bytes` bytes from `offset` on are in memory, and begin at a multiple of `alignment`.
-bool check_bytes(const char *name, const Memory &memory, int64_t offset, int64_t bytes, int64_t alignment, Error *error);
+bool check_bytes(const char *name, const Memory &memory, int64_t offset, int64_t bytes, int64_t alignment,
+                 Error *error);
 
 // The code of the error of a status that is not LILY_OK.
 const char *error_code(lily_status status);

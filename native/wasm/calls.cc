@@ -23,8 +23,8 @@ const char *with_source(const double *numbers, int32_t number_count, const Memor
   const Table *const table =
       number_count < 1 ? nullptr : table_of(numbers[placement_field::operation], memory_count, &needed);
   if (table == nullptr && number_count >= 1) {
-    return report({"ERR_LILY_ARGUMENT",
-                   "the descriptor is of no operation with " + std::to_string(memory_count) + " operands"});
+    return report(
+        {"ERR_LILY_ARGUMENT", "the descriptor is of no operation with " + std::to_string(memory_count) + " operands"});
   }
   // JavaScript finds the numbers of an operand from their end.
   if (number_count != needed) {
