@@ -12,7 +12,7 @@ import {
   type Tensor,
   tensor,
 } from '../../lib/index.js'
-import { backend } from '../support/backend.js'
+import { backend, isWebGpu, NO_FROZEN_LAYERS } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -118,32 +118,31 @@ describe('LilyAdapters', () => {
   const weight = () => place(gaussian(randomFrom(9), dOut * dIn), [dOut, dIn])
   const bias = () => place(gaussian(randomFrom(8), dOut), [dOut])
 
-  // A GPUDevice has no frozen layers.
-  it.skipIf(backend === 'webgpu').each([[['one', 'two']], [[]]])(
-    'computes the frozen layer, too, with %j',
-    async (active) => {
-      const { set, ...models } = both()
-      const layer = set.setAdapter(active).layer('q')
-      for (const accumulate of [true, false]) {
-        const [y, dx, expected, expectedDx] = [output(), input(), output(), input()]
-        const operands = { x: input(), weight: weight(), bias: bias() }
-        const { saved } = layer.forward({ ...operands, y }, { accumulate })
-        layer.backward({ dy: gradient(), saved, dx })
+  const sets = [{ active: ['one', 'two'] }, { active: [] }]
+  it.for(sets)('computes the frozen layer, too, with $active', async ({ active }, { skip }) => {
+    skip(isWebGpu, NO_FROZEN_LAYERS)
+    const { set, ...models } = both()
+    const layer = set.setAdapter(active).layer('q')
+    for (const accumulate of [true, false]) {
+      const [y, dx, expected, expectedDx] = [output(), input(), output(), input()]
+      const operands = { x: input(), weight: weight(), bias: bias() }
+      const { saved } = layer.forward({ ...operands, y }, { accumulate })
+      layer.backward({ dy: gradient(), saved, dx })
 
-        linearForward({ ...operands, y: expected }, { accumulate })
-        linearBackward({ dy: gradient(), weight: operands.weight, dx: expectedDx })
-        for (const name of active as ('one' | 'two')[]) {
-          const own = models[name].layer('q')
-          const { saved: ofOwn } = own.forward({ x: input(), y: expected })
-          own.backward({ dy: gradient(), saved: ofOwn, dx: expectedDx })
-        }
-        expectSameBits('y', await numbersOf(y), await numbersOf(expected))
-        expectSameBits('dx', await numbersOf(dx), await numbersOf(expectedDx))
+      linearForward({ ...operands, y: expected }, { accumulate })
+      linearBackward({ dy: gradient(), weight: operands.weight, dx: expectedDx })
+      for (const name of active as ('one' | 'two')[]) {
+        const own = models[name].layer('q')
+        const { saved: ofOwn } = own.forward({ x: input(), y: expected })
+        own.backward({ dy: gradient(), saved: ofOwn, dx: expectedDx })
       }
-    },
-  )
+      expectSameBits('y', await numbersOf(y), await numbersOf(expected))
+      expectSameBits('dx', await numbersOf(dx), await numbersOf(expectedDx))
+    }
+  })
 
-  it.skipIf(backend === 'webgpu').each([[['one', 'two']], [[]]])('refuses bad weights, with %j', async (active) => {
+  it.for(sets)('refuses bad weights, with $active', async ({ active }, { skip }) => {
+    skip(isWebGpu, NO_FROZEN_LAYERS)
     const layer = both().set.setAdapter(active).layer('q')
     const [y, dx] = [output(), input()]
     const of = (given: object) => () => layer.forward({ x: input(), y, ...given })

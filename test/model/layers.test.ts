@@ -23,7 +23,7 @@ import {
 } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/lily-config.js'
 import { forward } from '../reference.js'
-import { backend } from '../support/backend.js'
+import { isWebGpu, NO_FROZEN_LAYERS } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { createLora, createModel, numbersOf, place, runChain } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -413,33 +413,30 @@ describe('operands of a layer', () => {
   const of = () => ({ x: place(x, [3, 4]), weight: place(weight, [5, 4]), bias: place(bias, [5]) })
   const gradient = () => place(dy, [3, 5])
 
-  // A GPUDevice has no frozen layers.
-  it.skipIf(backend === 'webgpu').each(Object.entries(kinds))(
-    '%s: the frozen layer in the same call',
-    async (_, make) => {
-      const operands = of()
-      const results = async (
-        forward: (layer: AdapterLayer) => Pick<AdapterForwardResult<object>, 'y' | 'saved'>,
-        dx?: Tensor,
-      ) => {
-        const model: AdapterModel = make()
-        const layer = model.layer('q')
-        const { y, saved } = forward(layer)
-        const computed = layer.backward({ dy: gradient(), saved, dx })
-        const grads = Array.from(model.parameters().values(), ({ grad }) => grad)
-        return Promise.all([y, computed, ...grads].map(numbersOf))
-      }
-      const baseDx = linearBackward({ dy: gradient(), weight: operands.weight }).dx
-      const expected = await results((layer) => layer.forward({ x: operands.x, y: linearForward(operands).y }), baseDx)
-      const actual = await results((layer) => layer.forward(operands))
-      for (const [i, values] of expected.entries()) expectSameBits(`result ${i}`, actual[i], values)
-      const packed = { ...operands, weight: packLinear(operands.weight) }
-      const y = place(new Float32Array(15).fill(NaN), [3, 5])
+  it.for(Object.entries(kinds))('%s: the frozen layer in the same call', async ([, make], { skip }) => {
+    skip(isWebGpu, NO_FROZEN_LAYERS)
+    const operands = of()
+    const results = async (
+      forward: (layer: AdapterLayer) => Pick<AdapterForwardResult<object>, 'y' | 'saved'>,
+      dx?: Tensor,
+    ) => {
       const model: AdapterModel = make()
-      model.layer('q').forward({ ...packed, y }, { accumulate: false })
-      expectSameBits('overwritten y', await numbersOf(y), expected[0])
-    },
-  )
+      const layer = model.layer('q')
+      const { y, saved } = forward(layer)
+      const computed = layer.backward({ dy: gradient(), saved, dx })
+      const grads = Array.from(model.parameters().values(), ({ grad }) => grad)
+      return Promise.all([y, computed, ...grads].map(numbersOf))
+    }
+    const baseDx = linearBackward({ dy: gradient(), weight: operands.weight }).dx
+    const expected = await results((layer) => layer.forward({ x: operands.x, y: linearForward(operands).y }), baseDx)
+    const actual = await results((layer) => layer.forward(operands))
+    for (const [i, values] of expected.entries()) expectSameBits(`result ${i}`, actual[i], values)
+    const packed = { ...operands, weight: packLinear(operands.weight) }
+    const y = place(new Float32Array(15).fill(NaN), [3, 5])
+    const model: AdapterModel = make()
+    model.layer('q').forward({ ...packed, y }, { accumulate: false })
+    expectSameBits('overwritten y', await numbersOf(y), expected[0])
+  })
 
   it.each(Object.entries(kinds))('%s: an error shows their form', async (_, make) => {
     const layer: AdapterLayer = make().layer('q')
