@@ -1,7 +1,9 @@
 /** The frozen layer and its adapter in one call, on a device: the results of the host, within rounding. */
 import { expect, test } from 'vitest'
 import {
+  captureGraph,
   deviceTensor,
+  foldB,
   lilyBackward,
   lilyBackwardAsync,
   lilyForward,
@@ -104,8 +106,40 @@ test('Async forms enqueue both at once: operands may be disposed of meanwhile', 
   }
 })
 
+test('a graph holds the weight and the bias; foldB adds a deferred gradient of b', async () => {
+  const onDevice = () =>
+    Object.fromEntries(
+      Object.entries(operands(false)).map(([name, value]) => [name, value.to(device)]),
+    ) as unknown as ReturnType<typeof operands>
+  const { dy, ...given } = onDevice()
+  const expected = lilyForward(given)
+  const { dx } = lilyBackward({ dy }, expected.saved, { retain: true })
+
+  const { dy: dyAgain, ...again } = onDevice()
+  let results: Tensor[] = []
+  const graph = captureGraph(() => {
+    const { y, saved } = lilyForward(again)
+    results = [y, lilyBackward({ dy: dyAgain }, saved).dx]
+  })
+  again.weight.dispose()
+  again.bias.dispose()
+  const stranger = tensor(new Float32Array(size(given.weight)).fill(NaN), [size(given.weight)]).to(device)
+  for (let i = 0; i < 2; i++) {
+    graph.replay()
+    expectSameBits('y', (await results[0].toHost()).data, (await expected.y.toHost()).data)
+    expectSameBits('dx', (await results[1].toHost()).data, (await dx.toHost()).data)
+  }
+  stranger.dispose()
+  graph.dispose()
+
+  const { db } = lilyBackward({ dy }, expected.saved, { retain: true })
+  lilyBackward({ dy }, expected.saved, { deferB: true })
+  const folded = await foldB(expected.saved).toHost()
+  expect(relativeError(folded.data as Float32Array, (await db.toHost()).data as Float32Array)).toBeLessThan(1e-6)
+})
+
 // The emulator fails for work that nothing orders.
-test('a given y and dx without a stream: the adapter is ordered after a frozen layer in another stream', async () => {
+test('a given y and dx without a stream, and a weight in another stream than x: the call waits for both', async () => {
   const { dy, weight, bias: _, ...rest } = operands(false)
   const y = tensor(new Float32Array(tokens * dOut), [tokens, dOut])
   const dx = tensor(new Float32Array(tokens * dIn), [tokens, dIn])
@@ -120,7 +154,12 @@ test('a given y and dx without a stream: the adapter is ordered after a frozen l
   const withoutStream = Object.fromEntries(
     onDevice.map(([name, value]) => [name, { ...value[deviceTensor](), stream: undefined }]),
   ) as unknown as Record<keyof ReturnType<typeof operands> | 'y' | 'dx', DeviceTensorLike>
-  const given = { ...withoutStream, weight: { ...withoutStream.weight, stream: Stream.create(device).handle } }
+  // With one stream the call would run there, and with two it runs in the default stream, in which the results are read.
+  const given = {
+    ...withoutStream,
+    x: { ...withoutStream.x, stream: Stream.default(device).handle },
+    weight: { ...withoutStream.weight, stream: Stream.create(device).handle },
+  }
   const { x, a, router, b } = given
   const { y: actual, saved } = lilyForward({ x, a, router, b, weight: given.weight, y: given.y })
   const { dx: actualDx } = lilyBackward({ dy: given.dy, dx: given.dx }, saved)
