@@ -150,7 +150,7 @@ export function failClass(argument: string, data: ArrayBufferView, accepted: DTy
     argument,
     `expected data in ${arrays.join(' or ')}, got ${describe(data)}; convert it, for example with ` +
       // A DataView has no elements.
-      (data instanceof DataView
+      (classNameOf(data) === undefined
         ? `new ${arrays[0]}(data.buffer, data.byteOffset, length)`
         : `${arrays[0]}.from(data${toNumber})`),
   )
@@ -158,11 +158,29 @@ export function failClass(argument: string, data: ArrayBufferView, accepted: DTy
 
 function agreed(argument: string, dtype: DType, given: unknown): DType {
   if (given === undefined || given === dtype || readDType(argument, given) === dtype) return dtype
+  const type = readDType(argument, given)
+  const remedy =
+    FLOATS.includes(dtype) && FLOATS.includes(type) ? leaveOutAndCast(type) : 'pass that dtype or leave it out'
   return fail(
     'ERR_LILY_DTYPE',
     argument,
-    `expected dtype '${dtype}', the type of its typed array, got ${describe(given)}; leave it out or cast`,
+    `expected dtype '${dtype}', the type of its typed array, got ${describe(given)}; ${remedy}`,
   )
+}
+
+/** What to do with a dtype that the given numbers do not have. */
+export function leaveOutAndCast(dtype: DType): string {
+  return `leave it out, and convert with cast(tensor, '${dtype}')`
+}
+
+/**
+ * What to do with data that is no typed array, if it is the Float16Array of a library for runtimes without one: a proxy,
+ * whose numbers are in the memory of a Uint16Array. Empty for other data.
+ */
+export function proxyAdvice(data: unknown): string {
+  return describe(data) === 'an object of type Float16Array'
+    ? "; pass new Uint16Array(data.buffer, data.byteOffset, data.length) and the dtype 'float16'"
+    : ''
 }
 
 /**

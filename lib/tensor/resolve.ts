@@ -2,7 +2,16 @@
  * Resolves the tensors that the caller passes, in any of their forms, to operands. Getters and `deviceTensor` methods
  * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
-import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType, type TypedData } from '../base/dtype.js'
+import {
+  type DType,
+  dtypeOf,
+  type DTypes,
+  FLOATS,
+  type HostData,
+  proxyAdvice,
+  readDType,
+  type TypedData,
+} from '../base/dtype.js'
 import { describe, describeOther, fail, failedToRead } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import type { Known } from '../base/options.js'
@@ -178,7 +187,7 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   refuseFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
-    const got = 'data' in value ? `data as ${describe(data)}` : describe(value)
+    const got = 'data' in value ? `data as ${describe(data)}${proxyAdvice(data)}` : describe(value)
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data: Float32Array, shape }, got ${got}`)
   }
   checkFields(argument, value, HOST_FIELDS)

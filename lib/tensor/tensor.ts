@@ -1,6 +1,6 @@
 /** Tensors: memory with a shape and a type. */
 import { CREATE, checkCreate } from '../base/create.js'
-import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
+import { type DType, dtypeOf, type HostData, is16Bit, leaveOutAndCast, proxyAdvice, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { copyArray } from '../base/options.js'
@@ -275,7 +275,11 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
   const numbers = copyArray('data', data)
   const memory = numbers !== null ? numbersToFloat32(numbers, dtype) : (data as HostData)
   if (!ArrayBuffer.isView(memory)) {
-    fail('ERR_LILY_ARGUMENT', 'data', `expected a typed array or an array of numbers, got ${describe(data)}`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'data',
+      `expected a typed array or an array of numbers, got ${describe(data)}${proxyAdvice(data)}`,
+    )
   }
   const type = dtypeOf('data', memory, dtype === undefined ? undefined : readDType('dtype', dtype))
   const operand = layOutOnHost('shape', memory, type, readIntegers('shape', 'shape', shape))
@@ -285,12 +289,10 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
 }
 
 function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32Array {
-  if (dtype !== undefined && dtype !== 'float32') {
-    fail(
-      'ERR_LILY_DTYPE',
-      'dtype',
-      `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array or cast`,
-    )
+  const given = dtype === undefined ? 'float32' : readDType('dtype', dtype)
+  if (given !== 'float32') {
+    const remedy = is16Bit(given) ? leaveOutAndCast(given) : 'pass a typed array'
+    fail('ERR_LILY_DTYPE', 'dtype', `expected 'float32' for an array of numbers, got '${given}'; ${remedy}`)
   }
   const copy = allocateOnHost('data', 'float32', numbers.length) as Float32Array
   for (let i = 0; i < copy.length; i++) {

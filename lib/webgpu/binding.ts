@@ -3,6 +3,7 @@
  * the device, or leaves that to the caller whose encoder it was given.
  */
 import { fail, LilyError, messageOf } from '../base/errors.js'
+import { isFixed } from '../base/views.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
 import type { GpuWork } from '../binding/gpu-call.js'
 import type { Memory, MemoryHandle, PoolStatistics, StreamHandle } from '../binding/native.js'
@@ -150,11 +151,10 @@ export class GpuBinding implements WebGpuBinding {
     this.#checkEnd()
     let bytes = data as Uint8Array<ArrayBuffer>
     const { buffer, byteLength } = bytes
-    // WebGPU writes whole words, with which blocks of the pool end; what follows the data in them is nobody's. Dawn for
+    // WebGPU writes whole words, with which blocks of the pool end; trailing bytes are unused. Dawn for
     // Node.js crashes where the memory of the data is shared, as that of WebAssembly is, and browsers refuse a buffer that
     // can be resized.
-    const { resizable } = buffer as { readonly resizable?: boolean }
-    if (byteLength % 4 !== 0 || resizable || !(buffer instanceof ArrayBuffer)) {
+    if (byteLength % 4 !== 0 || !isFixed(buffer)) {
       bytes = new Uint8Array(Math.ceil(byteLength / 4) * 4)
       bytes.set(data as Uint8Array)
     }
