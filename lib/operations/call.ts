@@ -228,7 +228,7 @@ export function launch(call: Call): void {
   try {
     native.run(numbers, ...memory)
   } finally {
-    memory.fill(null) // releases the operands
+    for (let i = 0; i < memory.length; i++) memory[i] = null // releases the operands
   }
 }
 

@@ -51,10 +51,11 @@ export function checkPlaces(inputs: ForwardInputs, settings: ForwardSettings): v
   for (let i = 1; i < INPUTS.length; i++) checkSameDevice(INPUTS[i], operands[i], 'x', x)
   for (let i = 0; i < INPUTS.length; i++) checkPlace(INPUTS[i], operands[i], 'x', x)
   if (y !== null) checkPlace('y', y.operand, 'x', x)
-  for (const name of SMALL) {
+  const small = [settings.mask, settings.sequenceOffsets, settings.weights]
+  for (let i = 0; i < SMALL.length; i++) {
     // It may be on the host in any call.
-    const source = settings[name]?.source
-    if (source != null && source.device !== CPU) checkPlace(name, source, 'x', x)
+    const source = small[i]?.source
+    if (source != null && source.device !== CPU) checkPlace(SMALL[i], source, 'x', x)
   }
   checkDevice('x', x.device)
 }
@@ -75,7 +76,8 @@ export function checkY(problem: Problem, y: Output | null, settings: ForwardSett
   const operands = inputsOf(problem.x, problem)
   checkSlot(Y, y.operand, problem)
   for (let i = 0; i < INPUTS.length; i++) refuseOverlap('y', y.operand, INPUTS[i], operands[i])
-  for (const name of SMALL) refuseOverlap('y', y.operand, name, settings[name]?.source)
+  const small = [settings.mask, settings.sequenceOffsets, settings.weights]
+  for (let i = 0; i < SMALL.length; i++) refuseOverlap('y', y.operand, SMALL[i], small[i]?.source)
 }
 
 /** Checks the frozen layer below the adapter, if there is one. */

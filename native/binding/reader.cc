@@ -122,20 +122,20 @@ class Reader {
 
   bool failed() const { return error_.code != nullptr; }
 
+  // Apart from the functions that find an error, which are small enough to be inlined then.
+  [[gnu::cold, gnu::noinline]] void fail_field(int field, const std::string &message) {
+    fail("ERR_LILY_ARGUMENT", table_.fields[field] + message);
+  }
+
   int64_t whole(int field) {
     int64_t number = 0;
-    if (!to_whole(source_.numbers[field], &number)) {
-      fail("ERR_LILY_ARGUMENT", std::string(table_.fields[field]) + " is not a whole number");
-    }
+    if (!to_whole(source_.numbers[field], &number)) fail_field(field, " is not a whole number");
     return number;
   }
 
   int64_t whole(int field, int64_t least, int64_t most) {
     const int64_t number = whole(field);
-    if (number < least || number > most) {
-      fail("ERR_LILY_ARGUMENT",
-           std::string(table_.fields[field]) + " must be from " + text(least) + " to " + text(most));
-    }
+    if (number < least || number > most) fail_field(field, " must be from " + text(least) + " to " + text(most));
     return number;
   }
 
