@@ -139,6 +139,7 @@ export default defineConfig([
     dts: false,
     clean: false,
     minify: true,
+    define: { __dirname: 'import.meta.dirname' },
     deps: { onlyBundle: false },
     outputOptions: { chunkFileNames: 'cli-[name].js' },
     plugins: [licenses()],

@@ -1,6 +1,6 @@
 /** Finds and loads the native addon: that of a build in a checkout, or the prebuilt one of the published package. */
 import type { Native } from './native.js'
-import { packageRoot } from './root.js'
+import { packageRoot, prebuilds } from './root.js'
 
 const { existsSync } = process.getBuiltinModule('node:fs')
 const { createRequire } = process.getBuiltinModule('node:module')
@@ -16,8 +16,9 @@ export function findAddon(): string | null {
   // Two variables for tests: another folder with these files, and the files of the published package only.
   const root = process.env.LILY_KERNELS_PREBUILD || packageRoot
   const built = process.env.PREBUILDS_ONLY ? [] : [`${root}/build/Release/lily.node`]
-  const prebuilt = `${root}/prebuilds/${process.platform}-${process.arch}/lily.${libc}.node`
-  return [...built, prebuilt].find((file) => existsSync(file)) ?? null
+  const prebuilt = `${process.platform}-${process.arch}/lily.${libc}.node`
+  const files = [...built, `${root}/prebuilds/${prebuilt}`, `${prebuilds}/${prebuilt}`]
+  return files.find((file) => existsSync(file)) ?? null
 }
 
 /** @throws any error of the runtime if it cannot load the file */

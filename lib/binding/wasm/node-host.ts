@@ -1,5 +1,5 @@
 /** Node.js, Bun and Deno, for the WebAssembly backend. */
-import { embeddedModules, packageRoot } from '../root.js'
+import { packageRoot, relaxedSimdModule, simdModule } from '../root.js'
 import type { Build, Host, Thread } from './host.js'
 
 const { readFileSync } = process.getBuiltinModule('node:fs')
@@ -25,7 +25,7 @@ export const nodeHost: Host = {
 }
 
 function code(build: Build): Uint8Array<ArrayBuffer> | null {
-  return read(`${packageRoot}/build/wasm/${build}.wasm`) ?? embedded(embeddedModules[build])
+  return read(`${packageRoot}/build/wasm/${build}.wasm`) ?? embedded(build === 'wasm' ? simdModule : relaxedSimdModule)
 }
 
 /** Null: there is no such file. */
