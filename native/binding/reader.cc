@@ -169,6 +169,10 @@ class Reader {
       fail("ERR_LILY_ARGUMENT", std::string(row.name) + " is not given");
       return {};
     }
+    if (memory.bytes < 0) {
+      fail("ERR_LILY_ARGUMENT", std::string(name) + " is not a typed array");
+      return {};
+    }
     if (slot < table_.slot_count) is_read_[slot] = true;
     Extent found;
     if (!describe(row, numbers_of(slot), &found, &error_)) return {};
@@ -278,7 +282,7 @@ class Reader {
     call.b = matrix(b);
     call.y = matrix(y);
     call.hidden = array_if_given<void>(hidden);
-    call.probabilities = array_if_given(probabilities);
+    if (keeps_probabilities(problem)) call.probabilities = array_if_given(probabilities);
     if (has_weights(problem)) {
       call.weights = problem.routing == LILY_ROUTING_FIXED ? array(weights) : array_if_given(weights);
     }

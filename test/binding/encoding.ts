@@ -115,3 +115,18 @@ export function bytesOf(type: number): number {
   if (type === dtype.uint8) return 1
   return type === dtype.float32 || type === dtype.int32 ? 4 : 2
 }
+
+/** An operand of the size and the type that the numbers of a call give it, without memory. */
+export function operandOf(slot: Slot, numbers: Numbers): Operand {
+  const sizes = sizesOf(numbers)
+  const [rows, columns] = [sizes[slot.rows], sizes[slot.columns]]
+  return {
+    memory: null,
+    byteOffset: 0,
+    rows,
+    columns,
+    pitch: columns,
+    dtype: typeOf(slot, numbers),
+    access: accessOf(slot),
+  }
+}

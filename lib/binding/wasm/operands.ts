@@ -158,8 +158,9 @@ export class Operands {
     const at = this.#fieldsOf(slot)
     if (!(at >= 0) || numbers[at + slotFields.access] === access.none) return
     const array = this.memory[slot]
-    if (typeof array !== 'object' || array === null || classNameOf(array) === undefined) {
-      throw bindingError('ERR_LILY_ARGUMENT', `${this.#slot(slot)?.name} is not a typed array`)
+    if (classNameOf(array) === undefined) {
+      this.#set(slot, standIn(0), -1) // which the module reports, unless something comes before it
+      return
     }
     const view = array as ArrayBufferView
     const byteLength = byteLengthOf(view)
