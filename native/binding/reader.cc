@@ -170,7 +170,7 @@ class Reader {
       return {};
     }
     if (memory.bytes < 0) {
-      fail("ERR_LILY_ARGUMENT", std::string(name) + " is not a typed array");
+      fail("ERR_LILY_ARGUMENT", std::string(row.name) + " is not a typed array");
       return {};
     }
     if (slot < table_.slot_count) is_read_[slot] = true;
