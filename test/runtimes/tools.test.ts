@@ -104,7 +104,7 @@ describe('Next.js', () => {
       'app/layout.jsx': 'export default function Layout({ children }) { return <html><body>{children}</body></html> }',
       'app/page.jsx': `import { work } from '../../work.mjs'
 export const dynamic = 'force-dynamic'
-export default function Page() { return <p>{work()}</p> }`,
+export default function Page() { return <p>{Object.values(JSON.parse(work())).join(' ')}</p> }`,
     }
     for (const [path, text] of Object.entries(files)) writeFileSync(join(folder, path), text)
     return folder
@@ -118,9 +118,7 @@ export default function Page() { return <p>{work()}</p> }`,
     const port = await freePort()
     const server = spawn(process.execPath, [next(), 'start', folder, '-p', String(port)], { stdio: 'ignore' })
     try {
-      const page = await fetched(`http://localhost:${port}`)
-      const [, text] = /<p>([^<]*)<\/p>/.exec(page) ?? ['', '']
-      expect(JSON.parse(text.replaceAll('&quot;', '"'))).toEqual(WORKED)
+      expect(await fetched(`http://localhost:${port}`)).toContain(`<p>${Object.values(WORKED).join(' ')}</p>`)
     } finally {
       server.kill()
     }
