@@ -3,7 +3,7 @@ import { CREATE, checkCreate } from '../base/create.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LILY } from '../checkpoint/peft-lily.js'
-import { asLoraFiles, lilyFiles, saveAsLora, saveLily, type SaveOptions } from '../checkpoint/save.js'
+import { adapterFiles, asLoraFiles, saveAdapter, saveAsLora, type SaveOptions } from '../checkpoint/save.js'
 import {
   AdapterModel,
   type AdapterModelOptions,
@@ -118,7 +118,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   NaN: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   override async savePretrained(folder: string | URL, options: SaveOptions = {}): Promise<void> {
-    return saveLily(this, this.origin, folder, options)
+    return saveAdapter(LILY, this, folder, options)
   }
 
   /**
@@ -129,7 +129,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   the files cannot hold, and for a parameter that is infinite or NaN
    */
   override async pretrainedFiles(options: SaveOptions = {}): Promise<File[]> {
-    return lilyFiles(this, this.origin, options)
+    return adapterFiles(LILY, this, options)
   }
 
   /**
@@ -141,7 +141,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   cannot be recovered from LoRA
    */
   async saveLora(folder: string | URL): Promise<void> {
-    return saveAsLora(this, this.origin, folder)
+    return saveAsLora(this, folder)
   }
 
   /**
@@ -151,7 +151,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   if an element is infinite or NaN
    */
   async loraFiles(): Promise<File[]> {
-    return asLoraFiles(this, this.origin)
+    return asLoraFiles(this)
   }
 
   /** @internal Creates a model from existing values. */

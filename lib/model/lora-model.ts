@@ -3,7 +3,7 @@ import { CREATE, checkCreate } from '../base/create.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LORA } from '../checkpoint/peft-lora.js'
-import { loraFiles, saveLora, type SaveOptions } from '../checkpoint/save.js'
+import { adapterFiles, saveAdapter, type SaveOptions } from '../checkpoint/save.js'
 import {
   AdapterModel,
   type AdapterModelOptions,
@@ -93,7 +93,7 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    *   adapter: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   override async savePretrained(folder: string | URL, options: SaveOptions<'peft'> = {}): Promise<void> {
-    return saveLora(this, this.origin, folder, options)
+    return saveAdapter(LORA, this, folder, options)
   }
 
   /**
@@ -102,7 +102,7 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    * @throws LilyError (as a rejection) as {@link LilyModel.pretrainedFiles}
    */
   override async pretrainedFiles(options: SaveOptions<'peft'> = {}): Promise<File[]> {
-    return loraFiles(this, this.origin, options)
+    return adapterFiles(LORA, this, options)
   }
 
   /** @internal Creates a model from existing values. */
