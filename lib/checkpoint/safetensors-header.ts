@@ -6,7 +6,6 @@ import type { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
 import { JsonReader } from './json.js'
-import { asciiBytes } from './utf8.js'
 
 /** Bytes of the length at the beginning of the file. */
 export const PREFIX_BYTES = 8
@@ -44,7 +43,6 @@ const KNOWN_DTYPES: ReadonlySet<string> = new Set(DTYPES)
 
 /** Fields of an entry. */
 const FIELDS = ['dtype', 'shape', 'data_offsets']
-const FIELD_BYTES = FIELDS.map(asciiBytes)
 
 /** Where a tensor is in a file. */
 export interface TensorEntry {
@@ -87,7 +85,7 @@ export function readHeaderLength(file: string, prefix: Uint8Array, fileBytes: nu
  * Reads a header as the reference implementation does, which ignores fields of an entry that it does not know, but without a
  * key twice, of which the reference takes the last.
  *
- * @param bytes the header without the length before it; they are overwritten
+ * @param bytes the header without the length before it
  */
 export function parseHeader(file: string, bytes: Uint8Array, fileBytes: number): Header {
   const dataStart = PREFIX_BYTES + bytes.length
@@ -189,7 +187,7 @@ class HeaderReader {
     if (!json.isObject()) throw this.#wrong(name, `an object with ${FIELDS.join(', ')}, got ${json.kind()}`)
     const entry: { dtype?: string; shape?: readonly number[]; offsets?: readonly number[] } = {}
     json.members(() => {
-      const field = json.key(FIELD_BYTES)
+      const field = json.key(FIELDS)
       if (field === 0) {
         if (entry.dtype !== undefined) throw json.twice('dtype')
         entry.dtype = this.#readDType(name)
