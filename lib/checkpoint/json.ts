@@ -136,28 +136,12 @@ export class JsonReader {
     return 0
   }
 
-  isObject(): boolean {
-    return this.peek() === OPEN_BRACE
-  }
-
-  isArray(): boolean {
-    return this.peek() === OPEN_BRACKET
-  }
-
-  isString(): boolean {
-    return this.peek() === QUOTE
-  }
-
-  isNull(): boolean {
-    return this.peek() === LOWER_N
-  }
-
   /**
    * What comes next, in words for an error.
    *
    * @throws LilyError where no value does
    */
-  kind(): string {
+  kind(): 'an object' | 'an array' | 'a string' | 'a number' | 'null' | 'true or false' {
     const byte = this.peek()
     if (byte === OPEN_BRACE) return 'an object'
     if (byte === OPEN_BRACKET) return 'an array'
@@ -170,9 +154,8 @@ export class JsonReader {
 
   /** An object; `member` reads the value of each key. */
   object(member: (key: string) => void): void {
-    this.#list(OPEN_BRACE, CLOSE_BRACE, () => {
-      this.#string()
-      const key = this.#text()
+    this.members(() => {
+      const key = this.string()
       this.#expect(COLON, "':'")
       member(key)
     })
@@ -219,7 +202,7 @@ export class JsonReader {
 
   /** A string, a number, true, false or null. */
   scalar(): unknown {
-    if (this.isString()) return this.string()
+    if (this.peek() === QUOTE) return this.string()
     const start = this.#at
     this.#scalar()
     const text = textOf(this.#bytes.subarray(start, this.#at))
@@ -231,10 +214,10 @@ export class JsonReader {
   skip(): void {
     switch (this.peek()) {
       case OPEN_BRACE:
-        this.#list(OPEN_BRACE, CLOSE_BRACE, this.#skipMember)
+        this.members(this.#skipMember)
         return
       case OPEN_BRACKET:
-        this.#list(OPEN_BRACKET, CLOSE_BRACKET, this.#skip)
+        this.array(this.#skip)
         return
       case QUOTE:
         this.#string()

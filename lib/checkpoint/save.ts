@@ -136,7 +136,7 @@ function adapterContents<C extends Targets>(
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
   if (difference !== null) metadata.set(NOT_FOR_PEFT, difference)
   const text = writeAdapterConfig(method, { config, targets }, origin, modules)
-  const frozen = method.isShared ? frozenText(model as AdapterModel as LilyModel) : null
+  const frozen = frozenText(model.layers.values())
   const parameters = [...model.allParameters().values()]
   const file = format === 'compact' ? COMPACT_FILE : PEFT_FILE
   const path = pathOf(file)
