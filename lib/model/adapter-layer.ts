@@ -37,11 +37,11 @@ export type AdapterForwardOptions = Pick<LilyForwardOptions, 'precision' | 'save
 export type AdapterSaved = Saved
 
 /** Result of {@link AdapterLayer.forward}. */
-export interface AdapterForwardResult<O> {
+export interface AdapterForwardResult<O, S = AdapterSaved> {
   /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, AdapterSaved>
+  readonly saved: SavedOf<O, S>
 }
 
 /** Operands of {@link AdapterLayer.forward}. */

@@ -1,7 +1,7 @@
 /** The adapter of a base model: what {@link LilyModel} and {@link LoraModel} have in common. */
 import { type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { type Known, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
@@ -16,7 +16,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import type { AdapterLayer } from './adapter-layer.js'
 import { type Initialisation, initialValues } from './initial.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
-import type { Layout, ParameterShape } from './layout.js'
+import type { AdaptedLayer, Layout, ParameterShape } from './layout.js'
 import { Parameter } from './parameter.js'
 import type { TargetOptions } from './targets.js'
 
@@ -71,34 +71,47 @@ export function initialParts<C>(
   layOut: (layers: readonly LayerShape[], config: C) => Layout,
   initialisationOf: (config: C) => Initialisation,
 ): AdapterModelParts<C> {
-  checkKeys('options', options, OPTIONS)
-  const config = readConfig(get('options', options, 'config'))
-  const layers = readLayers(get('options', options, 'layers'))
-  const seed = readSeed(get('options', options, 'seed'))
-  const dtype = readParameterDType(get('options', options, 'dtype'))
+  const read = readProperties('options', options, OPTIONS, ({ config, layers, seed, dtype = 'float32' }) => ({
+    config: readConfig(config),
+    layers: readLayers(layers),
+    seed: readSeed(seed),
+    dtype: readFloatDType('dtype', dtype),
+  }))
+  const { config, layers, seed, dtype } = read
   const { parameters } = layOut(layers, config)
   return { config, layers, values: initialValues(parameters.values(), seed, dtype, initialisationOf(config)) }
 }
 
-/** Checks that all parameters have one type. */
-export function checkOneDType(values: ReadonlyMap<string, Tensor>): void {
-  const types = new Set(Array.from(values.values(), ({ dtype }) => dtype))
-  if (types.size <= 1) return
-  fail('ERR_LILY_DTYPE', 'values', `expected one dtype for all parameters, got ${[...types].join(', ')}; convert them`)
+/** The layers and the parameters of a model. */
+interface ModelParts<L> {
+  readonly layers: ReadonlyMap<string, L>
+  readonly parameters: ReadonlyMap<string, Parameter>
 }
 
 /**
- * Creates the parameters of a layout.
+ * Creates the parameters of a layout, and its layers.
  *
+ * @param createLayer creates a layer with the parameters of these names
  * @param stackOf the sizes of a stack of experts; null for other parameters
  */
-export function createParameters(
-  layout: Layout,
+export function createLayers<S extends AdaptedLayer, L>(
+  layout: Layout<S>,
   values: ReadonlyMap<string, Tensor>,
+  createLayer: (shape: S, parameter: (name: string) => Parameter) => L,
   stackOf: (shape: ParameterShape) => StackSizes | null = () => null,
-): Map<string, Parameter> {
-  const shapes = [...layout.parameters.values()]
-  return new Map(shapes.map((shape) => [shape.name, new Parameter(shape, checkedValue(values, shape), stackOf(shape))]))
+): ModelParts<L> {
+  const types = new Set(Array.from(values.values(), ({ dtype }) => dtype))
+  if (types.size > 1) {
+    const given = [...types].join(', ')
+    fail('ERR_LILY_DTYPE', 'values', `expected one dtype for all parameters, got ${given}; convert them`)
+  }
+  const parameters = new Map<string, Parameter>()
+  for (const [name, shape] of layout.parameters) {
+    parameters.set(name, new Parameter(shape, checkedValue(values, shape), stackOf(shape)))
+  }
+  const parameter = (name: string) => parameters.get(name) as Parameter
+  const layers = new Map(Array.from(layout.layers, ([name, shape]) => [name, createLayer(shape, parameter)]))
+  return { layers, parameters }
 }
 
 /**
@@ -127,8 +140,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
 
   /** @internal */
   protected constructor(
-    layers: ReadonlyMap<string, L>,
-    parameters: ReadonlyMap<string, Parameter>,
+    { layers, parameters }: ModelParts<L>,
     origin: Origin | undefined,
     /** @internal The layers of the base model, as far as they are known, adapted or not. */
     readonly baseLayers: readonly LayerShape[],
@@ -357,8 +369,4 @@ function readSeed(value: unknown): number {
   if (value === undefined) return Math.floor(Math.random() * 2 ** 32)
   if (Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 32) return value as number
   return fail('ERR_LILY_ARGUMENT', 'seed', `expected an integer from 0 to 2^32 - 1, got ${describe(value)}`)
-}
-
-function readParameterDType(value: unknown): DType {
-  return value === undefined ? 'float32' : readFloatDType('dtype', value)
 }

@@ -8,13 +8,7 @@ import type { Operand } from '../memory/operand.js'
 import { allocateGradients, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
 import type { GradientOf, LilyNeeds } from '../operations/backward.js'
 import { checkGradients } from '../operations/check.js'
-import {
-  FORWARD_OPTIONS,
-  lilyForward,
-  type LilyForwardOptions,
-  prepareForward,
-  type SavedOf,
-} from '../operations/forward.js'
+import { FORWARD_OPTIONS, lilyForward, type LilyForwardOptions, prepareForward } from '../operations/forward.js'
 import { poolsTokens } from '../operations/check-routing.js'
 import type { Problem, Routing } from '../operations/problem.js'
 import { DEFAULT_MODES, type ForwardSettings, GRADIENTS, type Modes } from '../operations/read.js'
@@ -26,6 +20,7 @@ import {
   type AdapterBackwardOperands,
   type AdapterBackwardOptions,
   type AdapterForwardOperands,
+  type AdapterForwardResult,
   AdapterLayer,
   gradientOf,
   type LayerBackwardInputs,
@@ -46,12 +41,7 @@ import type { SharedLayer } from './sharing.js'
 export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder'>
 
 /** Result of {@link LilyLayer.forward}. */
-export interface LayerForwardResult<O> {
-  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
-  readonly y: Tensor
-  /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, LilySaved>
-}
+export type LayerForwardResult<O> = AdapterForwardResult<O, LilySaved>
 
 /** Options of {@link LilyLayer.backward}. */
 export interface LayerBackwardOptions extends AdapterBackwardOptions {

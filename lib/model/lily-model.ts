@@ -8,8 +8,7 @@ import {
   AdapterModel,
   type AdapterModelOptions,
   type AdapterModelParts,
-  checkOneDType,
-  createParameters,
+  createLayers,
   initialParts,
   isAdapterModel,
 } from './adapter-model.js'
@@ -49,8 +48,6 @@ export function isModel(value: unknown): value is LilyModel {
  * const dx = layer.backward({ dy, saved })
  */
 export class LilyModel extends AdapterModel<LilyLayer> {
-  /** All parameters, with the routers that are not trained. */
-  readonly #all: ReadonlyMap<string, Parameter>
   #trainable: ReadonlyMap<string, Parameter>
 
   private constructor(
@@ -61,20 +58,15 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   ) {
     checkCreate(key, 'LilyModel', 'LilyModel.create(options) or LilyModel.fromPretrained(folder)')
     const { layers: shapes, values, origin, frozen } = parts
-    const layout = shareLayers(shapes, config)
-    const stack = { experts: config.numB, rank: config.r }
-    const parameters = createParameters(layout, values, ({ kind, shape }) =>
-      kind === 'b' ? { ...stack, dOut: shape[1] } : null,
+    const created = createLayers(
+      shareLayers(shapes, config),
+      values,
+      (shape, parameter) =>
+        new LilyLayer(shape, config, parameter(shape.a), parameter(shape.router), parameter(shape.b)),
+      ({ kind, shape }) => (kind === 'b' ? { experts: config.numB, rank: config.r, dOut: shape[1] } : null),
     )
-    const parameter = (name: string) => parameters.get(name) as Parameter
-    const layers = new Map<string, LilyLayer>()
-    for (const shape of layout.layers.values()) {
-      const { name, a, router, b } = shape
-      layers.set(name, new LilyLayer(shape, config, parameter(a), parameter(router), parameter(b)))
-    }
-    for (const [name, weights] of frozen ?? []) layers.get(name)?.freeze(weights)
-    super(layers, parameters, origin, shapes)
-    this.#all = parameters
+    for (const [name, weights] of frozen ?? []) created.layers.get(name)?.freeze(weights)
+    super(created, origin, shapes)
     this.#trainable = this.#findTrainable()
   }
 
@@ -156,7 +148,6 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   /** @internal Creates a model from existing values. */
   static fromParts({ config, ...parts }: LilyModelParts): LilyModel {
-    checkOneDType(parts.values)
     return new LilyModel(CREATE, config, parts)
   }
 
@@ -231,8 +222,9 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   #findTrainable(): ReadonlyMap<string, Parameter> {
     const isTrainable = ({ kind, layers }: Parameter) =>
       kind !== 'router' || this.layers.get(layers[0])?.constantWeights === undefined
-    const trainable = [...this.#all].filter(([, parameter]) => isTrainable(parameter))
-    return trainable.length === this.#all.size ? this.#all : new Map(trainable)
+    const all = this.allParameters()
+    const trainable = [...all].filter(([, parameter]) => isTrainable(parameter))
+    return trainable.length === all.size ? all : new Map(trainable)
   }
 
   /** Keeps the map if its entries are the same: a call freezes more layers, or unfreezes all. */

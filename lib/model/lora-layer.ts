@@ -5,7 +5,6 @@ import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import { type GradientOf, prepareBackward } from '../operations/backward.js'
-import type { SavedOf } from '../operations/forward.js'
 import { LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward, prepareForward } from '../operations/lora.js'
 import { DEFAULT_MODES, type ForwardSettings } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
@@ -18,6 +17,7 @@ import {
   type AdapterBackwardOptions,
   type AdapterForwardOperands,
   type AdapterForwardOptions,
+  type AdapterForwardResult,
   AdapterLayer,
   gradientOf,
   type LayerBackwardInputs,
@@ -30,12 +30,7 @@ import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
 import type { Parameter } from './parameter.js'
 
 /** Result of {@link LoraLayer.forward}. */
-export interface LoraLayerResult<O> {
-  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
-  readonly y: Tensor
-  /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, LoraSaved>
-}
+export type LoraLayerResult<O> = AdapterForwardResult<O, LoraSaved>
 
 // The layer has the scaling.
 const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
@@ -137,16 +132,8 @@ const NO_OPTION = 'is no option of LoRA, whose layers have one B each and no rou
 
 /** Several adapters read one list of options, in which Lily's layers have more than those of LoRA. */
 function checkNoRouting(settings: ForwardSettings<null>): void {
-  const { routing, mask, sequenceOffsets, weights, pool, activation } = settings
-  const given = {
-    routing: routing !== null,
-    mask: mask !== null,
-    sequenceOffsets: sequenceOffsets !== null,
-    weights: weights !== null,
-    pool: pool !== null,
-    activation: activation !== null,
-  }
-  for (const [name, isGiven] of Object.entries(given)) if (isGiven) fail('ERR_LILY_ARGUMENT', name, NO_OPTION)
+  const names = ['routing', 'mask', 'sequenceOffsets', 'weights', 'pool', 'activation'] as const
+  for (const name of names) if (settings[name] !== null) fail('ERR_LILY_ARGUMENT', name, NO_OPTION)
 }
 
 /** The transpose of a parameter, in float32. The kernels have no transposition, so that the host computes it. */

@@ -8,8 +8,7 @@ import {
   AdapterModel,
   type AdapterModelOptions,
   type AdapterModelParts,
-  checkOneDType,
-  createParameters,
+  createLayers,
   initialParts,
   isAdapterModel,
 } from './adapter-model.js'
@@ -17,7 +16,6 @@ import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LoraConfig, type LoraConfigOptions, readLoraConfig } from './lora-config.js'
 import { LoraLayer } from './lora-layer.js'
 import { layOutLora } from './lora-layout.js'
-import type { Parameter } from './parameter.js'
 
 /** Options of {@link LoraModel.create}. */
 export type LoraModelOptions = AdapterModelOptions<LoraConfigOptions>
@@ -47,15 +45,12 @@ export class LoraModel extends AdapterModel<LoraLayer> {
   ) {
     checkCreate(key, 'LoraModel', 'LoraModel.create(options) or LoraModel.fromPretrained(folder)')
     const { layers: shapes, values, origin } = parts
-    const layout = layOutLora(shapes, config)
-    const parameters = createParameters(layout, values)
-    const parameter = (name: string) => parameters.get(name) as Parameter
-    const layers = new Map<string, LoraLayer>()
-    for (const shape of layout.layers.values()) {
-      const { name, a, b } = shape
-      layers.set(name, new LoraLayer(shape, parameter(a), parameter(b), config.fanInFanOut))
-    }
-    super(layers, parameters, origin, shapes)
+    const created = createLayers(
+      layOutLora(shapes, config),
+      values,
+      (shape, parameter) => new LoraLayer(shape, parameter(shape.a), parameter(shape.b), config.fanInFanOut),
+    )
+    super(created, origin, shapes)
   }
 
   /**
@@ -107,7 +102,6 @@ export class LoraModel extends AdapterModel<LoraLayer> {
 
   /** @internal Creates a model from existing values. */
   static fromParts({ config, ...parts }: AdapterModelParts<LoraConfig>): LoraModel {
-    checkOneDType(parts.values)
     return new LoraModel(CREATE, config, parts)
   }
 }
