@@ -1,8 +1,8 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
 import { CREATE, checkCreate } from '../base/create.js'
-import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
+import { bytesOf, bytesPerElement, type DType, type HostData, is16Bit, readDType } from '../base/dtype.js'
 import { describe, describeOther, fail, LilyError, reading } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { checkCount, checkKeys, get, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { byteLengthOf, classNameOf } from '../base/views.js'
@@ -210,9 +210,7 @@ export class DeviceBuffer {
    */
   fill(byte: number): this {
     const operand = this.#open()
-    if (!Number.isInteger(byte) || byte < 0 || byte > 255) {
-      fail('ERR_LILY_ARGUMENT', 'byte', `expected an integer from 0 to 255, got ${describe(byte)}`)
-    }
+    checkCount('byte', byte, 0, 255)
     const placement = placementOn(operand.device, operand)
     const { device, cudaStream } = placement.stream
     placement.run(() => {
@@ -302,16 +300,6 @@ function checkOffset(offset: number): void {
 /** Whether a typed array is of a class that holds elements of `dtype`. */
 function holds(data: ArrayBufferView, dtype: DType): boolean {
   const name = classNameOf(data)
-  switch (dtype) {
-    case 'float32':
-      return name === 'Float32Array'
-    case 'bfloat16':
-      return name === 'Uint16Array'
-    case 'float16':
-      return name === 'Uint16Array' || name === 'Float16Array'
-    case 'uint8':
-      return name === 'Uint8Array'
-    case 'int32':
-      return name === 'Int32Array'
-  }
+  if (is16Bit(dtype)) return name === 'Uint16Array' || (name === 'Float16Array' && dtype === 'float16')
+  return name === { float32: 'Float32Array', uint8: 'Uint8Array', int32: 'Int32Array' }[dtype as 'float32']
 }

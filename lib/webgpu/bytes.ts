@@ -1,4 +1,5 @@
 /** Copies and fills of any bytes: those of WebGPU take multiples of 4 bytes, and require usages of the buffers. */
+import type { Allocate } from './kernels.js'
 import { usage } from './usage.js'
 
 /** Threads of a workgroup. Each writes one 32-bit word, so no two threads write the same one. */
@@ -52,30 +53,17 @@ export class ByteCopies {
    * Copies bytes, or sets them to zero without `from`. `allocate` gives memory that is not used again before the commands are
    * submitted.
    */
-  copy(
-    encoder: GPUCommandEncoder,
-    to: Bytes,
-    from: Bytes | null,
-    byteLength: number,
-    allocate: (byteLength: number) => GPUBuffer,
-  ): void {
+  copy(encoder: GPUCommandEncoder, to: Bytes, from: Bytes | null, byteLength: number, allocate: Allocate): void {
     if (byteLength === 0) return
     const isPlain =
       [to.byteOffset, from?.byteOffset ?? 0, byteLength].every((bytes) => bytes % 4 === 0) &&
       (to.buffer.usage & usage.copyDestination) !== 0 &&
       (from === null || (from.buffer.usage & usage.copySource) !== 0)
-    if (!isPlain) this.#dispatch(encoder, to, from, byteLength, allocate)
-    else if (from === null) encoder.clearBuffer(to.buffer, to.byteOffset, byteLength)
-    else encoder.copyBufferToBuffer(from.buffer, from.byteOffset, to.buffer, to.byteOffset, byteLength)
-  }
-
-  #dispatch(
-    encoder: GPUCommandEncoder,
-    to: Bytes,
-    from: Bytes | null,
-    byteLength: number,
-    allocate: (byteLength: number) => GPUBuffer,
-  ): void {
+    if (isPlain) {
+      if (from === null) encoder.clearBuffer(to.buffer, to.byteOffset, byteLength)
+      else encoder.copyBufferToBuffer(from.buffer, from.byteOffset, to.buffer, to.byteOffset, byteLength)
+      return
+    }
     const { device } = this
     this.#pipeline ??= device.createComputePipeline({
       layout: 'auto',

@@ -110,25 +110,18 @@ export class GpuKernels {
     this.#device.queue.writeBuffer(uniforms, 0, content)
 
     const pass = encoder.beginComputePass()
-    for (const [
-      i,
-      {
-        bindings,
-        grid,
-        uniforms: { byteLength },
-      },
-    ] of modules.entries()) {
+    for (const [i, module] of modules.entries()) {
       const { pipeline, layout } = pipelines[i]
       const entries = [
-        { binding: 0, resource: { buffer: uniforms, offset: offsets[i], size: byteLength } },
-        ...bindings.map(({ buffer, offset, size }, binding) => ({
+        { binding: 0, resource: { buffer: uniforms, offset: offsets[i], size: module.uniforms.byteLength } },
+        ...module.bindings.map(({ buffer, offset, size }, binding) => ({
           binding: binding + 1,
           resource: { buffer: buffer ?? workspace, offset, size },
         })),
       ]
       pass.setPipeline(pipeline)
       pass.setBindGroup(0, this.#device.createBindGroup({ layout, entries }))
-      pass.dispatchWorkgroups(...grid)
+      pass.dispatchWorkgroups(...module.grid)
     }
     pass.end()
   }
