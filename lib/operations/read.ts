@@ -7,7 +7,7 @@ import type { backwardSlots } from '../binding/slots.js'
 import { tables } from '../binding/tables.js'
 import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
-import { resolve } from '../tensor/resolve.js'
+import { resolve, resolveIfGiven } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import { readWeight, type WeightOperand } from './linear-problem.js'
 import { Output } from './output.js'
@@ -86,14 +86,14 @@ export function byGradient<T>(of: (name: GradientName, index: number) => T): Rea
 }
 
 export function readForwardInputs(operands: object, known: Known): ForwardInputs {
-  return readProperties('operands', operands, known, (given) => ({
-    x: resolve('x', given.x),
-    weight: given.weight === undefined ? null : readWeight(given.weight),
-    bias: given.bias === undefined ? null : resolve('bias', given.bias),
-    a: resolve('a', given.a),
-    router: given.router === undefined ? null : resolve('router', given.router),
-    b: resolve('b', given.b),
-    y: Output.of('y', given.y),
+  return readProperties('operands', operands, known, ({ x, weight, bias, a, router, b, y }) => ({
+    x: resolve('x', x),
+    weight: weight === undefined ? null : readWeight(weight),
+    bias: bias === undefined ? null : resolve('bias', bias),
+    a: resolve('a', a),
+    router: router === undefined ? null : resolve('router', router),
+    b: resolve('b', b),
+    y: Output.of('y', y),
   }))
 }
 
@@ -106,26 +106,29 @@ export const DEFAULT_MODES = { routing: 'batch', pool: 'probabilities', activati
  * @param modes what stands for the modes that are left out
  */
 export function readForwardOptions<N>(options: object, known: Known, modes: Modes<N>): ForwardSettings<N> {
-  return readProperties('options', options, known, (given) => ({
-    scaling: readFloat32('scaling', given.scaling, 1),
-    routing: readChoice('routing', given.routing, ROUTINGS, modes.routing),
-    pool: readChoice('pool', given.pool, POOLS, modes.pool),
-    activation: readChoice('activation', given.activation, ACTIVATIONS, modes.activation),
-    precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
-    mask: given.mask === undefined ? null : readSmallOperand('mask', given.mask, MASK),
-    sequenceOffsets:
-      given.sequenceOffsets === undefined ? null : readSmallOperand('sequenceOffsets', given.sequenceOffsets, OFFSETS),
-    weights: given.weights === undefined ? null : readSmallOperand('weights', given.weights, WEIGHTS),
-    save: readFlag('save', given.save, true),
-    accumulate: readFlag('accumulate', given.accumulate, true),
-    stream: readStream(given.stream, given.encoder),
-  }))
+  return readProperties('options', options, known, (given) => {
+    const { mask, sequenceOffsets, weights } = given
+    return {
+      scaling: readFloat32('scaling', given.scaling, 1),
+      routing: readChoice('routing', given.routing, ROUTINGS, modes.routing),
+      pool: readChoice('pool', given.pool, POOLS, modes.pool),
+      activation: readChoice('activation', given.activation, ACTIVATIONS, modes.activation),
+      precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
+      mask: mask === undefined ? null : readSmallOperand('mask', mask, MASK),
+      sequenceOffsets:
+        sequenceOffsets === undefined ? null : readSmallOperand('sequenceOffsets', sequenceOffsets, OFFSETS),
+      weights: weights === undefined ? null : readSmallOperand('weights', weights, WEIGHTS),
+      save: readFlag('save', given.save, true),
+      accumulate: readFlag('accumulate', given.accumulate, true),
+      stream: readStream(given.stream, given.encoder),
+    }
+  })
 }
 
 export function readBackwardInputs(operands: object, known: Known): BackwardInputs {
   return readProperties('operands', operands, known, (given) => ({
     dy: resolve('dy', given.dy),
-    x: given.x === undefined ? null : resolve('x', given.x),
+    x: resolveIfGiven('x', given.x),
     ...byGradient((name) => Output.of(name, given[name])),
   }))
 }
