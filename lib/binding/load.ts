@@ -4,7 +4,6 @@
  */
 import { LilyError } from '../base/errors.js'
 import { findAddon, loadAddon, platform } from './addon.js'
-import { alignedMemory } from './aligned-memory.js'
 import type { Binding, Native } from './native.js'
 import { isBundled } from './root.js'
 import { checkVersion } from './version.js'
@@ -37,7 +36,23 @@ export function loadBinding(): Binding {
     return loadFallback(isa, `the native addon does not load on ${platform} (${firstLineOf(cause)})`, cause)
   }
   checkVersion(addon.signature)
-  return { ...addon, allocateHost: alignedMemory(addon) }
+  return { ...addon, allocateHost: (byteLength) => allocateAligned(addon, byteLength) }
+}
+
+/**
+ * Smallest allocation that is left uninitialised, in bytes. `new ArrayBuffer` zeroes its memory; for a large result the
+ * zeroing and the page faults that it causes cost more than the operation itself.
+ */
+const UNINITIALISED_BYTES = 4096
+
+const CACHE_LINE = 64
+
+/** Memory for results, parameters and their gradients that begins with a cache line; see native/napi/host_memory.cc. */
+function allocateAligned(addon: Native, byteLength: number): ReturnType<NonNullable<Binding['allocateHost']>> {
+  if (byteLength < UNINITIALISED_BYTES) return null
+  const memory = Buffer.allocUnsafeSlow(byteLength + CACHE_LINE)
+  const offset = addon.placeHostBlock(memory, byteLength)
+  return { buffer: memory.buffer, byteOffset: memory.byteOffset + offset }
 }
 
 /**

@@ -2,7 +2,6 @@
 import { type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
-import { shapeText } from '../base/shape.js'
 import { disposeSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import type { LoadOptions, Origin } from '../checkpoint/load.js'
@@ -52,7 +51,7 @@ export interface AdapterModelClass {
 export interface AdapterModelParts<C> {
   readonly config: C
   readonly layers: readonly LayerShape[]
-  /** By parameter name, all of one dtype on one device. The model then owns them. */
+  /** All parameters by name, of their shapes, of one dtype and on one device. The model then owns them. */
   readonly values: ReadonlyMap<string, Tensor>
   /** The other contents of the folder that the model was read from. */
   readonly origin?: Origin | undefined
@@ -100,14 +99,9 @@ export function createLayers<S extends AdaptedLayer, L>(
   createLayer: (shape: S, parameter: (name: string) => Parameter) => L,
   stackOf: (shape: ParameterShape) => StackSizes | null = () => null,
 ): ModelParts<L> {
-  const types = new Set(Array.from(values.values(), ({ dtype }) => dtype))
-  if (types.size > 1) {
-    const given = [...types].join(', ')
-    fail('ERR_LILY_DTYPE', 'values', `expected one dtype for all parameters, got ${given}; convert them`)
-  }
   const parameters = new Map<string, Parameter>()
   for (const [name, shape] of layout.parameters) {
-    parameters.set(name, new Parameter(shape, checkedValue(values, shape), stackOf(shape)))
+    parameters.set(name, new Parameter(shape, values.get(name) as Tensor, stackOf(shape)))
   }
   const parameter = (name: string) => parameters.get(name) as Parameter
   const layers = new Map(Array.from(layout.layers, ([name, shape]) => [name, createLayer(shape, parameter)]))
@@ -354,15 +348,6 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   #first(): Parameter {
     return this.allParameters().values().next().value as Parameter
   }
-}
-
-/** The value of one parameter, whose shape is checked. */
-function checkedValue(values: ReadonlyMap<string, Tensor>, { name, shape }: ParameterShape): Tensor {
-  const value = values.get(name)
-  if (value === undefined)
-    fail('ERR_LILY_ARGUMENT', 'values', `expected '${name}' of shape ${shapeText(shape)}, got none`)
-  if (value.shape.length === 2 && value.shape.every((size, axis) => size === shape[axis])) return value
-  return fail('ERR_LILY_SHAPE', name, `expected ${shapeText(shape)}, got ${shapeText(value.shape)}`)
 }
 
 function readSeed(value: unknown): number {

@@ -12,7 +12,6 @@ import { readCudaDevice } from '../memory/backends.js'
 import { DeviceMemory } from '../memory/device-memory.js'
 import { type Device, deviceText } from '../memory/device.js'
 import { refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
-import { isDeviceMemory } from '../memory/operand-memory.js'
 import { checkMemory, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
 import { type CudaDevice, openStream, type Stream } from './stream.js'
@@ -268,9 +267,9 @@ export class DeviceBuffer {
   }
 }
 
-function memoryOf(operand: Operand): DeviceMemory {
-  if (isDeviceMemory(operand.memory)) return operand.memory
-  throw new Error('a DeviceBuffer must have memory of the package')
+/** The memory of a buffer is of the package. */
+function memoryOf({ memory }: Operand): DeviceMemory {
+  return memory as DeviceMemory
 }
 
 /** Checks the type and length of `data`. Returns the byte offset in the buffer of the element at `offset`. */

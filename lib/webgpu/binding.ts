@@ -12,9 +12,6 @@ import { type Allocate, GpuKernels } from './kernels.js'
 import { type Block, BufferPool } from './pool.js'
 import { MAP_READ, usage } from './usage.js'
 
-/** The number of the queue where others have a stream. */
-const QUEUE = 1
-
 /** Memory of the package: the object behind a `MemoryHandle`. */
 class Allocation {
   isReleased = false
@@ -99,9 +96,19 @@ export class GpuBinding implements WebGpuBinding {
 
   async runAsync(work: GpuWork): Promise<void> {
     this.#checkEnd()
-    await this.#runCompiled(work.call, this.#kernels.compile(work), (commands, allocate) => {
-      this.#kernels.encode(work, commands, allocate)
-    })
+    // Its operands may be disposed of while the pipelines compile; their memory waits.
+    const blocks = this.#blocksOf(work.call)
+    for (const block of blocks) this.#pool.pin(block)
+    try {
+      await this.#settled(this.#kernels.compile(work))
+      await this.#checked(() => {
+        this.#encode(null, work.call, (commands, allocate) => {
+          this.#kernels.encode(work, commands, allocate)
+        })
+      })
+    } finally {
+      for (const block of blocks) this.#pool.unpin(block)
+    }
   }
 
   // Memory.
@@ -233,8 +240,9 @@ export class GpuBinding implements WebGpuBinding {
     return this as unknown as StreamHandle
   }
 
+  /** There is one queue. */
   streamHandle(): number {
-    return QUEUE
+    return 1
   }
 
   /** The queue is the only stream that runs commands, in the order in which they are submitted. */
@@ -306,21 +314,6 @@ export class GpuBinding implements WebGpuBinding {
   /** The blocks of the operands of a call; more than once those of several operands. */
   #blocksOf(call: object): Block[] {
     return buffersOf(call).flatMap((buffer) => this.#blocks.get(buffer) ?? [])
-  }
-
-  /** Runs a call once its pipelines are compiled. Its operands may be disposed of meanwhile; their memory waits. */
-  async #runCompiled(call: object, compiled: Promise<void>, encode: Encode): Promise<void> {
-    const blocks = this.#blocksOf(call)
-    for (const block of blocks) this.#pool.pin(block)
-    try {
-      await this.#settled(compiled)
-      this.#checkEnd()
-      await this.#checked(() => {
-        this.#encode(null, call, encode)
-      })
-    } finally {
-      for (const block of blocks) this.#pool.unpin(block)
-    }
   }
 
   /** Runs commands, and rejects with what WebGPU reports of them or, if there is such a report, of earlier calls. */

@@ -361,30 +361,6 @@ describe('a model', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'sed', () => LilyModel.create({ layers, config, sed: 1 } as never))
   })
 
-  it('requires parts that fit', async () => {
-    const parts = (change: (values: Map<string, ReturnType<typeof place>>) => void) => {
-      const values = new Map(Array.from(model().parameters(), ([name, { value }]) => [name, value]))
-      change(values)
-      return () => LilyModel.fromParts({ config: readConfig(config), layers, values })
-    }
-    await expectRefused(
-      'ERR_LILY_ARGUMENT',
-      '1.q.lily_router',
-      parts((values) => values.delete('1.q.lily_router.weight')),
-    )
-    const name = '0.q.lily_A.weight'
-    await expectRefused(
-      'ERR_LILY_SHAPE',
-      name,
-      parts((values) => values.set(name, place([1, 2], [1, 2]))),
-    )
-    await expectRefused(
-      'ERR_LILY_DTYPE',
-      'values',
-      parts((values) => values.set(name, place(x, [2, 4], 'bfloat16'))),
-    )
-  })
-
   it('forwards options to the operations', async () => {
     const layer = model().layer('0.q')
     const [a, router, b] = [layer.a, layer.router, layer.b].map(({ value }) => value)
