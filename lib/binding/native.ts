@@ -25,13 +25,19 @@ export type ImportedHandle = Handle<'imported'>
  */
 export type Memory = ArrayBufferView | MemoryHandle | bigint | GPUBuffer | null
 
-/** Statistics of a caching pool. */
-export interface PoolStatistics {
+/** Statistics of one memory pool: blocks in use by calls and tensors, and free blocks cached for later ones. */
+export interface PoolStats {
+  /** Bytes of blocks in use. Sizes of blocks are rounded up. */
   readonly bytesInUse: number
+  /** Bytes of free blocks; {@link emptyCache} frees them. */
   readonly bytesCached: number
+  /** Largest value of `bytesInUse` in the life of the process. */
   readonly peakBytesInUse: number
+  /** Number of blocks in use. */
   readonly blocksInUse: number
+  /** Number of free blocks. */
   readonly blocksCached: number
+  /** Number of allocations from the system or the driver. Constant while the pool serves all calls. */
   readonly allocations: number
 }
 
@@ -181,7 +187,7 @@ export interface Native {
   dlpackRead(capsule: unknown): DLPackTensor
   /** Takes the tensor out of a capsule; on the host, an ArrayBuffer over its elements. */
   dlpackTake(capsule: unknown): ArrayBuffer | ImportedHandle
-  poolStatistics(backend: number, device: number, pinned: boolean): PoolStatistics
+  poolStatistics(backend: number, device: number, pinned: boolean): PoolStats
   emptyCache(): void
 }
 

@@ -37,6 +37,9 @@ export interface Targets {
   readonly layersPattern: readonly string[] | null
 }
 
+/** The fields of a configuration with their defaults filled in. */
+export type Filled<Options> = { readonly [K in keyof Options]-?: NonNullable<Options[K]> }
+
 /** The names of the fields. */
 export const TARGETS = ['targetModules', 'excludeModules', 'layersToTransform', 'layersPattern'] as const
 

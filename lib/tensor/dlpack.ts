@@ -16,6 +16,7 @@ import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, layOut, type Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
+import { contiguousStrides } from './layout.js'
 import { resolve, type TensorLike } from './resolve.js'
 import { readStream } from './stream-option.js'
 import type { Stream } from './stream.js'
@@ -77,7 +78,7 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
     orderAfter(operand, stream)
   }
   const [code, bits] = TYPES[dtype]
-  const strides = operand.strides ?? contiguous(shape)
+  const strides = operand.strides ?? contiguousStrides(shape)
   const numbers = [
     backend[device.type === 'cpu' ? 'cpu' : 'cuda'],
     device.id,
@@ -198,8 +199,4 @@ function refuseStream(stream: StreamOption): void {
   if (stream === null) return
   const got = typeof stream === 'number' ? describe(stream) : 'a Stream'
   fail('ERR_LILY_ARGUMENT', 'stream', `expected none for memory of the host, which has no streams, got ${got}`)
-}
-
-function contiguous(shape: readonly number[]): number[] {
-  return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
 }

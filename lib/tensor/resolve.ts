@@ -23,7 +23,7 @@ import { readCudaMemory } from './cuda-memory.js'
 import { bufferOperand, DeviceBuffer } from './device-buffer.js'
 import { refuseFramework } from './frameworks.js'
 import { checkGpuBuffer, gpuOf, isGpuBuffer } from './gpu-buffer.js'
-import { checkFields, readByteOffset, readLayout, readStrides, type Unknown } from './layout.js'
+import { checkFields, contiguousStrides, readByteOffset, readLayout, readStrides, type Unknown } from './layout.js'
 import { operandOf, Tensor } from './tensor.js'
 
 /** Host memory with a shape. It is used in place and never copied. */
@@ -303,11 +303,5 @@ function readPitch(argument: string, { pitch, strides }: Unknown, shape: readonl
       `expected pitch to be an integer from ${columns}, the length of a row, got ${describe(pitch)}`,
     )
   }
-  const read: number[] = []
-  let stride = pitch as number
-  for (let axis = shape.length - 2; axis >= 0; axis--) {
-    read.unshift(stride)
-    stride *= shape[axis]
-  }
-  return [...read, 1]
+  return contiguousStrides([...shape.slice(0, -1), pitch as number])
 }

@@ -12,6 +12,7 @@ import { readDevice } from '../memory/backends.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
 import { gpuBufferOf, isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, checkNotLonger, layOutOnHost, type Operand } from '../memory/operand.js'
+import { contiguousStrides } from './layout.js'
 import { copyToDevice, copyToHost } from './transfer.js'
 
 /** The operand of a tensor; null once the tensor is disposed of. */
@@ -66,8 +67,7 @@ export class Tensor {
   /** Stride of each dimension, in elements: a copy. */
   get strides(): number[] {
     const { shape, strides } = this.#open()
-    if (strides !== null) return strides.slice()
-    return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
+    return strides?.slice() ?? contiguousStrides(shape)
   }
 
   /**

@@ -6,7 +6,7 @@ import { fail, LilyError, messageOf } from '../base/errors.js'
 import { isFixed } from '../base/views.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
 import type { GpuWork } from '../binding/gpu-call.js'
-import type { Memory, MemoryHandle, PoolStatistics, StreamHandle } from '../binding/native.js'
+import type { Memory, MemoryHandle, PoolStats, StreamHandle } from '../binding/native.js'
 import { ByteCopies } from './bytes.js'
 import { type Allocate, GpuKernels } from './kernels.js'
 import { type Block, BufferPool } from './pool.js'
@@ -226,7 +226,7 @@ export class GpuBinding implements WebGpuBinding {
     })
   }
 
-  poolStatistics(): PoolStatistics {
+  poolStatistics(): PoolStats {
     return this.#pool.statistics
   }
 

@@ -1,5 +1,5 @@
 /** Calls in the module: their operands are copied in, they get a workspace, and their outputs are copied back. */
-import type { Memory, PoolStatistics } from '../native.js'
+import type { Memory, PoolStats } from '../native.js'
 import type { Module } from './module.js'
 import { type Copied, Operands } from './operands.js'
 import type { Residents } from './residents.js'
@@ -90,7 +90,7 @@ class Workspace {
     this.#byteLength = 0
   }
 
-  statistics(): PoolStatistics {
+  statistics(): PoolStats {
     return {
       bytesInUse: 0,
       bytesCached: this.#byteLength,
