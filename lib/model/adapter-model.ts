@@ -129,19 +129,18 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** The adapted layers by name, in the order given. */
   readonly layers: ReadonlyMap<string, L>
   readonly #parameters: ReadonlyMap<string, Parameter>
-  readonly #origin: Origin | undefined
   #isDisposed = false
 
   /** @internal */
   protected constructor(
     { layers, parameters }: ModelParts<L>,
-    origin: Origin | undefined,
+    /** @internal The other contents of the folder that the model was read from. */
+    readonly origin: Origin | undefined,
     /** @internal The layers of the base model, as far as they are known, adapted or not. */
     readonly baseLayers: readonly LayerShape[],
   ) {
     this.layers = layers
     this.#parameters = parameters
-    this.#origin = origin
   }
 
   static {
@@ -149,14 +148,9 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
       typeof value === 'object' && value !== null && #parameters in value
   }
 
-  /** @internal The other contents of the folder that the model was read from. */
-  get origin(): Origin | undefined {
-    return this.#origin
-  }
-
   /** The fields of adapter_config.json for a model that was read from a folder; undefined for others. */
   get adapterConfig(): Readonly<Record<string, unknown>> | undefined {
-    return this.#origin?.fields
+    return this.origin?.fields
   }
 
   /**
@@ -165,7 +159,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * types than float32, bfloat16 and float16, such as counters, which are not in the result.
    */
   get modulesToSave(): SavedModules {
-    return this.#origin === undefined ? new Map() : modulesOf(this.#origin.others, this.#origin.fields.modules_to_save)
+    const { origin } = this
+    return origin === undefined ? new Map() : modulesOf(origin.others, origin.fields.modules_to_save)
   }
 
   /**

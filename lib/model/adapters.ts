@@ -46,28 +46,22 @@ interface SavedParts {
   readonly frozen: FrozenCall
 }
 
-/** The parts of a saved call; undefined for any other value. */
-let partsOf: (saved: unknown) => SavedParts | undefined
-
 /** What {@link AdaptersLayer.forward} saves for backward: one saved call per active adapter. */
 export class AdaptersSaved {
-  readonly #parts: SavedParts
   /** By adapter name. */
   readonly calls: ReadonlyMap<string, Saved>
 
   /** @internal */
-  constructor(calls: readonly AdapterCall[], frozen: FrozenCall) {
-    this.#parts = { calls, frozen }
-    this.calls = new Map(calls.map(({ adapter, saved }) => [adapter, saved]))
-  }
-
-  static {
-    partsOf = (saved) => (saved instanceof AdaptersSaved ? saved.#parts : undefined)
+  constructor(
+    /** @internal */
+    readonly parts: SavedParts,
+  ) {
+    this.calls = new Map(parts.calls.map(({ adapter, saved }) => [adapter, saved]))
   }
 
   /** Releases all saved calls. Throws nothing. */
   dispose(): void {
-    for (const { saved } of this.#parts.calls) saved.dispose()
+    for (const { saved } of this.parts.calls) saved.dispose()
   }
 
   [disposeSymbol](): void {
@@ -416,7 +410,9 @@ export class AdaptersLayer {
       const saved = runForward(call).saved
       if (saved !== undefined) calls.push({ adapter, layer, saved })
     }
-    const saved = settings.save ? new AdaptersSaved(calls, { weight, precision: settings.precision }) : undefined
+    const saved = settings.save
+      ? new AdaptersSaved({ calls, frozen: { weight, precision: settings.precision } })
+      : undefined
     return { y: inputs.given, saved } as AdaptersForwardResult<Y, O>
   }
 
@@ -440,7 +436,7 @@ export class AdaptersLayer {
         "is required, got undefined; pass the base layer's gradient of x, to which the adapters add, or needs: { dx: false }",
       )
     }
-    const parts = reading('saved', () => partsOf(saved))
+    const parts = reading('saved', () => (saved instanceof AdaptersSaved ? saved.parts : undefined))
     if (parts === undefined) {
       fail(
         'ERR_LILY_ARGUMENT',
