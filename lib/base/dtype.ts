@@ -62,11 +62,7 @@ export function is16Bit(dtype: DType): boolean {
   return dtype === 'bfloat16' || dtype === 'float16'
 }
 
-/**
- * Reads a dtype that the caller passed.
- *
- * @throws LilyError ERR_LILY_DTYPE
- */
+/** Reads a dtype that the caller passed. */
 export function readDType(argument: string, value: unknown): DType {
   switch (value) {
     case 'float32':
@@ -87,11 +83,7 @@ export function readDType(argument: string, value: unknown): DType {
   }
 }
 
-/**
- * Reads the dtype of parameters or activations.
- *
- * @throws LilyError ERR_LILY_DTYPE
- */
+/** Reads the dtype of parameters or activations. */
 export function readFloatDType(argument: string, value: unknown): DType {
   if (value === 'float32' || value === 'bfloat16' || value === 'float16') return value
   return fail('ERR_LILY_DTYPE', argument, `expected 'float32', 'bfloat16' or 'float16', got ${describe(value)}`)
@@ -105,7 +97,6 @@ export function readFloatDType(argument: string, value: unknown): DType {
  * context).
  *
  * @param accepted the types to which an error advises to convert an array of another class
- * @throws LilyError ERR_LILY_DTYPE
  */
 export function dtypeOf(argument: string, data: HostData, given: unknown, accepted = FLOATS): DType {
   switch (classNameOf(data)) {

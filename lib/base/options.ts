@@ -25,8 +25,6 @@ type Absent<O, Options> = string extends keyof O ? unknown : { readonly [K in Ex
 /**
  * Checks that `value` is an object with no properties but those in `known`: a misspelt option would otherwise silently
  * take its default. So would all options of a Map or a promise of them, which have no properties of their own.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function checkKeys(argument: string, value: unknown, known: Known): asserts value is object {
   try {

@@ -3,10 +3,10 @@
  * metadata. Beside an adapter it also has a digest of the tensors of the adapter.
  */
 import { checkShape, checkType } from '../base/checks.js'
-import { describe, describeOther, fail, reading } from '../base/errors.js'
+import { describe, fail, reading } from '../base/errors.js'
 import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
 import type { Operand } from '../memory/operand.js'
-import { type AdapterModel, isAdapterModel } from '../model/adapter-model.js'
+import { type AdapterModel, checkModel } from '../model/adapter-model.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import type { PretrainedFiles } from './adapter-files.js'
@@ -127,13 +127,7 @@ export async function readPretrainedState(
   model: AdapterModel,
 ): Promise<AdamWState<StoredTensor>> {
   const use = readFrom(folder)
-  if (!isAdapterModel(model)) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'model',
-      `expected a LilyModel or a LoraModel, got ${describeOther(model, 'LilyModel', 'LoraModel')}`,
-    )
-  }
+  checkModel(model)
   const stored = await use(async (files) => {
     if (await files.has(OPTIMISER_FILE)) return SafetensorsFile.from(await files.open(OPTIMISER_FILE))
     throw checkpointError(
@@ -210,8 +204,6 @@ function contentsOf({ step, entries }: ReturnType<typeof readEntries>): {
 /**
  * Reads a state that the caller passed: the number of steps, and what it has for each parameter, which {@link readMoments}
  * reads.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readEntries(state: unknown): { step: number; entries: Map<string, unknown> } {
   checkKeys('state', state, STATE)

@@ -17,7 +17,6 @@ import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
  *   first
  * @param isOneType whether all tensors must have the same type
  * @returns the values by parameter name
- * @throws LilyError ERR_LILY_CHECKPOINT, ERR_LILY_OUT_OF_MEMORY
  */
 export async function readParameters(
   method: Pick<PeftMethod, 'suffixes'>,

@@ -139,16 +139,9 @@ async function checkWritten(
   metadata: ReadonlyMap<string, string>,
 ): Promise<void> {
   const header = await readHeader(file)
-  const same =
-    header.tensors.size === tensors.length &&
-    tensors.every(([name, { dtype, shape }]) => {
-      const entry = header.tensors.get(name)
-      return (
-        entry?.dtype === dtype && entry.shape.length === shape.length && entry.shape.every((n, i) => n === shape[i])
-      )
-    }) &&
-    header.metadata.size === metadata.size &&
-    [...metadata].every(([key, value]) => header.metadata.get(key) === value)
+  const textOf = (entries: Iterable<[string, Pick<TensorSource, 'dtype' | 'shape'>]>, texts: typeof metadata) =>
+    JSON.stringify([Array.from(entries, ([name, { dtype, shape }]) => [name, dtype, shape]), [...texts]])
+  const same = textOf(header.tensors, header.metadata) === textOf(tensors, metadata)
   if (!same)
     throw checkpointError(file.path, 'the header that was written reads back differently; the old file was kept')
 }

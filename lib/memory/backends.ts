@@ -66,8 +66,6 @@ export function backends(): BackendInfo[] {
 /**
  * Checks that this machine has a device, and that it is the one of the `createLily` object that runs the call, if there
  * is one. The error contains the backend's reason.
- *
- * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_DEVICE
  */
 export function checkDevice(argument: string, device: Device): void {
   const { type, id } = device
@@ -103,11 +101,7 @@ export function readDevice(argument: string, value: unknown): Device {
   return cudaDeviceOf(argument, value, read, expected)
 }
 
-/**
- * Like {@link readDevice}, for a CUDA device only.
- *
- * @throws LilyError as readDevice
- */
+/** Like {@link readDevice}, for a CUDA device only. */
 export function readCudaDevice(argument: string, value: unknown): Device {
   return cudaDeviceOf(argument, value, typeAndId(argument, value), "{ type: 'cuda', id }")
 }

@@ -8,9 +8,11 @@ import { type Device, deviceText } from './device.js'
 import { isDeviceMemory, type OperandMemory } from './operand-memory.js'
 import { StreamState } from './stream-state.js'
 
-/** An operand of captured work; the same as `Located` of placement.ts, which imports this file. */
-interface Used {
+/** An operand of enqueued work, as far as ordering and lifetime are concerned. */
+export interface Located {
+  /** The stream whose earlier work the call waits for; null: none. */
   readonly stream: StreamState | null
+  /** The object that keeps foreign memory alive. */
   readonly owner?: unknown
   readonly memory?: OperandMemory
 }
@@ -85,7 +87,7 @@ export class Capture {
   }
 
   /** Keeps the memory and the owner of an operand until the graph is disposed of. */
-  keep(used: DeviceMemory | Used): void {
+  keep(used: DeviceMemory | Located): void {
     const memory = 'handle' in used ? used : used.memory
     if (memory !== undefined && isDeviceMemory(memory) && !this.#memory.has(memory)) this.#memory.add(memory.retain())
     if ('owner' in used && used.owner != null) this.#owners.add(used.owner)
@@ -99,11 +101,7 @@ export class Capture {
   }
 }
 
-/**
- * Rejects a call inside a capture that cannot be captured: it waits, or its effect differs from call to call.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
+/** Rejects a call inside a capture that cannot be captured: it waits, or its effect differs from call to call. */
 export function refuseInCapture(what: string, advice: string): void {
   if (Capture.current !== null) fail('ERR_LILY_ARGUMENT', 'fn', `${what} cannot be part of a graph; ${advice}`)
 }

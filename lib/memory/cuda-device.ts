@@ -6,11 +6,7 @@ import { native } from '../binding/native.js'
 /** IDs of the CUDA devices that were listed. If the self-test disables one later, the addon refuses it. */
 const usable = new Set<number>()
 
-/**
- * Checks that this machine has a CUDA device. The error contains the backend's reason.
- *
- * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE
- */
+/** Checks that this machine has a CUDA device. The error contains the backend's reason. */
 export function checkCudaDevice(argument: string, id: number): void {
   if (usable.has(id)) return
   const cuda = native.backends().find(({ name }) => name === 'cuda')
@@ -28,11 +24,7 @@ export function checkCudaDevice(argument: string, id: number): void {
   )
 }
 
-/**
- * Checks that an address and all bytes from it on are memory of a CUDA device.
- *
- * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DEVICE
- */
+/** Checks that an address and all bytes from it on are memory of a CUDA device. */
 export function checkCudaMemory(argument: string, id: number, address: bigint, byteLength: number): void {
   bound(() => {
     native.checkPointer(id, address, byteLength, argument)

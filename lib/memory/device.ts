@@ -30,7 +30,6 @@ export function deviceText({ type, id }: Device): string {
  * Refuses what a GPUDevice does not do.
  *
  * @param what the function, in an error message
- * @throws LilyError ERR_LILY_DEVICE
  */
 export function refuseWebGpu(argument: string, what: string, device: Device): void {
   if (device.type !== 'webgpu') return

@@ -59,7 +59,6 @@ function canShrink(buffer: ArrayBufferLike): boolean {
  * Refuses memory that may shrink, for work that goes on after a call returns: the rest of the memory would be gone.
  *
  * @param until the end of that work
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function refuseShrinking(
   argument: string,
@@ -78,8 +77,6 @@ export function refuseShrinking(
 /**
  * Reports that memory was transferred while work used it. Memory that is not empty has length 0 then, and no view of it
  * becomes valid again.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function refuseTransferred(argument: string, array: ArrayBufferView): void {
   if (byteLengthOf(array) > 0) return

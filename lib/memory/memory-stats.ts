@@ -27,12 +27,8 @@ export function memoryStats(
 ): MemoryStats {
   const { type, id } = readDevice('device', device)
   if (type === 'webgpu') return webGpuBinding('device', id).poolStatistics(0, id, false)
-  if (type === 'cpu') return statistics(backend.cpu, 0, false)
-  return { ...statistics(backend.cuda, id, false), pinned: statistics(backend.cuda, id, true) }
-}
-
-function statistics(of: number, device: number, pinned: boolean): PoolStats {
-  return native.poolStatistics(of, device, pinned)
+  if (type === 'cpu') return native.poolStatistics(backend.cpu, 0, false)
+  return { ...native.poolStatistics(backend.cuda, id, false), pinned: native.poolStatistics(backend.cuda, id, true) }
 }
 
 /**

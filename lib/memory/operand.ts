@@ -142,8 +142,6 @@ export function layOut(
 /**
  * Checks that the memory is still valid (not disposed of, not detached) and holds the whole operand. This runs once all
  * arguments have been read: code of the caller could invalidate the memory after an earlier check.
- *
- * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_DEVICE
  */
 export function checkMemory(argument: string, operand: Operand): void {
   if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
@@ -170,11 +168,7 @@ export function checkMemory(argument: string, operand: Operand): void {
   )
 }
 
-/**
- * Checks that data is not longer than its shape, which is more likely a mistake than intended.
- *
- * @throws LilyError ERR_LILY_SHAPE
- */
+/** Checks that data is not longer than its shape, which is more likely a mistake than intended. */
 export function checkNotLonger(argument: string, data: ArrayBufferView, { byteLength, shape, dtype }: Operand): void {
   const given = byteLengthOf(data)
   if (given <= byteLength) return

@@ -1,6 +1,6 @@
 /** The adapter of a base model: what {@link LilyModel} and {@link LoraModel} have in common. */
 import { type DType, readFloatDType } from '../base/dtype.js'
-import { describe, fail, LilyError } from '../base/errors.js'
+import { describe, describeOther, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
@@ -123,6 +123,12 @@ export function layerOf<L>(layers: ReadonlyMap<string, L>, argument: string, nam
 
 /** Whether the constructor of {@link AdapterModel} has made an object: it has not made a proxy of one. */
 export let isAdapterModel: (value: unknown) => value is AdapterModel
+
+export function checkModel(model: unknown): asserts model is AdapterModel {
+  if (isAdapterModel(model)) return
+  const got = describeOther(model, 'LilyModel', 'LoraModel')
+  fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${got}`)
+}
 
 /** The adapter of all layers of a base model, of either kind. The base model remains the caller's. */
 export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {

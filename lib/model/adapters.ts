@@ -23,11 +23,9 @@ import type {
   LayerBackwardInputs,
   LayerForwardInputs,
 } from './adapter-layer.js'
-import type { AdapterModel } from './adapter-model.js'
+import { type AdapterModel, checkModel } from './adapter-model.js'
 import { type LayerBackwardOptions, type LayerForwardOptions, readLilyBackward, readLilyForward } from './lily-layer.js'
 import type { LayerShape } from './layer-shape.js'
-import { isModel } from './lily-model.js'
-import { isLoraModel } from './lora-model.js'
 import type { Parameter } from './parameter.js'
 
 /** One adapter's part of a saved call. */
@@ -112,13 +110,7 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
         'name',
         `expected a new name, got '${name}', which is in use; delete that adapter first`,
       )
-    if (!isModel(model) && !isLoraModel(model)) {
-      fail(
-        'ERR_LILY_ARGUMENT',
-        'model',
-        `expected a LilyModel or a LoraModel, got ${describeOther(model, 'LilyModel', 'LoraModel')}`,
-      )
-    }
+    checkModel(model)
     if (model.isDisposed) fail('ERR_LILY_DISPOSED', 'model', 'this model is disposed of; add it before dispose()')
     for (const [otherName, other] of this.#models) {
       if (other === model)

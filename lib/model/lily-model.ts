@@ -10,7 +10,6 @@ import {
   type AdapterModelParts,
   createLayers,
   initialParts,
-  isAdapterModel,
 } from './adapter-model.js'
 import { calibrate, type Calibration, type CalibrationSamples } from './calibrate.js'
 import { type FrozenWeights, readFrozenWeights } from './freeze.js'
@@ -28,11 +27,6 @@ export type LilyModelOptions = AdapterModelOptions<LilyConfigOptions>
 export interface LilyModelParts extends AdapterModelParts<LilyConfig> {
   /** Weights of the layers that are frozen. */
   readonly frozen?: ReadonlyMap<string, Float32Array> | undefined
-}
-
-/** Whether a value is a LilyModel. A proxy of one is not. */
-export function isModel(value: unknown): value is LilyModel {
-  return isAdapterModel(value) && value instanceof LilyModel
 }
 
 /**

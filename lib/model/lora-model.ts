@@ -10,7 +10,6 @@ import {
   type AdapterModelParts,
   createLayers,
   initialParts,
-  isAdapterModel,
 } from './adapter-model.js'
 import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LoraConfig, type LoraConfigOptions, readLoraConfig } from './lora-config.js'
@@ -19,11 +18,6 @@ import { layOutLora } from './lora-layout.js'
 
 /** Options of {@link LoraModel.create}. */
 export type LoraModelOptions = AdapterModelOptions<LoraConfigOptions>
-
-/** Whether a value is a LoraModel. A proxy of one is not. */
-export function isLoraModel(value: unknown): value is LoraModel {
-  return isAdapterModel(value) && value instanceof LoraModel
-}
 
 /**
  * LoRA adapters for the layers of a base model (arXiv 2106.09685), with the methods of {@link LilyModel}. Each layer has

@@ -157,11 +157,7 @@ export function checkParameters(parameters: readonly ParameterOperands[], state:
   checkNoOverlap(parameters, state)
 }
 
-/**
- * The error about gradients in host memory that are not all finite.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
+/** The error about gradients in host memory that are not all finite. */
 export function failNotFinite(parameters: readonly ParameterOperands[]): never {
   const indexOf = ({ grad }: ParameterOperands) =>
     firstNotFinite(grad.dtype as FloatDType, copyOnHost(grad).memory as Float32Array | Uint16Array)

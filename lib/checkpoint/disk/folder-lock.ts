@@ -28,7 +28,7 @@ export async function withFolderLock<T>(
   })
   try {
     const hasLock = handle !== null && (await lock(folder, handle, kind))
-    return await (hasLock ? work() : inTurn(absolute(folder), work))
+    return await (hasLock ? work() : inTurn(turns, absolute(folder), work))
   } finally {
     await handle?.close()
   }
@@ -38,7 +38,11 @@ export async function withFolderLock<T>(
 const turns = new Map<string, Promise<unknown>>()
 
 /** Runs `work` after that of earlier calls. A lock that is shared elsewhere is not here: it is held for milliseconds. */
-async function inTurn<T>(folder: string, work: () => Promise<T>): Promise<T> {
+export async function inTurn<T>(
+  turns: Map<string, Promise<unknown>>,
+  folder: string,
+  work: () => Promise<T>,
+): Promise<T> {
   const earlier = turns.get(folder) ?? Promise.resolve()
   const turn = earlier.catch(() => undefined).then(work)
   turns.set(folder, turn)

@@ -11,7 +11,7 @@ import { native } from '../../binding/native.js'
 import { checkpointError, fileSystemError } from '../errors.js'
 import { isObject } from '../json.js'
 import { BLOCK_BYTES, type FileContent } from '../open-file.js'
-import { withFolderLock } from './folder-lock.js'
+import { inTurn, withFolderLock } from './folder-lock.js'
 import { openHandle } from './open-file.js'
 import { absolute, endsLikeFolder } from './paths.js'
 
@@ -47,7 +47,7 @@ const TEMPORARY = /^\.(.+)\.lily-[0-9a-f]{12}\.tmp$/
 const MAX_JOURNAL_BYTES = 1 << 16
 
 /** The last save of each folder: saves of one folder run one after the other, in the order of the calls. */
-const saves = new Map<string, Promise<void>>()
+const saves = new Map<string, Promise<unknown>>()
 
 /**
  * Writes files of a folder, which is created if it does not exist. Either all files have their new content afterwards,
@@ -66,14 +66,7 @@ export async function replaceFiles(
 ): Promise<void> {
   // Before the first await: the order of the saves is that of the calls.
   const path = absolute(folder)
-  const earlier = saves.get(path) ?? Promise.resolve()
-  const save = earlier.catch(() => undefined).then(() => replaceNow(path, files, obsolete, check))
-  saves.set(path, save)
-  try {
-    await save
-  } finally {
-    if (saves.get(path) === save) saves.delete(path)
-  }
+  await inTurn(saves, path, () => replaceNow(path, files, obsolete, check))
 }
 
 /** Replaces one file, as {@link replaceFiles} does. */
