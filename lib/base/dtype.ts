@@ -51,18 +51,15 @@ export interface TypedData extends HostData {
   }
 }
 
-/** Size of one element, in bytes. */
 export function bytesPerElement(dtype: DType): number {
   if (dtype === 'float32' || dtype === 'int32') return 4
   return dtype === 'uint8' ? 1 : 2
 }
 
-/** Whether `dtype` is one of the two 16-bit float types. */
 export function is16Bit(dtype: DType): boolean {
   return dtype === 'bfloat16' || dtype === 'float16'
 }
 
-/** Reads a dtype that the caller passed. */
 export function readDType(argument: string, value: unknown): DType {
   switch (value) {
     case 'float32':
@@ -83,7 +80,6 @@ export function readDType(argument: string, value: unknown): DType {
   }
 }
 
-/** Reads the dtype of parameters or activations. */
 export function readFloatDType(argument: string, value: unknown): DType {
   if (value === 'float32' || value === 'bfloat16' || value === 'float16') return value
   return fail('ERR_LILY_DTYPE', argument, `expected 'float32', 'bfloat16' or 'float16', got ${describe(value)}`)
@@ -189,7 +185,6 @@ export function plainView(dtype: DType, data: ArrayBufferView): HostData {
   return viewOf(dtype, bufferOf(data), byteOffsetOf(data), byteLengthOf(data) / bytesPerElement(dtype))
 }
 
-/** The same memory as bytes. */
 export function bytesOf(data: ArrayBufferView): Uint8Array {
   return plainView('uint8', data) as Uint8Array
 }

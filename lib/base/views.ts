@@ -17,7 +17,6 @@ const byteOffset = getterOf('byteOffset')
 const byteLength = getterOf('byteLength')
 const className = getterOf(Symbol.toStringTag)
 
-/** The buffer of a typed array. */
 export function bufferOf(view: ArrayBufferView): ArrayBufferLike {
   return buffer.call(view) as ArrayBufferLike
 }

@@ -28,7 +28,6 @@ const MAX_DEPTH = 8
 /** Fields that are accepted for every method. */
 const EVERYWHERE = [...Object.keys(DESCRIPTION), 'peft_type']
 
-/** The class for each method. */
 const MODELS = { LILY: 'LilyModel', LORA: 'LoraModel' } as const
 
 /** A model, as far as its configuration describes it. */
@@ -38,7 +37,6 @@ interface Configured<C extends Targets> {
   readonly targets: readonly string[] | string
 }
 
-/** The contents of an adapter_config.json. */
 export interface AdapterConfig<C = unknown> {
   readonly config: C
   /** Text of the file, which saving the model writes again. */
@@ -61,7 +59,6 @@ export async function readAdapterConfig<C extends Targets>(
   return { config: toConfig(method, path, fields), text, fields }
 }
 
-/** The field peft_type of an adapter_config.json. */
 export async function readType(file: OpenFile): Promise<unknown> {
   return (await readFields(file)).fields.peft_type
 }

@@ -31,7 +31,6 @@ export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
   readonly others: ReadonlyMap<string, TensorSource>
 }
 
-/** The contents of an adapter's files. */
 export interface Pretrained<C> {
   readonly config: C
   /** In the order in which they share A. */

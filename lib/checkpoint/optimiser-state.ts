@@ -39,13 +39,11 @@ const STATE: Known = new Set(['step', 'parameters'])
 /** Running means of a parameter's gradient and of its square. */
 export type Moments = Readonly<Record<(typeof MOMENTS)[number], Operand>>
 
-/** The key in the metadata. */
 const STEP = 'step'
 
 /** The tensor with the digest of the adapter that the state belongs to. */
 const DIGEST = 'adapter_sha256'
 
-/** The names of a parameter's tensors. */
 const keyOf = (name: string, moment: string): string => `${name}.${moment}`
 
 /**

@@ -38,7 +38,6 @@ export async function readParameters(
   return values
 }
 
-/** The error about a tensor that is not in the file. */
 export function missingTensor(method: Pick<PeftMethod, 'suffixes'>, { path }: SafetensorsFile, key: string): LilyError {
   return checkpointError(
     path,
@@ -46,7 +45,6 @@ export function missingTensor(method: Pick<PeftMethod, 'suffixes'>, { path }: Sa
   )
 }
 
-/** The error about a tensor of another shape. */
 export function wrongShape(file: SafetensorsFile, key: string, expected: string, got: readonly number[]): LilyError {
   return tensorError(
     file,
@@ -105,7 +103,6 @@ async function checkCopies(
   )
 }
 
-/** An error about a tensor of the file. */
 function tensorError(file: SafetensorsFile, key: string, message: string): LilyError {
   return checkpointError(file.path, `tensor ${quote(key)}: ${message}`)
 }

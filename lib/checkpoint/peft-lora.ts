@@ -120,7 +120,6 @@ function whyNot(initialisation: unknown): string {
 /** Fields of which PEFT reads an empty object as one of defaults. */
 const HAVE_DEFAULTS = ['kasa_config', 'velora_config', 'monteclora_config']
 
-/** Whether a field has no value. */
 function isOff(name: string, value: unknown): boolean {
   if (value === undefined || value === null || value === false) return true
   if (HAVE_DEFAULTS.includes(name)) return false

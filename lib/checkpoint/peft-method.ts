@@ -3,7 +3,6 @@ import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout, ParameterShape } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
 
-/** Kind of a parameter. */
 export type Kind = ParameterShape['kind']
 
 /** The shape of a layer's a or b: a size of the layer, d_in or d_out, on this axis, and a given number on the other. */
@@ -12,9 +11,7 @@ export interface StoredShape {
   readonly other: number
 }
 
-/** Lily or LoRA. */
 export interface PeftMethod<C extends Targets = Targets> {
-  /** The field peft_type. */
   readonly type: 'LILY' | 'LORA'
   /** In messages. */
   readonly name: 'Lily' | 'LoRA'
@@ -40,7 +37,6 @@ export interface PeftMethod<C extends Targets = Targets> {
   readonly variantOf: (key: string) => string | null
   /** The shapes of a and b, by the name of a layer. */
   readonly shapes: (config: C) => (layer: string) => { readonly a: StoredShape; readonly b: StoredShape }
-  /** Assigns parameters to layers. */
   readonly layOut: (layers: readonly LayerShape[], config: C) => Layout
   /** Whether layers share parameters, and may be frozen. If so, there is a compact format. */
   readonly isShared: boolean

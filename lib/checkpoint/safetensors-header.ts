@@ -41,7 +41,6 @@ export function bitsOf(dtype: string): number {
 
 const KNOWN_DTYPES: ReadonlySet<string> = new Set(DTYPES)
 
-/** Fields of an entry. */
 const FIELDS = ['dtype', 'shape', 'data_offsets']
 
 /** Where a tensor is in a file. */

@@ -12,7 +12,6 @@ import type { FileContent, OpenFile } from './open-file.js'
 import { readHeader, type StoredTensor } from './safetensors-file.js'
 import { bitsOf, DTYPES, MAX_HEADER_BYTES, MAX_NAME, PREFIX_BYTES } from './safetensors-header.js'
 
-/** A tensor to write. */
 export interface TensorSource {
   /** The format's name: F32, BF16, F16, ... */
   readonly dtype: string
@@ -87,7 +86,6 @@ function asVector(value: TensorLike): StoredTensor | null {
   return Array.isArray(scalar.shape) && scalar.shape.length === 0 ? { ...scalar, shape: [1] } : null
 }
 
-/** Replaces a file as a whole. */
 export async function replaceWithTensors(
   path: string,
   tensors: ReadonlyMap<string, TensorSource>,

@@ -14,7 +14,6 @@ export const CPU: Device = Object.freeze({ type: 'cpu', id: 0 })
 
 const cudaDevices = new Map<number, Device>()
 
-/** The CUDA device with this ID: always the same object. */
 export function cudaDevice(id: number): Device {
   let device = cudaDevices.get(id)
   if (device === undefined) cudaDevices.set(id, (device = Object.freeze({ type: 'cuda', id })))

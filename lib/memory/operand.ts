@@ -22,7 +22,6 @@ export interface Part {
   readonly byteOffset: number
 }
 
-/** An operand: memory and the matrix in it. */
 export class Operand implements Part, Matrix {
   // Of the matrix that the constructor gets. Without `declare` they would be initialised twice.
   declare readonly rows: number
@@ -185,7 +184,6 @@ export function checkAttached(argument: string, memory: OperandMemory): void {
   if (isHostMemory(memory) && byteLengthOf(memory) === 0) failDetached(argument)
 }
 
-/** Throws the error about a detached ArrayBuffer. */
 export function failDetached(argument: string): never {
   fail(
     'ERR_LILY_ARGUMENT',
@@ -194,7 +192,6 @@ export function failDetached(argument: string): never {
   )
 }
 
-/** Whether a buffer is detached. */
 export function isDetached(buffer: ArrayBufferLike): boolean {
   try {
     new Uint8Array(buffer) // throws for a detached buffer; Node.js 20 has no ArrayBuffer.prototype.detached

@@ -81,7 +81,6 @@ export class Placement {
     )
   }
 
-  /** The binding of the device. */
   get binding(): DeviceBinding {
     return bindingOf(this.device)
   }

@@ -7,7 +7,6 @@ import { bindingOf } from '../binding/devices.js'
 import { native, type StreamHandle } from '../binding/native.js'
 import type { Device } from './device.js'
 
-/** A stream of a device. */
 export class StreamState {
   private constructor(
     readonly device: Device,
@@ -37,7 +36,6 @@ export class StreamState {
     return state
   }
 
-  /** Creates a stream of a CUDA device. */
   static create(device: Device): StreamState {
     const state = StreamState.#of(
       device,

@@ -18,7 +18,6 @@ export function newMoments(name: string, shape: readonly number[], placement: Pl
   return { expAvg: zeros('expAvg'), expAvgSq: zeros('expAvgSq') }
 }
 
-/** Releases the memory of moments. */
 export function disposeMoments(moments: Moments): void {
   for (const moment of MOMENTS) moments[moment].dispose()
 }
@@ -47,7 +46,6 @@ export function checkMoments(name: string, moments: Moments, { device, shape }: 
   }
 }
 
-/** Checks that a state has exactly the names of the parameters. */
 export function checkNames(names: readonly string[], given: readonly string[]): void {
   const missing = names.find((name) => !given.includes(name))
   const unknown = given.find((name) => !names.includes(name))

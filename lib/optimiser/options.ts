@@ -39,7 +39,6 @@ export interface AdamWOptions {
   readonly groups?: readonly AdamWGroup[] | undefined
 }
 
-/** The names of the options. */
 export const ADAMW_OPTIONS: Known = new Set<keyof AdamWOptions>([
   'lr',
   'betas',
@@ -52,13 +51,11 @@ export const ADAMW_OPTIONS: Known = new Set<keyof AdamWOptions>([
 const ON_NON_FINITE = ['error', 'skip', 'ignore'] as const
 const GROUP: Known = new Set(['match', 'lr', 'weightDecay'])
 
-/** Rates of one parameter. */
 export interface Rates {
   readonly lr: number
   readonly weightDecay: number
 }
 
-/** Checked options. */
 export interface Settings {
   readonly beta1: number
   readonly beta2: number

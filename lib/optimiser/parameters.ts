@@ -29,17 +29,14 @@ export interface TrainableParameter {
   checkGrad?(): void
 }
 
-/** Parameters by name. */
 export type Parameters = ReadonlyMap<string, TrainableParameter>
 
-/** The operands of one parameter. */
 export interface ParameterOperands {
   readonly name: string
   readonly value: Operand
   readonly grad: Operand
 }
 
-/** Reads the names of a map of parameters. */
 export function readNames(parameters: unknown): string[] {
   if (!isMap(parameters)) {
     fail(
@@ -94,7 +91,6 @@ export function readGradients(
   return { methods, others }
 }
 
-/** Reads the value of one parameter. */
 export function readValue(parameters: Parameters, name: string): Operand {
   return readOperand(parameters, name, 'value')
 }

@@ -36,7 +36,6 @@ export function absolute(path: string): string {
   }
 }
 
-/** Whether a path ends with a slash. */
 export function endsLikeFolder(path: string): boolean {
   return path.endsWith('/') || path.endsWith(sep)
 }
@@ -50,7 +49,6 @@ function fromUrl(value: object): unknown {
   }
 }
 
-/** The path of a file of a folder. */
 export function pathIn(folder: string, name: string): string {
   return join(folder, name)
 }
