@@ -48,7 +48,7 @@ const camelCase = (name) => name.toLowerCase().replace(/_\w/g, (pair) => pair.sl
 /** @type {(name: string, macro: string) => string} */
 function positions(name, macro) {
   const { comment, entries } = readList(macro)
-  return `${commentOf(comment)}export const ${name} = {\n${entries.map(([field], i) => `  ${field}: ${i},\n`).join('')}} as const\n`
+  return `${commentOf(comment)}export const ${name} = { ${entries.map(([field], i) => `${field}: ${i}`).join(', ')} } as const\n`
 }
 
 /** @type {(macro: string) => string} */
@@ -78,10 +78,10 @@ const enumerations = [
     const prefix = `LILY_${name.toUpperCase()}_`
     const members = [...body.matchAll(/(LILY_\w+) = (\d+)/g)].map(([, member, value]) => {
       const short = member.startsWith(prefix) ? member.slice(prefix.length) : member.slice('LILY_'.length)
-      return `  ${camelCase(short)}: ${value},\n`
+      return `${camelCase(short)}: ${value}`
     })
-    if (name === 'dtype') members.push('  uint8: 3,\n', '  int32: 4,\n')
-    return `/** \`lily_${name}\`. */\nexport const ${camelCase(name)} = {\n${members.join('')}} as const\n`
+    if (name === 'dtype') members.push('uint8: 3', 'int32: 4')
+    return `/** \`lily_${name}\`. */\nexport const ${camelCase(name)} = { ${members.join(', ')} } as const\n`
   })
 
 /** @type {(macro: string) => string} */

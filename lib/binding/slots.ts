@@ -5,14 +5,7 @@
  * `node scripts/generate-slots.js`.
  */
 
-export const operation = {
-  forward: 0,
-  backward: 1,
-  linear: 2,
-  pack: 3,
-  fold: 4,
-  adamw: 5,
-} as const
+export const operation = { forward: 0, backward: 1, linear: 2, pack: 3, fold: 4, adamw: 5 } as const
 
 /** The backends by number. */
 export const backend = { cpu: 0, cuda: 1 } as const
@@ -28,51 +21,22 @@ export const status = {
 } as const
 
 /** `lily_dtype`. */
-export const dtype = {
-  float32: 0,
-  bfloat16: 1,
-  float16: 2,
-  uint8: 3,
-  int32: 4,
-} as const
+export const dtype = { float32: 0, bfloat16: 1, float16: 2, uint8: 3, int32: 4 } as const
 
 /** `lily_routing`. */
-export const routing = {
-  batch: 0,
-  sequence: 1,
-  token: 2,
-  uniform: 3,
-  fixed: 4,
-  none: 5,
-} as const
+export const routing = { batch: 0, sequence: 1, token: 2, uniform: 3, fixed: 4, none: 5 } as const
 
 /** `lily_pool`. */
-export const pool = {
-  probabilities: 0,
-  logits: 1,
-} as const
+export const pool = { probabilities: 0, logits: 1 } as const
 
 /** `lily_activation`. */
-export const activation = {
-  none: 0,
-  relu: 1,
-} as const
+export const activation = { none: 0, relu: 1 } as const
 
 /** `lily_precision`. */
-export const precision = {
-  default: 0,
-  high: 1,
-  tf32: 2,
-} as const
+export const precision = { default: 0, high: 1, tf32: 2 } as const
 
 /** `lily_roof`. */
-export const roof = {
-  multiplyAdd: 0,
-  read: 1,
-  update: 2,
-  bfloat16: 3,
-  product: 4,
-} as const
+export const roof = { multiplyAdd: 0, read: 1, update: 2, bfloat16: 3, product: 4 } as const
 
 /** Numbers of a forward or backward call. */
 export const adapterFields = {
@@ -139,28 +103,13 @@ export const adamwFields = {
 } as const
 
 /** Numbers of one parameter. */
-export const adamwItemFields = {
-  lr: 0,
-  weightDecay: 1,
-} as const
+export const adamwItemFields = { lr: 0, weightDecay: 1 } as const
 
 /** Numbers of one operand: rows x columns elements, `pitch` of them from one row to the next. */
-export const slotFields = {
-  byteOffset: 0,
-  rows: 1,
-  columns: 2,
-  pitch: 3,
-  dtype: 4,
-  access: 5,
-} as const
+export const slotFields = { byteOffset: 0, rows: 1, columns: 2, pitch: 3, dtype: 4, access: 5 } as const
 
 /** What a call does with an operand. `none`: it is not given. `add`: the call adds to the old contents. */
-export const access = {
-  none: 0,
-  read: 1,
-  write: 2,
-  add: 3,
-} as const
+export const access = { none: 0, read: 1, write: 2, add: 3 } as const
 
 /** What sizes and types of operands are called in the tables; docs/math.md has the symbols. */
 export const size = {
