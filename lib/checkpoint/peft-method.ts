@@ -3,6 +3,9 @@ import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout, ParameterShape } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
 
+/** Those of an adapter_config.json. */
+export type Fields = Readonly<Record<string, unknown>>
+
 export type Kind = ParameterShape['kind']
 
 /** The shape of a layer's a or b: a size of the layer, d_in or d_out, on this axis, and a given number on the other. */
@@ -24,11 +27,11 @@ export interface PeftMethod<C extends Targets = Targets> {
   /** Other fields of PEFT's configuration that are accepted, beside those of every method. */
   readonly accepted: ReadonlySet<string>
   /** The first field whose value is refused, and why; null if there is none. */
-  readonly refusal: (fields: Readonly<Record<string, unknown>>) => readonly [field: string, why: string] | null
+  readonly refusal: (fields: Fields) => readonly [field: string, why: string] | null
   /** A value of a field as it is in the configuration. */
   readonly toOption: (field: string, value: unknown) => unknown
   /** Accepted fields that the configuration of a created model has, with their values. */
-  readonly constants: Readonly<Record<string, unknown>>
+  readonly constants: Fields
   /** The end of a tensor's name, after the layer's name and a dot, by the kind of parameter. */
   readonly suffixes: Readonly<Partial<Record<Kind, string>>>
   /** Beginning of a component of the names of all tensors of the method. */

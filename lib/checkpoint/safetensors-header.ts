@@ -251,22 +251,12 @@ const EXPECTED_OFFSETS = 'data_offsets of two integers, the first not above the 
  * way has more, even if a later size is 0.
  */
 function bitsIn(dtype: string, shape: readonly number[]): number | null {
-  const bits = bitsOf(dtype)
-  let elements = 1
-  for (const size of shape) {
-    elements *= size
-    if (elements > Number.MAX_SAFE_INTEGER) return longBitsIn(bits, shape)
+  let bits = 1n
+  for (const factor of [...shape, bitsOf(dtype)]) {
+    bits *= BigInt(factor)
+    if (bits >= 1n << 64n) return null
   }
-  return elements * bits
-}
-
-function longBitsIn(bits: number, shape: readonly number[]): number | null {
-  let product = 1n
-  for (const factor of [...shape, bits]) {
-    product *= BigInt(factor)
-    if (product >= 2n ** 64n) return null
-  }
-  return Number(product)
+  return Number(bits)
 }
 
 function byPlace(left: TensorEntry, right: TensorEntry): number {
