@@ -2,7 +2,6 @@
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { webGpu, webGpuBinding } from '../binding/devices.js'
 import { native } from '../binding/native.js'
-import { checkCudaDevice } from './cuda-device.js'
 import { CPU, cudaDevice, type Device, deviceText } from './device.js'
 
 /** One device of a backend. */
@@ -63,6 +62,9 @@ export function backends(): BackendInfo[] {
   }))
 }
 
+/** IDs of the CUDA devices that were listed. If the self-test disables one later, the addon refuses it. */
+const usable = new Set<number>()
+
 /**
  * Checks that this machine has a device, and that it is the one of the `createLily` object that runs the call, if there
  * is one. The error contains the backend's reason.
@@ -79,7 +81,20 @@ export function checkDevice(argument: string, device: Device): void {
     )
   }
   if (type === 'webgpu') webGpuBinding(argument, id).checkUsable(argument)
-  if (type === 'cuda') checkCudaDevice(argument, id)
+  if (type !== 'cuda' || usable.has(id)) return
+  const cuda = native.backends().find(({ name }) => name === 'cuda')
+  const ids = cuda?.devices.map((each) => each.id) ?? []
+  if (cuda?.available === true && ids.includes(id)) {
+    usable.add(id)
+    return
+  }
+  // If querying a device failed, the backend's reason is that failure.
+  const reason = cuda?.reason ?? `the available devices are ${cuda === undefined ? 'none' : ids.join(', ')}`
+  fail(
+    'ERR_LILY_BACKEND_UNAVAILABLE',
+    argument,
+    `cuda:${id} is not available: ${reason}; use one of backends(), or host memory, { data, shape }`,
+  )
 }
 
 /**

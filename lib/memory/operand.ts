@@ -7,8 +7,9 @@ import { fail } from '../base/errors.js'
 import { flatten, type Matrix, shapeText } from '../base/shape.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { webGpuBinding } from '../binding/devices.js'
+import { bound } from '../binding/errors.js'
+import { native } from '../binding/native.js'
 import { checkDevice } from './backends.js'
-import { checkCudaMemory } from './cuda-device.js'
 import type { DeviceMemory } from './device-memory.js'
 import { CPU, type Device } from './device.js'
 import { isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
@@ -148,7 +149,9 @@ export function checkMemory(argument: string, operand: Operand): void {
   const { device, byteOffset } = operand
   if (typeof memory === 'bigint' || device.type === 'webgpu') checkDevice(argument, device)
   if (typeof memory === 'bigint') {
-    checkCudaMemory(argument, device.id, memory + BigInt(byteOffset), operand.byteLength)
+    bound(() => {
+      native.checkPointer(device.id, memory + BigInt(byteOffset), operand.byteLength, argument)
+    })
     return
   }
   if (!isHostMemory(memory) && !isDeviceMemory(memory)) {
