@@ -90,10 +90,12 @@ export function onDevice({ source }: SmallOperand): Operand | null {
   return source === null || source.device === CPU ? null : source
 }
 
-/** Like {@link onDevice}; fails if the operand is not contiguous. */
-function contiguousOnDevice(argument: string, operand: SmallOperand): Operand | null {
+/** Its memory, whose size and type are those of its slot; fails if the operand is not contiguous. */
+function contiguousOnDevice(argument: string, operand: SmallOperand): Part | null {
   const source = onDevice(operand)
-  if (source === null || source.rows <= 1 || source.pitch === source.columns) return source
+  if (source === null) return null
+  const { memory, byteOffset, rows, columns, pitch } = source
+  if (rows <= 1 || pitch === columns) return { memory, byteOffset }
   return fail('ERR_LILY_SHAPE', argument, 'in device memory it must be contiguous; pass a contiguous copy')
 }
 
