@@ -25,10 +25,15 @@ export default defineConfig(
     },
   },
   {
-    // Browsers run these folders, too, but for the files that their builds replace.
-    files: ['lib/base/**', 'lib/checkpoint/**'],
-    ignores: ['lib/checkpoint/disk/**'],
+    // Browsers run this code, too, but for the files that their builds replace, in these two folders.
+    files: ['lib/**'],
+    ignores: ['lib/binding/**', 'lib/checkpoint/disk/**'],
     rules: { 'no-restricted-globals': ['error', 'Buffer', 'process'] },
+  },
+  {
+    // The functions of node:path are methods by their types only.
+    files: ['lib/binding/**', 'lib/checkpoint/disk/**'],
+    rules: { '@typescript-eslint/unbound-method': 'off' },
   },
   {
     // Index arithmetic on arrays whose length is known at that point.

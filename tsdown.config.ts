@@ -6,6 +6,8 @@ import { defineConfig, type UserConfig } from 'tsdown'
 
 /** For users who have no types of `Symbol.dispose`. */
 const types = { dts: '/// <reference lib="esnext.disposable" />' }
+/** CommonJS has no `import.meta`; lib/binding/root.ts does without it. */
+const commonJs: UserConfig = { format: 'cjs', define: { 'import.meta': '{}' } }
 const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtension: false, sourcemap: false } as const
 /** Editors show the comments of the types. */
 const comments = { legal: true, annotation: true, jsdoc: false }
@@ -26,7 +28,15 @@ const licenses = (folder = '') =>
     },
   })
 
-const entries = { index: 'lib/index.ts', tfjs: 'lib/tfjs/index.ts', 'tfjs-layers': 'lib/tfjs-layers/index.ts' }
+const entries = {
+  index: 'lib/index.ts',
+  tfjs: 'lib/tfjs/index.ts',
+  'tfjs-layers': 'lib/tfjs-layers/index.ts',
+  webgpu: 'lib/webgpu/index.ts',
+}
+
+/** In one file: CommonJS modules get at each other's variables by functions, which every call would enter. */
+const sharedFiles = /\/lib\/(?!tfjs|tfjs-layers|webgpu|index\.ts)/
 
 /** tsdown builds the code for CommonJS beside its types, a second time. */
 const typesOnly = {
@@ -36,33 +46,30 @@ const typesOnly = {
   },
 }
 
-/** Files of another environment, beside the others: `x.${name}.ts` takes the place of `x.ts`. */
-const variant = (name: string) => ({
-  name: `x.${name}.ts takes the place of x.ts`,
+/** Files for browsers, beside those for Node.js: `x.browser.ts` takes the place of `x.ts`. */
+const browserFiles = {
+  name: 'x.browser.ts takes the place of x.ts',
   resolveId(source: string, importer: string | undefined) {
     if (importer === undefined || !/^\..*\.js$/.test(source)) return null
-    const file = join(dirname(importer), source.replace(/\.js$/, `.${name}.ts`))
+    const file = join(dirname(importer), source.replace(/\.js$/, '.browser.ts'))
     return existsSync(file) ? file : null
   },
-})
+}
 
-/**
- * Shaders without comments, indentation, and white space beside punctuation. It takes the whole text of the files that have
- * shaders: no other string in them has such white space, and no line of TypeScript ends with a semicolon.
- */
-const shaders = {
-  name: 'shorter shaders',
-  transform(code: string, id: string) {
-    if (!/\/lib\/webgpu\/(wgsl|plan)\/|\/bytes\.ts$/.test(id)) return null
-    return code
-      .replace(/(^|\s)\/\/.*/gm, '$1')
-      .replace(/\n\s+/g, '\n')
-      .replace(/ *([-+*/%=<>!&|^,;:()[\]?]) */g, '$1')
-      .replace(/([;{])\s+|\s+(?=\})/g, '$1')
-  },
-  /** Constants in templates, which the minifier leaves there as `${16}`. */
-  generateBundle(_options: unknown, bundle: Readonly<Record<string, { type: string; code?: string }>>) {
-    for (const file of Object.values(bundle)) file.code &&= file.code.replace(/\$\{(\d+)\}/g, '$1')
+/** ES modules that re-export the CommonJS ones, and their types: `import` and `require` get the same objects. */
+const entryModules = {
+  name: 'ES entries',
+  generateBundle(
+    this: { emitFile(file: { type: 'asset'; fileName: string; source: string }): void },
+    _options: unknown,
+    bundle: Readonly<Record<string, { isEntry?: boolean; name?: string; exports?: readonly string[] }>>,
+  ) {
+    for (const { isEntry, name, exports = [] } of Object.values(bundle)) {
+      if (isEntry !== true) continue
+      const names = exports.map((exported) => `  ${exported},\n`).join('')
+      this.emitFile({ type: 'asset', fileName: `${name}.js`, source: `export {\n${names}} from './${name}.cjs'\n` })
+      this.emitFile({ type: 'asset', fileName: `${name}.d.ts`, source: `export * from './${name}.cjs'\n` })
+    }
   },
 }
 
@@ -79,15 +86,20 @@ const deflatedWasm = {
   },
 }
 
-/** The files of pages, whose types are those of the other files. */
+const hasWasm = wasmBuilds.every((build) => existsSync(wasmFile(build)))
+if (!hasWasm)
+  console.log('lily-kernels: of the files for browsers, only that for WebGPU is built: there is no build/wasm/*.wasm')
+
+/** The files of pages, whose types are those of the other files. Only lily-kernels/webgpu does without WebAssembly. */
+const browserEntries = Object.entries(entries).filter(([name]) => hasWasm || name === 'webgpu')
 const browser: UserConfig = {
   ...shared,
   platform: 'browser',
   target: 'es2022',
   entry: {
-    ...Object.fromEntries(Object.entries(entries).map(([name, file]) => [`browser/${name}`, file])),
+    ...Object.fromEntries(browserEntries.map(([name, file]) => [`browser/${name}`, file])),
     // Files of their own, which Node.js reads too.
-    ...Object.fromEntries(wasmBuilds.map((build) => [`browser/${build}`, wasmFile(build)])),
+    ...Object.fromEntries((hasWasm ? wasmBuilds : []).map((build) => [`browser/${build}`, wasmFile(build)])),
   },
   format: ['esm'],
   dts: false,
@@ -95,44 +107,29 @@ const browser: UserConfig = {
   outputOptions: { chunkFileNames: 'browser/[name]-[hash].js', comments },
   // Bundled, because only pages use it: Node.js inflates by itself.
   deps: { onlyBundle: ['fflate'] },
-  plugins: [variant('browser'), deflatedWasm, licenses('browser/')],
+  plugins: [browserFiles, deflatedWasm, licenses('browser/')],
 }
-
-/** One file for pages, Node.js and other runtimes: nothing in it loads code of a platform. */
-const webgpu: UserConfig = {
-  ...shared,
-  platform: 'neutral',
-  target: 'es2022',
-  entry: { webgpu: 'lib/webgpu/index.ts' },
-  format: ['esm', 'cjs'],
-  dts: false,
-  clean: false,
-  minify: true,
-  // Conversions of numbers, which this subpath does not use, import a package.
-  inputOptions: { treeshake: { moduleSideEffects: false } },
-  plugins: [variant('webgpu'), shaders],
-}
-const hasWasm = wasmBuilds.every((build) => existsSync(wasmFile(build)))
-if (!hasWasm) console.log('lily-kernels: the files for browsers are not built: there is no build/wasm/*.wasm')
 
 export default defineConfig([
   // The types of all entries at once, so that a tensor of one is a tensor of the others.
   {
     ...shared,
-    entry: { ...entries, webgpu: 'lib/webgpu/index.ts' },
-    format: ['esm', 'cjs'],
+    ...commonJs,
+    entry: entries,
     dts: { emitDtsOnly: true },
     banner: types,
     clean: false,
     plugins: [typesOnly],
   },
-  // The entries share their chunks, so that a program that imports several of them has one copy of the package.
+  // The entries share their chunks, so that a program that imports several of them has one copy of the package. They are
+  // CommonJS: Jest, and Node.js before 22.12, cannot `require` ES modules.
   {
     ...shared,
+    ...commonJs,
     entry: entries,
-    format: ['esm', 'cjs'],
     dts: false,
-    outputOptions: { comments },
+    outputOptions: { comments, codeSplitting: { groups: [{ name: 'lily', test: sharedFiles }] } },
+    plugins: [entryModules],
   },
   // The command line, with its dependencies bundled: users who only call the kernels install none of them.
   {
@@ -142,10 +139,10 @@ export default defineConfig([
     dts: false,
     clean: false,
     minify: true,
+    define: { __dirname: 'import.meta.dirname' },
     deps: { onlyBundle: false },
     outputOptions: { chunkFileNames: 'cli-[name].js' },
     plugins: [licenses()],
   },
-  webgpu,
-  ...(hasWasm ? [browser] : []),
+  browser,
 ])

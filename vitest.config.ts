@@ -173,6 +173,7 @@ const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 
 const wasm = [
   'adamw',
   'async',
+  'binding/refusals',
   'determinism',
   'errors',
   'golden',
@@ -180,6 +181,7 @@ const wasm = [
   'linear',
   'modes',
   'property',
+  'slots',
   'wasm',
   'wasm-threads',
   'analysis/*',
@@ -235,6 +237,16 @@ const resolve = {
   alias: [
     { find: /^lily-kernels$/, replacement: path('lib/index.ts') },
     { find: /^lily-kernels\/(tfjs|tfjs-layers|webgpu)$/, replacement: path('lib/$1/index.ts') },
+  ],
+}
+
+/** The published entries in place of those of lib/, which tests import by name or by path. Files below the entries stay. */
+const published = {
+  alias: [
+    { find: /^lily-kernels$/, replacement: path('dist/index.js') },
+    { find: /^lily-kernels\/(tfjs|tfjs-layers|webgpu)$/, replacement: path('dist/$1.js') },
+    { find: /^(?:\.\.\/)+lib\/index\.js$/, replacement: path('dist/index.js') },
+    { find: /^(?:\.\.\/)+lib\/(tfjs|tfjs-layers|webgpu)\/index\.js$/, replacement: path('dist/$1.js') },
   ],
 }
 
@@ -303,7 +315,17 @@ export default defineConfig({
         },
       })),
       // Kernels compile and run on a software adapter.
-      { resolve, test: { ...shared, ...webGpuProject, testTimeout: 300_000, hookTimeout: 300_000 } },
+      {
+        resolve: published,
+        test: {
+          ...shared,
+          ...webGpuProject,
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+          // Node.js loads them: as modules of vitest, the entries would not share their chunks.
+          server: { deps: { external: [/\/dist\/[\w-]+\.c?js$/] } },
+        },
+      },
       // Not part of `npm test`, because they download runtimes and libraries.
       ...['runtimes', 'browser', 'arm64', 'interop', 'site'].map((name) => ({
         resolve,

@@ -9,6 +9,8 @@
  * @module lily-kernels
  * @packageDocumentation
  */
+import { registerHost } from './binding/host.js'
+
 export { analyse, type AnalysisOptions } from './analysis/analyse.js'
 export type { Analysis, LayerAnalysis, TargetAnalysis } from './analysis/analyse-lily.js'
 export type { LoraAnalysis, LoraLayerAnalysis } from './analysis/analyse-lora.js'
@@ -46,20 +48,6 @@ export {
   type LilyForwardOptions,
   type LilyForwardResult,
 } from './operations/forward.js'
-export {
-  lilyLinearBackward,
-  lilyLinearBackwardAsync,
-  lilyLinearForward,
-  lilyLinearForwardAsync,
-  loraLinearBackward,
-  loraLinearBackwardAsync,
-  loraLinearForward,
-  loraLinearForwardAsync,
-  type LilyLinearBackwardOperands,
-  type LilyLinearForwardOperands,
-  type LoraLinearBackwardOperands,
-  type LoraLinearForwardOperands,
-} from './operations/adapted-linear.js'
 export {
   linearBackward,
   linearBackwardAsync,
@@ -99,14 +87,23 @@ export {
   type RanksForLora,
 } from './model/accounting.js'
 export type {
+  AdapterBackwardOperands,
   AdapterBackwardOptions,
+  AdapterForwardOperands,
   AdapterForwardOptions,
   AdapterForwardResult,
   AdapterLayer,
   AdapterSaved,
 } from './model/adapter-layer.js'
 export type { AdapterModel, AdapterModelClass, AdapterModelOptions } from './model/adapter-model.js'
-export { LilyAdapters, type AdaptersForwardResult, type AdaptersLayer, type AdaptersSaved } from './model/adapters.js'
+export {
+  LilyAdapters,
+  type AdaptersBackwardOperands,
+  type AdaptersForwardOperands,
+  type AdaptersForwardResult,
+  type AdaptersLayer,
+  type AdaptersSaved,
+} from './model/adapters.js'
 export type { Calibration, CalibrationSamples, LayerCalibration } from './model/calibrate.js'
 export type { LilyConfig, LilyConfigOptions, ModelRouting } from './model/lily-config.js'
 export type { FrozenWeights } from './model/freeze.js'
@@ -139,3 +136,5 @@ export { Event, Stream, type CudaDevice } from './tensor/stream.js'
 export { deviceTensor } from './base/symbols.js'
 export { cast } from './tensor/cast.js'
 export { tensor, Tensor } from './tensor/tensor.js'
+
+registerHost()

@@ -31,6 +31,7 @@ const SANITIZERS = {
       'adamw',
       'analysis/eigenvalues',
       'async',
+      'binding/addon',
       'binding/fuzz',
       'binding/refusals',
       'dlpack',

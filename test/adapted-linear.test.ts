@@ -1,25 +1,27 @@
-/** A frozen layer and its adapter in one call: the bits of the two calls, and checks of both before anything is written. */
+/** An adapter with the weight of its frozen layer: the bits of two calls, and checks of both before anything is written. */
 import { describe, expect, it } from 'vitest'
 import {
+  AdamW,
+  foldB,
   type HostTensorLike,
   lilyBackward,
+  lilyBackwardAsync,
   lilyForward,
-  lilyLinearBackward,
-  lilyLinearBackwardAsync,
-  lilyLinearForward,
-  lilyLinearForwardAsync,
+  lilyForwardAsync,
+  type LilyErrorCode,
   linearBackward,
   linearForward,
   loraBackward,
+  loraBackwardAsync,
   loraForward,
-  loraLinearBackward,
-  loraLinearBackwardAsync,
-  loraLinearForward,
-  loraLinearForwardAsync,
+  loraForwardAsync,
+  type PackedLinear,
   packLinear,
+  tensor,
   type TensorLike,
 } from '../lib/index.js'
-import { expectSameBits } from './support/compare.js'
+import * as reference from './reference.js'
+import { expectClose, expectSameBits, relativeError } from './support/compare.js'
 import { type Float, pack } from './support/dtypes.js'
 import { gaussian, randomFrom } from './support/random.js'
 import { expectRefused } from './support/refused.js'
@@ -120,12 +122,12 @@ describe.each(TYPES)('%s with parameters in %s', (dtype, parameters) => {
 
       for (const frozen of [weight, packLinear(weight)]) {
         const all = { ...call, weight: frozen, bias }
-        const { saved: own, ...results } = lilyLinearForward({ ...all, y: y() }, forwardOptions)
+        const { saved: own, ...results } = lilyForward({ ...all, y: y() }, forwardOptions)
         expectSame(results, expected)
-        expectSame({ ...lilyLinearBackward({ dy, weight: frozen, dx: dx() }, own, options) }, { ...gradients })
-        const later = await lilyLinearForwardAsync({ ...all, y: y() }, forwardOptions)
+        expectSame({ ...lilyBackward({ dy, dx: dx() }, own, options) }, { ...gradients })
+        const later = await lilyForwardAsync({ ...all, y: y() }, forwardOptions)
         expectSame({ y: later.y }, expected)
-        const promised = await lilyLinearBackwardAsync({ dy, weight: frozen, dx: dx() }, later.saved, options)
+        const promised = await lilyBackwardAsync({ dy, dx: dx() }, later.saved, options)
         expectSame({ ...promised }, { ...gradients })
       }
     })
@@ -139,12 +141,12 @@ describe.each(TYPES)('%s with parameters in %s', (dtype, parameters) => {
       const gradients = loraBackward({ dy, dx: shaped }, saved)
 
       const all = { ...rest, weight, bias }
-      const { saved: own, ...results } = loraLinearForward({ ...all, y: y() }, { scaling: 2, ...options })
+      const { saved: own, ...results } = loraForward({ ...all, y: y() }, { scaling: 2, ...options })
       expectSame(results, expected)
-      expectSame({ ...loraLinearBackward({ dy, weight, dx: dx() }, own, options) }, { ...gradients })
-      const later = await loraLinearForwardAsync({ ...all, y: y() }, { scaling: 2, ...options })
+      expectSame({ ...loraBackward({ dy, dx: dx() }, own, options) }, { ...gradients })
+      const later = await loraForwardAsync({ ...all, y: y() }, { scaling: 2, ...options })
       expectSame({ y: later.y }, expected)
-      const promised = await loraLinearBackwardAsync({ dy, weight, dx: dx() }, later.saved, options)
+      const promised = await loraBackwardAsync({ dy, dx: dx() }, later.saved, options)
       expectSame({ ...promised }, { ...gradients })
     })
   })
@@ -152,66 +154,92 @@ describe.each(TYPES)('%s with parameters in %s', (dtype, parameters) => {
 
 it('the adapter of an Async call is that of the call, whatever runs after its frozen layer has started', async () => {
   const { weight, bias, dy, ...rest } = operands('float32', 'float32', false)
-  const { y, saved } = lilyLinearForward({ ...rest, weight, bias }, { scaling: 2 })
-  const pending = lilyLinearForwardAsync({ ...rest, weight, bias }, { scaling: 2 })
+  const { y, saved } = lilyForward({ ...rest, weight, bias }, { scaling: 2 })
+  const pending = lilyForwardAsync({ ...rest, weight, bias }, { scaling: 2 })
   const other = lilyForward(rest, { scaling: 5, routing: 'token' })
   expectSameBits('y', (await pending).y.data, y.data)
-  const { dx } = lilyLinearBackward({ dy, weight }, saved, { retain: true })
-  const gradients = lilyLinearBackwardAsync({ dy, weight }, saved)
+  const { dx } = lilyBackward({ dy }, saved, { retain: true })
+  const gradients = lilyBackwardAsync({ dy }, saved)
   lilyBackward({ dy }, other.saved)
   expectSameBits('dx', (await gradients).dx.data, dx.data)
 })
 
 describe('backward', () => {
   const { weight, bias, dy, ...rest } = operands('float32', 'float32', false)
-  const { saved } = lilyLinearForward({ ...rest, weight, bias })
+  const { saved } = lilyForward({ ...rest, weight, bias })
 
   it('gives dx the shape of x, whatever that of dy', () => {
     const cube = { ...rest.x, shape: [1, tokens, dIn] }
-    const { saved: ofCube } = lilyLinearForward({ ...rest, x: cube, weight })
-    expect(lilyLinearBackward({ dy, weight }, ofCube).dx.shape).toEqual([1, tokens, dIn])
+    const { saved: ofCube } = lilyForward({ ...rest, x: cube, weight })
+    expect(lilyBackward({ dy }, ofCube).dx.shape).toEqual([1, tokens, dIn])
   })
 
-  it('without dx does not compute the frozen layer', () => {
-    const { dx, ...others } = lilyLinearBackward({ dy, weight }, saved, { needs: { dx: false }, retain: true })
+  it('without dx computes the gradients of the parameters alone', () => {
+    const { dx, ...others } = lilyBackward({ dy }, saved, { needs: { dx: false }, retain: true })
     expect(dx).toBeUndefined()
     const { dx: _, ...expected } = lilyBackward({ dy }, saved, { retain: true })
     expectSame({ ...others }, { ...expected })
   })
 
+  it('adds to dx again with retain, and defers the gradient of b', () => {
+    const twice = { data: new Float32Array(tokens * dIn), shape: rest.x.shape }
+    const { saved: deferring } = lilyForward({ ...rest, weight, bias })
+    for (const retain of [true, false]) lilyBackward({ dy, dx: twice }, deferring, { retain, deferB: true })
+    const expected = filled('float32', 0, ...rest.x.shape)
+    for (let i = 0; i < 2; i++) {
+      linearBackward({ dy, weight, dx: expected })
+      lilyBackward({ dy, dx: expected }, lilyForward(rest).saved)
+    }
+    expectSameBits('dx', twice.data, expected.data)
+    const db = lilyBackward({ dy }, saved, { retain: true }).db.data as Float32Array
+    expect(
+      relativeError(
+        foldB(deferring).data as Float32Array,
+        db.map((value) => 2 * value),
+      ),
+    ).toBeLessThan(1e-6)
+  })
+
+  it('takes x again, whose memory has moved', () => {
+    const { x, ...others } = rest
+    const moved = new Float32Array(x.data as Float32Array)
+    const { saved: ofMoved } = lilyForward({ ...others, x: { data: moved, shape: x.shape }, weight })
+    structuredClone(moved.buffer, { transfer: [moved.buffer] })
+    expectSame({ ...lilyBackward({ dy, x }, ofMoved) }, { ...lilyBackward({ dy }, saved, { retain: true }) })
+  })
+
   it('overwrites the given gradients of parameters, and not the dx of the frozen layer', () => {
     const da = filled('float32', NaN, rank, dIn)
     const dx = filled('float32', NaN, tokens, dIn)
-    const results = lilyLinearBackward({ dy, weight, dx, da }, saved, { accumulate: false, retain: true })
-    const expected = lilyLinearBackward({ dy, weight }, saved, { retain: true })
+    const results = lilyBackward({ dy, dx, da }, saved, { accumulate: false, retain: true })
+    const expected = lilyBackward({ dy }, saved, { retain: true })
     expectSameBits('dx', results.dx.data, expected.dx.data)
     expectSameBits('da', results.da.data, expected.da.data)
   })
 
   it('refuses a saved that a backward has used, and writes nothing', async () => {
-    const { saved } = lilyForward(rest)
+    const { saved } = lilyForward({ ...rest, weight })
     const { a, x } = rest
-    const lora = loraForward({ x, a, b: operands('float32', 'float32', true).b }).saved
-    lilyLinearBackward({ dy, weight }, saved)
-    await loraLinearBackwardAsync({ dy, weight }, lora)
+    const lora = loraForward({ x, a, weight, b: operands('float32', 'float32', true).b }).saved
+    lilyBackward({ dy }, saved)
+    await loraBackwardAsync({ dy }, lora)
     const dx = filled('float32', 3, tokens, dIn)
-    const given = { dy, weight, dx }
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => lilyLinearBackward(given, saved, { retain: true }))
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => lilyLinearBackwardAsync(given, saved))
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraLinearBackward(given, lora))
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraLinearBackwardAsync(given, lora))
+    const given = { dy, dx }
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => lilyBackward(given, saved, { retain: true }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => lilyBackwardAsync(given, saved))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraBackward(given, lora))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraBackwardAsync(given, lora))
     expect(new Set(dx.data)).toEqual(new Set([3]))
   })
 
   it('takes precision from forward', () => {
     const mixed = operands('bfloat16', 'float32', false)
     const { weight: of, bias: _, dy: gradient, ...adapter } = mixed
-    const high = lilyLinearForward({ ...adapter, weight: of }, { precision: 'high' }).saved
+    const high = lilyForward({ ...adapter, weight: of }, { precision: 'high' }).saved
     const { dx } = linearBackward({ dy: gradient, weight: of }, { precision: 'high' })
-    const expected = lilyBackward({ dy: gradient, dx: { data: dx.data, shape: dx.shape, dtype: 'bfloat16' } }, high, {
-      retain: true,
-    }).dx
-    expectSameBits('dx', lilyLinearBackward({ dy: gradient, weight: of }, high).dx.data, expected.data)
+    const { saved: alone } = lilyForward(adapter, { precision: 'high' })
+    const { dx: expected } = lilyBackward({ dy: gradient, dx }, alone)
+    expectSameBits('dx', lilyBackward({ dy: gradient }, high).dx.data, expected.data)
   })
 })
 
@@ -236,42 +264,113 @@ describe('refusals', () => {
   ] as const)('forward, %s: y is unchanged', async (_, code, text, changed: Record<string, TensorLike | undefined>) => {
     const { forward } = call()
     const before = forward.y.data.slice()
-    for (const run of [lilyLinearForward, lilyLinearForwardAsync]) {
+    for (const run of [lilyForward, lilyForwardAsync]) {
       const error = await expectRefused(code, '', () => run({ ...forward, ...changed }))
       expect(error.message).toMatch(text)
     }
     expect(forward.y.data).toEqual(before)
   })
 
-  it('backward: an output over the weight, a weight of another shape', async () => {
-    const { dy, forward } = call()
-    const { saved } = lilyLinearForward({ ...forward, y: undefined })
-    const { weight } = forward
-    const over = { data: weight.data, shape: [rank, dIn], strides: [dIn, 1] }
-    const before = weight.data.slice()
-    await expectRefused('ERR_LILY_ARGUMENT', 'da: its memory overlaps that of weight', () =>
-      lilyLinearBackward({ dy, weight, da: over }, saved),
-    )
-    await expectRefused('ERR_LILY_ARGUMENT', 'dx: its memory overlaps that of weight', () =>
-      lilyLinearBackward({ dy, weight, dx: { data: weight.data, shape: [tokens, dIn], strides: [dIn, 1] } }, saved),
-    )
-    expect(weight.data).toEqual(before)
-    await expectRefused('ERR_LILY_SHAPE', 'weight: expected [52, 40]', () =>
-      lilyLinearBackward({ dy, weight: zeros(dOut, dIn + 1) }, saved),
-    )
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraLinearBackward({ dy, weight }, saved as never))
+  it('forward: a bias without a weight, a weight of another type', async () => {
+    const { forward } = call()
+    const { weight: _, ...withoutWeight } = forward
+    const before = forward.y.data.slice()
+    for (const run of [lilyForward, lilyForwardAsync]) {
+      await expectRefused('ERR_LILY_ARGUMENT', 'bias: is given without a weight', () => run(withoutWeight))
+      const weight = filled('bfloat16', 1, dOut, dIn)
+      const message = 'weight: expected float32, got bfloat16; convert it'
+      await expectRefused('ERR_LILY_DTYPE', message, () => run({ ...forward, weight }))
+    }
+    expect(forward.y.data).toEqual(before)
   })
 
-  it('backward: a weight of another type, with and without dx', async () => {
+  it('backward: an output over the weight, the saved call of the other operation', async () => {
     const { dy, forward } = call()
-    const { saved } = lilyLinearForward(forward)
-    const { router: _, dy: __, ...ofLora } = operands('float32', 'float32', true)
-    const lora = loraLinearForward(ofLora).saved
-    const weight = filled('bfloat16', 1, dOut, dIn)
-    for (const needs of [{ dx: true }, { dx: false }]) {
-      const message = 'weight: expected float32, got bfloat16; convert it'
-      await expectRefused('ERR_LILY_DTYPE', message, () => lilyLinearBackward({ dy, weight }, saved, { needs }))
-      await expectRefused('ERR_LILY_DTYPE', message, () => loraLinearBackward({ dy, weight }, lora, { needs }))
+    const { saved } = lilyForward({ ...forward, y: undefined })
+    const { weight } = forward
+    const over = (rows: number) => ({ data: weight.data, shape: [rows, dIn], strides: [dIn, 1] })
+    const before = weight.data.slice()
+    await expectRefused('ERR_LILY_ARGUMENT', 'da: its memory overlaps that of weight', () =>
+      lilyBackward({ dy, da: over(rank) }, saved),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'dx: its memory overlaps that of weight', () =>
+      lilyBackward({ dy, dx: over(tokens) }, saved),
+    )
+    expect(weight.data).toEqual(before)
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => loraBackward({ dy }, saved as never))
+  })
+
+  it('backward: a weight that is gone or has changed since forward', async () => {
+    const { dy, forward } = call()
+    const refused = async (
+      code: LilyErrorCode,
+      text: string,
+      weight: TensorLike | PackedLinear,
+      remove: () => void,
+    ) => {
+      const { saved } = lilyForward({ ...forward, weight })
+      const { router: _, ...ofLora } = { ...forward, b: operands('float32', 'float32', true).b }
+      const { saved: lora } = loraForward({ ...ofLora, weight })
+      remove()
+      const dx = filled('float32', 3, tokens, dIn)
+      for (const needs of [{ dx: true }, { dx: false }]) {
+        const given = { dy, dx: needs.dx ? dx : undefined }
+        await expectRefused(code, text, () => lilyBackward(given, saved, { needs }))
+        await expectRefused(code, text, () => lilyBackwardAsync(given, saved, { needs }))
+        await expectRefused(code, text, () => loraBackward(given, lora, { needs }))
+      }
+      expect(new Set(dx.data)).toEqual(new Set([3]))
+    }
+    const copy = () => new Float32Array(forward.weight.data as Float32Array)
+    const own = tensor(copy(), [dOut, dIn])
+    const text = 'weight: this tensor is disposed of'
+    await refused('ERR_LILY_DISPOSED', text, own, () => {
+      own.dispose()
+    })
+    const packed = packLinear(forward.weight)
+    await refused('ERR_LILY_DISPOSED', 'weight: this packed weight is disposed of', packed, () => {
+      packed.dispose()
+    })
+    const data = copy()
+    await refused('ERR_LILY_ARGUMENT', 'weight: its ArrayBuffer is detached', { data, shape: [dOut, dIn] }, () => {
+      structuredClone(data.buffer, { transfer: [data.buffer] })
+    })
+    const trained = tensor(copy(), [dOut, dIn])
+    const grad = tensor(copy(), [dOut, dIn])
+    await refused('ERR_LILY_ARGUMENT', 'weight: expected the values of forward', trained, () => {
+      new AdamW(new Map([['weight', { value: trained, grad }]])).step()
+    })
+  })
+})
+
+describe('the reference in float64', () => {
+  const numbersOf = ({ data }: { readonly data: ArrayBufferView }) => data as Float32Array
+  it.each(['batch', 'token', 'lora'] as const)('%s: y = x W^T + bias + adapter, and dx includes dy W', (routing) => {
+    const isLora = routing === 'lora'
+    const { dy, router, ...call } = operands('float32', 'float32', isLora)
+    const problem = { tokens, dIn, dOut, rank, experts: isLora ? 1 : experts, routing, activations: 'float32' } as const
+    const numbers = Object.fromEntries(
+      Object.entries({ ...call, router, dy }).map(([name, value]) => [name, numbersOf(value)]),
+    ) as Record<keyof Operands, Float32Array>
+    const adapter = { ...problem, ...numbers, scaling: 0.5 }
+    const ofAdapter = reference.forward(adapter)
+    const ofLayer = reference.linear({ ...problem, ...numbers })
+    const expected = {
+      y: ofLayer.y.plus(ofAdapter.y),
+      ...reference.backward(adapter, ofAdapter, numbers.dy),
+    }
+    expected.dx = ofLayer.dx.plus(expected.dx)
+
+    const results: Results = {}
+    if (isLora) {
+      const { y, saved } = loraForward(call, { scaling: 0.5 })
+      Object.assign(results, { y, ...loraBackward({ dy }, saved) })
+    } else {
+      const { y, saved } = lilyForward({ ...call, router }, { scaling: 0.5, routing })
+      Object.assign(results, { y, ...lilyBackward({ dy }, saved) })
+    }
+    for (const [name, value] of Object.entries(results)) {
+      if (value !== undefined) expectClose(name, numbersOf(value), expected[name as keyof typeof expected])
     }
   })
 })

@@ -16,10 +16,6 @@ import {
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
-  lilyLinearBackward,
-  lilyLinearBackwardAsync,
-  lilyLinearForward,
-  lilyLinearForwardAsync,
   LilyModel,
   linearBackward,
   linearBackwardAsync,
@@ -29,10 +25,6 @@ import {
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
-  loraLinearBackward,
-  loraLinearBackwardAsync,
-  loraLinearForward,
-  loraLinearForwardAsync,
   LoraModel,
   packLinear,
   rankForLora,
@@ -249,66 +241,20 @@ function operations(): Record<string, Record<string, Row>> {
   }
   const weight = () => filled(1, dOut, dIn)
   const linearOptions = { precision: optional, accumulate: flag, stream: optional }
+  // A weight that is left out is refused, because a bias is given.
   const frozen = { weight: {}, bias: optional }
-  const adapted = () => ({ weight: weight(), bias: filled(1, dOut) })
-  const forwards = {
-    lilyLinearForward: [lilyLinearForward, forwardCall, { router: {} }, lilyOptions],
-    lilyLinearForwardAsync: [lilyLinearForwardAsync, forwardCall, { router: {} }, lilyOptions],
-    loraLinearForward: [loraLinearForward, loraCall, {}, forwardOptions],
-    loraLinearForwardAsync: [loraLinearForwardAsync, loraCall, {}, forwardOptions],
+  const withLayer = {
+    lilyForward: [lilyForward, forwardCall],
+    lilyForwardAsync: [lilyForwardAsync, forwardCall],
+    loraForward: [loraForward, loraCall],
+    loraForwardAsync: [loraForwardAsync, loraCall],
   } as const
-  for (const [name, [given, adapter, own, knownOptions]] of Object.entries(forwards)) {
-    const run = given as (operands: never, options?: unknown) => unknown
-    const call = () => ({ ...adapter(), ...adapted() })
-    groups[name] = {
-      operands: { argument: /operands|x/, call: (value) => run(value) },
-      ...fields(call(), { x: {}, a: {}, b: {}, ...own, ...frozen, y: optional }, (changed, outputs) => {
-        outputsOf(outputs, changed, 'y')
-        return run(changed)
-      }),
-      options: { argument: /options/, valid: EMPTY, call: (value) => run(call() as never, value) },
-    }
-    groups[`${name} options`] = fields({}, knownOptions, (options, outputs) => {
-      const all = call()
-      written(outputs, all.y)
-      return run(all as never, options)
-    })
-  }
-  const backwards = {
-    lilyLinearBackward: [lilyLinearBackward, gradients, savedCall, ['dRouter']],
-    lilyLinearBackwardAsync: [lilyLinearBackwardAsync, gradients, savedCall, ['dRouter']],
-    loraLinearBackward: [loraLinearBackward, loraGradients, loraSaved, []],
-    loraLinearBackwardAsync: [loraLinearBackwardAsync, loraGradients, loraSaved, []],
-  } as const
-  for (const [name, [given, adapter, saved, own]] of Object.entries(backwards)) {
-    const run = given as (operands: never, saved: unknown, options?: unknown) => unknown
-    const outputs = ['dx', 'da', 'db', ...own]
-    const call = () => ({ ...adapter(), weight: weight() })
-    groups[name] = {
-      operands: { argument: /operands|dy/, call: (value) => run(value, saved()) },
-      ...fields(
-        {},
-        { dy: {}, weight: {}, ...Object.fromEntries(outputs.map((output) => [output, optional])) },
-        (changed: Record<string, unknown>, registered) => {
-          const all = { ...call(), ...changed }
-          outputsOf(registered, all, ...outputs)
-          return run(all as never, saved())
-        },
-      ),
-      saved: {
-        argument: /saved/,
-        call: (value, registered) => {
-          const all = call()
-          outputsOf(registered, all, ...outputs)
-          return run(all as never, value)
-        },
-      },
-      options: { argument: /options/, valid: EMPTY, call: (value) => run(call() as never, saved(), value) },
-    }
-    groups[`${name} options`] = fields({}, backwardOptions, (options, registered) => {
-      const all = call()
-      outputsOf(registered, all, ...outputs)
-      return run(all as never, saved(), options)
+  for (const [name, [given, adapter]] of Object.entries(withLayer)) {
+    const run = given as (operands: never) => unknown
+    const call = { ...adapter(), weight: weight(), bias: filled(1, dOut) }
+    groups[`${name} with its layer`] = fields(call, frozen, (changed, outputs) => {
+      outputsOf(outputs, changed, 'y')
+      return run(changed)
     })
   }
   for (const [name, run] of Object.entries({ linearForward, linearForwardAsync })) {
@@ -464,97 +410,57 @@ function layerRows(
   of: () => { layer: Layer; saved: () => object },
   { isAdapters = false, isLora = false } = {},
 ): Record<string, Row> {
-  const given = () => ({ x: smallOperands().x, y: y() })
-  const dy = () => smallOperands().dy
-  const dx = () => filled(1, tokens, dIn)
+  const dx = () => output(1, tokens, dIn)
   const required = isAdapters ? {} : optional
-  return {
-    x: {
-      argument: /\bx\b/,
-      call: (x, outputs) => {
-        const out = y()
-        written(outputs, out)
-        return of().layer.forward(x, out)
-      },
-    },
-    y: { argument: /\by\b/, ...required, call: (value) => of().layer.forward(given().x, value) },
-    options: {
-      argument: /options/,
-      valid: EMPTY,
-      call: (options, outputs) => {
-        const { x, y: out } = given()
-        written(outputs, out)
-        return of().layer.forward(x, out, options)
-      },
-    },
-    ...fields({}, { ...(isLora ? forwardOptions : lilyOptions), scaling: { valid: [] } }, (options, outputs) => {
-      const { x, y: out } = given()
-      written(outputs, out)
-      return of().layer.forward(x, out, options)
-    }),
-    dy: {
-      argument: /dy/,
-      call: (value, outputs) => {
-        const { layer, saved } = of()
-        const out = dx()
-        written(outputs, out)
-        return layer.backward(value, saved(), { dx: out })
-      },
-    },
-    saved: {
-      argument: /saved/,
-      call: (value, outputs) => {
-        const out = dx()
-        written(outputs, out)
-        return of().layer.backward(dy(), value, { dx: out })
-      },
-    },
-    'options of backward': {
-      argument: isAdapters ? /options|dx/ : /options/,
-      valid: isAdapters ? [] : EMPTY,
-      call: (options) => {
-        const { layer, saved } = of()
-        return layer.backward(dy(), saved(), options)
-      },
-    },
-    ...Object.fromEntries(
-      Object.entries(
-        fields(
-          {},
-          {
-            dx: required,
-            needs: { valid: EMPTY },
-            retain: flag,
-            ...(isLora ? {} : { deferB: flag }),
-            stream: optional,
-          },
-          (options: object, outputs) => {
-            const { layer, saved } = of()
-            const out = dx()
-            written(outputs, out)
-            return layer.backward(dy(), saved(), { dx: out, ...options })
-          },
-        ),
-      ).map(([name, row]) => [`${name} of backward`, row]),
+  const forward = (changed: Record<string, unknown>, outputs: Outputs, options?: object) => {
+    const operands = { x: smallOperands().x, y: y(), ...changed }
+    outputsOf(outputs, operands, 'y')
+    return of().layer.forward(operands, options)
+  }
+  const backward = (changed: Record<string, unknown>, outputs: Outputs, options?: object) => {
+    const { layer, saved } = of()
+    const operands = { dy: smallOperands().dy, saved: saved(), dx: dx(), ...changed }
+    outputsOf(outputs, operands, 'dx')
+    return layer.backward(operands, options)
+  }
+  const frozen = { weight: filled(1, dOut, dIn), bias: filled(1, dOut) }
+  const rowsOfBackward = {
+    operands: { argument: /operands/, call: (value) => of().layer.backward(value) },
+    ...fields({}, { dy: {}, saved: {}, x: optional, dx: required }, backward),
+    options: { argument: /options/, valid: EMPTY, call: (options, outputs) => backward({}, outputs, options) },
+    ...fields(
+      {},
+      { needs: { valid: EMPTY }, retain: flag, ...(isLora ? {} : { deferB: flag }), stream: optional },
+      (options, outputs) => backward({}, outputs, options),
     ),
+  } satisfies Record<string, Row>
+  return {
+    operands: { argument: /operands/, call: (value) => of().layer.forward(value) },
+    // A weight that is left out is refused, because a bias is given.
+    ...fields(frozen, { x: {}, y: required, weight: {}, bias: optional }, forward),
+    options: { argument: /options/, valid: EMPTY, call: (options, outputs) => forward({}, outputs, options) },
+    ...fields({}, { ...(isLora ? forwardOptions : lilyOptions), scaling: { valid: [] } }, (options, outputs) =>
+      forward({}, outputs, options),
+    ),
+    ...Object.fromEntries(Object.entries(rowsOfBackward).map(([name, row]) => [`${name} of backward`, row])),
   }
 }
 interface Layer {
-  forward(x: unknown, y: unknown, options?: unknown): { saved: object }
-  backward(dy: unknown, saved: unknown, options?: unknown): unknown
+  forward(operands: unknown, options?: unknown): { saved: object }
+  backward(operands: unknown, options?: unknown): unknown
 }
 
 const plainLayer = () => {
   const layer = model().layer('q') as unknown as Layer
-  return { layer, saved: () => layer.forward(smallOperands().x, y()).saved }
+  return { layer, saved: () => layer.forward({ x: smallOperands().x, y: y() }).saved }
 }
 const loraLayer = () => {
   const layer = lora().layer('q') as unknown as Layer
-  return { layer, saved: () => layer.forward(smallOperands().x, y()).saved }
+  return { layer, saved: () => layer.forward({ x: smallOperands().x, y: y() }).saved }
 }
 const adaptersLayer = () => {
   const layer = adapters().layer('q') as unknown as Layer
-  return { layer, saved: () => layer.forward(smallOperands().x, y()).saved }
+  return { layer, saved: () => layer.forward({ x: smallOperands().x, y: y() }).saved }
 }
 
 const models: Record<string, Record<string, Row>> = {

@@ -80,10 +80,10 @@ if (backend === 'cpu')
       expect(foldAfter([2, 1, 0]), 'the sum depends on the order').not.toEqual(expected)
 
       const ended: number[] = []
-      const run = native.backwardAsync.bind(native)
+      const run = native.runAsync.bind(native)
       const ends: Promise<void>[] = []
       // Each call ends after the next one.
-      const held = vi.spyOn(native, 'backwardAsync').mockImplementation((...call) => {
+      const held = vi.spyOn(native, 'runAsync').mockImplementation((...call) => {
         const [i, done] = [ends.length, run(...call)]
         const end = (async () => {
           await new Promise(setImmediate)

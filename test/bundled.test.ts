@@ -19,9 +19,11 @@ writeFileSync(join(ofProgram, 'build', 'Release', 'other.node'), 'an addon of th
 const alone = join(folder, 'alone')
 mkdirSync(alone)
 
-// Where a program is CommonJS, there is no URL of its files.
+// As users do who have met the error that there is no `require` in an ES module.
+const REQUIRE = "import { createRequire } from 'node:module'\nconst require = createRequire(import.meta.url)"
 const formats = [
-  ['esm', 'bundle.mjs', "import { createRequire } from 'node:module'\nconst require = createRequire(import.meta.url)"],
+  ['esm', 'bundle.mjs', ''],
+  ['esm', 'with-require.mjs', REQUIRE],
   ['cjs', 'bundle.cjs', ''],
 ] as const
 const places = { 'in a package': ofProgram, 'in none': alone }
@@ -32,7 +34,7 @@ const cases = formats.flatMap((format) =>
 test.each(cases)('%s: %s', (_, format, place, name, banner) => {
   const file = join(place, name)
   buildSync({
-    entryPoints: [join(packageRoot, 'lib', 'index.ts')],
+    entryPoints: [join(packageRoot, 'dist', 'index.js')],
     banner: { js: banner },
     bundle: true,
     format,

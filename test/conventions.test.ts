@@ -208,10 +208,13 @@ describe('what is not supported', () => {
     expect(error.message).toContain(message)
   })
 
-  it('a Float16Array of a library, whose bits are accepted', () => {
+  it('a Float16Array of a library, whose bits are accepted as the error says', () => {
     const [values, shape] = [[1, 0.5, -2], [3]]
     const data = new Float16Array(values)
-    expect(caught(() => tensor(data as unknown as Uint16Array, shape, 'float16')).message).toContain('Float16Array')
+    const advice = "; pass new Uint16Array(data.buffer, data.byteOffset, data.length) and the dtype 'float16'"
+    const given = { data: data as unknown as Uint16Array, shape }
+    expect(caught(() => cast(given as never, 'float32')).message).toContain(advice)
+    expect(caught(() => tensor(given.data, shape, 'float16')).message).toContain(advice)
     const bits = new Uint16Array(data.buffer, data.byteOffset, data.length)
     expect([...cast(tensor(bits, shape, 'float16'), 'float32').data]).toEqual(values)
     expect([...cast({ data: bits, dims: shape, type: 'float16' }, 'float32').data]).toEqual(values)

@@ -93,8 +93,8 @@ test('what the package allocates begins with a cache line', () => {
   const layers = [{ name: 'layer', inFeatures: dIn, outFeatures: dOut }]
   const model = LilyModel.create({ layers, config: { r: rank, numB: 2 } })
   const layer = model.layer('layer')
-  const { y, saved } = layer.forward(tensor(new Float32Array(tokens * dIn), [tokens, dIn]))
-  const dx = layer.backward(y, saved)
+  const { y, saved } = layer.forward({ x: tensor(new Float32Array(tokens * dIn), [tokens, dIn]) })
+  const dx = layer.backward({ dy: y, saved })
   const parameters = [...model.parameters().values()]
   const allocated = [y, dx, ...parameters.flatMap(({ value, grad }) => [value, grad])]
   const large = allocated.map(({ data }) => data as Float32Array).filter(({ byteLength }) => byteLength >= 4096)

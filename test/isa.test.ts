@@ -1,9 +1,10 @@
 /** Every instruction set, compared with the reference in a separate process. */
 import { spawnSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
-import { foldFields, foldLayerFields, lengths, slotFields } from '../lib/binding/descriptor.js'
-import { native } from '../lib/binding/native.js'
 import { packageRoot } from '../lib/binding/root.js'
+import { dtype } from '../lib/binding/slots.js'
+import { argumentsOf } from './binding/encoding.js'
+import { makeCall } from './binding/fixed-calls.js'
 import { isLong, isSanitized } from './support/backend.js'
 import { runInChild } from './support/child.js'
 import { roundAll, unpack } from './support/dtypes.js'
@@ -62,19 +63,17 @@ const wronglyRounded = (numbers: Float32Array, found: Float32Array, expected: Fl
 
 /** A fold of one array of float32 into an array of 16-bit numbers converts it. Undefined without the instruction set. */
 function foldInChild(isa: string, numbers: Float32Array, type: 'bfloat16' | 'float16'): Float32Array | undefined {
-  const slot = lengths.foldFields
-  const descriptor = new Array<number>(slot + lengths.slotFields + lengths.foldLayerFields).fill(0)
-  descriptor[foldFields.dOut] = descriptor[slot + slotFields.pitch] = numbers.length
-  descriptor[foldFields.rank] = descriptor[foldFields.experts] = 1
-  descriptor[slot + slotFields.dtype] = native.constants.dtype[type]
-  descriptor[slot + lengths.slotFields + foldLayerFields.partials] = 1
+  const sizes = { dOut: numbers.length, rank: 1, experts: 1, partials: 1 }
+  const call = makeCall('fold', sizes, ['weights'])
+  call.slots.db.dtype = dtype[type]
+  const [descriptor] = argumentsOf(call)
   // As bits, because those of a NaN are of interest.
   const program = `
     const native = require('node-gyp-build')(${JSON.stringify(packageRoot)})
     if (native.backends()[0].available) {
       const bits = Uint32Array.of(${new Uint32Array(numbers.buffer).join()})
       const db = new Uint16Array(bits.length)
-      native.fold(Float64Array.of(${descriptor.join()}), db, [new Float32Array(bits.buffer)], [null])
+      native.run(Float64Array.of(${descriptor.join()}), db, new Float32Array(bits.buffer), null)
       console.log(JSON.stringify([...db]))
     }`
   const { stdout, stderr } = spawnSync(process.execPath, ['-'], {

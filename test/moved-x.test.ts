@@ -76,23 +76,23 @@ describe('x is accepted again', () => {
     const layers = [{ name: 'layers.0.q', inFeatures: dIn, outFeatures: dOut }]
     const create = () => LilyModel.create({ layers, config: { r: 2, initWeights: false }, seed: 1 })
     const layer = create().layer('layers.0.q')
-    const expected = layer.backward(dy, layer.forward(x).saved)
-    const forward = (x: object) => layer.forward(x as never).saved
-    expect(moved(forward, (saved, x) => layer.backward(dy, saved, { x: x as never })).data).toEqual(expected.data)
+    const expected = layer.backward({ dy, saved: layer.forward({ x }).saved })
+    const forward = (x: object) => layer.forward({ x: x as never }).saved
+    expect(moved(forward, (saved, x) => layer.backward({ dy, saved, x: x as never })).data).toEqual(expected.data)
 
     const config = { r: 2, initLoraWeights: false }
     const ofLora = LoraModel.create({ layers, config, seed: 1 }).layer('layers.0.q')
-    const { data } = ofLora.backward(dy, ofLora.forward(x).saved)
-    const forwardLora = (x: object) => ofLora.forward(x as never).saved
-    expect(moved(forwardLora, (saved, x) => ofLora.backward(dy, saved, { x: x as never })).data).toEqual(data)
+    const { data } = ofLora.backward({ dy, saved: ofLora.forward({ x }).saved })
+    const forwardLora = (x: object) => ofLora.forward({ x: x as never }).saved
+    expect(moved(forwardLora, (saved, x) => ofLora.backward({ dy, saved, x: x as never })).data).toEqual(data)
 
     const adapters = new LilyAdapters().addAdapter('one', create()).layer('layers.0.q')
     const [y, dx] = [
       { data: new Float32Array(tokens * dOut), shape: [tokens, dOut] },
       { data: new Float32Array(tokens * dIn), shape: [tokens, dIn] },
     ]
-    const forwardAll = (x: object) => adapters.forward(x as never, y).saved
-    moved(forwardAll, (saved, x) => adapters.backward(dy, saved, { dx, x: x as never }))
+    const forwardAll = (x: object) => adapters.forward({ x: x as never, y }).saved
+    moved(forwardAll, (saved, x) => adapters.backward({ dy, saved, dx, x: x as never }))
     expect(dx.data).toEqual(expected.data)
   })
   it('where it has not moved, with rows of another pitch', () => {

@@ -28,6 +28,13 @@ describe('an operand of another realm', () => {
     await refused('dims: [1]', 'x: expected shape or dims, got both')
   })
 
+  it('is told what to do with a DataView', async () => {
+    const { dy: _, ...operands } = smallOperands()
+    const x = elsewhere('({ data: new DataView(new ArrayBuffer(120)), shape: [6, 5] })') as typeof operands.x
+    const advice = 'new Float32Array(data.buffer, data.byteOffset, length)'
+    await expectRefused('ERR_LILY_DTYPE', advice, () => lilyForward({ ...operands, x }))
+  })
+
   it('throws errors whose message is kept', async () => {
     const { dy: _, ...operands } = smallOperands()
     const x = elsewhere(`({ get data() { throw new Error('the file is gone') } })`) as typeof operands.x

@@ -250,8 +250,8 @@ describe('code of the caller that calls the package', () => {
       const set = new LilyAdapters().addAdapter('one', models[0]).addAdapter('two', models[1])
       const layer = set.setAdapter(hook(['one', 'two'])).layer('q')
       const [y, dx] = [filled(1, tokens, dOut), filled(1, tokens, dIn)]
-      const { saved } = layer.forward(hook(smallOperands().x), hook(y), hook({ mask: options.mask }))
-      layer.backward(hook(smallOperands().dy), saved, hook({ dx, needs: { da: true } }))
+      const { saved } = layer.forward(hook({ x: hook(smallOperands().x), y: hook(y) }), hook({ mask: options.mask }))
+      layer.backward(hook({ dy: hook(smallOperands().dy), saved, dx: hook(dx) }), hook({ needs: { da: true } }))
       const { weights } = await models[0].calibrate(hook({ q: [smallOperands().x] }))
       models[0].freeze(hook({ q: Array.from(weights.get('q') ?? []) }))
       const weight = filled(1, dOut, dIn)

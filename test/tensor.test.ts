@@ -504,12 +504,15 @@ describe('cast', () => {
   it('is the advice where float32 numbers are given as 16-bit ones', async () => {
     const numbers = Float32Array.of(1, 2)
     for (const dtype of ['bfloat16', 'float16'] as const) {
-      await expectRefused('ERR_LILY_DTYPE', '; pass a typed array or cast', () => tensor([1, 2], [2], dtype))
-      await expectRefused('ERR_LILY_DTYPE', '; leave it out or cast', () => tensor(numbers, [2], dtype))
-      await expectRefused('ERR_LILY_DTYPE', '; leave it out or cast', () =>
-        cast({ data: numbers, shape: [2], dtype }, dtype),
-      )
+      const advice = `leave it out, and convert with cast(tensor, '${dtype}')`
+      await expectRefused('ERR_LILY_DTYPE', advice, () => tensor([1, 2], [2], dtype))
+      await expectRefused('ERR_LILY_DTYPE', advice, () => tensor(numbers, [2], dtype))
+      await expectRefused('ERR_LILY_DTYPE', advice, () => cast({ data: numbers, shape: [2], dtype }, dtype))
     }
+    await expectRefused('ERR_LILY_DTYPE', "got 'int32'; pass a typed array", () => tensor([1, 2], [2], 'int32'))
+    await expectRefused('ERR_LILY_DTYPE', "got 'int32'; pass that dtype or leave it out", () =>
+      tensor(numbers, [2], 'int32'),
+    )
   })
 
   it('refuses other types', async () => {

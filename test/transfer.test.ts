@@ -10,19 +10,11 @@ import {
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
-  lilyLinearBackward,
-  lilyLinearBackwardAsync,
-  lilyLinearForward,
-  lilyLinearForwardAsync,
   LilyModel,
   loraBackward,
   loraBackwardAsync,
   loraForward,
   loraForwardAsync,
-  loraLinearBackward,
-  loraLinearBackwardAsync,
-  loraLinearForward,
-  loraLinearForwardAsync,
   LoraModel,
   tensor,
 } from '../lib/index.js'
@@ -191,8 +183,8 @@ describe('a frozen layer and its adapter: both have read a small operand', () =>
   it.each(['x', 'weight', 'bias', 'a', 'router', 'b'] as const)('%s of forward', async (name) => {
     const { dy: _, ...adapter } = smallOperands()
     const operands = { ...adapter, ...frozen() }
-    const expected = lilyLinearForward({ ...operands, y: filled(3, tokens, dOut) })
-    const pending = lilyLinearForwardAsync({ ...operands, y: filled(3, tokens, dOut) })
+    const expected = lilyForward({ ...operands, y: filled(3, tokens, dOut) })
+    const pending = lilyForwardAsync({ ...operands, y: filled(3, tokens, dOut) })
     transfer(operands[name]).fill(NaN)
     const { y, saved } = await pending
     expectSameBits('y', y.data, expected.y.data)
@@ -202,10 +194,10 @@ describe('a frozen layer and its adapter: both have read a small operand', () =>
   it.each(['dy', 'weight', 'x', 'a', 'router', 'b', 'saved'] as const)('%s of backward', async (name) => {
     const { dy, ...adapter } = smallOperands()
     const { weight } = frozen()
-    const { saved } = lilyForward(adapter)
-    const given = () => ({ dy, weight, dx: filled(3, tokens, dIn), da: filled(3, rank, dIn) })
-    const expected = lilyLinearBackward(given(), saved, { retain: true })
-    const pending = lilyLinearBackwardAsync(given(), saved)
+    const { saved } = lilyForward({ ...adapter, weight })
+    const given = () => ({ dy, dx: filled(3, tokens, dIn), da: filled(3, rank, dIn) })
+    const expected = lilyBackward(given(), saved, { retain: true })
+    const pending = lilyBackwardAsync(given(), saved)
     transfer(name === 'saved' ? saved.hidden : { dy, weight, ...adapter }[name]).fill(NaN)
     const gradients = await pending
     for (const each of ['dx', 'da', 'dRouter', 'db'] as const) {
@@ -216,12 +208,11 @@ describe('a frozen layer and its adapter: both have read a small operand', () =>
   it('of LoRA', async () => {
     const { x, a, dy } = smallOperands()
     const operands = { x, a, b: smallLoraB(), ...frozen() }
-    const expected = loraLinearForward(operands)
-    const { weight } = operands
-    const gradients = loraLinearBackward({ dy, weight }, expected.saved, { retain: true })
+    const expected = loraForward(operands)
+    const gradients = loraBackward({ dy }, expected.saved, { retain: true })
     const pending = [
-      loraLinearForwardAsync(operands).then(({ y }) => y),
-      loraLinearBackwardAsync({ dy, weight }, expected.saved).then(({ da }) => da),
+      loraForwardAsync(operands).then(({ y }) => y),
+      loraBackwardAsync({ dy }, expected.saved).then(({ da }) => da),
     ]
     for (const operand of [dy, ...Object.values(operands)]) transfer(operand).fill(NaN)
     const [y, da] = await Promise.all(pending)
@@ -233,14 +224,14 @@ describe('a frozen layer and its adapter: both have read a small operand', () =>
     const { dy, ...adapter } = smallOperands()
     const { weight } = frozen()
     const y = filled(3, tokens, dOut)
-    const forward = lilyLinearForwardAsync({ ...adapter, weight, y })
+    const forward = lilyForwardAsync({ ...adapter, weight, y })
     const receivedY = transfer(y)
     await expectRefused(ARGUMENT, 'y: its ArrayBuffer was transferred', () => forward)
     expect(new Set(receivedY)).toEqual(new Set([3]))
 
-    const { saved } = lilyForward(adapter)
+    const { saved } = lilyForward({ ...adapter, weight })
     const [dx, da] = [filled(3, tokens, dIn), filled(3, rank, dIn)]
-    const backward = lilyLinearBackwardAsync({ dy, weight, dx, da }, saved)
+    const backward = lilyBackwardAsync({ dy, dx, da }, saved)
     const received = transfer(da)
     await expectRefused(ARGUMENT, 'da: its ArrayBuffer was transferred', () => backward)
     for (const data of [received, dx.data]) expect(new Set(data)).toEqual(new Set([3]))
@@ -249,7 +240,7 @@ describe('a frozen layer and its adapter: both have read a small operand', () =>
   it('a large operand: the call rejects, whichever of the two uses it', async () => {
     for (const name of ['x', 'a', 'b', 'weight', 'y'] as const) {
       const operands = { ...largeOperands(), weight: filled(1, 512, 512), y: filled(1, 64, 512) }
-      const pending = lilyLinearForwardAsync(operands)
+      const pending = lilyForwardAsync(operands)
       const received = transfer(operands[name])
       await expectRefused(ARGUMENT, `${name}: its ArrayBuffer was transferred`, () => pending)
       expect(received.length).toBeGreaterThan(0)
@@ -366,19 +357,21 @@ describe('a buffer that can be resized', () => {
     for (const name of ['x', 'weight', 'a', 'router', 'b', 'y'] as const) {
       const call = { ...adapter, weight, y: filled(1, tokens, dOut) }
       call[name] = resizable(call[name])
-      await expectRefused(ARGUMENT, `${name}: expected memory that cannot shrink`, () => lilyLinearForwardAsync(call))
+      await expectRefused(ARGUMENT, `${name}: expected memory that cannot shrink`, () => lilyForwardAsync(call))
       expect(new Set(call.y.data)).toEqual(new Set([1]))
     }
     // Outputs that are not copied.
     const operands = { ...largeOperands(), weight: filled(1, 512, 512), y: filled(1, 64, 512) }
     operands.router = resizable(operands.router)
-    await expectRefused(ARGUMENT, 'router: expected memory', () => lilyLinearForwardAsync(operands))
+    await expectRefused(ARGUMENT, 'router: expected memory', () => lilyForwardAsync(operands))
     expect(new Set(operands.y.data)).toEqual(new Set([1]))
-    const { saved } = lilyForward(adapter)
-    for (const name of ['dy', 'weight', 'dx', 'da'] as const) {
-      const call = { dy, weight, dx: filled(1, tokens, dIn), da: filled(1, rank, dIn) }
+    const { saved: ofResizable } = lilyForward({ ...adapter, weight: resizable(weight) })
+    await expectRefused(ARGUMENT, 'weight: expected memory', () => lilyBackwardAsync({ dy }, ofResizable))
+    const { saved } = lilyForward({ ...adapter, weight })
+    for (const name of ['dy', 'dx', 'da'] as const) {
+      const call = { dy, dx: filled(1, tokens, dIn), da: filled(1, rank, dIn) }
       call[name] = resizable(call[name])
-      await expectRefused(ARGUMENT, `${name}: expected memory`, () => lilyLinearBackwardAsync(call, saved))
+      await expectRefused(ARGUMENT, `${name}: expected memory`, () => lilyBackwardAsync(call, saved))
       for (const { data } of [call.dx, call.da]) expect(new Set(data)).toEqual(new Set([1]))
     }
   })

@@ -19,14 +19,11 @@ import {
   lilyForwardAsync,
   type LilyForwardOptions,
   type LilyLayer,
-  lilyLinearBackward,
-  lilyLinearForward,
   LilyModel,
   type LilySaved,
   linearForward,
   loraBackward,
   loraForward,
-  loraLinearForward,
   LoraModel,
   type LoraSaved,
   type NdArrayLike,
@@ -218,27 +215,33 @@ export function misspeltOptions(layer: LilyLayer, both: AdapterLayer, saved: Lil
   // @ts-expect-error: misspelt, rooting
   void lilyForwardAsync({ x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
   // @ts-expect-error: misspelt, rooting
-  lilyLinearForward({ x, weight: x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
+  lilyForward({ x, weight: x, a: x, router: x, b: x }, { scaling: 2, rooting: 'token' })
   // @ts-expect-error: LoRA has no mask
   loraForward({ x, a: x, b: x }, { scaling: 1, mask: [1, 1] })
   // @ts-expect-error: LoRA has no mask
-  loraLinearForward({ x, weight: x, a: x, b: x }, { scaling: 1, mask: [1, 1] })
+  loraForward({ x, weight: x, a: x, b: x }, { scaling: 1, mask: [1, 1] })
   // @ts-expect-error: misspelt, dw
   lilyBackward({ dy: x }, saved, { needs: { dx: false, dw: true } })
   // @ts-expect-error: misspelt, acumulate
   lilyBackward({ dy: x }, saved, { needs: { dx: false }, acumulate: false })
   // @ts-expect-error: LoRA has no dRouter
   loraBackward({ dy: x }, loraSaved, { needs: { dx: false, dRouter: true } })
-  // @ts-expect-error: misspelt, dw
-  lilyLinearBackward({ dy: x, weight: x }, saved, { needs: { dx: false, dw: true } })
+  // @ts-expect-error: saved has the weight
+  lilyBackward({ dy: x, weight: x }, saved)
   // @ts-expect-error: misspelt, sclaing
-  layer.forward(x, undefined, { save: true, sclaing: 2 })
+  layer.forward({ x }, { save: true, sclaing: 2 })
   // @ts-expect-error: misspelt, dw
-  layer.backward(x, saved, { dx: x, needs: { da: false, dw: false } })
+  layer.backward({ dy: x, saved, dx: x }, { needs: { da: false, dw: false } })
   // @ts-expect-error: misspelt, sav
-  both.forward(x, x, { accumulate: true, sav: false })
+  both.forward({ x, y: x }, { accumulate: true, sav: false })
   // @ts-expect-error: misspelt, dxx
-  both.backward(x, saved, { needs: {}, dxx: x })
+  both.backward({ dy: x, saved, dxx: x }, { needs: {} })
+  // @ts-expect-error: saved has the weight
+  both.backward({ dy: x, saved, weight: x })
+  // @ts-expect-error: by position
+  both.forward(x, x)
+  // @ts-expect-error: by position
+  layer.backward(x, saved)
 }
 
 /** Never called. */
@@ -255,8 +258,8 @@ export function inferredOptions(layer: LilyLayer, options: LilyForwardOptions, i
   expectTypeOf(gradients.dx).toEqualTypeOf<undefined>()
   expectTypeOf(gradients.da).toEqualTypeOf<Tensor>()
   lilyBackward({ dy: x }, token.saved, { needs: undefined })
-  expectTypeOf(layer.forward(x, x, { save: false }).saved).toEqualTypeOf<undefined>()
-  expectTypeOf(layer.backward(x, token.saved)).toEqualTypeOf<Tensor>()
+  expectTypeOf(layer.forward({ x, y: x }, { save: false }).saved).toEqualTypeOf<undefined>()
+  expectTypeOf(layer.backward({ dy: x, saved: token.saved })).toEqualTypeOf<Tensor>()
   // A function that passes options on.
   const twice = <O extends Exact<O, LilyForwardOptions> = object>(given?: O) => lilyForward(operands, given)
   expectTypeOf(twice({ routing: 'token' }).saved).toEqualTypeOf<LilySaved<'token'>>()
@@ -268,24 +271,31 @@ export function inferredOptions(layer: LilyLayer, options: LilyForwardOptions, i
 export function eitherKind(isLora: boolean): void {
   const Model: AdapterModelClass = isLora ? LoraModel : LilyModel
   const layer = Model.create({ layers: [], config: { r: 4 } }).layer('proj')
-  const { y, saved } = layer.forward(x, x)
-  expectTypeOf(layer.backward(y, saved)).toEqualTypeOf<Tensor>()
+  const { y, saved } = layer.forward({ x, y: x })
+  expectTypeOf(layer.backward({ dy: y, saved })).toEqualTypeOf<Tensor>()
 }
 
 /** Never called. */
 export function adaptersOfBothKinds(french: LilyModel, polite: LoraModel, options: LayerBackwardOptions): void {
   const adapters = new LilyAdapters().addAdapter('french', french).addAdapter('polite', polite)
-  const { y, saved } = adapters.layer('proj').forward(x, x)
+  const { y, saved } = adapters.layer('proj').forward({ x, y: x })
   expectTypeOf(y).toEqualTypeOf<Tensor>()
   expectTypeOf(saved).toEqualTypeOf<AdaptersSaved>()
-  expectTypeOf(adapters.layer('proj').forward(x, x, { save: false }).saved).toEqualTypeOf<undefined>()
+  expectTypeOf(adapters.layer('proj').forward({ x, y: x }, { save: false }).saved).toEqualTypeOf<undefined>()
   // @ts-expect-error: misspelt, acumulate
-  adapters.layer('proj').forward(x, x, { save: false, acumulate: false })
-  expectTypeOf(adapters.layer('proj').backward(x, saved, { dx: x })).toEqualTypeOf<Tensor>()
-  expectTypeOf(adapters.layer('proj').backward(x, saved, { needs: { da: false }, dx: y })).toEqualTypeOf<Tensor>()
-  expectTypeOf(adapters.layer('proj').backward(x, saved, options)).toEqualTypeOf<TensorLike | undefined>()
+  adapters.layer('proj').forward({ x, y: x }, { save: false, acumulate: false })
+  expectTypeOf(adapters.layer('proj').backward({ dy: x, saved, dx: x })).toEqualTypeOf<Tensor>()
+  expectTypeOf(
+    adapters.layer('proj').backward({ dy: x, saved, dx: y }, { needs: { da: false } }),
+  ).toEqualTypeOf<Tensor>()
+  const withDx = (dx?: TensorLike) => adapters.layer('proj').backward({ dy: x, saved, dx }, options)
+  expectTypeOf(withDx()).toEqualTypeOf<TensorLike | undefined>()
+  // @ts-expect-error: without y
+  adapters.layer('proj').forward({ x, weight: x })
+  // @ts-expect-error: by position
+  adapters.layer('proj').forward(x, x)
   // @ts-expect-error: misspelt, nedds
-  adapters.layer('proj').backward(x, saved, { dx: x, nedds: { da: false } })
+  adapters.layer('proj').backward({ dy: x, saved, dx: x }, { nedds: { da: false } })
   const same = new LilyAdapters<LilyModel>().addAdapter('french', french)
   expectTypeOf(same.adapters.get('french')).toEqualTypeOf<LilyModel | undefined>()
   expectTypeOf<Parameters<typeof same.addAdapter>[1]>().toEqualTypeOf<LilyModel>()

@@ -7,13 +7,16 @@ import { promisify } from 'node:util'
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 import type * as package_ from '../lib/index.js'
 import { packageRoot } from '../lib/binding/root.js'
-import { forwardStruct } from '../lib/binding/wasm/abi.js'
 import type { Host } from '../lib/binding/wasm/host.js'
 import { loadModule } from '../lib/binding/wasm/load.js'
 import { Module } from '../lib/binding/wasm/module.js'
 import { wasmNative } from '../lib/binding/wasm/native.js'
 import { nodeHost } from '../lib/binding/wasm/node-host.js'
+import { Operands } from '../lib/binding/wasm/operands.js'
+import { Residents } from '../lib/binding/wasm/residents.js'
 import type { ThreadStart } from '../lib/binding/wasm/thread-script.js'
+import { argumentsOf } from './binding/encoding.js'
+import { makeCall } from './binding/fixed-calls.js'
 import { expectSameBits } from './support/compare.js'
 import { smallOperands } from './support/small.js'
 import { temporaryFolder } from './support/temporary.js'
@@ -142,11 +145,12 @@ test('a thread above 2 GiB computes, and reports errors', async () => {
   // Above them are the stacks and the thread-local data of the threads, which begin with the first call. No page is touched.
   for (let i = 0; i < 9; i++) module.allocate('nothing', 2 ** 28)
   expect(module.memory.buffer.byteLength).toBeGreaterThan(2 ** 31)
-  const call = module.allocate('a call', forwardStruct.bytes)
-  module.bytes(call, forwardStruct.bytes).fill(0)
-  await expect(module.run('forward', call, [])).rejects.toMatchObject({
+  const [numbers, ...memory] = argumentsOf(makeCall('forward'))
+  const operands = new Operands(module, new Residents(module), { in: 0, out: 0 }, numbers, memory)
+  operands.check()
+  await expect(module.run(operands.call, [])).rejects.toMatchObject({
     code: 'ERR_LILY_ARGUMENT',
-    message: expect.stringContaining('must be from 1 to') as string,
+    message: expect.stringContaining('the workspace must have at least') as string,
   })
   vi.resetModules()
   vi.doMock('../lib/binding/load.js', () => ({ loadBinding: () => wasmNative(module, nodeHost, 'a test') }))

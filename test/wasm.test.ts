@@ -9,11 +9,13 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { AdamW, backends, lilyForward, lilyForwardAsync, LilyModel, tensor } from '../lib/index.js'
 import { native } from '../lib/binding/native.js'
 import { packageRoot } from '../lib/binding/root.js'
-import * as abi from '../lib/binding/wasm/abi.js'
+import { dtype } from '../lib/binding/slots.js'
+import { tables } from '../lib/binding/tables.js'
 import { loadModule } from '../lib/binding/wasm/load.js'
 import type { WasmNative } from '../lib/binding/wasm/native.js'
 import { nodeHost } from '../lib/binding/wasm/node-host.js'
 import { unshareMemory } from '../lib/binding/wasm/unshare.js'
+import { argumentsOf, operandOf } from './binding/encoding.js'
 import { runCli } from './support/cli.js'
 import { gaussian, randomFrom } from './support/random.js'
 import { smallOperands } from './support/small.js'
@@ -65,18 +67,12 @@ describe('the choice', () => {
     expect(() => tensor([1], [1]).to({ type: 'cuda' })).toThrow(/cuda:0 is not available: .*requires the native addon/)
   })
 
-  test('the numbers of the C ABI are those of the addon', (context) => {
+  test('the addon reads the same lists', (context) => {
     const addon = join(packageRoot, 'build/Release/lily.node')
     if (!existsSync(addon)) return context.skip('the addon is not built')
-    const print = 'console.log(JSON.stringify(require(process.argv[1]).constants))'
+    const print = 'console.log(require(process.argv[1]).signature)'
     const { stdout } = spawnSync(process.execPath, ['-e', print, addon], { encoding: 'utf8' })
-    expect(JSON.parse(stdout)).toEqual(native.constants)
-  })
-
-  test('abi.ts matches backend.h', () => {
-    const { status, stderr } = spawnSync(process.execPath, ['scripts/generate-abi.js', '--check'], { encoding: 'utf8' })
-    expect(status, stderr).toBe(0)
-    expect(abi.forwardStruct.bytes).toBeGreaterThan(200)
+    expect(stdout.trim()).toBe(native.signature)
   })
 
   test('doctor gives the reason of the backend, and not as that of the addon', async () => {
@@ -124,10 +120,10 @@ describe('the memory', () => {
     const before = { ...copied }
     for (let step = 0; step < 5; step++) {
       model.zeroGrad()
-      const first = model.layer('layers.0.proj').forward(x)
-      const second = model.layer('layers.1.proj').forward(first.y)
-      const gradient = model.layer('layers.1.proj').backward(dy, second.saved)
-      model.layer('layers.0.proj').backward(gradient, first.saved, { dx })
+      const first = model.layer('layers.0.proj').forward({ x })
+      const second = model.layer('layers.1.proj').forward({ x: first.y })
+      const gradient = model.layer('layers.1.proj').backward({ dy, saved: second.saved })
+      model.layer('layers.0.proj').backward({ dy: gradient, saved: first.saved, dx })
       optimiser.step()
     }
     expect(copied).toEqual(before)
@@ -204,22 +200,33 @@ describe('the memory', () => {
 
 test('sizes beyond 32 bits are no sizes of an allocation', () => {
   const module = loadModule(nodeHost, 'wasm')
-  const at = module.allocate('a problem', abi.problemStruct.bytes)
-  const write = (fields: Record<string, number>) => {
-    module.bytes(at, abi.problemStruct.bytes).fill(0)
-    for (const [offset, value] of Object.entries(fields))
-      module.view.setBigInt64(at + Number(offset), BigInt(value), true)
+  const call = module.allocate('a call', module.callBytes)
+  /** Writes a call, of whose operands there are none but the sizes. */
+  const written = (operation: 'forward' | 'pack', numbers: Record<string, number>, given: readonly string[]) => {
+    const slots = tables[operation].slots.filter(({ name }) => given.includes(name))
+    const operands = Object.fromEntries(slots.map((slot) => [slot.name, operandOf(slot, numbers)]))
+    const [all, ...rest] = argumentsOf({ operation, numbers, slots: operands, items: [] })
+    const at = module.allocate('numbers', all.byteLength)
+    new Float64Array(module.memory.buffer, at, all.length).set(all)
+    const memory = module.allocate('operands', 16 * rest.length)
+    module.bytes(memory, 16 * rest.length).fill(0)
+    for (const [slot, { name }] of tables[operation].slots.entries()) {
+      if (!given.includes(name)) continue
+      module.view.setUint32(memory + 16 * slot, 64, true)
+      module.view.setBigInt64(memory + 16 * slot + 8, 2n ** 47n, true)
+    }
+    return [at, all.length, memory, rest.length]
   }
-  const { tokens, dIn, dOut, rank, experts, groups } = abi.problemStruct
+  const types = { activationDtype: dtype.float32, parameterDtype: dtype.float32 }
   // hidden alone has 2^43 bytes, and a workspace of its size modulo 2^32 would be small.
-  write({ [tokens]: 2 ** 30, [dIn]: 1, [dOut]: 1, [rank]: 2048, [experts]: 1, [groups]: 1 })
-  module.check(module.call('forwardWorkspace', at, module.scratch))
+  const forward = { ...types, tokens: 2 ** 30, dIn: 1, dOut: 1, rank: 2048, experts: 1, groups: 1 }
+  module.read('lily_wasm_read', ...written('forward', forward, ['x', 'a', 'router', 'b', 'y']), call)
+  module.check(module.exports.lily_wasm_workspace_bytes(call, module.scratch))
   expect(module.view.getUint32(module.scratch, true)).toBe(2 ** 32 - 1)
   expect(module.tryAllocate(2 ** 32 - 1)).toBeNull()
   // A packed weight of 2^34 bytes.
-  const linear = abi.linearProblemStruct
-  write({ [linear.tokens]: 512, [linear.dIn]: 2 ** 16, [linear.dOut]: 2 ** 16 })
-  module.check(module.call('linearPackedBytes', at, module.scratch))
+  const pack = { ...types, tokens: 512, dIn: 2 ** 16, dOut: 2 ** 16 }
+  module.read('lily_wasm_packed_bytes', ...written('pack', pack, ['weight']), module.scratch)
   expect(module.view.getUint32(module.scratch, true)).toBe(2 ** 32 - 1)
 })
 

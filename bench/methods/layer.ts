@@ -1,11 +1,11 @@
 /** The frozen layer alone, and with each adapter in one call. */
 import {
-  lilyLinearBackward,
-  lilyLinearForward,
+  lilyBackward,
+  lilyForward,
   linearBackward,
   linearForward,
-  loraLinearBackward,
-  loraLinearForward,
+  loraBackward,
+  loraForward,
   type PackedLinear,
 } from '../../lib/index.js'
 import type { Case } from '../workload/cases.js'
@@ -32,13 +32,13 @@ export function lilyLayer(benchCase: Case, parameters: LilyParameters, weight: P
   const { isRouted, ...options } = lilyOptions(benchCase)
   return ({ x, y, dy, dx }) => {
     const operands = { x, weight, y, a, b, ...(isRouted ? { router } : {}) }
-    const gradients = { dy, weight, dx, da, db, ...(isRouted ? { dRouter } : {}) }
-    const forward = () => lilyLinearForward(operands, { ...options, ...OVERWRITE }).saved
+    const gradients = { dy, dx, da, db, ...(isRouted ? { dRouter } : {}) }
+    const forward = () => lilyForward(operands, { ...options, ...OVERWRITE }).saved
     return {
       forward: () => forward().dispose(),
       'forward+backward': () => {
         const saved = forward()
-        lilyLinearBackward(gradients, saved)
+        lilyBackward(gradients, saved)
         saved.dispose()
       },
     }
@@ -48,12 +48,12 @@ export function lilyLayer(benchCase: Case, parameters: LilyParameters, weight: P
 export const loraLayer =
   ({ a, b, da, db }: LoraParameters, weight: PackedLinear): Bind =>
   ({ x, y, dy, dx }) => {
-    const forward = () => loraLinearForward({ x, weight, a, b, y }, OVERWRITE).saved
+    const forward = () => loraForward({ x, weight, a, b, y }, OVERWRITE).saved
     return {
       forward: () => forward().dispose(),
       'forward+backward': () => {
         const saved = forward()
-        loraLinearBackward({ dy, weight, dx, da, db }, saved)
+        loraBackward({ dy, dx, da, db }, saved)
         saved.dispose()
       },
     }

@@ -2,6 +2,7 @@
 import { totalmem } from 'node:os'
 import { setImmediate } from 'node:timers/promises'
 import { native } from '../../lib/binding/native.js'
+import { backend, roof } from '../../lib/binding/slots.js'
 import type { BackendName, DeviceInfo } from '../../lib/memory/backends.js'
 
 export interface MemoryRoof {
@@ -54,7 +55,6 @@ type Measure = (roof: number, bytes: number) => Promise<number>
 
 /** On a GPU, cuBLASLt's rate if it is installed: it uses instructions that no loop of this package has. */
 async function bfloat16Roof(name: BackendName, measure: Measure): Promise<[flops: number, source: string]> {
-  const { roof } = native.constants
   let source = 'a loop on registers'
   if (name === 'cuda') {
     try {
@@ -76,7 +76,6 @@ export async function measureRoofs(
   signal: AbortSignal,
   octaves?: number,
 ): Promise<Roofs> {
-  const { roof, backend } = native.constants
   const measure: Measure = async (kind, bytes) => {
     await setImmediate()
     signal.throwIfAborted()

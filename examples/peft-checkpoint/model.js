@@ -1,4 +1,6 @@
-/** A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x), the last term added in place. */
+import { linearBackward, linearForward } from 'lily-kernels'
+
+/** A frozen linear layer with a Lily adapter: y = x W^T + bias + adapter(x). */
 class AdaptedLinear {
   constructor(base, name, adapter) {
     this.weight = base.get(`base.${name}.weight`)
@@ -7,15 +9,15 @@ class AdaptedLinear {
   }
 
   forward(x) {
-    const y = linear(x, this.weight, this.bias)
-    this.saved = this.adapter.forward(x, y).saved
+    const { weight, bias } = this
+    const { y, saved } = this.adapter.forward({ x, weight, bias })
+    this.saved = saved
     return y
   }
 
   /** Adds the gradient of x to dx, and the gradients of the adapter's parameters to those in the adapter. */
   backward(dy, dx) {
-    addInto(dx, linearGradient(dy, this.weight))
-    this.adapter.backward(dy, this.saved, { dx })
+    this.adapter.backward({ dy, saved: this.saved, dx })
     this.saved.dispose()
   }
 }
@@ -34,15 +36,15 @@ class Layer {
     const gate = zeros(v.shape)
     eachRow(v, q, (i, j) => (gate.data[i] = Math.tanh(q.data[j])))
     const product = { data: v.data.map((value, i) => value * gate.data[i]), shape: v.shape }
-    const y = linear(product, this.o)
-    addInto(y, x)
+    const y = { data: x.data.slice(), shape: x.shape }
+    linearForward({ x: product, weight: this.o, y })
     this.kept = { q, v, gate }
     return y
   }
 
   backward(dy) {
     const { q, v, gate } = this.kept
-    const dProduct = linearGradient(dy, this.o)
+    const dProduct = linearBackward({ dy, weight: this.o }).dx
     const dv = { data: dProduct.data.map((value, i) => value * gate.data[i]), shape: v.shape }
     const dq = zeros(q.shape)
     eachRow(v, q, (i, j) => (dq.data[j] = dProduct.data[i] * v.data[i] * (1 - gate.data[i] ** 2)))
@@ -70,37 +72,6 @@ export class TinyModel {
 
 function zeros(shape) {
   return { data: new Float32Array(shape.reduce((product, size) => product * size, 1)), shape }
-}
-
-/** y = x W^T + bias, with x [..., in], W = weight [out, in] and bias [out]. */
-function linear(x, weight, bias) {
-  const [outputs, inputs] = weight.shape
-  const y = zeros([...x.shape.slice(0, -1), outputs])
-  for (let i = 0; i < y.data.length; i++) {
-    const row = Math.floor(i / outputs) * inputs
-    const output = i % outputs
-    let sum = bias ? bias.data[output] : 0
-    for (let k = 0; k < inputs; k++) sum += x.data[row + k] * weight.data[output * inputs + k]
-    y.data[i] = sum
-  }
-  return y
-}
-
-/** dx = dy W, with dy [..., out] and W = weight [out, in]. */
-function linearGradient(dy, weight) {
-  const [outputs, inputs] = weight.shape
-  const dx = zeros([...dy.shape.slice(0, -1), inputs])
-  for (let i = 0; i < dx.data.length; i++) {
-    const row = Math.floor(i / inputs) * outputs
-    let sum = 0
-    for (let k = 0; k < outputs; k++) sum += dy.data[row + k] * weight.data[k * inputs + (i % inputs)]
-    dx.data[i] = sum
-  }
-  return dx
-}
-
-function addInto(target, source) {
-  for (let i = 0; i < target.data.length; i++) target.data[i] += source.data[i]
 }
 
 /** Calls visit(i, j) for each element i of `narrow`; j is the element of `wide` in the same row and column. */

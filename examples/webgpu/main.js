@@ -49,7 +49,7 @@ const wanted = Float32Array.from({ length: tokens * features }, (_, i) => {
 
 const losses = []
 for (let step = 0; step < 60; step++) {
-  const { y, saved } = layer.forward(x)
+  const { y, saved } = layer.forward({ x })
   const output = (await y.toHost()).data
   const error = output.map((value, i) => value - wanted[i])
   losses.push(error.reduce((sum, e) => sum + e * e, 0) / error.length)
@@ -57,7 +57,7 @@ for (let step = 0; step < 60; step++) {
     error.map((e) => (2 * e) / error.length),
     [tokens, features],
   )
-  layer.backward(dy, saved, { needs: { dx: false } })
+  layer.backward({ dy, saved }, { needs: { dx: false } })
   for (const used of [y, dy, saved]) used.dispose()
   optimiser.step()
   optimiser.zeroGrad()

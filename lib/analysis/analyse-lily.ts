@@ -96,7 +96,6 @@ export async function analyseLily(
   return { r, strideA, numB, scaling, routing, pool, targets }
 }
 
-/** The layers that share a B, in the order of the model. */
 function groupsByB({ layers }: LilyModel): Map<Parameter, LilyLayer[]> {
   const groups = new Map<Parameter, LilyLayer[]>()
   for (const layer of layers.values()) {

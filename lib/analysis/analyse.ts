@@ -1,9 +1,10 @@
 /** Analysis of a trained adapter: reads the arguments, and leaves the rest to the file of its method. */
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, get, type Known } from '../base/options.js'
+import { checkModel } from '../model/adapter-model.js'
 import { type CalibrationSamples, readSamples } from '../model/calibrate.js'
-import { isModel, type LilyModel } from '../model/lily-model.js'
-import { isLoraModel, type LoraModel } from '../model/lora-model.js'
+import type { LilyModel } from '../model/lily-model.js'
+import { LoraModel } from '../model/lora-model.js'
 import { type Analysis, analyseLily } from './analyse-lily.js'
 import { analyseLora, type LoraAnalysis } from './analyse-lora.js'
 
@@ -45,16 +46,14 @@ export async function analyse(
   model: LilyModel | LoraModel,
   options: AnalysisOptions = {},
 ): Promise<Analysis | LoraAnalysis> {
-  if (!isModel(model) && !isLoraModel(model)) {
-    fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
-  }
+  checkModel(model)
   checkKeys('options', options, OPTIONS)
   const given = get('options', options, 'samples') as CalibrationSamples | undefined
   const onProgress = get('options', options, 'onProgress') as AnalysisOptions['onProgress']
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     fail('ERR_LILY_ARGUMENT', 'onProgress', `expected a function, got ${describe(onProgress)}`)
   }
-  if (isLoraModel(model)) {
+  if (model instanceof LoraModel) {
     if (given === undefined) return analyseLora(model, onProgress)
     fail('ERR_LILY_ARGUMENT', 'samples', 'are for routers, which LoRA does not have; leave them out')
   }

@@ -65,7 +65,6 @@ export function checkMatrix(argument: string, operand: TypedMatrix, rows: number
   fail('ERR_LILY_SHAPE', argument, `expected ${shapeText([rows, columns])}, got ${shapeText(operand.shape)}`)
 }
 
-/** Checks that an operand has exactly this shape. */
 export function checkShape(argument: string, operand: TypedMatrix, shape: readonly number[]): void {
   const { shape: given } = operand
   if (given.length === shape.length && given.every((size, axis) => size === shape[axis])) return
@@ -101,7 +100,6 @@ export function checkFloat(argument: string, operand: TypedMatrix): void {
   fail('ERR_LILY_DTYPE', argument, `expected float32, bfloat16 or float16, got ${dtype}`)
 }
 
-/** Checks that an operand has exactly the type `dtype`. */
 export function checkType(argument: string, operand: TypedMatrix, dtype: DType): void {
   if (operand.dtype === dtype) return
   fail('ERR_LILY_DTYPE', argument, `expected ${dtype}, got ${operand.dtype}; convert it`)

@@ -51,22 +51,15 @@ export interface TypedData extends HostData {
   }
 }
 
-/** Size of one element, in bytes. */
 export function bytesPerElement(dtype: DType): number {
   if (dtype === 'float32' || dtype === 'int32') return 4
   return dtype === 'uint8' ? 1 : 2
 }
 
-/** Whether `dtype` is one of the two 16-bit float types. */
 export function is16Bit(dtype: DType): boolean {
   return dtype === 'bfloat16' || dtype === 'float16'
 }
 
-/**
- * Reads a dtype that the caller passed.
- *
- * @throws LilyError ERR_LILY_DTYPE
- */
 export function readDType(argument: string, value: unknown): DType {
   switch (value) {
     case 'float32':
@@ -87,11 +80,6 @@ export function readDType(argument: string, value: unknown): DType {
   }
 }
 
-/**
- * Reads the dtype of parameters or activations.
- *
- * @throws LilyError ERR_LILY_DTYPE
- */
 export function readFloatDType(argument: string, value: unknown): DType {
   if (value === 'float32' || value === 'bfloat16' || value === 'float16') return value
   return fail('ERR_LILY_DTYPE', argument, `expected 'float32', 'bfloat16' or 'float16', got ${describe(value)}`)
@@ -105,7 +93,6 @@ export function readFloatDType(argument: string, value: unknown): DType {
  * context).
  *
  * @param accepted the types to which an error advises to convert an array of another class
- * @throws LilyError ERR_LILY_DTYPE
  */
 export function dtypeOf(argument: string, data: HostData, given: unknown, accepted = FLOATS): DType {
   switch (classNameOf(data)) {
@@ -150,7 +137,7 @@ export function failClass(argument: string, data: ArrayBufferView, accepted: DTy
     argument,
     `expected data in ${arrays.join(' or ')}, got ${describe(data)}; convert it, for example with ` +
       // A DataView has no elements.
-      (data instanceof DataView
+      (classNameOf(data) === undefined
         ? `new ${arrays[0]}(data.buffer, data.byteOffset, length)`
         : `${arrays[0]}.from(data${toNumber})`),
   )
@@ -158,11 +145,29 @@ export function failClass(argument: string, data: ArrayBufferView, accepted: DTy
 
 function agreed(argument: string, dtype: DType, given: unknown): DType {
   if (given === undefined || given === dtype || readDType(argument, given) === dtype) return dtype
+  const type = readDType(argument, given)
+  const remedy =
+    FLOATS.includes(dtype) && FLOATS.includes(type) ? leaveOutAndCast(type) : 'pass that dtype or leave it out'
   return fail(
     'ERR_LILY_DTYPE',
     argument,
-    `expected dtype '${dtype}', the type of its typed array, got ${describe(given)}; leave it out or cast`,
+    `expected dtype '${dtype}', the type of its typed array, got ${describe(given)}; ${remedy}`,
   )
+}
+
+/** What to do with a dtype that the given numbers do not have. */
+export function leaveOutAndCast(dtype: DType): string {
+  return `leave it out, and convert with cast(tensor, '${dtype}')`
+}
+
+/**
+ * What to do with data that is no typed array, if it is the Float16Array of a library for runtimes without one: a proxy,
+ * whose numbers are in the memory of a Uint16Array. Empty for other data.
+ */
+export function proxyAdvice(data: unknown): string {
+  return describe(data) === 'an object of type Float16Array'
+    ? "; pass new Uint16Array(data.buffer, data.byteOffset, data.length) and the dtype 'float16'"
+    : ''
 }
 
 /**
@@ -180,7 +185,6 @@ export function plainView(dtype: DType, data: ArrayBufferView): HostData {
   return viewOf(dtype, bufferOf(data), byteOffsetOf(data), byteLengthOf(data) / bytesPerElement(dtype))
 }
 
-/** The same memory as bytes. */
 export function bytesOf(data: ArrayBufferView): Uint8Array {
   return plainView('uint8', data) as Uint8Array
 }

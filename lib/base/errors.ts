@@ -1,6 +1,4 @@
 /** The error class of the package, and helpers for error messages. */
-import { errorKey, isOf } from './copies.js'
-import { versionText } from './other-versions.js'
 
 /** Kind of an error, in a form that programs can compare. */
 export type LilyErrorCode =
@@ -38,8 +36,6 @@ export interface LilyErrorDetails {
  * expected value, the value received and the remedy. Arguments are checked before any work starts, so a call whose
  * arguments are rejected has written to no output.
  *
- * `instanceof LilyError` also holds for errors of another copy of the package, such as the CommonJS one.
- *
  * @example
  * try {
  *   lilyForward({ x, a, router, b })
@@ -76,13 +72,6 @@ export class LilyError extends Error {
   static {
     // On the prototype, like the built-in errors: the first line of `stack` then begins with this name.
     Object.defineProperty(this.prototype, 'name', { value: 'LilyError', configurable: true, writable: true })
-    Object.defineProperty(this.prototype, errorKey, { value: true })
-  }
-
-  static override [Symbol.hasInstance](value: unknown): value is LilyError {
-    // A subclass inherits this method, and means its own objects.
-    if (this !== LilyError) return Function.prototype[Symbol.hasInstance].call(this, value)
-    return isOf(errorKey, value)
   }
 }
 
@@ -161,13 +150,23 @@ export function describe(value: unknown): string {
   }
 }
 
+/**
+ * Describes a value that is no object of these classes of this package. A second copy of the package, as two folders of
+ * node_modules may have one each, has classes of the same names.
+ */
+export function describeOther(value: unknown, ...classNames: readonly string[]): string {
+  const text = describe(value)
+  const isOfCopy = classNames.some((name) => text === `an object of type ${name}`)
+  return isOfCopy ? `${text} of another copy of lily-kernels; install one copy` : text
+}
+
 /** A proxy's traps, and getters of Symbol.toStringTag and of `constructor`, may throw. */
 function describeObject(value: object): string {
   try {
     if (Array.isArray(value)) return `an array of ${value.length}`
     const tag = Object.prototype.toString.call(value).slice(8, -1)
     const name = (tag === 'Object' && (value.constructor as { name?: string } | undefined)?.name) || tag
-    return `an object of type ${cut(name, 40)}${versionText(value)}${name === 'Promise' ? '; await it' : ''}`
+    return `an object of type ${cut(name, 40)}${name === 'Promise' ? '; await it' : ''}`
   } catch {
     return 'an object that cannot be read'
   }

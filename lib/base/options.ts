@@ -25,8 +25,6 @@ type Absent<O, Options> = string extends keyof O ? unknown : { readonly [K in Ex
 /**
  * Checks that `value` is an object with no properties but those in `known`: a misspelt option would otherwise silently
  * take its default. So would all options of a Map or a promise of them, which have no properties of their own.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function checkKeys(argument: string, value: unknown, known: Known): asserts value is object {
   try {
@@ -186,7 +184,6 @@ export function readChoice<T extends string, F = T>(
   return fail('ERR_LILY_ARGUMENT', name, `expected one of ${expected}, got ${describe(value)}`)
 }
 
-/** Checks a boolean option; undefined gives `fallback`. */
 export function readFlag<F = boolean>(argument: string, value: unknown, fallback: F): boolean | F {
   if (value === undefined) return fallback
   if (typeof value === 'boolean') return value
@@ -198,7 +195,6 @@ export function readCount(name: string, value: unknown, fallback: number, from: 
   return value === undefined ? fallback : checkCount(name, value, from, to)
 }
 
-/** Checks an integer from `from` to `to`. */
 export function checkCount(argument: string, value: unknown, from: number, to: number): number {
   if (Number.isSafeInteger(value) && (value as number) >= from && (value as number) <= to) return value as number
   const range = to === Number.MAX_SAFE_INTEGER ? `of at least ${from}` : `from ${from} to ${to}`

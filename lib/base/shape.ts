@@ -12,7 +12,6 @@ export interface Matrix {
   readonly byteLength: number
 }
 
-/** The properties of an operand that the checks of shape and type need. */
 export interface TypedMatrix {
   readonly shape: readonly number[]
   readonly rows: number

@@ -17,7 +17,6 @@ const byteOffset = getterOf('byteOffset')
 const byteLength = getterOf('byteLength')
 const className = getterOf(Symbol.toStringTag)
 
-/** The buffer of a typed array. */
 export function bufferOf(view: ArrayBufferView): ArrayBufferLike {
   return buffer.call(view) as ArrayBufferLike
 }
@@ -34,7 +33,11 @@ export function byteLengthOf(view: ArrayBufferView): number {
 
 /** Whether a buffer is neither shared nor resizable: functions of browsers refuse all others. */
 export function isFixed(buffer: ArrayBufferLike): buffer is ArrayBuffer {
-  return buffer instanceof ArrayBuffer && !(buffer as { readonly resizable?: boolean }).resizable
+  // Of any realm, so by its name.
+  return (
+    Object.prototype.toString.call(buffer) === '[object ArrayBuffer]' &&
+    !(buffer as { readonly resizable?: boolean }).resizable
+  )
 }
 
 /** Name of a typed array's class, such as 'Float32Array', in any realm; undefined for all other values. */

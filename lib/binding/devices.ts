@@ -1,12 +1,9 @@
 /**
  * The bindings of devices: the addon for CUDA, and an object for each GPUDevice that `createLily` of lily-kernels/webgpu
- * was given. All copies of the package share these objects, so a model of the main package runs on a device that the
- * subpath has registered.
+ * was given.
  */
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
-import type { BackwardCall, FoldCall, ForwardCall } from './gpu-call.js'
-import type { Plan } from './gpu-pass.js'
+import type { GpuWork } from './gpu-call.js'
 import { type DeviceBinding, type MemoryHandle, native } from './native.js'
 
 /** Names a device. */
@@ -31,27 +28,19 @@ export interface WebGpuBinding extends DeviceBinding {
   submitted(encoder: GPUCommandEncoder): void
   /** Throws if the GPUDevice was lost. */
   checkUsable(argument: string): void
-  /** Calls are submitted to the queue, or encoded into an encoder of the caller. */
-  forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void
-  backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void
-  fold(call: FoldCall, encoder: GPUCommandEncoder | null): void
-  /** Work of the main package, as its passes. */
-  plan(plan: Plan, encoder: GPUCommandEncoder | null): void
-  /**
-   * Like forward and backward, in the queue, once the pipelines of the call are compiled. It resolves when the call is
-   * submitted.
-   */
-  forwardCompiled(call: ForwardCall): Promise<void>
-  backwardCompiled(call: BackwardCall): Promise<void>
+  /** Submits work to the queue, or encodes it into an encoder of the caller. */
+  run(work: GpuWork, encoder: GPUCommandEncoder | null): void
+  /** The same, in the queue, once the pipelines are compiled. It resolves when the work is submitted. */
+  runAsync(work: GpuWork): Promise<void>
 }
 
 /** The registered devices, and the one whose `createLily` object runs a call now. */
-export const webGpu = shared('webGpu', () => ({
+export const webGpu = {
   bindings: new Map<number, WebGpuBinding>(),
   current: null as WebGpuBinding | null,
   /** The ID of the next device. */
   nextId: 0,
-}))
+}
 
 /** The binding of a device other than the host. */
 export function bindingOf({ type, id }: DeviceName): DeviceBinding {

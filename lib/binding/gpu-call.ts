@@ -1,10 +1,11 @@
 /** Calls in the form that the binding of a GPUDevice takes: sizes, modes, and operands as regions of buffers. */
-import type { Native } from './native.js'
+import type { Plan } from './gpu-pass.js'
+import type * as slots from './slots.js'
 
-type Name<Enumeration extends keyof Native['constants']> = keyof Native['constants'][Enumeration]
+type Name<Enumeration extends 'routing' | 'pool' | 'activation'> = keyof (typeof slots)[Enumeration]
 
 /** Types of numbers in a buffer. Kernels compute in float32. */
-export type NumberType = Name<'dtype'>
+export type NumberType = 'float32' | 'bfloat16' | 'float16'
 
 /** Bytes of a buffer from an offset on. The offset is a multiple of the size of one element, and of nothing more. */
 export interface Region {
@@ -97,6 +98,13 @@ export interface BackwardCall extends Inputs {
    */
   readonly deferredDb: Region | null
 }
+
+/** What a GPUDevice runs: a call, or the passes of work of the main package. */
+export type GpuWork =
+  | { readonly name: 'forward'; readonly call: ForwardCall }
+  | { readonly name: 'backward'; readonly call: BackwardCall }
+  | { readonly name: 'fold'; readonly call: FoldCall }
+  | { readonly name: 'plan'; readonly call: Plan }
 
 /** A fold of deferred gradients: db_e (+)= sum over layers and groups, in order, of w_ge D_g. */
 export interface FoldCall {

@@ -76,12 +76,11 @@ export function output(matrix: Matrix | Output, rows: number, cols: number): Ope
 
 /** Contiguous numbers. */
 export function dense(
-  region: { buffer: GPUBuffer; byteOffset: number },
+  { buffer, byteOffset }: Pick<Operand, 'buffer' | 'byteOffset'>,
   rows: number,
   cols: number,
   dtype: Operand['dtype'] = 'float32',
 ): Operand {
-  const { buffer, byteOffset } = region
   return { buffer, byteOffset, dtype, pitch: cols, rows, cols, isWritten: false, accumulate: false }
 }
 
@@ -102,18 +101,9 @@ export class Workspace {
 
   /** A contiguous matrix. */
   take(rows: number, cols: number, dtype: NumberType = 'float32'): Operand {
-    const byteOffset = this.bytes
-    this.bytes += Math.ceil((rows * cols * bytesPer[dtype]) / ALIGNMENT) * ALIGNMENT
-    return {
-      buffer: null,
-      byteOffset,
-      dtype,
-      pitch: cols,
-      rows,
-      cols,
-      isWritten: false,
-      accumulate: false,
-    }
+    const operand = dense({ buffer: null, byteOffset: this.bytes }, rows, cols, dtype)
+    this.bytes += Math.ceil(bytesOf(operand) / ALIGNMENT) * ALIGNMENT
+    return operand
   }
 }
 

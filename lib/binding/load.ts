@@ -2,11 +2,10 @@
  * Loads the binding of this process: the native addon, or WebAssembly where there is none. The files for
  * browsers have load.browser.ts in its place.
  */
-import load from 'node-gyp-build'
 import { LilyError } from '../base/errors.js'
-import { alignedMemory } from './aligned-memory.js'
+import { findAddon, loadAddon, platform } from './addon.js'
 import type { Binding, Native } from './native.js'
-import { isBundled, packageRoot } from './root.js'
+import { isBundled } from './root.js'
 import { checkVersion } from './version.js'
 import { isBuild, loadModule, nameOfSimd } from './wasm/load.js'
 import { wasmNative } from './wasm/native.js'
@@ -28,23 +27,39 @@ export function loadBinding(): Binding {
       throw unavailable(`LILY_CPU_ISA=${isa}, but ${firstLineOf(cause)}; unset LILY_CPU_ISA`, cause)
     }
   }
+  const file = findAddon()
+  if (file === null) return loadFallback(isa, `no native addon for ${platform}`)
   let addon: Native
   try {
-    addon = load(packageRoot) as Native
+    addon = loadAddon(file)
   } catch (cause) {
-    return loadFallback(isa, cause)
+    return loadFallback(isa, `the native addon does not load on ${platform} (${firstLineOf(cause)})`, cause)
   }
-  checkVersion(addon.descriptor)
-  return { ...addon, allocateHost: alignedMemory(addon) }
+  checkVersion(addon.signature)
+  return { ...addon, allocateHost: (byteLength) => allocateAligned(addon, byteLength) }
 }
 
-/** @param isa the instruction set that LILY_CPU_ISA names */
-function loadFallback(isa: string | undefined, cause: unknown): Binding {
-  const platform = `${process.platform}-${process.arch}`
-  const found = firstLineOf(cause)
-  const reason = /No native build was found/i.test(found)
-    ? `no native addon for ${platform}${/libc=musl/.test(found) ? ' with musl' : ''}`
-    : `the native addon does not load on ${platform} (${found})`
+/**
+ * Smallest allocation that is left uninitialised, in bytes. `new ArrayBuffer` zeroes its memory; for a large result the
+ * zeroing and the page faults that it causes cost more than the operation itself.
+ */
+const UNINITIALISED_BYTES = 4096
+
+const CACHE_LINE = 64
+
+/** Memory for results, parameters and their gradients that begins with a cache line; see native/napi/host_memory.cc. */
+function allocateAligned(addon: Native, byteLength: number): ReturnType<NonNullable<Binding['allocateHost']>> {
+  if (byteLength < UNINITIALISED_BYTES) return null
+  const memory = Buffer.allocUnsafeSlow(byteLength + CACHE_LINE)
+  const offset = addon.placeHostBlock(memory, byteLength)
+  return { buffer: memory.buffer, byteOffset: memory.byteOffset + offset }
+}
+
+/**
+ * @param isa the instruction set that LILY_CPU_ISA names
+ * @param reason why there is no addon
+ */
+function loadFallback(isa: string | undefined, reason: string, cause?: unknown): Binding {
   if (isa !== undefined && isa !== '') {
     throw unavailable(`LILY_CPU_ISA=${isa}, but there is ${reason}; unset LILY_CPU_ISA`, cause)
   }
@@ -55,7 +70,7 @@ function loadFallback(isa: string | undefined, cause: unknown): Binding {
     throw unavailable(
       `${reason}, and ${firstLineOf(second)}; ` +
         `install lily-kernels again on this machine, or run npm ci && npm run build:all in a checkout`,
-      cause,
+      cause ?? second,
     )
   }
 }

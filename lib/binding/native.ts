@@ -1,11 +1,10 @@
 /**
- * The binding: its types, and the one place that loads it.
+ * The binding of the host and of CUDA devices: its types, and the one that is registered.
  *
- * A call is a descriptor, which holds the numbers of the call and of its operands, and the operands in slot order.
- * `descriptor.ts` has the positions. The addon re-checks every number, type, alignment and byte length against the problem:
- * a mistake in lib/ becomes an error and never an access out of bounds.
+ * A call is its numbers and its operands, as slots.ts lists them. The binding checks every number, size, type, alignment and
+ * byte length: a mistake in lib/ becomes an error and never an access out of bounds.
  */
-import { loadBinding } from './load.js'
+import { LilyError } from '../base/errors.js'
 
 declare const kind: unique symbol
 
@@ -26,13 +25,19 @@ export type ImportedHandle = Handle<'imported'>
  */
 export type Memory = ArrayBufferView | MemoryHandle | bigint | GPUBuffer | null
 
-/** Statistics of a caching pool. */
-export interface PoolStatistics {
+/** Statistics of one memory pool: blocks in use by calls and tensors, and free blocks cached for later ones. */
+export interface PoolStats {
+  /** Bytes of blocks in use. Sizes of blocks are rounded up. */
   readonly bytesInUse: number
+  /** Bytes of free blocks; {@link emptyCache} frees them. */
   readonly bytesCached: number
+  /** Largest value of `bytesInUse` in the life of the process. */
   readonly peakBytesInUse: number
+  /** Number of blocks in use. */
   readonly blocksInUse: number
+  /** Number of free blocks. */
   readonly blocksCached: number
+  /** Number of allocations from the system or the driver. Constant while the pool serves all calls. */
   readonly allocations: number
 }
 
@@ -88,52 +93,21 @@ export interface DLPackTensor {
 
 /**
  * Errors carry `code`, one of the ERR_LILY_ codes, and `cudaError`, the name of the error, if it is an error of CUDA.
- *
- * The descriptor of forward and backward holds the numbers of `callFields`, then those of `slotFields` for each slot.
- * Dtypes, routings and so on are passed as their numbers in `constants`. An absent operand is null; the numbers of its
- * slot are not read.
  */
 export interface Native {
-  /** The names in each list of descriptor.ts, in order. */
-  readonly descriptor: Readonly<Record<string, readonly string[]>>
-  readonly constants: {
-    readonly backend: Readonly<Record<'cpu' | 'cuda', number>>
-    readonly dtype: Readonly<Record<'float32' | 'bfloat16' | 'float16', number>>
-    readonly routing: Readonly<Record<'batch' | 'sequence' | 'token' | 'uniform' | 'fixed' | 'none', number>>
-    readonly pool: Readonly<Record<'probabilities' | 'logits', number>>
-    readonly activation: Readonly<Record<'none' | 'relu', number>>
-    readonly precision: Readonly<Record<'default' | 'high' | 'tf32', number>>
-    readonly roof: Readonly<Record<'multiplyAdd' | 'read' | 'update' | 'bfloat16' | 'product', number>>
-  }
-  forward(descriptor: Float64Array, ...operands: Memory[]): void
-  forwardAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
-  backward(descriptor: Float64Array, ...operands: Memory[]): void
-  backwardAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
+  /** The text of the lists of slots.ts. */
+  readonly signature: string
   /**
-   * The product of a frozen linear layer. The descriptor holds the numbers of `linearFields`, then those of `slotFields`
-   * for each of `linearSlots`.
+   * Runs a call of `operation`: the numbers of its fields, of the items of its list and of its operands, then the operands,
+   * slot by slot. An operand whose access is `none` is not read.
    */
-  linear(descriptor: Float64Array, ...operands: Memory[]): void
-  linearAsync(descriptor: Float64Array, ...operands: Memory[]): Promise<void>
-  /** The size of the packed form of `weight` that such a call uses; 0 if it uses none. The other operands are not read. */
-  linearPackedBytes(descriptor: Float64Array, ...operands: Memory[]): number
-  /** Packs `weight` to `packed`. The other operands are not read. */
-  linearPack(descriptor: Float64Array, ...operands: Memory[]): void
+  run(numbers: Float64Array, ...operands: Memory[]): void
+  /** The same on another thread, for forward, backward and linear on the host. */
+  runAsync(numbers: Float64Array, ...operands: Memory[]): Promise<void>
+  /** The size of the packed form of the weight of such a call of `pack`, whose `packed` is not read; 0 if there is none. */
+  packedBytes(numbers: Float64Array, ...operands: Memory[]): number
   /**
-   * Fold of deferred gradients of b. The descriptor holds the numbers of `foldFields`, those of `slotFields` for db,
-   * and those of `foldLayerFields` for each layer. `partials` has the matrices of each layer, `weights` its pooled
-   * weights (null: one matrix per expert, already weighted).
-   */
-  fold(descriptor: Float64Array, db: Memory, partials: readonly Memory[], weights: readonly Memory[]): void
-  /**
-   * A step of AdamW. The descriptor holds the numbers of `adamwFields`, then those of `adamwParameterFields` for each
-   * parameter. `arrays` has four for each parameter: value, grad, exp_avg, exp_avg_sq; the last two have no offset. The
-   * norm of all gradients is written to `norm`; without it nothing is clipped. `skipped` [1], float32, is the number of
-   * calls that were skipped because gradients were not finite; without it none is.
-   */
-  adamw(descriptor: Float64Array, norm: Memory, skipped: Memory, arrays: readonly Memory[]): void
-  /**
-   * The best rate of a roof, by its number in `constants`, with all threads: FLOP/s of multiply-adds, or bytes/s of
+   * The best rate of a roof, by its number in slots.ts, with all threads: FLOP/s of multiply-adds, or bytes/s of
    * reading, or of updating in place, a buffer of `byteLength`. It takes milliseconds and serves benchmarks.
    */
   measureRoof(backend: number, device: number, roof: number, byteLength: number): number
@@ -213,7 +187,7 @@ export interface Native {
   dlpackRead(capsule: unknown): DLPackTensor
   /** Takes the tensor out of a capsule; on the host, an ArrayBuffer over its elements. */
   dlpackTake(capsule: unknown): ArrayBuffer | ImportedHandle
-  poolStatistics(backend: number, device: number, pinned: boolean): PoolStatistics
+  poolStatistics(backend: number, device: number, pinned: boolean): PoolStats
   emptyCache(): void
 }
 
@@ -244,4 +218,29 @@ export interface Binding extends Omit<Native, 'placeHostBlock'> {
   allocateHost?(byteLength: number): { readonly buffer: ArrayBufferLike; readonly byteOffset: number } | null
 }
 
-export const native: Binding = loadBinding()
+const NOT_IMPORTED = 'lily-kernels/webgpu has no native code; import lily-kernels besides'
+
+/** Without the main package nothing runs on the host and on CUDA devices, and memory of the host is of JavaScript. */
+const none: Partial<Binding> = {
+  backends: () =>
+    (['cpu', 'cuda'] as const).map((name) => ({ name, available: false, reason: NOT_IMPORTED, devices: [] })),
+  emptyCache: () => undefined,
+  allocateHost: undefined,
+}
+
+/** The binding of the process; one that refuses calls until {@link register} is called. */
+export let native = new Proxy(none, {
+  get: (target, name) => {
+    if (name in target) return target[name as keyof Binding]
+    throw new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', `the host and CUDA devices are not available: ${NOT_IMPORTED}`)
+  },
+}) as Binding
+
+/** Whether the process has a binding. */
+export let isRegistered = false
+
+/** Sets the binding of the process. The entries of the main package call this, and lily-kernels/webgpu does not. */
+export function register(binding: Binding): void {
+  native = binding
+  isRegistered = true
+}

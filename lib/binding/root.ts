@@ -1,23 +1,23 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+/** Where the package lies. */
+const { existsSync, readFileSync } = process.getBuiltinModule('node:fs')
+const { dirname, join } = process.getBuiltinModule('node:path')
 
-// In a bundle as CommonJS there is no URL.
-const folder = (import.meta.url as string | undefined) ? dirname(fileURLToPath(import.meta.url)) : process.cwd()
+/** The folder of this file in dist/, which is CommonJS. In a bundle as an ES module there may be none. */
+const dist = typeof __dirname === 'string' ? __dirname : process.cwd()
+/** That of this file in lib/. */
+const { dirname: source } = import.meta as { readonly dirname?: string }
 
 /** The package's folder: the nearest one above this file that has a package.json. Beside it is prebuilds/. */
-export const packageRoot = findPackageRoot(folder)
+export const packageRoot = findPackageRoot(source ?? dist)
 
 /** Whether a bundler has copied this code into a file of a program, which has none of the other files of the package. */
 export const isBundled = !isOfPackage(join(packageRoot, 'package.json'))
 
 // What the files of dist/ read. Programs that collect the files of a deployment, as Next.js does, evaluate such
-// expressions, and find these files by nothing else.
-export const prebuilds = join(folder, '../prebuilds')
-export const embeddedModules = {
-  wasm: join(folder, 'browser/wasm.js'),
-  'wasm-relaxed': join(folder, 'browser/wasm-relaxed.js'),
-}
+// expressions, where they are constants of their own, and find these files by nothing else.
+export const prebuilds = `${dist}/../prebuilds`
+export const simdModule = `${dist}/browser/wasm.js`
+export const relaxedSimdModule = `${dist}/browser/wasm-relaxed.js`
 
 function findPackageRoot(folder: string): string {
   if (existsSync(join(folder, 'package.json'))) return folder

@@ -1,11 +1,11 @@
 /** Reads and writes PEFT's adapter_config.json. */
-import { describe, LilyError } from '../base/errors.js'
+import { LilyError } from '../base/errors.js'
 import { checkListed, TARGETS, type Targets } from '../model/targets.js'
-import { checkpointError, quote, quoteSome } from './errors.js'
+import { checkpointError, quoteAny, quoteSome } from './errors.js'
 import { isObject, parseJson } from './json.js'
 import { listedBy } from './modules-to-save.js'
 import type { OpenFile } from './open-file.js'
-import type { PeftMethod } from './peft-method.js'
+import type { Fields, PeftMethod } from './peft-method.js'
 import { readText } from './read-text.js'
 
 /** Fields that do not affect what the adapter computes, with PEFT's default values. */
@@ -28,7 +28,6 @@ const MAX_DEPTH = 8
 /** Fields that are accepted for every method. */
 const EVERYWHERE = [...Object.keys(DESCRIPTION), 'peft_type']
 
-/** The class for each method. */
 const MODELS = { LILY: 'LilyModel', LORA: 'LoraModel' } as const
 
 /** A model, as far as its configuration describes it. */
@@ -38,12 +37,11 @@ interface Configured<C extends Targets> {
   readonly targets: readonly string[] | string
 }
 
-/** The contents of an adapter_config.json. */
 export interface AdapterConfig<C = unknown> {
   readonly config: C
   /** Text of the file, which saving the model writes again. */
   readonly text: string
-  readonly fields: Readonly<Record<string, unknown>>
+  readonly fields: Fields
 }
 
 /**
@@ -61,7 +59,6 @@ export async function readAdapterConfig<C extends Targets>(
   return { config: toConfig(method, path, fields), text, fields }
 }
 
-/** The field peft_type of an adapter_config.json. */
 export async function readType(file: OpenFile): Promise<unknown> {
   return (await readFields(file)).fields.peft_type
 }
@@ -75,19 +72,14 @@ async function readFields(file: OpenFile): Promise<Pick<AdapterConfig, 'text' | 
 }
 
 /** Rejects unknown fields, which may affect what the adapter computes, unless they are null or false. */
-function checkFields<C extends Targets>(
-  method: PeftMethod<C>,
-  path: string,
-  fields: Readonly<Record<string, unknown>>,
-): void {
+function checkFields<C extends Targets>(method: PeftMethod<C>, path: string, fields: Fields): void {
   const type = fields.peft_type
   if (type !== method.type) {
-    const got = typeof type === 'string' ? quote(type) : describe(type)
     const advice =
       type === 'LILY' || type === 'LORA'
         ? `load it with ${MODELS[type]}`
         : 'only adapters of Lily and LoRA can be loaded'
-    throw checkpointError(path, `expected peft_type '${method.type}', got ${got}; ${advice}`)
+    throw checkpointError(path, `expected peft_type '${method.type}', got ${quoteAny(type)}; ${advice}`)
   }
   const refused = method.refusal(fields)
   if (refused !== null) throw checkpointError(path, refused.join(': '))
@@ -107,7 +99,7 @@ function checkFields<C extends Targets>(
 function toConfig<C extends Targets>(
   { fields: names, readConfig, toOption }: PeftMethod<C>,
   path: string,
-  fields: Readonly<Record<string, unknown>>,
+  fields: Fields,
 ): C {
   const entries = Object.entries<string>(names)
   const { modules_to_save: modules } = fields
@@ -150,7 +142,7 @@ function isSet(name: string, value: unknown): boolean {
 }
 
 /** Whether the list of indices is empty, with which PEFT ignores layers_pattern; without a list it refuses that field. */
-function hasNoIndices({ layers_to_transform: indices }: Readonly<Record<string, unknown>>): boolean {
+function hasNoIndices({ layers_to_transform: indices }: Fields): boolean {
   return Array.isArray(indices) && indices.length === 0
 }
 
@@ -184,7 +176,7 @@ export function writeAdapterConfig<C extends Targets>(
 export function configText<C extends Targets>(
   method: PeftMethod<C>,
   { config, targets }: Configured<C>,
-  description: Readonly<Record<string, unknown>> | undefined,
+  description: Fields | undefined,
 ): string {
   const described = Object.entries(DESCRIPTION).map(([name, value]) => [name, description?.[name] ?? value])
   const fields = Object.entries<string>(method.fields)

@@ -18,7 +18,6 @@ export const FOLDER =
   'a path as a string, a file: URL object, File objects, or an object or a Map from the names of files to Blobs, ' +
   'ArrayBuffers or Uint8Arrays'
 
-/** The files of one adapter. */
 export interface AdapterFiles {
   /** In messages. */
   readonly name: string
@@ -62,7 +61,6 @@ export function readFiles(argument: string, value: unknown): AdapterFiles | null
   }
 }
 
-/** Contents by name. */
 function readNamed(argument: string, value: Named<FileData>): Map<string, GivenFile> {
   const files = new Map<string, GivenFile>()
   for (const [name, data] of entriesOf(argument, value)) {

@@ -16,7 +16,6 @@ const LAYERS = 'lily_layers'
 /** Metadata key of how PEFT would read the configuration differently, which keeps the adapter from being saved for PEFT. */
 export const NOT_FOR_PEFT = 'lily_not_for_peft'
 
-/** The metadata entry for these layers. */
 export function compactMetadata(layers: Iterable<LayerShape>): [string, string] {
   const shapes = Array.from(layers, ({ name, inFeatures, outFeatures }) => [name, inFeatures, outFeatures])
   return [LAYERS, JSON.stringify(shapes)]

@@ -7,7 +7,6 @@ import { unshared } from './file-data.js'
 import { keysOf } from './layer-names.js'
 import { sourceOf, type TensorSource } from './safetensors-write.js'
 
-/** A parameter with its value. */
 export type Valued = Pick<ParameterShape, 'name' | 'layers'> & { readonly value: Tensor }
 
 /**
@@ -33,7 +32,6 @@ export async function digestOf(
   return sha256(file, new TextEncoder().encode(lines.sort().join('')))
 }
 
-/** In hexadecimal digits. */
 export function hexOf(bytes: Uint8Array): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
 }

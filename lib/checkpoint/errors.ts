@@ -1,5 +1,5 @@
 /** Errors about the files of a checkpoint. */
-import { cut, cutMessage, isError, LilyError, MAX_QUOTED } from '../base/errors.js'
+import { cut, cutMessage, describe, isError, LilyError, MAX_QUOTED } from '../base/errors.js'
 
 /** For bytes that no writer of the format leaves. */
 export const DAMAGED = 'the file is damaged or incomplete; copy it again from where it came'
@@ -35,6 +35,11 @@ export function fileSystemError(file: string, what: string, cause: unknown): unk
 /** A name out of a file, which may hold anything and be of any length, cut to what a message can hold. */
 export function quote(name: string): string {
   return cut(JSON.stringify(name.slice(0, MAX_QUOTED)), MAX_QUOTED, name.length)
+}
+
+/** A value out of a file. */
+export function quoteAny(value: unknown): string {
+  return typeof value === 'string' ? quote(value) : describe(value)
 }
 
 /** The first of some names; their number where there are more. */

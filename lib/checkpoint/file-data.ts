@@ -29,8 +29,38 @@ export function classOfData(value: unknown): 'Blob' | 'File' | 'ArrayBuffer' | '
  * @param path name in messages
  */
 export function openData(path: string, data: FileData): OpenFile {
-  const isBlob = classOfData(data) === 'Blob' || classOfData(data) === 'File'
-  return isBlob ? openBlob(path, data as Blob) : openBytes(path, data as ArrayBuffer | Uint8Array)
+  const type = classOfData(data)
+  const isBlob = type === 'Blob' || type === 'File'
+  // The constructor throws for a buffer that has been transferred.
+  const all = reading(path, () => {
+    if (isBlob) return data as Blob
+    if (type === 'ArrayBuffer') return new Uint8Array(data as ArrayBuffer)
+    const view = data as Uint8Array
+    return new Uint8Array(bufferOf(view), byteOffsetOf(view), byteLengthOf(view))
+  })
+  const size = isBlob
+    ? checkCount(`size of ${path}`, get(path, all, 'size'), 0, Number.MAX_SAFE_INTEGER)
+    : (all as Uint8Array).byteLength
+  // A browser rejects, for example, if a Blob's file has changed since it was picked. A buffer may have been transferred,
+  // or shrunk, since it was opened.
+  const advice = isBlob ? 'pick the file again' : 'do not transfer or shrink its buffer until the file is read'
+  return {
+    path,
+    size,
+    read: async (bytes, position) => {
+      try {
+        const end = position + bytes.length
+        const part = isBlob
+          ? new Uint8Array(await (all as Blob).slice(position, end).arrayBuffer())
+          : (all as Uint8Array).subarray(position, end)
+        bytes.set(part)
+        return part.length
+      } catch (cause) {
+        throw checkpointError(path, `cannot be read (${messageOf(cause)}); ${advice}`, cause)
+      }
+    },
+    close: () => Promise.resolve(),
+  }
 }
 
 /** Bytes that a Blob and crypto.subtle accept: those of shared memory, such as that of WebAssembly, are copied. */
@@ -52,50 +82,4 @@ export async function toFiles(contents: readonly FileContent[]): Promise<File[]>
     files.push(file)
   }
   return files
-}
-
-function openBytes(path: string, data: ArrayBuffer | Uint8Array): OpenFile {
-  // The constructor throws for a buffer that has been transferred.
-  const all = reading(path, () => {
-    if (classOfData(data) === 'ArrayBuffer') return new Uint8Array(data as ArrayBuffer)
-    const view = data as Uint8Array
-    return new Uint8Array(bufferOf(view), byteOffsetOf(view), byteLengthOf(view))
-  })
-  return {
-    path,
-    size: all.byteLength,
-    read: async (bytes, position) => {
-      try {
-        const part = all.subarray(position, position + bytes.length)
-        bytes.set(part)
-        return await Promise.resolve(part.length)
-      } catch (cause) {
-        // The caller has transferred the buffer, or shrunk it, since it was opened.
-        throw checkpointError(
-          path,
-          `cannot be read (${messageOf(cause)}); do not transfer or shrink its buffer until the file is read`,
-          cause,
-        )
-      }
-    },
-    close: () => Promise.resolve(),
-  }
-}
-
-function openBlob(path: string, blob: Blob): OpenFile {
-  return {
-    path,
-    size: checkCount(`size of ${path}`, get(path, blob, 'size'), 0, Number.MAX_SAFE_INTEGER),
-    read: async (bytes, position) => {
-      try {
-        const part = new Uint8Array(await blob.slice(position, position + bytes.length).arrayBuffer())
-        bytes.set(part)
-        return part.length
-      } catch (cause) {
-        // A browser rejects, for example, if the file has changed since it was picked.
-        throw checkpointError(path, `cannot be read (${messageOf(cause)}); pick the file again`, cause)
-      }
-    },
-    close: () => Promise.resolve(),
-  }
 }

@@ -3,7 +3,6 @@
  * place for them: a file beside those holds them, with a digest of the parameters that they were saved with.
  */
 import { fail } from '../base/errors.js'
-import type { LilyModel } from '../model/lily-model.js'
 import { digestOf, hexOf, type Valued } from './digest.js'
 import { checkpointError, quote } from './errors.js'
 import { FROZEN_FILE } from './files.js'
@@ -16,11 +15,13 @@ export type Frozen = ReadonlyMap<string, Float32Array>
 export const FROZEN = 'lily_frozen'
 
 /**
- * The frozen layers of a model as JSON: { name: [w_0, ...] }; null if none is frozen. JSON keeps every bit of a float32
+ * The frozen ones of these layers as JSON: { name: [w_0, ...] }; null if none is frozen. JSON keeps every bit of a float32
  * number but the sign of zero.
  */
-export function frozenText(model: LilyModel): string | null {
-  const frozen = [...model.layers.values()].flatMap(({ name, frozenWeights }) =>
+export function frozenText(
+  layers: Iterable<{ readonly name: string; readonly frozenWeights?: ArrayLike<number> | undefined }>,
+): string | null {
+  const frozen = [...layers].flatMap(({ name, frozenWeights }) =>
     frozenWeights === undefined ? [] : [[name, Array.from(frozenWeights)] as const],
   )
   if (frozen.length === 0) return null

@@ -4,7 +4,7 @@
  */
 import type { LilyError } from '../base/errors.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
-import { asciiBytes, isUtf8, textOf } from './utf8.js'
+import { isUtf8, textOf } from './utf8.js'
 
 /** JSON as values is read from texts of at most this many characters: the names of all modules of a large model take less. */
 export const MAX_TEXT = 16 * 1024 * 1024
@@ -47,13 +47,8 @@ const HEXADECIMAL = Uint8Array.from({ length: 256 }, (_, byte) => {
   return Number.isNaN(digit) ? 255 : digit
 })
 
-/** What follows a backslash, and what it stands for. */
-const ESCAPED = new Uint8Array(256)
-for (const [character, value] of Object.entries({ '"': '"', '\\': '\\', '/': '/', b: '\b', f: '\f', n: '\n' })) {
-  ESCAPED[character.charCodeAt(0)] = value.charCodeAt(0)
-}
-ESCAPED['r'.charCodeAt(0)] = RETURN
-ESCAPED['t'.charCodeAt(0)] = TAB
+/** What follows a backslash, but for `u`. */
+const ESCAPED: ReadonlySet<number> = new Set('" \\ / b f n r t'.split(' ').map((one) => one.charCodeAt(0)))
 
 /** Digits before the point and the exponent of any float64 together are at most this. */
 const MAX_MAGNITUDE = 308
@@ -61,7 +56,6 @@ const MAX_MAGNITUDE = 308
 /**
  * @param what the text is called in an error
  * @param depth of objects and arrays at most
- * @throws LilyError ERR_LILY_CHECKPOINT
  */
 export function parseJson(file: string, what: string, text: string, depth: number): unknown {
   if (text.length > MAX_TEXT) {
@@ -112,14 +106,14 @@ export class JsonReader {
   /** The next byte. */
   #at = 0
   #depth = 0
-  /** Where the last string is, unescaped. */
+  /** Where the last string is. */
   #start = 0
   #end = 0
+  #hasEscapes = false
   readonly #skip = () => this.skip()
 
   /**
    * @param what the text is called in an error
-   * @param bytes are overwritten: strings with escapes are unescaped in their place
    * @param depth of objects and arrays at most
    */
   constructor(file: string, what: string, bytes: Uint8Array, depth: number) {
@@ -141,28 +135,12 @@ export class JsonReader {
     return 0
   }
 
-  isObject(): boolean {
-    return this.peek() === OPEN_BRACE
-  }
-
-  isArray(): boolean {
-    return this.peek() === OPEN_BRACKET
-  }
-
-  isString(): boolean {
-    return this.peek() === QUOTE
-  }
-
-  isNull(): boolean {
-    return this.peek() === LOWER_N
-  }
-
   /**
    * What comes next, in words for an error.
    *
    * @throws LilyError where no value does
    */
-  kind(): string {
+  kind(): 'an object' | 'an array' | 'a string' | 'a number' | 'null' | 'true or false' {
     const byte = this.peek()
     if (byte === OPEN_BRACE) return 'an object'
     if (byte === OPEN_BRACKET) return 'an array'
@@ -175,9 +153,8 @@ export class JsonReader {
 
   /** An object; `member` reads the value of each key. */
   object(member: (key: string) => void): void {
-    this.#list(OPEN_BRACE, CLOSE_BRACE, () => {
-      this.#string()
-      const key = this.#text()
+    this.members(() => {
+      const key = this.string()
       this.#expect(COLON, "':'")
       member(key)
     })
@@ -194,11 +171,9 @@ export class JsonReader {
   }
 
   /**
-   * A key and the colon behind it, as its index in `known`; -1 for another.
-   *
-   * @param known as bytes
+   * A key and the colon behind it, as its index in `known`, names of ASCII characters; -1 for another.
    */
-  key(known: readonly Uint8Array[]): number {
+  key(known: readonly string[]): number {
     this.#string()
     const index = known.findIndex((name) => this.#equals(name))
     this.#expect(COLON, "':'")
@@ -226,7 +201,7 @@ export class JsonReader {
 
   /** A string, a number, true, false or null. */
   scalar(): unknown {
-    if (this.isString()) return this.string()
+    if (this.peek() === QUOTE) return this.string()
     const start = this.#at
     this.#scalar()
     const text = textOf(this.#bytes.subarray(start, this.#at))
@@ -238,10 +213,10 @@ export class JsonReader {
   skip(): void {
     switch (this.peek()) {
       case OPEN_BRACE:
-        this.#list(OPEN_BRACE, CLOSE_BRACE, this.#skipMember)
+        this.members(this.#skipMember)
         return
       case OPEN_BRACKET:
-        this.#list(OPEN_BRACKET, CLOSE_BRACKET, this.#skip)
+        this.array(this.#skip)
         return
       case QUOTE:
         this.#string()
@@ -307,97 +282,60 @@ export class JsonReader {
   }
 
   #text(): string {
-    return textOf(this.#bytes.subarray(this.#start, this.#end))
+    if (!this.#hasEscapes) return textOf(this.#bytes.subarray(this.#start, this.#end))
+    return JSON.parse(textOf(this.#bytes.subarray(this.#start - 1, this.#end + 1))) as string
   }
 
-  #equals(name: Uint8Array): boolean {
-    if (name.length !== this.#end - this.#start) return false
-    for (let i = 0; i < name.length; i++) if (this.#bytes[this.#start + i] !== name[i]) return false
+  #equals(name: string): boolean {
+    if (this.#hasEscapes) return this.#text() === name
+    return name.length === this.#end - this.#start && this.#hasAt(this.#start, name)
+  }
+
+  #hasAt(at: number, word: string): boolean {
+    for (let i = 0; i < word.length; i++) if (this.#bytes[at + i] !== word.charCodeAt(i)) return false
     return true
   }
 
+  /** A string, whose escapes are checked and stay as they are. */
   #string(): void {
     this.#expect(QUOTE, 'a string')
     const bytes = this.#bytes
-    let at = this.#at
-    while (at < bytes.length && PLAIN[bytes[at]] === 1) at++
     this.#start = this.#at
-    this.#end = at
-    this.#at = at
-    if (at < bytes.length && bytes[at] === BACKSLASH) this.#unescape()
-    if (this.#at === bytes.length || bytes[this.#at] !== QUOTE) throw this.#wrong(`expected a character or '"'`)
-    this.#at++
-  }
-
-  /** The rest of a string from its first backslash; the text of an escape is never longer than the escape. */
-  #unescape(): void {
-    const bytes = this.#bytes
-    const { length } = bytes
-    let at = this.#at
-    let end = at
-    while (at < length) {
-      const byte = bytes[at]
-      if (PLAIN[byte] === 1) {
-        bytes[end++] = byte
-        at++
-      } else if (byte === BACKSLASH) {
-        this.#at = at
-        if (at + 1 < length && bytes[at + 1] === LOWER_U) {
-          const code = this.#codePoint()
-          at = this.#at
-          if (code < 0x80) {
-            bytes[end++] = code
-          } else if (code < 0x800) {
-            bytes[end++] = 0xc0 | (code >> 6)
-            bytes[end++] = 0x80 | (code & 0x3f)
-          } else if (code < 0x10000) {
-            bytes[end++] = 0xe0 | (code >> 12)
-            bytes[end++] = 0x80 | ((code >> 6) & 0x3f)
-            bytes[end++] = 0x80 | (code & 0x3f)
-          } else {
-            bytes[end++] = 0xf0 | (code >> 18)
-            bytes[end++] = 0x80 | ((code >> 12) & 0x3f)
-            bytes[end++] = 0x80 | ((code >> 6) & 0x3f)
-            bytes[end++] = 0x80 | (code & 0x3f)
-          }
-        } else {
-          const escaped = at + 1 < length ? ESCAPED[bytes[at + 1]] : 0
-          if (escaped === 0) throw this.#wrong('expected an escape sequence')
-          bytes[end++] = escaped
-          at += 2
-        }
-      } else {
-        break
-      }
+    this.#hasEscapes = false
+    for (;;) {
+      while (PLAIN[bytes[this.#at]] === 1) this.#at++
+      if (bytes[this.#at] !== BACKSLASH) break
+      this.#hasEscapes = true
+      this.#escape()
     }
-    this.#end = end
-    this.#at = at
+    if (bytes[this.#at] !== QUOTE) throw this.#wrong(`expected a character or '"'`)
+    this.#end = this.#at++
   }
 
-  /** `\uXXXX`, or two of them that are a surrogate pair. */
-  #codePoint(): number {
+  /** An escape sequence; two of them that are a surrogate pair. */
+  #escape(): void {
+    const bytes = this.#bytes
+    if (bytes[this.#at + 1] !== LOWER_U) {
+      if (!ESCAPED.has(bytes[this.#at + 1])) throw this.#wrong('expected an escape sequence')
+      this.#at += 2
+      return
+    }
     const unit = this.#codeUnit(this.#at)
-    if (unit < 0xd800 || unit > 0xdfff) {
-      this.#at += 6
-      return unit
+    if (unit >= 0xd800 && unit <= 0xdfff) {
+      const next = this.#at + 6
+      const isPair = unit < 0xdc00 && bytes[next] === BACKSLASH && bytes[next + 1] === LOWER_U
+      const low = isPair ? this.#codeUnit(next) : 0
+      if (low < 0xdc00 || low > 0xdfff) throw this.#wrong('expected both halves of a surrogate pair')
+      this.#at = next
     }
-    const low = unit < 0xdc00 ? this.#codeUnit(this.#at + 6) : -1
-    if (low < 0xdc00 || low > 0xdfff) throw this.#wrong('expected both halves of a surrogate pair')
-    this.#at += 12
-    return 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)
+    this.#at += 6
   }
 
-  /** -1 where the second half of a pair does not follow. */
   #codeUnit(at: number): number {
-    const bytes = this.#bytes
-    if (at + 6 > bytes.length || bytes[at] !== BACKSLASH || bytes[at + 1] !== LOWER_U) {
-      if (at !== this.#at) return -1
-      throw this.#wrong('expected \\u and four hexadecimal digits')
-    }
     let unit = 0
     for (let i = at + 2; i < at + 6; i++) {
-      const digit = HEXADECIMAL[bytes[i]]
-      if (digit === 255) throw this.#wrong('expected \\u and four hexadecimal digits')
+      const digit = HEXADECIMAL[this.#bytes[i]] as number | undefined
+      if (digit === undefined || digit === 255) throw this.#wrong('expected \\u and four hexadecimal digits')
       unit = unit * 16 + digit
     }
     return unit
@@ -410,15 +348,9 @@ export class JsonReader {
       this.#number()
       return
     }
-    for (const word of WORDS) {
-      if (word[0] !== byte) continue
-      this.#start = this.#at
-      this.#end = Math.min(this.#at + word.length, this.#bytes.length)
-      if (!this.#equals(word)) break
-      this.#at += word.length
-      return
-    }
-    throw this.#wrong('expected a value')
+    const word = WORDS.find((each) => this.#hasAt(this.#at, each))
+    if (word === undefined) throw this.#wrong('expected a value')
+    this.#at += word.length
   }
 
   #number(): void {
@@ -457,7 +389,7 @@ export class JsonReader {
   }
 }
 
-const WORDS = ['true', 'false', 'null'].map(asciiBytes)
+const WORDS = ['true', 'false', 'null']
 
 function isDigit(byte: number): boolean {
   return byte >= ZERO && byte <= NINE

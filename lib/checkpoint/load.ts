@@ -17,7 +17,7 @@ import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from './files.js'
 import { type Frozen, FROZEN, readFrozenFile, readFrozenMetadata } from './frozen.js'
 import { hasMarker, isInner, layerOfKey, PREFIX, sortByNumbers, suffixesOf, suffixText } from './layer-names.js'
 import { withinListed } from './modules-to-save.js'
-import { missingTensor, readParameters, wrongShape } from './parameters.js'
+import { type AdapterTensors, missingTensor, readParameters, wrongShape } from './parameters.js'
 import type { PeftMethod, StoredShape } from './peft-method.js'
 import { readText } from './read-text.js'
 import { SafetensorsFile } from './safetensors-file.js'
@@ -31,7 +31,6 @@ export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
   readonly others: ReadonlyMap<string, TensorSource>
 }
 
-/** The contents of an adapter's files. */
 export interface Pretrained<C> {
   readonly config: C
   /** In the order in which they share A. */
@@ -73,12 +72,13 @@ export async function loadPretrained<C extends Targets>(
   const type = dtype === undefined ? null : readFloatDType('dtype', dtype)
   const { config, text, fields, file, frozenFile } = await use((files) => openAdapter(method, files))
   try {
+    const adapter = { method, file, config }
     const compact = method.isShared ? compactLayers(file) : null
-    const shapes = compact ?? findLayers(method, file, order, config)
-    const layout = layOut(method, file, shapes, config, fields.modules_to_save)
-    if (compact !== null && order !== undefined) checkOrder(method, file, order, layout, config)
-    const stored = await readParameters(method, file, layout, compact === null, type === null)
-    const others = await readOthers(method, file, layout, compact === null)
+    const shapes = compact ?? findLayers(adapter, order)
+    const layout = layOut(adapter, shapes, fields.modules_to_save)
+    if (compact !== null && order !== undefined) checkOrder(adapter, order, layout)
+    const stored = await readParameters(adapter, layout, compact === null, type === null)
+    const others = await readOthers(adapter, layout, compact === null)
     // Frozen weights belong to the parameters as they are in the file.
     const frozen = await readFrozen(file, frozenFile, layout, stored)
     const values = type === null ? stored : converted(file, stored, type)
@@ -86,6 +86,12 @@ export async function loadPretrained<C extends Targets>(
   } finally {
     await file.close()
   }
+}
+
+/** An adapter whose layers are not known yet. */
+interface Unread<C extends Targets> extends AdapterTensors {
+  readonly method: PeftMethod<C>
+  readonly config: C
 }
 
 /** Reads where the files are. Returns what calls a function with them. */
@@ -139,12 +145,8 @@ async function readFrozen(
 }
 
 /** The layers that have tensors in a file of PEFT's format. */
-function findLayers<C extends Targets>(
-  method: PeftMethod<C>,
-  file: SafetensorsFile,
-  order: unknown,
-  config: C,
-): LayerShape[] {
+function findLayers<C extends Targets>(adapter: Unread<C>, order: unknown): LayerShape[] {
+  const { method, file, config } = adapter
   const names = new Set<string>()
   for (const key of file.tensors.keys()) {
     const layer = layerOfKey(method, key)
@@ -152,7 +154,7 @@ function findLayers<C extends Targets>(
   }
   if (names.size === 0) {
     const other = [...file.tensors.keys()].find((key) => hasMarker(method, key))
-    if (other !== undefined) throw strangeTensor(method, file, other)
+    if (other !== undefined) throw strangeTensor(adapter, other)
     throw checkpointError(
       file.path,
       `expected tensors ${PREFIX}<layer>.${String(method.suffixes.a)}, got none; save the adapter with PEFT again`,
@@ -169,12 +171,8 @@ function findLayers<C extends Targets>(
   const ordered = order === undefined ? sortByNumbers(names) : readOrder(file, order, names)
   const shapesOf = method.shapes(config)
   return ordered.map((name) => {
-    const { a, b } = fitting(method, file, () => shapesOf(name))
-    return {
-      name,
-      inFeatures: sizeOf(method, file, name, 'a', a),
-      outFeatures: sizeOf(method, file, name, 'b', b),
-    }
+    const { a, b } = fitting(adapter, () => shapesOf(name))
+    return { name, inFeatures: sizeOf(adapter, name, 'a', a), outFeatures: sizeOf(adapter, name, 'b', b) }
   })
 }
 
@@ -197,13 +195,7 @@ function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet
 }
 
 /** Checks the option `layers` against a file that contains the order: the same layers share parameters in both. */
-function checkOrder<C extends Targets>(
-  method: PeftMethod<C>,
-  file: SafetensorsFile,
-  value: unknown,
-  { layers }: Layout,
-  config: C,
-): void {
+function checkOrder<C extends Targets>({ method, file, config }: Unread<C>, value: unknown, { layers }: Layout): void {
   const order = readOrder(file, value, new Set(layers.keys()))
   const shapes = order.flatMap((name) => layers.get(name) ?? [])
   const given = method.layOut(
@@ -220,41 +212,32 @@ function checkOrder<C extends Targets>(
 }
 
 /** A size of a layer, from the shape of one of its tensors. */
-function sizeOf(
-  method: Pick<PeftMethod, 'suffixes'>,
-  file: SafetensorsFile,
-  layer: string,
-  kind: 'a' | 'b',
-  { axis, other }: StoredShape,
-): number {
+function sizeOf(adapter: AdapterTensors, layer: string, kind: 'a' | 'b', { axis, other }: StoredShape): number {
+  const { method, file } = adapter
   const key = `${PREFIX}${layer}.${String(method.suffixes[kind])}`
   const shape = file.tensors.get(key)?.shape
-  if (shape === undefined) throw missingTensor(method, file, key)
+  if (shape === undefined) throw missingTensor(adapter, key)
   if (shape.length === 2 && shape[1 - axis] === other) return shape[axis]
   const size = kind === 'a' ? 'd_in' : 'd_out'
   throw wrongShape(file, key, axis === 1 ? `[${other}, ${size}]` : `[${size}, ${other}]`, shape)
 }
 
 /** What a function of the configuration returns for the layers of the file. Its errors become errors about the file. */
-function fitting<T>({ fields }: Pick<PeftMethod, 'fields'>, { path }: SafetensorsFile, call: () => T): T {
+function fitting<T>({ method, file }: AdapterTensors, call: () => T): T {
   try {
     return call()
   } catch (cause) {
     if (!(cause instanceof LilyError)) throw cause
-    throw checkpointError(path, `its layers do not fit ${CONFIG_FILE}: ${withFieldName(fields, cause)}`, cause)
+    const message = withFieldName(method.fields, cause)
+    throw checkpointError(file.path, `its layers do not fit ${CONFIG_FILE}: ${message}`, cause)
   }
 }
 
 /** Assigns parameters to the layers of the file. */
-function layOut<C extends Targets>(
-  method: PeftMethod<C>,
-  file: SafetensorsFile,
-  layers: readonly LayerShape[],
-  config: C,
-  modulesToSave: unknown,
-): Layout {
+function layOut<C extends Targets>(adapter: Unread<C>, layers: readonly LayerShape[], modulesToSave: unknown): Layout {
+  const { method, file, config } = adapter
   const isSaved = withinListed(modulesToSave)
-  const { layout, saved } = fitting(method, file, () => ({
+  const { layout, saved } = fitting(adapter, () => ({
     layout: method.layOut(layers, config),
     saved: layers.find(({ name }) => isSaved(name)),
   }))
@@ -298,11 +281,11 @@ function converted(
 
 /** Reads the tensors that are not parameters of the adapter, as bytes, since they may have any type. */
 async function readOthers(
-  method: Pick<PeftMethod, 'suffixes' | 'marker' | 'variantOf'>,
-  file: SafetensorsFile,
+  adapter: AdapterTensors,
   { parameters, layers }: Layout,
   withCopies: boolean,
 ): Promise<Origin['others']> {
+  const { method, file } = adapter
   const known = new Set([...parameters.keys()].map((name) => PREFIX + name))
   const suffixes = suffixesOf(method)
   if (withCopies)
@@ -311,7 +294,7 @@ async function readOthers(
   const others = new Map<string, TensorSource>()
   for (const [key, { dtype, shape }] of file.tensors) {
     if (known.has(key)) continue
-    if (hasMarker(method, key)) throw strangeTensor(method, file, key)
+    if (hasMarker(method, key)) throw strangeTensor(adapter, key)
     const bytes = await file.readBytes(key)
     others.set(key, { dtype, shape, bytes: () => bytes })
   }
@@ -319,13 +302,9 @@ async function readOthers(
 }
 
 /** The error about a tensor of the method that is no parameter. */
-function strangeTensor(
-  method: Pick<PeftMethod, 'suffixes' | 'variantOf'>,
-  { path }: SafetensorsFile,
-  key: string,
-): LilyError {
+function strangeTensor({ method, file }: AdapterTensors, key: string): LilyError {
   const variant = method.variantOf(key)
   const advice = variant === null ? 'rename or remove it' : `${variant} is not supported`
   const names = `${PREFIX}<layer>${suffixText(method, 'or')}`
-  return checkpointError(path, `tensor ${quote(key)}: expected ${names}; ${advice}`)
+  return checkpointError(file.path, `tensor ${quote(key)}: expected ${names}; ${advice}`)
 }

@@ -1,7 +1,6 @@
 /** Files that are read at any position, wherever they are: on a disk, or in the memory of a program. */
 import { checkpointError } from './errors.js'
 
-/** An open file. */
 export interface OpenFile {
   /** Its path, or its name; in messages. */
   readonly path: string
@@ -12,9 +11,7 @@ export interface OpenFile {
   readonly close: () => Promise<void>
 }
 
-/** A file to write. */
 export interface FileContent {
-  /** Name of the file in its folder. */
   readonly name: string
   /** The bytes, in blocks. A block is used before the next one is requested. */
   readonly blocks: () => AsyncIterable<Uint8Array> | Iterable<Uint8Array>

@@ -3,11 +3,10 @@
  * metadata. Beside an adapter it also has a digest of the tensors of the adapter.
  */
 import { checkShape, checkType } from '../base/checks.js'
-import { isGenuine, loraModelKey, modelKey } from '../base/copies.js'
 import { describe, fail, reading } from '../base/errors.js'
 import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
 import type { Operand } from '../memory/operand.js'
-import type { AdapterModel } from '../model/adapter-model.js'
+import { type AdapterModel, checkModel } from '../model/adapter-model.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import type { PretrainedFiles } from './adapter-files.js'
@@ -40,13 +39,11 @@ const STATE: Known = new Set(['step', 'parameters'])
 /** Running means of a parameter's gradient and of its square. */
 export type Moments = Readonly<Record<(typeof MOMENTS)[number], Operand>>
 
-/** The key in the metadata. */
 const STEP = 'step'
 
 /** The tensor with the digest of the adapter that the state belongs to. */
 const DIGEST = 'adapter_sha256'
 
-/** The names of a parameter's tensors. */
 const keyOf = (name: string, moment: string): string => `${name}.${moment}`
 
 /**
@@ -128,9 +125,7 @@ export async function readPretrainedState(
   model: AdapterModel,
 ): Promise<AdamWState<StoredTensor>> {
   const use = readFrom(folder)
-  if (!isGenuine(modelKey, model) && !isGenuine(loraModelKey, model)) {
-    fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
-  }
+  checkModel(model)
   const stored = await use(async (files) => {
     if (await files.has(OPTIMISER_FILE)) return SafetensorsFile.from(await files.open(OPTIMISER_FILE))
     throw checkpointError(
@@ -207,8 +202,6 @@ function contentsOf({ step, entries }: ReturnType<typeof readEntries>): {
 /**
  * Reads a state that the caller passed: the number of steps, and what it has for each parameter, which {@link readMoments}
  * reads.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readEntries(state: unknown): { step: number; entries: Map<string, unknown> } {
   checkKeys('state', state, STATE)

@@ -3,12 +3,18 @@ import { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import type { Layout } from '../model/layout.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import { checkpointError, quote } from './errors.js'
+import { checkpointError, quote, quoteSome } from './errors.js'
 import { CONFIG_FILE } from './files.js'
 import { checkFinite } from './finite.js'
 import { keysOf, PREFIX, suffixText } from './layer-names.js'
 import type { PeftMethod } from './peft-method.js'
 import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
+
+/** A file of tensors, and the method that its adapter is of. */
+export interface AdapterTensors {
+  readonly method: Pick<PeftMethod, 'fields' | 'suffixes' | 'marker' | 'variantOf'>
+  readonly file: SafetensorsFile
+}
 
 /**
  * Reads each parameter once.
@@ -17,37 +23,34 @@ import type { SafetensorsFile, StoredTensor } from './safetensors-file.js'
  *   first
  * @param isOneType whether all tensors must have the same type
  * @returns the values by parameter name
- * @throws LilyError ERR_LILY_CHECKPOINT, ERR_LILY_OUT_OF_MEMORY
  */
 export async function readParameters(
-  method: Pick<PeftMethod, 'suffixes'>,
-  file: SafetensorsFile,
+  from: AdapterTensors,
   { parameters }: Layout,
   withCopies: boolean,
   isOneType: boolean,
 ): Promise<ReadonlyMap<string, Tensor>> {
+  const { file } = from
   const values = new Map<string, Tensor>()
   const first = parameters.keys().next().value as string
   for (const parameter of parameters.values()) {
     const [key, ...copies] = keysOf(parameter)
-    checkEntry(method, file, key, parameter.shape, isOneType ? PREFIX + first : key)
+    checkEntry(from, key, parameter.shape, isOneType ? PREFIX + first : key)
     const stored = await file.read(key)
     checkFinite(file.path, key, stored)
-    if (withCopies) await checkCopies(method, file, key, stored, copies)
+    if (withCopies) await checkCopies(from, key, stored, copies)
     values.set(parameter.name, tensor(stored.data, stored.shape, stored.dtype))
   }
   return values
 }
 
-/** The error about a tensor that is not in the file. */
-export function missingTensor(method: Pick<PeftMethod, 'suffixes'>, { path }: SafetensorsFile, key: string): LilyError {
+export function missingTensor({ method, file }: AdapterTensors, key: string): LilyError {
   return checkpointError(
-    path,
+    file.path,
     `expected a tensor ${quote(key)}, got none; save the adapter with ${suffixText(method, 'and')} for each layer`,
   )
 }
 
-/** The error about a tensor of another shape. */
 export function wrongShape(file: SafetensorsFile, key: string, expected: string, got: readonly number[]): LilyError {
   return tensorError(
     file,
@@ -58,15 +61,10 @@ export function wrongShape(file: SafetensorsFile, key: string, expected: string,
 }
 
 /** Checks the shape and the type of a tensor. All tensors must have the type of the tensor `first`. */
-function checkEntry(
-  method: Pick<PeftMethod, 'suffixes'>,
-  file: SafetensorsFile,
-  key: string,
-  expected: readonly number[],
-  first: string,
-): void {
+function checkEntry(from: AdapterTensors, key: string, expected: readonly number[], first: string): void {
+  const { file } = from
   const entry = file.tensors.get(key)
-  if (entry === undefined) throw missingTensor(method, file, key)
+  if (entry === undefined) throw missingTensor(from, key)
   const { shape, dtype } = entry
   if (shape.length !== 2 || shape[0] !== expected[0] || shape[1] !== expected[1]) {
     throw wrongShape(file, key, shapeText(expected), shape)
@@ -83,30 +81,28 @@ function checkEntry(
 
 /** Checks that the copies of a shared parameter are bit-identical. */
 async function checkCopies(
-  method: Pick<PeftMethod, 'suffixes'>,
-  file: SafetensorsFile,
+  from: AdapterTensors,
   key: string,
   { data }: StoredTensor,
   copies: readonly string[],
 ): Promise<void> {
+  const { file } = from
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   const differing: string[] = []
   for (const copy of copies) {
-    if (!file.tensors.has(copy)) throw missingTensor(method, file, copy)
+    if (!file.tensors.has(copy)) throw missingTensor(from, copy)
     if (!(await file.hasBytes(copy, bytes))) differing.push(copy)
   }
   if (differing.length === 0) return
-  const more = differing.length > 3 ? ` and ${differing.length - 3} more` : ''
   throw tensorError(
     file,
     key,
     `expected an equal copy in each of the ${copies.length} other layers that share it, got different ones in ` +
-      `${differing.slice(0, 3).map(quote).join(', ')}${more}; pass the names of all layers in the order of the model ` +
+      `${quoteSome(differing)}; pass the names of all layers in the order of the model ` +
       `as { layers }, if it is not the order of the numbers in the names`,
   )
 }
 
-/** An error about a tensor of the file. */
 function tensorError(file: SafetensorsFile, key: string, message: string): LilyError {
   return checkpointError(file.path, `tensor ${quote(key)}: ${message}`)
 }

@@ -1,9 +1,8 @@
 /** PEFT's LoraConfig and the tensors of a LoRA adapter. Every field is honoured, refused or ignored for a reason. */
-import { describe } from '../base/errors.js'
 import { type LoraConfig, readLoraConfig } from '../model/lora-config.js'
 import { layOutLora, LORA_SUFFIX, ranksOf } from '../model/lora-layout.js'
-import { quote } from './errors.js'
-import type { PeftMethod } from './peft-method.js'
+import { quoteAny } from './errors.js'
+import type { Fields, PeftMethod } from './peft-method.js'
 
 /** Fields that have no effect on what the adapter computes here. */
 const IGNORED = [
@@ -89,20 +88,21 @@ export const LORA: PeftMethod<LoraConfig> = {
   isShared: false,
 }
 
-function refusal(fields: Readonly<Record<string, unknown>>): readonly [string, string] | null {
+function refusal(fields: Fields): readonly [string, string] | null {
   for (const [name, variant] of Object.entries(VARIANTS)) {
     const value = fields[name]
-    if (!isOff(name, value)) return [name, `expected null or false, got ${show(value)}: ${variant} is not supported`]
+    if (!isOff(name, value))
+      return [name, `expected null or false, got ${quoteAny(value)}: ${variant} is not supported`]
   }
   const { bias = 'none', init_lora_weights: initialisation = true } = fields
   if (bias !== 'none' && bias !== null) {
-    return ['bias', `expected 'none', got ${show(bias)}: trained biases of base layers are not supported`]
+    return ['bias', `expected 'none', got ${quoteAny(bias)}: trained biases of base layers are not supported`]
   }
   const known = typeof initialisation === 'string' ? initialisation.toLowerCase() : initialisation
   if (initialisation === null || INITIALISATIONS.includes(known)) return null
   return [
     'init_lora_weights',
-    `expected true, false, 'gaussian', 'eva' or 'orthogonal', got ${show(initialisation)}: ${whyNot(known)}`,
+    `expected true, false, 'gaussian', 'eva' or 'orthogonal', got ${quoteAny(initialisation)}: ${whyNot(known)}`,
   ]
 }
 
@@ -120,15 +120,10 @@ function whyNot(initialisation: unknown): string {
 /** Fields of which PEFT reads an empty object as one of defaults. */
 const HAVE_DEFAULTS = ['kasa_config', 'velora_config', 'monteclora_config']
 
-/** Whether a field has no value. */
 function isOff(name: string, value: unknown): boolean {
   if (value === undefined || value === null || value === false) return true
   if (HAVE_DEFAULTS.includes(name)) return false
   return typeof value === 'object' && Object.keys(value).length === 0
-}
-
-function show(value: unknown): string {
-  return typeof value === 'string' ? quote(value) : describe(value)
 }
 
 function variantOf(key: string): string | null {

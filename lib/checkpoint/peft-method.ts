@@ -3,7 +3,9 @@ import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout, ParameterShape } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
 
-/** Kind of a parameter. */
+/** Those of an adapter_config.json. */
+export type Fields = Readonly<Record<string, unknown>>
+
 export type Kind = ParameterShape['kind']
 
 /** The shape of a layer's a or b: a size of the layer, d_in or d_out, on this axis, and a given number on the other. */
@@ -12,9 +14,7 @@ export interface StoredShape {
   readonly other: number
 }
 
-/** Lily or LoRA. */
 export interface PeftMethod<C extends Targets = Targets> {
-  /** The field peft_type. */
   readonly type: 'LILY' | 'LORA'
   /** In messages. */
   readonly name: 'Lily' | 'LoRA'
@@ -27,11 +27,11 @@ export interface PeftMethod<C extends Targets = Targets> {
   /** Other fields of PEFT's configuration that are accepted, beside those of every method. */
   readonly accepted: ReadonlySet<string>
   /** The first field whose value is refused, and why; null if there is none. */
-  readonly refusal: (fields: Readonly<Record<string, unknown>>) => readonly [field: string, why: string] | null
+  readonly refusal: (fields: Fields) => readonly [field: string, why: string] | null
   /** A value of a field as it is in the configuration. */
   readonly toOption: (field: string, value: unknown) => unknown
   /** Accepted fields that the configuration of a created model has, with their values. */
-  readonly constants: Readonly<Record<string, unknown>>
+  readonly constants: Fields
   /** The end of a tensor's name, after the layer's name and a dot, by the kind of parameter. */
   readonly suffixes: Readonly<Partial<Record<Kind, string>>>
   /** Beginning of a component of the names of all tensors of the method. */
@@ -40,7 +40,6 @@ export interface PeftMethod<C extends Targets = Targets> {
   readonly variantOf: (key: string) => string | null
   /** The shapes of a and b, by the name of a layer. */
   readonly shapes: (config: C) => (layer: string) => { readonly a: StoredShape; readonly b: StoredShape }
-  /** Assigns parameters to layers. */
   readonly layOut: (layers: readonly LayerShape[], config: C) => Layout
   /** Whether layers share parameters, and may be frozen. If so, there is a compact format. */
   readonly isShared: boolean

@@ -4,7 +4,7 @@
  */
 import { LilyError } from '../base/errors.js'
 import type { LayerShape } from '../model/layer-shape.js'
-import type { AdaptedLayer } from '../model/layout.js'
+import type { AdaptedLayer, Layout } from '../model/layout.js'
 import { needsBacktracking } from '../model/pattern.js'
 import type { Targets } from '../model/targets.js'
 import { quote } from './errors.js'
@@ -12,6 +12,8 @@ import type { PeftMethod } from './peft-method.js'
 
 /** PEFT shortens lists of so many targets or more. */
 const LONG = 20
+
+type LayOut<C extends Targets> = PeftMethod<C>['layOut']
 
 /** A model, as far as PEFT's reading of its configuration depends on it. */
 interface Targeted<C extends Targets> {
@@ -67,11 +69,7 @@ export function targetsForPeft<C extends Targets>(
 }
 
 /** The first module that contains layers and that PEFT would adapt, too; null if there is none. */
-function matchedContainer<C extends Targets>(
-  layOut: PeftMethod<C>['layOut'],
-  names: readonly string[],
-  config: C,
-): string | null {
+function matchedContainer<C extends Targets>(layOut: LayOut<C>, names: readonly string[], config: C): string | null {
   // A pattern that needs backtracking is that of a file, which PEFT has read.
   if (typeof config.targetModules === 'string' && needsBacktracking(config.targetModules)) return null
   const containers = modulesOf(names)
@@ -118,11 +116,7 @@ function ambiguousTargets(targetModules: readonly string[], layers: readonly Ada
 }
 
 /** The layers that a configuration adapts, of which there may be none. */
-function adaptedBy<C extends Targets>(
-  layOut: PeftMethod<C>['layOut'],
-  layers: readonly LayerShape[],
-  config: C,
-): ReadonlyMap<string, AdaptedLayer> {
+function adaptedBy<C extends Targets>(layOut: LayOut<C>, layers: readonly LayerShape[], config: C): Layout['layers'] {
   try {
     return layOut(layers, config).layers
   } catch (cause) {

@@ -161,7 +161,6 @@ export class SafetensorsFile {
   }
 }
 
-/** Reads and checks the header of an open file. */
 export async function readHeader(file: OpenFile): Promise<Header> {
   const { path, size } = file
   if (size < PREFIX_BYTES) {

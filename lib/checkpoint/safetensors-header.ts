@@ -6,7 +6,6 @@ import type { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
 import { JsonReader } from './json.js'
-import { asciiBytes } from './utf8.js'
 
 /** Bytes of the length at the beginning of the file. */
 export const PREFIX_BYTES = 8
@@ -42,9 +41,7 @@ export function bitsOf(dtype: string): number {
 
 const KNOWN_DTYPES: ReadonlySet<string> = new Set(DTYPES)
 
-/** Fields of an entry. */
 const FIELDS = ['dtype', 'shape', 'data_offsets']
-const FIELD_BYTES = FIELDS.map(asciiBytes)
 
 /** Where a tensor is in a file. */
 export interface TensorEntry {
@@ -87,12 +84,12 @@ export function readHeaderLength(file: string, prefix: Uint8Array, fileBytes: nu
  * Reads a header as the reference implementation does, which ignores fields of an entry that it does not know, but without a
  * key twice, of which the reference takes the last.
  *
- * @param bytes the header without the length before it; they are overwritten
+ * @param bytes the header without the length before it
  */
 export function parseHeader(file: string, bytes: Uint8Array, fileBytes: number): Header {
   const dataStart = PREFIX_BYTES + bytes.length
   const json = new JsonReader(file, 'the header', bytes, MAX_DEPTH)
-  if (!json.isObject()) {
+  if (json.kind() !== 'an object') {
     // Bytes that begin no value are no JSON.
     json.skip()
     throw checkpointError(file, `expected a JSON object as header, got another JSON value; ${DAMAGED}`)
@@ -166,15 +163,17 @@ class HeaderReader {
   #readMetadata(): ReadonlyMap<string, string> {
     const json = this.#json
     const metadata = new Map<string, string>()
-    if (json.isNull()) {
+    const kind = json.kind()
+    if (kind === 'null') {
       json.skip()
       return metadata
     }
-    if (!json.isObject()) throw this.#wrongMetadata(json.kind())
+    if (kind !== 'an object') throw this.#wrongMetadata(kind)
     json.object((key) => {
       this.#count(key)
       if (metadata.has(key)) throw json.twice(key)
-      if (!json.isString()) throw this.#wrongMetadata(`${json.kind()} for ${quote(key)}`)
+      const kindOfValue = json.kind()
+      if (kindOfValue !== 'a string') throw this.#wrongMetadata(`${kindOfValue} for ${quote(key)}`)
       metadata.set(key, json.string())
     })
     return metadata
@@ -186,24 +185,19 @@ class HeaderReader {
 
   #readEntry(name: string): TensorEntry {
     const json = this.#json
-    if (!json.isObject()) throw this.#wrong(name, `an object with ${FIELDS.join(', ')}, got ${json.kind()}`)
-    const entry: { dtype?: string; shape?: readonly number[]; offsets?: readonly number[] } = {}
+    const kind = json.kind()
+    if (kind !== 'an object') throw this.#wrong(name, `an object with ${FIELDS.join(', ')}, got ${kind}`)
+    let dtype: string | undefined
+    let shape: readonly number[] | undefined
+    let offsets: readonly number[] | undefined
     json.members(() => {
-      const field = json.key(FIELD_BYTES)
-      if (field === 0) {
-        if (entry.dtype !== undefined) throw json.twice('dtype')
-        entry.dtype = this.#readDType(name)
-      } else if (field === 1) {
-        if (entry.shape !== undefined) throw json.twice('shape')
-        entry.shape = this.#readSizes(name, EXPECTED_SHAPE)
-      } else if (field === 2) {
-        if (entry.offsets !== undefined) throw json.twice('data_offsets')
-        entry.offsets = this.#readSizes(name, EXPECTED_OFFSETS)
-      } else {
-        json.skip()
-      }
+      const field = json.key(FIELDS)
+      if ([dtype, shape, offsets][field] !== undefined) throw json.twice(FIELDS[field])
+      if (field === 0) dtype = this.#readDType(name)
+      else if (field === 1) shape = this.#readSizes(name, EXPECTED_SHAPE)
+      else if (field === 2) offsets = this.#readSizes(name, EXPECTED_OFFSETS)
+      else json.skip()
     })
-    const { dtype, shape, offsets } = entry
     if (dtype === undefined) throw this.#wrong(name, `${EXPECTED_DTYPE}, got none`)
     if (shape === undefined) throw this.#wrong(name, `${EXPECTED_SHAPE}, got none`)
     if (offsets?.length !== 2 || offsets[0] > offsets[1]) throw this.#wrong(name, EXPECTED_OFFSETS)
@@ -220,7 +214,8 @@ class HeaderReader {
   }
 
   #readDType(name: string): string {
-    if (!this.#json.isString()) throw this.#wrong(name, `${EXPECTED_DTYPE}, got ${this.#json.kind()}`)
+    const kind = this.#json.kind()
+    if (kind !== 'a string') throw this.#wrong(name, `${EXPECTED_DTYPE}, got ${kind}`)
     const dtype = this.#json.string()
     if (!KNOWN_DTYPES.has(dtype)) throw this.#wrong(name, `${EXPECTED_DTYPE}, got ${quote(dtype)}`)
     return dtype
@@ -228,7 +223,8 @@ class HeaderReader {
 
   #readSizes(name: string, expected: string): readonly number[] {
     const json = this.#json
-    if (!json.isArray()) throw this.#wrong(name, `${expected}, got ${json.kind()}`)
+    const kind = json.kind()
+    if (kind !== 'an array') throw this.#wrong(name, `${expected}, got ${kind}`)
     const sizes: number[] = []
     json.array(() => {
       const size = json.integer()
@@ -255,22 +251,12 @@ const EXPECTED_OFFSETS = 'data_offsets of two integers, the first not above the 
  * way has more, even if a later size is 0.
  */
 function bitsIn(dtype: string, shape: readonly number[]): number | null {
-  const bits = bitsOf(dtype)
-  let elements = 1
-  for (const size of shape) {
-    elements *= size
-    if (elements > Number.MAX_SAFE_INTEGER) return longBitsIn(bits, shape)
+  let bits = 1n
+  for (const factor of [...shape, bitsOf(dtype)]) {
+    bits *= BigInt(factor)
+    if (bits >= 1n << 64n) return null
   }
-  return elements * bits
-}
-
-function longBitsIn(bits: number, shape: readonly number[]): number | null {
-  let product = 1n
-  for (const factor of [...shape, bits]) {
-    product *= BigInt(factor)
-    if (product >= 2n ** 64n) return null
-  }
-  return Number(product)
+  return Number(bits)
 }
 
 function byPlace(left: TensorEntry, right: TensorEntry): number {

@@ -12,7 +12,6 @@ import type { FileContent, OpenFile } from './open-file.js'
 import { readHeader, type StoredTensor } from './safetensors-file.js'
 import { bitsOf, DTYPES, MAX_HEADER_BYTES, MAX_NAME, PREFIX_BYTES } from './safetensors-header.js'
 
-/** A tensor to write. */
 export interface TensorSource {
   /** The format's name: F32, BF16, F16, ... */
   readonly dtype: string
@@ -87,7 +86,6 @@ function asVector(value: TensorLike): StoredTensor | null {
   return Array.isArray(scalar.shape) && scalar.shape.length === 0 ? { ...scalar, shape: [1] } : null
 }
 
-/** Replaces a file as a whole. */
 export async function replaceWithTensors(
   path: string,
   tensors: ReadonlyMap<string, TensorSource>,
@@ -139,16 +137,9 @@ async function checkWritten(
   metadata: ReadonlyMap<string, string>,
 ): Promise<void> {
   const header = await readHeader(file)
-  const same =
-    header.tensors.size === tensors.length &&
-    tensors.every(([name, { dtype, shape }]) => {
-      const entry = header.tensors.get(name)
-      return (
-        entry?.dtype === dtype && entry.shape.length === shape.length && entry.shape.every((n, i) => n === shape[i])
-      )
-    }) &&
-    header.metadata.size === metadata.size &&
-    [...metadata].every(([key, value]) => header.metadata.get(key) === value)
+  const textOf = (entries: Iterable<[string, Pick<TensorSource, 'dtype' | 'shape'>]>, texts: typeof metadata) =>
+    JSON.stringify([Array.from(entries, ([name, { dtype, shape }]) => [name, dtype, shape]), [...texts]])
+  const same = textOf(header.tensors, header.metadata) === textOf(tensors, metadata)
   if (!same)
     throw checkpointError(file.path, 'the header that was written reads back differently; the old file was kept')
 }

@@ -4,7 +4,6 @@ import { get, type Known, readChoice, readFlag, readProperties } from '../base/o
 import { checkAttached } from '../memory/operand.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import type { LilyModel } from '../model/lily-model.js'
-import type { LoraModel } from '../model/lora-model.js'
 import { readLoraConfig } from '../model/lora-config.js'
 import { LORA_SUFFIX } from '../model/lora-layout.js'
 import { TARGETS, type Targets } from '../model/targets.js'
@@ -18,11 +17,9 @@ import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, OPTIMISER_FILE, PEFT_FILE, PICK
 import { checkFinite } from './finite.js'
 import { FROZEN, frozenFile, frozenText } from './frozen.js'
 import { keysOf, PREFIX } from './layer-names.js'
-import type { Origin } from './load.js'
 import { type ModulesToSave, withModules } from './modules-to-save.js'
 import type { FileContent } from './open-file.js'
 import { type AdamWState, stateContent } from './optimiser-state.js'
-import { LILY } from './peft-lily.js'
 import { LORA } from './peft-lora.js'
 import type { PeftMethod } from './peft-method.js'
 import { type PeftTargets, targetsForPeft } from './peft-targets.js'
@@ -64,55 +61,42 @@ const OPTIONS: Known = new Set<keyof SaveOptions>(['format', 'modulesToSave', 'o
 /** The metadata of files that PyTorch saves. */
 const PYTORCH: ReadonlyMap<string, string> = new Map([['format', 'pt']])
 
-/** Writes the folder of a Lily adapter; see {@link LilyModel.savePretrained}. */
-export async function saveLily(
-  model: LilyModel,
-  origin: Origin | undefined,
+/** Writes the folder of an adapter; see {@link LilyModel.savePretrained}. */
+export async function saveAdapter<C extends Targets>(
+  method: PeftMethod<C>,
+  model: Adapter<C>,
   to: string | URL,
   options: SaveOptions,
 ): Promise<void> {
   const folder = readPath('folder', to)
-  const files = lilyContents(model, origin, options, inFolder(folder))
-  await replaceFolder(folder, files, checkOf(LILY, folder, options))
+  const files = adapterContents(method, model, options, inFolder(folder))
+  const replaces = readFlag('replaceOtherMethod', get('options', options, 'replaceOtherMethod'), false)
+  const check = () => checkMethod(method, folder, ', or set replaceOtherMethod to replace that adapter')
+  await replaceFiles(folder, files, otherFiles(files), replaces ? undefined : check)
 }
 
-/** The files of a Lily adapter; see {@link LilyModel.pretrainedFiles}. */
-export async function lilyFiles(model: LilyModel, origin: Origin | undefined, options: SaveOptions): Promise<File[]> {
-  return toFiles(lilyContents(model, origin, options, inNoFolder))
-}
-
-/** Writes the folder of a LoRA adapter; see {@link LoraModel.savePretrained}. */
-export async function saveLora(
-  model: LoraModel,
-  origin: Origin | undefined,
-  to: string | URL,
-  options: SaveOptions<'peft'>,
-): Promise<void> {
-  const folder = readPath('folder', to)
-  const files = loraContents(model, origin, options, inFolder(folder))
-  await replaceFolder(folder, files, checkOf(LORA, folder, options))
-}
-
-/** The files of a LoRA adapter; see {@link LoraModel.pretrainedFiles}. */
-export async function loraFiles(
-  model: LoraModel,
-  origin: Origin | undefined,
-  options: SaveOptions<'peft'>,
+/** The files of an adapter; see {@link LilyModel.pretrainedFiles}. */
+export async function adapterFiles<C extends Targets>(
+  method: PeftMethod<C>,
+  model: Adapter<C>,
+  options: SaveOptions,
 ): Promise<File[]> {
-  return toFiles(loraContents(model, origin, options, inNoFolder))
+  return toFiles(adapterContents(method, model, options, inNoFolder))
 }
 
 /** Writes a frozen Lily adapter as a LoRA adapter; see {@link LilyModel.saveLora}. */
-export async function saveAsLora(model: LilyModel, origin: Origin | undefined, to: string | URL): Promise<void> {
+export async function saveAsLora(model: LilyModel, to: string | URL): Promise<void> {
   const folder = readPath('folder', to)
-  const files = await asLoraContents(model, origin, inFolder(folder))
-  await replaceFolder(folder, files, () => checkMethod(LORA, folder, ''))
+  const files = await asLoraContents(model, inFolder(folder))
+  await replaceFiles(folder, files, otherFiles(files), () => checkMethod(LORA, folder, ''))
 }
 
 /** The files of a frozen Lily adapter as a LoRA adapter; see {@link LilyModel.loraFiles}. */
-export async function asLoraFiles(model: LilyModel, origin: Origin | undefined): Promise<File[]> {
-  return toFiles(await asLoraContents(model, origin, inNoFolder))
+export async function asLoraFiles(model: LilyModel): Promise<File[]> {
+  return toFiles(await asLoraContents(model, inNoFolder))
 }
+
+type Adapter<C extends Targets> = AdapterModel & { readonly config: C }
 
 type Method = Pick<PeftMethod, 'type' | 'name'>
 
@@ -131,95 +115,73 @@ function inFolder(folder: string): PathOf {
 
 const inNoFolder: PathOf = (name) => name
 
-function lilyContents(
-  model: LilyModel,
-  origin: Origin | undefined,
+function adapterContents<C extends Targets>(
+  method: PeftMethod<C>,
+  model: Adapter<C>,
   options: SaveOptions,
   pathOf: PathOf,
 ): FileContent[] {
-  const { format, tensors, metadata, config, state } = prepare(
-    LILY,
-    model,
-    origin,
-    options,
-    ['peft', 'compact'],
-    pathOf,
-  )
-  const frozen = frozenText(model)
-  const parameters = [...model.allParameters().values()]
-  if (format === 'compact') {
-    metadata.set(...compactMetadata(model.layers.values()))
-    if (frozen !== null) metadata.set(FROZEN, frozen)
-    const path = pathOf(COMPACT_FILE)
-    for (const { name, value } of parameters) tensors.set(PREFIX + name, finiteSource(path, name, value))
-    return [...adapterContents(COMPACT_FILE, pathOf, tensors, metadata, config), ...state]
-  }
-  addParameters(pathOf(PEFT_FILE), tensors, model)
-  const files = [...adapterContents(PEFT_FILE, pathOf, tensors, metadata, config), ...state]
-  return frozen === null ? files : [...files, textContent(FROZEN_FILE, () => frozenFile(frozen, parameters))]
-}
-
-function loraContents(
-  model: LoraModel,
-  origin: Origin | undefined,
-  options: SaveOptions<'peft'>,
-  pathOf: PathOf,
-): FileContent[] {
-  const { tensors, metadata, config, state } = prepare(LORA, model, origin, options, ['peft'], pathOf)
-  addParameters(pathOf(PEFT_FILE), tensors, model)
-  return [...adapterContents(PEFT_FILE, pathOf, tensors, metadata, config), ...state]
-}
-
-async function asLoraContents(model: LilyModel, origin: Origin | undefined, pathOf: PathOf): Promise<FileContent[]> {
-  const { r, scaling, layers } = await model.exportLora()
-  const tensors = new Map(origin?.others)
-  for (const [layer, matrices] of layers) {
-    for (const kind of ['a', 'b'] as const) {
-      const name = `${layer}.${LORA_SUFFIX[kind]}`
-      tensors.set(PREFIX + name, finiteSource(pathOf(PEFT_FILE), name, matrices[kind]))
-    }
-  }
-  const fields = TARGETS.map((field) => [field, model.config[field]])
-  // PEFT scales by alpha / r.
-  const config = readLoraConfig({ ...(Object.fromEntries(fields) as Targets), r, loraAlpha: scaling * r }, true)
-  const { targets, difference } = targetsOf(LORA, config, model, origin)
-  // The difference that a file has is that of Lily. LoRA shares no parameters: of it PEFT can only leave out other layers.
-  if (origin === undefined || config.layersToTransform !== null) checkForPeft(LORA, difference, pathOf)
-  const text = configText(LORA, { config, targets }, model.adapterConfig)
-  return adapterContents(PEFT_FILE, pathOf, tensors, PYTORCH, text)
-}
-
-/** Reads the options of a save, and collects what both kinds of adapters write. */
-function prepare<C extends Targets, F extends 'peft' | 'compact'>(
-  method: PeftMethod<C>,
-  model: AdapterModel & { readonly config: C },
-  origin: Origin | undefined,
-  options: SaveOptions<F>,
-  formats: readonly F[],
-  pathOf: PathOf,
-) {
+  const { origin } = model
   const { format, given, optimiser } = readProperties('options', options, OPTIONS, (properties) => ({
-    format: readChoice('format', properties.format, formats, 'peft'),
+    format: readChoice('format', properties.format, method.isShared ? ['peft', 'compact'] : ['peft'], 'peft'),
     given: properties.modulesToSave as ModulesToSave | undefined,
     optimiser: properties.optimiser,
   }))
   const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
   const { config } = model
-  const { targets, difference } = targetsOf(method, config, model, origin)
+  const { targets, difference } = targetsOf(method, config, model)
   if (format === 'peft') checkForPeft(method, difference, pathOf)
-  const state =
-    optimiser === undefined ? [] : [stateContent(pathOf(OPTIMISER_FILE), optimiser, model, new Map(tensors))]
+  const others = new Map(tensors)
+  const state = optimiser === undefined ? [] : [stateContent(pathOf(OPTIMISER_FILE), optimiser, model, others)]
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)
   if (difference !== null) metadata.set(NOT_FOR_PEFT, difference)
-  return { format, tensors, metadata, config: writeAdapterConfig(method, { config, targets }, origin, modules), state }
+  const text = writeAdapterConfig(method, { config, targets }, origin, modules)
+  const frozen = frozenText(model.layers.values())
+  const parameters = [...model.allParameters().values()]
+  const file = format === 'compact' ? COMPACT_FILE : PEFT_FILE
+  const path = pathOf(file)
+  if (format === 'compact') {
+    metadata.set(...compactMetadata(Array.from(model.layers.values(), ({ shape }) => shape)))
+    if (frozen !== null) metadata.set(FROZEN, frozen)
+  }
+  for (const parameter of parameters) {
+    const { name, value } = parameter
+    // PEFT's files have a shared parameter once for each of its layers.
+    const [first, ...copies] = format === 'compact' ? [PREFIX + name] : keysOf(parameter)
+    tensors.set(first, finiteSource(path, name, value))
+    for (const copy of copies) tensors.set(copy, sourceOf(value, name))
+  }
+  const files = [...contentsOf(file, path, tensors, metadata, text), ...state]
+  if (frozen === null || format === 'compact') return files
+  return [...files, textContent(FROZEN_FILE, () => frozenFile(frozen, parameters))]
+}
+
+async function asLoraContents(model: LilyModel, pathOf: PathOf): Promise<FileContent[]> {
+  const { origin } = model
+  const path = pathOf(PEFT_FILE)
+  const { r, scaling, layers } = await model.exportLora()
+  const tensors = new Map(origin?.others)
+  for (const [layer, matrices] of layers) {
+    for (const kind of ['a', 'b'] as const) {
+      const name = `${layer}.${LORA_SUFFIX[kind]}`
+      tensors.set(PREFIX + name, finiteSource(path, name, matrices[kind]))
+    }
+  }
+  const fields = TARGETS.map((field) => [field, model.config[field]])
+  // PEFT scales by alpha / r.
+  const config = readLoraConfig({ ...(Object.fromEntries(fields) as Targets), r, loraAlpha: scaling * r }, true)
+  const { targets, difference } = targetsOf(LORA, config, model)
+  // The difference that a file has is that of Lily. LoRA shares no parameters: of it PEFT can only leave out other layers.
+  if (origin === undefined || config.layersToTransform !== null) checkForPeft(LORA, difference, pathOf)
+  const text = configText(LORA, { config, targets }, model.adapterConfig)
+  return contentsOf(PEFT_FILE, path, tensors, PYTORCH, text)
 }
 
 /** The targets to save, and how PEFT would read the model differently. */
 function targetsOf<C extends Targets>(
   method: PeftMethod<C>,
   config: C,
-  { baseLayers }: Pick<AdapterModel, 'baseLayers'>,
-  origin: Origin | undefined,
+  { baseLayers, origin }: Pick<AdapterModel, 'baseLayers' | 'origin'>,
 ): PeftTargets {
   const ofModel = targetsForPeft(method, { config, baseLayers })
   if (origin === undefined) return ofModel
@@ -230,16 +192,6 @@ function targetsOf<C extends Targets>(
 
 function checkForPeft({ type }: Method, difference: string | null, pathOf: PathOf): void {
   if (difference !== null) throw checkpointError(pathOf(CONFIG_FILE), `${difference}; ${ADVICE[type]}`)
-}
-
-/** Adds the parameters by PEFT's names: a shared one once for each of its layers. */
-function addParameters(path: string, tensors: Map<string, TensorSource>, model: AdapterModel): void {
-  for (const parameter of model.allParameters().values()) {
-    const { name, value } = parameter
-    const [first, ...copies] = keysOf(parameter)
-    tensors.set(first, finiteSource(path, name, value))
-    for (const copy of copies) tensors.set(copy, sourceOf(value, name))
-  }
 }
 
 /** A parameter to write. A load refuses infinities and NaN: such a parameter must not replace one that can be loaded. */
@@ -257,17 +209,14 @@ function finiteSource(path: string, name: string, value: Tensor): TensorSource {
 }
 
 /** The tensors, in a file of this name, and the configuration. */
-function adapterContents(
+function contentsOf(
   name: string,
-  pathOf: PathOf,
+  path: string,
   tensors: ReadonlyMap<string, TensorSource>,
   metadata: ReadonlyMap<string, string>,
   config: string,
 ): FileContent[] {
-  return [
-    { name, ...tensorsContent(pathOf(name), tensors, metadata) },
-    textContent(CONFIG_FILE, () => Promise.resolve(config)),
-  ]
+  return [{ name, ...tensorsContent(path, tensors, metadata) }, textContent(CONFIG_FILE, () => Promise.resolve(config))]
 }
 
 function textContent(name: string, text: () => Promise<string>): FileContent {
@@ -277,21 +226,6 @@ function textContent(name: string, text: () => Promise<string>): FileContent {
       yield new TextEncoder().encode(await text())
     },
   }
-}
-
-/** Replaces all files of a folder as one. */
-async function replaceFolder(
-  folder: string,
-  files: readonly FileContent[],
-  check: (() => Promise<void>) | undefined,
-): Promise<void> {
-  await replaceFiles(folder, files, otherFiles(files), check)
-}
-
-/** The check of a folder before a save; undefined if the options leave it out. */
-function checkOf(method: Method, folder: string, options: SaveOptions): (() => Promise<void>) | undefined {
-  if (readFlag('replaceOtherMethod', get('options', options, 'replaceOtherMethod'), false)) return undefined
-  return () => checkMethod(method, folder, ', or set replaceOtherMethod to replace that adapter')
 }
 
 /** Rejects a folder that contains an adapter of another method, of which a save would leave nothing. */

@@ -5,11 +5,6 @@ export function textOf(bytes: Uint8Array): string {
   return (decoder ??= new TextDecoder('utf-8', { ignoreBOM: true })).decode(bytes)
 }
 
-/** The bytes of a text of ASCII characters. */
-export function asciiBytes(text: string): Uint8Array {
-  return Uint8Array.from(text, (character) => character.charCodeAt(0))
-}
-
 // Made on first use: under Jest, jsdom has none.
 let decoder: InstanceType<typeof TextDecoder> | undefined
 

@@ -10,7 +10,6 @@ import type { Placement } from './placement.js'
  * Allocates a contiguous tensor. Its contents are undefined, so the caller must write all of it.
  *
  * @param placement the placement of the call that writes it; null allocates host memory
- * @throws LilyError ERR_LILY_OUT_OF_MEMORY
  */
 export function newOperand(
   argument: string,
@@ -29,7 +28,6 @@ export function newOperand(
  * Allocates memory for `elements` elements. Its contents are undefined.
  *
  * @param placement null allocates host memory
- * @throws LilyError ERR_LILY_OUT_OF_MEMORY
  */
 export function allocate(
   argument: string,
@@ -41,11 +39,7 @@ export function allocate(
   return placement.allocate(argument, elements * bytesPerElement(dtype))
 }
 
-/**
- * Allocates host memory for `elements` elements. Its contents are undefined.
- *
- * @throws LilyError ERR_LILY_OUT_OF_MEMORY
- */
+/** Allocates host memory for `elements` elements. Its contents are undefined. */
 export function allocateOnHost(argument: string, dtype: DType, elements: number): HostData {
   const bytes = elements * bytesPerElement(dtype)
   try {

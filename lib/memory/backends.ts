@@ -2,7 +2,6 @@
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { webGpu, webGpuBinding } from '../binding/devices.js'
 import { native } from '../binding/native.js'
-import { checkCudaDevice } from './cuda-device.js'
 import { CPU, cudaDevice, type Device, deviceText } from './device.js'
 
 /** One device of a backend. */
@@ -63,11 +62,12 @@ export function backends(): BackendInfo[] {
   }))
 }
 
+/** IDs of the CUDA devices that were listed. If the self-test disables one later, the addon refuses it. */
+const usable = new Set<number>()
+
 /**
  * Checks that this machine has a device, and that it is the one of the `createLily` object that runs the call, if there
  * is one. The error contains the backend's reason.
- *
- * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_DEVICE
  */
 export function checkDevice(argument: string, device: Device): void {
   const { type, id } = device
@@ -77,11 +77,24 @@ export function checkDevice(argument: string, device: Device): void {
       'ERR_LILY_DEVICE',
       argument,
       `expected ${deviceText(current.device)}, the device of this createLily object, got ${deviceText(device)}; ` +
-        'its method tensor() copies numbers of the host to the device',
+        'its method tensor() copies numbers of the host to the device; import lily-kernels besides to run on others',
     )
   }
   if (type === 'webgpu') webGpuBinding(argument, id).checkUsable(argument)
-  if (type === 'cuda') checkCudaDevice(argument, id)
+  if (type !== 'cuda' || usable.has(id)) return
+  const cuda = native.backends().find(({ name }) => name === 'cuda')
+  const ids = cuda?.devices.map((each) => each.id) ?? []
+  if (cuda?.available === true && ids.includes(id)) {
+    usable.add(id)
+    return
+  }
+  // If querying a device failed, the backend's reason is that failure.
+  const reason = cuda?.reason ?? `the available devices are ${cuda === undefined ? 'none' : ids.join(', ')}`
+  fail(
+    'ERR_LILY_BACKEND_UNAVAILABLE',
+    argument,
+    `cuda:${id} is not available: ${reason}; use one of backends(), or host memory, { data, shape }`,
+  )
 }
 
 /**
@@ -103,11 +116,7 @@ export function readDevice(argument: string, value: unknown): Device {
   return cudaDeviceOf(argument, value, read, expected)
 }
 
-/**
- * Like {@link readDevice}, for a CUDA device only.
- *
- * @throws LilyError as readDevice
- */
+/** Like {@link readDevice}, for a CUDA device only. */
 export function readCudaDevice(argument: string, value: unknown): Device {
   return cudaDeviceOf(argument, value, typeAndId(argument, value), "{ type: 'cuda', id }")
 }

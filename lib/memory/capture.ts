@@ -2,37 +2,34 @@
  * Stream capture (CUDA Programming Guide, "CUDA Graphs"): while the function passed to `captureGraph` runs, its calls
  * on a device are captured into a graph and not executed.
  */
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import type { DeviceMemory } from './device-memory.js'
 import { type Device, deviceText } from './device.js'
 import { isDeviceMemory, type OperandMemory } from './operand-memory.js'
 import { StreamState } from './stream-state.js'
 
-/** An operand of captured work; the same as `Located` of placement.ts, which imports this file. */
-interface Used {
+/** An operand of enqueued work, as far as ordering and lifetime are concerned. */
+export interface Located {
+  /** The stream whose earlier work the call waits for; null: none. */
   readonly stream: StreamState | null
+  /** The object that keeps foreign memory alive. */
   readonly owner?: unknown
   readonly memory?: OperandMemory
 }
 
 /** The capturing stream, and the resources that the graph needs until it is disposed of. */
 export class Capture {
-  static readonly #holder = shared('capture', () => ({ current: null as Capture | null }))
-
   /** The capture in progress; null if calls run normally. One is enough: the captured function is synchronous. */
-  static get current(): Capture | null {
-    return Capture.#holder.current
-  }
+  static current: Capture | null = null
 
   /** Runs `work` now, outside a capture in progress. For work that must happen once and not at every replay. */
   static outside<T>(work: () => T): T {
-    const capture = Capture.#holder.current
-    Capture.#holder.current = null
+    const capture = Capture.current
+    Capture.current = null
     try {
       return work()
     } finally {
-      Capture.#holder.current = capture
+      Capture.current = capture
     }
   }
 
@@ -58,11 +55,11 @@ export class Capture {
 
   /** Runs `work` as a part of this capture. */
   run<T>(work: () => T): T {
-    Capture.#holder.current = this
+    Capture.current = this
     try {
       return work()
     } finally {
-      Capture.#holder.current = null
+      Capture.current = null
     }
   }
 
@@ -90,7 +87,7 @@ export class Capture {
   }
 
   /** Keeps the memory and the owner of an operand until the graph is disposed of. */
-  keep(used: DeviceMemory | Used): void {
+  keep(used: DeviceMemory | Located): void {
     const memory = 'handle' in used ? used : used.memory
     if (memory !== undefined && isDeviceMemory(memory) && !this.#memory.has(memory)) this.#memory.add(memory.retain())
     if ('owner' in used && used.owner != null) this.#owners.add(used.owner)
@@ -104,11 +101,7 @@ export class Capture {
   }
 }
 
-/**
- * Rejects a call inside a capture that cannot be captured: it waits, or its effect differs from call to call.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
+/** Rejects a call inside a capture that cannot be captured: it waits, or its effect differs from call to call. */
 export function refuseInCapture(what: string, advice: string): void {
   if (Capture.current !== null) fail('ERR_LILY_ARGUMENT', 'fn', `${what} cannot be part of a graph; ${advice}`)
 }

@@ -22,10 +22,9 @@ export function checkSameDevice(argument: string, operand: Operand | null, other
   )
 }
 
-/** Checks that memory which a call writes may be written. */
-export function refuseReadOnly(argument: string, { isReadOnly }: Operand): void {
-  if (!isReadOnly) return
-  fail('ERR_LILY_ARGUMENT', argument, 'its memory is read-only, as its DLPack tensor says; pass a copy')
+/** The error about memory that a call would write and must not. */
+export function refuseReadOnly(argument: string): never {
+  return fail('ERR_LILY_ARGUMENT', argument, 'its memory is read-only, as its DLPack tensor says; pass a copy')
 }
 
 /** Checks that an output does not overlap another operand. */

@@ -22,7 +22,6 @@ export class DeviceMemory {
   /**
    * @param argument name of the operand that needs the memory, for the error message
    * @param stream a stream of the package, to which the memory belongs: allocation and release are ordered in it
-   * @throws LilyError ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    */
   constructor(
     argument: string,

@@ -1,5 +1,4 @@
 /** Devices: one frozen object per device, so that devices can be compared with `===`. */
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 
 /** The device of a tensor's memory. */
@@ -11,11 +10,10 @@ export interface Device {
 }
 
 /** The host. All host operands share this object. */
-export const CPU: Device = shared('cpu', () => Object.freeze({ type: 'cpu', id: 0 }))
+export const CPU: Device = Object.freeze({ type: 'cpu', id: 0 })
 
-const cudaDevices = shared('cudaDevices', () => new Map<number, Device>())
+const cudaDevices = new Map<number, Device>()
 
-/** The CUDA device with this ID: always the same object. */
 export function cudaDevice(id: number): Device {
   let device = cudaDevices.get(id)
   if (device === undefined) cudaDevices.set(id, (device = Object.freeze({ type: 'cuda', id })))
@@ -31,7 +29,6 @@ export function deviceText({ type, id }: Device): string {
  * Refuses what a GPUDevice does not do.
  *
  * @param what the function, in an error message
- * @throws LilyError ERR_LILY_DEVICE
  */
 export function refuseWebGpu(argument: string, what: string, device: Device): void {
   if (device.type !== 'webgpu') return

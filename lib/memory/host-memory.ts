@@ -1,5 +1,4 @@
 /** What the buffers of host memory are, and where they lie. */
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { native } from '../binding/native.js'
@@ -36,23 +35,19 @@ export function isShared(buffer: ArrayBufferLike): boolean {
  * The ArrayBuffers whose memory came from another addon, or was given to one, and how many there have been. Others may
  * be objects of the same memory.
  */
-const exchanged = shared('exchanged', () => ({ buffers: new WeakSet<ArrayBufferLike>(), count: 0 }))
+const exchanged = new WeakSet<ArrayBufferLike>()
+export let exchangedCount = 0
 
 /** Records that a buffer may not be the only object of its memory. */
 export function addExchanged(buffer: ArrayBufferLike): void {
-  if (exchanged.buffers.has(buffer)) return
-  exchanged.buffers.add(buffer)
-  exchanged.count++
-}
-
-/** How often {@link hasAliases} has changed for a buffer. */
-export function exchangedCount(): number {
-  return exchanged.count
+  if (exchanged.has(buffer)) return
+  exchanged.add(buffer)
+  exchangedCount++
 }
 
 /** Whether other buffers may be objects of the same memory. */
 export function hasAliases(buffer: ArrayBufferLike): boolean {
-  return isShared(buffer) || exchanged.buffers.has(buffer)
+  return isShared(buffer) || exchanged.has(buffer)
 }
 
 /** Whether a buffer may shrink. A SharedArrayBuffer can only grow, and does not move. */
@@ -64,7 +59,6 @@ function canShrink(buffer: ArrayBufferLike): boolean {
  * Refuses memory that may shrink, for work that goes on after a call returns: the rest of the memory would be gone.
  *
  * @param until the end of that work
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function refuseShrinking(
   argument: string,
@@ -83,8 +77,6 @@ export function refuseShrinking(
 /**
  * Reports that memory was transferred while work used it. Memory that is not empty has length 0 then, and no view of it
  * becomes valid again.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function refuseTransferred(argument: string, array: ArrayBufferView): void {
   if (byteLengthOf(array) > 0) return

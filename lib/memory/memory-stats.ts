@@ -1,24 +1,11 @@
 /** Statistics of the package's memory pools. */
 import { webGpu, webGpuBinding } from '../binding/devices.js'
-import { native, type PoolStatistics } from '../binding/native.js'
+import { native, type PoolStats } from '../binding/native.js'
+import { backend } from '../binding/slots.js'
 import { readDevice } from './backends.js'
 import type { Device } from './device.js'
 
-/** Statistics of one memory pool: blocks in use by calls and tensors, and free blocks cached for later ones. */
-export interface PoolStats {
-  /** Bytes of blocks in use. Sizes of blocks are rounded up. */
-  readonly bytesInUse: number
-  /** Bytes of free blocks; {@link emptyCache} frees them. */
-  readonly bytesCached: number
-  /** Largest value of `bytesInUse` in the life of the process. */
-  readonly peakBytesInUse: number
-  /** Number of blocks in use. */
-  readonly blocksInUse: number
-  /** Number of free blocks. */
-  readonly blocksCached: number
-  /** Number of allocations from the system or the driver. Constant while the pool serves all calls. */
-  readonly allocations: number
-}
+export type { PoolStats } from '../binding/native.js'
 
 /** Result of {@link memoryStats}. */
 export interface MemoryStats extends PoolStats {
@@ -40,13 +27,8 @@ export function memoryStats(
 ): MemoryStats {
   const { type, id } = readDevice('device', device)
   if (type === 'webgpu') return webGpuBinding('device', id).poolStatistics(0, id, false)
-  const { backend } = native.constants
-  if (type === 'cpu') return statistics(backend.cpu, 0, false)
-  return { ...statistics(backend.cuda, id, false), pinned: statistics(backend.cuda, id, true) }
-}
-
-function statistics(backend: number, device: number, pinned: boolean): PoolStatistics {
-  return native.poolStatistics(backend, device, pinned)
+  if (type === 'cpu') return native.poolStatistics(backend.cpu, 0, false)
+  return { ...native.poolStatistics(backend.cuda, id, false), pinned: native.poolStatistics(backend.cuda, id, true) }
 }
 
 /**

@@ -9,7 +9,6 @@ import type { DeviceMemory } from './device-memory.js'
  */
 export type OperandMemory = HostData | DeviceMemory | bigint | GPUBuffer
 
-/** Whether memory is on the host. */
 export function isHostMemory(memory: OperandMemory): memory is HostData {
   return ArrayBuffer.isView(memory)
 }

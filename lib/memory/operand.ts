@@ -7,12 +7,14 @@ import { fail } from '../base/errors.js'
 import { flatten, type Matrix, shapeText } from '../base/shape.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { webGpuBinding } from '../binding/devices.js'
+import { bound } from '../binding/errors.js'
+import { native } from '../binding/native.js'
 import { checkDevice } from './backends.js'
-import { checkCudaMemory } from './cuda-device.js'
 import type { DeviceMemory } from './device-memory.js'
 import { CPU, type Device } from './device.js'
 import { isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
-import { exchangedCount, type Space, spaceOf, startOf } from './space.js'
+import { exchangedCount } from './host-memory.js'
+import { type Space, spaceOf, startOf } from './space.js'
 import type { StreamState } from './stream-state.js'
 
 /** Memory from a byte offset on. */
@@ -21,7 +23,6 @@ export interface Part {
   readonly byteOffset: number
 }
 
-/** An operand: memory and the matrix in it. */
 export class Operand implements Part, Matrix {
   // Of the matrix that the constructor gets. Without `declare` they would be initialised twice.
   declare readonly rows: number
@@ -63,8 +64,8 @@ export class Operand implements Part, Matrix {
 
   /** The space of the memory. It is found once, because a call compares every output with every other operand. */
   get space(): Space {
-    if (this.#space === null || this.#spaceCount !== exchangedCount()) {
-      this.#spaceCount = exchangedCount()
+    if (this.#space === null || this.#spaceCount !== exchangedCount) {
+      this.#spaceCount = exchangedCount
       this.#space = spaceOf(this.memory)
     }
     return this.#space
@@ -141,8 +142,6 @@ export function layOut(
 /**
  * Checks that the memory is still valid (not disposed of, not detached) and holds the whole operand. This runs once all
  * arguments have been read: code of the caller could invalidate the memory after an earlier check.
- *
- * @throws LilyError ERR_LILY_DISPOSED, ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_DEVICE
  */
 export function checkMemory(argument: string, operand: Operand): void {
   if (operand.disposed) fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
@@ -150,7 +149,9 @@ export function checkMemory(argument: string, operand: Operand): void {
   const { device, byteOffset } = operand
   if (typeof memory === 'bigint' || device.type === 'webgpu') checkDevice(argument, device)
   if (typeof memory === 'bigint') {
-    checkCudaMemory(argument, device.id, memory + BigInt(byteOffset), operand.byteLength)
+    bound(() => {
+      native.checkPointer(device.id, memory + BigInt(byteOffset), operand.byteLength, argument)
+    })
     return
   }
   if (!isHostMemory(memory) && !isDeviceMemory(memory)) {
@@ -169,11 +170,7 @@ export function checkMemory(argument: string, operand: Operand): void {
   )
 }
 
-/**
- * Checks that data is not longer than its shape, which is more likely a mistake than intended.
- *
- * @throws LilyError ERR_LILY_SHAPE
- */
+/** Checks that data is not longer than its shape, which is more likely a mistake than intended. */
 export function checkNotLonger(argument: string, data: ArrayBufferView, { byteLength, shape, dtype }: Operand): void {
   const given = byteLengthOf(data)
   if (given <= byteLength) return
@@ -190,7 +187,6 @@ export function checkAttached(argument: string, memory: OperandMemory): void {
   if (isHostMemory(memory) && byteLengthOf(memory) === 0) failDetached(argument)
 }
 
-/** Throws the error about a detached ArrayBuffer. */
 export function failDetached(argument: string): never {
   fail(
     'ERR_LILY_ARGUMENT',
@@ -199,7 +195,6 @@ export function failDetached(argument: string): never {
   )
 }
 
-/** Whether a buffer is detached. */
 export function isDetached(buffer: ArrayBufferLike): boolean {
   try {
     new Uint8Array(buffer) // throws for a detached buffer; Node.js 20 has no ArrayBuffer.prototype.detached

@@ -5,10 +5,9 @@ import { fail } from '../base/errors.js'
 import { bound, settled } from '../binding/errors.js'
 import { bindingOf, type WebGpuBinding, webGpuBinding } from '../binding/devices.js'
 import type { DeviceBinding } from '../binding/native.js'
-import { Capture } from './capture.js'
+import { Capture, type Located } from './capture.js'
 import { DeviceMemory } from './device-memory.js'
 import { CPU, type Device, deviceText } from './device.js'
-import type { OperandMemory } from './operand-memory.js'
 import { reported } from './reports.js'
 import { StreamState } from './stream-state.js'
 
@@ -16,15 +15,6 @@ import { StreamState } from './stream-state.js'
  * The option `stream` of a call once it is read: a stream of the package, a cudaStream_t as a number, or null for none.
  */
 export type StreamOption = StreamState | number | null
-
-/** An operand of enqueued work, as far as ordering and lifetime are concerned. */
-export interface Located {
-  /** The stream whose earlier work the call waits for; null: none. */
-  readonly stream: StreamState | null
-  /** The object that keeps foreign memory alive. */
-  readonly owner?: unknown
-  readonly memory?: OperandMemory
-}
 
 /** Device and stream of one call. */
 export class Placement {
@@ -91,7 +81,6 @@ export class Placement {
     )
   }
 
-  /** The binding of the device. */
   get binding(): DeviceBinding {
     return bindingOf(this.device)
   }

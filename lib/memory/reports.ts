@@ -1,11 +1,10 @@
 /** What enqueued work reports once it has run. Nothing is read back for it until the program awaits its device anyway. */
-import { shared } from '../base/copies.js'
 import type { Device } from './device.js'
 
 /** Rejects with what the work has to report. */
 export type Report = () => Promise<void>
 
-const waiting = shared('reports', () => new Map<Device, Set<Report>>())
+const waiting = new Map<Device, Set<Report>>()
 
 /** Calls `report` with the next promise of the device, once. */
 export function reportLater(device: Device, report: Report): void {

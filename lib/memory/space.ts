@@ -3,9 +3,6 @@ import { bufferOf, byteOffsetOf } from '../base/views.js'
 import { addressOf, hasAliases } from './host-memory.js'
 import { gpuBufferOf, isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
 
-// Whoever keeps a space imports it from here: the build for lily-kernels/webgpu replaces this file.
-export { exchangedCount } from './host-memory.js'
-
 const DEVICE = Symbol('device')
 const ALIASED = Symbol('aliased')
 

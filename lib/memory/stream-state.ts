@@ -2,13 +2,11 @@
  * Streams: those that this package creates, to which its memory belongs, and foreign streams. A GPUDevice has one queue,
  * its default stream; an encoder of the caller is a foreign stream.
  */
-import { shared } from '../base/copies.js'
 import { bound } from '../binding/errors.js'
 import { bindingOf } from '../binding/devices.js'
 import { native, type StreamHandle } from '../binding/native.js'
 import type { Device } from './device.js'
 
-/** A stream of a device. */
 export class StreamState {
   private constructor(
     readonly device: Device,
@@ -20,8 +18,8 @@ export class StreamState {
     readonly encoder: GPUCommandEncoder | null = null,
   ) {}
 
-  static readonly #defaults = shared('defaultStreams', () => new WeakMap<Device, StreamState>())
-  static readonly #created = shared('createdStreams', () => new Map<number, WeakRef<StreamState>>())
+  static readonly #defaults = new WeakMap<Device, StreamState>()
+  static readonly #created = new Map<number, WeakRef<StreamState>>()
 
   /**
    * The stream in which calls on a device run by default (`Stream.default`). The package creates it with
@@ -38,7 +36,6 @@ export class StreamState {
     return state
   }
 
-  /** Creates a stream of a CUDA device. */
   static create(device: Device): StreamState {
     const state = StreamState.#of(
       device,

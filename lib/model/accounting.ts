@@ -2,9 +2,9 @@
  * Parameters, FLOPs and bytes of a Lily adapter, computed from sizes, and the comparison with LoRA on the same layers.
  */
 import { bytesPerElement, type DType, readFloatDType } from '../base/dtype.js'
-import { describe, fail } from '../base/errors.js'
+import { fail } from '../base/errors.js'
 import { MAX_RANK } from '../base/limits.js'
-import { type Known, readProperties } from '../base/options.js'
+import { checkCount, type Known, readProperties } from '../base/options.js'
 import type { LayerShape } from './layer-shape.js'
 import type { ParameterShape } from './layout.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
@@ -82,8 +82,8 @@ export function accountFor(
   options: AccountingOptions = {},
 ): Accounting {
   const { dtype, activations } = readProperties('options', options, OPTIONS, (given) => {
-    const dtype = readFloat('dtype', given.dtype, 'float32')
-    return { dtype, activations: readFloat('activations', given.activations, dtype) }
+    const { dtype = 'float32', activations = dtype } = given
+    return { dtype: readFloatDType('dtype', dtype), activations: readFloatDType('activations', activations) }
   })
   const checked = readConfig(config)
   const { r, numB, routing } = checked
@@ -181,19 +181,13 @@ export function rankForLora(
   )
 }
 
-function readFloat(name: string, value: unknown, fallback: DType): DType {
-  return value === undefined ? fallback : readFloatDType(name, value)
-}
-
 /** The parameters of a LoRA, and the trainable parameters of Lily per unit of r. */
 function compareSizes(
   layers: readonly LayerShape[],
   config: Omit<LilyConfigOptions, 'r'>,
   loraRank: number,
 ): { lora: number; perRank: number } {
-  if (!Number.isSafeInteger(loraRank) || loraRank < 1) {
-    fail('ERR_LILY_ARGUMENT', 'loraRank', `expected an integer of at least 1, got ${describe(loraRank)}`)
-  }
+  checkCount('loraRank', loraRank, 1, Number.MAX_SAFE_INTEGER)
   const unit: LilyConfig = { ...readConfig(config), r: 1 }
   const sharing = shareLayers(layers, unit)
   const perRank = trainableOf(countParameters(sharing.parameters.values()), unit).total

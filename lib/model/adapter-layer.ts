@@ -1,7 +1,7 @@
 /** One adapted layer of a model: what the layers of {@link LilyModel} and of {@link LoraModel} have in common. */
 import { checkTokenRows, checkType } from '../base/checks.js'
-import { fail } from '../base/errors.js'
-import { type Exact, get, type Known } from '../base/options.js'
+import { describe, fail, reading } from '../base/errors.js'
+import { type Exact, type Known, readProperties } from '../base/options.js'
 import { checkSameDevice } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
@@ -10,9 +10,12 @@ import type { CallState } from '../operations/call-state.js'
 import { checkVersions } from '../operations/check.js'
 import type { LilyForwardOptions, SavedOf } from '../operations/forward.js'
 import type { LoraBackwardOptions } from '../operations/lora.js'
+import { readWeight } from '../operations/linear-problem.js'
 import { Output } from '../operations/output.js'
+import type { PackedLinear } from '../operations/packed-linear.js'
 import {
   type BackwardSettings,
+  type ForwardInputs,
   type ForwardSettings,
   type GradientName,
   readBackwardOptions,
@@ -34,15 +37,34 @@ export type AdapterForwardOptions = Pick<LilyForwardOptions, 'precision' | 'save
 export type AdapterSaved = Saved
 
 /** Result of {@link AdapterLayer.forward}. */
-export interface AdapterForwardResult<O> {
+export interface AdapterForwardResult<O, S = AdapterSaved> {
   /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, AdapterSaved>
+  readonly saved: SavedOf<O, S>
 }
 
-/** Options of {@link AdapterLayer.backward}. Lily's layers have more. */
-export interface AdapterBackwardOptions {
+/** Operands of {@link AdapterLayer.forward}. */
+export interface AdapterForwardOperands {
+  /** `[..., d_in]`: activations entering the layer. */
+  readonly x: TensorLike
+  /** `[..., d_out]`: the base layer's output, to which the adapter's is added in place. Default: a new tensor. */
+  readonly y?: TensorLike | undefined
+  /**
+   * `[d_out, d_in]`, in the type of x or float32: the base layer's frozen weight, which the call computes, too
+   * (docs/linear.md). A GPUDevice does not. Default: the adapter alone.
+   */
+  readonly weight?: TensorLike | PackedLinear | undefined
+  /** `[d_out]`, in the type of weight: the base layer's bias, together with `weight`. */
+  readonly bias?: TensorLike | undefined
+}
+
+/** Operands of {@link AdapterLayer.backward}. */
+export interface AdapterBackwardOperands<S = AdapterSaved> {
+  /** [..., d_out], M rows: the gradient of y. */
+  readonly dy: TensorLike
+  /** What forward of this layer returned. It may be disposed of afterwards. */
+  readonly saved: S
   /**
    * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
    * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
@@ -50,6 +72,10 @@ export interface AdapterBackwardOptions {
   readonly x?: TensorLike | undefined
   /** [..., d_in], M rows: the gradient of x is added to it in place. Default: a new tensor is returned. */
   readonly dx?: TensorLike | undefined
+}
+
+/** Options of {@link AdapterLayer.backward}. Lily's layers have more. */
+export interface AdapterBackwardOptions {
   /**
    * Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` for an A that is not trained. Leave such
    * an A out of the optimiser, too: weight decay changes a parameter whose gradient is zero. Default: all.
@@ -62,17 +88,38 @@ export interface AdapterBackwardOptions {
 }
 
 /** What a forward call of a layer is given, read once. One reading serves several layers. */
-export interface LayerForwardInputs {
-  readonly x: Operand
-  readonly y: Output | null
+export interface LayerForwardInputs extends Pick<ForwardInputs, 'x' | 'weight' | 'bias' | 'y'> {
+  /** y in the form in which it is given. */
+  readonly given: TensorLike | undefined
   /** The layer has the modes that are left out. */
   readonly settings: ForwardSettings<null>
 }
 
 const LEFT_OUT = { routing: null, pool: null, activation: null } as const
 
-export function readLayerForward(x: unknown, y: unknown, options: object = {}, known: Known): LayerForwardInputs {
-  return { x: resolve('x', x), y: Output.of('y', y), settings: readForwardOptions(options, known, LEFT_OUT) }
+const FORWARD_OPERANDS: Known = new Set<keyof AdapterForwardOperands>(['x', 'y', 'weight', 'bias'])
+const BACKWARD_OPERANDS: Known = new Set<keyof AdapterBackwardOperands>(['dy', 'saved', 'x', 'dx'])
+
+export function readLayerForward(operands: object, options: object = {}, known: Known): LayerForwardInputs {
+  checkNamed(operands, 'x', '{ x, y?, weight?, bias? }', 'forward({ x, y }, options)')
+  const inputs = readProperties('operands', operands, FORWARD_OPERANDS, ({ x, weight, bias, y }) => ({
+    x: resolve('x', x),
+    weight: weight === undefined ? null : readWeight(weight),
+    bias: resolveIfGiven('bias', bias),
+    y: Output.of('y', y),
+    given: y as TensorLike | undefined,
+  }))
+  return { ...inputs, settings: readForwardOptions(options, known, LEFT_OUT) }
+}
+
+/**
+ * Checks that operands are named. A call with a tensor in their place gets an error that shows the form, and not that a
+ * tensor has an unknown property.
+ */
+function checkNamed(operands: unknown, required: string, expected: string, form: string): void {
+  const isNamed = () => typeof operands === 'object' && operands !== null && required in operands
+  if (reading('operands', isNamed)) return
+  fail('ERR_LILY_ARGUMENT', 'operands', `expected ${expected}, got ${describe(operands)}; call layer.${form}`)
 }
 
 /** What a backward call of a layer is given, read once. */
@@ -83,26 +130,27 @@ export interface LayerBackwardInputs {
   readonly dx: Output | null
   /** dx in the form in which it is given. */
   readonly given: TensorLike | undefined
+  /** What forward returned, of either kind of layer. */
+  readonly saved: unknown
   /** A `deferB` that is left out depends on the layer. */
   readonly settings: BackwardSettings<null>
 }
 
 export function readLayerBackward(
-  dy: unknown,
+  operands: object,
   options: object = {},
   known: Known,
   knownNeeds: Known,
 ): LayerBackwardInputs {
-  const settings = readBackwardOptions(options, known, knownNeeds, null)
-  const given = get('options', options, 'dx') as TensorLike | undefined
-  const x: unknown = get('options', options, 'x')
-  return {
-    settings,
-    given,
-    dx: Output.of('dx', given),
-    x: resolveIfGiven('x', x),
+  checkNamed(operands, 'dy', '{ dy, saved, x?, dx? }', 'backward({ dy, saved, dx }, options)')
+  const inputs = readProperties('operands', operands, BACKWARD_OPERANDS, ({ dy, saved, x, dx }) => ({
     dy: resolve('dy', dy),
-  }
+    saved,
+    x: resolveIfGiven('x', x),
+    dx: Output.of('dx', dx),
+    given: dx as TensorLike | undefined,
+  }))
+  return { ...inputs, settings: readBackwardOptions(options, known, knownNeeds, null) }
 }
 
 /** The gradient of a parameter, to which a backward call adds; null if it is not needed. */
@@ -147,15 +195,12 @@ export abstract class AdapterLayer {
   }
 
   /**
-   * Adds the adapter's output to y.
+   * Adds the adapter's output to y. With a `weight` it computes the base layer, too.
    *
-   * @param x [..., d_in]
-   * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */
   abstract forward<O extends Exact<O, AdapterForwardOptions> = object>(
-    x: TensorLike,
-    y?: TensorLike,
+    operands: AdapterForwardOperands,
     options?: O,
   ): AdapterForwardResult<O>
 
@@ -163,15 +208,12 @@ export abstract class AdapterLayer {
    * The gradients of a call of {@link forward}. Those of the parameters accumulate in `model.parameters()` until
    * `zeroGrad`.
    *
-   * @param dy [..., d_out], M rows: the gradient of y
-   * @param saved what this layer's forward returned. It may be disposed of afterwards
-   * @returns the gradient of x; undefined with `needs: { dx: false }`
+   * @returns the gradient of x, which includes dy weight if forward had a `weight`; undefined with `needs: { dx: false }`
    * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
   abstract backward<O extends Exact<O, AdapterBackwardOptions> = object>(
-    dy: TensorLike,
-    saved: AdapterSaved,
+    operands: AdapterBackwardOperands,
     options?: O,
   ): GradientOf<O, 'dx'>
 
@@ -179,7 +221,7 @@ export abstract class AdapterLayer {
   abstract prepareForward(inputs: LayerForwardInputs): ForwardCall
 
   /** @internal Everything but the last phase of {@link backward}: it writes nothing. */
-  abstract prepareBackward(inputs: LayerBackwardInputs, saved: AdapterSaved): BackwardCall
+  abstract prepareBackward(inputs: LayerBackwardInputs): BackwardCall
 
   /** @internal The last phase of {@link backward}. */
   runBackward(call: BackwardCall): { readonly dx?: Tensor } {

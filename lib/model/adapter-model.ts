@@ -1,8 +1,7 @@
 /** The adapter of a base model: what {@link LilyModel} and {@link LoraModel} have in common. */
 import { type DType, readFloatDType } from '../base/dtype.js'
-import { describe, fail, LilyError } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
-import { shapeText } from '../base/shape.js'
+import { describe, describeOther, fail, LilyError } from '../base/errors.js'
+import { type Known, readProperties } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import type { LoadOptions, Origin } from '../checkpoint/load.js'
@@ -10,13 +9,13 @@ import { modulesOf, type SavedModules } from '../checkpoint/modules-to-save.js'
 import type { SaveOptions } from '../checkpoint/save.js'
 import { readDevice } from '../memory/backends.js'
 import type { Device } from '../memory/device.js'
-import type { StackSizes } from '../operations/launch.js'
+import type { StackSizes } from '../operations/call.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { AdapterLayer } from './adapter-layer.js'
 import { type Initialisation, initialValues } from './initial.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
-import type { Layout, ParameterShape } from './layout.js'
+import type { AdaptedLayer, Layout, ParameterShape } from './layout.js'
 import { Parameter } from './parameter.js'
 import type { TargetOptions } from './targets.js'
 
@@ -52,7 +51,7 @@ export interface AdapterModelClass {
 export interface AdapterModelParts<C> {
   readonly config: C
   readonly layers: readonly LayerShape[]
-  /** By parameter name, all of one dtype on one device. The model then owns them. */
+  /** All parameters by name, of their shapes, of one dtype and on one device. The model then owns them. */
   readonly values: ReadonlyMap<string, Tensor>
   /** The other contents of the folder that the model was read from. */
   readonly origin?: Origin | undefined
@@ -71,34 +70,42 @@ export function initialParts<C>(
   layOut: (layers: readonly LayerShape[], config: C) => Layout,
   initialisationOf: (config: C) => Initialisation,
 ): AdapterModelParts<C> {
-  checkKeys('options', options, OPTIONS)
-  const config = readConfig(get('options', options, 'config'))
-  const layers = readLayers(get('options', options, 'layers'))
-  const seed = readSeed(get('options', options, 'seed'))
-  const dtype = readParameterDType(get('options', options, 'dtype'))
+  const read = readProperties('options', options, OPTIONS, ({ config, layers, seed, dtype = 'float32' }) => ({
+    config: readConfig(config),
+    layers: readLayers(layers),
+    seed: readSeed(seed),
+    dtype: readFloatDType('dtype', dtype),
+  }))
+  const { config, layers, seed, dtype } = read
   const { parameters } = layOut(layers, config)
   return { config, layers, values: initialValues(parameters.values(), seed, dtype, initialisationOf(config)) }
 }
 
-/** Checks that all parameters have one type. */
-export function checkOneDType(values: ReadonlyMap<string, Tensor>): void {
-  const types = new Set(Array.from(values.values(), ({ dtype }) => dtype))
-  if (types.size <= 1) return
-  fail('ERR_LILY_DTYPE', 'values', `expected one dtype for all parameters, got ${[...types].join(', ')}; convert them`)
+/** The layers and the parameters of a model. */
+interface ModelParts<L> {
+  readonly layers: ReadonlyMap<string, L>
+  readonly parameters: ReadonlyMap<string, Parameter>
 }
 
 /**
- * Creates the parameters of a layout.
+ * Creates the parameters of a layout, and its layers.
  *
+ * @param createLayer creates a layer with the parameters of these names
  * @param stackOf the sizes of a stack of experts; null for other parameters
  */
-export function createParameters(
-  layout: Layout,
+export function createLayers<S extends AdaptedLayer, L>(
+  layout: Layout<S>,
   values: ReadonlyMap<string, Tensor>,
+  createLayer: (shape: S, parameter: (name: string) => Parameter) => L,
   stackOf: (shape: ParameterShape) => StackSizes | null = () => null,
-): Map<string, Parameter> {
-  const shapes = [...layout.parameters.values()]
-  return new Map(shapes.map((shape) => [shape.name, new Parameter(shape, checkedValue(values, shape), stackOf(shape))]))
+): ModelParts<L> {
+  const parameters = new Map<string, Parameter>()
+  for (const [name, shape] of layout.parameters) {
+    parameters.set(name, new Parameter(shape, values.get(name) as Tensor, stackOf(shape)))
+  }
+  const parameter = (name: string) => parameters.get(name) as Parameter
+  const layers = new Map(Array.from(layout.layers, ([name, shape]) => [name, createLayer(shape, parameter)]))
+  return { layers, parameters }
 }
 
 /**
@@ -114,40 +121,42 @@ export function layerOf<L>(layers: ReadonlyMap<string, L>, argument: string, nam
   return fail('ERR_LILY_ARGUMENT', argument, `expected an adapted layer, such as '${first}', got ${describe(name)}`)
 }
 
+/** Whether the constructor of {@link AdapterModel} has made an object: it has not made a proxy of one. */
+export let isAdapterModel: (value: unknown) => value is AdapterModel
+
+export function checkModel(model: unknown): asserts model is AdapterModel {
+  if (isAdapterModel(model)) return
+  const got = describeOther(model, 'LilyModel', 'LoraModel')
+  fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${got}`)
+}
+
 /** The adapter of all layers of a base model, of either kind. The base model remains the caller's. */
 export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** The adapted layers by name, in the order given. */
   readonly layers: ReadonlyMap<string, L>
   readonly #parameters: ReadonlyMap<string, Parameter>
-  readonly #origin: Origin | undefined
   #isDisposed = false
 
   /** @internal */
   protected constructor(
-    layers: ReadonlyMap<string, L>,
-    parameters: ReadonlyMap<string, Parameter>,
-    origin: Origin | undefined,
+    { layers, parameters }: ModelParts<L>,
+    /** @internal The other contents of the folder that the model was read from. */
+    readonly origin: Origin | undefined,
     /** @internal The layers of the base model, as far as they are known, adapted or not. */
     readonly baseLayers: readonly LayerShape[],
   ) {
     this.layers = layers
     this.#parameters = parameters
-    this.#origin = origin
   }
 
-  /** @internal Whether the constructor has made this object: it has not made a proxy of one. */
-  protected isGenuine(): boolean {
-    return #parameters in this
-  }
-
-  /** @internal The other contents of the folder that the model was read from. */
-  get origin(): Origin | undefined {
-    return this.#origin
+  static {
+    isAdapterModel = (value): value is AdapterModel =>
+      typeof value === 'object' && value !== null && #parameters in value
   }
 
   /** The fields of adapter_config.json for a model that was read from a folder; undefined for others. */
   get adapterConfig(): Readonly<Record<string, unknown>> | undefined {
-    return this.#origin?.fields
+    return this.origin?.fields
   }
 
   /**
@@ -156,7 +165,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * types than float32, bfloat16 and float16, such as counters, which are not in the result.
    */
   get modulesToSave(): SavedModules {
-    return this.#origin === undefined ? new Map() : modulesOf(this.#origin.others, this.#origin.fields.modules_to_save)
+    const { origin } = this
+    return origin === undefined ? new Map() : modulesOf(origin.others, origin.fields.modules_to_save)
   }
 
   /**
@@ -341,21 +351,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 }
 
-/** The value of one parameter, whose shape is checked. */
-function checkedValue(values: ReadonlyMap<string, Tensor>, { name, shape }: ParameterShape): Tensor {
-  const value = values.get(name)
-  if (value === undefined)
-    fail('ERR_LILY_ARGUMENT', 'values', `expected '${name}' of shape ${shapeText(shape)}, got none`)
-  if (value.shape.length === 2 && value.shape.every((size, axis) => size === shape[axis])) return value
-  return fail('ERR_LILY_SHAPE', name, `expected ${shapeText(shape)}, got ${shapeText(value.shape)}`)
-}
-
 function readSeed(value: unknown): number {
   if (value === undefined) return Math.floor(Math.random() * 2 ** 32)
   if (Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 32) return value as number
   return fail('ERR_LILY_ARGUMENT', 'seed', `expected an integer from 0 to 2^32 - 1, got ${describe(value)}`)
-}
-
-function readParameterDType(value: unknown): DType {
-  return value === undefined ? 'float32' : readFloatDType('dtype', value)
 }

@@ -1,22 +1,31 @@
 /** Several adapters of one base model. */
 import { checkFloat, checkTokenRows, checkType } from '../base/checks.js'
-import { adaptersSavedKey, isOf } from '../base/copies.js'
-import { describe, fail, reading } from '../base/errors.js'
+import { describe, describeOther, fail, reading } from '../base/errors.js'
 import { copyArray, type Exact } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
+import { checkFrozen, checkSavedWeight } from '../operations/check.js'
+import { run } from '../operations/dispatch.js'
 import type { SavedOf } from '../operations/forward.js'
+import type { LinearCall } from '../operations/linear-problem.js'
+import { prepareLinear, workOf } from '../operations/linear.js'
+import type { Output } from '../operations/output.js'
+import type { ForwardSettings } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
 import type { Saved } from '../operations/saved.js'
 import type { TensorLike } from '../tensor/resolve.js'
-import type { AdapterLayer, LayerBackwardInputs, LayerForwardInputs } from './adapter-layer.js'
-import type { AdapterModel } from './adapter-model.js'
+import type {
+  AdapterBackwardOperands,
+  AdapterForwardOperands,
+  AdapterLayer,
+  LayerBackwardInputs,
+  LayerForwardInputs,
+} from './adapter-layer.js'
+import { type AdapterModel, checkModel } from './adapter-model.js'
 import { type LayerBackwardOptions, type LayerForwardOptions, readLilyBackward, readLilyForward } from './lily-layer.js'
 import type { LayerShape } from './layer-shape.js'
-import { isModel } from './lily-model.js'
-import { isLoraModel } from './lora-model.js'
 import type { Parameter } from './parameter.js'
 
 /** One adapter's part of a saved call. */
@@ -26,37 +35,31 @@ interface AdapterCall {
   readonly saved: Saved
 }
 
-/** The parts of a saved call; undefined for any other value. */
-let callsOf: (saved: unknown) => readonly AdapterCall[] | undefined
+/** The part of the base layer in a saved call whose forward computed it. */
+type FrozenCall = Pick<LayerForwardInputs, 'weight'> & Pick<ForwardSettings, 'precision'>
+
+/** The parts of a saved call. */
+interface SavedParts {
+  readonly calls: readonly AdapterCall[]
+  readonly frozen: FrozenCall
+}
 
 /** What {@link AdaptersLayer.forward} saves for backward: one saved call per active adapter. */
 export class AdaptersSaved {
-  readonly #calls: readonly AdapterCall[]
   /** By adapter name. */
   readonly calls: ReadonlyMap<string, Saved>
 
   /** @internal */
-  constructor(calls: readonly AdapterCall[]) {
-    this.#calls = calls
-    this.calls = new Map(calls.map(({ adapter, saved }) => [adapter, saved]))
-  }
-
-  static {
-    callsOf = (saved) => (isOf(adaptersSavedKey, saved) ? (saved as AdaptersSaved)[adaptersSavedKey]() : undefined)
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is AdaptersSaved {
-    return isOf(adaptersSavedKey, value)
-  }
-
-  /** @internal */
-  [adaptersSavedKey](): readonly AdapterCall[] {
-    return this.#calls
+  constructor(
+    /** @internal */
+    readonly parts: SavedParts,
+  ) {
+    this.calls = new Map(parts.calls.map(({ adapter, saved }) => [adapter, saved]))
   }
 
   /** Releases all saved calls. Throws nothing. */
   dispose(): void {
-    for (const { saved } of this.#calls) saved.dispose()
+    for (const { saved } of this.parts.calls) saved.dispose()
   }
 
   [disposeSymbol](): void {
@@ -74,7 +77,7 @@ export class AdaptersSaved {
  * adapters.addAdapter('french', french)
  * adapters.addAdapter('polite', polite)
  * adapters.setAdapter(['french', 'polite'])
- * adapters.layer('layers.0.q_proj').forward(x, baseOutput)
+ * adapters.layer('layers.0.q_proj').forward({ x, y: baseOutput })
  */
 export class LilyAdapters<M extends AdapterModel = AdapterModel> {
   readonly #models = new Map<string, M>()
@@ -107,9 +110,7 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
         'name',
         `expected a new name, got '${name}', which is in use; delete that adapter first`,
       )
-    if (!isModel(model) && !isLoraModel(model)) {
-      fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${describe(model)}`)
-    }
+    checkModel(model)
     if (model.isDisposed) fail('ERR_LILY_DISPOSED', 'model', 'this model is disposed of; add it before dispose()')
     for (const [otherName, other] of this.#models) {
       if (other === model)
@@ -280,9 +281,10 @@ function checkAgreement(layers: ReadonlyMap<string, AdapterLayer>): void {
   }
 }
 
-/** The same call, which adds to y. */
-function addingTo({ y, settings }: LayerForwardInputs): Pick<LayerForwardInputs, 'y' | 'settings'> {
-  return { y: y?.again() ?? null, settings: { ...settings, accumulate: true } }
+/** The call of an adapter, which adds to what the base layer or another adapter has written to y. */
+function addingTo(inputs: LayerForwardInputs): LayerForwardInputs {
+  const [y, settings] = [inputs.y?.addedTo() ?? null, { ...inputs.settings, accumulate: true }]
+  return { ...inputs, weight: null, bias: null, y, settings }
 }
 
 /** Checks a forward call without an active adapter: what is wrong with it must not depend on which adapters are active. */
@@ -308,6 +310,18 @@ function checkBackwardWithoutAdapters(
   refuseOverlap('dx', dx.operand, 'x', x)
 }
 
+/** The call dx += dy W; null if forward had no weight. */
+function prepareFrozenBackward(
+  { weight, precision }: FrozenCall,
+  dy: Operand,
+  dx: Output | null,
+  { stream }: Pick<ForwardSettings, 'stream'>,
+): LinearCall | null {
+  if (weight === null) return null
+  checkSavedWeight(weight, 'dy', dy)
+  return prepareLinear({ x: dy, weight, bias: null, y: dx }, { precision, accumulate: true, stream }, true)
+}
+
 /** Checks an operand [..., columns] that has the device, the type and the tokens of the first operand of its call. */
 function checkTokens(
   argument: string,
@@ -329,8 +343,20 @@ export interface AdaptersForwardResult<Y, O> {
   readonly saved: SavedOf<O, AdaptersSaved>
 }
 
-/** The type of the option `dx`. */
-type DxOf<O> = 'dx' extends keyof O ? O['dx'] : undefined
+/** Operands of {@link AdaptersLayer.forward}. */
+export interface AdaptersForwardOperands<Y = TensorLike> extends AdapterForwardOperands {
+  /**
+   * `[..., d_out]`: the base layer's output, to which the outputs of the adapters are added in place; with a `weight`,
+   * what the base layer's output is added to. With `accumulate: false` it is overwritten.
+   */
+  readonly y: TensorLike & Y
+}
+
+/** Operands of {@link AdaptersLayer.backward}. */
+export interface AdaptersBackwardOperands<D = TensorLike | undefined> extends AdapterBackwardOperands<AdaptersSaved> {
+  /** `[..., d_in]`, M rows, such as the base layer's gradient of x; required unless `needs.dx` is false. */
+  readonly dx?: (TensorLike & D) | undefined
+}
 
 /** One layer of the base model, with the adapters that are active at the time of each call. */
 export class AdaptersLayer {
@@ -346,68 +372,71 @@ export class AdaptersLayer {
   }
 
   /**
-   * Adds the outputs of the active adapters to y, in place. All adapters are checked before the first one is applied.
+   * Adds the outputs of the active adapters to y, in place. With a `weight` it computes the base layer before. Everything
+   * is checked before anything is written.
    *
-   * @param x [..., d_in]
-   * @param y [..., d_out]: the base layer's output. With `accumulate: false` the sum of the outputs overwrites it
-   * @returns y, unchanged if no adapter is active, and what {@link backward} needs
+   * @returns y, unchanged if no adapter is active and no weight is given, and what {@link backward} needs
    * @throws LilyError as `LilyLayer.forward`: y is unchanged
    */
   forward<Y extends TensorLike, O extends Exact<O, LayerForwardOptions> = object>(
-    x: TensorLike,
-    y: Y,
+    operands: AdaptersForwardOperands<Y>,
     options?: O,
   ): AdaptersForwardResult<Y, O> {
-    const inputs = readLilyForward(x, y, options)
+    const inputs = readLilyForward(operands, options)
     if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
     const layers = this.activeLayers()
+    const { inFeatures: dIn, outFeatures: dOut } = this.shape
     if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
     checkAgreement(layers)
+    const { weight, settings } = inputs
+    checkFrozen({ dIn, dOut }, inputs)
+    const linear = weight === null ? null : prepareLinear({ ...inputs, weight }, settings, false)
     const prepared = Array.from(layers, ([adapter, layer], i) => {
-      // The first adapter may overwrite y; the others add to it.
-      const call = layer.prepareForward(i === 0 ? inputs : { ...inputs, ...addingTo(inputs) })
+      // What runs first may overwrite y; the others add to it.
+      const call = layer.prepareForward(i === 0 && linear === null ? inputs : addingTo(inputs))
       return { adapter, layer, call }
     })
+    if (linear !== null) run(workOf(linear))
     const calls: AdapterCall[] = []
     for (const { adapter, layer, call } of prepared) {
       const saved = runForward(call).saved
       if (saved !== undefined) calls.push({ adapter, layer, saved })
     }
-    const saved = inputs.settings.save ? new AdaptersSaved(calls) : undefined
-    return { y, saved } as AdaptersForwardResult<Y, O>
+    const saved = settings.save
+      ? new AdaptersSaved({ calls, frozen: { weight, precision: settings.precision } })
+      : undefined
+    return { y: inputs.given, saved } as AdaptersForwardResult<Y, O>
   }
 
   /**
    * Adds the gradient of x to dx, in place, and the gradients of the parameters to the adapters that were active in
-   * forward. All of them are checked before the first gradient is written.
+   * forward. If forward had a `weight`, dx gets dy weight, too. Everything is checked before the first gradient is written.
    *
-   * @param dy [..., d_out], M rows: the gradient of y
-   * @param saved what forward returned
-   * @param options its `dx` is [..., d_in], M rows, such as the base layer's gradient of x; required unless `needs.dx` is false
-   * @returns `options.dx`, `[..., d_in]`
+   * @returns `operands.dx`, `[..., d_in]`
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
    */
-  backward<O extends Exact<O, LayerBackwardOptions> = object>(
-    dy: TensorLike,
-    saved: AdaptersSaved,
+  backward<D extends TensorLike | undefined = undefined, O extends Exact<O, LayerBackwardOptions> = object>(
+    operands: AdaptersBackwardOperands<D>,
     options?: O,
-  ): DxOf<O> {
-    const inputs = readLilyBackward(dy, options)
-    if (inputs.settings.needs.dx && inputs.dx === null) {
+  ): D {
+    const inputs = readLilyBackward(operands, options)
+    const { dy, saved, dx, settings } = inputs
+    if (settings.needs.dx && dx === null) {
       fail(
         'ERR_LILY_ARGUMENT',
         'dx',
         "is required, got undefined; pass the base layer's gradient of x, to which the adapters add, or needs: { dx: false }",
       )
     }
-    const calls = reading('saved', () => callsOf(saved))
-    if (calls === undefined) {
+    const parts = reading('saved', () => (saved instanceof AdaptersSaved ? saved.parts : undefined))
+    if (parts === undefined) {
       fail(
         'ERR_LILY_ARGUMENT',
         'saved',
-        `expected the saved object that forward of this layer returned, got ${describe(saved)}`,
+        `expected the saved object that forward of this layer returned, got ${describeOther(saved, 'AdaptersSaved')}`,
       )
     }
+    const { calls, frozen } = parts
     for (const { layer } of calls) {
       if (layer.name === this.name) continue
       fail(
@@ -417,8 +446,10 @@ export class AdaptersLayer {
       )
     }
     if (calls.length === 0) checkBackwardWithoutAdapters(this.shape, inputs)
-    const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward(inputs, saved) }))
+    const linear = settings.needs.dx ? prepareFrozenBackward(frozen, dy, dx, settings) : null
+    const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward({ ...inputs, saved }) }))
+    if (linear !== null) run(workOf(linear))
     for (const { layer, call } of prepared) layer.runBackward(call)
-    return inputs.given as DxOf<O>
+    return inputs.given as D
   }
 }

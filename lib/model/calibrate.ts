@@ -71,30 +71,6 @@ export function readSamples(model: LilyModel, samples: CalibrationSamples): [Lil
   })
 }
 
-/**
- * Checks the weights that a router has given the experts for a sample.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
-function checkSampleWeights(layer: LilyLayer, index: number, weights: Float32Array): void {
-  if (weights.every(Number.isFinite)) return
-  fail(
-    'ERR_LILY_ARGUMENT',
-    sampleName(layer, index),
-    'expected weights of the experts that are finite, got infinities or NaN; look for them in it and in the parameters',
-  )
-}
-
-/**
- * Checks the number of tokens in all samples of a layer.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
-function checkSampleTokens({ name }: LilyLayer, tokens: number): void {
-  if (tokens > 0) return
-  fail('ERR_LILY_ARGUMENT', 'samples', `expected at least one token for '${name}', got none; leave the layer out`)
-}
-
 function sampleName({ name }: LilyLayer, index: number): string {
   return `samples['${name}'][${index}]`
 }
@@ -123,8 +99,8 @@ async function calibrateLayer(layer: LilyLayer, calls: readonly Tensor[]): Promi
   const weights = Float32Array.from(mean)
   let [error, size] = [0, 0]
   for (const x of calls) {
-    const routed = await outputOf(layer.forward(x, undefined, { routing, save: false }).y)
-    const frozen = await outputOf(layer.forward(x, undefined, { routing: 'fixed', weights, save: false }).y)
+    const routed = await outputOf(layer.forward({ x }, { routing, save: false }).y)
+    const frozen = await outputOf(layer.forward({ x }, { routing: 'fixed', weights, save: false }).y)
     for (let i = 0; i < routed.length; i++) {
       error += (frozen[i] - routed[i]) ** 2
       size += routed[i] ** 2
@@ -154,14 +130,23 @@ export async function pooledWeights(
     const rows = saved.hidden.shape[0]
     // Token routing has no other weights than the probabilities.
     const weights = (await ((saved.weights ?? saved.probabilities) as Tensor).toHost()).data as Float32Array
-    checkSampleWeights(layer, i, weights)
+    if (!weights.every(Number.isFinite)) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        sampleName(layer, i),
+        'expected weights of the experts that are finite, got infinities or NaN; look for them in it and in the parameters',
+      )
+    }
     const groups = weights.length / experts
     weights.forEach((weight, i) => (sum[i % experts] += (weight * rows) / groups))
     tokens += rows
     y.dispose()
     saved.dispose()
   }
-  checkSampleTokens(layer, tokens)
+  if (tokens === 0) {
+    const expected = `expected at least one token for '${layer.name}', got none`
+    fail('ERR_LILY_ARGUMENT', 'samples', `${expected}; leave the layer out`)
+  }
   return { tokens, weights: sum.map((weight) => weight / tokens) }
 }
 

@@ -1,5 +1,5 @@
 /** Reads the weights with which layers are frozen. */
-import { countOf, describe, fail, failedToRead } from '../base/errors.js'
+import { countOf, describe, fail, reading } from '../base/errors.js'
 import { copyArray, entriesOf } from '../base/options.js'
 import { classNameOf } from '../base/views.js'
 import { layerOf } from './adapter-model.js'
@@ -38,7 +38,10 @@ function readWeights(weights: unknown, experts: number): [string, Float32Array][
 }
 
 function readNumbers(name: string, values: unknown, experts: number): Float32Array {
-  const given = copyNumbers(values)
+  // Reading a detached Float32Array throws.
+  const given = reading('weights', () =>
+    classNameOf(values) === 'Float32Array' ? Array.from(values as Float32Array) : copyArray('weights', values),
+  )
   if (given?.length !== experts) {
     fail(
       'ERR_LILY_SHAPE',
@@ -53,13 +56,4 @@ function readNumbers(name: string, values: unknown, experts: number): Float32Arr
     'weights',
     `expected finite float32 numbers for '${name}', got ${describe(given[wrong])}`,
   )
-}
-
-/** Copies an array or a Float32Array; null for any other value. */
-function copyNumbers(values: unknown): unknown[] | null {
-  try {
-    return classNameOf(values) === 'Float32Array' ? Array.from(values as Float32Array) : copyArray('weights', values)
-  } catch (cause) {
-    throw failedToRead('weights', cause) // a detached Float32Array
-  }
 }

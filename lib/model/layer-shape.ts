@@ -1,6 +1,6 @@
 /** The linear layers of a base model, as the caller describes them. */
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, copyArray, get, type Known } from '../base/options.js'
+import { checkCount, checkKeys, copyArray, get, type Known } from '../base/options.js'
 
 /** A linear layer of the base model. Its weight is [outFeatures, inFeatures], as in torch.nn.Linear. */
 export interface LayerShape {
@@ -28,6 +28,8 @@ export function readLayers(shapes: unknown): LayerShape[] {
   return given.map((shape, index) => {
     const argument = `layers[${index}]`
     checkKeys(argument, shape, LAYER)
+    const features = (key: string) =>
+      checkCount(`${argument}.${key}`, get(argument, shape, key), 1, Number.MAX_SAFE_INTEGER)
     const name = get(argument, shape, 'name')
     // PyTorch has no such modules, and PEFT no target without a name: a folder with one could not be read again.
     if (typeof name !== 'string' || name.split('.').includes('')) {
@@ -42,14 +44,8 @@ export function readLayers(shapes: unknown): LayerShape[] {
     names.add(name)
     return {
       name,
-      inFeatures: readFeatures(argument, shape, 'inFeatures'),
-      outFeatures: readFeatures(argument, shape, 'outFeatures'),
+      inFeatures: features('inFeatures'),
+      outFeatures: features('outFeatures'),
     }
   })
-}
-
-function readFeatures(argument: string, shape: object, name: string): number {
-  const value = get(argument, shape, name)
-  if (Number.isSafeInteger(value) && (value as number) > 0) return value as number
-  return fail('ERR_LILY_ARGUMENT', `${argument}.${name}`, `expected an integer of at least 1, got ${describe(value)}`)
 }

@@ -5,7 +5,7 @@ import { type Known, readChoice, readCount, readFlag, readFloat32, readPropertie
 import { checkPool } from '../operations/check-routing.js'
 import type { Activation, Pool, Routing } from '../operations/problem.js'
 import { ACTIVATIONS, DEFAULT_MODES, POOLS } from '../operations/read.js'
-import { readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
+import { type Filled, readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
 /** A routing that a model is trained with. 'fixed' is that of a frozen layer. */
 export type ModelRouting = Exclude<Routing, 'fixed'>
@@ -40,24 +40,7 @@ export interface LilyConfigOptions extends TargetOptions {
 }
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LilyConfigOptions}. */
-export interface LilyConfig extends Targets {
-  /** Rank r, from 1 to 4096. */
-  readonly r: number
-  /** Number of consecutive layers of one target that share an A. */
-  readonly strideA: number
-  /** Number of experts E, from 2 to 64. */
-  readonly numB: number
-  /** Factor s on the adapter's output. */
-  readonly scaling: number
-  /** Whether B is zero at first. */
-  readonly initWeights: boolean
-  /** Tokens that share one mixture of the experts. */
-  readonly routing: ModelRouting
-  /** Pooling statistic of batch and sequence routing. */
-  readonly pool: Pool
-  /** Function on the hidden state. */
-  readonly activation: Activation
-}
+export interface LilyConfig extends Targets, Filled<Omit<LilyConfigOptions, keyof TargetOptions>> {}
 
 const KNOWN: Known = new Set<keyof LilyConfig>([
   'r',

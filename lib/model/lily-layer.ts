@@ -8,22 +8,19 @@ import type { Operand } from '../memory/operand.js'
 import { allocateGradients, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
 import type { GradientOf, LilyNeeds } from '../operations/backward.js'
 import { checkGradients } from '../operations/check.js'
-import {
-  FORWARD_OPTIONS,
-  lilyForward,
-  type LilyForwardOptions,
-  prepareForward,
-  type SavedOf,
-} from '../operations/forward.js'
+import { FORWARD_OPTIONS, lilyForward, type LilyForwardOptions, prepareForward } from '../operations/forward.js'
 import { poolsTokens } from '../operations/check-routing.js'
 import type { Problem, Routing } from '../operations/problem.js'
 import { DEFAULT_MODES, type ForwardSettings, GRADIENTS, type Modes } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
-import { type LilySaved, readSaved, type Saved } from '../operations/saved.js'
-import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { type LilySaved, readSaved } from '../operations/saved.js'
+import { resolve } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import {
+  type AdapterBackwardOperands,
   type AdapterBackwardOptions,
+  type AdapterForwardOperands,
+  type AdapterForwardResult,
   AdapterLayer,
   gradientOf,
   type LayerBackwardInputs,
@@ -44,12 +41,7 @@ import type { SharedLayer } from './sharing.js'
 export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder'>
 
 /** Result of {@link LilyLayer.forward}. */
-export interface LayerForwardResult<O> {
-  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
-  readonly y: Tensor
-  /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, LilySaved>
-}
+export type LayerForwardResult<O> = AdapterForwardResult<O, LilySaved>
 
 /** Options of {@link LilyLayer.backward}. */
 export interface LayerBackwardOptions extends AdapterBackwardOptions {
@@ -68,17 +60,17 @@ export interface LayerBackwardOptions extends AdapterBackwardOptions {
 // The model has the scaling. It folds deferred gradients by itself, so its calls cannot wait in an encoder.
 const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
 const MODES = ['routing', 'pool', 'activation'] as const
-const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['x', 'dx', 'needs', 'deferB', 'retain', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['needs', 'deferB', 'retain', 'stream'])
 const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 
 /** Reads a forward call of a Lily layer. */
-export function readLilyForward(x: unknown, y: unknown, options?: object): LayerForwardInputs {
-  return readLayerForward(x, y, options, OPTIONS)
+export function readLilyForward(operands: object, options?: object): LayerForwardInputs {
+  return readLayerForward(operands, options, OPTIONS)
 }
 
 /** Reads a backward call of a Lily layer. */
-export function readLilyBackward(dy: unknown, options?: object): LayerBackwardInputs {
-  return readLayerBackward(dy, options, BACKWARD_OPTIONS, NEEDS)
+export function readLilyBackward(operands: object, options?: object): LayerBackwardInputs {
+  return readLayerBackward(operands, options, BACKWARD_OPTIONS, NEEDS)
 }
 
 /** The adapter of one linear layer: y += scaling * h C. It may share its parameters with other layers. */
@@ -126,21 +118,18 @@ export class LilyLayer extends AdapterLayer {
    * {@link lilyForward} with the layer's parameters, and with routing, pool and activation of the model's config. The
    * routing of a frozen layer is 'fixed', with the weights that it is frozen with, or `options.weights`.
    *
-   * @param x [..., d_in]
-   * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged, or if a call that saves for backward is
    *   given another routing, pool or activation than that of the model's config
    */
   override forward<O extends Exact<O, LayerForwardOptions> = object>(
-    x: TensorLike,
-    y?: TensorLike,
+    operands: AdapterForwardOperands,
     options?: O,
   ): LayerForwardResult<O> {
-    return runForward(this.prepareForward(readLilyForward(x, y, options))) as LayerForwardResult<O>
+    return runForward(this.prepareForward(readLilyForward(operands, options))) as LayerForwardResult<O>
   }
 
   /** @internal Everything but the last phase of {@link forward}: it writes nothing. */
-  override prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
+  override prepareForward({ x, weight, bias, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
     this.checkInput(x)
     const modes = this.#modesOf(settings)
@@ -151,6 +140,8 @@ export class LilyLayer extends AdapterLayer {
     const hasRouter = routing !== 'uniform' && routing !== 'fixed'
     const inputs = {
       x,
+      weight,
+      bias,
       a: resolve('a', this.a.value),
       router: hasRouter ? resolve('router', this.router.value) : null,
       b: resolve('b', this.b.value),
@@ -184,23 +175,20 @@ export class LilyLayer extends AdapterLayer {
    * {@link lilyBackward} for a call of {@link forward}. The gradients of the parameters accumulate in
    * `model.parameters()` until `zeroGrad`.
    *
-   * @param dy [..., d_out], M rows: the gradient of y
-   * @param saved what this layer's forward returned. It may be disposed of afterwards
-   * @returns the gradient of x; undefined with `needs: { dx: false }`
+   * @returns the gradient of x, which includes dy weight if forward had a `weight`; undefined with `needs: { dx: false }`
    * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
   override backward<O extends Exact<O, LayerBackwardOptions> = object>(
-    dy: TensorLike,
-    saved: LilySaved,
+    operands: AdapterBackwardOperands<LilySaved>,
     options?: O,
   ): GradientOf<O, 'dx'> {
-    const call = this.prepareBackward(readLilyBackward(dy, options), saved)
+    const call = this.prepareBackward(readLilyBackward(operands, options))
     return this.runBackward(call).dx as GradientOf<O, 'dx'>
   }
 
   /** @internal Everything but the last phase of {@link backward}: it writes nothing. */
-  override prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: Saved): BackwardCall {
+  override prepareBackward({ dy, saved, x, dx, settings }: LayerBackwardInputs): BackwardCall {
     const state = readSaved('saved', saved, 'lilyForward')
     const { problem } = state
     this.checkParameters(state, this.router)
@@ -228,7 +216,7 @@ export class LilyLayer extends AdapterLayer {
   /** @internal The last phase of {@link backward}. */
   override runBackward(call: BackwardCall): { readonly dx?: Tensor } {
     const result = super.runBackward(call)
-    if (call.gradients.deferredDb !== null) this.b.defer(call.state.takeDeferred())
+    if (call.deferredDb !== null) this.b.defer(call.state.takeDeferred())
     return result
   }
 

@@ -1,16 +1,14 @@
 /** The Lily adapter of a base model. */
-import { isGenuine, isOf, modelKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LILY } from '../checkpoint/peft-lily.js'
-import { asLoraFiles, lilyFiles, saveAsLora, saveLily, type SaveOptions } from '../checkpoint/save.js'
+import { adapterFiles, asLoraFiles, saveAdapter, saveAsLora, type SaveOptions } from '../checkpoint/save.js'
 import {
   AdapterModel,
   type AdapterModelOptions,
   type AdapterModelParts,
-  checkOneDType,
-  createParameters,
+  createLayers,
   initialParts,
 } from './adapter-model.js'
 import { calibrate, type Calibration, type CalibrationSamples } from './calibrate.js'
@@ -31,11 +29,6 @@ export interface LilyModelParts extends AdapterModelParts<LilyConfig> {
   readonly frozen?: ReadonlyMap<string, Float32Array> | undefined
 }
 
-/** Whether a value is a LilyModel, of any copy of this package. A proxy of one is not. */
-export function isModel(value: unknown): value is LilyModel {
-  return isGenuine(modelKey, value)
-}
-
 /**
  * Lily adapters for the layers of a base model (arXiv 2407.09946). Layers of one target share A in blocks of `strideA`
  * layers and one set of B_e; every layer has its own router. Gradients of parameters accumulate over layers and calls
@@ -45,12 +38,10 @@ export function isModel(value: unknown): value is LilyModel {
  * const config = { r: 16, strideA: 2, numB: 4, targetModules: ['q_proj'] }
  * const model = LilyModel.create({ layers, config, seed: 1 })
  * const layer = model.layer('model.layers.0.self_attn.q_proj')
- * const { y, saved } = layer.forward(x, baseOutput)
- * const dx = layer.backward(dy, saved)
+ * const { y, saved } = layer.forward({ x, y: baseOutput })
+ * const dx = layer.backward({ dy, saved })
  */
 export class LilyModel extends AdapterModel<LilyLayer> {
-  /** All parameters, with the routers that are not trained. */
-  readonly #all: ReadonlyMap<string, Parameter>
   #trainable: ReadonlyMap<string, Parameter>
 
   private constructor(
@@ -61,30 +52,16 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   ) {
     checkCreate(key, 'LilyModel', 'LilyModel.create(options) or LilyModel.fromPretrained(folder)')
     const { layers: shapes, values, origin, frozen } = parts
-    const layout = shareLayers(shapes, config)
-    const stack = { experts: config.numB, rank: config.r }
-    const parameters = createParameters(layout, values, ({ kind, shape }) =>
-      kind === 'b' ? { ...stack, dOut: shape[1] } : null,
+    const created = createLayers(
+      shareLayers(shapes, config),
+      values,
+      (shape, parameter) =>
+        new LilyLayer(shape, config, parameter(shape.a), parameter(shape.router), parameter(shape.b)),
+      ({ kind, shape }) => (kind === 'b' ? { experts: config.numB, rank: config.r, dOut: shape[1] } : null),
     )
-    const parameter = (name: string) => parameters.get(name) as Parameter
-    const layers = new Map<string, LilyLayer>()
-    for (const shape of layout.layers.values()) {
-      const { name, a, router, b } = shape
-      layers.set(name, new LilyLayer(shape, config, parameter(a), parameter(router), parameter(b)))
-    }
-    for (const [name, weights] of frozen ?? []) layers.get(name)?.freeze(weights)
-    super(layers, parameters, origin, shapes)
-    this.#all = parameters
+    for (const [name, weights] of frozen ?? []) created.layers.get(name)?.freeze(weights)
+    super(created, origin, shapes)
     this.#trainable = this.#findTrainable()
-  }
-
-  static override [Symbol.hasInstance](value: unknown): value is LilyModel {
-    return isOf(modelKey, value)
-  }
-
-  /** @internal */
-  [modelKey](): boolean {
-    return this.isGenuine()
   }
 
   /**
@@ -127,7 +104,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   NaN: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   override async savePretrained(folder: string | URL, options: SaveOptions = {}): Promise<void> {
-    return saveLily(this, this.origin, folder, options)
+    return saveAdapter(LILY, this, folder, options)
   }
 
   /**
@@ -138,7 +115,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   the files cannot hold, and for a parameter that is infinite or NaN
    */
   override async pretrainedFiles(options: SaveOptions = {}): Promise<File[]> {
-    return lilyFiles(this, this.origin, options)
+    return adapterFiles(LILY, this, options)
   }
 
   /**
@@ -150,7 +127,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   cannot be recovered from LoRA
    */
   async saveLora(folder: string | URL): Promise<void> {
-    return saveAsLora(this, this.origin, folder)
+    return saveAsLora(this, folder)
   }
 
   /**
@@ -160,12 +137,11 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *   if an element is infinite or NaN
    */
   async loraFiles(): Promise<File[]> {
-    return asLoraFiles(this, this.origin)
+    return asLoraFiles(this)
   }
 
   /** @internal Creates a model from existing values. */
   static fromParts({ config, ...parts }: LilyModelParts): LilyModel {
-    checkOneDType(parts.values)
     return new LilyModel(CREATE, config, parts)
   }
 
@@ -240,8 +216,9 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   #findTrainable(): ReadonlyMap<string, Parameter> {
     const isTrainable = ({ kind, layers }: Parameter) =>
       kind !== 'router' || this.layers.get(layers[0])?.constantWeights === undefined
-    const trainable = [...this.#all].filter(([, parameter]) => isTrainable(parameter))
-    return trainable.length === this.#all.size ? this.#all : new Map(trainable)
+    const all = this.allParameters()
+    const trainable = [...all].filter(([, parameter]) => isTrainable(parameter))
+    return trainable.length === all.size ? all : new Map(trainable)
   }
 
   /** Keeps the map if its entries are the same: a call freezes more layers, or unfreezes all. */

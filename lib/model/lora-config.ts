@@ -11,7 +11,7 @@ import {
   readProperties,
 } from '../base/options.js'
 import { type PatternValues, readPatternValues } from './pattern-values.js'
-import { readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
+import { type Filled, readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
 /** Initial values of LoRA: PEFT's names of those that this package draws. */
 export type InitLoraWeights = boolean | 'gaussian'
@@ -45,21 +45,11 @@ export interface LoraConfigOptions extends TargetOptions {
 }
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LoraConfigOptions}. */
-export interface LoraConfig extends Targets {
-  /** Rank r, from 1 to 4096, of layers that `rankPattern` does not name. */
-  readonly r: number
-  /** Alpha, the factor on the adapter's output before it is divided, of layers that `alphaPattern` does not name. */
-  readonly loraAlpha: number
-  /** Whether alpha is divided by sqrt(r) instead of r. */
-  readonly useRslora: boolean
+export interface LoraConfig extends Targets, Filled<Omit<LoraConfigOptions, keyof TargetOptions>> {
   /** Ranks by patterns of names. */
   readonly rankPattern: PatternValues
   /** Alphas by patterns of names. */
   readonly alphaPattern: PatternValues
-  /** Whether the base layers store their weights as `[d_in, d_out]`. */
-  readonly fanInFanOut: boolean
-  /** How the initial values are drawn. */
-  readonly initLoraWeights: InitLoraWeights
 }
 
 const KNOWN: Known = new Set<keyof LoraConfig>([

@@ -3,19 +3,21 @@ import { fail } from '../base/errors.js'
 import type { Exact, Known } from '../base/options.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
-import { allocateForward, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
+import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import { type GradientOf, prepareBackward } from '../operations/backward.js'
-import type { SavedOf } from '../operations/forward.js'
-import { checkLoraForward, LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward } from '../operations/lora.js'
+import { LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward, prepareForward } from '../operations/lora.js'
 import { DEFAULT_MODES, type ForwardSettings } from '../operations/read.js'
 import { runForward } from '../operations/run.js'
-import { type LoraSaved, readSaved, type Saved } from '../operations/saved.js'
+import { type LoraSaved, readSaved } from '../operations/saved.js'
 import { toFloat32 } from '../tensor/numbers.js'
-import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { resolve } from '../tensor/resolve.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import {
+  type AdapterBackwardOperands,
   type AdapterBackwardOptions,
+  type AdapterForwardOperands,
   type AdapterForwardOptions,
+  type AdapterForwardResult,
   AdapterLayer,
   gradientOf,
   type LayerBackwardInputs,
@@ -28,16 +30,11 @@ import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
 import type { Parameter } from './parameter.js'
 
 /** Result of {@link LoraLayer.forward}. */
-export interface LoraLayerResult<O> {
-  /** `[..., d_out]`: the y that was passed, or a new tensor with the leading dimensions of x. */
-  readonly y: Tensor
-  /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, LoraSaved>
-}
+export type LoraLayerResult<O> = AdapterForwardResult<O, LoraSaved>
 
 // The layer has the scaling.
 const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
-const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['x', 'dx', 'needs', 'retain', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['needs', 'retain', 'stream'])
 
 /** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */
 export class LoraLayer extends AdapterLayer {
@@ -62,49 +59,43 @@ export class LoraLayer extends AdapterLayer {
   /**
    * {@link loraForward} with the layer's parameters.
    *
-   * @param x [..., d_in]
-   * @param y [..., d_out]: the base layer's output, to which the adapter's is added in place. Default: a new tensor
    * @throws LilyError as loraForward; ERR_LILY_ARGUMENT if the layer is merged
    */
   override forward<O extends Exact<O, AdapterForwardOptions> = object>(
-    x: TensorLike,
-    y?: TensorLike,
+    operands: AdapterForwardOperands,
     options?: O,
   ): LoraLayerResult<O> {
-    return runForward(this.prepareForward(readLayerForward(x, y, options, OPTIONS))) as LoraLayerResult<O>
+    return runForward(this.prepareForward(readLayerForward(operands, options, OPTIONS))) as LoraLayerResult<O>
   }
 
   /** @internal */
-  override prepareForward({ x, y, settings }: LayerForwardInputs): ForwardCall {
+  override prepareForward({ x, weight, bias, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
     checkNoRouting(settings)
     this.checkInput(x)
-    const inputs = { x, a: resolve('a', this.a.value), router: null, b: resolve('b', this.b.value), y }
-    const ofLora = { ...settings, ...DEFAULT_MODES, scaling: this.scaling }
-    return allocateForward(checkLoraForward(inputs, ofLora), y, ofLora)
+    const [a, b] = [resolve('a', this.a.value), resolve('b', this.b.value)]
+    const inputs = { x, weight, bias, a, router: null, b, y }
+    return prepareForward(inputs, { ...settings, ...DEFAULT_MODES, scaling: this.scaling })
   }
 
   /**
    * {@link loraBackward} for a call of {@link forward}. The gradients of the parameters accumulate in
    * `model.parameters()` until `zeroGrad`.
    *
-   * @param dy [..., d_out], M rows: the gradient of y
-   * @param saved what this layer's forward returned. It may be disposed of afterwards
-   * @returns the gradient of x; undefined with `needs: { dx: false }`
+   * @returns the gradient of x, which includes dy weight if forward had a `weight`; undefined with `needs: { dx: false }`
    * @throws LilyError as loraBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
   override backward<O extends Exact<O, AdapterBackwardOptions> = object>(
-    dy: TensorLike,
-    saved: LoraSaved,
+    operands: AdapterBackwardOperands<LoraSaved>,
     options?: O,
   ): GradientOf<O, 'dx'> {
-    const call = this.prepareBackward(readLayerBackward(dy, options, BACKWARD_OPTIONS, LORA_NEEDS), saved)
+    const call = this.prepareBackward(readLayerBackward(operands, options, BACKWARD_OPTIONS, LORA_NEEDS))
     return this.runBackward(call).dx as GradientOf<O, 'dx'>
   }
 
   /** @internal */
-  override prepareBackward({ dy, x, dx, settings }: LayerBackwardInputs, saved: Saved): BackwardCall {
+  override prepareBackward({ dy, saved, x, dx, settings }: LayerBackwardInputs): BackwardCall {
     const state = readSaved('saved', saved, 'loraForward')
     this.checkParameters(state, null)
     if (settings.deferB === true) fail('ERR_LILY_ARGUMENT', 'deferB', NO_OPTION)
@@ -141,16 +132,8 @@ const NO_OPTION = 'is no option of LoRA, whose layers have one B each and no rou
 
 /** Several adapters read one list of options, in which Lily's layers have more than those of LoRA. */
 function checkNoRouting(settings: ForwardSettings<null>): void {
-  const { routing, mask, sequenceOffsets, weights, pool, activation } = settings
-  const given = {
-    routing: routing !== null,
-    mask: mask !== null,
-    sequenceOffsets: sequenceOffsets !== null,
-    weights: weights !== null,
-    pool: pool !== null,
-    activation: activation !== null,
-  }
-  for (const [name, isGiven] of Object.entries(given)) if (isGiven) fail('ERR_LILY_ARGUMENT', name, NO_OPTION)
+  const names = ['routing', 'mask', 'sequenceOffsets', 'weights', 'pool', 'activation'] as const
+  for (const name of names) if (settings[name] !== null) fail('ERR_LILY_ARGUMENT', name, NO_OPTION)
 }
 
 /** The transpose of a parameter, in float32. The kernels have no transposition, so that the host computes it. */

@@ -1,31 +1,23 @@
 /** The LoRA adapter of a base model. */
-import { isGenuine, isOf, loraModelKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LORA } from '../checkpoint/peft-lora.js'
-import { loraFiles, saveLora, type SaveOptions } from '../checkpoint/save.js'
+import { adapterFiles, saveAdapter, type SaveOptions } from '../checkpoint/save.js'
 import {
   AdapterModel,
   type AdapterModelOptions,
   type AdapterModelParts,
-  checkOneDType,
-  createParameters,
+  createLayers,
   initialParts,
 } from './adapter-model.js'
 import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LoraConfig, type LoraConfigOptions, readLoraConfig } from './lora-config.js'
 import { LoraLayer } from './lora-layer.js'
 import { layOutLora } from './lora-layout.js'
-import type { Parameter } from './parameter.js'
 
 /** Options of {@link LoraModel.create}. */
 export type LoraModelOptions = AdapterModelOptions<LoraConfigOptions>
-
-/** Whether a value is a LoraModel, of any copy of this package. A proxy of one is not. */
-export function isLoraModel(value: unknown): value is LoraModel {
-  return isGenuine(loraModelKey, value)
-}
 
 /**
  * LoRA adapters for the layers of a base model (arXiv 2106.09685), with the methods of {@link LilyModel}. Each layer has
@@ -35,8 +27,8 @@ export function isLoraModel(value: unknown): value is LoraModel {
  * const config = { r: 16, loraAlpha: 32, targetModules: ['q_proj'] }
  * const model = LoraModel.create({ layers, config, seed: 1 })
  * const layer = model.layer('model.layers.0.self_attn.q_proj')
- * const { y, saved } = layer.forward(x, baseOutput)
- * const dx = layer.backward(dy, saved)
+ * const { y, saved } = layer.forward({ x, y: baseOutput })
+ * const dx = layer.backward({ dy, saved })
  */
 export class LoraModel extends AdapterModel<LoraLayer> {
   private constructor(
@@ -47,24 +39,12 @@ export class LoraModel extends AdapterModel<LoraLayer> {
   ) {
     checkCreate(key, 'LoraModel', 'LoraModel.create(options) or LoraModel.fromPretrained(folder)')
     const { layers: shapes, values, origin } = parts
-    const layout = layOutLora(shapes, config)
-    const parameters = createParameters(layout, values)
-    const parameter = (name: string) => parameters.get(name) as Parameter
-    const layers = new Map<string, LoraLayer>()
-    for (const shape of layout.layers.values()) {
-      const { name, a, b } = shape
-      layers.set(name, new LoraLayer(shape, parameter(a), parameter(b), config.fanInFanOut))
-    }
-    super(layers, parameters, origin, shapes)
-  }
-
-  static override [Symbol.hasInstance](value: unknown): value is LoraModel {
-    return isOf(loraModelKey, value)
-  }
-
-  /** @internal */
-  [loraModelKey](): boolean {
-    return this.isGenuine()
+    const created = createLayers(
+      layOutLora(shapes, config),
+      values,
+      (shape, parameter) => new LoraLayer(shape, parameter(shape.a), parameter(shape.b), config.fanInFanOut),
+    )
+    super(created, origin, shapes)
   }
 
   /**
@@ -102,7 +82,7 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    *   adapter: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA
    */
   override async savePretrained(folder: string | URL, options: SaveOptions<'peft'> = {}): Promise<void> {
-    return saveLora(this, this.origin, folder, options)
+    return saveAdapter(LORA, this, folder, options)
   }
 
   /**
@@ -111,12 +91,11 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    * @throws LilyError (as a rejection) as {@link LilyModel.pretrainedFiles}
    */
   override async pretrainedFiles(options: SaveOptions<'peft'> = {}): Promise<File[]> {
-    return loraFiles(this, this.origin, options)
+    return adapterFiles(LORA, this, options)
   }
 
   /** @internal Creates a model from existing values. */
   static fromParts({ config, ...parts }: AdapterModelParts<LoraConfig>): LoraModel {
-    checkOneDType(parts.values)
     return new LoraModel(CREATE, config, parts)
   }
 }

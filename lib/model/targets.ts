@@ -1,6 +1,6 @@
 /** Which layers an adapter targets: the fields that all configurations of PEFT have for it. */
-import { cut, describe, fail, failedToRead } from '../base/errors.js'
-import { get } from '../base/options.js'
+import { cut, describe, fail } from '../base/errors.js'
+import { copyArray, get } from '../base/options.js'
 import { compilePattern, needsBacktracking, type Pattern, PatternWork } from './pattern.js'
 
 /** Which layers an adapter targets. Names (in camelCase) and defaults are those of PEFT. */
@@ -36,6 +36,9 @@ export interface Targets {
   /** Names of the module lists that these indices count; null: any. */
   readonly layersPattern: readonly string[] | null
 }
+
+/** The fields of a configuration with their defaults filled in. */
+export type Filled<Options> = { readonly [K in keyof Options]-?: NonNullable<Options[K]> }
 
 /** The names of the fields. */
 export const TARGETS = ['targetModules', 'excludeModules', 'layersToTransform', 'layersPattern'] as const
@@ -98,25 +101,16 @@ function readModules(options: object, name: string, isStored: boolean): readonly
 }
 
 function readNames(options: object, name: string): readonly string[] | string | null {
-  const value = readList(options, name)
+  const value = get('config', options, name)
   if (value === undefined || value === null) return null
   if (isName(value)) return value
-  if (Array.isArray(value) && value.every(isName)) return value
+  const names = copyArray(name, value)
+  if (names?.every(isName)) return names
   return fail(
     'ERR_LILY_ARGUMENT',
     name,
     `expected strings, an array or a single one, none of them empty, got ${describe(value)}`,
   )
-}
-
-/** Reads a value. Returns a copy of an array: reading it a second time could return other values, or throw. */
-function readList(options: object, name: string): unknown {
-  const value = get('config', options, name)
-  try {
-    return Array.isArray(value) ? Array.from(value as unknown[]) : value
-  } catch (cause) {
-    throw failedToRead(name, cause, 'config')
-  }
 }
 
 /** Checks the number of elements of a list, and the length of names in it. */
@@ -134,9 +128,9 @@ function isName(value: unknown): value is string {
 }
 
 function readIndices(options: object): readonly number[] | null {
-  const value = readList(options, 'layersToTransform')
+  const value = get('config', options, 'layersToTransform')
   if (value === undefined || value === null) return null
-  const numbers: unknown[] = Array.isArray(value) ? value : [value]
+  const numbers = copyArray('layersToTransform', value) ?? [value]
   checkListed('layersToTransform', numbers)
   const wrong = numbers.findIndex((number) => !Number.isSafeInteger(number) || (number as number) < 0)
   if (wrong < 0 && numbers.length > 0) return Object.freeze(numbers as number[])

@@ -6,26 +6,27 @@ import { allocate } from '../memory/allocate.js'
 import { isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Operand, Part } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
+import { BACKWARD, type Call, FORWARD, gpuBackward, gpuForward } from './call.js'
 import { CallState, type Staged } from './call-state.js'
+import type { Work } from './dispatch.js'
+import { allocateLinear } from './linear-problem.js'
 import { Output } from './output.js'
 import { aligned, type Problem } from './problem.js'
-import type { BackwardInputs, BackwardSettings, ForwardSettings, GradientName } from './read.js'
+import {
+  type BackwardInputs,
+  type BackwardSettings,
+  byGradient,
+  type ForwardInputs,
+  type ForwardSettings,
+  type GradientName,
+  GRADIENTS,
+} from './read.js'
 
 /** A forward call that is ready to run. */
 export interface ForwardCall {
   readonly state: CallState
   readonly y: Output
-  readonly placement: Placement | null
-}
-
-/** The gradients that a backward call computes; null: not computed. */
-export interface Gradients {
-  readonly dx: Output | null
-  readonly da: Output | null
-  readonly dRouter: Output | null
-  readonly db: Output | null
-  /** [problem.deferredPartials, r, d_out] */
-  readonly deferredDb: OperandMemory | null
+  readonly work: Work
 }
 
 /** A backward call that is ready to run. */
@@ -33,27 +34,70 @@ export interface BackwardCall {
   readonly state: CallState
   /** The number of this call among the backward calls of `state`. */
   readonly number: number
-  readonly x: Operand
-  readonly dy: Operand
-  readonly gradients: Gradients
+  /** The gradients that it computes; null: not computed. */
+  readonly gradients: Readonly<Record<GradientName, Output | null>>
+  /** [problem.deferredPartials, r, d_out]; null: not deferred. */
+  readonly deferredDb: OperandMemory | null
   /** Whether a later call may use `state`. */
   readonly retain: boolean
-  readonly placement: Placement | null
+  readonly work: Work
 }
 
-export function allocateForward(problem: Problem, y: Output | null, settings: ForwardSettings): ForwardCall {
-  const { x } = problem
-  const placement = Placement.of(x.device, settings.stream, () => [...problem.operands, y?.operand])
+export function allocateForward(problem: Problem, inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
+  const { x, weight, bias, y } = inputs
+  const placement = Placement.of(x.device, settings.stream, () => [
+    ...problem.operands,
+    weight?.operand,
+    bias,
+    y?.operand,
+  ])
   const staged = placement === null ? null : stage(problem, placement)
   const kept = settings.save ? allocateKept(problem, placement) : null
-  const state = new CallState(problem, staged, kept)
-  if (y !== null) {
-    y.accumulate = settings.accumulate
-    return { state, y, placement }
+  const state = new CallState(problem, staged, kept, weight)
+  if (weight !== null) {
+    const linear = allocateLinear({ x, weight, bias, y }, settings, placement, false)
+    const call = forwardCall(state, linear.y.addedTo(), placement)
+    return { state, y: linear.y, work: { calls: [linear.call, call], placement } }
   }
-  const shape = x.shape.slice()
-  shape[shape.length - 1] = problem.dOut
-  return { state, y: Output.fresh('y', x.dtype, shape, placement), placement }
+  if (y !== null) y.accumulate = settings.accumulate
+  const output = y ?? Output.fresh('y', x.dtype, [...x.shape.slice(0, -1), problem.dOut], placement)
+  const call = forwardCall(state, output, placement)
+  return { state, y: output, work: { calls: [call], placement, gpu: () => gpuForward(call) } }
+}
+
+/** In the order of forwardSlots. */
+function forwardCall(state: CallState, y: Output, placement: Placement | null): Call<Problem> {
+  const { problem, mask, sequenceOffsets, weights, hidden, probabilities } = state
+  const { x, a, router, b, uncheckedOffsets } = problem
+  const operands = [x, a, router, b, y, hidden, probabilities, weights, mask, sequenceOffsets, uncheckedOffsets]
+  return { kind: FORWARD, problem, operands, placement }
+}
+
+/** In the order of backwardSlots. */
+function backwardCall(
+  state: CallState,
+  { dy, x }: BackwardInputs,
+  gradients: BackwardCall['gradients'],
+  deferredDb: OperandMemory | null,
+  placement: Placement | null,
+): Call<Problem> {
+  const { problem, mask, sequenceOffsets, weights, hidden, probabilities } = state
+  const { a, router, b } = problem
+  const operands = [
+    dy,
+    x ?? problem.x,
+    a,
+    router,
+    b,
+    hidden,
+    probabilities,
+    weights,
+    mask,
+    sequenceOffsets,
+    ...GRADIENTS.map((name) => gradients[name]),
+    deferredDb === null || problem.deferredPartials === 0 ? null : { memory: deferredDb, byteOffset: 0 },
+  ]
+  return { kind: BACKWARD, problem, operands, placement }
 }
 
 /** Allocates the block of hidden, probabilities and weights, which forward writes and backward reads. */
@@ -66,7 +110,7 @@ function allocateKept(problem: Problem, placement: Placement | null): OperandMem
  * forward makes of those in device memory. Null if there are neither.
  */
 function stage(problem: Problem, placement: Placement): Staged | null {
-  const parts = [problem.mask, problem.sequenceOffsets, problem.weights]
+  const parts = [problem.small.mask, problem.small.sequenceOffsets, problem.small.weights]
   const copies = parts.map((part) => (part !== null && isHostMemory(part.memory) ? part.memory : null))
   const isUnchecked = problem.uncheckedOffsets !== null
   if (!isUnchecked && copies.every((copy) => copy === null)) return null
@@ -93,29 +137,32 @@ function stage(problem: Problem, placement: Placement): Staged | null {
 }
 
 export function allocateGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): BackwardCall {
-  const { problem } = state
-  const { a, router, b } = problem
-  const { dy, dx, da, dRouter, db } = inputs
+  const { problem, weight } = state
+  const { a, router, b, precision } = problem
+  const { dy, dx } = inputs
   const x = inputs.x ?? problem.x
   const { needs, deferB, retain, accumulate } = settings
   const placement = Placement.of(x.device, settings.stream, () => [
     ...state.located,
     x,
     dy,
-    dx?.operand,
-    da?.operand,
-    dRouter?.operand,
-    db?.operand,
+    ...GRADIENTS.map((name) => inputs[name]?.operand),
   ])
+  const frozen = needs.dx && weight !== null ? { x: dy, weight, bias: null, y: dx } : null
+  const linear = frozen && allocateLinear(frozen, { precision, accumulate }, placement, true, x.shape)
+  const of = [x, a, router, b]
+  const gradients = byGradient((name, i) => {
+    if (name === 'dx' && linear !== null) return linear.y.addedTo()
+    const operand = of[i]
+    const isNeeded = needs[name] && !(name === 'db' && deferB)
+    return operand && gradient(name, inputs[name], isNeeded, accumulate, operand, placement)
+  })
   const deferred = problem.deferredPartials * problem.rank * problem.dOut
-  const gradients = {
-    dx: gradient('dx', dx, needs.dx, accumulate, x, placement),
-    da: gradient('da', da, needs.da, accumulate, a, placement),
-    dRouter: router === null ? null : gradient('dRouter', dRouter, needs.dRouter, accumulate, router, placement),
-    db: gradient('db', db, needs.db && !deferB, accumulate, b, placement),
-    deferredDb: deferB ? allocate('deferB', 'float32', deferred, placement) : null,
-  }
-  return { state, number: state.backwardCalls++, x, dy, gradients, retain, placement }
+  const deferredDb = deferB ? allocate('deferB', 'float32', deferred, placement) : null
+  const call = backwardCall(state, inputs, gradients, deferredDb, placement)
+  const calls = linear === null ? [call] : [linear.call, call]
+  const work = { calls, placement, gpu: () => gpuBackward(call) }
+  return { state, number: state.backwardCalls++, gradients, deferredDb, retain, work }
 }
 
 /** The gradient that the caller gives, or a new one of the shape and type of its operand. */

@@ -4,11 +4,13 @@
  */
 import { bytesPerElement, type HostData, plainView } from '../base/dtype.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
+import { bound } from '../binding/errors.js'
+import { native } from '../binding/native.js'
+import { slotAt } from '../binding/tables.js'
 import { isShared, refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
-import type { Operand } from '../memory/operand.js'
+import { Operand, type Part } from '../memory/operand.js'
 import { copyOnHost } from '../tensor/transfer.js'
-import type { Descriptor } from './launch.js'
-import type { Output } from './output.js'
+import { BACKWARD, type Call, encode, type Entry } from './call.js'
 
 /**
  * Largest operand that is copied, in bytes. A copy of that size takes a few microseconds, less than handing a call to
@@ -22,42 +24,27 @@ export class AsyncOperands {
   readonly #inPlace: [argument: string, memory: ArrayBufferView][] = []
   /** The copies of small operands. An operand of several calls has one, so that each call reads what the last one wrote. */
   readonly #copies = new Map<Operand, Operand>()
+  /** The copies of memory that a saved call keeps. */
+  readonly #saved = new Map<HostData, HostData>()
   /** Outputs that the calls write to a copy, by argument. */
   readonly #outputs = new Map<string, Operand>()
 
   /**
-   * @param descriptor of the call; a copy replaces the operand in it
-   * @throws LilyError ERR_LILY_ARGUMENT for memory that can shrink
-   */
-  input(descriptor: Descriptor, slot: number, argument: string, operand: Operand | null): void {
-    if (operand !== null) this.#take(descriptor, slot, argument, operand, false)
-  }
-
-  /**
-   * New memory needs nothing: the caller has it only once the call is done.
+   * Takes the operands of a call.
    *
+   * @returns a function that starts the call
    * @throws LilyError ERR_LILY_ARGUMENT for memory that can shrink
    */
-  output(descriptor: Descriptor, slot: number, argument: string, output: Output | null): void {
-    if (output === null || output.isNew) return
-    const { operand, accumulate } = output
-    if (this.#take(descriptor, slot, argument, operand, accumulate)) this.#outputs.set(argument, operand)
-  }
-
-  /** Memory that a saved call keeps; the caller has it as the tensors of `saved`. */
-  saved({ memory }: Descriptor, slots: readonly number[]): void {
-    const copies = new Map<ArrayBufferView, ArrayBufferView>()
-    for (const slot of slots) {
-      const kept = memory[slot]
-      if (!ArrayBuffer.isView(kept)) continue
-      if (byteLengthOf(kept) > COPIED_BYTES) {
-        this.#inPlace.push(['saved', kept])
-        continue
-      }
-      const copy = copies.get(kept) ?? (kept as HostData).slice()
-      copies.set(kept, copy)
-      memory[slot] = copy
-    }
+  take(call: Call): () => Promise<void> {
+    const { kind } = call
+    const operands = call.operands.map((entry, i) =>
+      this.#taken(slotAt(kind.table, i)?.name ?? '', entry, kind === BACKWARD),
+    )
+    const encoded = encode({ ...call, operands })
+    // Copies: other calls use the originals before this one starts.
+    const [numbers, memory] = [encoded.numbers.slice(), encoded.memory.slice()]
+    encoded.memory.fill(null)
+    return () => bound(() => native.runAsync(numbers, ...memory))
   }
 
   /**
@@ -81,19 +68,44 @@ export class AsyncOperands {
     for (const operand of this.#outputs.values()) writeRows(operand, this.#copies.get(operand) as Operand)
   }
 
-  /** Returns whether a copy replaces the operand; otherwise the call uses it in place. */
-  #take(descriptor: Descriptor, slot: number, argument: string, operand: Operand, accumulate: boolean): boolean {
+  #taken(argument: string, entry: Entry, readsSaved: boolean): Entry {
+    if (entry === null) return null
+    if ('accumulate' in entry) {
+      // New memory needs nothing: the caller has it only once the call is done.
+      if (entry.isNew) return entry
+      const copy = this.#copyOf(argument, entry.operand)
+      if (copy === null) return entry
+      this.#outputs.set(argument, entry.operand)
+      return entry.in(copy)
+    }
+    if (entry instanceof Operand) return this.#copyOf(argument, entry) ?? entry
+    // What forward keeps is new, and the caller has what backward reads of it as the tensors of `saved`.
+    return readsSaved ? this.#savedPart(entry) : entry
+  }
+
+  #savedPart(part: Part): Part {
+    const memory = part.memory as HostData
+    if (byteLengthOf(memory) > COPIED_BYTES) {
+      this.#inPlace.push(['saved', memory])
+      return part
+    }
+    const copy = this.#saved.get(memory) ?? memory.slice()
+    this.#saved.set(memory, copy)
+    return { ...part, memory: copy }
+  }
+
+  /** The copy that replaces an operand; null: the call uses it in place. */
+  #copyOf(argument: string, operand: Operand): Operand | null {
     const memory = operand.memory as HostData
     refuseShrinking(argument, memory)
-    if (operand.byteLength === 0 || isShared(bufferOf(memory))) return false
+    if (operand.byteLength === 0 || isShared(bufferOf(memory))) return null
     if (operand.rows * operand.columns * bytesPerElement(operand.dtype) > COPIED_BYTES) {
       this.#inPlace.push([argument, memory])
-      return false
+      return null
     }
     const copy = this.#copies.get(operand) ?? copyOnHost(operand)
     this.#copies.set(operand, copy)
-    descriptor.operand(slot, copy, accumulate)
-    return true
+    return copy
   }
 }
 

@@ -3,8 +3,9 @@ import type { DeviceMemory } from '../memory/device-memory.js'
 import { Capture } from '../memory/capture.js'
 import { isDeviceMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Part } from '../memory/operand.js'
-import type { Located } from '../memory/placement.js'
+import type { Located } from '../memory/capture.js'
 import type { DeferredB } from './deferred-b.js'
+import type { WeightOperand } from './linear-problem.js'
 import type { Problem } from './problem.js'
 
 /** The small operands of a call on a device: those of the host, and ascending offsets, are in one block. */
@@ -24,6 +25,9 @@ export class CallState {
   /** The small operands as the kernels read them: in memory of the caller, or in a copy. */
   readonly mask: Part | null
   readonly sequenceOffsets: Part | null
+  /** What backward reads of `kept`; null: not kept. */
+  readonly hidden: Part | null
+  readonly probabilities: Part | null
   /** `[G, E]`: the caller's weights with fixed routing, otherwise a part of `kept`. */
   readonly weights: Part | null
   /** Gradients of b that backward calls have deferred and no fold has added yet, in the order of the calls. */
@@ -32,7 +36,7 @@ export class CallState {
   backwardCalls = 0
   /** Whether a backward call has run without the option `retain`. */
   isUsed = false
-  /** The versions of a, router and b in forward; null: a graph has recorded it, whose replays read later ones. */
+  /** The versions of a, router and b in forward; null: none is checked. Replays of a graph that recorded the call read later ones. */
   readonly versions: readonly (number | undefined)[] | null
 
   constructor(
@@ -41,19 +45,27 @@ export class CallState {
     readonly staged: Staged | null,
     /** One block for hidden, probabilities and weights; `problem` has the offsets. Null without `save`. */
     readonly kept: OperandMemory | null,
+    /** The weight of the frozen layer below the adapter; null: the adapter alone. */
+    readonly weight: WeightOperand | null,
   ) {
-    this.versions = Capture.current === null ? versionsOf(problem) : null
-    const small = staged ?? problem
+    this.versions = kept !== null && Capture.current === null ? versionsOf(problem) : null
+    const small = staged ?? problem.small
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets
-    this.weights =
-      kept !== null && problem.computesWeights ? { memory: kept, byteOffset: problem.weightsOffset } : small.weights
+    this.hidden = null
+    this.probabilities = null
+    this.weights = small.weights
+    if (kept === null) return
+    this.hidden = { memory: kept, byteOffset: 0 }
+    if (problem.keepsProbabilities) this.probabilities = { memory: kept, byteOffset: problem.probabilitiesOffset }
+    if (problem.computesWeights) this.weights = { memory: kept, byteOffset: problem.weightsOffset }
   }
 
   /** All operands and memory that work on a device uses. */
   get located(): (Located | null)[] {
-    const { kept, staged, problem } = this
-    return [...problem.operands, staged && staged.memory, kept !== null && isDeviceMemory(kept) ? kept : null]
+    const { kept, staged, problem, weight } = this
+    const keptOnDevice = kept !== null && isDeviceMemory(kept) ? kept : null
+    return [...problem.operands, weight && weight.operand, staged && staged.memory, keptOnDevice]
   }
 
   /** Adds the deferred gradient of a backward call. Async calls may end in another order than that of the calls. */

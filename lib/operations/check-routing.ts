@@ -11,11 +11,9 @@ import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { CPU } from '../memory/device.js'
 import type { Operand, Part } from '../memory/operand.js'
-import { type Pool, Problem, type Routing } from './problem.js'
+import { NOTHING_SMALL, type Pool, Problem, type Routing } from './problem.js'
 import type { ForwardInputs, ForwardSettings } from './read.js'
 import { checkMask, checkOffsets, checkWeights, onDevice } from './small-operands.js'
-
-const NONE: readonly Operand[] = []
 
 /** The problem of a Lily call; throws if a shape or a type is wrong, or an operand does not go with the routing. */
 export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: ForwardSettings): Problem {
@@ -30,24 +28,16 @@ export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: Forwar
 
   const { routing, pool, activation, precision, scaling, mask, weights } = settings
   const { offsets, groups } = offsetsOf(x, settings)
-  return new Problem({
-    routing,
-    pool,
-    activation,
-    precision,
-    scaling,
-    x,
-    a,
-    router,
-    b,
-    dOut: b.columns,
-    experts,
-    groups,
-    mask: mask === null ? null : checkMask(mask, x.rows, x.shape),
-    sequenceOffsets: offsets,
-    weights: weights === null ? null : checkWeights(weights, groups, experts),
-    deviceSources: x.device === CPU ? NONE : deviceSources(settings),
-  })
+  const small =
+    mask === null && offsets === null && weights === null
+      ? NOTHING_SMALL
+      : {
+          mask: mask === null ? null : checkMask(mask, x.rows, x.shape),
+          sequenceOffsets: offsets,
+          weights: weights === null ? null : checkWeights(weights, groups, experts),
+          deviceSources: x.device === CPU ? NOTHING_SMALL.deviceSources : deviceSources(settings),
+        }
+  return new Problem(routing, pool, activation, precision, scaling, x, a, router, b, b.columns, experts, groups, small)
 }
 
 /** The operands and options that each routing requires, allows and refuses. */
@@ -63,7 +53,7 @@ function checkPresence(
     refuse('router', routing, `its weights are ${routing === 'fixed' ? 'given' : 'equal'}`)
   }
   if (mask !== null && !pools) refuse('mask', routing, 'it pools no tokens')
-  checkPool(routing, pool)
+  if (pool === 'logits' && !pools) refusePool(routing)
   if (sequenceOffsets !== null && !grouped) refuse('sequenceOffsets', routing, 'it has no sequences')
   if (routing === 'fixed') {
     if (weights === null) fail('ERR_LILY_ARGUMENT', 'weights', "is required by routing 'fixed', got undefined")
@@ -86,8 +76,10 @@ export function poolsTokens(routing: Routing): boolean {
 
 /** @throws LilyError ERR_LILY_ARGUMENT if a routing that pools no tokens is given a pool */
 export function checkPool(routing: Routing, pool: Pool): void {
-  if (pool === 'logits' && !poolsTokens(routing)) refuse('pool', routing, 'it pools no tokens')
+  if (pool === 'logits' && !poolsTokens(routing)) refusePool(routing)
 }
+
+const refusePool = (routing: string): never => refuse('pool', routing, 'it pools no tokens')
 
 function refuse(argument: string, routing: string, why: string): never {
   fail('ERR_LILY_ARGUMENT', argument, `does not go with routing '${routing}': ${why}; leave it out`)

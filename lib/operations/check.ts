@@ -12,11 +12,14 @@ import {
 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import { webGpu } from '../binding/devices.js'
+import { size } from '../binding/slots.js'
+import { type Slot, type Table, tables } from '../binding/tables.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
-import { CPU } from '../memory/device.js'
+import { CPU, refuseWebGpu } from '../memory/device.js'
 import { checkAttached, type Operand } from '../memory/operand.js'
 import { type CallState, versionsOf } from './call-state.js'
+import { checkLinear, failDisposed, type WeightOperand } from './linear-problem.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
 import {
@@ -24,55 +27,77 @@ import {
   type BackwardSettings,
   type ForwardInputs,
   type ForwardSettings,
+  type GradientName,
+  GRADIENT_SLOTS,
   GRADIENTS,
 } from './read.js'
 
+const slotNamed = ({ slots }: Table, name: string) => slots.find((slot) => slot.name === name) as Slot
+const Y = slotNamed(tables.forward, 'y')
+const DY = slotNamed(tables.backward, 'dy')
+
+/** The operands that forward and backward read, in the order of their slots, and their names. */
+const INPUTS = ['x', 'a', 'router', 'b'] as const
+const inputsOf = (x: Operand, { a, router, b }: Pick<Problem, 'a' | 'router' | 'b'>) => [x, a, router, b]
+const SMALL = ['mask', 'sequenceOffsets', 'weights'] as const
+
 /** Checks that all operands of a forward call are on one available device, and that their memory is valid. */
-export function checkPlaces(
-  { x, a, router, b, y }: ForwardInputs,
-  { mask, sequenceOffsets, weights }: ForwardSettings,
-): void {
+export function checkPlaces(inputs: ForwardInputs, settings: ForwardSettings): void {
+  const { x, y } = inputs
+  const operands = inputsOf(x, inputs)
   // The others are compared with x, which a createLily object names itself if it is elsewhere.
   if (webGpu.current !== null) checkDevice('x', x.device)
   // This comes before checkPlace, which queries x's device for memory that may belong to another device.
-  checkSameDevice('a', a, 'x', x)
-  checkSameDevice('router', router, 'x', x)
-  checkSameDevice('b', b, 'x', x)
-  checkPlace('x', x, 'x', x)
-  checkPlace('a', a, 'x', x)
-  checkPlace('router', router, 'x', x)
-  checkPlace('b', b, 'x', x)
+  for (let i = 1; i < INPUTS.length; i++) checkSameDevice(INPUTS[i], operands[i], 'x', x)
+  for (let i = 0; i < INPUTS.length; i++) checkPlace(INPUTS[i], operands[i], 'x', x)
   if (y !== null) checkPlace('y', y.operand, 'x', x)
-  if (mask !== null) checkSmallPlace('mask', mask.source, x)
-  if (sequenceOffsets !== null) checkSmallPlace('sequenceOffsets', sequenceOffsets.source, x)
-  if (weights !== null) checkSmallPlace('weights', weights.source, x)
+  const small = [settings.mask, settings.sequenceOffsets, settings.weights]
+  for (let i = 0; i < SMALL.length; i++) {
+    // It may be on the host in any call.
+    const source = small[i]?.source
+    if (source != null && source.device !== CPU) checkPlace(SMALL[i], source, 'x', x)
+  }
   checkDevice('x', x.device)
 }
 
-/** A small operand may be on the host in any call. */
-function checkSmallPlace(argument: string, source: Operand | null, x: Operand): void {
-  if (source !== null && source.device !== CPU) checkPlace(argument, source, 'x', x)
+/** Checks an operand that is on the device of x: its size and its type are those of its slot. */
+function checkSlot({ name, rows, columns, type }: Slot, operand: Operand, problem: Problem): void {
+  const { sizes, x, a, experts, rank, dOut, routing } = problem
+  if (rows === size.tokens) checkTokenRows(name, operand, sizes[rows], sizes[columns])
+  else if (rows === size.bRows && routing !== 'none') checkExpertStack(name, operand, experts, rank, dOut)
+  else checkMatrix(name, operand, sizes[rows], sizes[columns])
+  if (type === 'activation') checkType(name, operand, x.dtype)
+  else checkTypeOrFloat32(name, operand, a.dtype)
 }
 
 /** Checks that y of a forward call has the problem's shape and type, and shares memory with no operand. */
-export function checkY({ x, a, router, b, dOut }: Problem, y: Output | null, settings: ForwardSettings): void {
+export function checkY(problem: Problem, y: Output | null, settings: ForwardSettings): void {
   if (y === null) return
-  checkTokenRows('y', y.operand, x.rows, dOut)
-  checkType('y', y.operand, x.dtype)
-  refuseOverlap('y', y.operand, 'x', x)
-  refuseOverlap('y', y.operand, 'a', a)
-  refuseOverlap('y', y.operand, 'router', router)
-  refuseOverlap('y', y.operand, 'b', b)
-  refuseOverlap('y', y.operand, 'mask', settings.mask?.source)
-  refuseOverlap('y', y.operand, 'sequenceOffsets', settings.sequenceOffsets?.source)
-  refuseOverlap('y', y.operand, 'weights', settings.weights?.source)
+  const operands = inputsOf(problem.x, problem)
+  checkSlot(Y, y.operand, problem)
+  for (let i = 0; i < INPUTS.length; i++) refuseOverlap('y', y.operand, INPUTS[i], operands[i])
+  const small = [settings.mask, settings.sequenceOffsets, settings.weights]
+  for (let i = 0; i < SMALL.length; i++) refuseOverlap('y', y.operand, SMALL[i], small[i]?.source)
+}
+
+/** Checks the frozen layer below the adapter, if there is one. */
+export function checkFrozen(
+  { dOut, dIn }: Pick<Problem, 'dOut' | 'dIn'>,
+  { x, weight, bias, y }: Pick<ForwardInputs, 'x' | 'weight' | 'bias' | 'y'>,
+): void {
+  if (weight === null) {
+    if (bias !== null)
+      fail('ERR_LILY_ARGUMENT', 'bias', 'is given without a weight; pass the weight too, or leave it out')
+    return
+  }
+  refuseWebGpu('weight', 'a frozen linear layer', x.device)
+  checkMatrix('weight', weight.operand, dOut, dIn)
+  checkLinear({ x, weight, bias, y }, false)
 }
 
 /** Checks the gradients of a backward call. */
 export function checkGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): void {
   const { problem } = state
-  const { a, router, b } = problem
-  const { dy, dx, da, dRouter, db } = inputs
   const x = inputs.x ?? problem.x
   checkNeeded(problem, inputs, settings)
   checkVersions(state, ['a', 'router', 'b'])
@@ -88,35 +113,19 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   // The operands of forward may have been disposed of or detached since.
   checkSameX(x, problem.x)
   checkDevice('x', x.device)
-  checkPlace('x', x, 'x', x)
-  checkPlace('a', a, 'x', x)
-  checkPlace('router', router, 'x', x)
-  checkPlace('b', b, 'x', x)
+  const operands = inputsOf(x, problem)
+  for (let i = 0; i < INPUTS.length; i++) checkPlace(INPUTS[i], operands[i], 'x', x)
+  if (state.weight !== null) checkSavedWeight(state.weight, 'x', x)
   checkKept(state)
-  checkPlace('dy', dy, 'x', x)
-  checkTokenRows('dy', dy, problem.tokens, problem.dOut)
-  checkType('dy', dy, x.dtype)
-  if (dx !== null) {
-    checkPlace('dx', dx.operand, 'x', x)
-    checkTokenRows('dx', dx.operand, problem.tokens, problem.dIn)
-    checkType('dx', dx.operand, x.dtype)
+  checkPlace('dy', inputs.dy, 'x', x)
+  checkSlot(DY, inputs.dy, problem)
+  for (const slot of GRADIENT_SLOTS) {
+    const gradient = inputs[slot.name as GradientName]?.operand
+    if (gradient === undefined) continue
+    checkPlace(slot.name, gradient, 'x', x)
+    checkSlot(slot, gradient, problem)
   }
-  if (da !== null) {
-    checkPlace('da', da.operand, 'x', x)
-    checkMatrix('da', da.operand, problem.rank, problem.dIn)
-    checkTypeOrFloat32('da', da.operand, a.dtype)
-  }
-  if (dRouter !== null) {
-    checkPlace('dRouter', dRouter.operand, 'x', x)
-    checkMatrix('dRouter', dRouter.operand, problem.experts, problem.rank)
-    checkTypeOrFloat32('dRouter', dRouter.operand, a.dtype)
-  }
-  if (db !== null) {
-    checkPlace('db', db.operand, 'x', x)
-    checkDb(db.operand, problem)
-    checkTypeOrFloat32('db', db.operand, b.dtype)
-  }
-  checkOverlaps(state, x, inputs)
+  checkOverlaps(state, operands, inputs)
 }
 
 /**
@@ -128,12 +137,22 @@ export function checkVersions({ problem, versions }: CallState, names: readonly 
   if (versions === null) return
   const now = versionsOf(problem)
   const changed = names.find((_, i) => now[i] !== versions[i])
-  if (changed === undefined) return
+  if (changed !== undefined) failChanged(changed)
+}
+
+function failChanged(name: string): never {
   fail(
     'ERR_LILY_ARGUMENT',
-    changed,
+    name,
     'expected the values of forward, but an optimiser has changed them since; run backward before step(), or forward again',
   )
+}
+
+/** Checks that the weight of a saved call is still there, and has the same values. */
+export function checkSavedWeight({ operand, packed, version }: WeightOperand, other: string, at: Operand): void {
+  if (packed?.isDisposed === true) failDisposed()
+  if (version !== null && operand.version !== version) failChanged('weight')
+  checkPlace('weight', operand, other, at)
 }
 
 /** Checks that an x that is given again is like that of forward. */
@@ -155,8 +174,9 @@ function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { nee
     if (inputs[name] === null || needs[name]) continue
     fail('ERR_LILY_ARGUMENT', name, `is given, but needs.${name} is false; leave out one of them`)
   }
-  if (router === null && inputs.dRouter !== null) {
-    fail('ERR_LILY_ARGUMENT', 'dRouter', `routing '${routing}' has no router; leave it out`)
+  const ofRouter = GRADIENTS[INPUTS.indexOf('router')]
+  if (router === null && inputs[ofRouter] !== null) {
+    fail('ERR_LILY_ARGUMENT', ofRouter, `routing '${routing}' has no router; leave it out`)
   }
   if (!deferB) return
   if (!needs.db) fail('ERR_LILY_ARGUMENT', 'deferB', 'leaves db to foldB, but needs.db is false; leave out one of them')
@@ -165,27 +185,24 @@ function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { nee
   }
 }
 
-/** Checks that a given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient. */
-function checkOverlaps({ problem, kept, weights }: CallState, x: Operand, inputs: BackwardInputs): void {
-  const { a, router, b } = problem
+/**
+ * Checks that a given gradient shares no memory with an operand, with the memory of the saved call, or with another gradient.
+ */
+function checkOverlaps(
+  { kept, weights, weight }: CallState,
+  operands: readonly (Operand | null)[],
+  inputs: BackwardInputs,
+): void {
   const given = weights !== null && weights.memory !== kept ? weights.memory : null
   for (let i = 0; i < GRADIENTS.length; i++) {
     const name = GRADIENTS[i]
     const output = inputs[name]?.operand
     if (output === undefined) continue
     refuseOverlap(name, output, 'dy', inputs.dy)
-    refuseOverlap(name, output, 'x', x)
-    refuseOverlap(name, output, 'a', a)
-    refuseOverlap(name, output, 'router', router)
-    refuseOverlap(name, output, 'b', b)
+    for (let j = 0; j < INPUTS.length; j++) refuseOverlap(name, output, INPUTS[j], operands[j])
+    refuseOverlap(name, output, 'weight', weight?.operand)
     refuseBuffer(name, output, 'saved', kept)
     refuseBuffer(name, output, 'saved.weights', given)
     for (let j = 0; j < i; j++) refuseOverlap(name, output, GRADIENTS[j], inputs[GRADIENTS[j]]?.operand)
   }
-}
-
-/** Checks that db has the shape in which the operation stores b. */
-function checkDb(db: Operand, { routing, experts, rank, dOut }: Problem): void {
-  if (routing === 'none') checkMatrix('db', db, dOut, rank)
-  else checkExpertStack('db', db, experts, rank, dOut)
 }

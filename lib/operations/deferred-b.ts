@@ -2,7 +2,12 @@
 import type { DeviceMemory } from '../memory/device-memory.js'
 import { isDeviceMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Part } from '../memory/operand.js'
+import type { GpuWork } from '../binding/gpu-call.js'
+import type { Placement } from '../memory/placement.js'
+import { FOLD, gpuMatrix, gpuRegion, NO_SIZES, region, type StackSizes } from './call.js'
 import type { CallState } from './call-state.js'
+import { run } from './dispatch.js'
+import type { Output } from './output.js'
 
 /**
  * The deferred gradient of one backward call. Its memory holds one D_g per group, and the fold adds
@@ -36,4 +41,36 @@ export class DeferredB {
   dispose(): void {
     for (const memory of this.located) memory.release()
   }
+}
+
+/** Adds the deferred gradients to db, or overwrites db with their sum. */
+export function runFold(
+  { experts, rank, dOut }: StackSizes,
+  deferred: readonly DeferredB[],
+  db: Output,
+  placement: Placement | null,
+): void {
+  const layers = deferred
+    .filter(({ partials }) => partials > 0)
+    .map(({ partials, memory, weights }) => ({
+      partials: region({ memory, byteOffset: 0 }, partials, rank * dOut),
+      weights: weights && region(weights, partials, experts),
+    }))
+  const operands = [db, ...layers.flatMap(({ partials, weights }) => [partials, weights])]
+  const call = { kind: FOLD, problem: { experts, rank, dOut, sizes: NO_SIZES }, operands, placement }
+  const gpu = (): GpuWork => ({
+    name: 'fold',
+    call: {
+      experts,
+      rank,
+      dOut,
+      db: { ...gpuMatrix(db.operand), accumulate: db.accumulate },
+      layers: layers.map(({ partials, weights }) => ({
+        partials: partials.rows,
+        matrices: gpuRegion(partials),
+        weights: weights && gpuRegion(weights),
+      })),
+    },
+  })
+  run({ calls: [call], placement, gpu })
 }

@@ -15,7 +15,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import type { CallState } from './call-state.js'
 import { Output } from './output.js'
 import type { Problem } from './problem.js'
-import { runFold } from './run.js'
+import { runFold } from './deferred-b.js'
 import { type LilySaved, readSaved } from './saved.js'
 
 /** Options of {@link foldB}. */

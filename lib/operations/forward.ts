@@ -6,9 +6,16 @@ import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { allocateForward, type ForwardCall } from './allocate.js'
 import { lilyProblem } from './check-routing.js'
-import { checkPlaces, checkY } from './check.js'
-import type { Activation, Pool, Precision, Problem, Routing } from './problem.js'
-import { type ForwardInputs, type ForwardSettings, readForwardInputs, readForwardSettings } from './read.js'
+import { checkFrozen, checkPlaces, checkY } from './check.js'
+import type { PackedLinear } from './packed-linear.js'
+import type { Activation, Pool, Precision, Routing } from './problem.js'
+import {
+  DEFAULT_MODES,
+  type ForwardInputs,
+  type ForwardSettings,
+  readForwardInputs,
+  readForwardOptions,
+} from './read.js'
 import { runForward, runForwardAsync } from './run.js'
 import type { LilySaved } from './saved.js'
 import type { MaskLike, OffsetsLike, WeightsLike } from './small-operands.js'
@@ -17,6 +24,13 @@ import type { MaskLike, OffsetsLike, WeightsLike } from './small-operands.js'
 export interface LilyForwardOperands {
   /** `[..., d_in]`: activations entering the adapted layer. */
   readonly x: TensorLike
+  /**
+   * `[d_out, d_in]`, in the type of x or float32: the frozen weight of the layer, which the call computes, too
+   * (docs/linear.md). A GPUDevice does not. Default: the adapter alone.
+   */
+  readonly weight?: TensorLike | PackedLinear | undefined
+  /** `[d_out]`, in the type of weight: the bias of the layer, together with `weight`. */
+  readonly bias?: TensorLike | undefined
   /** `[r, d_in]`: the low-dimension projector. r is at most 4096. */
   readonly a: TensorLike
   /** `[E, r]`: the layer's router, with routing batch, sequence and token only. E is at most 64. */
@@ -78,7 +92,7 @@ export interface LilyForwardResult<O> {
   readonly saved: SavedOf<O, LilySaved<RoutingOf<O>>>
 }
 
-const OPERANDS: Known = new Set(['x', 'a', 'router', 'b', 'y'])
+const OPERANDS: Known = new Set(['x', 'weight', 'bias', 'a', 'router', 'b', 'y'])
 /** The options of {@link lilyForward}. */
 export const FORWARD_OPTIONS: Known = new Set([
   'scaling',
@@ -97,7 +111,8 @@ export const FORWARD_OPTIONS: Known = new Set([
 
 /**
  * The Lily adapter of one linear layer: y += s h C, where h = phi(x a^T) is the hidden state and C = sum_e w_e B_e
- * combines the high-dimension projectors with the weights of the routing, which pools softmax(h router^T) or its logits.
+ * combines the high-dimension projectors with the weights of the routing, which pools softmax(h router^T) or its logits. With
+ * a `weight` the call computes the layer, too: y += x weight^T + bias + s h C (docs/linear.md).
  * Source: arXiv 2407.09946, with the details in docs/math.md.
  *
  * | routing | router | mask | groups | saved.probabilities | saved.weights |
@@ -115,6 +130,8 @@ export const FORWARD_OPTIONS: Known = new Set([
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example
  * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { scaling: 2 })
+ * @example
+ * const { y, saved } = lilyForward({ x, weight, bias, a, router, b }, { scaling: 2 })
  */
 export function lilyForward<O extends Exact<O, LilyForwardOptions> = object>(
   operands: LilyForwardOperands,
@@ -142,7 +159,7 @@ export async function lilyForwardAsync<O extends Exact<O, LilyForwardOptions> = 
 
 function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, OPERANDS)
-  return prepareForward(inputs, readForwardSettings(options, FORWARD_OPTIONS))
+  return prepareForward(inputs, readForwardOptions<never>(options, FORWARD_OPTIONS, DEFAULT_MODES))
 }
 
 /**
@@ -150,13 +167,9 @@ function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}
  * prepared before the first one runs.
  */
 export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
-  return allocateForward(checkForward(inputs, settings), inputs.y, settings)
-}
-
-/** The second phase of a call: if it throws, nothing has been allocated or written. */
-export function checkForward(inputs: ForwardInputs, settings: ForwardSettings): Problem {
   checkPlaces(inputs, settings)
   const problem = lilyProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
-  return problem
+  if (inputs.weight !== null || inputs.bias !== null) checkFrozen(problem, inputs)
+  return allocateForward(problem, inputs, settings)
 }

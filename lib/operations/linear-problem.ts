@@ -1,12 +1,22 @@
-/** A checked call of a frozen linear layer. */
+/** A call of a frozen linear layer, alone or below an adapter, between reading and running. */
+import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkWeight } from '../base/checks.js'
 import type { DType } from '../base/dtype.js'
-import type { Operand, Part } from '../memory/operand.js'
+import { fail, reading } from '../base/errors.js'
+import { shapeText } from '../base/shape.js'
+import { checkDevice } from '../memory/backends.js'
+import { Capture } from '../memory/capture.js'
+import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
+import { refuseWebGpu } from '../memory/device.js'
+import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
-import type { Output } from './output.js'
+import { resolve } from '../tensor/resolve.js'
+import { type Call, LINEAR, LINEAR_BACKWARD, NO_SIZES, type Region, type Sized } from './call.js'
+import { Output } from './output.js'
+import { packedWeightOf } from './packed-linear.js'
 import type { Precision } from './problem.js'
 
 /** What determines the packed form of a weight. */
-export interface LinearProblem {
+export interface LinearProblem extends Sized {
   /** [d_out, d_in] */
   readonly weight: Operand
   /** False: y (+)= x W^T + bias. True: dx (+)= dy W. */
@@ -14,14 +24,122 @@ export interface LinearProblem {
   /** Type of x and y, or of dy and dx. */
   readonly dtype: DType
   readonly precision: Precision
+  /** M */
+  readonly tokens: number
 }
 
-/** A call that is ready to run. If it is transposed, x is dy and y is dx. */
+/** A call that is ready to run, and its result: y, or dx. */
 export interface LinearCall {
-  readonly problem: LinearProblem
-  readonly x: Operand
-  readonly packed: Part | null
-  readonly bias: Operand | null
+  readonly call: Call<LinearProblem>
   readonly y: Output
-  readonly placement: Placement | null
+}
+
+/** What a {@link PackedLinear} refers to: a weight and its packed forms. */
+export interface PackedWeight {
+  readonly weight: Operand
+  readonly isDisposed: boolean
+  /** The form that a call with so many tokens uses. It is packed if no call has used it before. Null: it uses none. */
+  form(problem: LinearProblem): Region | null
+}
+
+/** A weight as an operand of a call, with its packed forms if it has any. */
+export interface WeightOperand {
+  readonly operand: Operand
+  readonly packed: PackedWeight | null
+  /** The version of the operand in the call; null: a graph records the call, whose replays read later ones. */
+  readonly version: number | null
+}
+
+export function readWeight(value: unknown): WeightOperand {
+  const found = reading('weight', () => packedWeightOf(value))
+  const packed = found === undefined ? null : (found ?? failDisposed())
+  const operand = packed?.weight ?? resolve('weight', value)
+  return { operand, packed, version: Capture.current === null ? operand.version : null }
+}
+
+export function failDisposed(): never {
+  fail('ERR_LILY_DISPOSED', 'weight', 'this packed weight is disposed of; use it before dispose()')
+}
+
+/** Operands of a call before their checks. */
+export interface LinearInputs {
+  readonly x: Operand
+  readonly weight: WeightOperand
+  readonly bias: Operand | null
+  readonly y: Output | null
+}
+
+export interface LinearSettings {
+  readonly precision: Precision
+  readonly accumulate: boolean
+}
+
+/** The names that the operands of a direction have in error messages, and the size of its x. */
+interface Names {
+  readonly x: string
+  readonly y: string
+  readonly size: string
+}
+const FORWARD: Names = { x: 'x', y: 'y', size: 'd_in' }
+const BACKWARD: Names = { x: 'dy', y: 'dx', size: 'd_out' }
+
+/** The second phase of a call: if it throws, nothing has been allocated or written. */
+export function checkLinear({ x, weight: { operand: weight }, bias, y }: LinearInputs, transposed: boolean): void {
+  const names = transposed ? BACKWARD : FORWARD
+  // This comes before checkPlace, which queries the device for memory that may belong to another device.
+  checkSameDevice('weight', weight, names.x, x)
+  checkSameDevice('bias', bias, names.x, x)
+  checkPlace(names.x, x, names.x, x)
+  checkPlace('weight', weight, names.x, x)
+  checkPlace('bias', bias, names.x, x)
+  if (y !== null) checkPlace(names.y, y.operand, names.x, x)
+  checkDevice(names.x, x.device)
+  refuseWebGpu(names.x, 'a frozen linear layer', x.device)
+
+  checkActivations(x, names.x, names.size)
+  checkWeight(weight)
+  const [dOut, dIn] = weight.shape
+  const depth = transposed ? dOut : dIn
+  if (x.columns !== depth) {
+    const expected = transposed ? `[${x.columns}, d_in]` : `[d_out, ${x.columns}]`
+    fail(
+      'ERR_LILY_SHAPE',
+      'weight',
+      `expected ${expected} (${names.x} has ${names.size} ${x.columns}), got ${shapeText(weight.shape)}`,
+    )
+  }
+  checkTypeOrFloat32('weight', weight, x.dtype)
+  if (bias !== null) {
+    if (bias.shape.length !== 1 || bias.columns !== dOut) {
+      fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
+    }
+    checkType('bias', bias, weight.dtype)
+  }
+  if (y === null) return
+  checkTokenRows(names.y, y.operand, x.rows, transposed ? dIn : dOut)
+  checkType(names.y, y.operand, x.dtype)
+  refuseOverlap(names.y, y.operand, names.x, x)
+  refuseOverlap(names.y, y.operand, 'weight', weight)
+  refuseOverlap(names.y, y.operand, 'bias', bias)
+}
+
+/**
+ * The third phase: the packed form of the weight, and memory for the result.
+ *
+ * @param shape of a new result. Default: the leading dimensions of x, or of dy
+ */
+export function allocateLinear(
+  { x, weight: { operand: weight, packed }, bias, y }: LinearInputs,
+  { precision, accumulate }: LinearSettings,
+  placement: Placement | null,
+  transposed: boolean,
+  shape?: readonly number[],
+): LinearCall {
+  const problem = { weight, transposed, dtype: x.dtype, precision, tokens: x.rows, sizes: NO_SIZES }
+  const form = packed?.form(problem) ?? null
+  if (y !== null) y.accumulate = accumulate
+  const sizes = shape ?? [...x.shape.slice(0, -1), transposed ? weight.columns : weight.rows]
+  const output = y ?? Output.fresh(transposed ? 'dx' : 'y', x.dtype, sizes, placement)
+  const operands = [x, weight, form, bias, output]
+  return { call: { kind: transposed ? LINEAR_BACKWARD : LINEAR, problem, operands, placement }, y: output }
 }

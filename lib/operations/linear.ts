@@ -1,23 +1,23 @@
 /** The frozen linear layer below an adapter, forward and backward. */
-import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkWeight } from '../base/checks.js'
-import { fail } from '../base/errors.js'
 import { type Known, readChoice, readFlag, readProperties } from '../base/options.js'
-import { shapeText } from '../base/shape.js'
-import { checkDevice } from '../memory/backends.js'
-import { refuseWebGpu } from '../memory/device.js'
-import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
-import type { Operand } from '../memory/operand.js'
 import { Placement, type StreamOption } from '../memory/placement.js'
 import { resolve, resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import type { LinearCall } from './linear-problem.js'
+import {
+  allocateLinear,
+  checkLinear,
+  type LinearCall,
+  type LinearInputs,
+  type LinearSettings,
+  readWeight,
+} from './linear-problem.js'
+import { run, runAsync, type Work } from './dispatch.js'
 import { Output } from './output.js'
-import { type PackedLinear, type WeightOperand, readWeight } from './packed-linear.js'
+import type { PackedLinear } from './packed-linear.js'
 import type { Precision } from './problem.js'
 import { PRECISIONS } from './read.js'
-import { runLinear, runLinearAsync } from './dispatch.js'
 
 /** Operands of {@link linearForward}. M is the product of the leading dimensions of x. */
 export interface LinearForwardOperands {
@@ -82,7 +82,7 @@ const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
  */
 export function linearForward(operands: LinearForwardOperands, options?: LinearOptions): LinearForwardResult {
   const call = prepareForward(operands, options)
-  runLinear(call)
+  run(workOf(call))
   return { y: call.y.tensor }
 }
 
@@ -98,7 +98,7 @@ export async function linearForwardAsync(
   options?: LinearOptions,
 ): Promise<LinearForwardResult> {
   const call = prepareForward(operands, options)
-  await runLinearAsync(call)
+  await runAsync('linearForward or linearBackward', workOf(call))
   return { y: call.y.tensor }
 }
 
@@ -114,7 +114,7 @@ export async function linearForwardAsync(
  */
 export function linearBackward(operands: LinearBackwardOperands, options?: LinearOptions): LinearBackwardResult {
   const call = prepareBackward(operands, options)
-  runLinear(call)
+  run(workOf(call))
   return { dx: call.y.tensor }
 }
 
@@ -130,32 +130,11 @@ export async function linearBackwardAsync(
   options?: LinearOptions,
 ): Promise<LinearBackwardResult> {
   const call = prepareBackward(operands, options)
-  await runLinearAsync(call)
+  await runAsync('linearForward or linearBackward', workOf(call))
   return { dx: call.y.tensor }
 }
 
-/** Operands of a call before their checks. */
-export interface LinearInputs {
-  readonly x: Operand
-  readonly weight: WeightOperand
-  readonly bias: Operand | null
-  readonly y: Output | null
-}
-
-export interface LinearSettings {
-  readonly precision: Precision
-  readonly accumulate: boolean
-  readonly stream: StreamOption
-}
-
-/** The names that the operands of a direction have in error messages, and the size of its x. */
-interface Names {
-  readonly x: string
-  readonly y: string
-  readonly size: string
-}
-const FORWARD: Names = { x: 'x', y: 'y', size: 'd_in' }
-const BACKWARD: Names = { x: 'dy', y: 'dx', size: 'd_out' }
+export const workOf = ({ call }: LinearCall): Work => ({ calls: [call], placement: call.placement })
 
 function prepareForward(operands: LinearForwardOperands, options: LinearOptions = {}): LinearCall {
   const inputs = readProperties('operands', operands, FORWARD_OPERANDS, ({ x, weight, bias, y }) => ({
@@ -165,8 +144,7 @@ function prepareForward(operands: LinearForwardOperands, options: LinearOptions 
     y: Output.of('y', y),
   }))
   const settings = readSettings(options)
-  checkLinear(inputs, false)
-  return allocateLinear(inputs, settings, false)
+  return prepareLinear(inputs, settings, false)
 }
 
 function prepareBackward(operands: LinearBackwardOperands, options: LinearOptions = {}): LinearCall {
@@ -177,77 +155,25 @@ function prepareBackward(operands: LinearBackwardOperands, options: LinearOption
     y: Output.of('dx', dx),
   }))
   const settings = readSettings(options)
-  checkLinear(inputs, true)
-  return allocateLinear(inputs, settings, true)
+  return prepareLinear(inputs, settings, true)
 }
 
-function readSettings(options: object): LinearSettings {
+/** The phases of a call between reading and running. It writes to no memory of the caller. */
+export function prepareLinear(inputs: LinearInputs, settings: Settings, transposed: boolean): LinearCall {
+  checkLinear(inputs, transposed)
+  const { x, weight, bias, y } = inputs
+  const placement = Placement.of(x.device, settings.stream, () => [x, weight.operand, bias, y?.operand])
+  return allocateLinear(inputs, settings, placement, transposed)
+}
+
+interface Settings extends LinearSettings {
+  readonly stream: StreamOption
+}
+
+function readSettings(options: object): Settings {
   return readProperties('options', options, OPTIONS, ({ precision, accumulate, stream, encoder }) => ({
     precision: readChoice('precision', precision, PRECISIONS, 'default'),
     accumulate: readFlag('accumulate', accumulate, true),
     stream: readStream(stream, encoder),
   }))
-}
-
-/** The second phase of a call: if it throws, nothing has been allocated or written. */
-export function checkLinear({ x, weight: { operand: weight }, bias, y }: LinearInputs, transposed: boolean): void {
-  const names = transposed ? BACKWARD : FORWARD
-  // This comes before checkPlace, which queries the device for memory that may belong to another device.
-  checkSameDevice('weight', weight, names.x, x)
-  checkSameDevice('bias', bias, names.x, x)
-  checkPlace(names.x, x, names.x, x)
-  checkPlace('weight', weight, names.x, x)
-  checkPlace('bias', bias, names.x, x)
-  if (y !== null) checkPlace(names.y, y.operand, names.x, x)
-  checkDevice(names.x, x.device)
-  refuseWebGpu(names.x, 'a frozen linear layer', x.device)
-
-  checkActivations(x, names.x, names.size)
-  checkWeight(weight)
-  const [dOut, dIn] = weight.shape
-  const depth = transposed ? dOut : dIn
-  if (x.columns !== depth) {
-    const expected = transposed ? `[${x.columns}, d_in]` : `[d_out, ${x.columns}]`
-    fail(
-      'ERR_LILY_SHAPE',
-      'weight',
-      `expected ${expected} (${names.x} has ${names.size} ${x.columns}), got ${shapeText(weight.shape)}`,
-    )
-  }
-  checkTypeOrFloat32('weight', weight, x.dtype)
-  if (bias !== null) {
-    if (bias.shape.length !== 1 || bias.columns !== dOut) {
-      fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
-    }
-    checkType('bias', bias, weight.dtype)
-  }
-  if (y === null) return
-  checkTokenRows(names.y, y.operand, x.rows, transposed ? dIn : dOut)
-  checkType(names.y, y.operand, x.dtype)
-  refuseOverlap(names.y, y.operand, names.x, x)
-  refuseOverlap(names.y, y.operand, 'weight', weight)
-  refuseOverlap(names.y, y.operand, 'bias', bias)
-}
-
-/**
- * The third phase: the stream, the packed form of the weight, and memory for the result.
- *
- * @param shape of a new result. Default: the leading dimensions of x, or of dy
- */
-export function allocateLinear(
-  { x, weight: { operand: weight, packed }, bias, y }: LinearInputs,
-  { precision, accumulate, stream }: LinearSettings,
-  transposed: boolean,
-  shape?: readonly number[],
-): LinearCall {
-  const problem = { weight, transposed, dtype: x.dtype, precision }
-  const placement = Placement.of(x.device, stream, () => [x, weight, bias, y?.operand])
-  const form = packed?.form(problem, x.rows) ?? null
-  if (y !== null) {
-    y.accumulate = accumulate
-    return { problem, x, packed: form, bias, y, placement }
-  }
-  const sizes = shape ?? [...x.shape.slice(0, -1), transposed ? weight.columns : weight.rows]
-  const output = Output.fresh(transposed ? 'dx' : 'y', x.dtype, sizes, placement)
-  return { problem, x, packed: form, bias, y: output, placement }
 }

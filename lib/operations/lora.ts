@@ -4,22 +4,23 @@ import { fail } from '../base/errors.js'
 import type { GpuCommandEncoder } from '../base/gpu-types.js'
 import type { Exact, Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
-import type { Operand } from '../memory/operand.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { allocateForward, allocateGradients, type BackwardCall, type ForwardCall } from './allocate.js'
-import type { GradientOf } from './backward.js'
-import { checkGradients, checkPlaces, checkY } from './check.js'
+import { allocateForward, type BackwardCall, type ForwardCall } from './allocate.js'
+import { type GradientOf, prepareBackward } from './backward.js'
+import { checkFrozen, checkPlaces, checkY } from './check.js'
 import type { SavedOf } from './forward.js'
-import { type Precision, Problem } from './problem.js'
+import type { PackedLinear } from './packed-linear.js'
+import { type Precision, NOTHING_SMALL, Problem } from './problem.js'
 import {
+  DEFAULT_MODES,
   type ForwardInputs,
   type ForwardSettings,
   readBackwardInputs,
   readBackwardSettings,
   readForwardInputs,
-  readForwardSettings,
+  readForwardOptions,
 } from './read.js'
 import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './run.js'
 import { type LoraSaved, readSaved } from './saved.js'
@@ -28,6 +29,13 @@ import { type LoraSaved, readSaved } from './saved.js'
 export interface LoraForwardOperands {
   /** `[..., d_in]`: activations entering the adapted layer. */
   readonly x: TensorLike
+  /**
+   * `[d_out, d_in]`, in the type of x or float32: the frozen weight of the layer, which the call computes, too
+   * (docs/linear.md). A GPUDevice does not. Default: the adapter alone.
+   */
+  readonly weight?: TensorLike | PackedLinear | undefined
+  /** `[d_out]`, in the type of weight: the bias of the layer, together with `weight`. */
+  readonly bias?: TensorLike | undefined
   /** [r, d_in]. r is at most 4096. */
   readonly a: TensorLike
   /** [d_out, r], as PEFT stores it. */
@@ -107,16 +115,16 @@ export interface LoraGradients<O> {
   readonly db: GradientOf<O, 'db'>
 }
 
-const FORWARD_OPERANDS: Known = new Set(['x', 'a', 'b', 'y'])
+const FORWARD_OPERANDS: Known = new Set(['x', 'weight', 'bias', 'a', 'b', 'y'])
 export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream', 'encoder'])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
 export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'retain', 'accumulate', 'stream', 'encoder'])
 export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
-const NONE: readonly Operand[] = []
 
 /**
- * The LoRA adapter of one linear layer: y += scaling * (x a^T) b^T (arXiv 2106.09685). On the cpu it returns when the work
- * is done; on a device it enqueues the work. The operands must not change before backward has run.
+ * The LoRA adapter of one linear layer: y += scaling * (x a^T) b^T (arXiv 2106.09685). With a `weight` the call computes the
+ * layer, too: y += x weight^T + bias + scaling * (x a^T) b^T (docs/linear.md). On the cpu it returns when the work is done; on
+ * a device it enqueues the work. The operands must not change before backward has run.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
@@ -145,7 +153,7 @@ export async function loraForwardAsync<O extends Exact<O, LoraForwardOptions> = 
 }
 
 /**
- * The gradients of {@link loraForward} from the gradient of its y. Formulas: docs/math.md#lora. On the cpu it returns when
+ * The gradients of {@link loraForward} from the gradient of its y; with a `weight`, dx includes dy weight. Formulas: docs/math.md#lora. On the cpu it returns when
  * the work is done; on a device it enqueues the work.
  *
  * @param saved the result `saved` of loraForward, whose operands must not have changed. Without `retain` it is for one
@@ -160,7 +168,7 @@ export function loraBackward<O extends Exact<O, LoraBackwardOptions> = object>(
   saved: LoraSaved,
   options?: O,
 ): LoraGradients<O> {
-  return runBackward(prepareBackward(operands, saved, options)) as LoraGradients<O>
+  return runBackward(prepareGradients(operands, saved, options)) as LoraGradients<O>
 }
 
 /**
@@ -175,21 +183,22 @@ export async function loraBackwardAsync<O extends Exact<O, LoraBackwardOptions> 
   saved: LoraSaved,
   options?: O,
 ): Promise<LoraGradients<O>> {
-  return (await runBackwardAsync(prepareBackward(operands, saved, options))) as LoraGradients<O>
+  return (await runBackwardAsync(prepareGradients(operands, saved, options))) as LoraGradients<O>
 }
 
 function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
   const inputs = readForwardInputs(operands, FORWARD_OPERANDS)
-  const settings = readForwardSettings(options, LORA_FORWARD_OPTIONS)
-  return allocateForward(checkLoraForward(inputs, settings), inputs.y, settings)
+  const settings = readForwardOptions<never>(options, LORA_FORWARD_OPTIONS, DEFAULT_MODES)
+  return prepareForward(inputs, settings)
 }
 
-/** The second phase of a call: if it throws, nothing has been allocated or written. */
-export function checkLoraForward(inputs: ForwardInputs, settings: ForwardSettings): Problem {
+/** The phases of a call between reading and running, as those of Lily. */
+export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
-  return problem
+  if (inputs.weight !== null || inputs.bias !== null) checkFrozen(problem, inputs)
+  return allocateForward(problem, inputs, settings)
 }
 
 function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ForwardSettings): Problem {
@@ -200,34 +209,16 @@ function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: Forward
     fail('ERR_LILY_SHAPE', 'b', `expected [d_out, ${a.rows}] (a has r ${a.rows}), got ${shapeText(b.shape)}`)
   }
   checkType('b', b, a.dtype)
-  return new Problem({
-    routing: 'none',
-    pool: 'probabilities',
-    activation: 'none',
-    precision,
-    scaling,
-    x,
-    a,
-    router: null,
-    b,
-    dOut: b.rows,
-    experts: 1,
-    groups: 1,
-    mask: null,
-    sequenceOffsets: null,
-    weights: null,
-    deviceSources: NONE,
-  })
+  const { pool, activation } = DEFAULT_MODES
+  return new Problem('none', pool, activation, precision, scaling, x, a, null, b, b.rows, 1, 1, NOTHING_SMALL)
 }
 
-function prepareBackward(
+function prepareGradients(
   operands: LoraBackwardOperands,
   saved: LoraSaved,
   options: LoraBackwardOptions = {},
 ): BackwardCall {
   const inputs = readBackwardInputs(operands, BACKWARD_OPERANDS)
   const settings = readBackwardSettings(options, LORA_BACKWARD_OPTIONS, LORA_NEEDS)
-  const state = readSaved('saved', saved, 'loraForward')
-  checkGradients(state, inputs, settings)
-  return allocateGradients(state, inputs, settings)
+  return prepareBackward(readSaved('saved', saved, 'loraForward'), inputs, settings)
 }

@@ -22,7 +22,7 @@ export class Output {
   static of(argument: string, value: unknown): Output | null {
     if (value === undefined) return null
     const operand = resolve(argument, value)
-    refuseReadOnly(argument, operand)
+    if (operand.isReadOnly) refuseReadOnly(argument)
     return new Output(operand, isInstance(value, Tensor) ? value : undefined, true)
   }
 
@@ -35,9 +35,14 @@ export class Output {
     return this.given === null
   }
 
-  /** The same memory as the output of a further call. */
-  again(): Output {
-    return new Output(this.operand, this.given, this.accumulate)
+  /** The output of a further call, which adds to it. */
+  addedTo(): Output {
+    return new Output(this.operand, this.given, true)
+  }
+
+  /** The same output in other memory. */
+  in(operand: Operand): Output {
+    return new Output(operand, this.given, this.accumulate)
   }
 
   /** The result for the caller: the same tensor object if the caller gave a tensor. */

@@ -1,13 +1,11 @@
 /** The packed forms of a frozen weight. */
 import { checkWeight } from '../base/checks.js'
-import { isOf, packedKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { DType, HostData } from '../base/dtype.js'
-import { fail, LilyError } from '../base/errors.js'
+import { LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { byteLengthOf } from '../base/views.js'
-import { linearSlots } from '../binding/descriptor.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
@@ -15,17 +13,17 @@ import { checkDevice } from '../memory/backends.js'
 import { CPU, type Device, refuseWebGpu } from '../memory/device.js'
 import { addressOf } from '../memory/host-memory.js'
 import { isHostMemory } from '../memory/operand-memory.js'
-import { checkMemory, type Operand, type Part } from '../memory/operand.js'
+import { checkMemory, type Operand } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
-import { describeWeight, linear } from './launch.js'
-import type { LinearProblem } from './linear-problem.js'
+import { encode, launch, PACK, region, type Region } from './call.js'
+import type { LinearProblem, PackedWeight } from './linear-problem.js'
 
 /** Alignment in bytes of a packed form: a cache line, which is also the widest vector. */
 const ALIGNMENT = 64
 
-/** A weight and its packed forms. */
-class PackedWeight {
-  readonly #forms = new Map<string, Part>()
+class Packed implements PackedWeight {
+  readonly #forms = new Map<string, Region>()
+  isDisposed = false
 
   constructor(readonly weight: Operand) {}
 
@@ -35,44 +33,43 @@ class PackedWeight {
     return bytes
   }
 
-  /** The form that a call with so many tokens uses. It is packed if no call has used it before. Null: it uses none. */
-  form(problem: LinearProblem, tokens: number): Part | null {
-    if (problem.weight.device !== CPU) return null
-    try {
-      describeWeight(problem, tokens, null)
-      const bytes = bound(() => native.linearPackedBytes(linear.numbers, ...linear.memory))
-      if (bytes === 0) return null
-      const key = `${problem.transposed} ${problem.dtype} ${problem.precision}`
-      const known = this.#forms.get(key)
-      if (known !== undefined) return known
-      const form = allocateAligned(bytes)
-      linear.part(linearSlots.packed, form, 0)
-      bound(() => {
-        native.linearPack(linear.numbers, ...linear.memory)
-      })
-      this.#forms.set(key, form)
-      return form
-    } finally {
-      linear.clear()
-    }
+  form(problem: LinearProblem): Region | null {
+    const { weight } = problem
+    if (weight.device !== CPU) return null
+    const call = { kind: PACK, problem, operands: [weight, null], placement: null }
+    const { numbers, memory } = encode(call)
+    const bytes = bound(() => native.packedBytes(numbers, ...memory))
+    memory.fill(null)
+    if (bytes === 0) return null
+    const key = `${problem.transposed} ${problem.dtype} ${problem.precision}`
+    const known = this.#forms.get(key)
+    if (known !== undefined) return known
+    const form = allocateAligned(bytes)
+    bound(() => {
+      launch({ ...call, operands: [weight, form] })
+    })
+    this.#forms.set(key, form)
+    return form
   }
 
   dispose(): void {
+    this.isDisposed = true
     this.#forms.clear()
     // The weight is of the caller: only the reference to device memory is this object's own.
     if (!isHostMemory(this.weight.memory)) this.weight.dispose()
   }
 }
 
-function allocateAligned(bytes: number): Part {
+function allocateAligned(bytes: number): Region {
   const memory = allocateOnHost('weight', 'float32', (bytes + ALIGNMENT) / Float32Array.BYTES_PER_ELEMENT)
-  return { memory, byteOffset: (ALIGNMENT - (addressOf(memory) % ALIGNMENT)) % ALIGNMENT }
+  const byteOffset = (ALIGNMENT - (addressOf(memory) % ALIGNMENT)) % ALIGNMENT
+  return region({ memory, byteOffset }, 1, bytes / Float32Array.BYTES_PER_ELEMENT)
 }
 
-/** The state of a packed weight: null once it is disposed of. */
-let weightOf: (packed: PackedLinear) => PackedWeight | null
+/** The state of a packed weight: null once it is disposed of; undefined for any other value. */
+export let packedWeightOf: (value: unknown) => PackedWeight | null | undefined
 
-let packedOf: (weight: PackedWeight) => PackedLinear
+let packedOf: (weight: Packed) => PackedLinear
 
 /**
  * A frozen weight with the packed forms in which the cpu backend multiplies it: {@link packLinear} creates one. Pass it
@@ -89,25 +86,16 @@ let packedOf: (weight: PackedWeight) => PackedLinear
  * console.log(packed.byteLength)
  */
 export class PackedLinear {
-  #weight: PackedWeight | null
+  #weight: Packed | null
 
-  private constructor(key: symbol, weight: PackedWeight) {
+  private constructor(key: symbol, weight: Packed) {
     checkCreate(key, 'PackedLinear', 'packLinear(weight)')
     this.#weight = weight
   }
 
   static {
-    weightOf = (packed) => packed[packedKey]()
+    packedWeightOf = (value) => (value instanceof PackedLinear ? value.#weight : undefined)
     packedOf = (weight) => new PackedLinear(CREATE, weight)
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is PackedLinear {
-    return isOf(packedKey, value)
-  }
-
-  /** @internal */
-  [packedKey](): PackedWeight | null {
-    return this.#weight
   }
 
   /**
@@ -158,7 +146,7 @@ export class PackedLinear {
     return `PackedLinear { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id} }`
   }
 
-  #open(): PackedWeight {
+  #open(): Packed {
     if (this.#weight !== null) return this.#weight
     throw new LilyError('ERR_LILY_DISPOSED', 'this packed weight is disposed of; use it before dispose()')
   }
@@ -181,20 +169,5 @@ export function packLinear(weight: TensorLike): PackedLinear {
   checkWeight(operand)
   checkDevice('weight', operand.device)
   refuseWebGpu('weight', 'a frozen linear layer', operand.device)
-  return packedOf(new PackedWeight(isHostMemory(operand.memory) ? operand : operand.share()))
-}
-
-/** A weight as an operand of a call, with its packed forms if it has any. */
-export interface WeightOperand {
-  readonly operand: Operand
-  readonly packed: PackedWeight | null
-}
-
-export function readWeight(value: unknown): WeightOperand {
-  if (!isOf(packedKey, value)) return { operand: resolve('weight', value), packed: null }
-  const packed = weightOf(value as PackedLinear)
-  if (packed === null) {
-    return fail('ERR_LILY_DISPOSED', 'weight', 'this packed weight is disposed of; use it before dispose()')
-  }
-  return { operand: packed.weight, packed }
+  return packedOf(new Packed(isHostMemory(operand.memory) ? operand : operand.share()))
 }

@@ -28,91 +28,75 @@ export type Precision = 'default' | 'high' | 'tf32'
 /** Alignment in bytes of the parts of a block: a cache line. */
 const ALIGNMENT = 64
 
-export interface ProblemData {
-  /** `none`: LoRA. */
-  readonly routing: Routing | 'none'
-  readonly pool: Pool
-  readonly activation: Activation
-  readonly precision: Precision
-  readonly scaling: number
-  readonly x: Operand
-  readonly a: Operand
-  readonly router: Operand | null
-  readonly b: Operand
-  readonly dOut: number
-  readonly experts: number
-  readonly groups: number
-  /** The small operands: a copy on the host, or memory of the caller on the device. */
+/** The small operands of a call: a copy on the host, or memory of the caller on the device. */
+export interface Small {
   readonly mask: Part | null
   readonly sequenceOffsets: Part | null
   readonly weights: Part | null
-  /** The small operands that are in device memory of the caller. */
+  /** Those that are in device memory of the caller. */
   readonly deviceSources: readonly Operand[]
 }
 
-export class Problem implements ProblemData {
-  readonly routing: Routing | 'none'
-  readonly pool: Pool
-  readonly activation: Activation
-  readonly precision: Precision
-  readonly scaling: number
-  readonly x: Operand
-  readonly a: Operand
-  readonly router: Operand | null
-  readonly b: Operand
-  readonly dOut: number
-  readonly experts: number
-  readonly groups: number
-  readonly mask: Part | null
-  readonly sequenceOffsets: Part | null
-  readonly weights: Part | null
-  readonly deviceSources: readonly Operand[]
+export const NOTHING_SMALL: Small = { mask: null, sequenceOffsets: null, weights: null, deviceSources: [] }
 
-  constructor(data: ProblemData) {
-    this.routing = data.routing
-    this.pool = data.pool
-    this.activation = data.activation
-    this.precision = data.precision
-    this.scaling = data.scaling
-    this.x = data.x
-    this.a = data.a
-    this.router = data.router
-    this.b = data.b
-    this.dOut = data.dOut
-    this.experts = data.experts
-    this.groups = data.groups
-    this.mask = data.mask
-    this.sequenceOffsets = data.sequenceOffsets
-    this.weights = data.weights
-    this.deviceSources = data.deviceSources
-  }
-
-  get tokens(): number {
-    return this.x.rows
-  }
-
-  get dIn(): number {
-    return this.x.columns
-  }
-
-  get rank(): number {
-    return this.a.rows
-  }
-
+export class Problem {
+  readonly tokens: number
+  readonly dIn: number
+  readonly rank: number
   /** The type of x, or float32 with precision `high`, which computes the gradients of float32 parameters from it. */
-  get hiddenDtype(): DType {
-    return this.precision === 'high' && this.a.dtype === 'float32' ? 'float32' : this.x.dtype
+  readonly hiddenDtype: DType
+  /** The sequence offsets if they are in device memory: the host does not read them, so they may be any numbers. */
+  readonly uncheckedOffsets: Part | null
+  /** By the positions of `size` in binding/slots.ts. */
+  readonly sizes: readonly number[]
+
+  constructor(
+    /** `none`: LoRA. */
+    readonly routing: Routing | 'none',
+    readonly pool: Pool,
+    readonly activation: Activation,
+    readonly precision: Precision,
+    readonly scaling: number,
+    readonly x: Operand,
+    readonly a: Operand,
+    readonly router: Operand | null,
+    readonly b: Operand,
+    readonly dOut: number,
+    readonly experts: number,
+    readonly groups: number,
+    readonly small: Small,
+  ) {
+    const { rows: tokens, columns: dIn } = x
+    const rank = a.rows
+    const isLora = routing === 'none'
+    this.tokens = tokens
+    this.dIn = dIn
+    this.rank = rank
+    this.hiddenDtype = precision === 'high' && a.dtype === 'float32' ? 'float32' : x.dtype
+    const { sequenceOffsets: offsets } = small
+    this.uncheckedOffsets = offsets === null || isHostMemory(offsets.memory) ? null : offsets
+    this.sizes = [
+      1,
+      tokens,
+      dIn,
+      dOut,
+      rank,
+      experts,
+      groups,
+      groups + 1,
+      isLora ? dOut : experts * rank,
+      isLora ? rank : dOut,
+      0, // of a frozen layer
+      0,
+      0,
+      routing !== 'token' && groups <= experts ? groups : experts,
+      rank * dOut,
+    ]
   }
 
   /** Whether backward needs the probabilities of each token: token routing, and pooled probabilities. */
   get keepsProbabilities(): boolean {
     return this.router !== null && (this.routing === 'token' || this.pool === 'probabilities')
-  }
-
-  /** The sequence offsets if they are in device memory: the host does not read them, so they may be any numbers. */
-  get uncheckedOffsets(): Part | null {
-    const { sequenceOffsets } = this
-    return sequenceOffsets === null || isHostMemory(sequenceOffsets.memory) ? null : sequenceOffsets
   }
 
   /** Whether the operation computes the weights: all routings but token, and fixed, whose weights the caller gives. */
@@ -150,7 +134,7 @@ export class Problem implements ProblemData {
 
   /** The operands of the caller that the kernels read. */
   get operands(): (Operand | null)[] {
-    return [this.x, this.a, this.router, this.b, ...this.deviceSources]
+    return [this.x, this.a, this.router, this.b, ...this.small.deviceSources]
   }
 }
 

@@ -3,10 +3,13 @@
  * they cannot change what the later phases have checked.
  */
 import { type Known, readChoice, readFlag, readFloat32, readProperties } from '../base/options.js'
+import type { backwardSlots } from '../binding/slots.js'
+import { tables } from '../binding/tables.js'
 import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { resolve, resolveIfGiven } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
+import { readWeight, type WeightOperand } from './linear-problem.js'
 import { Output } from './output.js'
 import { type Activation, type Pool, type Precision, type Routing, ROUTINGS } from './problem.js'
 import { readSmallOperand, type SmallOperand } from './small-operands.js'
@@ -21,6 +24,9 @@ export const PRECISIONS = ['default', 'high', 'tf32'] as const
 /** Operands of a forward call. */
 export interface ForwardInputs {
   readonly x: Operand
+  /** The frozen layer below the adapter; null: the adapter alone. */
+  readonly weight: WeightOperand | null
+  readonly bias: Operand | null
   readonly a: Operand
   readonly router: Operand | null
   readonly b: Operand
@@ -46,8 +52,13 @@ export interface ForwardSettings<N = never> extends Modes<N> {
   readonly stream: StreamOption
 }
 
-export const GRADIENTS = ['dx', 'da', 'dRouter', 'db'] as const
-export type GradientName = (typeof GRADIENTS)[number]
+type GradientRow<Row> = Row extends readonly [infer Name, unknown, unknown, 'activation' | 'gradient', 'output']
+  ? Name
+  : never
+export type GradientName = GradientRow<(typeof backwardSlots)[number]>
+/** The slots of the gradients that the caller may give, in the order of x, a, router and b. */
+export const GRADIENT_SLOTS = tables.backward.slots.filter(({ use, type }) => use === 'output' && type !== 'float32')
+export const GRADIENTS = GRADIENT_SLOTS.map(({ name }) => name as GradientName)
 
 /** Operands of a backward call: the gradients that the caller gives. */
 export interface BackwardInputs extends Readonly<Record<GradientName, Output | null>> {
@@ -65,51 +76,60 @@ export interface BackwardSettings<D = boolean> {
   readonly stream: StreamOption
 }
 
-const ALL: Readonly<Record<GradientName, boolean>> = { dx: true, da: true, dRouter: true, db: true }
+const ALL = byGradient(() => true)
+
+/** @param of is called with the name and the index of each gradient, in order */
+export function byGradient<T>(of: (name: GradientName, index: number) => T): Readonly<Record<GradientName, T>> {
+  const all: Partial<Record<GradientName, T>> = {}
+  for (let i = 0; i < GRADIENTS.length; i++) all[GRADIENTS[i]] = of(GRADIENTS[i], i)
+  return all as Record<GradientName, T>
+}
 
 export function readForwardInputs(operands: object, known: Known): ForwardInputs {
-  return readProperties('operands', operands, known, (given) => ({
-    x: resolve('x', given.x),
-    a: resolve('a', given.a),
-    router: resolveIfGiven('router', given.router),
-    b: resolve('b', given.b),
-    y: Output.of('y', given.y),
+  return readProperties('operands', operands, known, ({ x, weight, bias, a, router, b, y }) => ({
+    x: resolve('x', x),
+    weight: weight === undefined ? null : readWeight(weight),
+    bias: bias === undefined ? null : resolve('bias', bias),
+    a: resolve('a', a),
+    router: router === undefined ? null : resolve('router', router),
+    b: resolve('b', b),
+    y: Output.of('y', y),
   }))
 }
 
 /** Those of PEFT. */
 export const DEFAULT_MODES = { routing: 'batch', pool: 'probabilities', activation: 'none' } as const
 
-/** Reads the options of a forward call. LoRA has fewer options than Lily; the others get their defaults. */
-export function readForwardSettings(options: object, known: Known): ForwardSettings {
-  return readForwardOptions<never>(options, known, DEFAULT_MODES)
-}
-
-/** @param modes what stands for the modes that are left out */
+/**
+ * Reads the options of a forward call. LoRA has fewer options than Lily; the others get their defaults.
+ *
+ * @param modes what stands for the modes that are left out
+ */
 export function readForwardOptions<N>(options: object, known: Known, modes: Modes<N>): ForwardSettings<N> {
-  return readProperties('options', options, known, (given) => ({
-    scaling: readFloat32('scaling', given.scaling, 1),
-    routing: readChoice('routing', given.routing, ROUTINGS, modes.routing),
-    pool: readChoice('pool', given.pool, POOLS, modes.pool),
-    activation: readChoice('activation', given.activation, ACTIVATIONS, modes.activation),
-    precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
-    mask: readSmallOperand('mask', given.mask, MASK),
-    sequenceOffsets: readSmallOperand('sequenceOffsets', given.sequenceOffsets, OFFSETS),
-    weights: readSmallOperand('weights', given.weights, WEIGHTS),
-    save: readFlag('save', given.save, true),
-    accumulate: readFlag('accumulate', given.accumulate, true),
-    stream: readStream(given.stream, given.encoder),
-  }))
+  return readProperties('options', options, known, (given) => {
+    const { mask, sequenceOffsets, weights } = given
+    return {
+      scaling: readFloat32('scaling', given.scaling, 1),
+      routing: readChoice('routing', given.routing, ROUTINGS, modes.routing),
+      pool: readChoice('pool', given.pool, POOLS, modes.pool),
+      activation: readChoice('activation', given.activation, ACTIVATIONS, modes.activation),
+      precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
+      mask: mask === undefined ? null : readSmallOperand('mask', mask, MASK),
+      sequenceOffsets:
+        sequenceOffsets === undefined ? null : readSmallOperand('sequenceOffsets', sequenceOffsets, OFFSETS),
+      weights: weights === undefined ? null : readSmallOperand('weights', weights, WEIGHTS),
+      save: readFlag('save', given.save, true),
+      accumulate: readFlag('accumulate', given.accumulate, true),
+      stream: readStream(given.stream, given.encoder),
+    }
+  })
 }
 
 export function readBackwardInputs(operands: object, known: Known): BackwardInputs {
   return readProperties('operands', operands, known, (given) => ({
     dy: resolve('dy', given.dy),
     x: resolveIfGiven('x', given.x),
-    dx: Output.of('dx', given.dx),
-    da: Output.of('da', given.da),
-    dRouter: Output.of('dRouter', given.dRouter),
-    db: Output.of('db', given.db),
+    ...byGradient((name) => Output.of(name, given[name])),
   }))
 }
 
@@ -135,16 +155,7 @@ export function readBackwardOptions<D>(
 
 function readNeeds(needs: unknown, known: Known): Readonly<Record<GradientName, boolean>> {
   if (needs === undefined) return ALL
-  return readProperties(
-    'needs',
-    needs,
-    known,
-    (given) => ({
-      dx: readFlag('needs.dx', given.dx, true),
-      da: readFlag('needs.da', given.da, true),
-      dRouter: readFlag('needs.dRouter', given.dRouter, true),
-      db: readFlag('needs.db', given.db, true),
-    }),
-    'needs.',
-  )
+  const read = (given: Readonly<Record<string, unknown>>) =>
+    byGradient((name) => readFlag(`needs.${name}`, given[name], true))
+  return readProperties('needs', needs, known, read, 'needs.')
 }

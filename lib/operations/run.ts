@@ -1,19 +1,9 @@
 /** The last phase of a call: it runs, and its results become tensors. */
-import type { Placement } from '../memory/placement.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { BackwardCall, ForwardCall } from './allocate.js'
 import { DeferredB } from './deferred-b.js'
-import {
-  dispatchBackward,
-  dispatchBackwardAsync,
-  dispatchFold,
-  dispatchForward,
-  dispatchForwardAsync,
-} from './dispatch.js'
-import type { StackSizes } from './launch.js'
-import type { LinearCall } from './linear-problem.js'
-import type { Output } from './output.js'
-import type { GradientName } from './read.js'
+import { run, runAsync } from './dispatch.js'
+import { type GradientName, GRADIENTS } from './read.js'
 import { type Saved, savedOf } from './saved.js'
 
 /** Result of a forward call; `saved` is undefined without the option `save`. */
@@ -26,35 +16,33 @@ interface ForwardResult {
 type BackwardResult = Partial<Record<GradientName, Tensor>>
 
 export function runForward(call: ForwardCall): ForwardResult {
-  dispatchForward(call)
+  run(call.work)
   return forwardResult(call)
 }
 
-/** @param linear the frozen layer that runs first */
-export async function runForwardAsync(call: ForwardCall, linear: LinearCall | null = null): Promise<ForwardResult> {
-  await dispatchForwardAsync(call, linear)
+export async function runForwardAsync(call: ForwardCall): Promise<ForwardResult> {
+  await runAsync('lilyForward or loraForward', call.work)
   return forwardResult(call)
 }
 
 function forwardResult({ state, y }: ForwardCall): ForwardResult {
   if (state.kept !== null) return { y: y.tensor, saved: savedOf(state) }
-  state.dispose()
+  state.staged?.memory.release()
   return { y: y.tensor, saved: undefined }
 }
 
 export function runBackward(call: BackwardCall): BackwardResult {
-  dispatchBackward(call)
+  run(call.work)
   if (!call.retain) call.state.isUsed = true
   return backwardResult(call)
 }
 
-/** @param linear the frozen layer that runs first */
-export async function runBackwardAsync(call: BackwardCall, linear: LinearCall | null = null): Promise<BackwardResult> {
-  const { state, retain } = call
+export async function runBackwardAsync(call: BackwardCall): Promise<BackwardResult> {
+  const { state, retain, work } = call
   // The next call may come before this one ends.
   if (!retain) state.isUsed = true
   try {
-    await dispatchBackwardAsync(call, linear)
+    await runAsync('lilyBackward or loraBackward', work)
   } catch (cause) {
     if (!retain) state.isUsed = false
     throw cause
@@ -62,24 +50,12 @@ export async function runBackwardAsync(call: BackwardCall, linear: LinearCall | 
   return backwardResult(call)
 }
 
-function backwardResult({ state, number, gradients }: BackwardCall): BackwardResult {
-  const { dx, da, dRouter, db, deferredDb } = gradients
+function backwardResult({ state, number, gradients, deferredDb }: BackwardCall): BackwardResult {
   if (deferredDb !== null) state.defer(new DeferredB(state, deferredDb, number))
   const tensors: BackwardResult = {}
-  if (dx !== null) tensors.dx = dx.tensor
-  if (da !== null) tensors.da = da.tensor
-  if (dRouter !== null) tensors.dRouter = dRouter.tensor
-  if (db !== null) tensors.db = db.tensor
+  for (const name of GRADIENTS) {
+    const gradient = gradients[name]
+    if (gradient !== null) tensors[name] = gradient.tensor
+  }
   return tensors
-}
-
-/** Adds the deferred gradients to db, or overwrites db with their sum. */
-export function runFold(
-  stack: StackSizes,
-  deferred: readonly DeferredB[],
-  db: Output,
-  placement: Placement | null,
-): void {
-  const filled = deferred.filter(({ partials }) => partials > 0)
-  dispatchFold(stack, filled, db, placement)
 }

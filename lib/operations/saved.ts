@@ -1,7 +1,6 @@
 /** The `saved` object of a forward call, which its backward calls read. */
-import { isOf, savedKey } from '../base/copies.js'
 import { type DType, viewOf } from '../base/dtype.js'
-import { describe, fail, LilyError, reading } from '../base/errors.js'
+import { describeOther, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bufferOf, byteOffsetOf } from '../base/views.js'
 import type { Device } from '../memory/device.js'
@@ -32,17 +31,8 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
   }
 
   static {
-    stateOf = (saved) => (isOf(savedKey, saved) ? (saved as Saved)[savedKey]() : undefined)
+    stateOf = (saved) => (saved instanceof Saved ? saved.#state : undefined)
     savedOf = (state) => new Saved(state)
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is Saved {
-    return isOf(savedKey, value)
-  }
-
-  /** @internal */
-  [savedKey](): CallState | null {
-    return this.#state
   }
 
   /** The routing of the call; 'none' for LoRA. */
@@ -135,7 +125,7 @@ function part(
 export function readSaved(argument: string, saved: unknown, of: 'lilyForward' | 'loraForward'): CallState {
   const state = reading(argument, () => stateOf(saved))
   if (state === undefined) {
-    fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got ${describe(saved)}`)
+    fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got ${describeOther(saved, 'Saved')}`)
   }
   if (state === null) fail('ERR_LILY_DISPOSED', argument, 'has been disposed of; call backward before dispose()')
   if ((state.problem.routing === 'none') !== (of === 'loraForward')) {

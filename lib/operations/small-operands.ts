@@ -38,12 +38,11 @@ export interface SmallOperand {
 const UNREAD = new Float64Array(0)
 
 /**
- * Reads an option that is an array, or a typed array or tensor of a dtype; null if it is not given.
+ * Reads an option that is an array, or a typed array or tensor of a dtype.
  *
  * @param dtypes the dtypes on the host; the kernels read the first one
  */
-export function readSmallOperand(argument: string, value: unknown, dtypes: DTypes): SmallOperand | null {
-  if (value === undefined) return null
+export function readSmallOperand(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
   try {
     return read(argument, value, dtypes)
   } catch (cause) {
@@ -91,10 +90,12 @@ export function onDevice({ source }: SmallOperand): Operand | null {
   return source === null || source.device === CPU ? null : source
 }
 
-/** Like {@link onDevice}; fails if the operand is not contiguous. */
-function contiguousOnDevice(argument: string, operand: SmallOperand): Operand | null {
+/** Its memory, whose size and type are those of its slot; fails if the operand is not contiguous. */
+function contiguousOnDevice(argument: string, operand: SmallOperand): Part | null {
   const source = onDevice(operand)
-  if (source === null || source.rows <= 1 || source.pitch === source.columns) return source
+  if (source === null) return null
+  const { memory, byteOffset, rows, columns, pitch } = source
+  if (rows <= 1 || pitch === columns) return { memory, byteOffset }
   return fail('ERR_LILY_SHAPE', argument, 'in device memory it must be contiguous; pass a contiguous copy')
 }
 

@@ -222,7 +222,7 @@ export class AdamW {
     const { methods, others } = readGradients(this.#parameters, [...moments.keys()])
     for (const { name, value, grad } of others) {
       checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
-      refuseReadOnly(`${name}.grad`, grad)
+      if (grad.isReadOnly) refuseReadOnly(`${name}.grad`)
     }
     checkParameters(others, stateRanges(moments, this.#norm))
     for (const zeroGrad of methods) zeroGrad()

@@ -7,26 +7,11 @@
  *     update       one pass over value, grad, exp_avg and exp_avg_sq
  */
 import type { NumberType, Region } from '../binding/gpu-call.js'
-import {
-  ceilDiv,
-  dense,
-  type Operand,
-  type Part,
-  type Pass,
-  type Plan,
-  Workspace,
-  written,
-} from '../binding/gpu-pass.js'
+import { ceilDiv, dense, type Operand, type Part, type Plan, Workspace, written } from '../binding/gpu-pass.js'
+import type { AdamWNumbers } from '../operations/call.js'
 
-/** A step of AdamW; the symbols are those of adamw.ts. */
-export interface GpuStep {
-  /** From 1, with the skipped ones. */
-  readonly step: number
-  readonly beta1: number
-  readonly beta2: number
-  readonly eps: number
-  /** 0: no clipping. */
-  readonly maxNorm: number
+/** A step of AdamW. */
+export interface GpuStep extends Omit<AdamWNumbers, 'items' | 'sizes'> {
   /** [1], float32: the norm of all gradients, written; null without clipping. */
   readonly norm: Region | null
   /** [1], float32: the number of steps that were skipped because the norm was not finite, updated; null: none is. */
@@ -46,39 +31,36 @@ export interface GpuStep {
 
 export function planStep(call: GpuStep): Plan {
   const workspace = new Workspace()
-  const passes: Pass[] = []
+  const parts: Part[] = []
   const parameters = call.parameters.filter(({ elements }) => elements > 0)
   const norm = call.norm && dense(call.norm, 1, 1)
   const skipped = call.skipped && dense(call.skipped, 1, 1)
   const decision = skipped && workspace.take(1, 3)
   if (norm !== null || skipped !== null) {
-    const counts = parameters.map(({ elements }) => squaresOf(elements))
-    const squares = workspace.take(
-      1,
-      counts.reduce((sum, count) => sum + count, 0),
-    )
-    let first = 0
+    const counts = parameters.map(({ elements }) => ceilDiv(elements, SPLIT))
+    const total = counts.reduce((sum, count) => sum + count, 0)
+    const squares = workspace.take(1, total)
+    let { byteOffset } = squares
     for (const [i, { elements, grad }] of parameters.entries()) {
-      const ofParameter: Operand = { ...squares, byteOffset: squares.byteOffset + 4 * first, cols: counts[i] }
-      passes.push([sumOfSquares(dense(grad, 1, elements, grad.dtype), written(ofParameter))])
-      first += counts[i]
+      const ofParameter: Operand = { ...squares, byteOffset, cols: counts[i] }
+      parts.push(sumOfSquares(dense(grad, 1, elements, grad.dtype), written(ofParameter)))
+      byteOffset += 4 * counts[i]
     }
-    passes.push([gradientNorm(call, { squares, norm, skipped, decision })])
+    parts.push(gradientNorm(call, squares, norm, skipped, decision))
   }
   for (const parameter of parameters) {
     const { elements, value, grad, expAvg, expAvgSq } = parameter
-    const part = adamwUpdate({
+    const operands = {
       value: written(dense(value, 1, elements, value.dtype)),
       grad: dense(grad, 1, elements, grad.dtype),
       norm,
       decision,
-      expAvg: written(dense(expAvg, 1, elements)),
-      expAvgSq: written(dense(expAvgSq, 1, elements)),
-      floats: factorsOf(call, parameter),
-    })
-    passes.push([part])
+      exp_avg: written(dense(expAvg, 1, elements)),
+      exp_avg_sq: written(dense(expAvgSq, 1, elements)),
+    }
+    parts.push(adamwUpdate(operands, elements, factorsOf(call, parameter)))
   }
-  return { passes, workspaceBytes: workspace.bytes }
+  return { passes: parts.map((part) => [part]), workspaceBytes: workspace.bytes }
 }
 
 /** The factors of a step, as native/core/adamw.cc forms them: in float64, rounded once. */
@@ -101,8 +83,6 @@ function factorsOf(
 
 /** Elements of a gradient for each partial sum. */
 const SPLIT = 8192
-
-const squaresOf = (elements: number) => ceilDiv(elements, SPLIT)
 
 /** Adds 256 numbers of the threads, in order: the result is that of thread 0. */
 const reduce = `
@@ -146,28 +126,23 @@ fn sum_of_squares(id: u32, tid: u32) {
  */
 const gradientNorm = (
   { step, beta1, beta2 }: GpuStep,
-  operands: {
-    /** [1, n] */
-    readonly squares: Operand
-    /** [1, 1], written. */
-    readonly norm: Operand | null
-    /** [1, 1], read and written. */
-    readonly skipped: Operand | null
-    /** [1, 3], written, with `skipped`. */
-    readonly decision: Operand | null
-  },
+  squares: Operand,
+  norm: Operand | null,
+  skipped: Operand | null,
+  /** [1, 3], written, with `skipped`. */
+  decision: Operand | null,
 ): Part => ({
   name: 'gradient_norm',
   workgroups: 1,
   operands: {
-    squares: operands.squares,
-    norm: operands.norm && written(operands.norm),
-    skipped: operands.skipped && written(operands.skipped),
-    decision: operands.decision && written(operands.decision),
+    squares,
+    norm: norm && written(norm),
+    skipped: skipped && written(skipped),
+    decision: decision && written(decision),
   },
   params: { step },
   floats: { beta1_rest: 1 - beta1, beta2_rest: 1 - beta2 },
-  helpers: [reduce, operands.skipped && correction],
+  helpers: [reduce, skipped && correction],
   wgsl: `
 fn gradient_norm(id: u32, tid: u32) {
   var sum = 0.0;
@@ -175,8 +150,8 @@ fn gradient_norm(id: u32, tid: u32) {
   let total = reduce(tid, sum);
   if (tid != 0u) { return; }
   let norm = sqrt(total);
-  ${operands.norm === null ? '' : 'norm_put1(0u, 0u, norm);'}
-  ${operands.skipped === null ? '' : decide}
+  ${norm === null ? '' : 'norm_put1(0u, 0u, norm);'}
+  ${skipped === null ? '' : decide}
 }`,
 })
 
@@ -206,31 +181,21 @@ const decide = `
   decision_put1(0u, 2u, sqrt(correction_ratio(P.beta2_rest, steps)));
   skipped_put1(0u, 0u, select(skipped, skipped + 1.0, skips));`
 
-function adamwUpdate(call: {
-  /** All [1, elements]; value and moments are written. */
-  readonly value: Operand
-  readonly grad: Operand
-  readonly expAvg: Operand
-  readonly expAvgSq: Operand
-  readonly norm: Operand | null
-  /** [1, 3]; null: the step is not skipped. */
-  readonly decision: Operand | null
-  readonly floats: Readonly<Record<string, number>>
-}): Part {
-  const { value, grad, expAvg, expAvgSq, norm, decision, floats } = call
+/** `decision` is [1, 3]; null: the step is not skipped. All but it and `norm` are [1, elements]. */
+function adamwUpdate(operands: Part['operands'], elements: number, floats: Part['floats'] & object): Part {
   return {
     name: 'update',
     // Four elements per thread, without a loop: SwiftShader, which is Chromium's software adapter, takes minutes to compile
     // one around so many guarded accesses.
-    workgroups: ceilDiv(value.cols, 256 * 4),
-    operands: { value, grad, exp_avg: expAvg, exp_avg_sq: expAvgSq, norm, decision },
+    workgroups: ceilDiv(elements, 256 * 4),
+    operands,
     floats,
     wgsl: `
 fn update(id: u32, tid: u32) {
   var step_size = P.step_size;
   var root_factor = P.root_factor;
   ${
-    decision === null
+    operands.decision === null
       ? ''
       : `if (decision1(0u, 0u) != 0.0) { return; }
   step_size *= decision1(0u, 1u);
@@ -239,7 +204,7 @@ fn update(id: u32, tid: u32) {
   var clip = 1.0;
   ${
     // A norm that is NaN leaves the factor NaN.
-    norm === null
+    operands.norm === null
       ? ''
       : `let limited = P.max_norm / (norm1(0u, 0u) + 1e-6);
   clip = select(limited, 1.0, limited > 1.0);`

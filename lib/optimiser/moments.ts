@@ -4,33 +4,20 @@ import { describe, fail } from '../base/errors.js'
 import { type Moments, MOMENTS } from '../checkpoint/optimiser-state.js'
 import { newOperand } from '../memory/allocate.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
-import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
-import { copyOnHost, copyToDevice } from '../tensor/transfer.js'
+import { clear, copyOnHost, copyToDevice } from '../tensor/transfer.js'
 
 /** Allocates moments with value zero. `placement` is null on the host. */
 export function newMoments(name: string, shape: readonly number[], placement: Placement | null): Moments {
   const zeros = (moment: string) => {
     const operand = newOperand(`${name}.${moment}`, 'float32', shape, placement)
-    const { memory, byteLength } = operand
-    if (isHostMemory(memory)) memory.fill(0)
-    placement?.run(() => {
-      placement.binding.fill(
-        placement.device.id,
-        boundMemory(operand.memory),
-        0,
-        byteLength,
-        0,
-        placement.stream.cudaStream,
-      )
-    })
+    clear(operand)
     return operand
   }
   return { expAvg: zeros('expAvg'), expAvgSq: zeros('expAvgSq') }
 }
 
-/** Releases the memory of moments. */
 export function disposeMoments(moments: Moments): void {
   for (const moment of MOMENTS) moments[moment].dispose()
 }
@@ -59,7 +46,6 @@ export function checkMoments(name: string, moments: Moments, { device, shape }: 
   }
 }
 
-/** Checks that a state has exactly the names of the parameters. */
 export function checkNames(names: readonly string[], given: readonly string[]): void {
   const missing = names.find((name) => !given.includes(name))
   const unknown = given.find((name) => !names.includes(name))

@@ -39,7 +39,6 @@ export interface AdamWOptions {
   readonly groups?: readonly AdamWGroup[] | undefined
 }
 
-/** The names of the options. */
 export const ADAMW_OPTIONS: Known = new Set<keyof AdamWOptions>([
   'lr',
   'betas',
@@ -52,13 +51,11 @@ export const ADAMW_OPTIONS: Known = new Set<keyof AdamWOptions>([
 const ON_NON_FINITE = ['error', 'skip', 'ignore'] as const
 const GROUP: Known = new Set(['match', 'lr', 'weightDecay'])
 
-/** Rates of one parameter. */
 export interface Rates {
   readonly lr: number
   readonly weightDecay: number
 }
 
-/** Checked options. */
 export interface Settings {
   readonly beta1: number
   readonly beta2: number
@@ -74,7 +71,6 @@ export interface Settings {
  * Reads and checks the options of AdamW.
  *
  * @param names names of the parameters
- * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readSettings(options: object, names: readonly string[]): Settings {
   checkKeys('options', options, ADAMW_OPTIONS)
@@ -106,11 +102,7 @@ function readNonNegative(argument: string, from: object, name: string, fallback:
   return fail('ERR_LILY_ARGUMENT', full, `expected a finite number of at least 0, got ${describe(value)}`)
 }
 
-/**
- * Reads the factor of all learning rates in a step, each of which must stay finite in float32.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
+/** Reads the factor of all learning rates in a step, each of which must stay finite in float32. */
 export function readLrScale(options: object, rates: Settings['rates']): number {
   const lrScale = readNonNegative('options', options, 'lrScale', 1)
   for (const [name, { lr }] of rates) {

@@ -1,7 +1,8 @@
 /** Checks that the arrays of an optimiser do not overlap: a parameter that is listed twice would be updated twice. */
 import { fail } from '../base/errors.js'
 import type { Operand } from '../memory/operand.js'
-import { exchangedCount, startOf } from '../memory/space.js'
+import { exchangedCount } from '../memory/host-memory.js'
+import { startOf } from '../memory/space.js'
 import type { Moments } from '../checkpoint/optimiser-state.js'
 import type { ParameterOperands } from './parameters.js'
 
@@ -30,7 +31,7 @@ interface Made {
 /** The ranges of the arrays that an optimiser writes beside the values. They are made once: these arrays do not move. */
 export function stateRanges(moments: ReadonlyMap<string, Moments>, norm: Operand | null): Ranges {
   const made = known.get(moments)
-  const count = exchangedCount()
+  const count = exchangedCount
   if (made?.norm === norm && made.count === count) return made.ranges
   const ranges = new Map<unknown, Range[]>()
   for (const [name, { expAvg, expAvgSq }] of moments) {

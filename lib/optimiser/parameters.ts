@@ -29,17 +29,14 @@ export interface TrainableParameter {
   checkGrad?(): void
 }
 
-/** Parameters by name. */
 export type Parameters = ReadonlyMap<string, TrainableParameter>
 
-/** The operands of one parameter. */
 export interface ParameterOperands {
   readonly name: string
   readonly value: Operand
   readonly grad: Operand
 }
 
-/** Reads the names of a map of parameters. */
 export function readNames(parameters: unknown): string[] {
   if (!isMap(parameters)) {
     fail(
@@ -94,7 +91,6 @@ export function readGradients(
   return { methods, others }
 }
 
-/** Reads the value of one parameter. */
 export function readValue(parameters: Parameters, name: string): Operand {
   return readOperand(parameters, name, 'value')
 }
@@ -148,7 +144,7 @@ export function checkParameters(parameters: readonly ParameterOperands[], state:
   for (const { name, value, grad } of parameters) {
     const [valueName, gradName] = [`${name}.value`, `${name}.grad`]
     checkMemory(valueName, value)
-    refuseReadOnly(valueName, value)
+    if (value.isReadOnly) refuseReadOnly(valueName)
     checkPlace(gradName, grad, valueName, value)
     checkShape(gradName, grad, value.shape)
     checkTypeOrFloat32(gradName, grad, value.dtype)
@@ -157,11 +153,7 @@ export function checkParameters(parameters: readonly ParameterOperands[], state:
   checkNoOverlap(parameters, state)
 }
 
-/**
- * The error about gradients in host memory that are not all finite.
- *
- * @throws LilyError ERR_LILY_ARGUMENT
- */
+/** The error about gradients in host memory that are not all finite. */
 export function failNotFinite(parameters: readonly ParameterOperands[]): never {
   const indexOf = ({ grad }: ParameterOperands) =>
     firstNotFinite(grad.dtype as FloatDType, copyOnHost(grad).memory as Float32Array | Uint16Array)

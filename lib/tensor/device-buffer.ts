@@ -1,9 +1,8 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
-import { bufferKey, isOf } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
-import { bytesOf, bytesPerElement, type DType, type HostData, readDType } from '../base/dtype.js'
-import { describe, fail, LilyError, reading } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { bytesOf, bytesPerElement, type DType, type HostData, is16Bit, readDType } from '../base/dtype.js'
+import { describe, describeOther, fail, LilyError, reading } from '../base/errors.js'
+import { checkCount, checkKeys, get, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { byteLengthOf, classNameOf } from '../base/views.js'
@@ -13,7 +12,6 @@ import { readCudaDevice } from '../memory/backends.js'
 import { DeviceMemory } from '../memory/device-memory.js'
 import { type Device, deviceText } from '../memory/device.js'
 import { refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
-import { isDeviceMemory } from '../memory/operand-memory.js'
 import { checkMemory, layOutOnDevice, type Operand } from '../memory/operand.js'
 import { StreamState } from '../memory/stream-state.js'
 import { type CudaDevice, openStream, type Stream } from './stream.js'
@@ -47,16 +45,7 @@ export class DeviceBuffer {
   }
 
   static {
-    bufferOperand = (buffer) => buffer[bufferKey]()
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is DeviceBuffer {
-    return isOf(bufferKey, value)
-  }
-
-  /** @internal */
-  [bufferKey](): Operand | null {
-    return this.#operand
+    bufferOperand = (buffer) => buffer.#operand
   }
 
   /**
@@ -190,11 +179,11 @@ export class DeviceBuffer {
    */
   copyFrom(source: DeviceBuffer): this {
     const to = this.#open()
-    if (!isOf(bufferKey, source)) {
+    if (!reading('source', () => source instanceof DeviceBuffer)) {
       fail(
         'ERR_LILY_ARGUMENT',
         'source',
-        `expected a DeviceBuffer, got ${describe(source)}; use upload() for host memory`,
+        `expected a DeviceBuffer, got ${describeOther(source, 'DeviceBuffer')}; use upload() for host memory`,
       )
     }
     const from = reading('source', () => bufferOperand(source))
@@ -220,9 +209,7 @@ export class DeviceBuffer {
    */
   fill(byte: number): this {
     const operand = this.#open()
-    if (!Number.isInteger(byte) || byte < 0 || byte > 255) {
-      fail('ERR_LILY_ARGUMENT', 'byte', `expected an integer from 0 to 255, got ${describe(byte)}`)
-    }
+    checkCount('byte', byte, 0, 255)
     const placement = placementOn(operand.device, operand)
     const { device, cudaStream } = placement.stream
     placement.run(() => {
@@ -280,9 +267,9 @@ export class DeviceBuffer {
   }
 }
 
-function memoryOf(operand: Operand): DeviceMemory {
-  if (isDeviceMemory(operand.memory)) return operand.memory
-  throw new Error('a DeviceBuffer must have memory of the package')
+/** The memory of a buffer is of the package. */
+function memoryOf({ memory }: Operand): DeviceMemory {
+  return memory as DeviceMemory
 }
 
 /** Checks the type and length of `data`. Returns the byte offset in the buffer of the element at `offset`. */
@@ -312,16 +299,6 @@ function checkOffset(offset: number): void {
 /** Whether a typed array is of a class that holds elements of `dtype`. */
 function holds(data: ArrayBufferView, dtype: DType): boolean {
   const name = classNameOf(data)
-  switch (dtype) {
-    case 'float32':
-      return name === 'Float32Array'
-    case 'bfloat16':
-      return name === 'Uint16Array'
-    case 'float16':
-      return name === 'Uint16Array' || name === 'Float16Array'
-    case 'uint8':
-      return name === 'Uint8Array'
-    case 'int32':
-      return name === 'Int32Array'
-  }
+  if (is16Bit(dtype)) return name === 'Uint16Array' || (name === 'Float16Array' && dtype === 'float16')
+  return name === { float32: 'Float32Array', uint8: 'Uint8Array', int32: 'Int32Array' }[dtype as 'float32']
 }

@@ -8,6 +8,7 @@ import { type Known, readProperties } from '../base/options.js'
 import { bufferOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { type DLPackTensor, native } from '../binding/native.js'
+import { backend } from '../binding/slots.js'
 import { refuseInCapture } from '../memory/capture.js'
 import { CPU, cudaDevice, type Device, deviceText, refuseWebGpu } from '../memory/device.js'
 import { addExchanged, refuseShrinking } from '../memory/host-memory.js'
@@ -15,6 +16,7 @@ import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, layOut, type Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
+import { contiguousStrides } from './layout.js'
 import { resolve, type TensorLike } from './resolve.js'
 import { readStream } from './stream-option.js'
 import type { Stream } from './stream.js'
@@ -75,10 +77,18 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
   } else {
     orderAfter(operand, stream)
   }
-  const backend = native.constants.backend[device.type === 'cpu' ? 'cpu' : 'cuda']
   const [code, bits] = TYPES[dtype]
-  const strides = operand.strides ?? contiguous(shape)
-  const numbers = [backend, device.id, byteOffset, code, bits, operand.isReadOnly ? 1 : 0, ...shape, ...strides]
+  const strides = operand.strides ?? contiguousStrides(shape)
+  const numbers = [
+    backend[device.type === 'cpu' ? 'cpu' : 'cuda'],
+    device.id,
+    byteOffset,
+    code,
+    bits,
+    operand.isReadOnly ? 1 : 0,
+    ...shape,
+    ...strides,
+  ]
   const exported = operand.share() // a reference of its own to memory of a device
   const release = () => {
     exported.dispose()
@@ -189,8 +199,4 @@ function refuseStream(stream: StreamOption): void {
   if (stream === null) return
   const got = typeof stream === 'number' ? describe(stream) : 'a Stream'
   fail('ERR_LILY_ARGUMENT', 'stream', `expected none for memory of the host, which has no streams, got ${got}`)
-}
-
-function contiguous(shape: readonly number[]): number[] {
-  return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
 }

@@ -1,5 +1,4 @@
 /** Tensors of frameworks, and clones of tensors of this package, that are no operands as they are. */
-import { isOf, packedKey } from '../base/copies.js'
 import { describe, fail } from '../base/errors.js'
 import type { Unknown } from './layout.js'
 
@@ -12,7 +11,9 @@ export function refuseFramework(argument: string, value: Unknown): void {
       `expected a tensor, such as { data: Float32Array, shape }, got ${what}; ${remedy}`,
     )
   }
-  if (isOf(packedKey, value)) refuse('a PackedLinear', 'pass the weight itself, and pack it after merging')
+  if (describe(value) === 'an object of type PackedLinear') {
+    refuse('a PackedLinear', 'pass the weight itself, and pack it after merging')
+  }
   if (typeof value.then === 'function') refuse('a promise', 'await it')
   if (typeof value.dataSync === 'function' && 'dataId' in value) {
     refuse('a TensorFlow.js tensor', 'pass { data: await tensor.data(), shape: tensor.shape }')

@@ -7,16 +7,17 @@ const STORAGE = 0x80
 
 type Unknown = Readonly<Record<string, unknown>>
 
+/** Whether a value is an object with members of these types: WebGPU has implementations of several classes. */
+export function hasMembers(value: unknown, types: Readonly<Record<string, string>>): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return Object.entries(types).every(([name, type]) => typeof (value as Unknown)[name] === type)
+}
+
+const BUFFER = { size: 'number', usage: 'number', mapState: 'string', destroy: 'function' }
+
 /** Whether a value is a GPUBuffer of any implementation of WebGPU. */
 export function isGpuBuffer(value: unknown): value is GPUBuffer {
-  if (typeof value !== 'object' || value === null) return false
-  const { size, usage, mapState, destroy } = value as Unknown
-  return (
-    typeof size === 'number' &&
-    typeof usage === 'number' &&
-    typeof mapState === 'string' &&
-    typeof destroy === 'function'
-  )
+  return hasMembers(value, BUFFER)
 }
 
 /**

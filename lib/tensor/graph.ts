@@ -138,8 +138,7 @@ export function captureGraph(fn: () => void, options: { readonly device?: CudaDe
 }
 
 function captureIn(capture: Capture, fn: () => unknown): GraphHandle {
-  const stream = capture.stream.handle
-  if (stream === null) throw new Error('a capture must have a stream of the package')
+  const stream = capture.stream.handle as StreamHandle // that of captureGraph
   bound(() => {
     native.captureBegin(stream)
   })

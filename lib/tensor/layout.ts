@@ -25,6 +25,11 @@ function refuseBoth(argument: string, value: Unknown, one: string, other: string
   fail('ERR_LILY_ARGUMENT', argument, `expected ${one} or ${other}, got both; leave one of them out`)
 }
 
+/** The strides of contiguous elements. */
+export function contiguousStrides(shape: readonly number[]): number[] {
+  return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
+}
+
 /** Where the elements are, by the conventions of this package, of ndarray (stride, offset) and of @stdlib/ndarray. */
 interface Layout {
   /** In elements; null: contiguous. */

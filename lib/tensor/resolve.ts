@@ -2,11 +2,19 @@
  * Resolves the tensors that the caller passes, in any of their forms, to operands. Getters and `deviceTensor` methods
  * of the caller run here and only here, each once, so they cannot change an operand after it has been checked.
  */
-import { type DType, dtypeOf, type DTypes, FLOATS, type HostData, readDType, type TypedData } from '../base/dtype.js'
-import { describe, fail, failedToRead } from '../base/errors.js'
+import {
+  type DType,
+  dtypeOf,
+  type DTypes,
+  FLOATS,
+  type HostData,
+  proxyAdvice,
+  readDType,
+  type TypedData,
+} from '../base/dtype.js'
+import { describe, describeOther, fail, failedToRead } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import type { Known } from '../base/options.js'
-import { isOfOtherVersion } from '../base/other-versions.js'
 import { readIntegers } from '../base/shape.js'
 import { deviceTensor } from '../base/symbols.js'
 import { CPU } from '../memory/device.js'
@@ -15,7 +23,7 @@ import { readCudaMemory } from './cuda-memory.js'
 import { bufferOperand, DeviceBuffer } from './device-buffer.js'
 import { refuseFramework } from './frameworks.js'
 import { checkGpuBuffer, gpuOf, isGpuBuffer } from './gpu-buffer.js'
-import { checkFields, readByteOffset, readLayout, readStrides, type Unknown } from './layout.js'
+import { checkFields, contiguousStrides, readByteOffset, readLayout, readStrides, type Unknown } from './layout.js'
 import { operandOf, Tensor } from './tensor.js'
 
 /** Host memory with a shape. It is used in place and never copied. */
@@ -147,8 +155,8 @@ export function resolve(argument: string, value: unknown, dtypes = FLOATS): Oper
   try {
     const provide = (value as Unknown)[deviceTensor]
     if (provide !== undefined) {
-      if (value instanceof Tensor) return readOperand(argument, operandOf(value))
-      if (value instanceof DeviceBuffer) return readOperand(argument, bufferOperand(value))
+      if (value instanceof Tensor) return operandOf(value) ?? failDisposed(argument)
+      if (value instanceof DeviceBuffer) return bufferOperand(value) ?? failDisposed(argument)
     }
     return read(argument, value as Unknown, provide, dtypes)
   } catch (cause) {
@@ -161,28 +169,25 @@ export function resolveIfGiven(argument: string, value: unknown): Operand | null
   return value === undefined ? null : resolve(argument, value)
 }
 
-function readOperand(argument: string, operand: Operand | null): Operand {
-  if (operand !== null) return operand
-  return fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
+function failDisposed(argument: string): never {
+  fail('ERR_LILY_DISPOSED', argument, 'this tensor is disposed of; use it before dispose()')
 }
 
 /** @param provide the value's method `deviceTensor`, if it has one */
 function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes): Operand {
   const device = value.device
-  // A host tensor of another version of this package has the method too, which throws, as its buffer does.
-  const isOnHost = provide !== undefined && isHost(device)
-  if (provide !== undefined && !isOnHost) return readProvided(argument, value, provide)
+  if (provide !== undefined) return readProvided(argument, value, provide)
   const ptr = value.ptr
   if (ptr !== undefined) return readCudaMemory(argument, value, ptr, device, value)
 
-  if (!isOnHost && !ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
+  if (!ArrayBuffer.isView(value) && isGpuBuffer(value.buffer)) return readGpuBuffer(argument, value)
 
   const wrapped = wrappedIn(value)
   if (wrapped !== null) return read(argument, wrapped, wrapped[deviceTensor], dtypes)
   refuseFramework(argument, value)
   const data = value.data
   if (!ArrayBuffer.isView(data)) {
-    const got = 'data' in value ? `data as ${describe(data)}` : describe(value)
+    const got = 'data' in value ? `data as ${describe(data)}${proxyAdvice(data)}` : describe(value)
     fail('ERR_LILY_ARGUMENT', argument, `expected a tensor, such as { data: Float32Array, shape }, got ${got}`)
   }
   checkFields(argument, value, HOST_FIELDS)
@@ -193,9 +198,7 @@ function read(argument: string, value: Unknown, provide: unknown, dtypes: DTypes
   const sizes = readIntegers(argument, 'shape', shape === undefined ? value.dims : shape)
   const { strides, byteOffset, isWindow } = readLayout(argument, value, sizes.length, dtype)
   if (device !== undefined) checkHost(argument, device)
-  // The data of a tensor begin at its first element, those of other objects byteOffset before it.
-  const begin = isOnHost && isOfOtherVersion(value) ? 0 : byteOffset
-  const operand = layOut(argument, data as HostData, begin, dtype, CPU, sizes, strides)
+  const operand = layOut(argument, data as HostData, byteOffset, dtype, CPU, sizes, strides)
   if (!isWindow) checkNotLonger(argument, data, operand)
   return operand
 }
@@ -253,6 +256,14 @@ function readProvided(argument: string, owner: Unknown, provide: unknown): Opera
       `expected [Symbol.for('lily.deviceTensor')] to be a method, got ${describe(provide)}`,
     )
   }
+  // A tensor of another copy of the package has the method, which throws if the tensor is in host memory.
+  if (isHost(owner.device)) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected a tensor of this copy of lily-kernels, got ${describeOther(owner, 'Tensor')}, or pass { data, shape, dtype }`,
+    )
+  }
   const provided: unknown = Reflect.apply(provide, owner, [{}])
   if (typeof provided !== 'object' || provided === null) {
     fail(
@@ -292,11 +303,5 @@ function readPitch(argument: string, { pitch, strides }: Unknown, shape: readonl
       `expected pitch to be an integer from ${columns}, the length of a row, got ${describe(pitch)}`,
     )
   }
-  const read: number[] = []
-  let stride = pitch as number
-  for (let axis = shape.length - 2; axis >= 0; axis--) {
-    read.unshift(stride)
-    stride *= shape[axis]
-  }
-  return [...read, 1]
+  return contiguousStrides([...shape.slice(0, -1), pitch as number])
 }

@@ -2,7 +2,7 @@
 import { describe, fail, reading } from '../base/errors.js'
 import type { StreamOption } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
-import { gpuOf } from './gpu-buffer.js'
+import { gpuOf, hasMembers } from './gpu-buffer.js'
 import { readStreamValue } from './stream.js'
 
 /**
@@ -28,13 +28,7 @@ function readEncoder(value: unknown): StreamState {
 
 /** @throws LilyError ERR_LILY_ARGUMENT for anything else than a GPUCommandEncoder */
 export function checkEncoder(value: unknown): asserts value is GPUCommandEncoder {
-  const methods = ['beginComputePass', 'copyBufferToBuffer', 'finish'] as const
-  const isEncoder = reading(
-    'encoder',
-    () =>
-      typeof value === 'object' &&
-      value !== null &&
-      methods.every((name) => typeof (value as Partial<Record<string, unknown>>)[name] === 'function'),
-  )
-  if (!isEncoder) fail('ERR_LILY_ARGUMENT', 'encoder', `expected a GPUCommandEncoder, got ${describe(value)}`)
+  const methods = { beginComputePass: 'function', copyBufferToBuffer: 'function', finish: 'function' }
+  if (!reading('encoder', () => hasMembers(value, methods)))
+    fail('ERR_LILY_ARGUMENT', 'encoder', `expected a GPUCommandEncoder, got ${describe(value)}`)
 }

@@ -1,7 +1,6 @@
 /** CUDA streams and events. */
-import { eventKey, isOf, streamKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
-import { describe, fail, LilyError, reading } from '../base/errors.js'
+import { describeOther, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type EventHandle, native } from '../binding/native.js'
@@ -44,21 +43,11 @@ export class Stream {
 
   static {
     streamStateOf = (argument, stream) => {
-      if (!isOf(streamKey, stream)) return undefined
-      return (
-        reading(argument, () => (stream as Stream)[streamKey]()) ??
-        fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
-      )
+      const state = reading(argument, () => (stream instanceof Stream ? stream.#state : undefined))
+      return state === null
+        ? fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
+        : state
     }
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is Stream {
-    return isOf(streamKey, value)
-  }
-
-  /** @internal */
-  [streamKey](): StreamState | null {
-    return this.#state
   }
 
   /**
@@ -162,7 +151,11 @@ export class Stream {
 export function openStream(argument: string, stream: unknown): StreamState {
   const state = streamStateOf(argument, stream)
   if (state !== undefined) return state
-  return fail('ERR_LILY_ARGUMENT', argument, `expected a Stream of this package, got ${describe(stream)}`)
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    argument,
+    `expected a Stream of this package, got ${describeOther(stream, 'Stream')}`,
+  )
 }
 
 /**
@@ -185,15 +178,8 @@ export function readStreamHandle(argument: string, value: unknown): number {
   return fail(
     'ERR_LILY_ARGUMENT',
     argument,
-    `expected a Stream, or a cudaStream_t as a bigint or an integer (1: legacy, 2: per-thread), got ${describe(value)}`,
+    `expected a Stream, or a cudaStream_t as a bigint or an integer (1: legacy, 2: per-thread), got ${describeOther(value, 'Stream')}`,
   )
-}
-
-/** What an event is to the addon. */
-interface EventState {
-  /** Null once the event is disposed of. */
-  readonly handle: EventHandle | null
-  readonly isRecorded: boolean
 }
 
 let eventHandleOf: (argument: string, event: unknown) => EventHandle
@@ -224,23 +210,12 @@ export class Event {
 
   static {
     eventHandleOf = (argument, event) => {
-      if (!isOf(eventKey, event)) {
-        fail('ERR_LILY_ARGUMENT', argument, `expected an Event of this package, got ${describe(event)}`)
+      const handle = reading(argument, () => (event instanceof Event ? event.#handle : undefined))
+      if (handle === undefined) {
+        fail('ERR_LILY_ARGUMENT', argument, `expected an Event of this package, got ${describeOther(event, 'Event')}`)
       }
-      return (
-        reading(argument, () => (event as Event)[eventKey]()).handle ??
-        fail('ERR_LILY_DISPOSED', argument, 'this event is disposed of; use it before dispose()')
-      )
+      return handle ?? fail('ERR_LILY_DISPOSED', argument, 'this event is disposed of; use it before dispose()')
     }
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is Event {
-    return isOf(eventKey, value)
-  }
-
-  /** @internal */
-  [eventKey](): EventState {
-    return { handle: this.#handle, isRecorded: this.#recorded }
   }
 
   /**
@@ -312,7 +287,7 @@ export class Event {
       ['this event', this],
       ['end', end],
     ] as const) {
-      if (!event[eventKey]().isRecorded) fail('ERR_LILY_ARGUMENT', name, 'is not recorded; call record() first')
+      if (!event.#recorded) fail('ERR_LILY_ARGUMENT', name, 'is not recorded; call record() first')
       if (!event.query()) fail('ERR_LILY_ARGUMENT', name, 'is not complete; await its synchronize() first')
     }
     return bound(() => native.eventElapsed(start, last))

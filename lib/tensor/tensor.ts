@@ -1,7 +1,6 @@
 /** Tensors: memory with a shape and a type. */
-import { isOf, tensorKey } from '../base/copies.js'
 import { CREATE, checkCreate } from '../base/create.js'
-import { type DType, dtypeOf, type HostData, is16Bit, readDType } from '../base/dtype.js'
+import { type DType, dtypeOf, type HostData, is16Bit, leaveOutAndCast, proxyAdvice, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { copyArray } from '../base/options.js'
@@ -13,6 +12,7 @@ import { readDevice } from '../memory/backends.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
 import { gpuBufferOf, isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, checkNotLonger, layOutOnHost, type Operand } from '../memory/operand.js'
+import { contiguousStrides } from './layout.js'
 import { copyToDevice, copyToHost } from './transfer.js'
 
 /** The operand of a tensor; null once the tensor is disposed of. */
@@ -41,18 +41,8 @@ export class Tensor {
   }
 
   static {
-    operandOf = (tensor) => tensor[tensorKey]()
+    operandOf = (tensor) => tensor.#operand
     tensorOf = (operand) => new Tensor(CREATE, operand)
-  }
-
-  static [Symbol.hasInstance](value: unknown): value is Tensor {
-    // The first test is faster; it fails for tensors of another copy.
-    return (typeof value === 'object' && value !== null && #operand in value) || isOf(tensorKey, value)
-  }
-
-  /** @internal */
-  [tensorKey](): Operand | null {
-    return this.#operand
   }
 
   /**
@@ -77,8 +67,7 @@ export class Tensor {
   /** Stride of each dimension, in elements: a copy. */
   get strides(): number[] {
     const { shape, strides } = this.#open()
-    if (strides !== null) return strides.slice()
-    return shape.map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
+    return strides?.slice() ?? contiguousStrides(shape)
   }
 
   /**
@@ -286,7 +275,11 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
   const numbers = copyArray('data', data)
   const memory = numbers !== null ? numbersToFloat32(numbers, dtype) : (data as HostData)
   if (!ArrayBuffer.isView(memory)) {
-    fail('ERR_LILY_ARGUMENT', 'data', `expected a typed array or an array of numbers, got ${describe(data)}`)
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'data',
+      `expected a typed array or an array of numbers, got ${describe(data)}${proxyAdvice(data)}`,
+    )
   }
   const type = dtypeOf('data', memory, dtype === undefined ? undefined : readDType('dtype', dtype))
   const operand = layOutOnHost('shape', memory, type, readIntegers('shape', 'shape', shape))
@@ -296,12 +289,10 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
 }
 
 function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32Array {
-  if (dtype !== undefined && dtype !== 'float32') {
-    fail(
-      'ERR_LILY_DTYPE',
-      'dtype',
-      `expected 'float32' for an array of numbers, got ${describe(dtype)}; pass a typed array or cast`,
-    )
+  const given = dtype === undefined ? 'float32' : readDType('dtype', dtype)
+  if (given !== 'float32') {
+    const remedy = is16Bit(given) ? leaveOutAndCast(given) : 'pass a typed array'
+    fail('ERR_LILY_DTYPE', 'dtype', `expected 'float32' for an array of numbers, got '${given}'; ${remedy}`)
   }
   const copy = allocateOnHost('data', 'float32', numbers.length) as Float32Array
   for (let i = 0; i < copy.length; i++) {

@@ -91,9 +91,7 @@ export async function download(operand: Operand, data: Uint8Array, byteOffset: n
  * stream.
  */
 export function placementOn(device: Device, operand: Operand): Placement {
-  const placement = Placement.of(device, null, () => [operand])
-  if (placement === null) throw new Error('the host has no placement')
-  return placement
+  return Placement.of(device, null, () => [operand]) as Placement // only the host has none
 }
 
 /** Sets a contiguous operand of the package's memory to zero; on a device this is enqueued in the operand's stream. */

@@ -198,10 +198,8 @@ function layersOf(model: unknown): readonly Layer[] | null {
   return Array.isArray(layers) ? layers : null
 }
 
-/** Also layers of another copy of this package. */
 function adaptedAmong(layers: readonly Layer[]): AdaptedDense[] {
-  const isAdapted = (layer: Layer): layer is AdaptedDense => layer.getClassName() === AdaptedDense.className
-  return layers.flatMap((layer) => (isAdapted(layer) ? [layer] : adaptedAmong(layersOf(layer) ?? [])))
+  return layers.flatMap((layer) => (layer instanceof AdaptedDense ? [layer] : adaptedAmong(layersOf(layer) ?? [])))
 }
 
 function readArguments(args: AdaptedDenseArgs): AdaptedDenseArgs {

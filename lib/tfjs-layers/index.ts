@@ -4,4 +4,8 @@
  * @module lily-kernels/tfjs-layers
  * @packageDocumentation
  */
+import { registerHost } from '../binding/host.js'
+
 export { AdaptedDense, type AdaptedDenseArgs, attachAdapter } from './adapted-dense.js'
+
+registerHost()

@@ -179,7 +179,7 @@ function addAdapter(x: Tensor, base: Tensor, { place, layer, settings }: Call, s
   let saved: RecordedCall['saved'] | undefined
   try {
     const y = place.compute(base.shape, base, [x], (y, x) => {
-      saved = layer.forward(x, y, given).saved
+      saved = layer.forward({ x, y }, given).saved
     })
     return { y, small, saved: saved as RecordedCall['saved'] }
   } catch (cause) {
@@ -197,12 +197,12 @@ function backward(call: RecordedCall, dy: Tensor, needsDx: boolean): Tensor | un
   if (needsDx) {
     dx = newTensor(
       place.compute(x.shape, null, [x, dy], (dx, x, dy) => {
-        layer.backward(dy, saved, { x, dx })
+        layer.backward({ dy, saved, x, dx })
       }),
     )
   } else {
     place.read([x, dy], (x, dy) => {
-      layer.backward(dy, saved, { x, needs: { dx: false } })
+      layer.backward({ dy, saved, x }, { needs: { dx: false } })
     })
   }
   call.isDone = true

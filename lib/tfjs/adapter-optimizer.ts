@@ -1,5 +1,5 @@
 /** An optimiser for adapters and variables of TensorFlow.js. */
-import { engine, type NamedTensorMap, Optimizer, type Scalar, type Tensor, type Variable } from '@tensorflow/tfjs-core'
+import { type NamedTensorMap, Optimizer, type Scalar, type Tensor, type Variable } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, copyArray, entriesOf, get, isInstance, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
@@ -7,9 +7,10 @@ import type { AdapterModel } from '../model/adapter-model.js'
 import { AdamW } from '../optimiser/adamw.js'
 import { ADAMW_OPTIONS, type AdamWOptions } from '../optimiser/options.js'
 import type { TrainableParameter } from '../optimiser/parameters.js'
-import { checkFloat32 } from './memory.js'
-import { currentPlace, placeOn, type VariableParameter } from './place.js'
-import { type AdapterModels, readModels, variableGrads } from './variable-grads.js'
+import { currentGpuPlace } from './gpu-memory.js'
+import { checkFloat32, hostPlace } from './memory.js'
+import { placeOn, type VariableParameter } from './place.js'
+import { type AdapterModels, readModels, readVariables, variableGrads } from './variable-grads.js'
 
 /** The gradient of a variable. */
 interface NamedTensor {
@@ -64,7 +65,7 @@ export class AdapterOptimizer extends Optimizer {
     const { variables, optimizer, ...adamw } = readOptions(options)
     this.#models = readModels(model)
     this.#optimizer = readOptimizer(optimizer)
-    this.#variables = readVariables(variables, this.#models)
+    this.#variables = parametersOf(variables, this.#models)
     this.adamw = new AdamW(allParameters(this.#models, this.#variables), adamw)
   }
 
@@ -164,23 +165,14 @@ function checkGradient({ name, shape }: Variable, gradient: Tensor): void {
   fail('ERR_LILY_SHAPE', `gradient of '${name}'`, `expected ${shapeText(shape)}, got ${shapeText(gradient.shape)}`)
 }
 
-function readVariables(variables: unknown, models: readonly AdapterModel[]): Map<string, VariableParameter> {
+function parametersOf(variables: unknown, models: readonly AdapterModel[]): Map<string, VariableParameter> {
   const parameters = new Map<string, VariableParameter>()
-  const list = variables === undefined ? [] : copyArray('variables', variables)
-  if (list === null)
-    fail('ERR_LILY_ARGUMENT', 'variables', `expected an array of variables, got ${describe(variables)}`)
-  for (const [i, variable] of list.entries()) {
+  for (const [i, variable] of (variables === undefined ? [] : readVariables(variables)).entries()) {
     checkFloat32(`variables[${i}]`, variable)
-    if (!isVariable(variable))
-      fail('ERR_LILY_ARGUMENT', `variables[${i}]`, 'expected a tf.Variable, got another tensor')
-    const place = models.length > 0 ? placeOn('model', models[0].device) : currentPlace('variables')
+    const place = models.length > 0 ? placeOn('model', models[0].device) : (currentGpuPlace('variables') ?? hostPlace)
     parameters.set(variable.name, place.variable(variable))
   }
   return parameters
-}
-
-function isVariable(tensor: Tensor & { name?: unknown }): tensor is Variable {
-  return typeof tensor.name === 'string' && engine().registeredVariables[tensor.name] === tensor
 }
 
 function allParameters(

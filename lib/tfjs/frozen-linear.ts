@@ -32,7 +32,7 @@ interface FrozenWeight {
  * Packed kernels by the `dataId` of their numbers. Numbers of a tensor do not change, and a variable gets another dataId
  * when it is assigned, so an entry is never stale. An entry lives as long as its dataId: nothing has to be released.
  */
-const packedKernels = new WeakMap<object, PackedWeight>()
+const packedKernels = new WeakMap<object, FrozenWeight>()
 
 /**
  * A linear layer whose weight is not trained: x weight + bias. It is differentiable in x.
@@ -86,7 +86,7 @@ function readPacked(packed: PackedLinear): FrozenWeight {
     )
   }
   const [dOut, dIn] = packed.shape
-  return new PackedWeight(packed, false, dIn, dOut)
+  return packedWeight(packed, false, dIn, dOut)
 }
 
 function readKernel(weight: Tensor2D | Tensor): FrozenWeight {
@@ -94,70 +94,55 @@ function readKernel(weight: Tensor2D | Tensor): FrozenWeight {
   const { shape, dataId } = weight
   if (shape.length !== 2) fail('ERR_LILY_SHAPE', 'weight', `expected [d_in, d_out], got ${shapeText(shape)}`)
   const [dIn, dOut] = shape
-  if (tfGpu() !== null) return new GpuWeight(weight, dIn, dOut)
+  if (tfGpu() !== null) return gpuWeight(weight, dIn, dOut)
   const known = packedKernels.get(dataId)
   // A reshaped tensor has the dataId of the original.
   if (known?.dIn === dIn) return known
   // The packed form refers to the numbers, which must stay where they are: dataSync copies them out of a heap.
-  const frozen = new PackedWeight(packLinear(tensor(weight.dataSync(), shape)), true, dIn, dOut)
+  const frozen = packedWeight(packLinear(tensor(weight.dataSync(), shape)), true, dIn, dOut)
   packedKernels.set(dataId, frozen)
   return frozen
 }
 
-/** In host memory. */
-class PackedWeight implements FrozenWeight {
-  constructor(
-    private readonly packed: PackedLinear,
-    /**
-     * Whether the weight is [d_in, d_out], as a kernel of TensorFlow.js: its product with x is the backward call of the
-     * weight [d_out, d_in] that the same numbers are, so that no transposed copy is made.
-     */
-    private readonly isKernel: boolean,
-    readonly dIn: number,
-    readonly dOut: number,
-  ) {}
-
-  forward(x: Tensor, bias: Tensor | undefined, shape: number[]): TensorInfo {
-    return computeTensor(bias === undefined ? [x] : [x, bias], shape, (y, x, bias) => {
-      this.#multiply(x, bias, y)
-    })
+/**
+ * A weight in host memory.
+ *
+ * @param isKernel whether it is [d_in, d_out], as a kernel of TensorFlow.js: its product with x is the backward call of the
+ *   weight [d_out, d_in] that the same numbers are, so that no transposed copy is made
+ */
+function packedWeight(weight: PackedLinear, isKernel: boolean, dIn: number, dOut: number): FrozenWeight {
+  const multiply = (x: HostTensor, y: HostTensor, isTransposed: boolean, accumulate: boolean) => {
+    if (isTransposed) linearBackward({ dy: x, weight, dx: y }, { accumulate })
+    else linearForward({ x, weight, y }, { accumulate })
   }
-
-  gradient(dy: Tensor, shape: number[]): Tensor {
-    const { packed, isKernel } = this
-    const dx = computeTensor([dy], shape, (dx, dy) => {
-      if (isKernel) linearForward({ x: dy, weight: packed, y: dx }, { accumulate: false })
-      else linearBackward({ dy, weight: packed, dx }, { accumulate: false })
-    })
-    return newTensor(dx)
-  }
-
-  #multiply(x: HostTensor, bias: HostTensor | undefined, y: HostTensor): void {
-    const { packed, isKernel, dOut } = this
-    if (bias !== undefined) for (let i = 0; i < y.data.length; i += dOut) y.data.set(bias.data, i)
-    const accumulate = bias !== undefined
-    if (isKernel) linearBackward({ dy: x, weight: packed, dx: y }, { accumulate })
-    else linearForward({ x, weight: packed, y }, { accumulate })
+  return {
+    dIn,
+    dOut,
+    forward: (x, bias, shape) =>
+      computeTensor(bias === undefined ? [x] : [x, bias], shape, (y, x, bias?: HostTensor) => {
+        if (bias !== undefined) for (let i = 0; i < y.data.length; i += dOut) y.data.set(bias.data, i)
+        multiply(x, y, isKernel, bias !== undefined)
+      }),
+    gradient: (dy, shape) =>
+      newTensor(
+        computeTensor([dy], shape, (dx, dy) => {
+          multiply(dy, dx, !isKernel, false)
+        }),
+      ),
   }
 }
 
-/** On a GPUDevice, for which this package has no kernels of linear layers: TensorFlow.js multiplies. */
-class GpuWeight implements FrozenWeight {
-  constructor(
-    private readonly weight: Tensor,
-    readonly dIn: number,
-    readonly dOut: number,
-  ) {}
-
-  forward(x: Tensor, bias: Tensor | undefined, shape: number[]): TensorInfo {
-    return tidy(() => {
-      const y = reshape(matMul(reshape(x, [-1, this.dIn]), this.weight), shape)
-      return bias === undefined ? y : add(y, bias)
-    })
-  }
-
-  gradient(dy: Tensor, shape: number[]): Tensor {
-    return tidy(() => reshape(matMul(reshape(dy, [-1, this.dOut]), this.weight, false, true), shape))
+/** A weight on a GPUDevice, for which this package has no kernels of linear layers: TensorFlow.js multiplies. */
+function gpuWeight(weight: Tensor, dIn: number, dOut: number): FrozenWeight {
+  return {
+    dIn,
+    dOut,
+    forward: (x, bias, shape) =>
+      tidy(() => {
+        const y = reshape(matMul(reshape(x, [-1, dIn]), weight), shape)
+        return bias === undefined ? y : add(y, bias)
+      }),
+    gradient: (dy, shape) => tidy(() => reshape(matMul(reshape(dy, [-1, dOut]), weight, false, true), shape)),
   }
 }
 

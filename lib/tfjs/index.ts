@@ -4,8 +4,12 @@
  * @module lily-kernels/tfjs
  * @packageDocumentation
  */
+import { registerHost } from '../binding/host.js'
+
 export { adapt, type AdaptOptions } from './adapt.js'
 export { AdapterOptimizer, type AdapterOptimizerOptions } from './adapter-optimizer.js'
 export { fromTf, toTf } from './convert.js'
 export { frozenLinear } from './frozen-linear.js'
 export { type AdapterModels, variableGrads } from './variable-grads.js'
+
+registerHost()

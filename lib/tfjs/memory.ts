@@ -42,18 +42,6 @@ export interface HostTensor {
 }
 
 /**
- * Calls `read` with the numbers of tensors.
- *
- * @param inputs float32
- * @param read allocates no memory of the backend
- */
-function readTensors(inputs: readonly Tensor[], read: (...inputs: HostTensor[]) => void): void {
-  const heap = heapBackend()
-  if (heap !== null) moveToHeap(heap, inputs)
-  read(...inputs.map((input) => numbersOf(heap, input)))
-}
-
-/**
  * Computes a new tensor from others.
  *
  * @param inputs float32
@@ -93,7 +81,11 @@ export function newTensor(info: TensorInfo): Tensor {
 
 /** Calls on the host. */
 export const hostPlace: Place = {
-  read: readTensors,
+  read(inputs, read) {
+    const heap = heapBackend()
+    if (heap !== null) moveToHeap(heap, inputs)
+    read(...inputs.map((input) => numbersOf(heap, input)))
+  },
   compute: (shape, start, inputs, compute) =>
     computeTensor(start === null ? inputs : [start, ...inputs], shape, (output, ...given) => {
       const rest = start === null ? given : given.slice(1)

@@ -5,7 +5,7 @@ import { webGpuBinding } from '../binding/devices.js'
 import { type Device, deviceText } from '../memory/device.js'
 import type { TrainableParameter } from '../optimiser/parameters.js'
 import type { TensorLike } from '../tensor/resolve.js'
-import { currentGpuPlace, GpuPlace, tfGpu } from './gpu-memory.js'
+import { GpuPlace, tfGpu } from './gpu-memory.js'
 import { hostPlace } from './memory.js'
 
 /** Names of the small operands of a call. */
@@ -89,13 +89,4 @@ export function placeOn(argument: string, device: Device): Place {
     )
   }
   return new GpuPlace(gpu, device as Device & { readonly type: 'webgpu' })
-}
-
-/**
- * The place where TensorFlow.js computes, for a call without parameters of a model.
- *
- * @throws LilyError ERR_LILY_DEVICE if it computes on a GPUDevice that is not registered
- */
-export function currentPlace(argument: string): Place {
-  return currentGpuPlace(argument) ?? hostPlace
 }

@@ -1,6 +1,5 @@
 /** What {@link variableGrads} records besides the tape of TensorFlow.js. */
 import { engine, type Scalar, type Tensor, type Variable } from '@tensorflow/tfjs-core'
-import { shared } from '../base/copies.js'
 import { fail } from '../base/errors.js'
 import type { AdapterLayer, AdapterSaved } from '../model/adapter-layer.js'
 import type { AdapterModel } from '../model/adapter-model.js'
@@ -30,20 +29,17 @@ export interface Recording {
   readonly calls: RecordedCall[]
 }
 
-/** All copies of the package have one recording: `variableGrads` of one sees the calls of another. */
-const state = shared('tfjs', () => ({
-  /** The one in progress; null if no gradient is being recorded, or TensorFlow.js records one by itself. */
-  recording: null as Recording | null,
-}))
+/** The one in progress; null if no gradient is being recorded, or TensorFlow.js records one by itself. */
+let current: Recording | null = null
 
 /** Runs `f` with a recording, and releases what its calls have kept. */
 export function withRecording<T>(recording: Recording, f: () => T): T {
-  const previous = state.recording
-  state.recording = recording
+  const previous = current
+  current = recording
   try {
     return f()
   } finally {
-    state.recording = previous
+    current = previous
     for (const call of recording.calls) release(call)
   }
 }
@@ -62,7 +58,7 @@ export function release({ x, small, saved }: RecordedCall): void {
  */
 export function recordingFor(layer: AdapterLayer, training: boolean | undefined): Recording | null {
   if (training === false) return null
-  const { recording } = state
+  const recording = current
   if (recording === null) {
     if (training === true) fail('ERR_LILY_ARGUMENT', 'training', `true is for ${INSIDE}; leave training out`)
     if (engine().isTapeOn()) {

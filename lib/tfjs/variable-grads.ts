@@ -76,7 +76,7 @@ export function readModels(model: unknown): AdapterModel[] {
   return models as AdapterModel[]
 }
 
-function readVariables(variables: unknown): Variable[] {
+export function readVariables(variables: unknown): Variable[] {
   const list = copyArray('variables', variables)
   if (list === null) {
     fail('ERR_LILY_ARGUMENT', 'variables', `expected an array of variables, got ${describe(variables)}`)

@@ -3,17 +3,14 @@
  * the device, or leaves that to the caller whose encoder it was given.
  */
 import { fail, LilyError, messageOf } from '../base/errors.js'
+import { isFixed } from '../base/views.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
-import type { BackwardCall, FoldCall, ForwardCall } from '../binding/gpu-call.js'
-import type { Plan } from '../binding/gpu-pass.js'
-import type { Memory, MemoryHandle, PoolStatistics, StreamHandle } from '../binding/native.js'
+import type { GpuWork } from '../binding/gpu-call.js'
+import type { Memory, MemoryHandle, PoolStats, StreamHandle } from '../binding/native.js'
 import { ByteCopies } from './bytes.js'
 import { type Allocate, GpuKernels } from './kernels.js'
 import { type Block, BufferPool } from './pool.js'
 import { MAP_READ, usage } from './usage.js'
-
-/** The number of the queue where others have a stream. */
-const QUEUE = 1
 
 /** Memory of the package: the object behind a `MemoryHandle`. */
 class Allocation {
@@ -91,42 +88,27 @@ export class GpuBinding implements WebGpuBinding {
 
   // Calls.
 
-  forward(call: ForwardCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, call, (commands, allocate) => {
-      this.#kernels.forward(call, commands, allocate)
+  run(work: GpuWork, encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, work.call, (commands, allocate) => {
+      this.#kernels.encode(work, commands, allocate)
     })
   }
 
-  backward(call: BackwardCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, call, (commands, allocate) => {
-      this.#kernels.backward(call, commands, allocate)
-    })
-  }
-
-  fold(call: FoldCall, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, call, (commands, allocate) => {
-      this.#kernels.fold(call, commands, allocate)
-    })
-  }
-
-  plan(plan: Plan, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, plan, (commands, allocate) => {
-      this.#kernels.plan(plan, commands, allocate)
-    })
-  }
-
-  async forwardCompiled(call: ForwardCall): Promise<void> {
+  async runAsync(work: GpuWork): Promise<void> {
     this.#checkEnd()
-    await this.#runCompiled(call, this.#kernels.compileForward(call), (commands, allocate) => {
-      this.#kernels.forward(call, commands, allocate)
-    })
-  }
-
-  async backwardCompiled(call: BackwardCall): Promise<void> {
-    this.#checkEnd()
-    await this.#runCompiled(call, this.#kernels.compileBackward(call), (commands, allocate) => {
-      this.#kernels.backward(call, commands, allocate)
-    })
+    // Its operands may be disposed of while the pipelines compile; their memory waits.
+    const blocks = this.#blocksOf(work.call)
+    for (const block of blocks) this.#pool.pin(block)
+    try {
+      await this.#settled(this.#kernels.compile(work))
+      await this.#checked(() => {
+        this.#encode(null, work.call, (commands, allocate) => {
+          this.#kernels.encode(work, commands, allocate)
+        })
+      })
+    } finally {
+      for (const block of blocks) this.#pool.unpin(block)
+    }
   }
 
   // Memory.
@@ -176,11 +158,10 @@ export class GpuBinding implements WebGpuBinding {
     this.#checkEnd()
     let bytes = data as Uint8Array<ArrayBuffer>
     const { buffer, byteLength } = bytes
-    // WebGPU writes whole words, with which blocks of the pool end; what follows the data in them is nobody's. Dawn for
+    // WebGPU writes whole words, with which blocks of the pool end; trailing bytes are unused. Dawn for
     // Node.js crashes where the memory of the data is shared, as that of WebAssembly is, and browsers refuse a buffer that
     // can be resized.
-    const { resizable } = buffer as { readonly resizable?: boolean }
-    if (byteLength % 4 !== 0 || resizable || !(buffer instanceof ArrayBuffer)) {
+    if (byteLength % 4 !== 0 || !isFixed(buffer)) {
       bytes = new Uint8Array(Math.ceil(byteLength / 4) * 4)
       bytes.set(data as Uint8Array)
     }
@@ -245,7 +226,7 @@ export class GpuBinding implements WebGpuBinding {
     })
   }
 
-  poolStatistics(): PoolStatistics {
+  poolStatistics(): PoolStats {
     return this.#pool.statistics
   }
 
@@ -259,8 +240,9 @@ export class GpuBinding implements WebGpuBinding {
     return this as unknown as StreamHandle
   }
 
+  /** There is one queue. */
   streamHandle(): number {
-    return QUEUE
+    return 1
   }
 
   /** The queue is the only stream that runs commands, in the order in which they are submitted. */
@@ -332,21 +314,6 @@ export class GpuBinding implements WebGpuBinding {
   /** The blocks of the operands of a call; more than once those of several operands. */
   #blocksOf(call: object): Block[] {
     return buffersOf(call).flatMap((buffer) => this.#blocks.get(buffer) ?? [])
-  }
-
-  /** Runs a call once its pipelines are compiled. Its operands may be disposed of meanwhile; their memory waits. */
-  async #runCompiled(call: object, compiled: Promise<void>, encode: Encode): Promise<void> {
-    const blocks = this.#blocksOf(call)
-    for (const block of blocks) this.#pool.pin(block)
-    try {
-      await this.#settled(compiled)
-      this.#checkEnd()
-      await this.#checked(() => {
-        this.#encode(null, call, encode)
-      })
-    } finally {
-      for (const block of blocks) this.#pool.unpin(block)
-    }
   }
 
   /** Runs commands, and rejects with what WebGPU reports of them or, if there is such a report, of earlier calls. */

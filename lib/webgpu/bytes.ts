@@ -1,4 +1,5 @@
 /** Copies and fills of any bytes: those of WebGPU take multiples of 4 bytes, and require usages of the buffers. */
+import type { Allocate } from './kernels.js'
 import { usage } from './usage.js'
 
 /** Threads of a workgroup. Each writes one 32-bit word, so no two threads write the same one. */
@@ -10,8 +11,11 @@ const MOST = 8 * 2 ** 20
 /** Alignment of the offset of a binding. */
 const ALIGNMENT = 256
 
-/** In the words of the bindings: bytes `to_begin` up to `to_end` get the bytes from `begin` on, or zero. */
-const SOURCE = `
+/**
+ * In the words of the bindings: bytes `to_begin` up to `to_end` get the bytes from `begin` on, or zero. A function, because
+ * bundlers keep a constant whose template has values, also where no kernel is used.
+ */
+const shader = () => `
 struct Parameters { to_begin: u32, to_end: u32, begin: u32, is_copy: u32 }
 @group(0) @binding(0) var<storage, read_write> output: array<u32>;
 @group(0) @binding(1) var<storage, read> input: array<u32>;
@@ -49,34 +53,21 @@ export class ByteCopies {
    * Copies bytes, or sets them to zero without `from`. `allocate` gives memory that is not used again before the commands are
    * submitted.
    */
-  copy(
-    encoder: GPUCommandEncoder,
-    to: Bytes,
-    from: Bytes | null,
-    byteLength: number,
-    allocate: (byteLength: number) => GPUBuffer,
-  ): void {
+  copy(encoder: GPUCommandEncoder, to: Bytes, from: Bytes | null, byteLength: number, allocate: Allocate): void {
     if (byteLength === 0) return
     const isPlain =
       [to.byteOffset, from?.byteOffset ?? 0, byteLength].every((bytes) => bytes % 4 === 0) &&
       (to.buffer.usage & usage.copyDestination) !== 0 &&
       (from === null || (from.buffer.usage & usage.copySource) !== 0)
-    if (!isPlain) this.#dispatch(encoder, to, from, byteLength, allocate)
-    else if (from === null) encoder.clearBuffer(to.buffer, to.byteOffset, byteLength)
-    else encoder.copyBufferToBuffer(from.buffer, from.byteOffset, to.buffer, to.byteOffset, byteLength)
-  }
-
-  #dispatch(
-    encoder: GPUCommandEncoder,
-    to: Bytes,
-    from: Bytes | null,
-    byteLength: number,
-    allocate: (byteLength: number) => GPUBuffer,
-  ): void {
+    if (isPlain) {
+      if (from === null) encoder.clearBuffer(to.buffer, to.byteOffset, byteLength)
+      else encoder.copyBufferToBuffer(from.buffer, from.byteOffset, to.buffer, to.byteOffset, byteLength)
+      return
+    }
     const { device } = this
     this.#pipeline ??= device.createComputePipeline({
       layout: 'auto',
-      compute: { module: device.createShaderModule({ code: SOURCE }) },
+      compute: { module: device.createShaderModule({ code: shader() }) },
     })
     const pass = encoder.beginComputePass()
     pass.setPipeline(this.#pipeline)

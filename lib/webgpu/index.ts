@@ -15,6 +15,7 @@ import { lilyBackward, lilyBackwardAsync } from '../operations/backward.js'
 import { foldB } from '../operations/fold.js'
 import { lilyForward, lilyForwardAsync } from '../operations/forward.js'
 import { loraBackward, loraBackwardAsync, loraForward, loraForwardAsync } from '../operations/lora.js'
+import { hasMembers } from '../tensor/gpu-buffer.js'
 import { checkEncoder } from '../tensor/stream-option.js'
 import { type DTypeArgument, type Tensor, tensor } from '../tensor/tensor.js'
 import { GpuBinding } from './binding.js'
@@ -239,14 +240,6 @@ export function createLily(device: GpuDevice): Lily {
 }
 
 function isGpuDevice(value: unknown): value is GPUDevice {
-  return reading('device', () => {
-    if (typeof value !== 'object' || value === null) return false
-    const { createBuffer, queue, lost, limits } = value as Partial<Record<string, unknown>>
-    return (
-      typeof createBuffer === 'function' &&
-      typeof queue === 'object' &&
-      typeof lost === 'object' &&
-      typeof limits === 'object'
-    )
-  })
+  const types = { createBuffer: 'function', queue: 'object', lost: 'object', limits: 'object' }
+  return reading('device', () => hasMembers(value, types))
 }

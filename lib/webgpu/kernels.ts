@@ -1,6 +1,6 @@
 /** The kernels on a GPUDevice: plans a call, builds the shaders of its passes, and encodes their dispatches. */
 import { fail } from '../base/errors.js'
-import type { BackwardCall, FoldCall, ForwardCall, Sizes } from '../binding/gpu-call.js'
+import type { GpuWork, Sizes } from '../binding/gpu-call.js'
 import type { Plan } from '../binding/gpu-pass.js'
 import { type Excess, excessOf } from './bindings.js'
 import { Pipelines } from './pipelines.js'
@@ -41,30 +41,28 @@ export class GpuKernels {
     this.#pipelines = new Pipelines(device)
   }
 
-  forward(call: ForwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(this.#checked(call, planForward), new Problem(call).common, encoder, allocate)
+  encode(work: GpuWork, encoder: GPUCommandEncoder, allocate: Allocate): void {
+    const { plan, common } = this.#planned(work)
+    this.#encode(plan, common, encoder, allocate)
   }
 
-  backward(call: BackwardCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(this.#checked(call, planBackward), new Problem(call).common, encoder, allocate)
+  /** Resolves once the pipelines of such work are compiled, off the main thread. */
+  async compile(work: GpuWork): Promise<void> {
+    const { plan, common } = this.#planned(work)
+    await Promise.all(this.#modules(plan, common).map((module) => this.#pipelines.compile(module)))
   }
 
-  fold(call: FoldCall, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(this.#within(planFold(call)), foldCommon(call), encoder, allocate)
-  }
-
-  /** Encodes a plan whose passes have no parameters in common. */
-  plan(plan: Plan, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    this.#encode(this.#within(plan), { params: {}, floats: {} }, encoder, allocate)
-  }
-
-  /** Resolves once the pipelines of such a call are compiled, off the main thread. */
-  async compileForward(call: ForwardCall): Promise<void> {
-    await this.#compile(this.#checked(call, planForward), new Problem(call).common)
-  }
-
-  async compileBackward(call: BackwardCall): Promise<void> {
-    await this.#compile(this.#checked(call, planBackward), new Problem(call).common)
+  #planned(work: GpuWork): { plan: Plan; common: Common } {
+    switch (work.name) {
+      case 'forward':
+        return { plan: this.#checked(work.call, planForward), common: new Problem(work.call).common }
+      case 'backward':
+        return { plan: this.#checked(work.call, planBackward), common: new Problem(work.call).common }
+      case 'fold':
+        return { plan: this.#within(planFold(work.call)), common: foldCommon(work.call) }
+      case 'plan':
+        return { plan: this.#within(work.call), common: { params: {}, floats: {} } }
+    }
   }
 
   /** The plan of a call that fits into the limits of the device. The error says how many tokens would fit. */
@@ -94,10 +92,6 @@ export class GpuKernels {
       .map((pass) => moduleOf(pass, common, this.#device.limits))
   }
 
-  async #compile(plan: Plan, common: Common): Promise<void> {
-    await Promise.all(this.#modules(plan, common).map((module) => this.#pipelines.compile(module)))
-  }
-
   #encode(plan: Plan, common: Common, encoder: GPUCommandEncoder, allocate: Allocate): void {
     // Everything that may fail comes before the first command.
     const modules = this.#modules(plan, common)
@@ -116,25 +110,18 @@ export class GpuKernels {
     this.#device.queue.writeBuffer(uniforms, 0, content)
 
     const pass = encoder.beginComputePass()
-    for (const [
-      i,
-      {
-        bindings,
-        grid,
-        uniforms: { byteLength },
-      },
-    ] of modules.entries()) {
+    for (const [i, module] of modules.entries()) {
       const { pipeline, layout } = pipelines[i]
       const entries = [
-        { binding: 0, resource: { buffer: uniforms, offset: offsets[i], size: byteLength } },
-        ...bindings.map(({ buffer, offset, size }, binding) => ({
+        { binding: 0, resource: { buffer: uniforms, offset: offsets[i], size: module.uniforms.byteLength } },
+        ...module.bindings.map(({ buffer, offset, size }, binding) => ({
           binding: binding + 1,
           resource: { buffer: buffer ?? workspace, offset, size },
         })),
       ]
       pass.setPipeline(pipeline)
       pass.setBindGroup(0, this.#device.createBindGroup({ layout, entries }))
-      pass.dispatchWorkgroups(...grid)
+      pass.dispatchWorkgroups(...module.grid)
     }
     pass.end()
   }

@@ -8,23 +8,15 @@ interface Entry {
   pending: Promise<void> | null
 }
 
-export interface Pipeline {
-  readonly layout: GPUBindGroupLayout
-  readonly pipeline: GPUComputePipeline
-}
-
 export class Pipelines {
-  readonly #device: GPUDevice
   readonly #entries = new Map<string, Entry>()
 
-  constructor(device: GPUDevice) {
-    this.#device = device
-  }
+  constructor(private readonly device: GPUDevice) {}
 
-  get(module: Module): Pipeline {
+  get(module: Module): { readonly layout: GPUBindGroupLayout; readonly pipeline: GPUComputePipeline } {
     const entry = this.#entryOf(module)
-    entry.pipeline ??= this.#device.createComputePipeline(this.#descriptor(module, entry.layout))
-    return entry as Pipeline
+    const pipeline = (entry.pipeline ??= this.device.createComputePipeline(this.#descriptor(module, entry.layout)))
+    return { layout: entry.layout, pipeline }
   }
 
   /** Resolves once the pipeline is compiled. */
@@ -38,22 +30,19 @@ export class Pipelines {
   }
 
   async #compile(module: Module, entry: Entry): Promise<void> {
-    const pipeline = await this.#device.createComputePipelineAsync(this.#descriptor(module, entry.layout))
+    const pipeline = await this.device.createComputePipelineAsync(this.#descriptor(module, entry.layout))
     entry.pipeline ??= pipeline
   }
 
   #entryOf(module: Module): Entry {
-    let entry = this.#entries.get(module.code)
-    if (entry === undefined) {
-      entry = { layout: this.#layoutOf(module), pipeline: null, pending: null }
-      this.#entries.set(module.code, entry)
-    }
+    const entry = this.#entries.get(module.code) ?? { layout: this.#layoutOf(module), pipeline: null, pending: null }
+    this.#entries.set(module.code, entry)
     return entry
   }
 
   #layoutOf({ bindings }: Module): GPUBindGroupLayout {
     const visibility = 4 // GPUShaderStage.COMPUTE, an object that Node.js does not have
-    return this.#device.createBindGroupLayout({
+    return this.device.createBindGroupLayout({
       entries: [
         { binding: 0, visibility, buffer: { type: 'uniform' } },
         ...bindings.map(({ isWritten }, i) => ({
@@ -67,8 +56,8 @@ export class Pipelines {
 
   #descriptor({ code }: Module, layout: GPUBindGroupLayout): GPUComputePipelineDescriptor {
     return {
-      layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module: this.#device.createShaderModule({ code }), entryPoint: 'main' },
+      layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+      compute: { module: this.device.createShaderModule({ code }), entryPoint: 'main' },
     }
   }
 }

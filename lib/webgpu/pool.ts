@@ -1,6 +1,6 @@
 /** The memory of a GPUDevice that the package allocates: blocks, kept when they are freed for later calls. */
 import { LilyError } from '../base/errors.js'
-import type { PoolStatistics } from '../binding/native.js'
+import type { PoolStats } from '../binding/native.js'
 
 /** Smallest block in bytes: the alignment of bindings, so that a block of any class is a whole number of them. */
 const GRANULE = 256
@@ -47,7 +47,7 @@ export class BufferPool {
     private readonly create: (byteLength: number) => GPUBuffer,
   ) {}
 
-  get statistics(): PoolStatistics {
+  get statistics(): PoolStats {
     return { ...this.#statistics }
   }
 

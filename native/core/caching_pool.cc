@@ -100,14 +100,9 @@ void CachingPool::cache_block(size_t size, const Block &block) {
   if (statistics_.bytes_cached > limit_) trim();
 }
 
-void CachingPool::begin_capture(lily_stream stream) {
+void CachingPool::set_recording(lily_stream stream, bool recording) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  captured_[stream].recording = true;
-}
-
-void CachingPool::end_capture(lily_stream stream) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  captured_[stream].recording = false;
+  captured_[stream].recording = recording;
 }
 
 bool CachingPool::is_recording(lily_stream stream) {
@@ -147,10 +142,6 @@ void CachingPool::empty() {
 PoolStatistics CachingPool::statistics() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return statistics_;
-}
-
-bool CachingPool::usable_at_once(const Block &block, lily_stream stream) const {
-  return block.idle || (kind_ == MemoryKind::kDevice && block.stream == stream);
 }
 
 // Whether the work on a block has completed: all work that was queued on its stream before the event. If the block has
@@ -196,7 +187,7 @@ void *CachingPool::reuse(size_t size, lily_stream stream) {
     return data;
   };
   for (size_t i = blocks.size(); i-- > 0;) {
-    if (usable_at_once(blocks[i], stream)) return take_block(i);
+    if (blocks[i].idle || (kind_ == MemoryKind::kDevice && blocks[i].stream == stream)) return take_block(i);
   }
   for (size_t i = blocks.size(); i-- > 0;) {
     if (work_completed(blocks[i])) return take_block(i);
@@ -281,12 +272,8 @@ CachingPool &caching_pool(const lily_backend &backend, int32_t device, MemoryKin
   return *pool;
 }
 
-void begin_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream) {
-  for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).begin_capture(stream);
-}
-
-void end_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream) {
-  for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).end_capture(stream);
+void set_recording_in_pools(const lily_backend &backend, int32_t device, lily_stream stream, bool recording) {
+  for (const MemoryKind kind : kKinds) caching_pool(backend, device, kind).set_recording(stream, recording);
 }
 
 void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream successor) {

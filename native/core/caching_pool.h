@@ -12,6 +12,7 @@
 
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "lily/backend.h"
@@ -40,10 +41,9 @@ class CachingPool {
   // `idle`: no queued work uses the block, so that any stream may reuse it at once.
   void return_block(void *block, size_t bytes, lily_stream stream = 0, bool idle = false);
 
-  // Between the two calls, work on `stream` is captured into a graph, which may be launched several times. Blocks that
-  // are returned during a capture are reused by later captured work of the stream only, until hand_over.
-  void begin_capture(lily_stream stream);
-  void end_capture(lily_stream stream);
+  // While it is set, work on `stream` is captured into a graph, which may be launched several times. Blocks that are
+  // returned during a capture are reused by later captured work of the stream only, until hand_over.
+  void set_recording(lily_stream stream, bool recording);
   bool is_recording(lily_stream stream);
 
   // Moves the blocks of a stream that is being destroyed to `successor`. The caller must have ordered all work of
@@ -71,7 +71,6 @@ class CachingPool {
 
   static size_t size_class(size_t bytes);
   bool work_completed(Block &block);
-  bool usable_at_once(const Block &block, lily_stream stream) const;
   void cache_block(size_t size, const Block &block);
   Captured *recording(lily_stream stream);
   void *reuse(size_t size, lily_stream stream);
@@ -98,8 +97,7 @@ class CachingPool {
 CachingPool &caching_pool(const lily_backend &backend, int32_t device, MemoryKind kind = MemoryKind::kDevice);
 
 // The functions of CachingPool of the same names, for all pools of a device; `empty_pools` for all pools of a backend.
-void begin_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream);
-void end_capture_in_pools(const lily_backend &backend, int32_t device, lily_stream stream);
+void set_recording_in_pools(const lily_backend &backend, int32_t device, lily_stream stream, bool recording);
 void hand_over_pools(const lily_backend &backend, int32_t device, lily_stream stream, lily_stream successor);
 void empty_pools(const lily_backend &backend);
 
@@ -110,22 +108,27 @@ class PooledBlock {
   PooledBlock(CachingPool &pool, size_t bytes, lily_stream stream = 0)
       : pool_(&pool), bytes_(bytes), stream_(stream), data_(pool.take(bytes, stream)) {}
   PooledBlock(PooledBlock &&other) noexcept
-      : pool_(other.pool_), bytes_(other.bytes_), stream_(other.stream_), data_(other.data_) {
-    other.data_ = nullptr;
-  }
+      : pool_(other.pool_),
+        bytes_(other.bytes_),
+        stream_(other.stream_),
+        data_(std::exchange(other.data_, nullptr)),
+        idle_(other.idle_) {}
   PooledBlock &operator=(PooledBlock &&) = delete;
   ~PooledBlock() {
-    if (data_ != nullptr) pool_->return_block(data_, bytes_, stream_);
+    if (data_ != nullptr) pool_->return_block(data_, bytes_, stream_, idle_);
   }
 
   void *data() const { return data_; }
   size_t bytes() const { return bytes_; }
+  // Marks the block as not used by any queued work.
+  void set_idle() { idle_ = true; }
 
  private:
   CachingPool *pool_ = nullptr;
   size_t bytes_ = 0;
   lily_stream stream_ = 0;
   void *data_ = nullptr;
+  bool idle_ = false;
 };
 
 }  // namespace lily

@@ -1,4 +1,4 @@
-// The C ABI of the CPU backend: checks a call, then runs its passes on the thread pool.
+// The C ABI of the CPU backend: runs the passes of a call on the thread pool.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,6 @@
 #include <string>
 #include <string_view>
 
-#include "core/problem.h"
 #include "core/workspace.h"
 #include "cpu/amx/permission.h"
 #include "cpu/optimiser.h"
@@ -40,12 +39,6 @@ lily_status check_available() {
     return fail(LILY_ERROR_UNAVAILABLE, "LILY_NUM_THREADS must be a whole number from 1 to " +
                                             std::to_string(kMaxThreads) + "; change it or unset it");
   }
-  return LILY_OK;
-}
-
-lily_status check(const lily_problem &problem) {
-  if (const lily_status status = check_available()) return status;
-  if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, wrong);
   return LILY_OK;
 }
 
@@ -98,7 +91,7 @@ lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
 }
 
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
-  if (const lily_status status = check(*problem)) return status;
+  if (const lily_status status = check_available()) return status;
   lily_forward call = {};
   call.problem = *problem;
   *bytes = plan_forward(call, instruction_set().kernels_for(*problem)).workspace_bytes;
@@ -131,7 +124,7 @@ void run(const Plan<Pass> &plan) {
 }
 
 lily_status forward(const lily_forward *call) {
-  if (const lily_status status = check(call->problem)) return status;
+  if (const lily_status status = check_available()) return status;
   const SerialScope scope(is_short(call->problem));
   const ForwardPlan plan = plan_forward(*call, instruction_set().kernels_for(call->problem));
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
@@ -142,7 +135,7 @@ lily_status forward(const lily_forward *call) {
 }
 
 lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
-  if (const lily_status status = check(*problem)) return status;
+  if (const lily_status status = check_available()) return status;
   lily_backward call = {};
   call.problem = *problem;
   *bytes = plan_backward(call, instruction_set().kernels_for(*problem)).workspace_bytes;
@@ -150,7 +143,7 @@ lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
 }
 
 lily_status backward(const lily_backward *call) {
-  if (const lily_status status = check(call->problem)) return status;
+  if (const lily_status status = check_available()) return status;
   const SerialScope scope(is_short(call->problem));
   const BackwardPlan plan = plan_backward(*call, instruction_set().kernels_for(call->problem));
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
@@ -168,19 +161,13 @@ lily_status fold(const lily_fold *call) {
   return LILY_OK;
 }
 
-lily_status check(const lily_linear_problem &problem) {
-  if (const lily_status status = check_available()) return status;
-  if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, wrong);
-  return LILY_OK;
-}
-
 LinearPlan plan_linear(const lily_linear &call) {
   return cpu::plan_linear(call, instruction_set().kernels_for(call.problem));
 }
 
 // The size depends on the problem alone, so that it is enough with and without a packed weight.
 lily_status linear_workspace(const lily_linear_problem *problem, size_t *bytes) {
-  if (const lily_status status = check(*problem)) return status;
+  if (const lily_status status = check_available()) return status;
   lily_linear call = {};
   call.problem = *problem;
   const size_t unpacked = plan_linear(call).workspace_bytes;
@@ -190,7 +177,7 @@ lily_status linear_workspace(const lily_linear_problem *problem, size_t *bytes) 
 }
 
 lily_status linear(const lily_linear *call) {
-  if (const lily_status status = check(call->problem)) return status;
+  if (const lily_status status = check_available()) return status;
   const lily_linear_problem &problem = call->problem;
   const SerialScope scope(is_short(static_cast<double>(problem.tokens) * static_cast<double>(problem.d_in) *
                                    static_cast<double>(problem.d_out)));
@@ -203,7 +190,7 @@ lily_status linear(const lily_linear *call) {
 }
 
 lily_status linear_packed_bytes(const lily_linear_problem *problem, size_t *bytes) {
-  if (const lily_status status = check(*problem)) return status;
+  if (const lily_status status = check_available()) return status;
   lily_linear call = {};
   call.problem = *problem;
   *bytes = plan_linear(call).packed_bytes;
@@ -211,7 +198,7 @@ lily_status linear_packed_bytes(const lily_linear_problem *problem, size_t *byte
 }
 
 lily_status linear_pack(const lily_linear *call, void *packed) {
-  if (const lily_status status = check(call->problem)) return status;
+  if (const lily_status status = check_available()) return status;
   const LinearPlan plan = plan_linear(*call);
   if (plan.packed_bytes == 0) return LILY_OK;
   parallel_for(plan.pass.depth_pieces.count,

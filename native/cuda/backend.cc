@@ -109,10 +109,9 @@ lily_status measure_roof(int32_t id, int32_t roof, size_t bytes, double *rate) {
 
 constexpr int kMostColumns = 1 << 30;
 
-// The only check of a problem: the operations do not repeat it.
+// What this backend requires of a problem beside what the binding has checked.
 template <typename Work>
 lily_status on_problem(const lily_problem &problem, Work work) {
-  if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, "%s", wrong);
   if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
     return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
   return on_device(problem.device, work);
@@ -156,10 +155,9 @@ lily_status fold(const lily_fold *given) {
   });
 }
 
-// The only check of a problem of a linear layer.
+// The same for a linear layer.
 template <typename Work>
 lily_status on_linear_problem(const lily_linear_problem &problem, Work work) {
-  if (const char *wrong = problem_error(problem)) return fail(LILY_ERROR_ARGUMENT, "%s", wrong);
   if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
     return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
   return on_device(problem.device, work);

@@ -2,7 +2,7 @@
 #include "core/problem.h"
 #include "lily/cpu.h"
 #include "napi/exports.h"
-#include "napi/operands.h"
+#include "napi/values.h"
 
 namespace lily::napi {
 namespace {

@@ -9,8 +9,8 @@
 #include "core/environment.h"
 #include "lily/cpu.h"
 #include "napi/exports.h"
-#include "napi/operands.h"
 #include "napi/self_test.h"
+#include "napi/values.h"
 
 #if defined(__GLIBC__)
 // glibc 2.34 gave these functions new symbol versions without changing them. The linker takes the newest version, with

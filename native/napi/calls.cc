@@ -1,104 +1,123 @@
-// Forward and backward of an adapter, and the product of a frozen linear layer: each reads its arguments, takes a
-// workspace from the pool and calls the ABI. A call runs on the calling thread or, as an async function, on libuv's
-// thread pool. A CUDA call only enqueues work, on the calling thread.
-#include <string.h>
-
+// Calls of operations: each is read by binding/reader.h, takes a workspace from the pool and calls the ABI. It runs on
+// the calling thread or, as an async function, on libuv's thread pool. A CUDA call only enqueues work, on the calling
+// thread.
+#include <array>
 #include <utility>
 #include <vector>
 
 #include "core/caching_pool.h"
-#include "napi/arguments.h"
+#include "lily/cpu.h"
 #include "napi/exports.h"
-#include "napi/linear_arguments.h"
+#include "napi/values.h"
 
 namespace lily::napi {
 namespace {
 
-struct Forward {
-  using Call = lily_forward;
-  static Arguments arguments(const Napi::CallbackInfo &info) {
-    return {info, forward_slot::kNames, forward_slot::kCount};
+using binding::Memory;
+
+// A list of `count` elements, which is on the stack unless it is that of many parameters.
+template <typename T, size_t kFew>
+class List {
+ public:
+  T *resize(size_t count) {
+    if (count > kFew) many_.resize(count);
+    return data_ = count > kFew ? many_.data() : few_.data();
   }
-  static Call read(Arguments &arguments) { return read_forward(arguments); }
-  static lily_status workspace(const lily_backend &backend, const lily_problem &problem, size_t *bytes) {
-    return backend.forward_workspace(&problem, bytes);
-  }
-  static lily_status run(const lily_backend &backend, const Call &call) { return backend.forward(&call); }
+  T *data() const { return data_; }
+
+ private:
+  std::array<T, kFew> few_;
+  std::vector<T> many_;
+  T *data_ = nullptr;
 };
 
-struct Backward {
-  using Call = lily_backward;
-  static Arguments arguments(const Napi::CallbackInfo &info) {
-    return {info, backward_slot::kNames, backward_slot::kCount};
+// (descriptor, ...operands): the numbers of the call, and one operand for each slot.
+class Arguments {
+ public:
+  explicit Arguments(const Napi::CallbackInfo &info) {
+    const Napi::Env env = info.Env();
+    const auto memory_count = static_cast<int64_t>(info.Length()) - 1;
+    double operation = 0.0;
+    read_numbers(env, info[0], 1, &operation);
+    int64_t count = 0;
+    const binding::Table *const table = binding::table_of(operation, memory_count, &count);
+    if (table == nullptr) {
+      throw make_error(env, "ERR_LILY_ARGUMENT",
+                       "the descriptor is of no operation with " + std::to_string(memory_count) + " operands");
+    }
+    double *const numbers = numbers_.resize(static_cast<size_t>(count));
+    read_numbers(env, info[0], count, numbers);
+    numbers[binding::placement_field::operation] = operation;
+    const lily_backend &backend = available_backend(env, numbers[binding::placement_field::backend]);
+    const int32_t device = usable_device_of(env, backend, numbers[binding::placement_field::device]);
+    Memory *const memory = memory_.resize(static_cast<size_t>(memory_count));
+    const double *const slots = numbers + count - memory_count * binding::slot_field::kCount;
+    source_ = {table, numbers, slots, memory, memory_count, &backend, device};
+    for (int64_t slot = 0; slot < memory_count; ++slot) memory[slot] = read(info, slot);
   }
-  static Call read(Arguments &arguments) { return read_backward(arguments); }
-  static lily_status workspace(const lily_backend &backend, const lily_problem &problem, size_t *bytes) {
-    return backend.backward_workspace(&problem, bytes);
+
+  const binding::Source &source() const { return source_; }
+  // What the call refers to beside the operands.
+  std::vector<char> take_copy() { return std::move(copy_); }
+
+ private:
+  Memory read(const Napi::CallbackInfo &info, int64_t slot) {
+    const double *const numbers = source_.slot_numbers(slot);
+    if (!binding::is_given(numbers)) return {};
+    const binding::Slot &row = source_.slot(slot);
+    const napi_value value = info[static_cast<size_t>(slot) + 1];
+    int64_t offset = 0, bytes = 0;
+    const bool is_host = source_.backend == lily_cpu_backend();
+    binding::Error error;
+    if (!is_host && !binding::find_extent(row, numbers, &offset, &bytes, &error)) check(info.Env(), error);
+    const Memory memory = operand_memory(info.Env(), *source_.backend, source_.device, value, offset, bytes, row.name);
+    if (!is_host || row.use != binding::Use::copy || memory.bytes == 0) return memory;
+    copy_.assign(memory.data, memory.data + memory.bytes);
+    return {copy_.data(), memory.bytes};
   }
-  static lily_status run(const lily_backend &backend, const Call &call) { return backend.backward(&call); }
+
+  List<double, 128> numbers_;
+  List<Memory, 16> memory_;
+  std::vector<char> copy_;
+  binding::Source source_ = {};
 };
 
-struct Linear {
-  using Call = lily_linear;
-  static LinearArguments arguments(const Napi::CallbackInfo &info) { return LinearArguments(info); }
-  static Call read(LinearArguments &arguments) { return arguments.call(); }
-  static lily_status workspace(const lily_backend &backend, const lily_linear_problem &problem, size_t *bytes) {
-    return backend.linear_workspace(&problem, bytes);
-  }
-  static lily_status run(const lily_backend &backend, const Call &call) { return backend.linear(&call); }
-};
-
-// A call that any thread can run.
-template <typename Operation>
+// A call that any thread can run, with what it refers to beside the operands.
 struct Prepared {
-  const lily_backend &backend;
-  typename Operation::Call call;
-  PooledBlock workspace;
-  std::vector<int32_t> sequence_offsets;  // what the call refers to
+  explicit Prepared(const Napi::CallbackInfo &info) : Prepared(info.Env(), Arguments(info)) {}
 
-  lily_status run() const { return Operation::run(backend, call); }
+  lily_status run() const { return call.run(); }
+
+  binding::Lists lists;
+  binding::Call call;
+  std::vector<char> copy;
+  PooledBlock workspace;
+
+ private:
+  Prepared(Napi::Env env, Arguments &&arguments)
+      : call(read(env, arguments.source())), copy(arguments.take_copy()), workspace(take_workspace(env)) {
+    call.give_workspace(workspace.data(), workspace.bytes());
+  }
+
+  binding::Call read(Napi::Env env, const binding::Source &source) {
+    binding::Call found;
+    check(env, binding::read_call(source, &found, &lists));
+    return found;
+  }
+
+  PooledBlock take_workspace(Napi::Env env) const {
+    size_t bytes = 0;
+    check(env, *call.backend, call.workspace_bytes(&bytes));
+    if (bytes == 0) return {};
+    PooledBlock block(caching_pool(*call.backend, call.device), bytes, call.memory_stream);
+    if (block.data() == nullptr) throw out_of_memory(env, *call.backend, "a workspace", bytes);
+    return block;
+  }
 };
 
-// The bytes of the workspace of the last call on this thread. They depend on the problem alone, and finding them takes
-// a plan of the call; training and serving repeat the same problem.
-template <typename Operation, typename Problem>
-size_t workspace_bytes(Napi::Env env, const lily_backend &backend, const Problem &problem) {
-  struct Known {
-    const lily_backend *backend;
-    Problem problem;
-    size_t bytes;
-  };
-  thread_local Known known = {};
-  if (known.backend == &backend && memcmp(&known.problem, &problem, sizeof problem) == 0) return known.bytes;
-  size_t bytes = 0;
-  check(env, backend, Operation::workspace(backend, problem, &bytes));
-  known = {&backend, problem, bytes};
-  return bytes;
-}
-
-template <typename Operation>
-Prepared<Operation> prepare(const Napi::CallbackInfo &info) {
-  auto arguments = Operation::arguments(info);
-  const lily_backend &backend = arguments.backend();
-  typename Operation::Call call = Operation::read(arguments);
-  const size_t bytes = workspace_bytes<Operation>(info.Env(), backend, arguments.problem());
-  PooledBlock workspace(caching_pool(backend, call.problem.device), bytes, arguments.memory_stream());
-  if (workspace.data() == nullptr) throw out_of_memory(info.Env(), backend, "a workspace", bytes);
-  call.workspace = workspace.data();
-  call.workspace_bytes = workspace.bytes();
-  return {backend, call, std::move(workspace), arguments.take_offsets()};
-}
-
-template <typename Operation>
-void run(const Napi::CallbackInfo &info) {
-  const Prepared<Operation> prepared = prepare<Operation>(info);
-  check(info.Env(), prepared.backend, prepared.run());
-}
-
-template <typename Operation>
 class Worker : public Napi::AsyncWorker {
  public:
-  Worker(const Napi::CallbackInfo &info, Prepared<Operation> prepared)
+  Worker(const Napi::CallbackInfo &info, Prepared prepared)
       : Napi::AsyncWorker(info.Env(), "lily-kernels"),
         deferred_(Napi::Promise::Deferred::New(info.Env())),
         prepared_(std::move(prepared)) {
@@ -112,7 +131,7 @@ class Worker : public Napi::AsyncWorker {
   Napi::Promise promise() const { return deferred_.Promise(); }
 
  protected:
-  void Execute() override { failure_ = Failure(prepared_.backend, prepared_.run()); }
+  void Execute() override { failure_ = Failure(*prepared_.call.backend, prepared_.run()); }
   void OnOK() override {
     if (failure_.status == LILY_OK) {
       deferred_.Resolve(Env().Undefined());
@@ -127,37 +146,30 @@ class Worker : public Napi::AsyncWorker {
 
  private:
   Napi::Promise::Deferred deferred_;
-  Prepared<Operation> prepared_;
+  Prepared prepared_;
   std::vector<Napi::ObjectReference> operands_;
   Failure failure_;
 };
 
-template <typename Operation>
+}  // namespace
+
+void run(const Napi::CallbackInfo &info) {
+  const Prepared prepared(info);
+  check(info.Env(), *prepared.call.backend, prepared.run());
+}
+
 Napi::Value run_async(const Napi::CallbackInfo &info) {
-  auto *worker = new Worker<Operation>(info, prepare<Operation>(info));
+  auto *worker = new Worker(info, Prepared(info));
   const Napi::Promise promise = worker->promise();
   worker->Queue();
   return promise;
 }
 
-}  // namespace
-
-void forward(const Napi::CallbackInfo &info) { run<Forward>(info); }
-Napi::Value forward_async(const Napi::CallbackInfo &info) { return run_async<Forward>(info); }
-void backward(const Napi::CallbackInfo &info) { run<Backward>(info); }
-Napi::Value backward_async(const Napi::CallbackInfo &info) { return run_async<Backward>(info); }
-void linear(const Napi::CallbackInfo &info) { run<Linear>(info); }
-Napi::Value linear_async(const Napi::CallbackInfo &info) { return run_async<Linear>(info); }
-
-Napi::Value linear_packed_bytes(const Napi::CallbackInfo &info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(LinearArguments(info).packed_bytes()));
-}
-
-void linear_pack(const Napi::CallbackInfo &info) {
-  const LinearArguments arguments(info);
-  const lily_linear call = arguments.pack_call();
-  void *const packed = arguments.packed();
-  check(info.Env(), arguments.backend(), arguments.backend().linear_pack(&call, packed));
+Napi::Value packed_bytes(const Napi::CallbackInfo &info) {
+  const Arguments arguments(info);
+  size_t bytes = 0;
+  check(info.Env(), binding::read_packed_bytes(arguments.source(), &bytes));
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
 }  // namespace lily::napi

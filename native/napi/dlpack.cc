@@ -12,7 +12,7 @@
 #include "napi/environment.h"
 #include "napi/exports.h"
 #include "napi/handles.h"
-#include "napi/operands.h"
+#include "napi/values.h"
 
 namespace lily::napi {
 namespace {
@@ -32,7 +32,8 @@ void call_deleter(DLManagedTensorVersioned *tensor) {
 
 int64_t element_bytes(DLDataType dtype) { return (int64_t{dtype.bits} * dtype.lanes + 7) / 8; }
 
-// Bytes from the first element to the end of the last. Negative sizes and strides, and more than kMaxBytes, give -1.
+// Bytes from the first element to the end of the last. Negative sizes and strides, and more than binding::kMaxBytes,
+// give -1.
 int64_t extent(const DLTensor &tensor) {
   int64_t last = 0, row_major = 1;
   bool is_empty = false;
@@ -43,7 +44,7 @@ int64_t extent(const DLTensor &tensor) {
     if (size < 0) return -1;
     if (size == 0) is_empty = true;
     if (size > 1 && (stride < 0 || __builtin_mul_overflow(size - 1, stride, &steps) ||
-                     __builtin_add_overflow(last, steps, &last) || last > kMaxBytes)) {
+                     __builtin_add_overflow(last, steps, &last) || last > binding::kMaxBytes)) {
       return -1;
     }
     if (size > 1 && __builtin_mul_overflow(row_major, size, &row_major)) return -1;
@@ -51,7 +52,7 @@ int64_t extent(const DLTensor &tensor) {
   if (is_empty) return 0;
   int64_t bytes = 0;
   if (__builtin_mul_overflow(last + 1, element_bytes(tensor.dtype), &bytes)) return -1;
-  return bytes <= kMaxBytes ? bytes : -1;
+  return bytes <= binding::kMaxBytes ? bytes : -1;
 }
 
 // ---- Capsules ----
@@ -192,10 +193,11 @@ Napi::Value dlpack_export(const Napi::CallbackInfo &info) {
   };
   DLTensor &tensor = exported->tensor.dl_tensor;
   const int64_t length = extent(tensor);
-  const Operands operands{env, &backend, device};
-  void *const data = operands.memory(info[1], whole_number(env, numbers[kByteOffset], "byteOffset"), length,
-                                     element_bytes(tensor.dtype), "tensor");
-  if (length > 0) tensor.data = data;
+  const int64_t offset = whole_number(env, numbers[kByteOffset], "byteOffset");
+  const binding::Memory memory = operand_memory(env, backend, device, info[1], offset, length, "tensor");
+  binding::Error error;
+  if (!binding::check_bytes("tensor", memory, offset, length, element_bytes(tensor.dtype), &error)) check(env, error);
+  if (length > 0) tensor.data = memory.data + offset;
   exported->releases = env.GetInstanceData<Environment>()->releases;
   exported->release = exported->releases->add(env, info[2], info[1]);
   return make_capsule(env, &exported.release()->tensor);

@@ -1,5 +1,7 @@
 #include "napi/errors.h"
 
+#include "binding/reader.h"
+
 namespace lily::napi {
 
 Napi::Error make_error(Napi::Env env, const char *code, const std::string &message) {
@@ -21,11 +23,7 @@ Failure::Failure(const lily_backend &backend, lily_status failed) : status(faile
 }
 
 Napi::Error Failure::error(Napi::Env env) const {
-  const char *code = "ERR_LILY_ARGUMENT";
-  if (status == LILY_ERROR_UNAVAILABLE) code = "ERR_LILY_BACKEND_UNAVAILABLE";
-  if (status == LILY_ERROR_OUT_OF_MEMORY) code = "ERR_LILY_OUT_OF_MEMORY";
-  if (status == LILY_ERROR_DEVICE) code = "ERR_LILY_CUDA";
-  Napi::Error error = make_error(env, code, message);
+  Napi::Error error = make_error(env, binding::error_code(status), message);
   if (!device_error.empty()) error.Set("cudaError", device_error);
   return error;
 }

@@ -5,17 +5,10 @@
 
 namespace lily::napi {
 
-// calls.cc, fold.cc, adamw.cc
-void forward(const Napi::CallbackInfo &info);
-Napi::Value forward_async(const Napi::CallbackInfo &info);
-void backward(const Napi::CallbackInfo &info);
-Napi::Value backward_async(const Napi::CallbackInfo &info);
-void linear(const Napi::CallbackInfo &info);
-Napi::Value linear_async(const Napi::CallbackInfo &info);
-Napi::Value linear_packed_bytes(const Napi::CallbackInfo &info);
-void linear_pack(const Napi::CallbackInfo &info);
-void fold(const Napi::CallbackInfo &info);
-void adamw(const Napi::CallbackInfo &info);
+// calls.cc
+void run(const Napi::CallbackInfo &info);
+Napi::Value run_async(const Napi::CallbackInfo &info);
+Napi::Value packed_bytes(const Napi::CallbackInfo &info);
 
 // backends.cc
 Napi::Value backends(const Napi::CallbackInfo &info);

@@ -4,7 +4,7 @@
 #include <cerrno>
 
 #include "napi/exports.h"
-#include "napi/operands.h"
+#include "napi/values.h"
 
 namespace lily::napi {
 

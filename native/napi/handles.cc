@@ -4,7 +4,7 @@
 #include <mutex>
 #include <unordered_set>
 
-#include "napi/operands.h"
+#include "napi/values.h"
 
 namespace lily::napi {
 namespace {

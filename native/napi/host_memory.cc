@@ -8,7 +8,7 @@
 #include <string>
 
 #include "napi/exports.h"
-#include "napi/operands.h"
+#include "napi/values.h"
 
 namespace lily::napi {
 namespace {
@@ -52,7 +52,7 @@ Napi::Value host_address(const Napi::CallbackInfo &info) {
 // (typed array, bytes) -> offset of the block
 Napi::Value place_host_block(const Napi::CallbackInfo &info) {
   const Napi::Env env = info.Env();
-  const int64_t bytes = whole_number(env, double_argument(info, 1), 0, kMaxBytes, "bytes");
+  const int64_t bytes = whole_number(env, double_argument(info, 1), 0, binding::kMaxBytes, "bytes");
   size_t size = 0;
   auto *const memory = static_cast<char *>(array_bytes(env, info[0], &size, "memory"));
   if (size < static_cast<uint64_t>(bytes + kLine)) {

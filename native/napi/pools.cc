@@ -9,7 +9,7 @@
 #include "napi/backends.h"
 #include "napi/exports.h"
 #include "napi/handles.h"
-#include "napi/operands.h"
+#include "napi/values.h"
 
 namespace lily::napi {
 namespace {

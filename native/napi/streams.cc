@@ -145,12 +145,12 @@ lily_status Stream::begin_capture() {
   const lily_status status = backend_.capture_begin(device_, handle_);
   if (status != LILY_OK) return status;
   capturing_ = true;
-  begin_capture_in_pools(backend_, device_, handle_);
+  set_recording_in_pools(backend_, device_, handle_, true);
   return LILY_OK;
 }
 
 lily_status Stream::end_capture(lily_graph *graph) {
-  end_capture_in_pools(backend_, device_, handle_);
+  set_recording_in_pools(backend_, device_, handle_, false);
   const lily_status status = backend_.capture_end(device_, handle_, graph);
   capturing_ = false;
   return status;

@@ -3,43 +3,24 @@
 
 #include "napi/exports.h"
 #include "napi/handles.h"
-#include "napi/operands.h"
+#include "napi/values.h"
 #include "napi/waits.h"
 
 namespace lily::napi {
 namespace {
 
-// A block of pinned host memory: the staging buffer of a copy between pageable host memory and a device. The device
-// must be ready: a reset unmaps the memory.
-class Staging {
- public:
-  Staging(const lily_backend &backend, int32_t device, size_t bytes, lily_stream stream)
-      : pool_(caching_pool(backend, device, MemoryKind::kPinned)),
-        bytes_(bytes),
-        stream_(stream),
-        data_(pool_.take(bytes, stream)) {}
-  Staging(const Staging &) = delete;
-  Staging &operator=(const Staging &) = delete;
-  ~Staging() {
-    if (data_ != nullptr) pool_.return_block(data_, bytes_, stream_, idle_);
-  }
-
-  void *data() const { return data_; }
-  // Marks the block as not used by any queued work.
-  void set_idle() { idle_ = true; }
-
- private:
-  CachingPool &pool_;
-  const size_t bytes_;
-  const lily_stream stream_;
-  void *const data_;
-  bool idle_ = false;
-};
+// The staging buffer of a copy between pageable host memory and a device, in pinned memory. Throws if the device is not
+// ready: a reset unmaps the memory.
+PooledBlock staging_block(Napi::Env env, const lily_backend &backend, int32_t device, size_t bytes,
+                          lily_stream stream) {
+  check(env, backend, backend.device_ready(device));
+  return PooledBlock(caching_pool(backend, device, MemoryKind::kPinned), bytes, stream);
+}
 
 class Download : public Wait {
  public:
-  Download(Napi::Env env, Shared<Event> event, std::unique_ptr<Staging> staging, const Napi::Object &destination,
-           void *data, size_t bytes)
+  Download(Napi::Env env, Shared<Event> event, PooledBlock staging, const Napi::Object &destination, void *data,
+           size_t bytes)
       : Wait(env, std::move(event)),
         staging_(std::move(staging)),
         destination_(Napi::Persistent(destination)),
@@ -48,12 +29,12 @@ class Download : public Wait {
 
  protected:
   void passed() override {
-    memcpy(data_, staging_->data(), bytes_);
-    staging_->set_idle();
+    memcpy(data_, staging_.data(), bytes_);
+    staging_.set_idle();
   }
 
  private:
-  std::unique_ptr<Staging> staging_;
+  PooledBlock staging_;
   Napi::ObjectReference destination_;  // keeps its memory alive
   void *const data_;
   const size_t bytes_;
@@ -70,8 +51,7 @@ void upload(const Napi::CallbackInfo &info) {
       device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "destination");
   if (bytes == 0) return;
   const lily_stream stream = stream_number(info, 4);
-  check(env, backend, backend.device_ready(device));
-  const Staging staging(backend, device, bytes, stream);
+  const PooledBlock staging = staging_block(env, backend, device, bytes, stream);
   if (staging.data() != nullptr) {
     data = memcpy(staging.data(), data, bytes);
   } else if (caching_pool(backend, device, MemoryKind::kPinned).is_recording(stream)) {
@@ -91,11 +71,10 @@ Napi::Value download(const Napi::CallbackInfo &info) {
   void *data = array_bytes(env, info[3], &bytes, "data");
   const void *source = device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
   const lily_stream stream = stream_number(info, 4);
-  check(env, backend, backend.device_ready(device));
+  PooledBlock staging = staging_block(env, backend, device, bytes, stream);
   auto event = Shared<Event>::make(env, backend, device, false);
-  auto staging = std::make_unique<Staging>(backend, device, bytes, stream);
-  if (staging->data() == nullptr) throw out_of_memory(env, backend, "pinned memory", bytes);
-  if (bytes > 0) check(env, backend, backend.copy(device, staging->data(), source, bytes, stream));
+  if (staging.data() == nullptr) throw out_of_memory(env, backend, "pinned memory", bytes);
+  if (bytes > 0) check(env, backend, backend.copy(device, staging.data(), source, bytes, stream));
   event->record(env, stream);
   return Wait::start(
       std::make_unique<Download>(env, std::move(event), std::move(staging), info[3].As<Napi::Object>(), data, bytes));

@@ -4,6 +4,7 @@ import { EigenvalueDecomposition, Matrix, SingularValueDecomposition } from 'ml-
 import { describe, expect, it } from 'vitest'
 import { congruenceEigenvalues, gramFactor } from '../../lib/analysis/eigenvalues.js'
 import { analyseUpdate } from '../../lib/analysis/updates.js'
+import '../../lib/index.js'
 import { gaussian, randomFrom } from '../support/random.js'
 
 const random = randomFrom(11)

@@ -1,5 +1,5 @@
 /**
- * Random calls of the addon, without lib/ before it, in a process of their own: this file is both sides. Each call
+ * Random calls of the binding, without lib/ before it, in a process of their own: this file is both sides. Each call
  * follows from the seed and its number, and the process writes the number to a file before the call, so that a call that
  * ends the process can be found and repeated.
  */
@@ -7,12 +7,16 @@ import { pbkdf2 } from 'node:crypto'
 import { openSync, readFileSync, writeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import load from 'node-gyp-build'
+import type { Binding, Native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
-import type { Native } from '../../lib/binding/native.js'
+import { loadModule } from '../../lib/binding/wasm/load.js'
+import { wasmNative } from '../../lib/binding/wasm/native.js'
+import { nodeHost } from '../../lib/binding/wasm/node-host.js'
 import { answer, ask } from '../support/fork.js'
 import { randomFrom } from '../support/random.js'
-import { type Call, type FunctionName, validCall } from './calls.js'
+import { type Call, type FunctionName, OF_OPERATIONS, validCalls } from './calls.js'
 import { DeviceCalls } from './device-calls.js'
+import { allocate, allocateResident, type Maker } from './memory.js'
 import { junkCall, mutate } from './mutations.js'
 
 export interface Outcome {
@@ -31,6 +35,8 @@ interface Job {
   count: number
   /** Calls of the functions for devices, which depend on each other. */
   devices?: boolean
+  /** Calls of WebAssembly. */
+  wasm?: boolean
   /** The file for the number of the call that is running. */
   progress: string
 }
@@ -54,8 +60,32 @@ function junkNames(native: Native): FunctionName[] {
   return names.filter((name): name is FunctionName => typeof native[name] === 'function')
 }
 
-async function run({ seed, first, count, devices = false, progress }: Job): Promise<Outcome> {
-  const native = load(packageRoot) as Native
+interface Loaded {
+  readonly native: Native
+  readonly maker: Maker
+  /** What is wrong with the memory of the module. */
+  readonly check: () => string | null
+}
+
+function loadAddon(): Loaded {
+  return { native: load(packageRoot) as Native, maker: allocate, check: () => null }
+}
+
+function loadWasm(): Loaded {
+  const module = loadModule(nodeHost, 'wasm')
+  const binding: Binding = wasmNative(module, nodeHost, 'a test')
+  // The addresses of operands that are not in the module yet are in here: beyond the end of the stack, which nothing uses.
+  const unused = module.bytes(0, 1024)
+  return {
+    native: binding as Native,
+    maker: allocateResident((byteLength) => binding.allocateHost?.(byteLength) ?? null),
+    check: () => (unused.every((byte) => byte === 0) ? null : 'wrote to memory that is no operand'),
+  }
+}
+
+async function run({ seed, first, count, devices = false, wasm = false, progress }: Job): Promise<Outcome> {
+  const { native, maker, check: checkModule } = wasm ? loadWasm() : loadAddon()
+  const validCall = validCalls(native, maker, wasm)
   const names = junkNames(native)
   const file = openSync(progress, 'w')
   const outcome: Outcome = { accepted: 0, refused: 0, mutatedAccepted: 0, failure: null }
@@ -67,7 +97,7 @@ async function run({ seed, first, count, devices = false, progress }: Job): Prom
     const call = deviceCalls?.next() ?? (kind < 0.06 ? junkCall(random, names) : validCall(random))
     const isMutated = kind < 0.75 || deviceCalls !== null
     if (isMutated && kind >= 0.06 && deviceCalls === null) mutate(random, call)
-    const wrong = await check(native, call, isMutated, outcome, deviceCalls)
+    const wrong = (await check(native, call, isMutated, outcome, deviceCalls)) ?? checkModule()
     if (wrong !== null) {
       outcome.failure = `call ${number} of seed ${seed}, ${call.name}: ${wrong}`
       break
@@ -94,7 +124,10 @@ async function check(
     deviceCalls?.returned(call.name, result)
     if (result instanceof Promise) {
       // The binding must have its own copy of what it takes addresses from.
-      for (const block of blocks) if (block.view instanceof Int32Array) block.view.fill(2 ** 30, 1)
+      for (const block of blocks.filter(({ view }) => view instanceof Int32Array && view.length > 0)) {
+        block.view.fill(2 ** 30, 1)
+        block.keep()
+      }
       await result
     }
   } catch (error) {
@@ -104,6 +137,11 @@ async function check(
   if (refusal !== null) {
     outcome.refused++
     if (!(refusal instanceof Error)) return 'threw something that is no Error'
+    if (refusal.name === 'RuntimeError') return `trapped: ${refusal.message}`
+    const { code } = refusal as { code?: unknown }
+    if (OF_OPERATIONS.includes(call.name) && !String(code).startsWith('ERR_LILY_')) {
+      return `threw an error without a code: ${refusal.stack}`
+    }
     if (!isMutated) return `was refused: ${refusal.message}`
     if (!blocks.every((block) => block.isUnchanged)) return `has written, then refused: ${refusal.message}`
     return null

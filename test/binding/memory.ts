@@ -1,9 +1,15 @@
 /** Memory for calls of the binding: every kind of buffer, random contents, and canaries around some of it. */
+import type { Binding } from '../../lib/binding/native.js'
 import { integer } from '../support/random.js'
 
 export type Random = () => number
 export type View = Float32Array | Float64Array | Uint16Array | Uint8Array | Int32Array
-type Kind = new (buffer: ArrayBufferLike, byteOffset: number, length: number) => View
+interface Kind {
+  readonly BYTES_PER_ELEMENT: number
+  new (buffer: ArrayBufferLike, byteOffset: number, length: number): View
+}
+/** Allocates an array of `length` elements. Its contents are numbers that are useful as float32. */
+export type Maker = (random: Random, kind: Kind, length: number, isOutput: boolean) => Block
 
 /** A resizable ArrayBuffer, which the types of ES2023 lack. */
 export interface Resizable extends ArrayBuffer {
@@ -21,15 +27,17 @@ const CANARY = 0xa5
 
 /** One array that a call is given, with its buffer. */
 export class Block {
-  readonly #all: Uint8Array
   #before: Uint8Array | null = null
+  readonly #all: Uint8Array
 
+  /** @param all the bytes of the buffer that are the array and its margins */
   constructor(
     readonly view: View,
     readonly isOutput: boolean,
     private readonly hasMargins: boolean,
+    all = new Uint8Array(view.buffer),
   ) {
-    this.#all = new Uint8Array(view.buffer)
+    this.#all = all
     if (!hasMargins) return
     this.#all.fill(CANARY, 0, MARGIN)
     this.#all.fill(CANARY, this.#all.length - MARGIN)
@@ -37,12 +45,12 @@ export class Block {
 
   keep(): void {
     // The slice of a detached array throws.
-    this.#before = this.view.buffer.byteLength === 0 ? null : this.#all.slice()
+    this.#before = this.#all.byteLength === 0 ? null : this.#all.slice()
   }
 
   /** Whether the buffer is detached or has been shrunk, so that its contents cannot be compared. */
   get isGone(): boolean {
-    return this.#before === null || this.view.buffer.byteLength !== this.#before.length
+    return this.#before === null || this.#all.byteLength !== this.#before.length
   }
 
   get isUnchanged(): boolean {
@@ -58,9 +66,9 @@ export class Block {
 
 const POOL = new Float32Array(1 << 14)
 
-/** An array of `length` elements. Its contents are numbers that are useful as float32. */
-export function allocate(random: Random, kind: Kind, elementBytes: number, length: number, isOutput: boolean): Block {
-  const byteLength = length * elementBytes
+/** An array in a buffer of JavaScript. */
+export const allocate: Maker = (random, kind, length, isOutput) => {
+  const byteLength = length * kind.BYTES_PER_ELEMENT
   const way = random()
   let view: View
   // Most arrays fill their buffer, so that AddressSanitizer sees the first byte beyond it.
@@ -77,6 +85,19 @@ export function allocate(random: Random, kind: Kind, elementBytes: number, lengt
   }
   fill(random, view)
   return new Block(view, isOutput, hasMargins)
+}
+
+/** Arrays of which one in four is in the memory of the module of WebAssembly, which calls do not copy. */
+export function allocateResident(allocateHost: NonNullable<Binding['allocateHost']>): Maker {
+  return (random, kind, length, isOutput) => {
+    const byteLength = Math.ceil((length * kind.BYTES_PER_ELEMENT) / 8) * 8 + 2 * MARGIN
+    const block = random() < 0.25 ? allocateHost(byteLength) : null
+    if (block === null) return allocate(random, kind, length, isOutput)
+    const { buffer, byteOffset } = block
+    const view = new kind(buffer, byteOffset + MARGIN, length)
+    fill(random, view)
+    return new Block(view, isOutput, true, new Uint8Array(buffer, byteOffset, byteLength))
+  }
 }
 
 function fill(random: Random, view: View): void {

@@ -1,8 +1,9 @@
 /** Makes valid calls of the binding invalid, mostly. */
-import { slotFields } from '../../lib/binding/descriptor.js'
+import { adapterFields, slotFields } from '../../lib/binding/slots.js'
+import { SLOT_NUMBERS } from '../../lib/binding/tables.js'
 import { gc } from '../support/collect.js'
 import { integer } from '../support/random.js'
-import { type Call, type FunctionName, pick, SLOT, SLOTS } from './calls.js'
+import { type Call, type FunctionName, OF_OPERATIONS, pick } from './calls.js'
 import { allocate, type Random, type Resizable, type View } from './memory.js'
 
 // prettier-ignore
@@ -104,70 +105,20 @@ function views({ args: [descriptor], blocks }: Call): View[] {
   return [descriptor, ...blocks.map(({ view }) => view)].filter(isView)
 }
 
-/** Changes one argument that is an array of arrays: other elements, other lengths, getters that change things. */
-function mutateList(random: Random, call: Call, list: unknown[]): void {
-  const at = integer(random, 0, Math.max(list.length - 1, 0))
-  // Not by an earlier getter.
-  const old: unknown = Object.getOwnPropertyDescriptor(list, at)?.value
-  const set = (value: unknown) =>
-    Object.defineProperty(list, at, { value, configurable: true, enumerable: true, writable: true })
-  const getter = (get: () => unknown) => Object.defineProperty(list, at, { get, configurable: true, enumerable: true })
-  const given = views(call)
-  switch (integer(random, 0, 15)) {
-    case 0:
-      set(junk(random))
-      return
-    case 1:
-      list.length = integer(random, 0, list.length)
-      return
-    case 2:
-      if (list.length < 100) list.push(...new Array<unknown>(integer(random, 1, 4)).fill(old))
-      return
-    case 3:
-      list.length = pick(random, [2 ** 32 - 1, 2 ** 31, 2 ** 20, Math.min(list.length + 4, 2 ** 32 - 1)])
-      return
-    case 4:
-      Reflect.deleteProperty(list, at)
-      return
-    case 5:
-      if (isView(old)) set(otherView(random, old))
-      return
-    case 6:
-      getter(() => {
-        throw new Error('thrown by a getter')
-      })
-      return
-    case 7:
-      getter(() => {
-        list.length = integer(random, 0, list.length)
-        return old
-      })
-      return
-    default:
-      // The first read is correct; it takes away the memory of any argument, or of the array that it returns.
-      getter(() => {
-        if (given.length > 0) takeAway(random, pick(random, given))
-        return old
-      })
-  }
-}
-
-/** Gives an operand of forward or backward another type, and memory of the size of that type. */
-function retype(random: Random, { name, args, blocks }: Call): void {
+/** Gives an operand of an operation another type, and memory of the size of that type. */
+function retype(random: Random, { args, blocks }: Call): void {
   const [descriptor] = args
-  const { fields, slots } = SLOTS[name as keyof typeof SLOTS]
-  const slot = integer(random, 0, slots - 1)
-  const at = fields + slot * SLOT
-  const position = 1 + slot
-  const old = args[position]
-  if (!(descriptor instanceof Float64Array) || !isView(old) || descriptor.length <= at + slotFields.dtype) return
-  const dtype = integer(random, 0, 2)
-  descriptor[at + slotFields.byteOffset] *= (dtype === 0 ? 4 : 2) / old.BYTES_PER_ELEMENT
-  descriptor[at + slotFields.dtype] = dtype
-  const kind = dtype === 0 ? Float32Array : Uint16Array
-  const block = allocate(random, kind, kind.BYTES_PER_ELEMENT, old.length, true)
+  const slot = integer(random, 0, args.length - 2)
+  const old = args[1 + slot]
+  if (!(descriptor instanceof Float64Array) || !isView(old)) return
+  const at = descriptor.length - (args.length - 1 - slot) * SLOT_NUMBERS
+  if (at < 0) return
+  const type = integer(random, 0, 2)
+  descriptor[at + slotFields.byteOffset] *= (type === 0 ? 4 : 2) / old.BYTES_PER_ELEMENT
+  descriptor[at + slotFields.dtype] = type
+  const block = allocate(random, type === 0 ? Float32Array : Uint16Array, old.length, true)
   blocks.push(block)
-  args[position] = block.view
+  args[1 + slot] = block.view
 }
 
 function mutateOnce(random: Random, call: Call): void {
@@ -177,19 +128,19 @@ function mutateOnce(random: Random, call: Call): void {
     return
   }
   const [descriptor] = args
-  if (descriptor instanceof Float64Array && descriptor.length > 0 && random() < 0.4) {
-    const at = integer(random, 0, descriptor.length - 1)
+  if (descriptor instanceof Float64Array && descriptor.length > 0 && random() < 0.5) {
+    // Other numbers than the call has: a few more or less, or another operation.
+    if (random() < 0.05) {
+      args[0] = Float64Array.from({ length: descriptor.length + integer(random, -7, 7) }, (_, i) => descriptor[i] ?? 1)
+      return
+    }
+    const at = random() < 0.05 ? adapterFields.operation : integer(random, 0, descriptor.length - 1)
     descriptor[at] = number(random, descriptor[at])
     return
   }
   const at = integer(random, 0, args.length - 1)
   const old = args[at]
-  const lists = args.filter((value): value is unknown[] => Array.isArray(value))
-  if (lists.length > 0 && random() < 0.6) {
-    mutateList(random, call, pick(random, lists))
-    return
-  }
-  if (Object.hasOwn(SLOTS, call.name) && random() < 0.15) {
+  if (OF_OPERATIONS.includes(call.name) && random() < 0.15) {
     retype(random, call)
     return
   }

@@ -18,6 +18,7 @@ const WEB = [
   'File',
   'navigator',
   'performance',
+  'setTimeout',
   'structuredClone',
   'TextDecoder',
   'TextEncoder',

@@ -150,7 +150,7 @@ describe("PEFT's folders", () => {
     const plain = await LoraModel.fromPretrained(PLAIN)
     const x = tensor(gaussian(randomFrom(1), 24), [2, 12])
     for (const [name, layer] of model.layers) {
-      expectSameBits(name, layer.forward(x).y.data, plain.layer(name).forward(x).y.data)
+      expectSameBits(name, layer.forward({ x }).y.data, plain.layer(name).forward({ x }).y.data)
     }
     expect(model.adapterConfig?.[field]).toEqual(value)
   })
@@ -355,7 +355,7 @@ it('a frozen Lily adapter that was saved as LoRA computes the same', async () =>
   for (const [name, layer] of lora.layers) {
     const { inFeatures } = layer
     const x = tensor(gaussian(random, 3 * inFeatures), [3, inFeatures])
-    const [ours, theirs] = [layer.forward(x).y.data, lily.layer(name).forward(x).y.data]
+    const [ours, theirs] = [layer.forward({ x }).y.data, lily.layer(name).forward({ x }).y.data]
     expect(relativeError(ours as Float32Array, theirs as Float32Array), name).toBeLessThan(1e-6)
   }
 })

@@ -6,33 +6,34 @@ import { replaceFiles } from '../../lib/checkpoint/disk/replace-files.js'
 import { newFolder } from '../support/checkpoint.js'
 import { expectRefused } from '../support/refused.js'
 
-vi.mock('node:fs/promises', async (load) => {
-  const actual = await load<typeof import('node:fs/promises')>()
-  const rm: typeof actual.rm = (path, options) => {
+const disk = vi.hoisted(() => {
+  const state = { isFull: false }
+  // Before lib/ is imported, which takes the functions from this object.
+  const fs = process.getBuiltinModule('node:fs/promises')
+  const { rm, open } = fs
+  fs.rm = (path, options) => {
     if (String(path).endsWith('/refused')) return Promise.reject(Object.assign(new Error('EPERM'), { code: 'EPERM' }))
-    return actual.rm(path, options)
+    return rm(path, options)
   }
-  const open: typeof actual.open = async (path, flags) => {
-    const handle = await actual.open(path, flags)
+  fs.open = async (path, flags) => {
+    const handle = await open(path, flags)
     // As on a full disk: the file is there, and what is written does not fit.
-    if (isFull && String(path).includes('/.journal.')) {
+    if (state.isFull && String(path).includes('/.journal.')) {
       handle.writeFile = () => Promise.reject(Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' }))
     }
     return handle
   }
-  return { ...actual, rm, open }
+  return state
 })
-
-let isFull = false
 
 it('leaves the old files, and nothing else, where the disk has no room for the journal', async () => {
   const folder = newFolder()
   const file = (name: string, content: string) => ({ name, blocks: () => [Buffer.from(content)] })
   await replaceFiles(folder, [file('a', 'old a'), file('b', 'old b')])
-  isFull = true
+  disk.isFull = true
   const save = () => replaceFiles(folder, [file('a', 'new a'), file('b', 'new b')])
   await expectRefused('ERR_LILY_CHECKPOINT', 'ENOSPC', save)
-  isFull = false
+  disk.isFull = false
   expect(readdirSync(folder).sort()).toEqual(['a', 'b'])
   for (const name of ['a', 'b']) expect(readFileSync(join(folder, name), 'utf8')).toBe(`old ${name}`)
 })

@@ -1,13 +1,15 @@
 /** The frozen layer and its adapter in one call, on a device: the results of the host, within rounding. */
 import { expect, test } from 'vitest'
 import {
+  captureGraph,
   deviceTensor,
-  lilyLinearBackward,
-  lilyLinearBackwardAsync,
-  lilyLinearForward,
-  lilyLinearForwardAsync,
-  loraLinearBackward,
-  loraLinearForward,
+  foldB,
+  lilyBackward,
+  lilyBackwardAsync,
+  lilyForward,
+  lilyForwardAsync,
+  loraBackward,
+  loraForward,
   packLinear,
   type DeviceTensorLike,
   Stream,
@@ -61,15 +63,15 @@ async function expectSameAsHost(
 test('Lily, with a packed weight', async () => {
   await expectSameAsHost(false, ({ dy, weight, bias, ...rest }) => {
     const packed = packLinear(weight)
-    const { y, saved } = lilyLinearForward({ ...rest, weight: packed, bias })
-    return { y, ...lilyLinearBackward({ dy, weight: packed }, saved) }
+    const { y, saved } = lilyForward({ ...rest, weight: packed, bias })
+    return { y, ...lilyBackward({ dy }, saved) }
   })
 })
 
 test('LoRA', async () => {
   await expectSameAsHost(true, ({ dy, weight, bias, x, a, b }) => {
-    const { y, saved } = loraLinearForward({ x, a, b, weight, bias })
-    return { y, ...loraLinearBackward({ dy, weight }, saved) }
+    const { y, saved } = loraForward({ x, a, b, weight, bias })
+    return { y, ...loraBackward({ dy }, saved) }
   })
 })
 
@@ -86,32 +88,64 @@ test('Async forms enqueue both at once: operands may be disposed of meanwhile', 
     }
   }
   const { dy, ...expectedOperands } = moved()
-  const expected = lilyLinearForward(expectedOperands)
-  const gradients = lilyLinearBackward({ dy, weight: expectedOperands.weight }, expected.saved)
+  const expected = lilyForward(expectedOperands)
+  const gradients = lilyBackward({ dy }, expected.saved)
 
   const { dy: _, ...given } = moved()
-  const pending = lilyLinearForwardAsync(given, { save: false })
+  const pending = lilyForwardAsync(given, { save: false })
   overwrite(given.x, given.weight, given.a, given.router, given.b)
   expectSameBits('y', (await (await pending).y.toHost()).data, (await expected.y.toHost()).data)
 
   const { dy: dyAgain, ...again } = moved()
-  const { saved } = lilyLinearForward(again)
-  const backward = lilyLinearBackwardAsync({ dy: dyAgain, weight: again.weight }, saved)
-  overwrite(dyAgain, again.x, again.a, again.router, again.b)
+  const { saved } = lilyForward(again)
+  const backward = lilyBackwardAsync({ dy: dyAgain }, saved)
+  overwrite(dyAgain, again.x, again.weight, again.a, again.router, again.b)
   for (const name of ['dx', 'da', 'dRouter', 'db'] as const) {
     const actual = await (await backward)[name].toHost()
     expectSameBits(name, actual.data, (await gradients[name].toHost()).data)
   }
 })
 
+test('a graph holds the weight and the bias; foldB adds a deferred gradient of b', async () => {
+  const onDevice = () =>
+    Object.fromEntries(
+      Object.entries(operands(false)).map(([name, value]) => [name, value.to(device)]),
+    ) as unknown as ReturnType<typeof operands>
+  const { dy, ...given } = onDevice()
+  const expected = lilyForward(given)
+  const { dx } = lilyBackward({ dy }, expected.saved, { retain: true })
+
+  const { dy: dyAgain, ...again } = onDevice()
+  let results: Tensor[] = []
+  const graph = captureGraph(() => {
+    const { y, saved } = lilyForward(again)
+    results = [y, lilyBackward({ dy: dyAgain }, saved).dx]
+  })
+  again.weight.dispose()
+  again.bias.dispose()
+  const stranger = tensor(new Float32Array(size(given.weight)).fill(NaN), [size(given.weight)]).to(device)
+  for (let i = 0; i < 2; i++) {
+    graph.replay()
+    expectSameBits('y', (await results[0].toHost()).data, (await expected.y.toHost()).data)
+    expectSameBits('dx', (await results[1].toHost()).data, (await dx.toHost()).data)
+  }
+  stranger.dispose()
+  graph.dispose()
+
+  const { db } = lilyBackward({ dy }, expected.saved, { retain: true })
+  lilyBackward({ dy }, expected.saved, { deferB: true })
+  const folded = await foldB(expected.saved).toHost()
+  expect(relativeError(folded.data as Float32Array, (await db.toHost()).data as Float32Array)).toBeLessThan(1e-6)
+})
+
 // The emulator fails for work that nothing orders.
-test('a given y and dx without a stream: the adapter is ordered after a frozen layer in another stream', async () => {
+test('a given y and dx without a stream, and a weight in another stream than x: the call waits for both', async () => {
   const { dy, weight, bias: _, ...rest } = operands(false)
   const y = tensor(new Float32Array(tokens * dOut), [tokens, dOut])
   const dx = tensor(new Float32Array(tokens * dIn), [tokens, dIn])
   const host = { dy, weight, ...rest }
-  const expected = lilyLinearForward({ ...rest, weight })
-  const gradients = lilyLinearBackward({ dy, weight }, expected.saved)
+  const expected = lilyForward({ ...rest, weight })
+  const gradients = lilyBackward({ dy }, expected.saved)
 
   const onDevice = [...Object.entries(host), ...Object.entries({ y, dx })].map(
     ([name, value]) => [name, value.to(device)] as const,
@@ -120,10 +154,15 @@ test('a given y and dx without a stream: the adapter is ordered after a frozen l
   const withoutStream = Object.fromEntries(
     onDevice.map(([name, value]) => [name, { ...value[deviceTensor](), stream: undefined }]),
   ) as unknown as Record<keyof ReturnType<typeof operands> | 'y' | 'dx', DeviceTensorLike>
-  const given = { ...withoutStream, weight: { ...withoutStream.weight, stream: Stream.create(device).handle } }
+  // With one stream the call would run there, and with two it runs in the default stream, in which the results are read.
+  const given = {
+    ...withoutStream,
+    x: { ...withoutStream.x, stream: Stream.default(device).handle },
+    weight: { ...withoutStream.weight, stream: Stream.create(device).handle },
+  }
   const { x, a, router, b } = given
-  const { y: actual, saved } = lilyLinearForward({ x, a, router, b, weight: given.weight, y: given.y })
-  const { dx: actualDx } = lilyLinearBackward({ dy: given.dy, weight: given.weight, dx: given.dx }, saved)
+  const { y: actual, saved } = lilyForward({ x, a, router, b, weight: given.weight, y: given.y })
+  const { dx: actualDx } = lilyBackward({ dy: given.dy, dx: given.dx }, saved)
   for (const [result, of] of [
     [actual, expected.y],
     [actualDx, gradients.dx],

@@ -192,8 +192,8 @@ describe('captureGraph', () => {
     const step = (model: LilyModel) => {
       model.zeroGrad()
       for (const name of ['0.q', '1.q', '0.q']) {
-        const { saved } = model.layer(name).forward(x)
-        model.layer(name).backward(x, saved)
+        const { saved } = model.layer(name).forward({ x })
+        model.layer(name).backward({ dy: x, saved })
       }
     }
     const [recorded, called] = [1, 2].map(() => LilyModel.create(options).to(device))
@@ -226,8 +226,8 @@ describe('captureGraph', () => {
     const x = buffer({ data: inputs(1).x, shape: [tokens, dIn] })
     const [recorded, called] = [1, 2].map(() => LilyModel.create(options).to(device))
     const step = (model: LilyModel) => {
-      const { saved } = model.layer('0.q').forward(x)
-      model.layer('0.q').backward(x, saved)
+      const { saved } = model.layer('0.q').forward({ x })
+      model.layer('0.q').backward({ dy: x, saved })
     }
     let optimiser: AdamW | undefined
     const graph = captureGraph(() => {
@@ -261,12 +261,12 @@ describe('captureGraph', () => {
     const optimisers = [recorded, called].map((model) => new AdamW(model.parameters(), { lr: 0.1 }))
     let saved: LilySaved
     const graph = captureGraph(() => {
-      saved = layer.forward(x).saved
+      saved = layer.forward({ x }).saved
     })
     for (let step = 0; step < 2; step++) {
       graph.replay()
-      layer.backward(x, saved!, { retain: true })
-      other.backward(x, other.forward(x).saved)
+      layer.backward({ dy: x, saved: saved! }, { retain: true })
+      other.backward({ dy: x, saved: other.forward({ x }).saved })
       for (const optimiser of optimisers) {
         optimiser.step()
         optimiser.zeroGrad()
@@ -391,7 +391,7 @@ describe('rejects work that cannot be captured, without side effects', () => {
   it('a gradient that is deferred to a fold', async () => {
     const layer = model.layer('0.q')
     await expectRefused('ERR_LILY_ARGUMENT', 'fn', () =>
-      captureGraph(() => layer.backward(x, layer.forward(x).saved, { deferB: true })),
+      captureGraph(() => layer.backward({ dy: x, saved: layer.forward({ x }).saved }, { deferB: true })),
     )
   })
 

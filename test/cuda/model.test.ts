@@ -43,13 +43,13 @@ it('moves to the device and back, with deferred gradients', async () => {
 it('rejects operands and saved calls of its previous device', async () => {
   const model = LilyModel.create(options)
   const layer = model.layer('0.q')
-  const { saved } = layer.forward({ data: x, shape: [2, 4] })
+  const { saved } = layer.forward({ x: { data: x, shape: [2, 4] } })
   model.to(device)
-  await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward({ data: x, shape: [2, 4] }, saved))
+  await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward({ dy: { data: x, shape: [2, 4] }, saved }))
   await expectRefused('ERR_LILY_DEVICE', 'x: expected device cuda:0, as the model has, got cpu:0', () =>
-    layer.forward({ data: x, shape: [2, 4] }),
+    layer.forward({ x: { data: x, shape: [2, 4] } }),
   )
-  expect(layer.forward(place(x, [2, 4])).y.device).toEqual(device)
+  expect(layer.forward({ x: place(x, [2, 4]) }).y.device).toEqual(device)
 })
 
 it('releases all memory, including that of deferred gradients', async () => {
@@ -60,8 +60,8 @@ it('releases all memory, including that of deferred gradients', async () => {
   const layer = model.layer('0.q')
   const input = place(x, [2, 4])
   const backward = () => {
-    const { y, saved } = layer.forward(input)
-    layer.backward(input, saved, { deferB: true, needs: { dx: false } })
+    const { y, saved } = layer.forward({ x: input })
+    layer.backward({ dy: input, saved }, { deferB: true, needs: { dx: false } })
     y.dispose()
     saved.dispose()
   }

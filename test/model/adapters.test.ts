@@ -1,17 +1,18 @@
 /** Several adapters on one model. */
-import assert from 'node:assert'
 import { describe, expect, it } from 'vitest'
-import { modelKey } from '../../lib/base/copies.js'
 import {
   type AdaptersSaved,
-  type LayerBackwardOptions,
   type LayerForwardOptions,
   LilyAdapters,
   LilyModel,
+  linearBackward,
+  linearForward,
+  packLinear,
   type Parameter,
+  type Tensor,
   tensor,
 } from '../../lib/index.js'
-import { backend } from '../support/backend.js'
+import { backend, isWebGpu, NO_FROZEN_LAYERS } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -52,12 +53,12 @@ describe('LilyAdapters', () => {
   it('sums the outputs of the active adapters', async () => {
     const { set, one, two } = both()
     const [ofOne, ofBoth] = [output(), output()]
-    one.layer('q').forward(input(), ofOne)
-    one.layer('q').forward(input(), ofBoth)
-    two.layer('q').forward(input(), ofBoth)
+    one.layer('q').forward({ x: input(), y: ofOne })
+    one.layer('q').forward({ x: input(), y: ofBoth })
+    two.layer('q').forward({ x: input(), y: ofBoth })
     const run = async (layer = 'q') => {
       const y = output()
-      expect(set.layer(layer).forward(input(), y).y).toBe(y)
+      expect(set.layer(layer).forward({ x: input(), y }).y).toBe(y)
       return numbersOf(y)
     }
     expect(set.activeAdapters).toEqual(['one'])
@@ -79,17 +80,17 @@ describe('LilyAdapters', () => {
   it('gives gradients to the adapters that were active in forward', async () => {
     const { set, one, two } = both()
     set.setAdapter(['one', 'two'])
-    const { saved } = set.layer('q').forward(input(), output())
+    const { saved } = set.layer('q').forward({ x: input(), y: output() })
     expect([...saved.calls.keys()]).toEqual(['one', 'two'])
     const dx = place(x, [tokens, dIn])
     // A later selection does not affect calls that have run.
     set.setAdapter('two')
-    expect(set.layer('q').backward(gradient(), saved, { dx, retain: true })).toBe(dx)
+    expect(set.layer('q').backward({ dy: gradient(), saved, dx }, { retain: true })).toBe(dx)
 
     const expected = place(x, [tokens, dIn])
     for (const model of [one, two]) {
       const layer = model.layer('q')
-      layer.backward(gradient(), layer.forward(input()).saved, { dx: expected })
+      layer.backward({ dy: gradient(), saved: layer.forward({ x: input() }).saved, dx: expected })
     }
     expectSameBits('dx', await numbersOf(dx), await numbersOf(expected))
     set.setAdapter(['two', 'one'])
@@ -108,19 +109,66 @@ describe('LilyAdapters', () => {
     }
     set.zeroGrad()
     for (const { grad } of parameters.values()) expect((await numbersOf(grad)).every((value) => value === 0)).toBe(true)
-    const withoutDx: LayerBackwardOptions = { needs: { dx: false } }
-    expect(set.layer('q').backward(gradient(), saved, withoutDx)).toBeUndefined()
+    const withoutDx = { dy: gradient(), saved, dx: undefined as Tensor | undefined }
+    expect(set.layer('q').backward(withoutDx, { needs: { dx: false } })).toBeUndefined()
     saved.dispose()
-    await expectRefused('ERR_LILY_DISPOSED', 'saved', () => set.layer('q').backward(gradient(), saved, { dx }))
+    await expectRefused('ERR_LILY_DISPOSED', 'saved', () => set.layer('q').backward({ dy: gradient(), saved, dx }))
+  })
+
+  const weight = () => place(gaussian(randomFrom(9), dOut * dIn), [dOut, dIn])
+  const bias = () => place(gaussian(randomFrom(8), dOut), [dOut])
+
+  const sets = [{ active: ['one', 'two'] }, { active: [] }]
+  it.for(sets)('computes the frozen layer, too, with $active', async ({ active }, { skip }) => {
+    skip(isWebGpu, NO_FROZEN_LAYERS)
+    const { set, ...models } = both()
+    const layer = set.setAdapter(active).layer('q')
+    for (const accumulate of [true, false]) {
+      const [y, dx, expected, expectedDx] = [output(), input(), output(), input()]
+      const operands = { x: input(), weight: weight(), bias: bias() }
+      const { saved } = layer.forward({ ...operands, y }, { accumulate })
+      layer.backward({ dy: gradient(), saved, dx })
+
+      linearForward({ ...operands, y: expected }, { accumulate })
+      linearBackward({ dy: gradient(), weight: operands.weight, dx: expectedDx })
+      for (const name of active as ('one' | 'two')[]) {
+        const own = models[name].layer('q')
+        const { saved: ofOwn } = own.forward({ x: input(), y: expected })
+        own.backward({ dy: gradient(), saved: ofOwn, dx: expectedDx })
+      }
+      expectSameBits('y', await numbersOf(y), await numbersOf(expected))
+      expectSameBits('dx', await numbersOf(dx), await numbersOf(expectedDx))
+    }
+  })
+
+  it.for(sets)('refuses bad weights, with $active', async ({ active }, { skip }) => {
+    skip(isWebGpu, NO_FROZEN_LAYERS)
+    const layer = both().set.setAdapter(active).layer('q')
+    const [y, dx] = [output(), input()]
+    const of = (given: object) => () => layer.forward({ x: input(), y, ...given })
+    await expectRefused('ERR_LILY_ARGUMENT', 'bias: is given without a weight', of({ bias: bias() }))
+    const transposed = place(new Float32Array(dOut * dIn), [dIn, dOut])
+    await expectRefused('ERR_LILY_SHAPE', 'weight: expected [5, 4]', of({ weight: transposed }))
+    await expectRefused('ERR_LILY_SHAPE', 'bias: expected [5]', of({ weight: weight(), bias: dx }))
+    expectSameBits('y', await numbersOf(y), base)
+    const packed = packLinear(weight())
+    const { saved } = layer.forward({ x: input(), y, weight: packed })
+    packed.dispose()
+    const before = await numbersOf(dx)
+    await expectRefused('ERR_LILY_DISPOSED', 'weight: this packed weight is disposed of', () =>
+      layer.backward({ dy: gradient(), saved, dx }),
+    )
+    expectSameBits('dx', await numbersOf(dx), before)
+    layer.backward({ dy: gradient(), saved }, { needs: { dx: false } })
   })
 
   it('overwrites y with the sum', async () => {
     const { set, one, two } = both()
     set.setAdapter(['one', 'two'])
     const [sum, y] = [place(new Float32Array(tokens * dOut), [tokens, dOut]), output()]
-    one.layer('q').forward(input(), sum, { accumulate: false })
-    two.layer('q').forward(input(), sum)
-    set.layer('q').forward(input(), y, { accumulate: false })
+    one.layer('q').forward({ x: input(), y: sum }, { accumulate: false })
+    two.layer('q').forward({ x: input(), y: sum })
+    set.layer('q').forward({ x: input(), y }, { accumulate: false })
     expectSameBits('y', await numbersOf(y), await numbersOf(sum))
   })
 
@@ -130,11 +178,16 @@ describe('LilyAdapters', () => {
     const reads: string[] = []
     const noted = <T extends object>(target: T) =>
       new Proxy(target, { get: (from, name) => (reads.push(String(name)), Reflect.get(from, name) as unknown) })
-    const { saved } = set.layer('q').forward(input(), output(), noted({ mask: [true, true, false] }))
-    set.layer('q').backward(gradient(), saved, noted({ dx: place(x, [tokens, dIn]), needs: noted({ da: false }) }))
-    for (const name of ['mask', 'routing', 'needs', 'da']) expect([name, count(reads, name)]).toEqual([name, 1])
+    const layer = set.layer('q')
+    const { saved } = layer.forward(noted({ x: input(), y: output() }), noted({ mask: [true, true, false] }))
+    layer.backward(
+      noted({ dy: gradient(), saved, dx: place(x, [tokens, dIn]) }),
+      noted({ needs: noted({ da: false }) }),
+    )
+    for (const name of ['y', 'weight', 'bias', 'mask', 'routing', 'dy', 'saved', 'needs', 'da'])
+      expect([name, count(reads, name)]).toEqual([name, 1])
     // Of forward and backward; of backward and its needs.
-    for (const name of ['stream', 'dx']) expect([name, count(reads, name)]).toEqual([name, 2])
+    for (const name of ['stream', 'x', 'dx']) expect([name, count(reads, name)]).toEqual([name, 2])
   })
 
   // Each is valid for the first adapter only.
@@ -155,10 +208,10 @@ describe('LilyAdapters', () => {
       change(two)
       const y = output()
       await expectRefused(argument === 'disposed' ? 'ERR_LILY_DISPOSED' : expectedCode(argument), argument, () =>
-        set.layer('q').forward(input(), y, options),
+        set.layer('q').forward({ x: input(), y }, options),
       )
       expectSameBits('y', await numbersOf(y), base)
-      set.setAdapter('one').layer('q').forward(input(), y, options)
+      set.setAdapter('one').layer('q').forward({ x: input(), y }, options)
       expect(await numbersOf(y)).not.toEqual(base)
     },
   )
@@ -177,12 +230,12 @@ describe('LilyAdapters', () => {
     set.setAdapter(['one', 'two'])
     const layer = set.layer('q')
     const dx = place(x, [tokens, dIn])
-    layer.backward(gradient(), layer.forward(input(), output()).saved, { dx })
+    layer.backward({ dy: gradient(), saved: layer.forward({ x: input(), y: output() }).saved, dx })
     const gradients = () => Array.from(parametersOf(set, 'one'), ({ grad }) => grad)
-    const { saved } = layer.forward(input(), output())
+    const { saved } = layer.forward({ x: input(), y: output() })
     const before = await Promise.all([dx, ...gradients()].map(numbersOf))
     spoil(set.adapters.get('two') as LilyModel, saved)
-    await expectRefused('ERR_LILY_DISPOSED', '', () => layer.backward(gradient(), saved, { dx, deferB }))
+    await expectRefused('ERR_LILY_DISPOSED', '', () => layer.backward({ dy: gradient(), saved, dx }, { deferB }))
     const after = await Promise.all([dx, ...gradients()].map(numbersOf))
     for (const [i, numbers] of after.entries()) expectSameBits(`output ${i}`, numbers, before[i])
   })
@@ -190,7 +243,10 @@ describe('LilyAdapters', () => {
   it('zeroes no gradient before all are checked', async () => {
     const { set } = both()
     const layer = set.setAdapter(['one', 'two']).layer('q')
-    layer.backward(gradient(), layer.forward(input(), output()).saved, { needs: { dx: false } })
+    layer.backward(
+      { dy: gradient(), saved: layer.forward({ x: input(), y: output() }).saved },
+      { needs: { dx: false } },
+    )
     const [first, ...others] = set.adapters.values()
     const last = [...others[0].parameters().values()].at(-1) as Parameter
     last.grad.dispose()
@@ -251,17 +307,17 @@ describe('LilyAdapters', () => {
 
   it('rejects what another layer saved, and writes nothing', async () => {
     const { set } = both()
-    const { saved } = set.layer('v').forward(input(), output())
+    const { saved } = set.layer('v').forward({ x: input(), y: output() })
     const dx = input()
     const error = await expectRefused('ERR_LILY_ARGUMENT', "of layer 'q' returned, got that of layer 'v'", () =>
-      set.layer('q').backward(gradient(), saved, { dx }),
+      set.layer('q').backward({ dy: gradient(), saved, dx }),
     )
     expect(error.argument).toBe('saved')
     expectSameBits('dx', await numbersOf(dx), x)
     for (const { name, grad } of set.parameters().values()) {
       expect(new Set(await numbersOf(grad)), name).toEqual(new Set([0]))
     }
-    set.layer('v').backward(gradient(), saved, { dx })
+    set.layer('v').backward({ dy: gradient(), saved, dx })
   })
 
   it('checks shapes and types without an active adapter too', async () => {
@@ -272,26 +328,28 @@ describe('LilyAdapters', () => {
     const int32 = tensor(new Int32Array(tokens * dIn), [tokens, dIn])
     const half = place(new Float32Array(tokens * dOut), [tokens, dOut], 'bfloat16')
     await expectRefused('ERR_LILY_SHAPE', `x: expected ${tokens} rows of ${dIn}`, () =>
-      layer.forward(of(tokens, dIn + 1), output()),
+      layer.forward({ x: of(tokens, dIn + 1), y: output() }),
     )
     await expectRefused('ERR_LILY_SHAPE', `y: expected ${tokens} rows of ${dOut}`, () =>
-      layer.forward(input(), of(tokens - 1, dOut)),
+      layer.forward({ x: input(), y: of(tokens - 1, dOut) }),
     )
-    await expectRefused('ERR_LILY_DTYPE', 'y: expected float32, got bfloat16', () => layer.forward(input(), half))
+    await expectRefused('ERR_LILY_DTYPE', 'y: expected float32, got bfloat16', () =>
+      layer.forward({ x: input(), y: half }),
+    )
     const short = { data: new Float32Array(1), shape: [tokens, dIn] }
-    await expectRefused('ERR_LILY_SHAPE', 'x: expected at least', () => layer.forward(short, short))
+    await expectRefused('ERR_LILY_SHAPE', 'x: expected at least', () => layer.forward({ x: short, y: short }))
     await expectRefused('ERR_LILY_DTYPE', 'x: expected float32, bfloat16 or float16, got int32', () =>
-      layer.forward(int32, tensor(new Int32Array(tokens * dOut), [tokens, dOut])),
+      layer.forward({ x: int32, y: tensor(new Int32Array(tokens * dOut), [tokens, dOut]) }),
     )
-    const { saved } = layer.forward(input(), output())
+    const { saved } = layer.forward({ x: input(), y: output() })
     await expectRefused('ERR_LILY_SHAPE', `dy: expected ${tokens} rows of ${dOut}`, () =>
-      layer.backward(of(tokens, dIn), saved, { dx: input() }),
+      layer.backward({ dy: of(tokens, dIn), saved, dx: input() }),
     )
     await expectRefused('ERR_LILY_SHAPE', `dx: expected ${tokens} rows of ${dIn}`, () =>
-      layer.backward(gradient(), saved, { dx: of(1, 1) }),
+      layer.backward({ dy: gradient(), saved, dx: of(1, 1) }),
     )
     await expectRefused('ERR_LILY_DTYPE', 'dx: expected float32, got bfloat16', () =>
-      layer.backward(gradient(), saved, { dx: place(x, [tokens, dIn], 'bfloat16') }),
+      layer.backward({ dy: gradient(), saved, dx: place(x, [tokens, dIn], 'bfloat16') }),
     )
   })
 
@@ -301,17 +359,19 @@ describe('LilyAdapters', () => {
     set.disableAdapters()
     const layer = set.layer('s')
     const [same, other] = [input(), input()]
-    await expectRefused('ERR_LILY_ARGUMENT', 'y: its memory overlaps that of x', () => layer.forward(same, same))
-    const { saved } = layer.forward(input(), input())
+    await expectRefused('ERR_LILY_ARGUMENT', 'y: its memory overlaps that of x', () =>
+      layer.forward({ x: same, y: same }),
+    )
+    const { saved } = layer.forward({ x: input(), y: input() })
     await expectRefused('ERR_LILY_ARGUMENT', 'dx: its memory overlaps that of dy', () =>
-      layer.backward(same, saved, { dx: same }),
+      layer.backward({ dy: same, saved, dx: same }),
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'dx: its memory overlaps that of x', () =>
-      layer.backward(other, saved, { x: same, dx: same }),
+      layer.backward({ dy: other, saved, x: same, dx: same }),
     )
     const wider = place(new Float32Array(tokens * (dIn + 1)), [tokens, dIn + 1])
     await expectRefused('ERR_LILY_SHAPE', `x: expected ${tokens} rows of ${dIn}`, () =>
-      layer.backward(other, saved, { x: wider, dx: input() }),
+      layer.backward({ dy: other, saved, x: wider, dx: input() }),
     )
   })
 
@@ -319,19 +379,20 @@ describe('LilyAdapters', () => {
     const { set } = both()
     if (state === 'disabled') set.disableAdapters()
     const layer = set.layer('q')
-    const { saved } = layer.forward(input(), output(), { save: false })
+    const { saved } = layer.forward({ x: input(), y: output() }, { save: false })
     expect(saved).toBeUndefined()
     const dx = input()
     await expectRefused('ERR_LILY_ARGUMENT', 'saved: expected the saved object that forward', () =>
-      layer.backward(gradient(), saved as never, { dx }),
+      layer.backward({ dy: gradient(), saved: saved as never, dx }),
     )
     expectSameBits('dx', await numbersOf(dx), x)
   })
 
-  it('rejects an object that only has the symbol of a model', async () => {
-    for (const forged of [5, () => assert.fail('called')]) {
+  it('rejects objects that only look like a model', async () => {
+    const model = make(1, ['q'])
+    for (const forged of [new Proxy(model, {}), Object.create(LilyModel.prototype)]) {
       await expectRefused('ERR_LILY_ARGUMENT', 'model: expected a LilyModel', () =>
-        new LilyAdapters().addAdapter('one', { [modelKey]: forged } as never),
+        new LilyAdapters().addAdapter('one', forged as LilyModel),
       )
     }
   })
@@ -362,22 +423,24 @@ describe('LilyAdapters', () => {
 
     set.setAdapter(['one', 'two'])
     const layer = set.layer('q')
-    await expectRefused('ERR_LILY_ARGUMENT', 'y', () => layer.forward(input(), undefined as never))
-    const { saved } = layer.forward(input(), output())
+    await expectRefused('ERR_LILY_ARGUMENT', 'y', () => layer.forward({ x: input(), y: undefined as never }))
+    const { saved } = layer.forward({ x: input(), y: output() })
     await expectRefused('ERR_LILY_ARGUMENT', 'dx: is required, got undefined; pass the base layer', () =>
-      layer.backward(gradient(), saved),
+      layer.backward({ dy: gradient(), saved }),
     )
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward(gradient(), {} as never, { dx: input() }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () =>
+      layer.backward({ dy: gradient(), saved: {} as never, dx: input() }),
+    )
 
     const two = set.adapters.get('two')
     two?.freeze('uniform')
     two?.merge('q', place(new Float32Array(dOut * dIn), [dOut, dIn]))
     const y = output()
-    await expectRefused('ERR_LILY_ARGUMENT', 'merged', () => layer.forward(input(), y))
+    await expectRefused('ERR_LILY_ARGUMENT', 'merged', () => layer.forward({ x: input(), y }))
     expectSameBits('y', await numbersOf(y), base)
     set.setAdapter('one').addAdapter('half', createModel({ layers, config: { r: 2 }, dtype: 'bfloat16' }))
     set.setAdapter(['one', 'half'])
-    await expectRefused('ERR_LILY_ARGUMENT', 'half', () => layer.forward(input(), y))
+    await expectRefused('ERR_LILY_ARGUMENT', 'half', () => layer.forward({ x: input(), y }))
     expectSameBits('y', await numbersOf(y), base)
 
     const values = Array.from(set.parameters().values(), ({ value }) => value)

@@ -91,9 +91,9 @@ describe('calibrate', () => {
     const x = place(samples[0], [7, dIn])
     const { weights, relativeError: error } = await model.calibrate({ '0.q': [x] })
     expect(error).toBeLessThan(1e-6)
-    const routed = await numbersOf(model.layer('0.q').forward(x).y)
+    const routed = await numbersOf(model.layer('0.q').forward({ x }).y)
     model.freeze(weights)
-    expect(relativeError(await numbersOf(model.layer('0.q').forward(x).y), routed)).toBeLessThan(1e-6)
+    expect(relativeError(await numbersOf(model.layer('0.q').forward({ x }).y), routed)).toBeLessThan(1e-6)
     // Calibration uses the routers of a frozen model, too.
     expect((await model.calibrate({ '0.q': [x] })).weights).toEqual(weights)
     model.unfreeze()

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import {
   AdamW,
+  type AdapterForwardResult,
   type AdapterLayer,
   type AdapterModel,
   foldB,
@@ -12,12 +13,17 @@ import {
   lilyForward,
   LilyModel,
   type LilySaved,
+  linearBackward,
+  linearForward,
   LoraModel,
+  packLinear,
   type Parameter,
+  type Tensor,
   tensor,
 } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/lily-config.js'
 import { forward } from '../reference.js'
+import { isWebGpu, NO_FROZEN_LAYERS } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { createLora, createModel, numbersOf, place, runChain } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -178,8 +184,8 @@ describe('gradients of shared parameters', () => {
     // A fold starts when the number of deferred calls reaches four times the number of experts.
     for (let call = 0; call < 4 * experts + 3; call++) {
       const inputs = gaussian(randomFrom(call), tokens * dIn)
-      const one = layer.forward(place2(inputs))
-      layer.backward(place2(dy), one.saved, { deferB: true, needs: { dx: false } })
+      const one = layer.forward({ x: place2(inputs) })
+      layer.backward({ dy: place2(dy), saved: one.saved }, { deferB: true, needs: { dx: false } })
       one.saved.dispose()
       const two = lilyForward({ x: place2(inputs), a, router, b }, { scaling })
       lilyBackward({ dy: place2(dy) }, two.saved, { deferB: true })
@@ -194,11 +200,11 @@ describe('gradients of shared parameters', () => {
     const layer = model.layer('q')
     const shape = [experts * rank, dIn]
     const rows = () => place(gaussian(randomFrom(5), shape[0] * dIn), shape)
-    layer.backward(rows(), layer.forward(rows()).saved)
+    layer.backward({ dy: rows(), saved: layer.forward({ x: rows() }).saved })
     const before = await numbersOf(layer.b.grad)
-    const { saved } = layer.forward(rows())
+    const { saved } = layer.forward({ x: rows() })
     await expectRefused('ERR_LILY_ARGUMENT', 'memory overlaps that of', () =>
-      layer.backward(rows(), saved, { dx: layer.b.grad, deferB }),
+      layer.backward({ dy: rows(), saved, dx: layer.b.grad }, { deferB }),
     )
     expectSameBits('gradient of b', await numbersOf(layer.b.grad), before)
   })
@@ -206,10 +212,10 @@ describe('gradients of shared parameters', () => {
   it('are not added a second time for one saved, unless it is retained', async () => {
     const layer = createModel({ layers: shapes, config, seed: 11 }).layer('0.q')
     const gradient = place(dy, [tokens, dIn])
-    const { saved } = layer.forward(place(x, [tokens, dIn]))
-    for (const retain of [true, false]) layer.backward(gradient, saved, { retain, needs: { dx: false } })
+    const { saved } = layer.forward({ x: place(x, [tokens, dIn]) })
+    for (const retain of [true, false]) layer.backward({ dy: gradient, saved }, { retain, needs: { dx: false } })
     const before = await numbersOf(layer.a.grad)
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward(gradient, saved))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => layer.backward({ dy: gradient, saved }))
     expectSameBits('gradient of a', await numbersOf(layer.a.grad), before)
   })
 
@@ -229,26 +235,26 @@ describe('gradients of shared parameters', () => {
       const model: AdapterModel = models[of]()
       const layer = model.layer('1.q')
       const inputs = place(x, [tokens, dIn])
-      const [first, second] = [layer.forward(inputs), layer.forward(inputs)]
-      layer.backward(inputs, first.saved)
+      const [first, second] = [layer.forward({ x: inputs }), layer.forward({ x: inputs })]
+      layer.backward({ dy: inputs, saved: first.saved })
       const before = await numbersOf(layer.a.grad)
       // As other objects than the parameters themselves.
       const trained = [...model.parameters()].filter(([, parameter]) => parameter.kind === kind)
       const optimiser = new AdamW(new Map(trained.map(([name, { value, grad }]) => [name, { value, grad }])))
       optimiser.step()
       const message = `${name}: expected the values of forward, but an optimiser has changed them since; run backward before`
-      await expectRefused('ERR_LILY_ARGUMENT', message, () => layer.backward(inputs, second.saved))
+      await expectRefused('ERR_LILY_ARGUMENT', message, () => layer.backward({ dy: inputs, saved: second.saved }))
       expectSameBits('gradient of a', await numbersOf(layer.a.grad), before)
       model.zeroGrad()
-      layer.backward(inputs, layer.forward(inputs).saved)
+      layer.backward({ dy: inputs, saved: layer.forward({ x: inputs }).saved })
     })
 
     it('are not refused if no parameter of the layer has changed', () => {
       const model = createModel({ layers: shapes, config, seed: 11 })
       const [layer, other] = [model.layer('0.q'), model.layer('1.q')]
-      const { saved } = layer.forward(place(x, [tokens, dIn]))
+      const { saved } = layer.forward({ x: place(x, [tokens, dIn]) })
       new AdamW(new Map([[other.router.name, other.router]])).step()
-      layer.backward(place(dy, [tokens, dIn]), saved)
+      layer.backward({ dy: place(dy, [tokens, dIn]), saved })
     })
 
     it('are refused to a plain operation', async () => {
@@ -265,9 +271,9 @@ describe('gradients of shared parameters', () => {
   it('are computed only as needs specifies', async () => {
     const model = createModel({ layers: shapes, config, seed: 11 })
     const layer = model.layer('0.q')
-    const { saved } = layer.forward(place(x, [tokens, dIn]))
+    const { saved } = layer.forward({ x: place(x, [tokens, dIn]) })
     const needs = { dx: false, da: false, db: false }
-    expect(layer.backward(place(dy, [tokens, dIn]), saved, { needs })).toBeUndefined()
+    expect(layer.backward({ dy: place(dy, [tokens, dIn]), saved }, { needs })).toBeUndefined()
     const isZero = async (name: 'a' | 'b' | 'router') =>
       (await numbersOf(layer[name].grad)).every((value) => value === 0)
     expect([await isZero('a'), await isZero('b'), await isZero('router')]).toEqual([true, true, false])
@@ -277,8 +283,8 @@ describe('gradients of shared parameters', () => {
     const model = createModel({ layers: shapes, config, seed: 11, dtype })
     const layer = model.layer('0.q')
     const inputs = place(x, [tokens, dIn], dtype)
-    const { y, saved } = layer.forward(inputs)
-    const dx = layer.backward(place(dy, [tokens, dIn], dtype), saved)
+    const { y, saved } = layer.forward({ x: inputs })
+    const dx = layer.backward({ dy: place(dy, [tokens, dIn], dtype), saved })
     expect([y.dtype, dx.dtype]).toEqual([dtype, dtype])
     const [a, router, b] = await Promise.all([layer.a, layer.router, layer.b].map(({ value }) => numbersOf(value)))
     const problem = { routing: 'batch', scaling, tokens, dIn, dOut: dIn, rank, experts } as const
@@ -305,76 +311,54 @@ describe('a model', () => {
     const gone = model()
     const layer = gone.layer('0.q')
     const { value, grad } = layer.a
-    const { saved } = layer.forward(place(x, shape))
+    const { saved } = layer.forward({ x: place(x, shape) })
     gone.dispose()
     gone.dispose()
     expect([value.isDisposed, grad.isDisposed]).toEqual([true, true])
-    await expectRefused('ERR_LILY_DISPOSED', 'lily_A', () => layer.forward(place(x, shape)))
-    await expectRefused('ERR_LILY_DISPOSED', 'lily_A', () => layer.backward(dy, saved))
+    await expectRefused('ERR_LILY_DISPOSED', 'lily_A', () => layer.forward({ x: place(x, shape) }))
+    await expectRefused('ERR_LILY_DISPOSED', 'lily_A', () => layer.backward({ dy, saved }))
     await expectRefused('ERR_LILY_DISPOSED', 'model', () => gone.parameters())
     await expectRefused('ERR_LILY_DISPOSED', 'model', () => gone.zeroGrad())
   })
 
   it('rejects unknown names and options, and saved calls of other layers and models', async () => {
     const [one, two] = [model(), model()]
-    const { saved } = one.layer('0.q').forward(place(x, shape))
+    const { saved } = one.layer('0.q').forward({ x: place(x, shape) })
     await expectRefused('ERR_LILY_ARGUMENT', 'k_proj', () => one.layer('k_proj'))
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => one.layer('1.q').backward(dy, saved))
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => two.layer('0.q').backward(dy, saved))
-    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => one.layer('0.q').backward(dy, {} as never))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => one.layer('1.q').backward({ dy, saved }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => two.layer('0.q').backward({ dy, saved }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => one.layer('0.q').backward({ dy, saved: {} as never }))
     await expectRefused('ERR_LILY_ARGUMENT', 'scaling', () =>
-      one.layer('0.q').forward(place(x, shape), undefined, { scaling: 2 } as never),
+      one.layer('0.q').forward({ x: place(x, shape) }, { scaling: 2 } as never),
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'encoder: is not a property of options', () =>
-      one.layer('0.q').forward(place(x, shape), undefined, { encoder: {} } as never),
+      one.layer('0.q').forward({ x: place(x, shape) }, { encoder: {} } as never),
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'routng', () =>
-      one.layer('0.q').forward(place(x, shape), undefined, { routng: 'batch' } as never),
+      one.layer('0.q').forward({ x: place(x, shape) }, { routng: 'batch' } as never),
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'accumulate', () =>
-      one.layer('0.q').backward(dy, saved, { accumulate: false } as never),
+      one.layer('0.q').backward({ dy, saved }, { accumulate: false } as never),
     )
     for (const kind of [one, LoraModel.create({ layers, config: { r: 2 } }).to(one.device)]) {
       const layer: AdapterLayer = kind.layer('0.q')
       if (one.device.type !== 'cpu') {
         const message = `x: expected device ${one.device.type}:0, as the model has, got cpu:0`
-        await expectRefused('ERR_LILY_DEVICE', message, () => layer.forward(tensor(x, shape)))
+        await expectRefused('ERR_LILY_DEVICE', message, () => layer.forward({ x: tensor(x, shape) }))
       }
       await expectRefused('ERR_LILY_SHAPE', 'x: expected 2 rows of 4', () =>
-        layer.forward(place(x.slice(0, 6), [2, 3])),
+        layer.forward({ x: place(x.slice(0, 6), [2, 3]) }),
       )
     }
     const halves = createModel({ layers, config, dtype: 'bfloat16' }).layer('0.q')
-    await expectRefused('ERR_LILY_DTYPE', 'x: expected bfloat16, got float32', () => halves.forward(place(x, shape)))
-    await expectRefused('ERR_LILY_SHAPE', 'dy', () => one.layer('0.q').backward(place(x, shape), saved))
+    await expectRefused('ERR_LILY_DTYPE', 'x: expected bfloat16, got float32', () =>
+      halves.forward({ x: place(x, shape) }),
+    )
+    await expectRefused('ERR_LILY_SHAPE', 'dy', () => one.layer('0.q').backward({ dy: place(x, shape), saved }))
     await expectRefused('ERR_LILY_ARGUMENT', 'deferB: leaves db to', () =>
-      one.layer('0.q').backward(dy, saved, { needs: { db: false }, deferB: true }),
+      one.layer('0.q').backward({ dy, saved }, { needs: { db: false }, deferB: true }),
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'sed', () => LilyModel.create({ layers, config, sed: 1 } as never))
-  })
-
-  it('requires parts that fit', async () => {
-    const parts = (change: (values: Map<string, ReturnType<typeof place>>) => void) => {
-      const values = new Map(Array.from(model().parameters(), ([name, { value }]) => [name, value]))
-      change(values)
-      return () => LilyModel.fromParts({ config: readConfig(config), layers, values })
-    }
-    await expectRefused(
-      'ERR_LILY_ARGUMENT',
-      '1.q.lily_router',
-      parts((values) => values.delete('1.q.lily_router.weight')),
-    )
-    const name = '0.q.lily_A.weight'
-    await expectRefused(
-      'ERR_LILY_SHAPE',
-      name,
-      parts((values) => values.set(name, place([1, 2], [1, 2]))),
-    )
-    await expectRefused(
-      'ERR_LILY_DTYPE',
-      'values',
-      parts((values) => values.set(name, place(x, [2, 4], 'bfloat16'))),
-    )
   })
 
   it('forwards options to the operations', async () => {
@@ -387,9 +371,66 @@ describe('a model', () => {
       { mask: [1, 0, 1, 1] },
       { activation: 'relu' },
     ] as const) {
-      const { y } = layer.forward(rows, undefined, { ...options, save: false })
+      const { y } = layer.forward({ x: rows }, { ...options, save: false })
       const plain = lilyForward({ x: rows, a, router, b }, options)
       expectSameBits(JSON.stringify(options), await numbersOf(y), await numbersOf(plain.y))
     }
+  })
+})
+
+describe('operands of a layer', () => {
+  const shapes = [{ name: 'q', inFeatures: 4, outFeatures: 5 }]
+  const kinds = {
+    Lily: () => createModel({ layers: shapes, config: { r: 2, numB: 2, initWeights: false }, seed: 1 }),
+    LoRA: () => createLora({ layers: shapes, config: { r: 2, initLoraWeights: false }, seed: 1 }),
+  }
+  const random = randomFrom(3)
+  const [x, dy, weight, bias] = [12, 15, 20, 5].map((length) => gaussian(random, length))
+  const of = () => ({ x: place(x, [3, 4]), weight: place(weight, [5, 4]), bias: place(bias, [5]) })
+  const gradient = () => place(dy, [3, 5])
+
+  it.for(Object.entries(kinds))('%s: the frozen layer in the same call', async ([, make], { skip }) => {
+    skip(isWebGpu, NO_FROZEN_LAYERS)
+    const operands = of()
+    const results = async (
+      forward: (layer: AdapterLayer) => Pick<AdapterForwardResult<object>, 'y' | 'saved'>,
+      dx?: Tensor,
+    ) => {
+      const model: AdapterModel = make()
+      const layer = model.layer('q')
+      const { y, saved } = forward(layer)
+      const computed = layer.backward({ dy: gradient(), saved, dx })
+      const grads = Array.from(model.parameters().values(), ({ grad }) => grad)
+      return Promise.all([y, computed, ...grads].map(numbersOf))
+    }
+    const baseDx = linearBackward({ dy: gradient(), weight: operands.weight }).dx
+    const expected = await results((layer) => layer.forward({ x: operands.x, y: linearForward(operands).y }), baseDx)
+    const actual = await results((layer) => layer.forward(operands))
+    for (const [i, values] of expected.entries()) expectSameBits(`result ${i}`, actual[i], values)
+    const packed = { ...operands, weight: packLinear(operands.weight) }
+    const y = place(new Float32Array(15).fill(NaN), [3, 5])
+    const model: AdapterModel = make()
+    model.layer('q').forward({ ...packed, y }, { accumulate: false })
+    expectSameBits('overwritten y', await numbersOf(y), expected[0])
+  })
+
+  it.each(Object.entries(kinds))('%s: an error shows their form', async (_, make) => {
+    const layer: AdapterLayer = make().layer('q')
+    const { x } = of()
+    const { saved } = layer.forward({ x })
+    const forward = layer.forward.bind(layer) as (...args: unknown[]) => unknown
+    const backward = layer.backward.bind(layer) as (...args: unknown[]) => unknown
+    const form =
+      'operands: expected { x, y?, weight?, bias? }, got an object of type Tensor; call layer.forward({ x, y }, options)'
+    await expectRefused('ERR_LILY_ARGUMENT', form, () => forward(x))
+    await expectRefused('ERR_LILY_ARGUMENT', form, () => forward(x, gradient(), { save: false }))
+    const form2 = 'call layer.backward({ dy, saved, dx }, options)'
+    await expectRefused('ERR_LILY_ARGUMENT', form2, () => backward(gradient(), saved))
+    await expectRefused('ERR_LILY_ARGUMENT', form2, () => backward({ data: dy, shape: [3, 5] }, saved, { dx: x }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'dx: is not a property of options', () =>
+      backward({ dy: gradient(), saved }, { dx: x }),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'bias: is given without a weight', () => forward({ x, bias: gradient() }))
+    layer.backward({ dy: gradient(), saved })
   })
 })

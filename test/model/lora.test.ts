@@ -74,12 +74,12 @@ describe.each(Object.entries(index.cases))("PEFT's formula in PyTorch: %s", (nam
       const base = product(of(`${layer}.x`), transpose(weight, dOut, dIn), tokens, dIn, dOut)
       const y = place(roundAll(dtype, base), [tokens, dOut], dtype)
       const adapted = model.layer(layer)
-      const { saved } = adapted.forward(place(of(`${layer}.x`), [tokens, dIn], dtype), y, { precision: 'high' })
+      const { saved } = adapted.forward({ x: place(of(`${layer}.x`), [tokens, dIn], dtype), y }, { precision: 'high' })
       expect(relativeError(await numbersOf(y), of(`f64.${layer}.y`)), `${layer} y`).toBeLessThan(limit)
 
       const dy = of(`${layer}.dy`)
       const dx = place(roundAll(dtype, product(dy, weight, tokens, dOut, dIn)), [tokens, dIn], dtype)
-      expect(adapted.backward(place(dy, [tokens, dOut], dtype), saved, { dx })).toBe(dx)
+      expect(adapted.backward({ dy: place(dy, [tokens, dOut], dtype), saved, dx })).toBe(dx)
       saved.dispose()
       const gradients = { dx, dA: adapted.a.grad, dB: adapted.b.grad }
       for (const [key, value] of Object.entries(gradients)) {
@@ -102,7 +102,7 @@ describe.each(Object.entries(index.cases))("PEFT's formula in PyTorch: %s", (nam
       // The rounding of the sum, at most 6e-8, and that of the update, which is about as large.
       expect(relativeError(merged, of(`f64.${layer}.merged`)), layer).toBeLessThan(type === 'float32' ? 2e-7 : 2 ** -8)
       await expectRefused('ERR_LILY_ARGUMENT', 'unmerge it first', () =>
-        model.layer(layer).forward(place(new Float32Array(dIn), [1, dIn], dtype)),
+        model.layer(layer).forward({ x: place(new Float32Array(dIn), [1, dIn], dtype) }),
       )
       model.unmerge(layer, weight)
       const restored = await numbersOf(weight)
@@ -195,10 +195,10 @@ describe('a created model', () => {
     for (const layer of model.layers.values()) {
       const [a, b] = [layer.a.value, layer.b.value]
       const plain = loraForward({ x: input(), a, b, y: output() }, { scaling: layer.scaling })
-      const { y, saved } = layer.forward(input(), output())
+      const { y, saved } = layer.forward({ x: input(), y: output() })
       expectSameBits('y', await numbersOf(y), await numbersOf(plain.y))
       const expected = loraBackward({ dy: gradient() }, plain.saved)
-      expectSameBits('dx', await numbersOf(layer.backward(gradient(), saved)), await numbersOf(expected.dx))
+      expectSameBits('dx', await numbersOf(layer.backward({ dy: gradient(), saved })), await numbersOf(expected.dx))
       expectSameBits('dA', await numbersOf(layer.a.grad), await numbersOf(expected.da))
       expectSameBits('dB', await numbersOf(layer.b.grad), await numbersOf(expected.db))
     }
@@ -212,7 +212,8 @@ describe('a created model', () => {
   it('adds up gradients until zeroGrad, and leaves out those that are not needed', async () => {
     const model = make(1)
     const layer = model.layer('0.q')
-    const run = (needs = {}) => layer.backward(gradient(), layer.forward(input()).saved, { needs })
+    const run = (needs = {}) =>
+      layer.backward({ dy: gradient(), saved: layer.forward({ x: input() }).saved }, { needs })
     run()
     const once = await numbersOf(layer.b.grad)
     run({ da: false })
@@ -261,7 +262,7 @@ describe('a created model', () => {
     const values = Array.from(model.parameters().values(), ({ value }) => value)
     model.dispose()
     expect(values.every(({ isDisposed }) => isDisposed)).toBe(true)
-    await expectRefused('ERR_LILY_DISPOSED', 'lora_A', () => layer.forward(input()))
+    await expectRefused('ERR_LILY_DISPOSED', 'lora_A', () => layer.forward({ x: input() }))
     await expectRefused('ERR_LILY_DISPOSED', 'model', () => model.parameters())
   })
 })
@@ -302,13 +303,13 @@ describe('refusals', () => {
       { scaling: 2 },
     ] as object[]) {
       const [name] = Object.keys(options)
-      await expectRefused('ERR_LILY_ARGUMENT', name, () => layer.forward(input(), y, options))
+      await expectRefused('ERR_LILY_ARGUMENT', name, () => layer.forward({ x: input(), y }, options))
     }
     expectSameBits('y', await numbersOf(y), base)
-    const { saved } = layer.forward(input())
+    const { saved } = layer.forward({ x: input() })
     const ofLily: Record<string, object> = { deferB: { deferB: true }, dRouter: { needs: { dRouter: false } } }
     for (const [name, options] of Object.entries(ofLily)) {
-      await expectRefused('ERR_LILY_ARGUMENT', name, () => layer.backward(gradient(), saved, options))
+      await expectRefused('ERR_LILY_ARGUMENT', name, () => layer.backward({ dy: gradient(), saved }, options))
     }
   })
 
@@ -316,13 +317,15 @@ describe('refusals', () => {
     const model = make(1)
     const layer = model.layer('0.q')
     const lily = createModel({ layers: shapes, config: { r: 3 }, seed: 1 }).layer('0.q')
-    const other = model.layer('0.v').forward(input()).saved
-    await expectRefused('ERR_LILY_ARGUMENT', 'run forward again', () => layer.backward(gradient(), other))
-    await expectRefused('ERR_LILY_ARGUMENT', 'other operation', () =>
-      layer.backward(gradient(), lily.forward(input()).saved as never),
+    const other = model.layer('0.v').forward({ x: input() }).saved
+    await expectRefused('ERR_LILY_ARGUMENT', 'run forward again', () =>
+      layer.backward({ dy: gradient(), saved: other }),
     )
     await expectRefused('ERR_LILY_ARGUMENT', 'other operation', () =>
-      lily.backward(gradient(), layer.forward(input()).saved as never),
+      layer.backward({ dy: gradient(), saved: lily.forward({ x: input() }).saved as never }),
+    )
+    await expectRefused('ERR_LILY_ARGUMENT', 'other operation', () =>
+      lily.backward({ dy: gradient(), saved: layer.forward({ x: input() }).saved as never }),
     )
     await expectRefused('ERR_LILY_ARGUMENT', "such as '0.q'", () => model.layer('k'))
   })
@@ -408,14 +411,14 @@ describe('several adapters', () => {
     const set = new LilyAdapters<LoraModel>().addAdapter('one', make(1)).addAdapter('two', make(2, { r: 2 }))
     const layer = set.setAdapter(['one', 'two']).layer('0.q')
     const [y, dx] = [output(), input()]
-    const { saved } = layer.forward(input(), y)
-    layer.backward(gradient(), saved, { dx })
+    const { saved } = layer.forward({ x: input(), y })
+    layer.backward({ dy: gradient(), saved, dx })
 
     const [expectedY, expectedDx] = [output(), input()]
     for (const model of [make(1), make(2, { r: 2 })]) {
       const own = model.layer('0.q')
-      const call = own.forward(input(), expectedY).saved
-      own.backward(gradient(), call, { dx: expectedDx })
+      const call = own.forward({ x: input(), y: expectedY }).saved
+      own.backward({ dy: gradient(), saved: call, dx: expectedDx })
       for (const [name, { grad }] of model.parameters()) {
         const adapter = model.layer('0.q').r === 3 ? 'one' : 'two'
         const actual = set.parameters().get(`${adapter}.${name}`)?.grad
@@ -432,14 +435,14 @@ describe('several adapters', () => {
     const set = new LilyAdapters().addAdapter('lora', make(1)).addAdapter('lily', lily())
     const layer = set.setAdapter(['lora', 'lily']).layer('1.q')
     const [y, dx] = [output(), input()]
-    const { saved } = layer.forward(input(), y)
-    layer.backward(gradient(), saved, { dx, retain: true })
+    const { saved } = layer.forward({ x: input(), y })
+    layer.backward({ dy: gradient(), saved, dx }, { retain: true })
 
     const [expectedY, expectedDx] = [output(), input()]
     for (const model of [make(1), lily()]) {
       const own: AdapterModel['layers'] = model.layers
       const adapted = own.get('1.q')!
-      adapted.backward(gradient(), adapted.forward(input(), expectedY).saved, { dx: expectedDx })
+      adapted.backward({ dy: gradient(), saved: adapted.forward({ x: input(), y: expectedY }).saved, dx: expectedDx })
     }
     expectSameBits('y', await numbersOf(y), await numbersOf(expectedY))
     expectSameBits('dx', await numbersOf(dx), await numbersOf(expectedDx))
@@ -450,13 +453,13 @@ describe('several adapters', () => {
       { activation: 'relu' as const },
       { mask: Array<boolean>(tokens).fill(true) },
     ]) {
-      await expectRefused('ERR_LILY_ARGUMENT', Object.keys(options)[0], () => layer.forward(input(), y, options))
+      await expectRefused('ERR_LILY_ARGUMENT', Object.keys(options)[0], () => layer.forward({ x: input(), y }, options))
     }
     expectSameBits('y after refusals', await numbersOf(y), await numbersOf(expectedY))
     await expectRefused('ERR_LILY_ARGUMENT', 'deferB: is no option of LoRA', () =>
-      layer.backward(gradient(), saved, { dx, deferB: true }),
+      layer.backward({ dy: gradient(), saved, dx }, { deferB: true }),
     )
-    layer.backward(gradient(), saved, { dx: input(), deferB: false })
+    layer.backward({ dy: gradient(), saved, dx: input() }, { deferB: false })
     expectSameBits('dx after a refusal', await numbersOf(dx), await numbersOf(expectedDx))
     const other = createLora({ layers: [{ name: '0.q', inFeatures: dIn, outFeatures: 1 }], config: {} })
     await expectRefused('ERR_LILY_SHAPE', '0.q', () => set.addAdapter('other', other))
@@ -503,8 +506,11 @@ describe('one program for LilyModel and LoraModel', () => {
 describe('types', () => {
   it('of results follow the options', () => {
     const layer: LoraLayer = make(1).layer('0.q')
-    const saved: undefined = layer.forward(input(), undefined, { save: false }).saved
-    const dx: Tensor = layer.backward(gradient(), layer.forward(input()).saved, { needs: { da: false } })
+    const saved: undefined = layer.forward({ x: input() }, { save: false }).saved
+    const dx: Tensor = layer.backward(
+      { dy: gradient(), saved: layer.forward({ x: input() }).saved },
+      { needs: { da: false } },
+    )
     expect([saved, dx.shape]).toEqual([undefined, [tokens, dIn]])
   })
 })

@@ -77,9 +77,9 @@ describe('merge', () => {
     const model = createModel({ layers, config, seed: 3 })
     model.freeze('uniform')
     const x = gaussian(randomFrom(6), 4 * dIn)
-    const { y, saved } = model.layer('1.q').forward(place(x, [4, dIn]))
+    const { y, saved } = model.layer('1.q').forward({ x: place(x, [4, dIn]) })
     expect(saved.routing).toBe('fixed')
-    const uniform = model.layer('1.q').forward(place(x, [4, dIn]), undefined, { routing: 'uniform', save: false }).y
+    const uniform = model.layer('1.q').forward({ x: place(x, [4, dIn]) }, { routing: 'uniform', save: false }).y
     const weight = place(new Float32Array(dOut * dIn), [dOut, dIn])
     model.merge('1.q', weight)
     const merged = await numbersOf(weight)
@@ -173,7 +173,7 @@ describe('merge', () => {
     model.merge('0.q', weight)
     const merged = await numbersOf(weight)
     await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.merge('0.q', weight))
-    await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.layer('0.q').forward(x))
+    await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.layer('0.q').forward({ x }))
     await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.unfreeze())
     await expectRefused('ERR_LILY_ARGUMENT', 'is merged', () => model.freeze('uniform'))
     expect(model.layer('1.q').frozenWeights).toEqual(Float32Array.from(weights['1.q']))
@@ -248,9 +248,9 @@ describe('freeze', () => {
     model.freeze({ '0.q': [1, 2, 3], '1.q': [3, 2, 1] })
     const x = place(gaussian(randomFrom(1), dIn), [1, dIn])
     const layer = model.layer('0.q')
-    const given = await numbersOf(layer.forward(x, undefined, { weights: [3, 2, 1] }).y)
+    const given = await numbersOf(layer.forward({ x }, { weights: [3, 2, 1] }).y)
     model.freeze({ '0.q': [3, 2, 1] })
-    expectSameBits('y', given, await numbersOf(layer.forward(x).y))
+    expectSameBits('y', given, await numbersOf(layer.forward({ x }).y))
   })
 
   it('and unfreeze reject a model that is disposed of', async () => {
@@ -289,8 +289,8 @@ describe('the routers of frozen layers', () => {
     const [layer, all] = [model.layer('0.q'), model.parameters()]
     model.freeze('uniform')
     const x = place(gaussian(randomFrom(9), 6 * dIn), [6, dIn])
-    const { saved } = layer.forward(x, undefined, { routing: 'batch' })
-    layer.backward(place(gaussian(randomFrom(8), 6 * dOut), [6, dOut]), saved)
+    const { saved } = layer.forward({ x }, { routing: 'batch' })
+    layer.backward({ dy: place(gaussian(randomFrom(8), 6 * dOut), [6, dOut]), saved })
     const router = all.get('0.q.lily_router.weight')
     expect((await numbersOf(router?.grad)).some((value) => value !== 0)).toBe(true)
     model.zeroGrad()
@@ -306,7 +306,7 @@ describe('exportLora', () => {
     const x = roundAll(dtype, gaussian(randomFrom(9), 6 * dIn))
     for (const [name, { a, b }] of matrices) {
       expect([a.shape, b.shape, a.dtype, b.dtype]).toEqual([[rank, dIn], [dOut, rank], 'float32', 'float32'])
-      const { y } = model.layer(name).forward(place(x, [6, dIn], dtype))
+      const { y } = model.layer(name).forward({ x: place(x, [6, dIn], dtype) })
       const lora = loraForward({ x: { data: x, shape: [6, dIn] }, a, b }, { scaling: s }).y
       expect(relativeError(await numbersOf(y), lora.data as Float32Array)).toBeLessThan(
         dtype === 'float32' ? 1e-6 : 2 ** -7,

@@ -64,10 +64,10 @@ describe('a call has the modes of the config', () => {
     const layer = modelOf(modes).layer('1.q')
     const problem = await problemOf(layer, modes)
     const expected = forward(problem)
-    const { y, saved } = layer.forward(input())
+    const { y, saved } = layer.forward({ x: input() })
     expect(relativeError(await numbersOf(y), expected.y.value)).toBeLessThan(1e-6)
     const gradients = backward(problem, expected, dy)
-    const dx = layer.backward(gradient(), saved)
+    const dx = layer.backward({ dy: gradient(), saved })
     expect(relativeError(await numbersOf(dx), gradients.dx.value)).toBeLessThan(2e-6)
     expect(relativeError(await numbersOf(layer.router.grad), gradients.dRouter.value)).toBeLessThan(2e-5)
     expect(layer.routing).toBe(modes.routing)
@@ -87,15 +87,15 @@ describe('a call has the modes of the config', () => {
     for (const [name, options, modes] of others) {
       const y = place(dy, [sequences, length, dOut])
       const message = `; set ${name} in the config of LilyModel, or lily_${name} in adapter_config.json, or pass save: false`
-      const error = await expectRefused('ERR_LILY_ARGUMENT', message, () => layer.forward(input(), y, options))
+      const error = await expectRefused('ERR_LILY_ARGUMENT', message, () => layer.forward({ x: input(), y }, options))
       expect(error.argument).toBe(name)
       expectSameBits('y', await numbersOf(y), dy)
-      const { y: evaluated } = layer.forward(input(), undefined, { ...options, save: false })
+      const { y: evaluated } = layer.forward({ x: input() }, { ...options, save: false })
       const expected = forward(await problemOf(layer, modes)).y.value
       expect(relativeError(await numbersOf(evaluated), expected)).toBeLessThan(1e-6)
     }
     // The same modes are accepted.
-    layer.forward(input(), undefined, { routing: 'sequence', pool: 'logits', activation: 'none' })
+    layer.forward({ x: input() }, { routing: 'sequence', pool: 'logits', activation: 'none' })
   })
 
   it("of a frozen layer is 'fixed', or uses the router with the routing of the config", async () => {
@@ -103,21 +103,21 @@ describe('a call has the modes of the config', () => {
     const layer = model.layer('0.q')
     const fixed = { routing: 'fixed', weights: [1, 2, 3, 4] } as const
     await expectRefused('ERR_LILY_ARGUMENT', "got 'fixed'; freeze the model, or pass save: false", () =>
-      layer.forward(input(), undefined, fixed),
+      layer.forward({ x: input() }, fixed),
     )
     model.freeze({ '0.q': fixed.weights })
     expect([layer.routing, model.layer('1.q').routing]).toEqual(['fixed', 'sequence'])
     const frozen = { ...(await problemOf(layer, { activation: 'relu' })), routing: 'fixed', weights: fixed.weights }
     const expected = forward(frozen as Problem).y.value
     for (const options of [{}, fixed]) {
-      const { y } = layer.forward(input(), undefined, options)
+      const { y } = layer.forward({ x: input() }, options)
       expect(relativeError(await numbersOf(y), expected)).toBeLessThan(1e-6)
     }
     const routed = forward(await problemOf(layer, { routing: 'sequence', pool: 'logits', activation: 'relu' })).y.value
-    const { y } = layer.forward(input(), undefined, { routing: 'sequence' })
+    const { y } = layer.forward({ x: input() }, { routing: 'sequence' })
     expect(relativeError(await numbersOf(y), routed)).toBeLessThan(1e-6)
     await expectRefused('ERR_LILY_ARGUMENT', "routing: expected 'fixed', the routing of the layer", () =>
-      layer.forward(input(), undefined, { routing: 'token' }),
+      layer.forward({ x: input() }, { routing: 'token' }),
     )
   })
 
@@ -130,13 +130,13 @@ describe('a call has the modes of the config', () => {
     adapters.setAdapter(['one', 'two', 'lora'])
     const y = place(dy, [sequences, length, dOut])
     const expected = place(dy, [sequences, length, dOut])
-    const { saved } = adapters.layer('0.q').forward(input(), y)
+    const { saved } = adapters.layer('0.q').forward({ x: input(), y })
     const models: AdapterModel[] = [modelOf(one), modelOf(two), alone]
-    for (const model of models) model.layer('0.q').forward(input(), expected)
+    for (const model of models) model.layer('0.q').forward({ x: input(), y: expected })
     expectSameBits('y', await numbersOf(y), await numbersOf(expected))
     expect([...saved.calls.values()].map(({ routing }) => routing)).toEqual(['sequence', 'token', 'none'])
     await expectRefused('ERR_LILY_ARGUMENT', "routing: expected 'token'", () =>
-      adapters.setAdapter(['one', 'two']).layer('0.q').forward(input(), y, { routing: 'sequence' }),
+      adapters.setAdapter(['one', 'two']).layer('0.q').forward({ x: input(), y }, { routing: 'sequence' }),
     )
     expectSameBits('y of a refused call', await numbersOf(y), await numbersOf(expected))
   })
@@ -157,7 +157,7 @@ describe('the config', () => {
   it.each(combinations)('%o is saved and read', async (modes, keys) => {
     const model = modelOf(modes)
     const folder = temporaryFolder()
-    const expected = await numbersOf(model.layer('1.q').forward(input(), undefined, { save: false }).y)
+    const expected = await numbersOf(model.layer('1.q').forward({ x: input() }, { save: false }).y)
     await model.toHost()
     for (const format of ['peft', 'compact'] as const) {
       await model.savePretrained(folder, { format })
@@ -165,7 +165,7 @@ describe('the config', () => {
       expect(Object.fromEntries(Object.entries(fields).filter(([name]) => name.startsWith('lily_')))).toEqual(keys)
       const read = await LilyModel.fromPretrained(folder)
       expect(read.config).toEqual(model.config)
-      expectSameBits('y', await numbersOf(moved(read).layer('1.q').forward(input()).y), expected)
+      expectSameBits('y', await numbersOf(moved(read).layer('1.q').forward({ x: input() }).y), expected)
       expect(read.adapterConfig).toEqual(fields)
     }
   })

@@ -9,8 +9,8 @@ optimiser.load(await readPretrainedState(folder, model))
 while (optimiser.stepCount < Number(steps)) {
   const x = Float32Array.from({ length: 8 * 24 }, (_, i) => Math.sin(i * (optimiser.stepCount + 1)))
   for (const layer of model.layers.values()) {
-    const { y, saved } = layer.forward(tensor(x, [8, 24]))
-    layer.backward(y, saved) // the gradient of the loss |y|^2 / 2
+    const { y, saved } = layer.forward({ x: tensor(x, [8, 24]) })
+    layer.backward({ dy: y, saved }) // the gradient of the loss |y|^2 / 2
   }
   optimiser.step()
   model.zeroGrad()

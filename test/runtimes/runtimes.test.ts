@@ -120,6 +120,11 @@ describe.each(runtimes)('%s', (runtime, options) => {
   })
 })
 
+test.each(FORMATS)('the oldest supported Node.js, %s', (format) => {
+  const printed = installed.run(runtimeProgram('Node 20.16'), [], MODULES[format].file, consumer(format))
+  expect(JSON.parse(printed)).toEqual(expected)
+})
+
 test('Deno without the permissions of an addon runs on WebAssembly', () => {
   const options = ['run', '--no-prompt', '--allow-read', '--allow-env']
   const source = `

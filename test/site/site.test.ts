@@ -22,11 +22,11 @@ const ALIKE = /^(bench\/results\/(?!README|peers-zen5)|docs\/decisions\/(?!READM
 const API = [
   'docs/api/index.html',
   'docs/api/lily-kernels/functions/lilyForward.html',
-  'docs/api/lily-kernels/functions/lilyLinearBackwardAsync.html',
+  'docs/api/lily-kernels/functions/lilyBackwardAsync.html',
   'docs/api/lily-kernels/classes/LilyModel.html',
   'docs/api/lily-kernels/classes/Tensor.html',
   'docs/api/lily-kernels/interfaces/LilyForwardOptions.html',
-  'docs/api/lily-kernels/interfaces/LoraLinearBackwardOperands.html',
+  'docs/api/lily-kernels/interfaces/LoraBackwardOperands.html',
   'docs/api/lily-kernels/type-aliases/LilyErrorCode.html',
   'docs/api/lily-kernels/variables/deviceTensor.html',
   'docs/api/lily-kernels/tfjs/functions/adapt.html',

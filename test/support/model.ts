@@ -76,7 +76,7 @@ export async function runChain(
   let x = place(input, shape)
   for (const layer of layers) {
     const y = place(await numbersOf(x), shape)
-    saved.push(layer.forward(x, y).saved)
+    saved.push(layer.forward({ x, y }).saved)
     outputs.push(await numbersOf(y))
     x = y
   }
@@ -84,8 +84,8 @@ export async function runChain(
   for (const [l, layer] of [...layers.entries()].reverse()) {
     const dy = place(await numbersOf(dx), shape)
     // Those of Lily go to layers of Lily only.
-    const given: AdapterBackwardOptions = { ...options, dx }
-    layer.backward(dy, saved[l], given)
+    const given: AdapterBackwardOptions = options
+    layer.backward({ dy, saved: saved[l], dx }, given)
     saved[l].dispose()
   }
   return { outputs, dx: await numbersOf(dx) }

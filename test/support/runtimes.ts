@@ -8,7 +8,9 @@ import { installOnce } from './npm-install.js'
 const here = process.arch === 'arm64' ? { node: 'arm64', bun: 'aarch64' } : { node: 'x64', bun: 'x64' }
 
 const RUNTIMES = {
-  'Node 20': { name: `node-linux-${here.node}`, version: '20.20.2', program: 'bin/node' },
+  // The oldest that `engines` of package.json accepts.
+  'Node 20.16': { name: `node-linux-${here.node}`, version: '20.16.0', program: 'bin/node' },
+  'Node 20': { name: `node-linux-${here.node}`, version: '20.19.6', program: 'bin/node' },
   'Node 22': { name: `node-linux-${here.node}`, version: '22.23.3', program: 'bin/node' },
   'Node 24': { name: `node-linux-${here.node}`, version: '24.21.0', program: 'bin/node' },
   Bun: { name: `@oven/bun-linux-${here.bun}`, version: '1.4.5', program: 'bin/bun' },

@@ -1,8 +1,7 @@
 /** Calls in the module: their operands are copied in, they get a workspace, and their outputs are copied back. */
-import type { Memory, PoolStatistics } from '../native.js'
+import type { Memory, PoolStats } from '../native.js'
 import type { Module } from './module.js'
 import { type Copied, Operands } from './operands.js'
-import type { Prepared } from './prepare.js'
 import type { Residents } from './residents.js'
 
 export class Calls {
@@ -18,24 +17,28 @@ export class Calls {
     this.workspace = new Workspace(module)
   }
 
-  /** Prepares a call, runs it and copies its outputs back. */
-  run(prepare: (operands: Operands) => Prepared): void {
-    this.withOperands((operands) => {
-      const prepared = prepare(operands)
-      giveWorkspace(operands, prepared, (bytes) => this.workspace.of(bytes))
-      this.module.startThreads()
-      this.module.check(this.module.call(prepared.entry, prepared.call))
+  /** Runs a call and copies its outputs back. */
+  run(numbers: Float64Array, memory: readonly Memory[]): void {
+    this.#with(numbers, memory, (operands) => {
+      const { module } = this
+      operands.check()
+      operands.copyIn()
+      giveWorkspace(operands, (bytes) => this.workspace.of(bytes))
+      module.startThreads()
+      module.check(module.exports.lily_wasm_run(operands.call))
       operands.finish()
     })
   }
 
-  /** The same on the thread of the async forms. */
-  async runAsync(prepare: (operands: Operands) => Prepared, memory: Memory[]): Promise<void> {
-    const operands = this.#operands()
+  /** The same on the thread of the async forms; here, if the call has a list, which belongs to this thread. */
+  async runAsync(numbers: Float64Array, memory: Memory[]): Promise<void> {
+    const operands = new Operands(this.module, this.residents, this.copied, numbers, memory)
     try {
-      const prepared = prepare(operands)
-      giveWorkspace(operands, prepared, (bytes) => operands.workspace(bytes)) // its own: other calls run meanwhile
-      await this.module.run(prepared.entry, prepared.call, operands.blocks)
+      operands.check()
+      operands.copyIn()
+      giveWorkspace(operands, (bytes) => operands.workspace(bytes)) // its own: other calls run meanwhile
+      if (operands.hasList) this.module.check(this.module.exports.lily_wasm_run(operands.call))
+      else await this.module.run(operands.call, operands.blocks)
       operands.finish()
     } finally {
       operands.release()
@@ -43,26 +46,25 @@ export class Calls {
     }
   }
 
-  /** Calls `work` with operands, and releases what they allocated. */
-  withOperands<T>(work: (operands: Operands) => T): T {
-    const operands = this.#operands()
+  packedBytes(numbers: Float64Array, memory: readonly Memory[]): number {
+    return this.#with(numbers, memory, (operands) => operands.packedBytes())
+  }
+
+  #with<T>(numbers: Float64Array, memory: readonly Memory[], work: (operands: Operands) => T): T {
+    const operands = new Operands(this.module, this.residents, this.copied, numbers, memory)
     try {
       return work(operands)
     } finally {
       operands.release()
     }
   }
-
-  #operands(): Operands {
-    return new Operands(this.module, this.residents, this.copied)
-  }
 }
 
 /** Gives a call its workspace, unless it needs none. */
-function giveWorkspace(operands: Operands, { workspace }: Prepared, allocate: (bytes: number) => number): void {
-  if (workspace === null) return
-  operands.int32(workspace.addressAt, allocate(workspace.bytes))
-  operands.int32(workspace.bytesAt, workspace.bytes)
+function giveWorkspace({ module, call }: Operands, allocate: (bytes: number) => number): void {
+  module.check(module.exports.lily_wasm_workspace_bytes(call, module.scratch))
+  const bytes = module.view.getUint32(module.scratch, true)
+  if (bytes > 0) module.exports.lily_wasm_give_workspace(call, allocate(bytes), bytes)
 }
 
 /** The workspace of the calls on the main thread. It grows to the largest that a call needs, and stays. */
@@ -88,7 +90,7 @@ class Workspace {
     this.#byteLength = 0
   }
 
-  statistics(): PoolStatistics {
+  statistics(): PoolStats {
     return {
       bytesInUse: 0,
       bytesCached: this.#byteLength,

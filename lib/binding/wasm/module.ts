@@ -1,8 +1,5 @@
-/**
- * The module of the cpu backend in WebAssembly: its memory, its threads, and calls of the C ABI
- * (native/include/lily/backend.h) in it.
- */
-import { ABI_VERSION, backendStruct, status as statuses } from './abi.js'
+/** The module of the cpu backend in WebAssembly (native/wasm/module.h): its memory, its threads, and calls in it. */
+import { signature, status as statuses } from '../slots.js'
 import { bindingError } from './errors.js'
 import type { Build, Host } from './host.js'
 import { Runner } from './runner.js'
@@ -23,19 +20,25 @@ const STACK_BYTES = 1 << 20
 const ALIGNMENT = 64
 
 interface Exports {
-  readonly __indirect_function_table: WebAssembly.Table
   readonly __tls_size: WebAssembly.Global
   _initialize(): void
   aligned_alloc(alignment: number, bytes: number): number
   free(address: number): void
   lily_wasm_set_threads(count: number): void
-  lily_cpu_backend(): number
+  lily_wasm_signature(): number
+  lily_wasm_call_bytes(): number
+  lily_wasm_read(...args: number[]): number
+  lily_wasm_packed_bytes(...args: number[]): number
+  lily_wasm_message(): number
+  lily_wasm_workspace_bytes(call: number, bytes: number): number
+  lily_wasm_give_workspace(call: number, workspace: number, bytes: number): void
+  lily_wasm_run(call: number): number
+  lily_wasm_last_error(): number
+  lily_wasm_ready(): number
+  lily_wasm_measure_roof(roof: number, bytes: number, rate: number): number
   lily_cpu_gram_factor(x: number, r: bigint, columns: bigint, l: number): number
   lily_cpu_congruence_eigenvalues(l: number, x: number, r: bigint, columns: bigint, values: number): number
 }
-
-/** A function of the ABI's table. */
-export type Entry = keyof Omit<typeof backendStruct, 'bytes' | 'abiVersion' | 'name'>
 
 /** What a call reads or writes in the memory of the module. */
 export interface Block {
@@ -48,7 +51,8 @@ export class Module {
   readonly exports: Exports
   /** 64 bytes for numbers that the ABI returns through a pointer. */
   readonly scratch: number
-  readonly #table: number
+  /** The size of a call. */
+  readonly callBytes: number
   #view: DataView
   #hasStarted = false
   #runner: Promise<Runner | null> | undefined
@@ -69,9 +73,8 @@ export class Module {
     this.#view = new DataView(this.memory.buffer)
     this.exports._initialize()
     this.exports.lily_wasm_set_threads(threads)
-    this.#table = this.exports.lily_cpu_backend()
-    const version = this.view.getUint32(this.#table + backendStruct.abiVersion, true)
-    if (version !== ABI_VERSION) throw new Error(`its interface is ${version}, that of this package is ${ABI_VERSION}`)
+    if (this.text(this.exports.lily_wasm_signature()) !== signature) throw new Error('it is of another version')
+    this.callBytes = this.exports.lily_wasm_call_bytes()
     this.scratch = this.allocate('results', ALIGNMENT)
   }
 
@@ -98,18 +101,15 @@ export class Module {
     return text
   }
 
-  /** Calls a function of the ABI's table. */
-  call(entry: Entry, ...args: number[]): number {
-    return (this.exports.__indirect_function_table.get(this.#index(entry)) as (...args: number[]) => number)(...args)
-  }
-
-  #index(entry: Entry): number {
-    return this.view.getUint32(this.#table + backendStruct[entry], true)
+  /** Calls a function that reads a call. @throws an error with the code and the message that it reports */
+  read(name: 'lily_wasm_read' | 'lily_wasm_packed_bytes', ...args: number[]): void {
+    const code = this.exports[name](...args) >>> 0
+    if (code !== 0) throw bindingError(this.text(code), this.text(this.exports.lily_wasm_message()))
   }
 
   /** The message of the last call that failed. */
   lastError(): string {
-    return this.text(this.call('lastError') >>> 0)
+    return this.text(this.exports.lily_wasm_last_error() >>> 0)
   }
 
   /** @throws an error with the code and the message of a status that is not LILY_OK */
@@ -162,18 +162,17 @@ export class Module {
    * Runs a call on a thread of its own, or on the calling thread where there can be no other. `blocks` are what it reads
    * and writes.
    */
-  async run(entry: Entry, call: number, blocks: readonly Block[]): Promise<void> {
+  async run(call: number, blocks: readonly Block[]): Promise<void> {
     this.startThreads()
     const runner = await (this.#runner ??= this.#startRunner())
     if (runner === null) {
-      this.check(this.call(entry, call))
+      this.check(this.exports.lily_wasm_run(call))
       return
     }
-    const message = { entry: this.#index(entry), call, lastError: this.#index('lastError') }
     const copied = this.isShared
       ? {}
       : { blocks: this.#copies(blocks), pages: this.memory.buffer.byteLength / PAGE_BYTES }
-    const result = await runner.run({ ...message, ...copied }).catch((error: unknown) => {
+    const result = await runner.run({ call, ...copied }).catch((error: unknown) => {
       this.#runner = undefined // the next call starts another thread
       throw error
     })

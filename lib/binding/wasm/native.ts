@@ -1,20 +1,14 @@
 /**
- * The binding of the cpu backend in WebAssembly: what the addon is elsewhere. It reads the same descriptors, checks the
- * same things, and calls the same C ABI.
+ * The binding of the cpu backend in WebAssembly: what the addon is elsewhere. The module has the same reader of calls.
  */
-import { bufferOf, byteOffsetOf } from '../../base/views.js'
-import { descriptor } from '../descriptor.js'
+import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from '../../base/views.js'
 import type { Binding, NativeBackend } from '../native.js'
-import * as abi from './abi.js'
-import { prepareAdamW } from './adamw.js'
+import { backend, signature, status } from '../slots.js'
 import { Calls } from './calls.js'
 import { bindingError } from './errors.js'
-import { prepareFold } from './fold.js'
 import type { Host } from './host.js'
 import type { Module } from './module.js'
-import { type Copied, type Operands, whole } from './operands.js'
-import { prepareBackward, prepareForward, prepareLinear, prepareWeight, query } from './prepare.js'
-import { checkCpu, choice, CPU, MAX_DIMENSION, MAX_RANK, size } from './reader.js'
+import type { Copied } from './operands.js'
 import { Residents } from './residents.js'
 
 /** SharedArrayBuffers of others: where each of them begins, in numbers that are no addresses of the module. */
@@ -39,21 +33,16 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
   const residents = new Residents(module)
   const calls = new Calls(module, residents)
   return {
-    descriptor: Object.fromEntries(Object.entries(descriptor).map(([name, fields]) => [name, Object.keys(fields)])),
-    constants: {
-      backend: { cpu: CPU, cuda: 1 },
-      dtype: abi.dtype,
-      routing: abi.routing,
-      pool: abi.pool,
-      activation: abi.activation,
-      precision: abi.precision,
-      roof: abi.roof,
-    },
+    signature,
     copied: calls.copied,
     allocateHost: (byteLength) => residents.allocate(byteLength),
-    ...operations(module, calls),
-    ...analyses(module, calls),
-    measureRoof: (backend, device, roof, byteLength) => measureRoof(module, backend, device, roof, byteLength),
+    run(numbers, ...memory) {
+      calls.run(numbers, memory)
+    },
+    runAsync: (numbers, ...memory) => calls.runAsync(numbers, memory),
+    packedBytes: (numbers, ...memory) => calls.packedBytes(numbers, memory),
+    ...analyses(module),
+    measureRoof: (...args) => measureRoof(module, ...args),
     fileLock: () => null,
     hostAddress: hostAddresses(residents),
     backends: () => [
@@ -67,7 +56,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
       physicalCores: 0,
       amxRefusal: '',
     }),
-    poolStatistics: (backend) => (backend === CPU ? calls.workspace.statistics() : refuseCuda()),
+    poolStatistics: (of) => (of === backend.cpu ? calls.workspace.statistics() : refuseCuda()),
     emptyCache() {
       calls.workspace.release()
     },
@@ -78,99 +67,70 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
 
 type Functions<Name extends keyof Binding> = Pick<Binding, Name>
 
-function operations(
-  module: Module,
-  calls: Calls,
-): Functions<
-  | 'forward'
-  | 'forwardAsync'
-  | 'backward'
-  | 'backwardAsync'
-  | 'linear'
-  | 'linearAsync'
-  | 'linearPackedBytes'
-  | 'linearPack'
-  | 'fold'
-  | 'adamw'
-> {
-  return {
-    forward(numbers, ...memory) {
-      calls.run((operands) => prepareForward(operands, numbers, memory))
-    },
-    forwardAsync: (numbers, ...memory) =>
-      calls.runAsync((operands) => prepareForward(operands, numbers, memory), memory),
-    backward(numbers, ...memory) {
-      calls.run((operands) => prepareBackward(operands, numbers, memory))
-    },
-    backwardAsync: (numbers, ...memory) =>
-      calls.runAsync((operands) => prepareBackward(operands, numbers, memory), memory),
-    linear(numbers, ...memory) {
-      calls.run((operands) => prepareLinear(operands, numbers, memory))
-    },
-    linearAsync: (numbers, ...memory) => calls.runAsync((operands) => prepareLinear(operands, numbers, memory), memory),
-    linearPackedBytes: (numbers, ...memory) =>
-      calls.withOperands((operands) => {
-        // Its size is that of a weight in memory, so that nothing overflows.
-        const { call } = prepareWeight(operands, numbers, memory, 'none')
-        return query(module, 'linearPackedBytes', call + abi.linearStruct.problem)
-      }),
-    linearPack(numbers, ...memory) {
-      calls.withOperands((operands) => {
-        const { reader, call } = prepareWeight(operands, numbers, memory, 'read')
-        const bytes = query(module, 'linearPackedBytes', call + abi.linearStruct.problem)
-        const packed = reader.packed(call + abi.linearStruct.packed, bytes, 'write')
-        module.check(module.call('linearPack', call, packed))
-        operands.finish()
-      })
-    },
-    fold(numbers, db, partials, weights) {
-      calls.run((operands) => prepareFold(operands, numbers, db, partials, weights))
-    },
-    adamw(numbers, norm, skipped, arrays) {
-      calls.run((operands) => prepareAdamW(operands, numbers, norm, skipped, arrays))
-    },
-  }
+/** The most that native/core/problem.h allows. */
+const MAX_RANK = 4096
+const MAX_DIMENSION = 2 ** 40
+
+function whole(name: string, value: number, least: number, most: number): number {
+  if (Number.isSafeInteger(value) && value >= least && value <= most) return value
+  throw bindingError('ERR_LILY_ARGUMENT', `${name} must be a whole number from ${least} to ${most}`)
 }
 
-function analyses(module: Module, calls: Calls): Functions<'gramFactor' | 'congruenceEigenvalues'> {
-  /** Runs a float64 function, whose matrices have sizes up to that of a rank. */
-  const analysis = (r: number, columns: number, work: (operands: Operands) => number): void => {
-    size('the size of a matrix', r, MAX_RANK)
-    size('the size of a matrix', columns, MAX_DIMENSION)
-    calls.withOperands((operands) => {
+function analyses(module: Module): Functions<'gramFactor' | 'congruenceEigenvalues'> {
+  /** Runs a function on float64 matrices, of which it writes the last one. */
+  const analysis = (
+    matrices: readonly (readonly [Float64Array, length: number])[],
+    work: (addresses: number[]) => number,
+  ): void => {
+    const addresses: number[] = []
+    try {
+      for (const [matrix, length] of matrices) {
+        if (classNameOf(matrix) !== 'Float64Array' || !(byteLengthOf(matrix) >= 8 * length)) {
+          const bytes = 8 * length
+          throw bindingError(
+            'ERR_LILY_ARGUMENT',
+            `a matrix must be a typed array of at least ${bytes} bytes, aligned to 8`,
+          )
+        }
+        const address = module.allocate('a matrix', 8 * length)
+        addresses.push(address)
+        new Float64Array(module.memory.buffer, address, length).set(matrix.subarray(0, length))
+      }
       module.startThreads()
-      module.check(work(operands))
-      operands.finish()
-    })
+      module.check(work(addresses))
+      const [result, length] = matrices[matrices.length - 1]
+      result.set(new Float64Array(module.memory.buffer, addresses[addresses.length - 1], length))
+    } finally {
+      for (const address of addresses) module.release(address)
+    }
+  }
+  const checkSizes = (r: number, columns: number) => {
+    whole('the size of a matrix', r, 1, MAX_RANK)
+    whole('the size of a matrix', columns, 1, MAX_DIMENSION)
   }
   return {
     gramFactor(x, r, columns, l) {
-      analysis(r, columns, (operands) => {
-        const from = operands.array('a matrix', x, 0, r * columns, 8, 'read')
-        const to = operands.array('a matrix', l, 0, r * r, 8, 'write')
-        return module.exports.lily_cpu_gram_factor(from, BigInt(r), BigInt(columns), to)
-      })
+      checkSizes(r, columns)
+      const matrices = [[x, r * columns] as const, [l, r * r] as const]
+      analysis(matrices, ([from, to]) => module.exports.lily_cpu_gram_factor(from, BigInt(r), BigInt(columns), to))
     },
     congruenceEigenvalues(l, x, r, columns, values) {
-      analysis(r, columns, (operands) => {
-        const left = operands.array('a matrix', l, 0, r * r, 8, 'read')
-        const right = operands.array('a matrix', x, 0, r * columns, 8, 'read')
-        const to = operands.array('a matrix', values, 0, r, 8, 'write')
-        return module.exports.lily_cpu_congruence_eigenvalues(left, right, BigInt(r), BigInt(columns), to)
-      })
+      checkSizes(r, columns)
+      const matrices = [[l, r * r] as const, [x, r * columns] as const, [values, r] as const]
+      analysis(matrices, ([left, right, to]) =>
+        module.exports.lily_cpu_congruence_eigenvalues(left, right, BigInt(r), BigInt(columns), to),
+      )
     },
   }
 }
 
-function measureRoof(module: Module, backend: number, device: number, roof: number, byteLength: number): number {
-  checkCpu(backend, device)
-  const which = whole('roof', roof)
-  const bytes = whole('byteLength', byteLength)
-  if (bytes < 0 || bytes > MAX_ROOF_BYTES) {
-    throw bindingError('ERR_LILY_ARGUMENT', `byteLength must be from 0 to ${MAX_ROOF_BYTES}`)
+function measureRoof(module: Module, of: number, device: number, roof: number, byteLength: number): number {
+  if (of !== backend.cpu || device !== 0) {
+    throw bindingError('ERR_LILY_BACKEND_UNAVAILABLE', 'on WebAssembly there is only the cpu backend, with device 0')
   }
+  const bytes = whole('byteLength', byteLength, 0, MAX_ROOF_BYTES)
   module.startThreads()
-  module.check(module.call('measureRoof', device, choice(which), bytes, module.scratch))
+  module.check(module.exports.lily_wasm_measure_roof(whole('roof', roof, 0, 2 ** 31 - 1), bytes, module.scratch))
   return module.view.getFloat64(module.scratch, true)
 }
 
@@ -187,7 +147,7 @@ function hostAddresses(residents: Residents): Binding['hostAddress'] {
 }
 
 function describeCpu(module: Module, host: Host, reason: string): NativeBackend {
-  const isAvailable = module.call('deviceCount', module.scratch) === abi.status.ok
+  const isAvailable = module.exports.lily_wasm_ready() === status.ok
   const device = {
     id: 0,
     name: host.processorName ?? 'WebAssembly',

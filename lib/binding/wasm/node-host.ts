@@ -1,11 +1,11 @@
 /** Node.js, Bun and Deno, for the WebAssembly backend. */
-import { readFileSync } from 'node:fs'
-import { availableParallelism, cpus } from 'node:os'
-import { join } from 'node:path'
-import { Worker } from 'node:worker_threads'
-import { inflateRawSync } from 'node:zlib'
-import { embeddedModules, packageRoot } from '../root.js'
+import { packageRoot, relaxedSimdModule, simdModule } from '../root.js'
 import type { Build, Host, Thread } from './host.js'
+
+const { readFileSync } = process.getBuiltinModule('node:fs')
+const { availableParallelism, cpus } = process.getBuiltinModule('node:os')
+const { Worker } = process.getBuiltinModule('node:worker_threads')
+const { inflateRawSync } = process.getBuiltinModule('node:zlib')
 
 export const nodeHost: Host = {
   sharesMemory: true,
@@ -25,7 +25,7 @@ export const nodeHost: Host = {
 }
 
 function code(build: Build): Uint8Array<ArrayBuffer> | null {
-  return read(join(packageRoot, `build/wasm/${build}.wasm`)) ?? embedded(embeddedModules[build])
+  return read(`${packageRoot}/build/wasm/${build}.wasm`) ?? embedded(build === 'wasm' ? simdModule : relaxedSimdModule)
 }
 
 /** Null: there is no such file. */

@@ -1,9 +1,12 @@
-/** The operands of one call in the memory of the module. Those that lie elsewhere are copied in, and outputs back. */
-import { bytesOf } from '../../base/dtype.js'
+/**
+ * The numbers and the operands of one call in the memory of the module. Operands that lie elsewhere are copied in, and
+ * outputs back; the module checks the call before (native/binding/reader.h).
+ */
+import { bytesOf, bytesPerElement } from '../../base/dtype.js'
 import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from '../../base/views.js'
-import { slotFields, lengths } from '../descriptor.js'
 import type { Memory } from '../native.js'
-import { dtype as dtypes, matrixStruct } from './abi.js'
+import { access, dtype, slotFields } from '../slots.js'
+import { type Slot, SLOT_NUMBERS, slotAt, tableOf } from '../tables.js'
 import { bindingError } from './errors.js'
 import type { Block, Module } from './module.js'
 import type { Residents } from './residents.js'
@@ -14,40 +17,11 @@ export interface Copied {
   out: number
 }
 
-/** The largest sizes; no product of these overflows the whole numbers of a double. */
-const MAX_BYTES = 2 ** 40
+/** Size of binding::Memory: an address, and a number of bytes at the next multiple of 8. */
+const MEMORY_BYTES = 16
 
-/** Bytes of an element; 0 for an unknown type. */
-export function elementBytes(type: number): number {
-  if (type === dtypes.float32) return 4
-  return type === dtypes.bfloat16 || type === dtypes.float16 ? 2 : 0
-}
-
-/** @throws an error unless a number of the descriptor is whole */
-export function whole(name: string, value: number | undefined): number {
-  if (Number.isSafeInteger(value)) return value as number
-  throw bindingError('ERR_LILY_ARGUMENT', `${name} is not a whole number`)
-}
-
-/** 'none': the call reads and writes nothing of it. */
-type Access = 'none' | 'read' | 'write' | 'update'
-
-/** The access to a matrix; the descriptor says whether an output is accumulated into. */
-export type MatrixAccess = 'none' | 'read' | 'output'
-
-/** A matrix among the operands of a call. */
-interface MatrixOperand {
-  readonly name: string
-  readonly memory: Memory | undefined
-  readonly numbers: Float64Array
-  /** The index of its first number. */
-  readonly field: number
-  readonly rows: number
-  readonly columns: number
-  readonly access: MatrixAccess
-  /** The types that it may have. */
-  readonly types: readonly number[]
-}
+/** An address with the alignment of `offset`, for memory that is not in the module yet. */
+const standIn = (offset: number) => 64 + (offset % 64)
 
 /** Rows of bytes in memory. */
 interface Rows {
@@ -70,110 +44,53 @@ export class Operands {
   /** What the call reads and writes of what it allocated. */
   readonly blocks: Block[] = []
   readonly #outputs: Output[] = []
+  /** The address of the call, of its numbers, and of its operands. */
+  readonly call: number
+  readonly #numbers: number
+  readonly #memory: number
+  private readonly numbers: Float64Array
 
   constructor(
     readonly module: Module,
     private readonly residents: Residents,
     private readonly copied: Copied,
-  ) {}
-
-  /** Memory for something other than an operand. */
-  allocate(what: string, byteLength: number): number {
-    const address = this.module.allocate(what, byteLength)
-    this.#allocated.push(address)
-    this.blocks.push({ address, byteLength })
-    return address
-  }
-
-  /** Memory that holds nothing before the call and nothing after it. */
-  workspace(byteLength: number): number {
-    const address = this.module.allocate('a workspace', byteLength)
-    this.#allocated.push(address)
-    return address
-  }
-
-  /** A struct, filled with zeros. */
-  struct(byteLength: number): number {
-    const address = this.allocate('a call', byteLength)
-    this.module.bytes(address, byteLength).fill(0)
-    return address
-  }
-
-  /** Writes an int64 of a struct. */
-  int64(address: number, value: number): void {
-    const { view } = this.module
-    view.setUint32(address, value >>> 0, true)
-    view.setInt32(address + 4, Math.floor(value / 2 ** 32), true)
-  }
-
-  int32(address: number, value: number): void {
-    this.module.view.setInt32(address, value, true)
-  }
-
-  /** Writes the lily_matrix of an operand. */
-  matrix(address: number, { name, memory, numbers, field, rows, columns, access, types }: MatrixOperand): void {
-    const pitch = whole('pitch', numbers[field + slotFields.pitch])
-    const type = whole('dtype', numbers[field + slotFields.dtype])
-    const bytes = elementBytes(type)
-    if (bytes === 0) throw bindingError('ERR_LILY_DTYPE', `${name} has an unknown dtype`)
-    const extent = rows === 0 || columns === 0 ? 0 : ((rows - 1) * pitch + columns) * bytes
-    if (!(extent <= MAX_BYTES) || pitch > MAX_BYTES || (pitch < columns && rows > 1)) {
-      throw bindingError(
-        'ERR_LILY_SHAPE',
-        `${name} cannot have ${rows} rows of ${columns} elements with pitch ${pitch}`,
-      )
+    numbers: Float64Array,
+    private readonly memory: readonly Memory[],
+  ) {
+    if (classNameOf(numbers) !== 'Float64Array') {
+      throw bindingError('ERR_LILY_ARGUMENT', 'the descriptor is not a Float64Array')
     }
-    const accumulate = numbers[field + slotFields.accumulate] !== 0
-    const byteOffset = whole('byteOffset', numbers[field + slotFields.byteOffset])
-    const rowBytes = columns * bytes
-    const given: Rows = { byteOffset, count: rows, rowBytes, pitchBytes: rows === 1 ? rowBytes : pitch * bytes }
-    const how: Access = access !== 'output' ? access : accumulate ? 'update' : 'write'
-    const found = this.#place(name, memory, given, bytes, how)
-    if (!types.includes(type)) {
-      throw bindingError('ERR_LILY_DTYPE', `${name} has another dtype than the call gives its operands`)
-    }
-    this.int32(address + matrixStruct.data, found.address)
-    this.int64(address + matrixStruct.pitch, Math.max(found.pitchBytes / bytes, columns))
-    this.int32(address + matrixStruct.dtype, type)
-    this.int32(address + matrixStruct.accumulate, accumulate ? 1 : 0)
+    const count = byteLengthOf(numbers) / Float64Array.BYTES_PER_ELEMENT
+    // The buffer of no numbers may be detached, of which there can be no view.
+    this.numbers = count === 0 ? new Float64Array() : new Float64Array(bufferOf(numbers), byteOffsetOf(numbers), count)
+    const { callBytes } = module
+    this.call = this.allocate('a call', callBytes + 8 * count + MEMORY_BYTES * memory.length)
+    this.#numbers = this.call + callBytes
+    this.#memory = this.#numbers + 8 * count
   }
 
-  /** The address of `count` contiguous elements. */
-  array(
-    name: string,
-    memory: Memory | undefined,
-    byteOffset: number,
-    count: number,
-    bytes: number,
-    access: Access,
-  ): number {
-    if (!(count * bytes <= MAX_BYTES)) throw bindingError('ERR_LILY_SHAPE', `${name} cannot have ${count} elements`)
-    const rowBytes = count * bytes
-    const given: Rows = { byteOffset, count: 1, rowBytes, pitchBytes: rowBytes }
-    return this.#place(name, memory, given, bytes, access).address
+  /** Whether the call has a list, which the module keeps for one call at a time. */
+  get hasList(): boolean {
+    return (tableOf(this.numbers[0])?.itemSlots.length ?? 0) > 0
   }
 
-  /** Where the module has the rows: in place, or a copy without gaps. */
-  #place(
-    name: string,
-    memory: Memory | undefined,
-    rows: Rows,
-    alignment: number,
-    access: Access,
-  ): { address: number; pitchBytes: number } {
-    const array = checkedArray(name, memory, rows, alignment)
-    const { byteOffset, count, rowBytes, pitchBytes } = rows
-    if (this.residents.has(bufferOf(array))) return { address: byteOffsetOf(array) + byteOffset, pitchBytes }
-    if (access === 'none') return { address: this.module.scratch, pitchBytes: rowBytes }
-    const address = this.allocate(name, count * rowBytes)
-    if (extentOf(rows) === 0) return { address, pitchBytes: rowBytes }
-    const bytes = bytesOf(array)
-    if (access !== 'write') {
-      copyRows(bytes, rows, this.module.bytes(address, count * rowBytes), withoutGaps(rows))
-      this.copied.in += count * rowBytes
-    }
-    if (access !== 'read') this.#outputs.push({ address, target: bytes, rows })
-    return { address, pitchBytes: rowBytes }
+  /** Reads the call and checks it. Of its operands only those are copied that must not change meanwhile. */
+  check(): void {
+    this.#describe()
+    this.#read('lily_wasm_read', this.call)
+  }
+
+  /** The packed size of the weight of a call. */
+  packedBytes(): number {
+    const { module } = this
+    this.#describe()
+    this.#read('lily_wasm_packed_bytes', module.scratch)
+    return module.view.getUint32(module.scratch, true)
+  }
+
+  /** Copies the operands of a call that is checked to the module, unless they are there. */
+  copyIn(): void {
+    if (this.memory.map((_, slot) => this.#copyIn(slot)).includes(true)) this.#read('lily_wasm_read', this.call)
   }
 
   /** Copies the outputs back. */
@@ -186,32 +103,109 @@ export class Operands {
     }
   }
 
+  /** Memory that the call reads and writes. */
+  allocate(what: string, byteLength: number): number {
+    const address = this.workspace(byteLength, what)
+    this.blocks.push({ address, byteLength })
+    return address
+  }
+
+  /** Memory that holds nothing before the call and nothing after it. */
+  workspace(byteLength: number, what = 'a workspace'): number {
+    const address = this.module.allocate(what, byteLength)
+    this.#allocated.push(address)
+    return address
+  }
+
   /** Releases what the call allocated. */
   release(): void {
     for (const address of this.#allocated) this.module.release(address)
   }
+
+  #read(name: 'lily_wasm_read' | 'lily_wasm_packed_bytes', result: number): void {
+    this.module.read(name, this.#numbers, this.numbers.length, this.#memory, this.memory.length, result)
+  }
+
+  #describe(): void {
+    const { module, numbers } = this
+    module.bytes(this.#memory, MEMORY_BYTES * this.memory.length).fill(0)
+    for (const slot of this.memory.keys()) this.#place(slot)
+    new Float64Array(module.memory.buffer, this.#numbers, numbers.length).set(numbers)
+  }
+
+  /** Undefined if there is no such operation, which the module reports. */
+  #slot(slot: number): Slot | undefined {
+    const table = tableOf(this.numbers[0])
+    return table && slotAt(table, slot)
+  }
+
+  /** The index of the first number of a slot. */
+  #fieldsOf(slot: number): number {
+    return this.numbers.length - (this.memory.length - slot) * SLOT_NUMBERS
+  }
+
+  #set(slot: number, address: number, byteLength: number): void {
+    const { view } = this.module
+    const at = this.#memory + slot * MEMORY_BYTES
+    view.setUint32(at, address, true)
+    view.setUint32(at + 8, byteLength >>> 0, true)
+    view.setUint32(at + 12, Math.floor(byteLength / 2 ** 32), true)
+  }
+
+  /** Writes where an operand is: in the module, or nowhere yet. */
+  #place(slot: number): void {
+    const { numbers, residents } = this
+    const at = this.#fieldsOf(slot)
+    if (!(at >= 0) || numbers[at + slotFields.access] === access.none) return
+    const array = this.memory[slot]
+    if (classNameOf(array) === undefined) {
+      this.#set(slot, standIn(0), -1) // which the module reports, unless something comes before it
+      return
+    }
+    const view = array as ArrayBufferView
+    const byteLength = byteLengthOf(view)
+    if (this.#slot(slot)?.use === 'copy') {
+      const copy = this.allocate('a copy', byteLength)
+      if (byteLength > 0) this.module.bytes(copy, byteLength).set(bytesOf(view))
+      this.#set(slot, copy, byteLength)
+    } else {
+      const offset = byteOffsetOf(view)
+      this.#set(slot, residents.has(bufferOf(view)) ? offset : standIn(offset), byteLength)
+    }
+  }
+
+  /** Copies an operand in. Returns whether it did. */
+  #copyIn(slot: number): boolean {
+    const { numbers, module } = this
+    const at = this.#fieldsOf(slot)
+    const how = numbers[at + slotFields.access]
+    if (how === access.none || this.#slot(slot)?.use === 'copy') return false
+    const array = this.memory[slot] as ArrayBufferView
+    if (this.residents.has(bufferOf(array))) return false
+    const [byteOffset, rows, columns, pitch, type] = numbers.subarray(at, at + SLOT_NUMBERS)
+    const bytes = elementBytes(type)
+    const rowBytes = columns * bytes
+    const given: Rows = { byteOffset, count: rows, rowBytes, pitchBytes: rows === 1 ? rowBytes : pitch * bytes }
+    const byteLength = rows * rowBytes
+    const address = this.allocate(this.#slot(slot)?.name ?? '', byteLength)
+    this.#set(slot, address, byteLength)
+    const fields = new Float64Array(module.memory.buffer, this.#numbers + 8 * at, SLOT_NUMBERS)
+    fields[slotFields.byteOffset] = 0
+    fields[slotFields.pitch] = columns
+    if (byteLength === 0) return true
+    const target = bytesOf(array)
+    if (how !== access.write) {
+      copyRows(target, given, module.bytes(address, byteLength), withoutGaps(given))
+      this.copied.in += byteLength
+    }
+    if (how !== access.read) this.#outputs.push({ address, target, rows: given })
+    return true
+  }
 }
 
-/** Bytes from the start of the first row to the end of the last. */
-function extentOf({ count, rowBytes, pitchBytes }: Rows): number {
-  return count === 0 || rowBytes === 0 ? 0 : (count - 1) * pitchBytes + rowBytes
-}
-
-/** @throws an error unless the memory is a typed array that holds the rows, from a multiple of `alignment` on */
-function checkedArray(name: string, memory: Memory | undefined, rows: Rows, alignment: number): ArrayBufferView {
-  if (typeof memory !== 'object' || memory === null || classNameOf(memory) === undefined) {
-    throw bindingError('ERR_LILY_ARGUMENT', `${name} is not a typed array`)
-  }
-  const array = memory as ArrayBufferView
-  const { byteOffset } = rows
-  const [extent, given] = [extentOf(rows), byteLengthOf(array)]
-  if (extent < 0 || byteOffset < 0 || byteOffset > given || extent > given - byteOffset) {
-    throw bindingError('ERR_LILY_SHAPE', `${name} has no ${extent} bytes from offset ${byteOffset}: it has ${given}`)
-  }
-  if ((byteOffsetOf(array) + byteOffset) % alignment !== 0) {
-    throw bindingError('ERR_LILY_ARGUMENT', `${name} must begin at a multiple of ${alignment} bytes`)
-  }
-  return array
+function elementBytes(type: number): number {
+  if (type === dtype.uint8) return 1
+  return type === dtype.float32 || type === dtype.int32 ? 4 : bytesPerElement('bfloat16')
 }
 
 /** The same rows one after the other. */
@@ -228,9 +222,4 @@ function copyRows(source: Uint8Array, from: Rows, target: Uint8Array, to: Rows):
     const begin = from.byteOffset + run * from.pitchBytes
     target.set(source.subarray(begin, begin + runBytes), to.byteOffset + run * to.pitchBytes)
   }
-}
-
-/** The index of a slot's first number in a descriptor. */
-export function slotField(fields: number, slot: number): number {
-  return fields + slot * lengths.slotFields
 }

@@ -7,7 +7,7 @@
  * {@link ThreadCall}, which the thread answers with a {@link ThreadResult}.
  */
 
-import { status as statuses } from './abi.js'
+import { status as statuses } from '../slots.js'
 
 /** The module, or the script, has thrown. */
 export const TRAPPED = -1
@@ -27,13 +27,10 @@ export interface ThreadStart {
   readonly worker?: number
 }
 
-/** Calls a function of the module's table. */
+/** Runs a call. */
 export interface ThreadCall {
-  /** Index of the function, and address of its argument. */
-  readonly entry: number
+  /** Its address. */
   readonly call: number
-  /** Index of the function that returns the address of the message of an error. */
-  readonly lastError: number
   /** Without shared memory: what the call reads or writes, by address, and the size of the memory in pages. */
   readonly blocks?: readonly (readonly [address: number, bytes: Uint8Array])[]
   readonly pages?: number
@@ -77,8 +74,7 @@ export const THREAD_SCRIPT = `'use strict'
     const bytes = new Uint8Array(memory.buffer)
     return new TextDecoder().decode(bytes.slice(address, bytes.indexOf(0, address)))
   }
-  const run = ({ entry, call, lastError, blocks, pages }) => {
-    const table = instance.__indirect_function_table
+  const run = ({ call, blocks, pages }) => {
     if (blocks !== undefined) {
       const missing = pages - memory.buffer.byteLength / 65536
       try {
@@ -89,10 +85,10 @@ export const THREAD_SCRIPT = `'use strict'
       }
       for (const [address, bytes] of blocks) new Uint8Array(memory.buffer).set(bytes, address)
     }
-    const status = table.get(entry)(call)
+    const status = instance.lily_wasm_run(call)
     return {
       status,
-      message: status === 0 ? '' : text(table.get(lastError)() >>> 0),
+      message: status === 0 ? '' : text(instance.lily_wasm_last_error() >>> 0),
       blocks: blocks?.map(([address, bytes]) => [address, new Uint8Array(memory.buffer).slice(address, address + bytes.length)]),
     }
   }

@@ -1,10 +1,11 @@
 /** Locks of folders, by which saves and loads of several processes, Workers and calls exclude each other. */
-import { constants, type FileHandle, open } from 'node:fs/promises'
-import { setTimeout as delay } from 'node:timers/promises'
-import { shared } from '../../base/copies.js'
+import type { FileHandle } from 'node:fs/promises'
 import { native } from '../../binding/native.js'
 import { checkpointError } from '../errors.js'
 import { absolute } from './paths.js'
+
+const { constants, open } = process.getBuiltinModule('node:fs/promises')
+const { setTimeout: delay } = process.getBuiltinModule('node:timers/promises')
 
 /** A lock is held for as long as files are renamed or opened: milliseconds, unless its holder has been stopped. */
 const MOST_SECONDS = 60
@@ -27,17 +28,21 @@ export async function withFolderLock<T>(
   })
   try {
     const hasLock = handle !== null && (await lock(folder, handle, kind))
-    return await (hasLock ? work() : inTurn(absolute(folder), work))
+    return await (hasLock ? work() : inTurn(turns, absolute(folder), work))
   } finally {
     await handle?.close()
   }
 }
 
-/** The last call of each folder without a lock, by any copy of the package. */
-const turns = shared('turns', () => new Map<string, Promise<unknown>>())
+/** The last call of each folder without a lock */
+const turns = new Map<string, Promise<unknown>>()
 
 /** Runs `work` after that of earlier calls. A lock that is shared elsewhere is not here: it is held for milliseconds. */
-async function inTurn<T>(folder: string, work: () => Promise<T>): Promise<T> {
+export async function inTurn<T>(
+  turns: Map<string, Promise<unknown>>,
+  folder: string,
+  work: () => Promise<T>,
+): Promise<T> {
   const earlier = turns.get(folder) ?? Promise.resolve()
   const turn = earlier.catch(() => undefined).then(work)
   turns.set(folder, turn)

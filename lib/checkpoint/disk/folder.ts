@@ -1,12 +1,13 @@
 /** Reads the folder of an adapter. */
-import { readdir, stat } from 'node:fs/promises'
-import { join } from 'node:path'
 import type { LilyError } from '../../base/errors.js'
 import type { AdapterFiles } from '../adapter-files.js'
 import { checkpointError, fileSystemError, quoteSome } from '../errors.js'
 import { withFolderLock } from './folder-lock.js'
 import { openFile } from './open-file.js'
 import { committedPath, readJournal } from './replace-files.js'
+
+const { readdir, stat } = process.getBuiltinModule('node:fs/promises')
+const { join } = process.getBuiltinModule('node:path')
 
 /**
  * Uses the files of one save of a folder: no save completes meanwhile, and a save that was interrupted is read as it will

@@ -1,7 +1,9 @@
 /** Opens files of the disk. */
-import { type FileHandle, open, stat } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { checkpointError, fileSystemError } from '../errors.js'
 import type { OpenFile } from '../open-file.js'
+
+const { open, stat } = process.getBuiltinModule('node:fs/promises')
 
 /**
  * Opens a file.

@@ -1,7 +1,8 @@
 /** Paths that callers give. */
-import { join, resolve, sep } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { describe, fail } from '../../base/errors.js'
+
+const { join, resolve, sep } = process.getBuiltinModule('node:path')
+const { fileURLToPath } = process.getBuiltinModule('node:url')
 
 /**
  * An absolute path as a string. Like Node.js, this accepts a URL object of the scheme file:, too.
@@ -35,7 +36,6 @@ export function absolute(path: string): string {
   }
 }
 
-/** Whether a path ends with a slash. */
 export function endsLikeFolder(path: string): boolean {
   return path.endsWith('/') || path.endsWith(sep)
 }
@@ -49,7 +49,6 @@ function fromUrl(value: object): unknown {
   }
 }
 
-/** The path of a file of a folder. */
 export function pathIn(folder: string, name: string): string {
   return join(folder, name)
 }

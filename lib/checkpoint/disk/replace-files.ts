@@ -6,32 +6,21 @@
  * journal that lists the renames. From then on the save is valid: the next save completes the renames of a journal that it
  * finds, and a load reads through it. Renames happen under an exclusive lock of the folder.
  */
-import { randomBytes } from 'node:crypto'
-import { fsync } from 'node:fs'
-import {
-  chmod,
-  copyFile,
-  type FileHandle,
-  link,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-} from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
-import { promisify } from 'node:util'
-import { shared } from '../../base/copies.js'
+import type { FileHandle } from 'node:fs/promises'
 import { native } from '../../binding/native.js'
 import { checkpointError, fileSystemError } from '../errors.js'
 import { isObject } from '../json.js'
 import { BLOCK_BYTES, type FileContent } from '../open-file.js'
-import { withFolderLock } from './folder-lock.js'
+import { inTurn, withFolderLock } from './folder-lock.js'
 import { openHandle } from './open-file.js'
 import { absolute, endsLikeFolder } from './paths.js'
+
+const { randomBytes } = process.getBuiltinModule('node:crypto')
+const { fsync } = process.getBuiltinModule('node:fs')
+const { chmod, copyFile, link, lstat, mkdir, open, readdir, readFile, rename, rm, stat } =
+  process.getBuiltinModule('node:fs/promises')
+const { basename, dirname, join } = process.getBuiltinModule('node:path')
+const { promisify } = process.getBuiltinModule('node:util')
 
 /** The steps of a save: its renames, in order, and then the files that it removes. */
 export interface Journal {
@@ -57,11 +46,8 @@ const TEMPORARY = /^\.(.+)\.lily-[0-9a-f]{12}\.tmp$/
 /** A journal takes some hundred bytes. */
 const MAX_JOURNAL_BYTES = 1 << 16
 
-/**
- * The last save of each folder, by any copy of the package: saves of one folder run one after the other, in the order of the
- * calls.
- */
-const saves = shared('saves', () => new Map<string, Promise<void>>())
+/** The last save of each folder: saves of one folder run one after the other, in the order of the calls. */
+const saves = new Map<string, Promise<unknown>>()
 
 /**
  * Writes files of a folder, which is created if it does not exist. Either all files have their new content afterwards,
@@ -80,14 +66,7 @@ export async function replaceFiles(
 ): Promise<void> {
   // Before the first await: the order of the saves is that of the calls.
   const path = absolute(folder)
-  const earlier = saves.get(path) ?? Promise.resolve()
-  const save = earlier.catch(() => undefined).then(() => replaceNow(path, files, obsolete, check))
-  saves.set(path, save)
-  try {
-    await save
-  } finally {
-    if (saves.get(path) === save) saves.delete(path)
-  }
+  await inTurn(saves, path, () => replaceNow(path, files, obsolete, check))
 }
 
 /** Replaces one file, as {@link replaceFiles} does. */

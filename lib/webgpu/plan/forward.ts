@@ -116,7 +116,7 @@ function routerOf(
 }
 
 function sourceOf({ call }: Problem, router: Router | null): WeightSource {
-  if (router?.pooled) return { kind: 'pooled', partials: { ...router.pooled, isWritten: false } }
+  if (router?.pooled) return { kind: 'pooled', partials: read(router.pooled) }
   if (call.routing === 'fixed' && call.weights !== null) return { kind: 'given', weights: call.weights }
   return { kind: 'uniform' }
 }
@@ -131,7 +131,7 @@ function poolPart(problem: Problem, call: ForwardCall, router: Router | null, to
     mask: problem.mask,
     weights,
     kept: null,
-    values: values && { ...values, isWritten: false },
+    values: values && read(values),
     tokenWeights: written(tokenWeights),
   })
 }

@@ -34,8 +34,6 @@ export interface Fold {
 /** Most workgroups, each of which leaves a partial sum of dw for every workgroup of a later pass to load. */
 const MOST_WORKGROUPS = 128
 
-const quadsOf = ({ rank, partials }: Fold) => rank * ceilDiv(partials.cols, 4)
-
 /** Workgroups of the fold: rows of the partial sums of dw. */
 export const foldWorkgroups = (rank: number, columns: number) =>
   Math.min(MOST_WORKGROUPS, ceilDiv(rank * ceilDiv(columns, 4), 256))
@@ -46,20 +44,8 @@ export function fold(call: Fold): Part {
   return {
     name: 'fold',
     workgroups,
-    operands: {
-      partials,
-      db,
-      deferred,
-      b: dWeights && b,
-      d_weights: dWeights,
-      c,
-      kept,
-      ...prepare?.operands,
-    },
-    params: {
-      fold_steps: ceilDiv(quadsOf(call), workgroups * 256),
-      ...prepare?.params,
-    },
+    operands: { partials, db, deferred, b: dWeights && b, d_weights: dWeights, c, kept, ...prepare?.operands },
+    params: { fold_steps: ceilDiv(rank * ceilDiv(partials.cols, 4), workgroups * 256), ...prepare?.params },
     helpers: [...(prepare?.helpers ?? []), kept && hasGradient],
     wgsl: wgsl`
 var<workgroup> products: array<f32, 256>;

@@ -24,13 +24,7 @@ export function gather(call: {
   return {
     name: 'gather',
     workgroups: ceilDiv(tokens, TOKENS),
-    operands: {
-      v,
-      hidden,
-      token_weights: tokenWeights,
-      q,
-      token_d_weights: tokenDWeights,
-    },
+    operands: { v, hidden, token_weights: tokenWeights, q, token_d_weights: tokenDWeights },
     params: { gather_tokens: tokens },
     wgsl: wgsl`
 var<workgroup> gather_dots: array<f32, 256>;

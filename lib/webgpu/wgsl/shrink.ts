@@ -7,7 +7,8 @@
  * [segments, M, columns], float32. By rows: a workgroup for each tile of tokens computes all columns, so it can go on with
  * what needs complete rows. All add segment by segment and give the same bits.
  */
-import { ceilDiv, type Helpers, type Operand, type Operands, type Part } from '../../binding/gpu-pass.js'
+import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
+import type { Prepare } from './expand.js'
 import { product, rowsAreOuter, type Tile, type View, workgroupOf } from './product.js'
 import { wgsl } from './text.js'
 
@@ -67,12 +68,8 @@ fn ${name}(id: u32, tid: u32) {
   }
 }
 
-/** After `finish` has run on the workgroup's tokens: WGSL statements with `id`, `tid`, `first` and `last`. */
-export interface Finish {
-  readonly statements: string
-  readonly operands: Operands
-  readonly helpers: Helpers
-}
+/** What runs on the tokens of the workgroup then: WGSL statements with `id`, `tid`, `first` and `last`. */
+export type Finish = Omit<Prepare, 'params'>
 
 /** `store` handles four columns of the result: v is out[m, n .. n + 3]. */
 export function rowShrink(shrink: Shrink, out: readonly [string, Operand], store: string, finish?: Finish): Part {

@@ -34,17 +34,17 @@ export async function* train({ memory, place, read }: Backend, steps: number): A
       const copyOf = async (source: Tensor): Promise<Tensor> => put((await read(source)).slice())
       try {
         const x = put(input.slice())
-        const hidden = first.forward(x, await copyOf(x))
+        const hidden = first.forward({ x, y: await copyOf(x) })
         keep(hidden.saved)
-        const output = second.forward(hidden.y, await copyOf(hidden.y))
+        const output = second.forward({ x: hidden.y, y: await copyOf(hidden.y) })
         keep(output.saved)
 
         const error = (await read(output.y)).map((value, i) => value - target[i])
         yield { step, loss: error.reduce((sum, value) => sum + value * value, 0) / error.length }
 
         const dy = put(error.map((value) => (2 * value) / error.length))
-        const dHidden = second.backward(dy, output.saved, { dx: await copyOf(dy) })
-        first.backward(dHidden, hidden.saved, { needs: { dx: false } })
+        const dHidden = second.backward({ dy, saved: output.saved, dx: await copyOf(dy) })
+        first.backward({ dy: dHidden, saved: hidden.saved }, { needs: { dx: false } })
         optimiser.step()
         model.zeroGrad()
       } finally {

@@ -1,0 +1,27 @@
+/** Finds and loads the native addon: that of a build in a checkout, or the prebuilt one of the published package. */
+import type { Native } from './native.js'
+import { packageRoot, prebuilds } from './root.js'
+
+const { existsSync } = process.getBuiltinModule('node:fs')
+const { createRequire } = process.getBuiltinModule('node:module')
+
+/** Prebuilt addons are for one C library each, which Alpine Linux replaces by another one. */
+const libc = process.env.LIBC || (existsSync('/etc/alpine-release') ? 'musl' : 'glibc')
+
+/** The machine, as messages name it. */
+export const platform = `${process.platform}-${process.arch}${libc === 'musl' ? ' with musl' : ''}`
+
+/** The path of the addon for this machine; null: there is none. */
+export function findAddon(): string | null {
+  // Two variables for tests: another folder with these files, and the files of the published package only.
+  const root = process.env.LILY_KERNELS_PREBUILD || packageRoot
+  const built = process.env.PREBUILDS_ONLY ? [] : [`${root}/build/Release/lily.node`]
+  const prebuilt = `${process.platform}-${process.arch}/lily.${libc}.node`
+  const files = [...built, `${root}/prebuilds/${prebuilt}`, `${prebuilds}/${prebuilt}`]
+  return files.find((file) => existsSync(file)) ?? null
+}
+
+/** @throws any error of the runtime if it cannot load the file */
+export function loadAddon(file: string): Native {
+  return createRequire(file)(file) as Native
+}

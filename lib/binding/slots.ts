@@ -1,0 +1,221 @@
+/**
+ * How a call is written down: its numbers and its operands, and in which order they are passed to the binding.
+ *
+ * Generated from native/binding/descriptor.h by scripts/generate-slots.js. Do not edit: change that file and run
+ * `node scripts/generate-slots.js`.
+ */
+
+export const operation = { forward: 0, backward: 1, linear: 2, pack: 3, fold: 4, adamw: 5 } as const
+
+/** The backends by number. */
+export const backend = { cpu: 0, cuda: 1 } as const
+
+/** `lily_status`. */
+export const status = {
+  ok: 0,
+  errorArgument: 1,
+  errorUnsupported: 2,
+  errorUnavailable: 3,
+  errorOutOfMemory: 4,
+  errorDevice: 5,
+} as const
+
+/** `lily_dtype`. */
+export const dtype = { float32: 0, bfloat16: 1, float16: 2, uint8: 3, int32: 4 } as const
+
+/** `lily_routing`. */
+export const routing = { batch: 0, sequence: 1, token: 2, uniform: 3, fixed: 4, none: 5 } as const
+
+/** `lily_pool`. */
+export const pool = { probabilities: 0, logits: 1 } as const
+
+/** `lily_activation`. */
+export const activation = { none: 0, relu: 1 } as const
+
+/** `lily_precision`. */
+export const precision = { default: 0, high: 1, tf32: 2 } as const
+
+/** `lily_roof`. */
+export const roof = { multiplyAdd: 0, read: 1, update: 2, bfloat16: 3, product: 4 } as const
+
+/** Numbers of a forward or backward call. */
+export const adapterFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  routing: 5,
+  pool: 6,
+  activation: 7,
+  precision: 8,
+  activationDtype: 9,
+  parameterDtype: 10,
+  tokens: 11,
+  dIn: 12,
+  dOut: 13,
+  rank: 14,
+  experts: 15,
+  groups: 16,
+  scaling: 17,
+} as const
+
+/** Numbers of a call of a frozen linear layer, and of the packing of its weight. */
+export const linearFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  transposed: 5,
+  precision: 6,
+  activationDtype: 7,
+  parameterDtype: 8,
+  tokens: 9,
+  dIn: 10,
+  dOut: 11,
+} as const
+
+/** Numbers of a fold. */
+export const foldFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  dOut: 5,
+  rank: 6,
+  experts: 7,
+} as const
+
+/** Numbers of a step of AdamW. */
+export const adamwFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  step: 5,
+  beta1: 6,
+  beta2: 7,
+  eps: 8,
+  maxNorm: 9,
+} as const
+
+/** Numbers of one parameter. */
+export const adamwItemFields = { lr: 0, weightDecay: 1 } as const
+
+/** Numbers of one operand: rows x columns elements, `pitch` of them from one row to the next. */
+export const slotFields = { byteOffset: 0, rows: 1, columns: 2, pitch: 3, dtype: 4, access: 5 } as const
+
+/** What a call does with an operand. `none`: it is not given. `add`: the call adds to the old contents. */
+export const access = { none: 0, read: 1, write: 2, add: 3 } as const
+
+/** What sizes and types of operands are called in the tables; docs/math.md has the symbols. */
+export const size = {
+  one: 0,
+  tokens: 1,
+  dIn: 2,
+  dOut: 3,
+  rank: 4,
+  experts: 5,
+  groups: 6,
+  offsets: 7,
+  bRows: 8,
+  bColumns: 9,
+  depth: 10,
+  width: 11,
+  packed: 12,
+  partials: 13,
+  partial: 14,
+  elements: 15,
+} as const
+
+/** Name, rows, columns, kind of type, and what the call does with an operand. */
+export type Row = readonly [
+  name: string,
+  rows: keyof typeof size,
+  columns: keyof typeof size,
+  type: 'activation' | 'parameter' | 'gradient' | 'hidden' | 'float32' | 'uint8' | 'int32' | 'any',
+  use: 'read' | 'output' | 'update' | 'copy',
+]
+
+export const forwardSlots = [
+  ['x', 'tokens', 'dIn', 'activation', 'read'],
+  ['a', 'rank', 'dIn', 'parameter', 'read'],
+  ['router', 'experts', 'rank', 'parameter', 'read'],
+  ['b', 'bRows', 'bColumns', 'parameter', 'read'],
+  ['y', 'tokens', 'dOut', 'activation', 'output'],
+  ['hidden', 'tokens', 'rank', 'hidden', 'output'],
+  ['probabilities', 'tokens', 'experts', 'float32', 'output'],
+  ['weights', 'groups', 'experts', 'float32', 'update'],
+  ['mask', 'one', 'tokens', 'uint8', 'read'],
+  ['sequenceOffsets', 'one', 'offsets', 'int32', 'copy'],
+  ['uncheckedOffsets', 'one', 'offsets', 'int32', 'read'],
+] as const
+
+export const backwardSlots = [
+  ['dy', 'tokens', 'dOut', 'activation', 'read'],
+  ['x', 'tokens', 'dIn', 'activation', 'read'],
+  ['a', 'rank', 'dIn', 'parameter', 'read'],
+  ['router', 'experts', 'rank', 'parameter', 'read'],
+  ['b', 'bRows', 'bColumns', 'parameter', 'read'],
+  ['hidden', 'tokens', 'rank', 'hidden', 'read'],
+  ['probabilities', 'tokens', 'experts', 'float32', 'read'],
+  ['weights', 'groups', 'experts', 'float32', 'read'],
+  ['mask', 'one', 'tokens', 'uint8', 'read'],
+  ['sequenceOffsets', 'one', 'offsets', 'int32', 'copy'],
+  ['dx', 'tokens', 'dIn', 'activation', 'output'],
+  ['da', 'rank', 'dIn', 'gradient', 'output'],
+  ['dRouter', 'experts', 'rank', 'gradient', 'output'],
+  ['db', 'bRows', 'bColumns', 'gradient', 'output'],
+  ['deferredDb', 'partials', 'partial', 'float32', 'output'],
+] as const
+
+/** x is dy, and y is dx, if the call is transposed. */
+export const linearSlots = [
+  ['x', 'tokens', 'depth', 'activation', 'read'],
+  ['weight', 'dOut', 'dIn', 'parameter', 'read'],
+  ['packed', 'one', 'packed', 'float32', 'read'],
+  ['bias', 'one', 'dOut', 'parameter', 'read'],
+  ['y', 'tokens', 'width', 'activation', 'output'],
+] as const
+
+export const packSlots = [
+  ['weight', 'dOut', 'dIn', 'parameter', 'read'],
+  ['packed', 'one', 'packed', 'float32', 'output'],
+] as const
+
+export const foldSlots = [['db', 'bRows', 'bColumns', 'any', 'output']] as const
+
+/** The matrices of one layer, and their weights; without them there is one matrix for each expert. */
+export const foldItemSlots = [
+  ['partials', 'partials', 'partial', 'float32', 'read'],
+  ['weights', 'partials', 'experts', 'float32', 'read'],
+] as const
+
+export const adamwSlots = [
+  ['norm', 'one', 'one', 'float32', 'output'],
+  ['skipped', 'one', 'one', 'float32', 'update'],
+] as const
+
+export const adamwItemSlots = [
+  ['value', 'one', 'elements', 'any', 'update'],
+  ['grad', 'one', 'elements', 'any', 'read'],
+  ['expAvg', 'one', 'elements', 'float32', 'update'],
+  ['expAvgSq', 'one', 'elements', 'float32', 'update'],
+] as const
+
+/** How many numbers come before those of the slots, and before each item of a list. */
+export const fieldCounts = {
+  forward: 18,
+  backward: 18,
+  linear: 12,
+  pack: 12,
+  fold: 8,
+  adamw: 10,
+} as const
+
+/** The text of all lists, for the comparison with that of the addon. */
+export const signature =
+  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, dOut, parameter, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;'

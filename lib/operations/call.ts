@@ -1,0 +1,284 @@
+/**
+ * Calls in the form that drivers take: a kind of call, its numbers, and its operands in the order of the kind's table. One
+ * loop writes them for the addon and for WebAssembly, one for a GPUDevice.
+ */
+import type { DType } from '../base/dtype.js'
+import type * as gpuCall from '../binding/gpu-call.js'
+import { native, type Memory } from '../binding/native.js'
+import {
+  access,
+  activation,
+  adamwFields,
+  adamwItemFields,
+  adapterFields,
+  backend,
+  dtype,
+  foldFields,
+  linearFields,
+  pool,
+  precision,
+  routing,
+  slotFields,
+} from '../binding/slots.js'
+import { slotAt, SLOT_NUMBERS, type Table, tables } from '../binding/tables.js'
+import { boundMemory, gpuBufferOf } from '../memory/operand-memory.js'
+import type { Part } from '../memory/operand.js'
+import type { Placement } from '../memory/placement.js'
+import type { Output } from './output.js'
+import type { LinearProblem } from './linear-problem.js'
+import type { Problem } from './problem.js'
+
+/** A matrix in memory: an operand of the caller, or a part of memory of the package. */
+export interface Region extends Part {
+  readonly rows: number
+  readonly columns: number
+  readonly pitch: number
+  readonly dtype: DType
+}
+
+/** Rows one after the other, in float32. */
+export function region(part: Part, rows: number, columns: number, dtype: DType = 'float32'): Region {
+  return { memory: part.memory, byteOffset: part.byteOffset, rows, columns, pitch: columns, dtype }
+}
+
+/** Of a call none of whose operands is a part. */
+export const NO_SIZES: readonly number[] = []
+
+/** What a slot holds: a part has the size and the type that the table gives it. Null: nothing. */
+export type Entry = Region | Part | Output | null
+
+/** What calls of one kind have in common. */
+interface Kind<P extends Sized = Sized> {
+  readonly table: Table
+  /** Numbers of each item of a list. */
+  readonly itemFields?: number
+  /** Writes the numbers of the call that follow those of its placement. */
+  write(numbers: Float64Array, problem: P): void
+}
+
+/** A call that is ready to run. */
+export interface Call<P extends Sized = Sized> {
+  readonly kind: Kind<P>
+  readonly problem: P
+  readonly operands: readonly Entry[]
+  readonly placement: Placement | null
+}
+
+/** The sizes of parts, by the positions of `size` in slots.ts, and the type of `hidden`. */
+export interface Sized {
+  readonly sizes: readonly number[]
+  readonly hiddenDtype?: DType
+}
+
+/** Sizes of the stacked experts b, [E, r, d_out]. */
+export interface StackSizes {
+  readonly experts: number
+  readonly rank: number
+  readonly dOut: number
+}
+
+/** The numbers of a step of AdamW. */
+export interface AdamWNumbers extends Sized {
+  readonly step: number
+  readonly beta1: number
+  readonly beta2: number
+  readonly eps: number
+  readonly maxNorm: number
+  readonly items: readonly { readonly lr: number; readonly weightDecay: number }[]
+}
+
+function writeAdapter(numbers: Float64Array, problem: Problem): void {
+  numbers[adapterFields.routing] = routing[problem.routing]
+  numbers[adapterFields.pool] = pool[problem.pool]
+  numbers[adapterFields.activation] = activation[problem.activation]
+  numbers[adapterFields.precision] = precision[problem.precision]
+  numbers[adapterFields.activationDtype] = numberOf(problem.x.dtype)
+  numbers[adapterFields.parameterDtype] = numberOf(problem.a.dtype)
+  numbers[adapterFields.tokens] = problem.tokens
+  numbers[adapterFields.dIn] = problem.dIn
+  numbers[adapterFields.dOut] = problem.dOut
+  numbers[adapterFields.rank] = problem.rank
+  numbers[adapterFields.experts] = problem.experts
+  numbers[adapterFields.groups] = problem.groups
+  numbers[adapterFields.scaling] = problem.scaling
+}
+
+function writeLinear(numbers: Float64Array, problem: LinearProblem): void {
+  const { weight } = problem
+  numbers[linearFields.transposed] = problem.transposed ? 1 : 0
+  numbers[linearFields.precision] = precision[problem.precision]
+  numbers[linearFields.activationDtype] = numberOf(problem.dtype)
+  numbers[linearFields.parameterDtype] = numberOf(weight.dtype)
+  numbers[linearFields.tokens] = problem.tokens
+  numbers[linearFields.dIn] = weight.columns
+  numbers[linearFields.dOut] = weight.rows
+}
+
+export const FORWARD: Kind<Problem> = { table: tables.forward, write: writeAdapter }
+export const BACKWARD: Kind<Problem> = { table: tables.backward, write: writeAdapter }
+export const LINEAR: Kind<LinearProblem> = { table: tables.linear, write: writeLinear }
+export const LINEAR_BACKWARD: Kind<LinearProblem> = { table: tables.linearBackward, write: writeLinear }
+export const PACK: Kind<LinearProblem> = { table: tables.pack, write: writeLinear }
+export const FOLD: Kind<StackSizes & Sized> = {
+  table: tables.fold,
+  write(numbers, { dOut, rank, experts }) {
+    numbers[foldFields.dOut] = dOut
+    numbers[foldFields.rank] = rank
+    numbers[foldFields.experts] = experts
+  },
+}
+export const ADAMW: Kind<AdamWNumbers> = {
+  table: tables.adamw,
+  itemFields: Object.keys(adamwItemFields).length,
+  write(numbers, { step, beta1, beta2, eps, maxNorm, items }) {
+    numbers[adamwFields.step] = step
+    numbers[adamwFields.beta1] = beta1
+    numbers[adamwFields.beta2] = beta2
+    numbers[adamwFields.eps] = eps
+    numbers[adamwFields.maxNorm] = maxNorm
+    let at = tables.adamw.fields
+    for (const { lr, weightDecay } of items) {
+      numbers[at + adamwItemFields.lr] = lr
+      numbers[at + adamwItemFields.weightDecay] = weightDecay
+      at += Object.keys(adamwItemFields).length
+    }
+  },
+}
+
+function numberOf(type: DType): number {
+  if (type === 'float32') return dtype.float32
+  return type === 'bfloat16' ? dtype.bfloat16 : dtype.float16
+}
+
+/** The numbers and the memory of a call, as the addon and WebAssembly take them. */
+export interface Encoded {
+  readonly numbers: Float64Array
+  readonly memory: Memory[]
+}
+
+/**
+ * Those of calls without a list, by operation. All calls share them: the binding reads them before it returns, and, short of
+ * patched built-ins, no code of the caller runs between the first number that is written here and that. It has run when
+ * the call was read (read.ts); the later phases read typed arrays of the caller by views.ts only.
+ */
+const shared: (Encoded | undefined)[] = []
+
+function newSpace({ kind, operands }: Call): Encoded {
+  const { table } = kind
+  const items = table.itemSlots.length === 0 ? 0 : (operands.length - table.slots.length) / table.itemSlots.length
+  const count = table.fields + items * (kind.itemFields ?? 0) + operands.length * SLOT_NUMBERS
+  const space = { numbers: new Float64Array(count), memory: new Array<Memory>(operands.length).fill(null) }
+  if (table.itemSlots.length === 0) shared[table.operation] = space
+  return space
+}
+
+/** Writes a call for the addon and for WebAssembly. */
+export function encode(call: Call): Encoded {
+  const space = shared[call.kind.table.operation] ?? newSpace(call)
+  const { numbers, memory } = space
+  const { kind, problem, operands, placement } = call
+  numbers[adapterFields.operation] = kind.table.operation
+  numbers[adapterFields.backend] = placement === null ? backend.cpu : backend.cuda
+  numbers[adapterFields.device] = placement === null ? 0 : placement.device.id
+  numbers[adapterFields.stream] = placement === null ? 0 : placement.stream.cudaStream
+  numbers[adapterFields.memoryStream] = placement === null ? 0 : placement.stream.memoryStream.cudaStream
+  kind.write(numbers, problem)
+  const { sizes } = problem
+  let at = numbers.length - operands.length * SLOT_NUMBERS
+  for (let i = 0; i < operands.length; i++, at += SLOT_NUMBERS) {
+    const entry = operands[i]
+    if (entry === null) {
+      numbers[at + slotFields.access] = access.none
+      memory[i] = null
+      continue
+    }
+    const slot = kind.table.slots[i] ?? slotAt(kind.table, i)
+    const operand = 'accumulate' in entry ? entry.operand : entry
+    memory[i] = boundMemory(operand.memory)
+    numbers[at + slotFields.byteOffset] = operand.byteOffset
+    if ('rows' in operand) {
+      const { rows, columns, pitch, dtype } = operand as Region
+      numbers[at + slotFields.rows] = rows
+      numbers[at + slotFields.columns] = columns
+      numbers[at + slotFields.pitch] = pitch
+      numbers[at + slotFields.dtype] = numberOf(dtype)
+    } else {
+      numbers[at + slotFields.rows] = sizes[slot.rows]
+      numbers[at + slotFields.columns] = numbers[at + slotFields.pitch] = sizes[slot.columns]
+      numbers[at + slotFields.dtype] = numberOfPart(slot.type, problem)
+    }
+    if (slot.use === 'output') {
+      numbers[at + slotFields.access] = 'accumulate' in entry && entry.accumulate ? access.add : access.write
+    } else {
+      numbers[at + slotFields.access] = slot.use === 'update' ? access.add : access.read
+    }
+  }
+  return space
+}
+
+function numberOfPart(type: Table['slots'][number]['type'], { hiddenDtype }: Sized): number {
+  if (type === 'uint8') return dtype.uint8
+  if (type === 'int32') return dtype.int32
+  return type === 'hidden' && hiddenDtype !== undefined ? numberOf(hiddenDtype) : dtype.float32
+}
+
+/** Runs a call in the addon or in WebAssembly. */
+export function launch(call: Call): void {
+  const { numbers, memory } = encode(call)
+  try {
+    native.run(numbers, ...memory)
+  } finally {
+    for (let i = 0; i < memory.length; i++) memory[i] = null // releases the operands
+  }
+}
+
+/** The operands of a call on a GPUDevice by name, as regions of its buffers. */
+function gpuOperands({ kind, problem, operands }: Call): Record<string, object | null> {
+  const { sizes } = problem
+  const named: Record<string, object | null> = {}
+  for (const [i, slot] of kind.table.slots.entries()) {
+    const entry = operands[i]
+    if (entry === null) {
+      named[slot.name] = null
+      continue
+    }
+    const operand = 'accumulate' in entry ? entry.operand : entry
+    const type = slot.type === 'hidden' ? problem.hiddenDtype : 'float32'
+    const matrix = gpuMatrix(
+      'rows' in operand ? (operand as Region) : region(operand, sizes[slot.rows], sizes[slot.columns], type),
+    )
+    named[slot.name] = 'accumulate' in entry ? { ...matrix, accumulate: entry.accumulate } : matrix
+  }
+  return named
+}
+
+/** The sizes and modes of a call, as a GPUDevice takes them. */
+function gpuSizes(problem: Problem): gpuCall.Sizes {
+  const { routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups } = problem
+  return { routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups }
+}
+
+/** A forward call on a GPUDevice. */
+export function gpuForward(call: Call<Problem>): gpuCall.GpuWork {
+  const { problem } = call
+  const { hidden, ...operands } = gpuOperands(call)
+  // Its type, and with it the rounding, is the same if it is not kept.
+  const unkept = { buffer: null, byteOffset: 0, dtype: problem.hiddenDtype, pitch: problem.rank }
+  const named = { ...gpuSizes(problem), ...operands, hidden: hidden ?? unkept }
+  return { name: 'forward', call: named as unknown as gpuCall.ForwardCall }
+}
+
+/** A backward call on a GPUDevice. */
+export function gpuBackward(call: Call<Problem>): gpuCall.GpuWork {
+  const named = { ...gpuSizes(call.problem), ...gpuOperands(call) }
+  return { name: 'backward', call: named as unknown as gpuCall.BackwardCall }
+}
+
+/** Memory on a GPUDevice. */
+export function gpuRegion({ memory, byteOffset }: Part): gpuCall.Region {
+  return { buffer: gpuBufferOf(memory) as GPUBuffer, byteOffset }
+}
+
+export function gpuMatrix(region: Region): gpuCall.Matrix {
+  return { ...gpuRegion(region), dtype: region.dtype as gpuCall.NumberType, pitch: region.pitch }
+}

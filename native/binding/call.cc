@@ -1,0 +1,64 @@
+#include "binding/call.h"
+
+#include <string.h>
+
+namespace lily::binding {
+namespace {
+
+// The bytes of the workspace of the last call on this thread. They depend on the problem alone, and finding them takes
+// a plan of the call; training and serving repeat the same problem.
+template <auto Query, typename Problem>
+lily_status known_bytes(const lily_backend *backend, const Problem &problem, size_t *bytes) {
+  struct Known {
+    const lily_backend *backend;
+    Problem problem;
+    size_t bytes;
+  };
+  thread_local Known known = {};
+  if (known.backend != backend || memcmp(&known.problem, &problem, sizeof problem) != 0) {
+    if (const lily_status status = (backend->*Query)(&problem, bytes)) return status;
+    known = {backend, problem, *bytes};
+  }
+  *bytes = known.bytes;
+  return LILY_OK;
+}
+
+}  // namespace
+
+lily_status Call::workspace_bytes(size_t *bytes) const {
+  *bytes = 0;
+  switch (operation) {
+    case operation::forward: return known_bytes<&lily_backend::forward_workspace>(backend, forward.problem, bytes);
+    case operation::backward: return known_bytes<&lily_backend::backward_workspace>(backend, backward.problem, bytes);
+    case operation::linear: return known_bytes<&lily_backend::linear_workspace>(backend, linear.problem, bytes);
+    case operation::adamw: return backend->adamw_workspace(&adamw, bytes);
+    default: return LILY_OK;
+  }
+}
+
+void Call::give_workspace(void *workspace, size_t bytes) {
+  const auto give = [&](auto &call) {
+    call.workspace = workspace;
+    call.workspace_bytes = bytes;
+  };
+  switch (operation) {
+    case operation::forward: return give(forward);
+    case operation::backward: return give(backward);
+    case operation::linear: return give(linear);
+    case operation::adamw: return give(adamw);
+    default: return;
+  }
+}
+
+lily_status Call::run() const {
+  switch (operation) {
+    case operation::forward: return backend->forward(&forward);
+    case operation::backward: return backend->backward(&backward);
+    case operation::linear: return backend->linear(&linear);
+    case operation::pack: return backend->linear_pack(&linear, const_cast<void *>(linear.packed));
+    case operation::fold: return backend->fold(&fold);
+    default: return backend->adamw(&adamw);
+  }
+}
+
+}  // namespace lily::binding

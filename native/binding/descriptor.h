@@ -1,0 +1,288 @@
+// How a call is written down: the numbers and the operands that lib/ passes to the binding, and in which order. This
+// file has the only list of them. The preprocessor makes the enumerators and the tables from it, and
+// scripts/generate-slots.js writes lib/binding/slots.ts: run that script after a change here. lib/ compares the text of
+// the lists when it loads the addon.
+//
+// The numbers of a call are its fields, then the fields of each item of its list (a parameter of AdamW), then those of
+// each operand, slot by slot; the slots of the items of a list (layers of a fold, parameters) follow the others. The
+// operands are passed in the same order.
+#pragma once
+
+#include <stdint.h>
+
+namespace lily::binding {
+
+// clang-format off
+
+#define LILY_OPERATIONS(X)   \
+  X(forward)                 \
+  X(backward)                \
+  X(linear)                  \
+  X(pack)                    \
+  X(fold)                    \
+  X(adamw)
+
+// Numbers that every call begins with. The call runs in `stream`; its workspace belongs to `memoryStream`, a stream of the
+// package.
+#define LILY_PLACEMENT_FIELDS(X)   \
+  X(operation)                     \
+  X(backend)                       \
+  X(device)                        \
+  X(stream)                        \
+  X(memoryStream)
+
+// Numbers of a forward or backward call.
+#define LILY_ADAPTER_FIELDS(X)   \
+  LILY_PLACEMENT_FIELDS(X)       \
+  X(routing)                     \
+  X(pool)                        \
+  X(activation)                  \
+  X(precision)                   \
+  X(activationDtype)             \
+  X(parameterDtype)              \
+  X(tokens)                      \
+  X(dIn)                         \
+  X(dOut)                        \
+  X(rank)                        \
+  X(experts)                     \
+  X(groups)                      \
+  X(scaling)
+
+// Numbers of a call of a frozen linear layer, and of the packing of its weight.
+#define LILY_LINEAR_FIELDS(X)   \
+  LILY_PLACEMENT_FIELDS(X)      \
+  X(transposed)                 \
+  X(precision)                  \
+  X(activationDtype)            \
+  X(parameterDtype)             \
+  X(tokens)                     \
+  X(dIn)                        \
+  X(dOut)
+
+// Numbers of a fold.
+#define LILY_FOLD_FIELDS(X)   \
+  LILY_PLACEMENT_FIELDS(X)    \
+  X(dOut)                     \
+  X(rank)                     \
+  X(experts)
+
+// Numbers of a step of AdamW.
+#define LILY_ADAMW_FIELDS(X)   \
+  LILY_PLACEMENT_FIELDS(X)     \
+  X(step)                      \
+  X(beta1)                     \
+  X(beta2)                     \
+  X(eps)                       \
+  X(maxNorm)
+
+// Numbers of one parameter.
+#define LILY_ADAMW_ITEM_FIELDS(X)   \
+  X(lr)                             \
+  X(weightDecay)
+
+// Numbers of one operand: rows x columns elements, `pitch` of them from one row to the next.
+#define LILY_SLOT_FIELDS(X)   \
+  X(byteOffset)               \
+  X(rows)                     \
+  X(columns)                  \
+  X(pitch)                    \
+  X(dtype)                    \
+  X(access)
+
+// What a call does with an operand. `none`: it is not given. `add`: the call adds to the old contents.
+#define LILY_ACCESSES(X)   \
+  X(none)                  \
+  X(read)                  \
+  X(write)                 \
+  X(add)
+
+// Operands: name, rows, columns, kind of type, and what the call does with it: `read`; `output`, write or add; `update`, read
+// or add, as the problem says; or `copy`, read: kernels take addresses from it, so that on the host the binding copies it
+// before it is checked.
+
+#define LILY_FORWARD_SLOTS(X)                                \
+  X(x, tokens, dIn, activation, read)                        \
+  X(a, rank, dIn, parameter, read)                           \
+  X(router, experts, rank, parameter, read)                  \
+  X(b, bRows, bColumns, parameter, read)                     \
+  X(y, tokens, dOut, activation, output)                     \
+  X(hidden, tokens, rank, hidden, output)                    \
+  X(probabilities, tokens, experts, float32, output)         \
+  X(weights, groups, experts, float32, update)               \
+  X(mask, one, tokens, uint8, read)                          \
+  X(sequenceOffsets, one, offsets, int32, copy)              \
+  X(uncheckedOffsets, one, offsets, int32, read)
+
+#define LILY_BACKWARD_SLOTS(X)                               \
+  X(dy, tokens, dOut, activation, read)                      \
+  X(x, tokens, dIn, activation, read)                        \
+  X(a, rank, dIn, parameter, read)                           \
+  X(router, experts, rank, parameter, read)                  \
+  X(b, bRows, bColumns, parameter, read)                     \
+  X(hidden, tokens, rank, hidden, read)                      \
+  X(probabilities, tokens, experts, float32, read)           \
+  X(weights, groups, experts, float32, read)                 \
+  X(mask, one, tokens, uint8, read)                          \
+  X(sequenceOffsets, one, offsets, int32, copy)              \
+  X(dx, tokens, dIn, activation, output)                     \
+  X(da, rank, dIn, gradient, output)                         \
+  X(dRouter, experts, rank, gradient, output)                \
+  X(db, bRows, bColumns, gradient, output)                   \
+  X(deferredDb, partials, partial, float32, output)
+
+// x is dy, and y is dx, if the call is transposed.
+#define LILY_LINEAR_SLOTS(X)                \
+  X(x, tokens, depth, activation, read)     \
+  X(weight, dOut, dIn, parameter, read)     \
+  X(packed, one, packed, float32, read)     \
+  X(bias, one, dOut, parameter, read)       \
+  X(y, tokens, width, activation, output)
+
+#define LILY_PACK_SLOTS(X)                  \
+  X(weight, dOut, dIn, parameter, read)     \
+  X(packed, one, packed, float32, output)
+
+#define LILY_FOLD_SLOTS(X)                  \
+  X(db, bRows, bColumns, any, output)
+
+// The matrices of one layer, and their weights; without them there is one matrix for each expert.
+#define LILY_FOLD_ITEM_SLOTS(X)             \
+  X(partials, partials, partial, float32, read)   \
+  X(weights, partials, experts, float32, read)
+
+#define LILY_ADAMW_SLOTS(X)                 \
+  X(norm, one, one, float32, output)        \
+  X(skipped, one, one, float32, update)
+
+#define LILY_ADAMW_ITEM_SLOTS(X)            \
+  X(value, one, elements, any, update)      \
+  X(grad, one, elements, any, read)         \
+  X(expAvg, one, elements, float32, update)     \
+  X(expAvgSq, one, elements, float32, update)
+
+#define LILY_NONE(X)
+
+// Every operation with its fields, the fields of its items, its slots, and those of its items.
+#define LILY_TABLES(X)                                                                                  \
+  X(forward, LILY_ADAPTER_FIELDS, LILY_NONE, LILY_FORWARD_SLOTS, LILY_NONE)                             \
+  X(backward, LILY_ADAPTER_FIELDS, LILY_NONE, LILY_BACKWARD_SLOTS, LILY_NONE)                           \
+  X(linear, LILY_LINEAR_FIELDS, LILY_NONE, LILY_LINEAR_SLOTS, LILY_NONE)                                \
+  X(pack, LILY_LINEAR_FIELDS, LILY_NONE, LILY_PACK_SLOTS, LILY_NONE)                                    \
+  X(fold, LILY_FOLD_FIELDS, LILY_NONE, LILY_FOLD_SLOTS, LILY_FOLD_ITEM_SLOTS)                           \
+  X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)
+
+// What sizes and types of operands are called in the tables; docs/math.md has the symbols.
+#define LILY_SIZES(X)   \
+  X(one)                \
+  X(tokens)             \
+  X(dIn)                \
+  X(dOut)               \
+  X(rank)               \
+  X(experts)            \
+  X(groups)             \
+  X(offsets)            \
+  X(bRows)              \
+  X(bColumns)           \
+  X(depth)              \
+  X(width)              \
+  X(packed)             \
+  X(partials)           \
+  X(partial)            \
+  X(elements)
+
+// `gradient`: that of the parameters, or float32. `any`: any of lily_dtype.
+#define LILY_TYPES(X)   \
+  X(activation)         \
+  X(parameter)          \
+  X(gradient)           \
+  X(hidden)             \
+  X(float32)            \
+  X(uint8)              \
+  X(int32)              \
+  X(any)
+
+#define LILY_NAME(name, ...) #name,
+#define LILY_ENUMERATOR(name, ...) name,
+#define LILY_DEFINE_ENUM(space, list) \
+  namespace space {                   \
+  enum Position { list(LILY_ENUMERATOR) kCount }; \
+  }
+
+LILY_DEFINE_ENUM(operation, LILY_OPERATIONS)
+LILY_DEFINE_ENUM(placement_field, LILY_PLACEMENT_FIELDS)
+LILY_DEFINE_ENUM(adapter_field, LILY_ADAPTER_FIELDS)
+LILY_DEFINE_ENUM(linear_field, LILY_LINEAR_FIELDS)
+LILY_DEFINE_ENUM(fold_field, LILY_FOLD_FIELDS)
+LILY_DEFINE_ENUM(adamw_field, LILY_ADAMW_FIELDS)
+LILY_DEFINE_ENUM(adamw_item_field, LILY_ADAMW_ITEM_FIELDS)
+LILY_DEFINE_ENUM(slot_field, LILY_SLOT_FIELDS)
+LILY_DEFINE_ENUM(slot_access, LILY_ACCESSES)
+LILY_DEFINE_ENUM(forward_slot, LILY_FORWARD_SLOTS)
+LILY_DEFINE_ENUM(backward_slot, LILY_BACKWARD_SLOTS)
+LILY_DEFINE_ENUM(linear_slot, LILY_LINEAR_SLOTS)
+LILY_DEFINE_ENUM(pack_slot, LILY_PACK_SLOTS)
+LILY_DEFINE_ENUM(fold_slot, LILY_FOLD_SLOTS)
+LILY_DEFINE_ENUM(fold_item_slot, LILY_FOLD_ITEM_SLOTS)
+LILY_DEFINE_ENUM(adamw_slot, LILY_ADAMW_SLOTS)
+LILY_DEFINE_ENUM(adamw_item_slot, LILY_ADAMW_ITEM_SLOTS)
+LILY_DEFINE_ENUM(size, LILY_SIZES)
+LILY_DEFINE_ENUM(type, LILY_TYPES)
+enum class Use { read, output, update, copy };
+
+// Types of elements beside those of lily_dtype.
+constexpr int32_t kUint8 = 3;
+constexpr int32_t kInt32 = 4;
+
+// A row of a table.
+struct Slot {
+  const char *name;
+  size::Position rows, columns;
+  type::Position type;
+  Use use;
+};
+
+struct Table {
+  const char *const *fields;
+  int field_count, item_field_count;
+  const Slot *slots;
+  int slot_count;
+  const Slot *item_slots;
+  int item_slot_count;
+};
+
+#define LILY_SLOT(name, rows, columns, kind, use) Slot{#name, size::rows, size::columns, type::kind, Use::use},
+#define LILY_ONE(...) + 1
+// The last element is a place for lists without elements.
+#define LILY_DEFINE_TABLE(operation, fields, item_fields, slots, item_slots)      \
+  namespace operation##_table {                                                   \
+  constexpr const char *kFields[] = {fields(LILY_NAME) nullptr};                  \
+  constexpr Slot kSlots[] = {slots(LILY_SLOT) Slot{}};                            \
+  constexpr Slot kItemSlots[] = {item_slots(LILY_SLOT) Slot{}};                   \
+  }
+LILY_TABLES(LILY_DEFINE_TABLE)
+
+#define LILY_TABLE(operation, fields, item_fields, slots, item_slots)                                   \
+  Table{operation##_table::kFields, 0 fields(LILY_ONE), 0 item_fields(LILY_ONE),                        \
+        operation##_table::kSlots, 0 slots(LILY_ONE), operation##_table::kItemSlots, 0 item_slots(LILY_ONE)},
+constexpr Table kTables[operation::kCount] = {LILY_TABLES(LILY_TABLE)};
+
+// The text of all tables: lib/ and the addon have the same one if they are of one version.
+#define LILY_TEXT_OF(...) #__VA_ARGS__ ";"
+#define LILY_TABLE_TEXT(operation, fields, item_fields, slots, item_slots)                              \
+  #operation ":" fields(LILY_TEXT_OF) item_fields(LILY_TEXT_OF) slots(LILY_TEXT_OF) item_slots(LILY_TEXT_OF)
+constexpr const char *kSignature =
+    LILY_TABLES(LILY_TABLE_TEXT) LILY_SLOT_FIELDS(LILY_TEXT_OF) LILY_ACCESSES(LILY_TEXT_OF);
+
+#undef LILY_TABLE_TEXT
+#undef LILY_TEXT_OF
+#undef LILY_TABLE
+#undef LILY_DEFINE_TABLE
+#undef LILY_ONE
+#undef LILY_SLOT
+#undef LILY_DEFINE_ENUM
+#undef LILY_ENUMERATOR
+#undef LILY_NAME
+
+// clang-format on
+
+}  // namespace lily::binding

@@ -1,0 +1,510 @@
+#include "binding/reader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/problem.h"
+#include "lily/cpu.h"
+
+namespace lily::binding {
+namespace {
+
+constexpr int64_t kMaxStep = int64_t{1} << 53;  // the largest number of a call
+
+int64_t element_bytes(int64_t dtype) {
+  if (dtype == kUint8) return 1;
+  if (dtype == kInt32) return 4;
+  return dtype >= LILY_FLOAT32 && dtype <= LILY_FLOAT16 ? dtype_bytes(static_cast<int32_t>(dtype)) : 0;
+}
+
+std::string text(int64_t number) { return std::to_string(number); }
+
+// A matrix as its numbers describe it.
+struct Extent {
+  int64_t offset, rows, columns, pitch, bytes;
+  int32_t dtype;
+  int64_t element_bytes;
+};
+
+// What a call may do with an operand of this use.
+bool allows(Use use, int64_t access) {
+  using namespace slot_access;
+  switch (use) {
+    case Use::output: return access == write || access == add;
+    case Use::update: return access == read || access == add;
+    default: return access == read;
+  }
+}
+
+bool describe(const Slot &slot, const double *numbers, Extent *extent, Error *error) {
+  using namespace slot_field;
+  static constexpr const char *kNames[kCount] = {"byteOffset", "rows", "columns", "pitch", "dtype", "access"};
+  static constexpr const char *kAccesses[] = {"read", "write or add", "read or add", "read"};  // in the order of Use
+  const auto fail = [&](const char *code, const std::string &message) {
+    *error = {code, slot.name + message};
+    return false;
+  };
+  int64_t whole[kCount];
+  for (int field = 0; field < kCount; ++field) {
+    if (!to_whole(numbers[field], &whole[field])) {
+      return fail("ERR_LILY_ARGUMENT", std::string(": its ") + kNames[field] + " is not a whole number");
+    }
+  }
+  Extent &found = *extent;
+  found = {whole[byteOffset],          whole[rows], whole[columns], whole[pitch], 0, static_cast<int32_t>(whole[dtype]),
+           element_bytes(whole[dtype])};
+  if (!allows(slot.use, whole[access])) {
+    return fail("ERR_LILY_ARGUMENT", std::string(" must have access ") + kAccesses[static_cast<int>(slot.use)] +
+                                         ", not " + text(whole[access]));
+  }
+  if (found.element_bytes == 0) return fail("ERR_LILY_DTYPE", " has an unknown dtype");
+  int64_t elements = 0;
+  const bool is_empty = found.rows == 0 || found.columns == 0;
+  if (found.rows < 0 || found.columns < 0 || found.pitch > kMaxBytes ||
+      (found.pitch < found.columns && found.rows > 1) ||
+      (!is_empty && (__builtin_mul_overflow(found.rows - 1, found.pitch, &elements) ||
+                     __builtin_add_overflow(elements, found.columns, &elements) ||
+                     __builtin_mul_overflow(elements, found.element_bytes, &found.bytes) || found.bytes > kMaxBytes))) {
+    return fail("ERR_LILY_SHAPE", " cannot have " + text(found.rows) + " rows of " + text(found.columns) +
+                                      " elements with pitch " + text(found.pitch));
+  }
+  return true;
+}
+
+// Reads the numbers and the operands of one call. After the first error the results mean nothing.
+class Reader {
+ public:
+  explicit Reader(const Source &source) : source_(source), table_(*source.table) { sizes_[size::one] = 1; }
+
+  void read(Call *call, Lists *lists) {
+    call->operation = static_cast<operation::Position>(source_.numbers[placement_field::operation]);
+    call->backend = source_.backend;
+    call->device = source_.device;
+    call->memory_stream = static_cast<lily_stream>(whole(placement_field::memoryStream));
+    switch (call->operation) {
+      case operation::forward: read_forward(call->forward = {}); break;
+      case operation::backward: read_backward(call->backward = {}); break;
+      case operation::linear: read_linear(call->linear = {}); break;
+      case operation::pack: read_pack(call->linear = {}); break;
+      case operation::fold: read_fold(call->fold = {}, lists->layers); break;
+      default: read_adamw(call->adamw = {}, lists->parameters);
+    }
+    // WebAssembly copies every operand that is given, so none may be unchecked.
+    for (int slot = 0; slot < table_.slot_count && !failed(); ++slot) {
+      if (has(slot) && !is_read_[slot]) {
+        fail("ERR_LILY_ARGUMENT", std::string(table_.slots[slot].name) + " is not an operand of such a call");
+      }
+    }
+  }
+
+  size_t read_packed_bytes() {
+    if (source_.numbers[placement_field::operation] != double{operation::pack}) {
+      fail("ERR_LILY_ARGUMENT", "only a weight that is packed has a packed size");
+      return 0;
+    }
+    lily_linear call = {};
+    read_weight(call, pack_slot::weight);
+    return packed_bytes(call.problem);
+  }
+
+  const Error &error() const { return error_; }
+
+ private:
+  // ---- Errors and numbers ----
+
+  void fail(const char *code, std::string message) {
+    if (error_.code == nullptr) error_ = {code, std::move(message)};
+  }
+
+  void check(const char *wrong) {
+    if (wrong != nullptr) fail("ERR_LILY_ARGUMENT", wrong);
+  }
+
+  bool failed() const { return error_.code != nullptr; }
+
+  // Apart from the functions that find an error, which are small enough to be inlined then.
+  [[gnu::cold, gnu::noinline]] void fail_field(int field, const std::string &message) {
+    fail("ERR_LILY_ARGUMENT", table_.fields[field] + message);
+  }
+
+  int64_t whole(int field) {
+    int64_t number = 0;
+    if (!to_whole(source_.numbers[field], &number)) fail_field(field, " is not a whole number");
+    return number;
+  }
+
+  int64_t whole(int field, int64_t least, int64_t most) {
+    const int64_t number = whole(field);
+    if (number < least || number > most) fail_field(field, " must be from " + text(least) + " to " + text(most));
+    return number;
+  }
+
+  int32_t choice(int field) { return static_cast<int32_t>(whole(field, INT32_MIN, INT32_MAX)); }
+  lily_stream stream() { return static_cast<lily_stream>(whole(placement_field::stream)); }
+
+  // ---- Operands ----
+
+  bool has(int64_t slot) const { return source_.memory[slot].data != nullptr; }
+
+  const double *numbers_of(int64_t slot) const { return source_.slot_numbers(slot); }
+
+  bool has_type(type::Position type, int32_t dtype) const {
+    switch (type) {
+      case type::activation: return dtype == activation_dtype_;
+      case type::parameter: return dtype == parameter_dtype_;
+      case type::gradient: return dtype == parameter_dtype_ || dtype == LILY_FLOAT32;
+      case type::hidden: return dtype == hidden_dtype_;
+      case type::float32: return dtype == LILY_FLOAT32;
+      case type::uint8: return dtype == kUint8;
+      case type::int32: return dtype == kInt32;
+      default: return dtype <= LILY_FLOAT16;
+    }
+  }
+
+  lily_matrix matrix(int64_t slot) {
+    if (failed()) return {};
+    const Slot &row = source_.slot(slot);
+    const Memory &memory = source_.memory[slot];
+    if (memory.data == nullptr) {
+      fail("ERR_LILY_ARGUMENT", std::string(row.name) + " is not given");
+      return {};
+    }
+    if (memory.bytes < 0) {
+      fail("ERR_LILY_ARGUMENT", std::string(row.name) + " is not a typed array");
+      return {};
+    }
+    if (slot < table_.slot_count) is_read_[slot] = true;
+    Extent found;
+    if (!describe(row, numbers_of(slot), &found, &error_)) return {};
+    const int64_t rows = sizes_[row.rows], columns = sizes_[row.columns];
+    if (found.rows != rows || found.columns != columns) {
+      fail("ERR_LILY_SHAPE", std::string(row.name) + " must have " + text(rows) + " rows of " + text(columns) +
+                                 " elements, not " + text(found.rows) + " of " + text(found.columns));
+    } else if (check_bytes(row.name, memory, found.offset, found.bytes, found.element_bytes, &error_) &&
+               !has_type(row.type, found.dtype)) {
+      fail("ERR_LILY_DTYPE", std::string(row.name) + " has another dtype than the call gives its operands");
+    }
+    // An address beside the operand may not exist.
+    if (failed()) return {};
+    return {
+        .data = memory.data + found.offset,
+        // The pitch of a single row has no meaning, and may be anything: the address of the next row must not overflow.
+        .pitch = std::max(found.pitch, columns),
+        .dtype = found.dtype,
+        .accumulate = numbers_of(slot)[slot_field::access] == double{slot_access::add} ? 1 : 0,
+    };
+  }
+
+  lily_matrix matrix_if_given(int64_t slot) { return has(slot) ? matrix(slot) : lily_matrix{}; }
+
+  // Rows one after the other.
+  template <typename T = float>
+  T *array(int64_t slot) {
+    const lily_matrix found = matrix(slot);
+    const Slot &row = source_.slot(slot);
+    if (!failed() && sizes_[row.rows] > 1 && found.pitch != sizes_[row.columns]) {
+      fail("ERR_LILY_SHAPE", std::string(row.name) + " must be contiguous");
+    }
+    return static_cast<T *>(found.data);
+  }
+
+  template <typename T = float>
+  T *array_if_given(int64_t slot) {
+    return has(slot) ? array<T>(slot) : nullptr;
+  }
+
+  // ---- Adapters ----
+
+  lily_problem read_problem() {
+    using namespace adapter_field;
+    lily_problem problem = {};
+    problem.tokens = whole(tokens);
+    problem.d_in = whole(dIn);
+    problem.d_out = whole(dOut);
+    problem.rank = whole(rank);
+    problem.experts = whole(experts);
+    problem.groups = whole(groups);
+    problem.routing = choice(routing);
+    problem.pool = choice(pool);
+    problem.activation = choice(activation);
+    problem.precision = choice(precision);
+    problem.activation_dtype = choice(activationDtype);
+    problem.parameter_dtype = choice(parameterDtype);
+    problem.scaling = static_cast<float>(source_.numbers[scaling]);
+    problem.device = source_.device;
+    check(problem_error(problem));
+    if (failed()) return problem;
+
+    const bool lora = problem.routing == LILY_ROUTING_NONE;
+    activation_dtype_ = problem.activation_dtype;
+    parameter_dtype_ = problem.parameter_dtype;
+    hidden_dtype_ = hidden_dtype(problem);
+    sizes_[size::tokens] = problem.tokens;
+    sizes_[size::dIn] = problem.d_in;
+    sizes_[size::dOut] = problem.d_out;
+    sizes_[size::rank] = problem.rank;
+    sizes_[size::experts] = problem.experts;
+    sizes_[size::groups] = problem.groups;
+    sizes_[size::offsets] = problem.groups + 1;
+    sizes_[size::bRows] = lora ? problem.d_out : problem.experts * problem.rank;
+    sizes_[size::bColumns] = lora ? problem.rank : problem.d_out;
+    sizes_[size::partials] = deferred_partials(problem);
+    sizes_[size::partial] = problem.rank * problem.d_out;
+    return problem;
+  }
+
+  // Mask and sequence offsets. Offsets in host memory are checked: they must ascend from 0 to M.
+  lily_tokens read_tokens(const lily_problem &problem, int mask, int offsets) {
+    lily_tokens tokens = {};
+    tokens.mask = array_if_given<uint8_t>(mask);
+    if (!may_have_groups(problem)) return tokens;
+    if (!has(offsets) && problem.routing == LILY_ROUTING_FIXED && problem.groups == 1) return tokens;
+    const int32_t *const first = array<int32_t>(offsets);
+    tokens.sequence_offsets = first;
+    // In device memory the kernels clamp what they read.
+    if (failed() || source_.backend != lily_cpu_backend()) return tokens;
+    if (first[0] != 0 || first[problem.groups] != problem.tokens ||
+        !std::is_sorted(first, first + problem.groups + 1)) {
+      fail("ERR_LILY_ARGUMENT", "sequenceOffsets do not ascend from 0 to the number of tokens");
+    }
+    return tokens;
+  }
+
+  void read_forward(lily_forward &call) {
+    using namespace forward_slot;
+    const lily_problem problem = call.problem = read_problem();
+    call.stream = stream();
+    call.tokens = read_tokens(problem, mask, sequenceOffsets);
+    if (call.tokens.sequence_offsets != nullptr) call.unchecked_offsets = array_if_given<int32_t>(uncheckedOffsets);
+    call.x = matrix(x);
+    call.a = matrix(a);
+    if (has_router(problem)) call.router = matrix(router);
+    call.b = matrix(b);
+    call.y = matrix(y);
+    call.hidden = array_if_given<void>(hidden);
+    if (keeps_probabilities(problem)) call.probabilities = array_if_given(probabilities);
+    if (has_weights(problem)) {
+      call.weights = problem.routing == LILY_ROUTING_FIXED ? array(weights) : array_if_given(weights);
+    }
+  }
+
+  void read_backward(lily_backward &call) {
+    using namespace backward_slot;
+    const lily_problem problem = call.problem = read_problem();
+    call.stream = stream();
+    call.tokens = read_tokens(problem, mask, sequenceOffsets);
+    call.dy = matrix(dy);
+    call.x = matrix(x);
+    call.a = matrix(a);
+    call.b = matrix(b);
+    call.hidden = array<void>(hidden);
+    call.dx = matrix_if_given(dx);
+    call.da = matrix_if_given(da);
+    if (has_router(problem)) {
+      call.router = matrix(router);
+      call.d_router = matrix_if_given(dRouter);
+    }
+    if (keeps_probabilities(problem)) call.probabilities = array(probabilities);
+    if (has_weights(problem)) call.weights = array(weights);
+    call.db = matrix_if_given(db);
+    if (!has(deferredDb)) return;
+    if (problem.routing == LILY_ROUTING_NONE || has(db)) {
+      fail("ERR_LILY_ARGUMENT", "deferredDb is for Lily, and without db");
+    }
+    call.deferred_db = array(deferredDb);
+  }
+
+  // ---- Frozen linear layers ----
+
+  void read_weight(lily_linear &call, int slot) {
+    using namespace linear_field;
+    lily_linear_problem &problem = call.problem;
+    problem.tokens = whole(tokens);
+    problem.d_in = whole(dIn);
+    problem.d_out = whole(dOut);
+    problem.transposed = choice(transposed);
+    problem.precision = choice(precision);
+    problem.activation_dtype = choice(activationDtype);
+    problem.parameter_dtype = choice(parameterDtype);
+    problem.device = source_.device;
+    call.stream = stream();
+    check(problem_error(problem));
+    activation_dtype_ = problem.activation_dtype;
+    parameter_dtype_ = problem.parameter_dtype;
+    sizes_[size::tokens] = problem.tokens;
+    sizes_[size::dIn] = problem.d_in;
+    sizes_[size::dOut] = problem.d_out;
+    sizes_[size::depth] = problem.transposed != 0 ? problem.d_out : problem.d_in;
+    sizes_[size::width] = problem.transposed != 0 ? problem.d_in : problem.d_out;
+    call.weight = matrix(slot);
+  }
+
+  // The weight has been read, so that the size does not overflow.
+  size_t packed_bytes(const lily_linear_problem &problem) {
+    size_t bytes = 0;
+    if (failed()) return bytes;
+    if (const lily_status status = source_.backend->linear_packed_bytes(&problem, &bytes)) {
+      fail(error_code(status), source_.backend->last_error());
+    }
+    return bytes;
+  }
+
+  void *read_packed(const lily_linear_problem &problem, int slot) {
+    sizes_[size::packed] = static_cast<int64_t>(packed_bytes(problem) / sizeof(float));
+    return array<void>(slot);
+  }
+
+  void read_linear(lily_linear &call) {
+    using namespace linear_slot;
+    read_weight(call, weight);
+    if (has(packed)) call.packed = read_packed(call.problem, packed);
+    call.x = matrix(x);
+    if (has(bias) && call.problem.transposed != 0) fail("ERR_LILY_ARGUMENT", "bias is for the forward direction");
+    call.bias = matrix_if_given(bias);
+    call.y = matrix(y);
+  }
+
+  void read_pack(lily_linear &call) {
+    read_weight(call, pack_slot::weight);
+    call.packed = read_packed(call.problem, pack_slot::packed);
+  }
+
+  // ---- Lists ----
+
+  int64_t item_count() const { return (source_.memory_count - table_.slot_count) / table_.item_slot_count; }
+
+  void read_fold(lily_fold &call, std::vector<lily_deferred> &layers) {
+    using namespace fold_field;
+    call.rank = whole(rank);
+    call.experts = whole(experts);
+    call.d_out = whole(dOut);
+    call.device = source_.device;
+    call.stream = stream();
+    check(stack_error(call.rank, call.experts, call.d_out));
+    if (failed()) return;
+    sizes_[size::experts] = call.experts;
+    sizes_[size::bRows] = call.experts * call.rank;
+    sizes_[size::bColumns] = call.d_out;
+    sizes_[size::partial] = call.rank * call.d_out;
+    call.db = matrix(fold_slot::db);
+    layers.resize(static_cast<size_t>(item_count()));
+    for (int64_t i = 0; i < item_count() && !failed(); ++i) {
+      const int64_t first = fold_slot::kCount + i * fold_item_slot::kCount;
+      const int64_t partials = first + fold_item_slot::partials, weights = first + fold_item_slot::weights;
+      int64_t count = -1;
+      to_whole(numbers_of(partials)[slot_field::rows], &count);
+      if (count < 0 || count > kMaxExperts || (!has(weights) && count != call.experts)) {
+        fail("ERR_LILY_ARGUMENT", "the number of partials does not match the weights and experts");
+      }
+      sizes_[size::partials] = count;
+      layers[static_cast<size_t>(i)] = {
+          .partial = array(partials), .weights = array_if_given(weights), .groups = count};
+    }
+    call.layers = layers.data();
+    call.layer_count = item_count();
+  }
+
+  void read_adamw(lily_adamw &call, std::vector<lily_adamw_parameter> &parameters) {
+    using namespace adamw_field;
+    call.beta1 = source_.numbers[beta1];
+    call.beta2 = source_.numbers[beta2];
+    call.eps = source_.numbers[eps];
+    call.step = whole(step, 1, kMaxStep);
+    call.max_norm = static_cast<float>(source_.numbers[maxNorm]);
+    call.norm = array_if_given(adamw_slot::norm);
+    call.skipped = array_if_given(adamw_slot::skipped);
+    call.device = source_.device;
+    call.stream = stream();
+    parameters.resize(static_cast<size_t>(item_count()));
+    for (int64_t i = 0; i < item_count() && !failed(); ++i) {
+      const int64_t first = adamw_slot::kCount + i * adamw_item_slot::kCount;
+      const double *const fields = source_.numbers + adamw_field::kCount + i * adamw_item_field::kCount;
+      int64_t count = 0;
+      to_whole(numbers_of(first + adamw_item_slot::value)[slot_field::columns], &count);
+      sizes_[size::elements] = count;
+      const lily_matrix value = matrix(first + adamw_item_slot::value), grad = matrix(first + adamw_item_slot::grad);
+      if (grad.dtype != value.dtype && grad.dtype != LILY_FLOAT32) {
+        fail("ERR_LILY_DTYPE", "a gradient has its value's dtype or float32");
+      }
+      parameters[static_cast<size_t>(i)] = {
+          .value = value.data,
+          .grad = grad.data,
+          .exp_avg = array(first + adamw_item_slot::expAvg),
+          .exp_avg_sq = array(first + adamw_item_slot::expAvgSq),
+          .count = count,
+          .value_dtype = value.dtype,
+          .grad_dtype = grad.dtype,
+          .lr = fields[adamw_item_field::lr],
+          .weight_decay = fields[adamw_item_field::weightDecay],
+      };
+    }
+    call.parameters = parameters.data();
+    call.parameter_count = item_count();
+  }
+
+  const Source &source_;
+  const Table &table_;
+  int64_t sizes_[size::kCount] = {};
+  // Whether the call has read these slots, those of items aside.
+  bool is_read_[backward_slot::kCount] = {};
+  int32_t activation_dtype_ = 0, parameter_dtype_ = 0, hidden_dtype_ = 0;
+  Error error_;
+};
+
+}  // namespace
+
+const Table *table_of(double operation, int64_t memory_count, int64_t *number_count) {
+  int64_t index = -1;
+  if (!to_whole(operation, &index) || index < 0 || index >= operation::kCount) return nullptr;
+  const Table &table = kTables[index];
+  const int64_t rest = memory_count - table.slot_count;
+  if (rest < 0 || (table.item_slot_count == 0 ? rest != 0 : rest % table.item_slot_count != 0)) return nullptr;
+  const int64_t items = table.item_slot_count == 0 ? 0 : rest / table.item_slot_count;
+  *number_count = table.field_count + items * table.item_field_count + memory_count * slot_field::kCount;
+  return &table;
+}
+
+bool find_extent(const Slot &slot, const double *numbers, int64_t *offset, int64_t *bytes, Error *error) {
+  Extent extent = {};
+  if (!describe(slot, numbers, &extent, error)) return false;
+  *offset = extent.offset;
+  *bytes = extent.bytes;
+  return true;
+}
+
+bool check_bytes(const char *name, const Memory &memory, int64_t offset, int64_t bytes, int64_t alignment,
+                 Error *error) {
+  if (bytes < 0 || offset < 0 || offset > memory.bytes || bytes > memory.bytes - offset) {
+    *error = {"ERR_LILY_SHAPE", std::string(name) + " has no " + text(bytes) + " bytes from offset " + text(offset) +
+                                    ": it has " + text(memory.bytes)};
+    return false;
+  }
+  if (reinterpret_cast<uintptr_t>(memory.data + offset) % static_cast<uintptr_t>(alignment) != 0) {
+    *error = {"ERR_LILY_ARGUMENT", std::string(name) + " must begin at a multiple of " + text(alignment) + " bytes"};
+    return false;
+  }
+  return true;
+}
+
+Error read_call(const Source &source, Call *call, Lists *lists) {
+  Reader reader(source);
+  reader.read(call, lists);
+  return reader.error();
+}
+
+Error read_packed_bytes(const Source &source, size_t *bytes) {
+  Reader reader(source);
+  *bytes = reader.read_packed_bytes();
+  return reader.error();
+}
+
+const char *error_code(lily_status status) {
+  switch (status) {
+    case LILY_ERROR_UNAVAILABLE: return "ERR_LILY_BACKEND_UNAVAILABLE";
+    case LILY_ERROR_OUT_OF_MEMORY: return "ERR_LILY_OUT_OF_MEMORY";
+    case LILY_ERROR_DEVICE: return "ERR_LILY_CUDA";
+    default: return "ERR_LILY_ARGUMENT";
+  }
+}
+
+}  // namespace lily::binding

@@ -1,0 +1,132 @@
+/** Calls of the binding by the names of their numbers and operands, without lib/operations: the tables give the rest. */
+import type { Memory } from '../../lib/binding/native.js'
+import {
+  access,
+  adamwFields,
+  adamwItemFields,
+  adapterFields,
+  dtype,
+  foldFields,
+  linearFields,
+  operation,
+  precision,
+  routing,
+  size,
+  slotFields,
+} from '../../lib/binding/slots.js'
+import { type Slot, tables } from '../../lib/binding/tables.js'
+
+export type OperationName = keyof typeof operation
+
+/** Numbers by name; those that are missing are 0. */
+export type Numbers = Readonly<Record<string, number>>
+
+export type Operand = { memory: Memory } & Record<keyof typeof slotFields, number>
+
+export interface Item {
+  numbers: Record<string, number>
+  slots: Record<string, Operand>
+}
+
+/** A call; the items are those of its list. */
+export interface Call extends Item {
+  operation: OperationName
+  items: Item[]
+}
+
+const FIELDS = {
+  forward: adapterFields,
+  backward: adapterFields,
+  linear: linearFields,
+  pack: linearFields,
+  fold: foldFields,
+  adamw: adamwFields,
+}
+
+const listOf = (positions: object, numbers: Numbers) => Object.keys(positions).map((name) => numbers[name] ?? 0)
+
+/** The arguments of `run`, `runAsync` and `packedBytes`. */
+export function argumentsOf({ operation: name, numbers, slots, items }: Call): [Float64Array, ...Memory[]] {
+  const operandsOf = (rows: readonly Slot[], given: Item['slots']) =>
+    rows.map(({ name }) => given[name] as Operand | undefined)
+  const operands = [
+    ...operandsOf(tables[name].slots, slots),
+    ...items.flatMap((item) => operandsOf(tables[name].itemSlots, item.slots)),
+  ]
+  const all = [
+    ...listOf(FIELDS[name], { ...numbers, operation: operation[name] }),
+    ...(name === 'adamw' ? items.flatMap((item) => listOf(adamwItemFields, item.numbers)) : []),
+    ...operands.flatMap((operand) => listOf(slotFields, (operand ?? {}) as Numbers)),
+  ]
+  return [Float64Array.from(all), ...operands.map((operand) => operand?.memory ?? null)]
+}
+
+/** The sizes of a call by their positions. `partials` and `elements` of a list are those of one item. */
+export function sizesOf(numbers: Numbers): number[] {
+  const { tokens = 0, dIn = 0, dOut = 0, rank = 0, experts = 0, groups = 0 } = numbers
+  const isLora = numbers.routing === routing.none
+  const isTransposed = numbers.transposed === 1
+  const isWeighted = numbers.routing === routing.token || groups > experts
+  const sizes: Record<keyof typeof size, number> = {
+    one: 1,
+    tokens,
+    dIn,
+    dOut,
+    rank,
+    experts,
+    groups,
+    offsets: groups + 1,
+    bRows: isLora ? dOut : experts * rank,
+    bColumns: isLora ? rank : dOut,
+    depth: isTransposed ? dOut : dIn,
+    width: isTransposed ? dIn : dOut,
+    packed: numbers.packed ?? 0,
+    partials: numbers.partials ?? (isWeighted ? experts : groups),
+    partial: rank * dOut,
+    elements: numbers.elements ?? 0,
+  }
+  return Object.keys(size).map((name) => sizes[name as keyof typeof size])
+}
+
+/** The type of an operand; of those that may have several, the one of the parameters, or float32. */
+export function typeOf({ type }: Slot, { activationDtype, parameterDtype, precision: of }: Numbers): number {
+  switch (type) {
+    case 'activation':
+      return activationDtype
+    case 'parameter':
+    case 'gradient':
+      return parameterDtype
+    case 'hidden':
+      return parameterDtype === dtype.float32 && of === precision.high ? dtype.float32 : activationDtype
+    case 'any':
+      return dtype.float32
+    default:
+      return dtype[type]
+  }
+}
+
+/** What a call does with an operand: it overwrites outputs. */
+export function accessOf({ use }: Slot): number {
+  if (use === 'output') return access.write
+  return use === 'update' ? access.add : access.read
+}
+
+export function bytesOf(type: number): number {
+  if (type === dtype.uint8) return 1
+  return type === dtype.float32 || type === dtype.int32 ? 4 : 2
+}
+
+/** An operand of the size and the type that the numbers of a call give it, without memory. */
+export function operandOf(slot: Slot, numbers: Numbers): Operand {
+  const sizes = sizesOf(numbers)
+  const [rows, columns] = [sizes[slot.rows], sizes[slot.columns]]
+  return {
+    memory: null,
+    byteOffset: 0,
+    rows,
+    columns,
+    pitch: columns,
+    dtype: typeOf(slot, numbers),
+    access: accessOf(slot),
+  }
+}

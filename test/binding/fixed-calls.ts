@@ -1,0 +1,104 @@
+/** Valid calls of every operation in float32, for tests that change one thing of them. */
+import { expect } from 'vitest'
+import '../../lib/index.js'
+import { native } from '../../lib/binding/native.js'
+import { access, dtype, routing } from '../../lib/binding/slots.js'
+import { type Slot, tables } from '../../lib/binding/tables.js'
+import { argumentsOf, type Call, type Item, type Operand, operandOf, type OperationName } from './encoding.js'
+
+export { argumentsOf, type Call, type Operand, type OperationName }
+
+export const OPERATIONS = Object.keys(tables).filter((name) => name !== 'linearBackward') as OperationName[]
+
+export const [tokens, dIn, dOut, rank, experts] = [6, 8, 10, 2, 3]
+/** What outputs hold before a call. */
+export const OUTPUT = 7
+
+/** The slots of an operation and of one item of its list. */
+export const slotsOf = (name: OperationName) => [...tables[name].slots, ...tables[name].itemSlots]
+
+function memoryOf(name: string, type: number, length: number, fill: number) {
+  if (name === 'sequenceOffsets') return Int32Array.from({ length }, (_, g) => (g < length - 1 ? 2 * g : tokens))
+  if (name === 'uncheckedOffsets') return new Int32Array(length).fill(-9)
+  if (type === dtype.uint8) return new Uint8Array(length).fill(1)
+  return type === dtype.float32 ? new Float32Array(length).fill(fill) : new Uint16Array(length)
+}
+
+function withMemory(slot: Slot, numbers: Call['numbers']): Operand {
+  const operand = operandOf(slot, numbers)
+  const { rows, columns, dtype: type, access: how } = operand
+  return { ...operand, memory: memoryOf(slot.name, type, rows * columns, how === access.read ? 0.5 : OUTPUT) }
+}
+
+const operandsOfSlots = (slots: readonly Slot[], numbers: Call['numbers'], without: readonly string[] = []) =>
+  Object.fromEntries(
+    slots.filter(({ name }) => !without.includes(name)).map((slot) => [slot.name, withMemory(slot, numbers)]),
+  )
+
+const NUMBERS = {
+  routing: routing.sequence,
+  tokens,
+  dIn,
+  dOut,
+  rank,
+  experts,
+  groups: 2,
+  scaling: 1,
+  partials: experts,
+  elements: 4,
+  step: 1,
+  beta1: 0.9,
+  beta2: 0.999,
+  eps: 1e-8,
+  activationDtype: dtype.float32,
+  parameterDtype: dtype.float32,
+}
+
+/** A call whose numbers differ from the common ones. `partials` of backward are those of its groups. */
+export function makeCall(name: OperationName, change: Call['numbers'] = {}, without: readonly string[] = []): Call {
+  const { partials, ...common } = NUMBERS
+  const numbers: Call['numbers'] = { ...common, ...(name === 'fold' ? { partials } : {}), ...change }
+  const { slots, itemSlots } = tables[name]
+  const left = [...without]
+  if (name === 'backward' && !without.includes('db')) left.push('deferredDb')
+  if (name === 'linear' || name === 'pack') {
+    const { weight } = operandsOfSlots(tables.pack.slots, numbers)
+    const call: Call = { operation: 'pack', numbers, slots: { weight }, items: [] }
+    numbers.packed = native.packedBytes(...argumentsOf(call)) / 4
+    if (numbers.transposed === 1) left.push('bias')
+  }
+  const items: Item[] =
+    itemSlots.length === 0
+      ? []
+      : [{ numbers: { lr: 0.1, weightDecay: 0 }, slots: operandsOfSlots(itemSlots, numbers, without) }]
+  return { operation: name, numbers, slots: operandsOfSlots(slots, numbers, left), items }
+}
+
+/** Where a call has the operand of a slot. */
+export function holderOf(call: Call, slot: string): Record<string, Operand> {
+  return slot in call.slots ? call.slots : call.items[0].slots
+}
+
+export const operandsOf = ({ slots, items }: Call): Operand[] =>
+  [slots, ...items.map((item) => item.slots)].flatMap((slots) => Object.values(slots))
+
+export const refusal = (code: string, message: string) =>
+  expect.objectContaining({ code, message: expect.stringContaining(message) as string }) as Error
+
+/** A call is refused in both forms, and has written nothing. */
+export async function expectRefused(call: Call, code: string, message: string): Promise<void> {
+  const contents = () =>
+    operandsOf(call).map(({ memory }) => {
+      // There is no view of a detached buffer.
+      if (!ArrayBuffer.isView(memory) || memory.byteLength === 0) return []
+      return [...new Uint8Array(memory.buffer, memory.byteOffset, memory.byteLength)]
+    })
+  const before = contents()
+  const args = argumentsOf(call)
+  expect(() => {
+    native.run(...args)
+  }).toThrow(refusal(code, message))
+  // The addon throws, and WebAssembly rejects.
+  await expect(Promise.resolve().then(() => native.runAsync(...args))).rejects.toEqual(refusal(code, message))
+  expect(contents()).toEqual(before)
+}
