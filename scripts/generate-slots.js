@@ -12,6 +12,7 @@ const abi = 'native/include/lily/backend.h'
 const output = 'lib/binding/slots.ts'
 
 const source = readFileSync(join(root, header), 'utf8')
+const abiSource = readFileSync(join(root, abi), 'utf8')
 
 /** @type {(message: string) => never} */
 function fail(message) {
@@ -68,11 +69,10 @@ const signature = [
   ...tables.map(([name, ...lists]) => `${name}:${lists.map(textOf).join('')}`),
   textOf('LILY_SLOT_FIELDS'),
   textOf('LILY_ACCESSES'),
+  `${/#define LILY_ABI_VERSION (\d+)/.exec(abiSource)?.[1] ?? fail(`${abi} has no version`)};`,
 ].join('')
 
-const enumerations = [
-  ...readFileSync(join(root, abi), 'utf8').matchAll(/typedef enum lily_(\w+) \{([\s\S]*?)\} lily_\w+;/g),
-]
+const enumerations = [...abiSource.matchAll(/typedef enum lily_(\w+) \{([\s\S]*?)\} lily_\w+;/g)]
   .filter(([, name]) => name !== 'memory_kind')
   .map(([, name, body]) => {
     const prefix = `LILY_${name.toUpperCase()}_`

@@ -102,7 +102,7 @@ const libraries = sanitizer.libraries.map((library) => {
 const tests = chosen.length > 0 ? chosen : sanitizer.tests.map((test) => `test/${test}.test.ts`)
 const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
 run(process.execPath, [vitest, 'run', '--project', 'cpu*', `--maxWorkers=${sanitizer.workers}`, ...tests], root, {
-  // node-gyp-build loads the addon from this folder.
+  // The addon is loaded from this folder.
   LILY_KERNELS_PREBUILD: folder,
   LILY_TEST_SANITIZER: name,
   LD_PRELOAD: libraries.join(' '),

@@ -75,6 +75,17 @@ if (backend === 'cpu')
       return lily.foldB(saved).data
     }
 
+    it('of few numbers reach the fold', async () => {
+      const few = makeCase({ routing: 'batch', tokens: 5, dIn: 7, dOut: 8, rank: 4, experts: 2, seed: 1 })
+      const { x, a, router, b } = operands(few)
+      const { saved } = lily.lilyForward({ x, a, router, b })
+      const dy = { data: Float32Array.from(few.dy), shape: [5, 8] }
+      lily.lilyBackward({ dy }, saved, { deferB: true, retain: true })
+      const expected = lily.foldB(saved).data
+      await lily.lilyBackwardAsync({ dy }, saved, { deferB: true })
+      expectSameBits('db', lily.foldB(saved).data, expected)
+    })
+
     it('are added in the order of the calls, whichever ends first', async () => {
       const expected = foldAfter([0, 1, 2])
       expect(foldAfter([2, 1, 0]), 'the sum depends on the order').not.toEqual(expected)

@@ -17,7 +17,8 @@ export function findAddon(): string | null {
   const root = process.env.LILY_KERNELS_PREBUILD || packageRoot
   const built = process.env.PREBUILDS_ONLY ? [] : [`${root}/build/Release/lily.node`]
   const prebuilt = `${process.platform}-${process.arch}/lily.${libc}.node`
-  const files = [...built, `${root}/prebuilds/${prebuilt}`, `${prebuilds}/${prebuilt}`]
+  const published = root === packageRoot ? [`${prebuilds}/${prebuilt}`] : []
+  const files = [...built, `${root}/prebuilds/${prebuilt}`, ...published]
   return files.find((file) => existsSync(file)) ?? null
 }
 

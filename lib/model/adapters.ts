@@ -35,7 +35,7 @@ interface AdapterCall {
   readonly saved: Saved
 }
 
-/** The part of the base layer in a saved call whose forward computed it. */
+/** The part of the base layer in a saved call that no adapter has computed. */
 type FrozenCall = Pick<LayerForwardInputs, 'weight'> & Pick<ForwardSettings, 'precision'>
 
 /** The parts of a saved call. */
@@ -44,22 +44,30 @@ interface SavedParts {
   readonly frozen: FrozenCall
 }
 
+/** The parts of a saved call: null once it is disposed of; undefined for any other value. */
+let partsOf: (saved: unknown) => SavedParts | null | undefined
+
 /** What {@link AdaptersLayer.forward} saves for backward: one saved call per active adapter. */
 export class AdaptersSaved {
   /** By adapter name. */
   readonly calls: ReadonlyMap<string, Saved>
 
+  #parts: SavedParts | null
+
   /** @internal */
-  constructor(
-    /** @internal */
-    readonly parts: SavedParts,
-  ) {
+  constructor(parts: SavedParts) {
+    this.#parts = parts
     this.calls = new Map(parts.calls.map(({ adapter, saved }) => [adapter, saved]))
+  }
+
+  static {
+    partsOf = (saved) => (saved instanceof AdaptersSaved ? saved.#parts : undefined)
   }
 
   /** Releases all saved calls. Throws nothing. */
   dispose(): void {
-    for (const { saved } of this.parts.calls) saved.dispose()
+    for (const { saved } of this.#parts?.calls ?? []) saved.dispose()
+    this.#parts = null
   }
 
   [disposeSymbol](): void {
@@ -389,13 +397,12 @@ export class AdaptersLayer {
     if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
     checkAgreement(layers)
     const { weight, settings } = inputs
-    checkFrozen({ dIn, dOut }, inputs)
-    const linear = weight === null ? null : prepareLinear({ ...inputs, weight }, settings, false)
+    // The first adapter's call computes the frozen layer, too, and may overwrite y; the others add to it.
     const prepared = Array.from(layers, ([adapter, layer], i) => {
-      // What runs first may overwrite y; the others add to it.
-      const call = layer.prepareForward(i === 0 && linear === null ? inputs : addingTo(inputs))
-      return { adapter, layer, call }
+      return { adapter, layer, call: layer.prepareForward(i === 0 ? inputs : addingTo(inputs)) }
     })
+    if (layers.size === 0) checkFrozen({ dIn, dOut }, inputs)
+    const linear = layers.size > 0 || weight === null ? null : prepareLinear({ ...inputs, weight }, settings, false)
     if (linear !== null) run(workOf(linear))
     const calls: AdapterCall[] = []
     for (const { adapter, layer, call } of prepared) {
@@ -428,7 +435,7 @@ export class AdaptersLayer {
         "is required, got undefined; pass the base layer's gradient of x, to which the adapters add, or needs: { dx: false }",
       )
     }
-    const parts = reading('saved', () => (saved instanceof AdaptersSaved ? saved.parts : undefined))
+    const parts = reading('saved', () => partsOf(saved))
     if (parts === undefined) {
       fail(
         'ERR_LILY_ARGUMENT',
@@ -436,6 +443,7 @@ export class AdaptersLayer {
         `expected the saved object that forward of this layer returned, got ${describeOther(saved, 'AdaptersSaved')}`,
       )
     }
+    if (parts === null) fail('ERR_LILY_DISPOSED', 'saved', 'has been disposed of; call backward before dispose()')
     const { calls, frozen } = parts
     for (const { layer } of calls) {
       if (layer.name === this.name) continue
@@ -446,7 +454,7 @@ export class AdaptersLayer {
       )
     }
     if (calls.length === 0) checkBackwardWithoutAdapters(this.shape, inputs)
-    const linear = settings.needs.dx ? prepareFrozenBackward(frozen, dy, dx, settings) : null
+    const linear = calls.length === 0 && settings.needs.dx ? prepareFrozenBackward(frozen, dy, dx, settings) : null
     const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward({ ...inputs, saved }) }))
     if (linear !== null) run(workOf(linear))
     for (const { layer, call } of prepared) layer.runBackward(call)

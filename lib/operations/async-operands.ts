@@ -6,7 +6,7 @@ import { bytesPerElement, type HostData, plainView } from '../base/dtype.js'
 import { bufferOf, byteLengthOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
-import { slotAt } from '../binding/tables.js'
+import { type Slot, slotAt } from '../binding/tables.js'
 import { isShared, refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
 import { Operand, type Part } from '../memory/operand.js'
 import { copyOnHost } from '../tensor/transfer.js'
@@ -38,7 +38,7 @@ export class AsyncOperands {
   take(call: Call): () => Promise<void> {
     const { kind } = call
     const operands = call.operands.map((entry, i) =>
-      this.#taken(slotAt(kind.table, i)?.name ?? '', entry, kind === BACKWARD),
+      this.#taken(slotAt(kind.table, i) as Slot, entry, kind === BACKWARD),
     )
     const encoded = encode({ ...call, operands })
     // Copies: other calls use the originals before this one starts.
@@ -68,7 +68,7 @@ export class AsyncOperands {
     for (const operand of this.#outputs.values()) writeRows(operand, this.#copies.get(operand) as Operand)
   }
 
-  #taken(argument: string, entry: Entry, readsSaved: boolean): Entry {
+  #taken({ name: argument, use }: Slot, entry: Entry, isBackward: boolean): Entry {
     if (entry === null) return null
     if ('accumulate' in entry) {
       // New memory needs nothing: the caller has it only once the call is done.
@@ -80,7 +80,7 @@ export class AsyncOperands {
     }
     if (entry instanceof Operand) return this.#copyOf(argument, entry) ?? entry
     // What forward keeps is new, and the caller has what backward reads of it as the tensors of `saved`.
-    return readsSaved ? this.#savedPart(entry) : entry
+    return isBackward && use !== 'output' ? this.#savedPart(entry) : entry
   }
 
   #savedPart(part: Part): Part {

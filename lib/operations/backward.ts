@@ -84,12 +84,13 @@ export interface LilyGradients<R extends Routing, O> {
 }
 
 const OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'dRouter', 'db'])
-export const BACKWARD_OPTIONS: Known = new Set(['needs', 'deferB', 'retain', 'accumulate', 'stream', 'encoder'])
-export const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
+const BACKWARD_OPTIONS: Known = new Set(['needs', 'deferB', 'retain', 'accumulate', 'stream', 'encoder'])
+const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**
- * The gradients of {@link lilyForward} from the gradient of its y. If forward had a `weight`, dx includes dy weight. To sum the gradients of parameters that layers
- * share, pass the same `da` and `db` for each layer. Formulas: docs/math.md, from the forward of arXiv 2407.09946.
+ * The gradients of {@link lilyForward} from the gradient of its y. If forward had a `weight`, dx includes dy weight. To sum
+ * the gradients of parameters that layers share, pass the same `da` and `db` for each layer. Formulas: docs/math.md, from
+ * the forward of arXiv 2407.09946.
  *
  * On the cpu it returns when the work is done; on a device it enqueues the work.
  *

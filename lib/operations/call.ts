@@ -222,14 +222,18 @@ function numberOfPart(type: Table['slots'][number]['type'], { hiddenDtype }: Siz
   return type === 'hidden' && hiddenDtype !== undefined ? numberOf(hiddenDtype) : dtype.float32
 }
 
-/** Runs a call in the addon or in WebAssembly. */
-export function launch(call: Call): void {
-  const { numbers, memory } = encode(call)
+/** Passes what `encode` has written to the addon or to WebAssembly, and releases the operands. */
+export function send<T>({ numbers, memory }: Encoded, to: (numbers: Float64Array, ...operands: Memory[]) => T): T {
   try {
-    native.run(numbers, ...memory)
+    return to(numbers, ...memory)
   } finally {
-    for (let i = 0; i < memory.length; i++) memory[i] = null // releases the operands
+    for (let i = 0; i < memory.length; i++) memory[i] = null
   }
+}
+
+/** Runs a call in the addon or in WebAssembly. */
+export const launch = (call: Call): void => {
+  send(encode(call), native.run)
 }
 
 /** The operands of a call on a GPUDevice by name, as regions of its buffers. */

@@ -118,7 +118,7 @@ export interface LoraGradients<O> {
 const FORWARD_OPERANDS: Known = new Set(['x', 'weight', 'bias', 'a', 'b', 'y'])
 export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream', 'encoder'])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
-export const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'retain', 'accumulate', 'stream', 'encoder'])
+const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'retain', 'accumulate', 'stream', 'encoder'])
 export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
 
 /**
@@ -153,8 +153,8 @@ export async function loraForwardAsync<O extends Exact<O, LoraForwardOptions> = 
 }
 
 /**
- * The gradients of {@link loraForward} from the gradient of its y; with a `weight`, dx includes dy weight. Formulas: docs/math.md#lora. On the cpu it returns when
- * the work is done; on a device it enqueues the work.
+ * The gradients of {@link loraForward} from the gradient of its y; with a `weight`, dx includes dy weight. Formulas:
+ * docs/math.md#lora. On the cpu it returns when the work is done; on a device it enqueues the work.
  *
  * @param saved the result `saved` of loraForward, whose operands must not have changed. Without `retain` it is for one
  *   backward

@@ -15,7 +15,7 @@ import { addressOf } from '../memory/host-memory.js'
 import { isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
-import { encode, launch, PACK, region, type Region } from './call.js'
+import { encode, launch, PACK, region, type Region, send } from './call.js'
 import type { LinearProblem, PackedWeight } from './linear-problem.js'
 
 /** Alignment in bytes of a packed form: a cache line, which is also the widest vector. */
@@ -37,9 +37,7 @@ class Packed implements PackedWeight {
     const { weight } = problem
     if (weight.device !== CPU) return null
     const call = { kind: PACK, problem, operands: [weight, null], placement: null }
-    const { numbers, memory } = encode(call)
-    const bytes = bound(() => native.packedBytes(numbers, ...memory))
-    memory.fill(null)
+    const bytes = bound(() => send(encode(call), native.packedBytes))
     if (bytes === 0) return null
     const key = `${problem.transposed} ${problem.dtype} ${problem.precision}`
     const known = this.#forms.get(key)
@@ -73,7 +71,8 @@ let packedOf: (weight: Packed) => PackedLinear
 
 /**
  * A frozen weight with the packed forms in which the cpu backend multiplies it: {@link packLinear} creates one. Pass it
- * as `weight` to the calls of a linear layer; none of them has to pack the weight then. The results have the same bits.
+ * as `weight` to the calls of a linear layer, or of a layer with its adapter; none of them has to pack the weight then. The
+ * results have the same bits.
  *
  * It refers to the memory of the weight, which must not change as long as the object is used. A form is packed by the
  * first call that needs it: one for forward and one for backward, of about d_out * d_in numbers of float32 each, or of

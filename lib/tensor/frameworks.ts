@@ -11,9 +11,6 @@ export function refuseFramework(argument: string, value: Unknown): void {
       `expected a tensor, such as { data: Float32Array, shape }, got ${what}; ${remedy}`,
     )
   }
-  if (describe(value) === 'an object of type PackedLinear') {
-    refuse('a PackedLinear', 'pass the weight itself, and pack it after merging')
-  }
   if (typeof value.then === 'function') refuse('a promise', 'await it')
   if (typeof value.dataSync === 'function' && 'dataId' in value) {
     refuse('a TensorFlow.js tensor', 'pass { data: await tensor.data(), shape: tensor.shape }')
@@ -43,6 +40,9 @@ export function refuseFramework(argument: string, value: Unknown): void {
   if (!('data' in value) && !ArrayBuffer.isView(value) && !Array.isArray(value)) {
     if ('y' in value && 'saved' in value) refuse('what forward returned', 'pass its y')
     if ('value' in value && 'grad' in value) refuse('a parameter', 'pass its value')
+    if (describe(value) === 'an object of type PackedLinear') {
+      refuse('a PackedLinear', 'pass the weight itself, and pack it after merging')
+    }
     // The contents of the classes of this package are private, which a structured clone and JSON leave out.
     refuse(
       `${describe(value)} without data`,

@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+#include "lily/backend.h"
+
 namespace lily::binding {
 
 // clang-format off
@@ -98,7 +100,7 @@ namespace lily::binding {
 
 // Operands: name, rows, columns, kind of type, and what the call does with it: `read`; `output`, write or add; `update`, read
 // or add, as the problem says; or `copy`, read: kernels take addresses from it, so that on the host the binding copies it
-// before it is checked.
+// before it is checked. At most one operand of a call is copied.
 
 #define LILY_FORWARD_SLOTS(X)                                \
   X(x, tokens, dIn, activation, read)                        \
@@ -266,14 +268,18 @@ LILY_TABLES(LILY_DEFINE_TABLE)
         operation##_table::kSlots, 0 slots(LILY_ONE), operation##_table::kItemSlots, 0 item_slots(LILY_ONE)},
 constexpr Table kTables[operation::kCount] = {LILY_TABLES(LILY_TABLE)};
 
-// The text of all tables: lib/ and the addon have the same one if they are of one version.
+// The text of all tables, and the version of the ABI, which has the enumerations: lib/ and the binding have the same one
+// if they are of one version.
 #define LILY_TEXT_OF(...) #__VA_ARGS__ ";"
+#define LILY_EXPANDED_TEXT_OF(...) LILY_TEXT_OF(__VA_ARGS__)
 #define LILY_TABLE_TEXT(operation, fields, item_fields, slots, item_slots)                              \
   #operation ":" fields(LILY_TEXT_OF) item_fields(LILY_TEXT_OF) slots(LILY_TEXT_OF) item_slots(LILY_TEXT_OF)
 constexpr const char *kSignature =
-    LILY_TABLES(LILY_TABLE_TEXT) LILY_SLOT_FIELDS(LILY_TEXT_OF) LILY_ACCESSES(LILY_TEXT_OF);
+    LILY_TABLES(LILY_TABLE_TEXT) LILY_SLOT_FIELDS(LILY_TEXT_OF) LILY_ACCESSES(LILY_TEXT_OF)
+        LILY_EXPANDED_TEXT_OF(LILY_ABI_VERSION);
 
 #undef LILY_TABLE_TEXT
+#undef LILY_EXPANDED_TEXT_OF
 #undef LILY_TEXT_OF
 #undef LILY_TABLE
 #undef LILY_DEFINE_TABLE

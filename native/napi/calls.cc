@@ -68,12 +68,17 @@ class Arguments {
     const napi_value value = info[static_cast<size_t>(slot) + 1];
     int64_t offset = 0, bytes = 0;
     const bool is_host = source_.backend == lily_cpu_backend();
+    const bool is_copied = is_host && row.use == binding::Use::copy;
     binding::Error error;
-    if (!is_host && !binding::find_extent(row, numbers, &offset, &bytes, &error)) check(info.Env(), error);
+    if ((!is_host || is_copied) && !binding::find_extent(row, numbers, &offset, &bytes, &error)) {
+      check(info.Env(), error);
+    }
     const Memory memory = operand_memory(info.Env(), *source_.backend, source_.device, value, offset, bytes, row.name);
-    if (!is_host || row.use != binding::Use::copy || memory.bytes == 0) return memory;
-    copy_.assign(memory.data, memory.data + memory.bytes);
-    return {copy_.data(), memory.bytes};
+    if (!is_copied) return memory;
+    if (!binding::check_bytes(row.name, memory, offset, bytes, alignof(int32_t), &error)) check(info.Env(), error);
+    if (bytes == 0) return memory;
+    copy_.assign(memory.data + offset, memory.data + offset + bytes);
+    return {copy_.data() - offset, offset + bytes};
   }
 
   List<double, 128> numbers_;

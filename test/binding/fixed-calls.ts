@@ -1,6 +1,5 @@
 /** Valid calls of every operation in float32, for tests that change one thing of them. */
 import { expect } from 'vitest'
-import '../../lib/index.js'
 import { native } from '../../lib/binding/native.js'
 import { access, dtype, routing } from '../../lib/binding/slots.js'
 import { type Slot, tables } from '../../lib/binding/tables.js'

@@ -21,6 +21,6 @@ export function emulatedTiles(folder: string): Record<string, string> | string {
   const flags = ['-std=c++20', '-O2', '-Wall', '-Wextra', '-Werror', '-fvisibility=hidden']
   const linked = ['-shared', '-fPIC', '-Wl,-z,nodelete', `-I${native}`, source, ...given, '-ldl', '-pthread']
   execFileSync(process.env.CXX ?? 'g++', [...flags, ...linked, '-o', join(release, 'lily.node')])
-  // node-gyp-build looks there instead of in the package.
+  // The addon is looked for there instead of in the package.
   return { LILY_KERNELS_PREBUILD: folder }
 }

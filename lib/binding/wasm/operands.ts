@@ -129,8 +129,8 @@ export class Operands {
   #describe(): void {
     const { module, numbers } = this
     module.bytes(this.#memory, MEMORY_BYTES * this.memory.length).fill(0)
-    for (const slot of this.memory.keys()) this.#place(slot)
     new Float64Array(module.memory.buffer, this.#numbers, numbers.length).set(numbers)
+    for (const slot of this.memory.keys()) this.#place(slot)
   }
 
   /** Undefined if there is no such operation, which the module reports. */
@@ -164,14 +164,28 @@ export class Operands {
     }
     const view = array as ArrayBufferView
     const byteLength = byteLengthOf(view)
-    if (this.#slot(slot)?.use === 'copy') {
-      const copy = this.allocate('a copy', byteLength)
-      if (byteLength > 0) this.module.bytes(copy, byteLength).set(bytesOf(view))
-      this.#set(slot, copy, byteLength)
-    } else {
-      const offset = byteOffsetOf(view)
-      this.#set(slot, residents.has(bufferOf(view)) ? offset : standIn(offset), byteLength)
-    }
+    if (this.#slot(slot)?.use === 'copy' && this.#copyRow(slot, at, view, byteLength)) return
+    const offset = byteOffsetOf(view)
+    this.#set(slot, residents.has(bufferOf(view)) ? offset : standIn(offset), byteLength)
+  }
+
+  /** Copies an operand of one row. False: it is empty, or the module refuses where it is and reads none of it. */
+  #copyRow(slot: number, at: number, view: ArrayBufferView, given: number): boolean {
+    const { module } = this
+    const [byteOffset, rows, columns, , type] = this.#written(at)
+    const byteLength = rows * columns * elementBytes(type)
+    if (!(byteOffset >= 0 && byteLength > 0 && byteOffset + byteLength <= given)) return false
+    if ((byteOffsetOf(view) + byteOffset) % elementBytes(type) !== 0) return false
+    const copy = this.allocate('a copy', byteLength)
+    module.bytes(copy, byteLength).set(bytesOf(view).subarray(byteOffset, byteOffset + byteLength))
+    this.#set(slot, copy, byteLength)
+    this.#written(at)[slotFields.byteOffset] = 0
+    return true
+  }
+
+  /** The numbers of a slot in the memory of the module, until it grows. */
+  #written(at: number): Float64Array {
+    return new Float64Array(this.module.memory.buffer, this.#numbers + 8 * at, SLOT_NUMBERS)
   }
 
   /** Copies an operand in. Returns whether it did. */
@@ -189,7 +203,7 @@ export class Operands {
     const byteLength = rows * rowBytes
     const address = this.allocate(this.#slot(slot)?.name ?? '', byteLength)
     this.#set(slot, address, byteLength)
-    const fields = new Float64Array(module.memory.buffer, this.#numbers + 8 * at, SLOT_NUMBERS)
+    const fields = this.#written(at)
     fields[slotFields.byteOffset] = 0
     fields[slotFields.pitch] = columns
     if (byteLength === 0) return true

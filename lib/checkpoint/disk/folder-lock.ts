@@ -34,7 +34,7 @@ export async function withFolderLock<T>(
   }
 }
 
-/** The last call of each folder without a lock */
+/** The last call of each folder without a lock. */
 const turns = new Map<string, Promise<unknown>>()
 
 /** Runs `work` after that of earlier calls. A lock that is shared elsewhere is not here: it is held for milliseconds. */
