@@ -222,18 +222,14 @@ function numberOfPart(type: Table['slots'][number]['type'], { hiddenDtype }: Siz
   return type === 'hidden' && hiddenDtype !== undefined ? numberOf(hiddenDtype) : dtype.float32
 }
 
-/** Passes what `encode` has written to the addon or to WebAssembly, and releases the operands. */
-export function send<T>({ numbers, memory }: Encoded, to: (numbers: Float64Array, ...operands: Memory[]) => T): T {
-  try {
-    return to(numbers, ...memory)
-  } finally {
-    for (let i = 0; i < memory.length; i++) memory[i] = null
-  }
-}
-
 /** Runs a call in the addon or in WebAssembly. */
-export const launch = (call: Call): void => {
-  send(encode(call), native.run)
+export function launch(call: Call): void {
+  const { numbers, memory } = encode(call)
+  try {
+    native.run(numbers, ...memory)
+  } finally {
+    for (let i = 0; i < memory.length; i++) memory[i] = null // releases the operands
+  }
 }
 
 /** The operands of a call on a GPUDevice by name, as regions of its buffers. */

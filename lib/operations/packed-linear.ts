@@ -15,7 +15,7 @@ import { addressOf } from '../memory/host-memory.js'
 import { isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
-import { encode, launch, PACK, region, type Region, send } from './call.js'
+import { encode, launch, PACK, region, type Region } from './call.js'
 import type { LinearProblem, PackedWeight } from './linear-problem.js'
 
 /** Alignment in bytes of a packed form: a cache line, which is also the widest vector. */
@@ -37,7 +37,13 @@ class Packed implements PackedWeight {
     const { weight } = problem
     if (weight.device !== CPU) return null
     const call = { kind: PACK, problem, operands: [weight, null], placement: null }
-    const bytes = bound(() => send(encode(call), native.packedBytes))
+    const { numbers, memory } = encode(call)
+    let bytes: number
+    try {
+      bytes = bound(() => native.packedBytes(numbers, ...memory))
+    } finally {
+      memory.fill(null)
+    }
     if (bytes === 0) return null
     const key = `${problem.transposed} ${problem.dtype} ${problem.precision}`
     const known = this.#forms.get(key)
