@@ -101,7 +101,7 @@ const text = `/**
  * \`node scripts/generate-slots.js\`.
  */
 
-${positions('operation', 'LILY_OPERATIONS')}
+${positions('operation', 'LILY_TABLES')}
 /** The backends by number. */
 export const backend = { cpu: 0, cuda: 1 } as const
 

@@ -3,9 +3,11 @@ import { spawnSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
 import '../lib/index.js'
 import { native } from '../lib/binding/native.js'
-import { signature } from '../lib/binding/slots.js'
+import { routing, signature } from '../lib/binding/slots.js'
 import { checkVersion } from '../lib/binding/version.js'
-import { type Call, argumentsOf } from './binding/encoding.js'
+import { layOutOnHost } from '../lib/memory/operand.js'
+import { NOTHING_SMALL, Problem } from '../lib/operations/problem.js'
+import { type Call, argumentsOf, sizesOf } from './binding/encoding.js'
 import { makeCall } from './binding/fixed-calls.js'
 
 describe('version', () => {
@@ -40,6 +42,28 @@ describe('version', () => {
     )
   })
 })
+
+test.each(['sequence', 'token', 'none'] as const)(
+  'the sizes of a problem with routing %s are at their positions',
+  (name) => {
+    const [tokens, dIn, dOut, rank, experts, groups] = [
+      30,
+      7,
+      11,
+      3,
+      name === 'none' ? 1 : 5,
+      name === 'sequence' ? 9 : 1,
+    ]
+    const matrix = (rows: number, columns: number) =>
+      layOutOnHost('x', new Float32Array(rows * columns), 'float32', [rows, columns])
+    const [x, a, b] = [matrix(tokens, dIn), matrix(rank, dIn), matrix(experts * rank, dOut)]
+    const modes = [name, 'probabilities', 'none', 'default', 1] as const
+    const { sizes } = new Problem(...modes, x, a, null, b, dOut, experts, groups, NOTHING_SMALL)
+    const expected = sizesOf({ tokens, dIn, dOut, rank, experts, groups, routing: routing[name] })
+    expect(sizes).toEqual(expected.slice(0, sizes.length))
+    expect(expected.slice(sizes.length)).toHaveLength(['depth', 'width', 'packed', 'elements'].length)
+  },
+)
 
 /** Runs a call that is refused, and returns the error. */
 function errorOf(call: Call): unknown {

@@ -5,6 +5,7 @@
  * `node scripts/generate-slots.js`.
  */
 
+/** Every operation with its fields, the fields of its items, its slots, and those of its items. */
 export const operation = { forward: 0, backward: 1, linear: 2, pack: 3, fold: 4, adamw: 5 } as const
 
 /** The backends by number. */
@@ -111,7 +112,10 @@ export const slotFields = { byteOffset: 0, rows: 1, columns: 2, pitch: 3, dtype:
 /** What a call does with an operand. `none`: it is not given. `add`: the call adds to the old contents. */
 export const access = { none: 0, read: 1, write: 2, add: 3 } as const
 
-/** What sizes and types of operands are called in the tables; docs/math.md has the symbols. */
+/**
+ * What sizes and types of operands are called in the tables; docs/math.md has the symbols. Those of forward and backward
+ * come first.
+ */
 export const size = {
   one: 0,
   tokens: 1,
@@ -123,11 +127,11 @@ export const size = {
   offsets: 7,
   bRows: 8,
   bColumns: 9,
-  depth: 10,
-  width: 11,
-  packed: 12,
-  partials: 13,
-  partial: 14,
+  partials: 10,
+  partial: 11,
+  depth: 12,
+  width: 13,
+  packed: 14,
   elements: 15,
 } as const
 

@@ -47,7 +47,11 @@ export class Problem {
   readonly hiddenDtype: DType
   /** The sequence offsets if they are in device memory: the host does not read them, so they may be any numbers. */
   readonly uncheckedOffsets: Part | null
-  /** By the positions of `size` in binding/slots.ts. */
+  /** Whether a deferred gradient of b has one partial sum per group; otherwise it has one per expert. */
+  readonly defersPerGroup: boolean
+  /** The number of partial sums in a deferred gradient of b. */
+  readonly deferredPartials: number
+  /** By the positions of `size` in binding/slots.ts, as far as forward and backward have them. */
   readonly sizes: readonly number[]
 
   constructor(
@@ -75,6 +79,8 @@ export class Problem {
     this.hiddenDtype = precision === 'high' && a.dtype === 'float32' ? 'float32' : x.dtype
     const { sequenceOffsets: offsets } = small
     this.uncheckedOffsets = offsets === null || isHostMemory(offsets.memory) ? null : offsets
+    this.defersPerGroup = routing !== 'token' && groups <= experts
+    this.deferredPartials = this.defersPerGroup ? groups : experts
     this.sizes = [
       1,
       tokens,
@@ -86,10 +92,7 @@ export class Problem {
       groups + 1,
       isLora ? dOut : experts * rank,
       isLora ? rank : dOut,
-      0, // of a frozen layer
-      0,
-      0,
-      routing !== 'token' && groups <= experts ? groups : experts,
+      this.deferredPartials,
       rank * dOut,
     ]
   }
@@ -120,16 +123,6 @@ export class Problem {
   get keptBytes(): number {
     const offset = this.weightsOffset
     return this.computesWeights ? offset + this.groups * this.experts * Float32Array.BYTES_PER_ELEMENT : offset
-  }
-
-  /** Whether a deferred gradient of b has one partial sum per group; otherwise it has one per expert. */
-  get defersPerGroup(): boolean {
-    return this.routing !== 'token' && this.groups <= this.experts
-  }
-
-  /** The number of partial sums in a deferred gradient of b. */
-  get deferredPartials(): number {
-    return this.defersPerGroup ? this.groups : this.experts
   }
 
   /** The operands of the caller that the kernels read. */

@@ -16,14 +16,6 @@ namespace lily::binding {
 
 // clang-format off
 
-#define LILY_OPERATIONS(X)   \
-  X(forward)                 \
-  X(backward)                \
-  X(linear)                  \
-  X(pack)                    \
-  X(fold)                    \
-  X(adamw)
-
 // Numbers that every call begins with. The call runs in `stream`; its workspace belongs to `memoryStream`, a stream of the
 // package.
 #define LILY_PLACEMENT_FIELDS(X)   \
@@ -173,7 +165,8 @@ namespace lily::binding {
   X(fold, LILY_FOLD_FIELDS, LILY_NONE, LILY_FOLD_SLOTS, LILY_FOLD_ITEM_SLOTS)                           \
   X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)
 
-// What sizes and types of operands are called in the tables; docs/math.md has the symbols.
+// What sizes and types of operands are called in the tables; docs/math.md has the symbols. Those of forward and backward
+// come first.
 #define LILY_SIZES(X)   \
   X(one)                \
   X(tokens)             \
@@ -185,11 +178,11 @@ namespace lily::binding {
   X(offsets)            \
   X(bRows)              \
   X(bColumns)           \
+  X(partials)           \
+  X(partial)            \
   X(depth)              \
   X(width)              \
   X(packed)             \
-  X(partials)           \
-  X(partial)            \
   X(elements)
 
 // `gradient`: that of the parameters, or float32. `any`: any of lily_dtype.
@@ -210,7 +203,7 @@ namespace lily::binding {
   enum Position { list(LILY_ENUMERATOR) kCount }; \
   }
 
-LILY_DEFINE_ENUM(operation, LILY_OPERATIONS)
+LILY_DEFINE_ENUM(operation, LILY_TABLES)
 LILY_DEFINE_ENUM(placement_field, LILY_PLACEMENT_FIELDS)
 LILY_DEFINE_ENUM(adapter_field, LILY_ADAPTER_FIELDS)
 LILY_DEFINE_ENUM(linear_field, LILY_LINEAR_FIELDS)
