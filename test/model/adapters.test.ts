@@ -159,6 +159,12 @@ describe('LilyAdapters', () => {
       layer.backward({ dy: gradient(), saved, dx }),
     )
     expectSameBits('dx', await numbersOf(dx), before)
+    const { saved: disposed } = layer.forward({ x: input(), y, weight: weight() })
+    disposed.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'saved: has been disposed of', () =>
+      layer.backward({ dy: gradient(), saved: disposed, dx }),
+    )
+    expectSameBits('dx', await numbersOf(dx), before)
   })
 
   it('overwrites y with the sum', async () => {
