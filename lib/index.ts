@@ -59,7 +59,7 @@ export {
   type LinearForwardResult,
   type LinearOptions,
 } from './operations/linear.js'
-export { PackedLinear, packLinear } from './operations/packed-linear.js'
+export { PackedLinear, packLinear, type PackLinearOptions } from './operations/packed-linear.js'
 export { type DLPackOptions, fromDLPack, toDLPack } from './tensor/dlpack.js'
 export { captureGraph, type Graph } from './tensor/graph.js'
 export type { MaskLike, OffsetsLike, WeightsLike } from './operations/small-operands.js'

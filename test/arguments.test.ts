@@ -289,7 +289,11 @@ function operations(): Record<string, Record<string, Row>> {
       return run(given, options)
     })
   }
-  groups.packLinear = { weight: { argument: /weight/, call: (value) => packLinear(value) } }
+  groups.packLinear = {
+    weight: { argument: /weight/, call: (value) => packLinear(value) },
+    options: { argument: /options/, valid: EMPTY, call: (value) => packLinear(filled(1, dOut, dIn), value) },
+    ...fields({}, { transposed: flag }, (options) => packLinear(filled(1, dOut, dIn), options)),
+  }
   const db = () => filled(4, experts, rank, dOut)
   groups.foldB = {
     saved: {

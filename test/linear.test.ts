@@ -1,7 +1,17 @@
 /** Frozen linear layers, compared with the reference: types, sizes, layouts, packed weights, refusals. */
 import fc from 'fast-check'
 import { describe, expect, it, test } from 'vitest'
-import { cast, linearBackward, linearForward, packLinear, PackedLinear, tensor } from '../lib/index.js'
+import {
+  cast,
+  linearBackward,
+  linearForward,
+  linearForwardAsync,
+  loraBackward,
+  loraForward,
+  packLinear,
+  PackedLinear,
+  tensor,
+} from '../lib/index.js'
 import { isSlow } from './support/backend.js'
 import { expectSameBits } from './support/compare.js'
 import { TYPES } from './support/dtypes.js'
@@ -155,6 +165,42 @@ describe('packLinear', () => {
         expectSameBits(`dx ${title}`, dx.data, linearBackward({ dy, weight }, { precision }).dx.data)
       }
     }
+  })
+
+  it('of a transposed weight is that of the weight, forward and backward, alone and below adapters', async () => {
+    const [tokens, dIn, dOut] = [33, 70, 50]
+    const weight = matrix(dOut, dIn)
+    const columns = Float32Array.from(
+      { length: dIn * dOut },
+      (_, i) => weight.data[(i % dOut) * dIn + Math.floor(i / dOut)],
+    )
+    const packed = packLinear({ data: columns, shape: [dIn, dOut] }, { transposed: true })
+    expect(packed.shape).toEqual([dOut, dIn])
+    const bias = { data: gaussian(random, dOut), shape: [dOut] }
+    for (const m of [tokens, 3]) {
+      const [x, dy] = [matrix(m, dIn), matrix(m, dOut)]
+      // The order of each sum is the same.
+      expectSameBits('y', linearForward({ x, weight: packed, bias }).y.data, linearForward({ x, weight, bias }).y.data)
+      expectSameBits('dx', linearBackward({ dy, weight: packed }).dx.data, linearBackward({ dy, weight }).dx.data)
+      const rest = { a: matrix(4, dIn), b: matrix(dOut, 4), bias }
+      const [actual, expected] = [packed, weight].map((weight) => {
+        const { y, saved } = loraForward({ x, weight, ...rest })
+        return [y.data, loraBackward({ dy }, saved).dx.data]
+      })
+      expectSameBits('y of LoRA', actual[0], expected[0])
+      expectSameBits('dx of LoRA', actual[1], expected[1])
+      const { y } = await linearForwardAsync({ x, weight: packed, bias })
+      expectSameBits('y of Async', y.data, linearForward({ x, weight, bias }).y.data)
+    }
+    await expectRefused('ERR_LILY_SHAPE', `weight: expected [d_out, 7] (x has d_in 7), got [${dOut}, ${dIn}]`, () =>
+      linearForward({ x: matrix(2, 7), weight: packed }),
+    )
+    await expectRefused('ERR_LILY_SHAPE', 'weight: expected [d_in, d_out]', () =>
+      packLinear(tensor(new Float32Array(3), [3]), { transposed: true }),
+    )
+    await expectRefused('ERR_LILY_SHAPE', `bias: expected [${dOut}]`, () =>
+      linearForward({ x: matrix(2, dIn), weight: packed, bias: { data: new Float32Array(dIn), shape: [dIn] } }),
+    )
   })
 
   it('is refused once it is disposed of, and leaves the weight alone', async () => {

@@ -23,11 +23,11 @@ export function checkActivations(x: TypedMatrix, argument = 'x', size = 'd_in'):
   }
 }
 
-/** Checks the weight of a linear layer: [d_out, d_in]. */
-export function checkWeight(weight: TypedMatrix): void {
+/** Checks the weight of a linear layer. */
+export function checkWeight(weight: TypedMatrix, expected = '[d_out, d_in]'): void {
   checkFloat('weight', weight)
   if (weight.shape.length === 2 && weight.rows >= 1 && weight.columns >= 1) return
-  fail('ERR_LILY_SHAPE', 'weight', `expected [d_out, d_in], each at least 1, got ${shapeText(weight.shape)}`)
+  fail('ERR_LILY_SHAPE', 'weight', `expected ${expected}, each at least 1, got ${shapeText(weight.shape)}`)
 }
 
 /** Checks a: [r, d_in]. */

@@ -91,7 +91,7 @@ export function checkFrozen(
     return
   }
   refuseWebGpu('weight', 'a frozen linear layer', x.device)
-  checkMatrix('weight', weight.operand, dOut, dIn)
+  checkMatrix('weight', weight.matrix, dOut, dIn)
   checkLinear({ x, weight, bias, y }, false)
 }
 

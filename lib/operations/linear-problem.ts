@@ -2,7 +2,7 @@
 import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkWeight } from '../base/checks.js'
 import type { DType } from '../base/dtype.js'
 import { fail, reading } from '../base/errors.js'
-import { shapeText } from '../base/shape.js'
+import { shapeText, type TypedMatrix } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
 import { Capture } from '../memory/capture.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
@@ -17,9 +17,9 @@ import type { Precision } from './problem.js'
 
 /** What determines the packed form of a weight. */
 export interface LinearProblem extends Sized {
-  /** [d_out, d_in] */
+  /** W as it is in memory. */
   readonly weight: Operand
-  /** False: y (+)= x W^T + bias. True: dx (+)= dy W. */
+  /** False: out (+)= in W^T + bias. True: out (+)= in W + bias, a bias only on the cpu. */
   readonly transposed: boolean
   /** Type of x and y, or of dy and dx. */
   readonly dtype: DType
@@ -37,6 +37,8 @@ export interface LinearCall {
 /** What a {@link PackedLinear} refers to: a weight and its packed forms. */
 export interface PackedWeight {
   readonly weight: Operand
+  /** Whether the memory has the weight as [d_in, d_out]. */
+  readonly isTransposed: boolean
   readonly isDisposed: boolean
   /** The form that a call with so many tokens uses. It is packed if no call has used it before. Null: it uses none. */
   form(problem: LinearProblem): Region | null
@@ -46,6 +48,8 @@ export interface PackedWeight {
 export interface WeightOperand {
   readonly operand: Operand
   readonly packed: PackedWeight | null
+  /** [d_out, d_in], also if the operand is [d_in, d_out]. */
+  readonly matrix: TypedMatrix
   /** The version of the operand in the call; null: a graph records the call, whose replays read later ones. */
   readonly version: number | null
 }
@@ -54,7 +58,12 @@ export function readWeight(value: unknown): WeightOperand {
   const found = reading('weight', () => packedWeightOf(value))
   const packed = found === undefined ? null : (found ?? failDisposed())
   const operand = packed?.weight ?? resolve('weight', value)
-  return { operand, packed, version: Capture.current === null ? operand.version : null }
+  const matrix = packed?.isTransposed === true ? transposed(operand) : operand
+  return { operand, packed, matrix, version: Capture.current === null ? operand.version : null }
+}
+
+function transposed({ shape, rows, columns, dtype }: TypedMatrix): TypedMatrix {
+  return { shape: [...shape].reverse(), rows: columns, columns: rows, dtype }
 }
 
 export function failDisposed(): never {
@@ -84,7 +93,10 @@ const FORWARD: Names = { x: 'x', y: 'y', size: 'd_in' }
 const BACKWARD: Names = { x: 'dy', y: 'dx', size: 'd_out' }
 
 /** The second phase of a call: if it throws, nothing has been allocated or written. */
-export function checkLinear({ x, weight: { operand: weight }, bias, y }: LinearInputs, transposed: boolean): void {
+export function checkLinear(
+  { x, weight: { operand: weight, matrix }, bias, y }: LinearInputs,
+  transposed: boolean,
+): void {
   const names = transposed ? BACKWARD : FORWARD
   // This comes before checkPlace, which queries the device for memory that may belong to another device.
   checkSameDevice('weight', weight, names.x, x)
@@ -97,15 +109,15 @@ export function checkLinear({ x, weight: { operand: weight }, bias, y }: LinearI
   refuseWebGpu(names.x, 'a frozen linear layer', x.device)
 
   checkActivations(x, names.x, names.size)
-  checkWeight(weight)
-  const [dOut, dIn] = weight.shape
+  checkWeight(matrix)
+  const { rows: dOut, columns: dIn } = matrix
   const depth = transposed ? dOut : dIn
   if (x.columns !== depth) {
     const expected = transposed ? `[${x.columns}, d_in]` : `[d_out, ${x.columns}]`
     fail(
       'ERR_LILY_SHAPE',
       'weight',
-      `expected ${expected} (${names.x} has ${names.size} ${x.columns}), got ${shapeText(weight.shape)}`,
+      `expected ${expected} (${names.x} has ${names.size} ${x.columns}), got ${shapeText(matrix.shape)}`,
     )
   }
   checkTypeOrFloat32('weight', weight, x.dtype)
@@ -129,16 +141,17 @@ export function checkLinear({ x, weight: { operand: weight }, bias, y }: LinearI
  * @param shape of a new result. Default: the leading dimensions of x, or of dy
  */
 export function allocateLinear(
-  { x, weight: { operand: weight, packed }, bias, y }: LinearInputs,
+  { x, weight: { operand: weight, packed, matrix }, bias, y }: LinearInputs,
   { precision, accumulate }: LinearSettings,
   placement: Placement | null,
   transposed: boolean,
   shape?: readonly number[],
 ): LinearCall {
-  const problem = { weight, transposed, dtype: x.dtype, precision, tokens: x.rows, sizes: NO_SIZES }
+  const isTransposed = transposed !== (packed?.isTransposed === true)
+  const problem = { weight, transposed: isTransposed, dtype: x.dtype, precision, tokens: x.rows, sizes: NO_SIZES }
   const form = packed?.form(problem) ?? null
   if (y !== null) y.accumulate = accumulate
-  const sizes = shape ?? [...x.shape.slice(0, -1), transposed ? weight.columns : weight.rows]
+  const sizes = shape ?? [...x.shape.slice(0, -1), transposed ? matrix.columns : matrix.rows]
   const output = y ?? Output.fresh(transposed ? 'dx' : 'y', x.dtype, sizes, placement)
   const operands = [x, weight, form, bias, output]
   return { call: { kind: transposed ? LINEAR_BACKWARD : LINEAR, problem, operands, placement }, y: output }

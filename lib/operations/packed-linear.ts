@@ -2,7 +2,8 @@
 import { checkWeight } from '../base/checks.js'
 import { CREATE, checkCreate } from '../base/create.js'
 import type { DType, HostData } from '../base/dtype.js'
-import { LilyError } from '../base/errors.js'
+import { fail, LilyError } from '../base/errors.js'
+import { type Known, readFlag, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { byteLengthOf } from '../base/views.js'
@@ -25,7 +26,10 @@ class Packed implements PackedWeight {
   readonly #forms = new Map<string, Region>()
   isDisposed = false
 
-  constructor(readonly weight: Operand) {}
+  constructor(
+    readonly weight: Operand,
+    readonly isTransposed: boolean,
+  ) {}
 
   get byteLength(): number {
     let bytes = 0
@@ -104,12 +108,13 @@ export class PackedLinear {
   }
 
   /**
-   * `[d_out, d_in]`: a copy.
+   * `[d_out, d_in]`, also of a `transposed` weight: a copy.
    *
    * @throws LilyError ERR_LILY_DISPOSED, like all properties except `isDisposed`
    */
   get shape(): number[] {
-    return this.#open().weight.shape.slice()
+    const { weight, isTransposed } = this.#open()
+    return isTransposed ? [...weight.shape].reverse() : weight.shape.slice()
   }
 
   /** Data type of the weight. */
@@ -147,8 +152,8 @@ export class PackedLinear {
 
   [inspectSymbol](): string {
     if (this.#weight === null) return 'PackedLinear { disposed }'
-    const { dtype, shape, device } = this.#weight.weight
-    return `PackedLinear { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id} }`
+    const { dtype, device } = this
+    return `PackedLinear { ${dtype} ${shapeText(this.shape)} on ${device.type}:${device.id} }`
   }
 
   #open(): Packed {
@@ -157,22 +162,40 @@ export class PackedLinear {
   }
 }
 
+/** Options of {@link packLinear}. */
+export interface PackLinearOptions {
+  /**
+   * Whether the weight is `[d_in, d_out]`, as TensorFlow.js has kernels. It is in host memory then. Default false:
+   * `[d_out, d_in]`, as PyTorch has weights.
+   */
+  readonly transposed?: boolean | undefined
+}
+
+const OPTIONS: Known = new Set<keyof PackLinearOptions>(['transposed'])
+
 /**
  * Prepares a frozen weight for repeated calls: see {@link PackedLinear}. Packing a weight takes about as long as
  * multiplying it with some tens of tokens, so it pays with few tokens per call (docs/linear.md#packed-weights).
  *
- * @param weight [d_out, d_in], float32, bfloat16 or float16; it is not copied
+ * @param weight [d_out, d_in], or [d_in, d_out] with `transposed`; float32, bfloat16 or float16; it is not copied
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE
  * @example
  * using packed = packLinear(weight)
  * for (const x of batches) linearForward({ x, weight: packed })
  */
-export function packLinear(weight: TensorLike): PackedLinear {
+export function packLinear(weight: TensorLike, options: PackLinearOptions = {}): PackedLinear {
   const operand = resolve('weight', weight)
+  const isTransposed = readProperties('options', options, OPTIONS, ({ transposed }) =>
+    readFlag('transposed', transposed, false),
+  )
   checkMemory('weight', operand)
-  checkWeight(operand)
+  checkWeight(operand, isTransposed ? '[d_in, d_out]' : undefined)
   checkDevice('weight', operand.device)
   refuseWebGpu('weight', 'a frozen linear layer', operand.device)
-  return packedOf(new Packed(isHostMemory(operand.memory) ? operand : operand.share()))
+  const isOnHost = isHostMemory(operand.memory)
+  if (isTransposed && !isOnHost) {
+    fail('ERR_LILY_DEVICE', 'transposed', 'expected a weight in host memory; pass a weight [d_out, d_in] on a device')
+  }
+  return packedOf(new Packed(isOnHost ? operand : operand.share(), isTransposed))
 }

@@ -359,7 +359,10 @@ class Reader {
     read_weight(call, weight);
     if (has(packed)) call.packed = read_packed(call.problem, packed);
     call.x = matrix(x);
-    if (has(bias) && call.problem.transposed != 0) fail("ERR_LILY_ARGUMENT", "bias is for the forward direction");
+    // The cpu backend adds it in both directions: the product of a weight that is stored as W^T is the transposed one.
+    if (has(bias) && call.problem.transposed != 0 && source_.backend != lily_cpu_backend()) {
+      fail("ERR_LILY_ARGUMENT", "bias is for the forward direction on a device");
+    }
     call.bias = matrix_if_given(bias);
     call.y = matrix(y);
   }

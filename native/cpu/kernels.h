@@ -309,7 +309,7 @@ struct BackwardPass {
 constexpr int64_t kDirectLinearTokens = 8;
 
 // The product of a frozen linear layer, see blocked/linear.h: out (+)= in rhs + bias, where rhs is W^T, or W if
-// transposed.
+// transposed. Both have a bias: the forward product of a weight that is stored as W^T is the transposed one.
 struct LinearPass {
   const lily_linear *call;
   int64_t depth;           // k: d_in, or d_out if transposed

@@ -377,10 +377,10 @@ describe('linear and pack', () => {
     expect(new Set(call.slots.y.memory as Float32Array)).not.toContain(OUTPUT)
   })
 
-  test('a bias of the backward direction, and a direction that does not exist', async () => {
+  test('a bias of d_in elements is for dx, and a direction that does not exist', async () => {
     const call = makeCall('linear', { transposed: 1 })
     call.slots.bias = makeCall('linear').slots.bias
-    await expectRefused(call, 'ERR_LILY_ARGUMENT', 'bias is for the forward direction')
+    await expectRefused(call, 'ERR_LILY_SHAPE', `bias must have 1 rows of ${dIn} elements`)
     call.numbers.transposed = 2
     await expectRefused(call, 'ERR_LILY_ARGUMENT', 'transposed must be 0 or 1')
   })
