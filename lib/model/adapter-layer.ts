@@ -83,6 +83,8 @@ export interface AdapterBackwardOptions {
   readonly needs?: LoraBackwardOptions['needs']
   /** Keep `saved` for a further backward, which is an error otherwise. Default false. */
   readonly retain?: boolean | undefined
+  /** Add to the given dx. Default true; false overwrites it. The gradients of the parameters are added to in any case. */
+  readonly accumulate?: boolean | undefined
   /** CUDA stream to run in, or its cudaStream_t. Default: the stream of the operands. */
   readonly stream?: Stream | bigint | number | undefined
 }
@@ -150,7 +152,8 @@ export function readLayerBackward(
     dx: Output.of('dx', dx),
     given: dx as TensorLike | undefined,
   }))
-  return { ...inputs, settings: readBackwardOptions(options, known, knownNeeds, null) }
+  const settings = readBackwardOptions(options, known, knownNeeds, null)
+  return { ...inputs, settings: { ...settings, accumulateParameters: true } }
 }
 
 /** The gradient of a parameter, to which a backward call adds; null if it is not needed. */

@@ -295,6 +295,11 @@ function addingTo(inputs: LayerForwardInputs): LayerForwardInputs {
   return { ...inputs, weight: null, bias: null, y, settings }
 }
 
+/** The same of backward: it adds to dx. */
+function addingBackward(inputs: LayerBackwardInputs): LayerBackwardInputs {
+  return { ...inputs, dx: inputs.dx?.addedTo() ?? null, settings: { ...inputs.settings, accumulate: true } }
+}
+
 /** Checks a forward call without an active adapter: what is wrong with it must not depend on which adapters are active. */
 function checkWithoutAdapters({ inFeatures, outFeatures }: LayerShape, { x, y }: LayerForwardInputs): void {
   const first = { name: 'x', operand: x }
@@ -323,11 +328,11 @@ function prepareFrozenBackward(
   { weight, precision }: FrozenCall,
   dy: Operand,
   dx: Output | null,
-  { stream }: Pick<ForwardSettings, 'stream'>,
+  { stream, accumulate }: Pick<ForwardSettings, 'stream' | 'accumulate'>,
 ): LinearCall | null {
   if (weight === null) return null
   checkSavedWeight(weight, 'dy', dy)
-  return prepareLinear({ x: dy, weight, bias: null, y: dx }, { precision, accumulate: true, stream }, true)
+  return prepareLinear({ x: dy, weight, bias: null, y: dx }, { precision, accumulate, stream }, true)
 }
 
 /** Checks an operand [..., columns] that has the device, the type and the tokens of the first operand of its call. */
@@ -417,7 +422,8 @@ export class AdaptersLayer {
 
   /**
    * Adds the gradient of x to dx, in place, and the gradients of the parameters to the adapters that were active in
-   * forward. If forward had a `weight`, dx gets dy weight, too. Everything is checked before the first gradient is written.
+   * forward. If forward had a `weight`, dx gets dy weight, too. With `accumulate: false` the sum overwrites dx, unless
+   * there is nothing to add. Everything is checked before the first gradient is written.
    *
    * @returns `operands.dx`, `[..., d_in]`
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
@@ -455,7 +461,10 @@ export class AdaptersLayer {
     }
     if (calls.length === 0) checkBackwardWithoutAdapters(this.shape, inputs)
     const linear = calls.length === 0 && settings.needs.dx ? prepareFrozenBackward(frozen, dy, dx, settings) : null
-    const prepared = calls.map(({ layer, saved }) => ({ layer, call: layer.prepareBackward({ ...inputs, saved }) }))
+    const prepared = calls.map(({ layer, saved }, i) => {
+      const call = layer.prepareBackward({ ...(i === 0 ? inputs : addingBackward(inputs)), saved })
+      return { layer, call }
+    })
     if (linear !== null) run(workOf(linear))
     for (const { layer, call } of prepared) layer.runBackward(call)
     return inputs.given as D

@@ -60,7 +60,13 @@ export interface LayerBackwardOptions extends AdapterBackwardOptions {
 // The model has the scaling. It folds deferred gradients by itself, so its calls cannot wait in an encoder.
 const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
 const MODES = ['routing', 'pool', 'activation'] as const
-const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>(['needs', 'deferB', 'retain', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>([
+  'needs',
+  'deferB',
+  'retain',
+  'accumulate',
+  'stream',
+])
 const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 
 /** Reads a forward call of a Lily layer. */

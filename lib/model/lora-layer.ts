@@ -34,7 +34,7 @@ export type LoraLayerResult<O> = AdapterForwardResult<O, LoraSaved>
 
 // The layer has the scaling.
 const OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
-const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['needs', 'retain', 'stream'])
+const BACKWARD_OPTIONS: Known = new Set<keyof AdapterBackwardOptions>(['needs', 'retain', 'accumulate', 'stream'])
 
 /** The LoRA adapter of one linear layer: y += scaling * (x A^T) B^T. */
 export class LoraLayer extends AdapterLayer {

@@ -70,7 +70,7 @@ export function addUpdate(target: Operand, { a, b, of, forward }: Update): void 
       prepareBackward(
         count === rows ? whole : forwardOf(count),
         { dy: resolve('dy', dy), x: null, dx: Output.of('weight', dx), da: null, dRouter: null, db: null },
-        { needs: DX_ONLY, deferB: false, retain: false, accumulate: true, stream: null },
+        { needs: DX_ONLY, deferB: false, retain: false, accumulate: true, accumulateParameters: true, stream: null },
       ),
     )
   }

@@ -141,7 +141,7 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
   const { a, router, b, precision } = problem
   const { dy, dx } = inputs
   const x = inputs.x ?? problem.x
-  const { needs, deferB, retain, accumulate } = settings
+  const { needs, deferB, retain, accumulate, accumulateParameters } = settings
   const placement = Placement.of(x.device, settings.stream, () => [
     ...state.located,
     x,
@@ -155,7 +155,8 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
     if (name === 'dx' && linear !== null) return linear.y.addedTo()
     const operand = of[i]
     const isNeeded = needs[name] && !(name === 'db' && deferB)
-    return operand && gradient(name, inputs[name], isNeeded, accumulate, operand, placement)
+    const adds = name === 'dx' ? accumulate : accumulateParameters
+    return operand && gradient(name, inputs[name], isNeeded, adds, operand, placement)
   })
   const deferred = problem.deferredPartials * problem.rank * problem.dOut
   const deferredDb = deferB ? allocate('deferB', 'float32', deferred, placement) : null

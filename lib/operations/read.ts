@@ -72,7 +72,10 @@ export interface BackwardSettings<D = boolean> {
   readonly needs: Readonly<Record<GradientName, boolean>>
   readonly deferB: boolean | D
   readonly retain: boolean
+  /** Whether to add to a given dx. */
   readonly accumulate: boolean
+  /** Whether to add to the given gradients of parameters. */
+  readonly accumulateParameters: boolean
   readonly stream: StreamOption
 }
 
@@ -144,13 +147,17 @@ export function readBackwardOptions<D>(
   knownNeeds: Known,
   deferB: D,
 ): BackwardSettings<D> {
-  return readProperties('options', options, known, (given) => ({
-    needs: readNeeds(given.needs, knownNeeds),
-    deferB: readFlag('deferB', given.deferB, deferB),
-    retain: readFlag('retain', given.retain, false),
-    accumulate: readFlag('accumulate', given.accumulate, true),
-    stream: readStream(given.stream, given.encoder),
-  }))
+  return readProperties('options', options, known, (given) => {
+    const accumulate = readFlag('accumulate', given.accumulate, true)
+    return {
+      needs: readNeeds(given.needs, knownNeeds),
+      deferB: readFlag('deferB', given.deferB, deferB),
+      retain: readFlag('retain', given.retain, false),
+      accumulate,
+      accumulateParameters: accumulate,
+      stream: readStream(given.stream, given.encoder),
+    }
+  })
 }
 
 function readNeeds(needs: unknown, known: Known): Readonly<Record<GradientName, boolean>> {

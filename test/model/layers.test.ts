@@ -337,8 +337,8 @@ describe('a model', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'routng', () =>
       one.layer('0.q').forward({ x: place(x, shape) }, { routng: 'batch' } as never),
     )
-    await expectRefused('ERR_LILY_ARGUMENT', 'accumulate', () =>
-      one.layer('0.q').backward({ dy, saved }, { accumulate: false } as never),
+    await expectRefused('ERR_LILY_ARGUMENT', 'routing: is not a property', () =>
+      one.layer('0.q').backward({ dy, saved }, { routing: 'batch' } as never),
     )
     for (const kind of [one, LoraModel.create({ layers, config: { r: 2 } }).to(one.device)]) {
       const layer: AdapterLayer = kind.layer('0.q')
@@ -412,6 +412,22 @@ describe('operands of a layer', () => {
     const model: AdapterModel = make()
     model.layer('q').forward({ ...packed, y }, { accumulate: false })
     expectSameBits('overwritten y', await numbersOf(y), expected[0])
+
+    const twice = make()
+    const layer: AdapterLayer = twice.layer('q')
+    for (const fill of [NaN, 1]) {
+      const dx = place(new Float32Array(12).fill(fill), [3, 4])
+      layer.backward({ dy: gradient(), saved: layer.forward(operands).saved, dx }, { accumulate: false })
+      expectSameBits('overwritten dx', await numbersOf(dx), expected[1])
+    }
+    const grads = await Promise.all(Array.from(twice.parameters().values(), ({ grad }) => numbersOf(grad)))
+    for (const [i, values] of expected.slice(2).entries()) {
+      expectSameBits(
+        `gradient ${i}, which adds up`,
+        grads[i],
+        values.map((value) => 2 * value),
+      )
+    }
   })
 
   it.each(Object.entries(kinds))('%s: an error shows their form', async (_, make) => {
