@@ -7,8 +7,7 @@ import type { AdapterLayer } from '../model/adapter-layer.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import type { LilyLayer } from '../model/lily-layer.js'
 import { poolsTokens } from '../operations/check-routing.js'
-import { adapt } from '../tfjs/adapt.js'
-import { frozenLinear } from '../tfjs/frozen-linear.js'
+import { adaptedLinear } from '../tfjs/adapted-linear.js'
 
 type Layer = layers.Layer
 type LayerArgs = NonNullable<ConstructorParameters<typeof layers.Layer>[0]>
@@ -130,7 +129,7 @@ export class AdaptedDense extends layers.Layer {
     return tidy(() => {
       const x = Array.isArray(inputs) ? inputs[0] : inputs
       const [kernel, bias] = this.dense.weights.map((weight) => weight.read())
-      const y = adapt(x, frozenLinear(x, kernel, bias), adapter, usesMask(adapter) ? { mask } : {})
+      const y = adaptedLinear(x, kernel, adapter, { bias, ...(usesMask(adapter) && { mask }) })
       return this.#activation.apply(y) as Tensor
     })
   }

@@ -39,7 +39,7 @@ const OPTIONS: Known = new Set([...ADAMW_OPTIONS, 'variables', 'optimizer'])
  *
  * @example
  * const optimizer = new AdapterOptimizer(model, { lr: 1e-3, optimizer: tf.train.sgd(0.1) })
- * const loss = optimizer.minimize(() => lossOf(adapt(x, base, layer)), true)
+ * const loss = optimizer.minimize(() => lossOf(adaptedLinear(x, kernel, layer)), true)
  */
 export class AdapterOptimizer extends Optimizer {
   /** Name of the class in TensorFlow.js. */

@@ -93,7 +93,7 @@ export class GpuPlace implements Place {
     return this.#copied(shape, start && this.operandOf(start).buffer, inputs, compute)
   }
 
-  /** @param from what the result holds first; null: zeros */
+  /** @param from what the result holds first; null: the numbers are undefined */
   #copied(
     shape: number[],
     from: GPUBuffer | null,
@@ -105,11 +105,11 @@ export class GpuPlace implements Place {
     try {
       const output = this.operandOf(info)
       this.read(inputs, (...operands) => {
-        const encoder = gpu.device.createCommandEncoder()
-        const bytes = 4 * util.sizeFromShape(shape)
-        if (from === null) encoder.clearBuffer(output.buffer, 0, bytes)
-        else encoder.copyBufferToBuffer(from, 0, output.buffer, 0, bytes)
-        gpu.device.queue.submit([encoder.finish()])
+        if (from !== null) {
+          const encoder = gpu.device.createCommandEncoder()
+          encoder.copyBufferToBuffer(from, 0, output.buffer, 0, 4 * util.sizeFromShape(shape))
+          gpu.device.queue.submit([encoder.finish()])
+        }
         compute(output, ...operands)
       })
     } catch (cause) {

@@ -6,7 +6,9 @@
  */
 import { registerHost } from '../binding/host.js'
 
-export { adapt, type AdaptOptions } from './adapt.js'
+export { adapt } from './adapt.js'
+export { adaptedLinear, type AdaptedLinearOptions } from './adapted-linear.js'
+export type { AdaptOptions } from './adapter-call.js'
 export { AdapterOptimizer, type AdapterOptimizerOptions } from './adapter-optimizer.js'
 export { fromTf, toTf } from './convert.js'
 export { frozenLinear } from './frozen-linear.js'

@@ -89,8 +89,7 @@ export const hostPlace: Place = {
   compute: (shape, start, inputs, compute) =>
     computeTensor(start === null ? inputs : [start, ...inputs], shape, (output, ...given) => {
       const rest = start === null ? given : given.slice(1)
-      if (start === null) output.data.fill(0)
-      else output.data.set(given[0].data)
+      if (start !== null) output.data.set(given[0].data)
       compute(output, ...rest)
     }),
   // The call copies it.

@@ -22,8 +22,9 @@ export interface Place {
   /**
    * Computes a new tensor.
    *
-   * @param start what the result holds before `compute`: the numbers of a tensor of as many elements; null: zeros
-   * @param compute adds to the result. It allocates no memory of TensorFlow.js
+   * @param start what the result holds before `compute`: the numbers of a tensor of as many elements; null: the numbers are
+   *   undefined
+   * @param compute writes the result. It allocates no memory of TensorFlow.js
    */
   compute(
     shape: number[],

@@ -23,16 +23,16 @@ export type AdapterModels = AdapterModel | readonly AdapterModel[]
  * `tf.variableGrads` for a loss that depends on adapters. The gradients of the adapters' parameters add up in
  * `model.parameters()` until `model.zeroGrad()`; those of variables are returned.
  *
- * What {@link adapt} keeps for backward is released before this function returns or throws. After an error in the middle
+ * What {@link adaptedLinear} and {@link adapt} keep for backward is released before this function returns or throws. After an error in the middle
  * of backward the gradients of the parameters are incomplete: call `model.zeroGrad()`.
  *
- * @param f returns the loss, a scalar. It calls `adapt` with layers of `model`
+ * @param f returns the loss, a scalar. It calls `adaptedLinear` or `adapt` with layers of `model`
  * @param variables those whose gradients are returned. Default: all trainable ones; [] for the adapter alone
  * @returns the loss, and the gradients by variable name
  * @throws LilyError ERR_LILY_ARGUMENT also if f calls no adapted layer, if the loss does not depend on one that it calls, or
  *   if a gradient of a gradient is asked for; ERR_LILY_SHAPE if the loss is no scalar; what f throws
  * @example
- * const { value, grads } = variableGrads(() => loss(adapt(x, base, layer)), model, [head])
+ * const { value, grads } = variableGrads(() => loss(adaptedLinear(x, kernel, layer)), model, [head])
  */
 export function variableGrads(
   f: () => Scalar,
@@ -102,7 +102,11 @@ function gradientsOf(f: () => Scalar, recording: Recording): ReturnType<typeof t
 function checkedLoss(f: () => Scalar, { calls }: Recording): Scalar {
   const loss = f()
   if (calls.length === 0) {
-    fail('ERR_LILY_ARGUMENT', 'f', 'it calls adapt with no layer of model; use tf.variableGrads, or call adapt')
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'f',
+      'it calls adaptedLinear or adapt with no layer of model; use tf.variableGrads, or call one of them',
+    )
   }
   if (!isInstance(loss, Tensor)) {
     fail('ERR_LILY_ARGUMENT', 'f', `expected it to return the loss, a scalar, got ${describe(loss)}`)

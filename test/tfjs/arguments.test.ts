@@ -4,6 +4,7 @@ import { afterAll, beforeAll } from 'vitest'
 import { LilyModel } from '../../lib/index.js'
 import {
   adapt,
+  adaptedLinear,
   AdapterOptimizer,
   type AdapterOptimizerOptions,
   fromTf,
@@ -29,6 +30,7 @@ const newModel = () =>
 const layer = () => newModel().layer('proj')
 const x = () => normal([tokens, dIn], 1)
 const base = () => normal([tokens, dOut], 2)
+const kernel = () => normal([dIn, dOut], 4)
 const lossOf = (model: LilyModel) => tf.sum<tf.Scalar>(adapt(x(), base(), model.layer('proj')))
 
 /** Options that read as absent: they have no property of their own. */
@@ -73,6 +75,17 @@ const rows: Record<string, Record<string, Row>> = {
       },
       (options) => adapt(x(), base(), layer(), options),
     ),
+  },
+  adaptedLinear: {
+    x: { argument: /\bx\b/, call: (value) => adaptedLinear(value, kernel(), layer()) },
+    kernel: { argument: /kernel/, call: (value) => adaptedLinear(x(), value, layer()) },
+    layer: { argument: /layer/, call: (value) => adaptedLinear(x(), kernel(), value) },
+    options: {
+      argument: /options/,
+      valid: EMPTY,
+      call: (options) => adaptedLinear(x(), kernel(), layer(), options),
+    },
+    ...fields({}, { bias: optional, mask: optional }, (options) => adaptedLinear(x(), kernel(), layer(), options)),
   },
   frozenLinear: {
     x: { argument: /\bx\b/, call: (value) => frozenLinear(value, normal([dIn, dOut], 1)) },

@@ -1,8 +1,8 @@
 /** Gradients of adapters and frozen layers beside those of the same formulas in operations of TensorFlow.js. */
 import * as tf from '@tensorflow/tfjs'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
-import { adapt, type AdaptOptions, frozenLinear, fromTf, variableGrads } from '../../lib/tfjs/index.js'
+import { type AdapterLayer, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
+import { adapt, adaptedLinear, type AdaptOptions, frozenLinear, fromTf, variableGrads } from '../../lib/tfjs/index.js'
 import { BACKENDS, type Case, expectEqual, gradOf, gradsOf, lilyOf, loraOf, normal, valueOf } from '../support/tfjs.js'
 
 const [BATCH, LENGTH, D_IN, D_OUT, RANK, EXPERTS] = [3, 5, 9, 7, 4, 3]
@@ -20,6 +20,12 @@ function newLily({ routing = 'batch', pool, activation }: Partial<Case> = {}) {
   // Each call has other weights.
   if (routing === 'fixed') model.freeze('uniform')
   return { model, layer: model.layer('layers.0.proj') }
+}
+
+function newLora() {
+  const layers = [{ name: 'proj', inFeatures: D_IN, outFeatures: D_OUT }]
+  const model = LoraModel.create({ layers, config: { r: RANK, loraAlpha: 6, initLoraWeights: false }, seed: 4 })
+  return { model, layer: model.layer('proj') }
 }
 
 interface Row {
@@ -116,9 +122,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
   })
 
   it('LoRA', () => {
-    const layers = [{ name: 'proj', inFeatures: D_IN, outFeatures: D_OUT }]
-    const model = LoraModel.create({ layers, config: { r: RANK, loraAlpha: 6, initLoraWeights: false }, seed: 4 })
-    const layer = model.layer('proj')
+    const { model, layer } = newLora()
     const x = tf.variable(normal([BATCH, LENGTH, D_IN], 1))
     const base = tf.variable(normal([BATCH, LENGTH, D_OUT], 2))
     const factor = normal(base.shape, 3)
@@ -134,16 +138,21 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     expectEqual('db', gradOf(layer.b), expected.grads[3])
   })
 
-  it('finite differences of all parameters', () => {
+  const mask = () => tf.tensor2d(FLAGS, [BATCH, LENGTH], 'bool')
+  it.each<[string, (x: tf.Tensor, layer: AdapterLayer) => tf.Tensor]>([
+    ['adapt', (x, layer) => adapt(x, normal([BATCH, LENGTH, D_OUT], 2), layer, { mask: mask() })],
+    [
+      'adaptedLinear',
+      (x, layer) => adaptedLinear(x, normal([D_IN, D_OUT], 2), layer, { mask: mask(), bias: normal([D_OUT], 4) }),
+    ],
+  ])('finite differences of all parameters: %s', (_, output) => {
     const { model, layer } = newLily({ routing: 'sequence' })
     const x = normal([BATCH, LENGTH, D_IN], 1)
-    const base = normal([BATCH, LENGTH, D_OUT], 2)
-    const factor = fromTf(normal(base.shape, 3)).data
-    const options: AdaptOptions = { mask: tf.tensor2d(FLAGS, [BATCH, LENGTH], 'bool') }
-    variableGrads(() => tf.sum(tf.mul(adapt(x, base, layer, options), tf.tensor(factor, base.shape))), model, [])
-    /** In float64, so that only the adapter is rounded to float32. */
+    const factor = fromTf(normal([BATCH, LENGTH, D_OUT], 3)).data
+    variableGrads(() => tf.sum(tf.mul(output(x, layer), tf.tensor(factor, [BATCH, LENGTH, D_OUT]))), model, [])
+    /** In float64, so that only the operation is rounded to float32. */
     const loss = () => {
-      const y = adapt(x, base, layer, options).dataSync<'float32'>()
+      const y = output(x, layer).dataSync<'float32'>()
       return y.reduce((sum, value, i) => sum + value * factor[i], 0)
     }
     for (const { name, value, grad } of [layer.a, layer.router, layer.b]) {
@@ -232,6 +241,39 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     expectEqual('dx', grads[x.name], dx)
     const parameters = [layer.a, layer.router, layer.b, inner.a, inner.router, inner.b]
     for (const [i, parameter] of parameters.entries()) expectEqual(parameter.name, gradOf(parameter), others[i])
+  })
+
+  describe.each([[[TOKENS]], [[BATCH, LENGTH]]])('adaptedLinear, leading dimensions %j', (shape) => {
+    const lily = { kind: 'Lily', of: newLily, options: { mask: FLAGS } }
+    it.each([
+      { ...lily, hasBias: true },
+      { ...lily, hasBias: false },
+      { kind: 'LoRA', of: newLora, options: {}, hasBias: true },
+    ])('$kind, bias: $hasBias', ({ of, options, hasBias }) => {
+      const { model, layer } = of()
+      const x = tf.variable(normal([...shape, D_IN], 1))
+      const kernel = normal([D_IN, D_OUT], 2) as tf.Tensor2D
+      const bias = hasBias ? normal([D_OUT], 3) : undefined
+      const factor = normal([...shape, D_OUT], 4)
+      const results = (linear: () => tf.Tensor) => {
+        model.zeroGrad()
+        const { value, grads } = variableGrads(() => tf.sum(tf.mul(tf.square(linear()), factor)), model, [x])
+        return [linear(), value, grads[x.name], ...gradsOf(model).map((numbers) => tf.tensor1d(numbers))]
+      }
+      // The product and the bias in operations of TensorFlow.js.
+      const expected = results(() => {
+        const product = tf.reshape(tf.matMul(tf.reshape(x, [-1, D_IN]), kernel), factor.shape)
+        return adapt(x, bias === undefined ? product : tf.add(product, bias), layer, options)
+      })
+      const rows = packLinear(tensor(fromTf(tf.transpose(kernel)).data, [D_OUT, D_IN]))
+      const columns = packLinear(fromTf(kernel), { transposed: true })
+      for (const weight of [kernel, rows, columns]) {
+        const actual = results(() => adaptedLinear(x, weight, layer, { ...options, bias }))
+        for (const [i, tensor] of actual.entries()) expectEqual(`result ${i}`, tensor, expected[i])
+        const apart = results(() => adapt(x, frozenLinear(x, weight, bias), layer, options))
+        for (const [i, tensor] of actual.entries()) expectEqual(`result ${i} of two calls`, tensor, apart[i])
+      }
+    })
   })
 
   describe.each([[[TOKENS]], [[BATCH, LENGTH]], [[]]])('frozenLinear, leading dimensions %j', (shape) => {

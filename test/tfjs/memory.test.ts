@@ -2,7 +2,7 @@
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type AdapterLayer, LilyModel } from '../../lib/index.js'
-import { adapt, frozenLinear, variableGrads } from '../../lib/tfjs/index.js'
+import { adapt, adaptedLinear, frozenLinear, variableGrads } from '../../lib/tfjs/index.js'
 import { expectRefused } from '../support/refused.js'
 import { BACKENDS, gradsOf, normal } from '../support/tfjs.js'
 
@@ -129,6 +129,22 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const loss = () => lossOf(frozenLinear(x, kernel, bias), factor)
     expect(copiesOf(() => tf.variableGrads(loss, [x]))).toEqual(name === 'wasm' ? [kernel.size * FLOAT] : [])
     expect(copiesOf(() => tf.variableGrads(loss, [x]))).toEqual([])
+  })
+
+  it('an adapted layer copies the same, and allocates y, or dx, alone', () => {
+    const x = tf.variable(normal([TOKENS, D_IN], 1))
+    const [kernel, bias, factor] = [normal([D_IN, D_OUT], 2), normal([D_OUT], 3), normal([TOKENS, D_OUT], 4)]
+    const run = () => {
+      const loss = () => lossOf(adaptedLinear(x, kernel, layer, { bias }), factor)
+      const { value, grads } = variableGrads(loss, model, [x])
+      tf.dispose([value, grads])
+    }
+    expect(copiesOf(run)).toEqual(name === 'wasm' ? [kernel.size * FLOAT] : [])
+    expect(copiesOf(run)).toEqual([])
+    const savedBytes = FLOAT * (TOKENS * RANK + TOKENS * EXPERTS + EXPERTS) // hidden, probabilities, weights
+    const extra = peakOf(run) - X_BYTES - savedBytes
+    expect(extra).toBeGreaterThanOrEqual(0)
+    expect(extra).toBeLessThanOrEqual(16 * FLOAT)
   })
 
   it('at most y, or dx, is allocated besides what forward keeps', () => {

@@ -2,7 +2,15 @@
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type AdapterLayer, LilyAdapters, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
-import { AdapterOptimizer, adapt, frozenLinear, fromTf, toTf, variableGrads } from '../../lib/tfjs/index.js'
+import {
+  AdapterOptimizer,
+  adapt,
+  adaptedLinear,
+  frozenLinear,
+  fromTf,
+  toTf,
+  variableGrads,
+} from '../../lib/tfjs/index.js'
 import { expectRefused } from '../support/refused.js'
 import { BACKENDS, expectEqual, gradsOf, normal } from '../support/tfjs.js'
 
@@ -153,6 +161,9 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       const loss = () => lossOf(frozenLinear(x, kernel, bias))
       await expectRefused('ERR_LILY_ARGUMENT', 'weight: a gradient', () => tf.variableGrads(loss, [kernel]))
       await expectRefused('ERR_LILY_ARGUMENT', 'bias: a gradient', () => tf.variableGrads(loss, [bias]))
+      const adapted = () => lossOf(adaptedLinear(x, kernel, layer, { bias }))
+      await expectRefused('ERR_LILY_ARGUMENT', 'kernel: a gradient', () => variableGrads(adapted, model, [kernel]))
+      await expectRefused('ERR_LILY_ARGUMENT', 'bias: a gradient', () => variableGrads(adapted, model, [bias]))
     })
 
     it('a frozen layer reads the current weight', () => {
@@ -198,6 +209,21 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       expect(Object.keys(tf.engine().registeredVariables)).toEqual([head.name])
     })
 
+    it('of an adapted layer', () => {
+      const spies = spied()
+      const kernel = normal([D_IN, D_OUT], 3)
+      const input = tf.variable(x)
+      const before = tf.memory()
+      adaptedLinear(x, kernel, layer).dispose()
+      expect(savedOf(spies)).toEqual([undefined])
+      for (const variables of [[], [input]]) {
+        tf.dispose(Object.values(variableGrads(() => lossOf(adaptedLinear(input, kernel, layer)), model, variables)))
+      }
+      expect(savedOf(spies).map((saved) => saved?.isDisposed)).toEqual([undefined, true, true])
+      expect(spies.backward.mock.calls.map(([{ dx }]) => dx !== undefined)).toEqual([false, true])
+      expect(tf.memory()).toEqual(before)
+    })
+
     it('after an error in f, before or after the adapter', async () => {
       const spies = spied()
       const before = tf.memory().numTensors
@@ -209,7 +235,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       expect(savedOf(spies).map((saved) => saved?.isDisposed)).toEqual([true])
       expect(tf.memory().numTensors).toBe(before)
       expect(isZero(model)).toBe(true)
-      await expectRefused('ERR_LILY_ARGUMENT', 'f: it calls adapt with no layer', () =>
+      await expectRefused('ERR_LILY_ARGUMENT', 'f: it calls adaptedLinear or adapt with no layer', () =>
         variableGrads(() => lossOf(x), model, []),
       )
       // Nothing is left over: the functions of TensorFlow.js do not find a recording.
@@ -278,6 +304,24 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
         },
       ],
       ['a kernel of rank 1', 'ERR_LILY_SHAPE', 'weight: expected [d_in, d_out]', () => frozenLinear(x, tf.ones([8]))],
+      [
+        'a kernel that the adapter does not fit',
+        'ERR_LILY_SHAPE',
+        `kernel: expected [${D_IN}, ${D_OUT}], the sizes of layer 'layers.0.proj', got [${D_IN}, 2]`,
+        () => adaptedLinear(x, tf.ones([D_IN, 2]), layer),
+      ],
+      [
+        'an x that the kernel does not fit',
+        'ERR_LILY_SHAPE',
+        `x: expected [..., ${D_IN}] (kernel has d_in ${D_IN})`,
+        () => adaptedLinear(base, tf.ones([D_IN, D_OUT]), layer),
+      ],
+      [
+        'another bias of an adapted layer',
+        'ERR_LILY_SHAPE',
+        `bias: expected [${D_OUT}]`,
+        () => adaptedLinear(x, tf.ones([D_IN, D_OUT]), layer, { bias: tf.ones([D_IN]) }),
+      ],
       ['another kernel', 'ERR_LILY_SHAPE', 'x: expected [..., 6]', () => frozenLinear(x, tf.ones([D_OUT, D_IN]))],
       [
         'a bias of rank 2',

@@ -5,6 +5,7 @@ import { type Gpu, openGpu } from '../../bench/harness/gpu.js'
 import { type AdapterModel, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
 import {
   adapt,
+  adaptedLinear,
   AdapterOptimizer,
   type AdaptOptions,
   frozenLinear,
@@ -185,8 +186,7 @@ function problem(model: LilyModel) {
   const loss = () => {
     let hidden: tf.Tensor = x
     for (const [l, name] of ['layers.0.proj', 'layers.1.proj'].entries()) {
-      const base = frozenLinear(hidden, kernels[l], biases[l])
-      hidden = tf.tanh(adapt(hidden, base, model.layer(name), { mask }))
+      hidden = tf.tanh(adaptedLinear(hidden, kernels[l], model.layer(name), { mask, bias: biases[l] }))
     }
     const scores = tf.add(tf.matMul(tf.mean<tf.Tensor2D>(hidden, 1), head as tf.Tensor2D), bias)
     return tf.losses.sigmoidCrossEntropy<tf.Tensor, tf.Scalar>(labels, scores)

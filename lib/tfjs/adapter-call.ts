@@ -1,0 +1,212 @@
+/** A call of an adapter on the tape of TensorFlow.js: what `adapt` and `adaptedLinear` share. */
+import { keep, type NamedTensorMap, scalar, type Tensor } from '@tensorflow/tfjs-core'
+import { describe, fail } from '../base/errors.js'
+import { checkKeys, get, type Known, readFlag } from '../base/options.js'
+import type { AdapterForwardOptions, AdapterLayer } from '../model/adapter-layer.js'
+import type { LayerForwardOptions } from '../model/lily-layer.js'
+import type { FrozenWeight } from './frozen-weight.js'
+import { checkTensor, newTensor, share } from './memory.js'
+import { type Gradients, refuseNested, runOperation } from './operation.js'
+import { type Place, placeOn, type SmallName } from './place.js'
+import { type RecordedCall, type Recording, recordingFor, release } from './recording.js'
+
+/**
+ * Options of {@link adapt}. All but `precision` and `training` are for Lily only. The defaults of `routing`, `pool` and
+ * `activation` are those of the model's config, which a call that is recorded must have.
+ */
+export interface AdaptOptions extends Pick<LayerForwardOptions, 'routing' | 'pool' | 'activation' | 'precision'> {
+  /**
+   * [M], or the leading dimensions of x, such as [batch, sequence]: a token with 0 does not count in the pooling. A
+   * tensor of type bool, int32 or float32, or any other form that `lilyForward` accepts.
+   */
+  readonly mask?: Tensor | LayerForwardOptions['mask']
+  /** `[G + 1]`: cumulative offsets of sequences, in an int32 tensor or another form. Default: the rows of a 3-D x. */
+  readonly sequenceOffsets?: Tensor | LayerForwardOptions['sequenceOffsets']
+  /** [E] or [G, E], for fixed routing, in a float32 tensor or another form. */
+  readonly weights?: Tensor | LayerForwardOptions['weights']
+  /**
+   * Whether the call is recorded for backward. Default: inside `variableGrads` it is, elsewhere it is not. With false
+   * nothing is kept, and a gradient that passes through the adapter is an error.
+   */
+  readonly training?: boolean | undefined
+}
+
+/** Those that are passed on to `layer.forward`. */
+const SETTINGS = ['routing', 'pool', 'activation', 'precision', 'mask', 'sequenceOffsets', 'weights'] as const
+
+export const ADAPT_OPTIONS: Known = new Set<keyof AdaptOptions>([...SETTINGS, 'training'])
+
+/** What an adapter adds to. */
+export interface Below {
+  /** The output of its layer; null: that of `weight`. */
+  readonly base: Tensor | null
+  readonly weight: FrozenWeight | null
+  readonly bias: Tensor | undefined
+}
+
+/** A call whose arguments are read. */
+export interface AdapterCall {
+  readonly place: Place
+  readonly layer: AdapterLayer
+  /** The options of `layer.forward`, in which small operands may be tensors of TensorFlow.js. */
+  readonly settings: Readonly<Record<string, unknown>>
+  /** Null: the call keeps nothing. */
+  readonly recording: Recording | null
+}
+
+export function checkLayer(layer: unknown): asserts layer is AdapterLayer {
+  // A layer of LilyAdapters has no parameters of its own.
+  const { forward, backward, a } = (layer ?? {}) as Partial<AdapterLayer>
+  if (typeof forward !== 'function' || typeof backward !== 'function' || a === undefined) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'layer',
+      `expected model.layer(name) of a LilyModel or a LoraModel, got ${describe(layer)}`,
+    )
+  }
+  const { dtype } = a.value
+  if (dtype === 'float32') return
+  fail(
+    'ERR_LILY_DTYPE',
+    'layer',
+    `expected float32 parameters, since TensorFlow.js has no 16-bit types, got ${dtype}; cast them into a float32 model`,
+  )
+}
+
+/**
+ * Reads the options of a call.
+ *
+ * @param known their names: {@link ADAPT_OPTIONS}, and those that the caller reads
+ */
+export function readCall(layer: AdapterLayer, options: AdaptOptions, known: Known): AdapterCall {
+  checkKeys('options', options, known)
+  // LoRA refuses those that it does not have, so that only those given are passed on.
+  const settings: Record<string, unknown> = {}
+  for (const name of SETTINGS) {
+    const value: unknown = get('options', options, name)
+    if (value === undefined) continue
+    if (isTensor(value)) checkTensor(name, value, ['float32', 'int32', 'bool'])
+    settings[name] = value
+  }
+  const recording = recordingFor(layer, readFlag('training', get('options', options, 'training'), undefined))
+  return { place: placeOn('layer', layer.a.value.device), layer, settings, recording }
+}
+
+function isTensor(value: unknown): value is Tensor {
+  return typeof value === 'object' && value !== null && 'dataId' in value
+}
+
+/**
+ * Runs a call as an operation.
+ *
+ * @param shape of the result
+ * @param inputs what its gradients are asked for, besides x and the parameters
+ * @param gradients those of `inputs`
+ */
+export function runAdapter(
+  x: Tensor,
+  below: Below,
+  shape: number[],
+  call: AdapterCall,
+  inputs: NamedTensorMap,
+  gradients: (dy: Tensor) => Gradients,
+): Tensor {
+  const { recording } = call
+  if (recording === null) {
+    const forward = () => {
+      const { y, small } = addAdapter(x, below, shape, call)
+      for (const tensor of small) tensor.dispose()
+      return y
+    }
+    const evaluated = (dy: Tensor) => ({ ...gradients(dy), x: () => failEvaluated(call.layer) })
+    return runOperation({ x, ...inputs }, { forward, gradients: evaluated })
+  }
+
+  const { anchor, calls } = recording
+  let recorded: RecordedCall
+  const forward = () => {
+    const { y, saved, small } = addAdapter(x, below, shape, call)
+    const { place, layer } = call
+    const kept = { x: keep(share(x)), small: small.map((tensor) => keep(tensor)) }
+    recorded = { place, layer, weight: below.weight, ...kept, saved: saved as RecordedCall['saved'], isDone: false }
+    calls.push(recorded)
+    return y
+  }
+  const backwards = (dy: Tensor) => ({
+    ...gradients(dy),
+    x: () => backward(recorded, dy, true) as Tensor,
+    anchor: () => {
+      if (!recorded.isDone) backward(recorded, dy, false)
+      return scalar(0)
+    },
+  })
+  // TensorFlow.js asks in the order of the inputs, and except for the anchor only if a variable reaches them.
+  return runOperation({ x, ...inputs, anchor }, { forward, gradients: backwards })
+}
+
+function failEvaluated({ name }: AdapterLayer): never {
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'training',
+    `the gradient of x was asked for, but the call of layer '${name}' kept nothing for it; leave training out, and ` +
+      'compute the gradient with variableGrads of lily-kernels/tfjs',
+  )
+}
+
+/** Computes y. `small` are the tensors that `saved` refers to besides x. */
+function addAdapter(x: Tensor, below: Below, shape: number[], { place, layer, settings, recording }: AdapterCall) {
+  const options: Record<string, unknown> = { ...settings, save: recording !== null }
+  const small: Tensor[] = []
+  for (const [name, value] of Object.entries(settings)) {
+    if (!isTensor(value)) continue
+    const { operand, tensor } = place.small(name as SmallName, value)
+    options[name] = operand
+    if (tensor !== null) small.push(tensor)
+  }
+  let saved: RecordedCall['saved'] | undefined
+  const { weight, bias } = below
+  const operand = weight?.operand ?? null
+  let base: Tensor | null = null
+  try {
+    if (operand === null) base = below.base ?? (weight as FrozenWeight).forward(x, bias, shape)
+    const inputs = operand === null || bias === undefined ? [x] : [x, bias]
+    const y = place.compute(shape, base, inputs, (y, x, bias) => {
+      const operands = operand === null ? { x, y } : { x, weight: operand, bias, y }
+      const given: AdapterForwardOptions = { ...options, accumulate: base !== null }
+      saved = layer.forward(operands, given).saved
+    })
+    return { y, small, saved }
+  } catch (cause) {
+    for (const tensor of small) tensor.dispose()
+    throw cause
+  } finally {
+    if (base !== below.base) base?.dispose()
+  }
+}
+
+/** Adds to the gradients of the parameters. Returns that of x if it is needed. */
+function backward(call: RecordedCall, dy: Tensor, needsDx: boolean): Tensor | undefined {
+  refuseNested()
+  const { place, layer, weight, x, saved } = call
+  // x is passed again, because the memory that forward has read may have moved.
+  let dx: Tensor | undefined
+  if (needsDx) {
+    const frozen = weight?.operand === null ? weight.gradient(dy, x.shape) : null
+    try {
+      dx = newTensor(
+        place.compute(x.shape, frozen, [x, dy], (dx, x, dy) => {
+          layer.backward({ dy, saved, x, dx }, { accumulate: frozen !== null })
+        }),
+      )
+    } finally {
+      frozen?.dispose()
+    }
+  } else {
+    place.read([x, dy], (x, dy) => {
+      layer.backward({ dy, saved, x }, { needs: { dx: false } })
+    })
+  }
+  call.isDone = true
+  release(call)
+  return dx
+}
