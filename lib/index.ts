@@ -59,6 +59,7 @@ export {
   type LinearForwardResult,
   type LinearOptions,
 } from './operations/linear.js'
+export { matMul, matMulAsync, type MatMulOperands, type MatMulOptions, type MatMulResult } from './operations/matmul.js'
 export { PackedLinear, packLinear, type PackLinearOptions } from './operations/packed-linear.js'
 export { type DLPackOptions, fromDLPack, toDLPack } from './tensor/dlpack.js'
 export { captureGraph, type Graph } from './tensor/graph.js'

@@ -61,7 +61,8 @@ test.each(['sequence', 'token', 'none'] as const)(
     const { sizes } = new Problem(...modes, x, a, null, b, dOut, experts, groups, NOTHING_SMALL)
     const expected = sizesOf({ tokens, dIn, dOut, rank, experts, groups, routing: routing[name] })
     expect(sizes).toEqual(expected.slice(0, sizes.length))
-    expect(expected.slice(sizes.length)).toHaveLength(['depth', 'width', 'packed', 'elements'].length)
+    const others = ['depth', 'width', 'packed', 'elements', 'rows', 'aRows', 'aColumns']
+    expect(expected.slice(sizes.length)).toHaveLength(others.length)
   },
 )
 

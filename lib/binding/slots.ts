@@ -6,7 +6,7 @@
  */
 
 /** Every operation with its fields, the fields of its items, its slots, and those of its items. */
-export const operation = { forward: 0, backward: 1, linear: 2, pack: 3, fold: 4, adamw: 5 } as const
+export const operation = { forward: 0, backward: 1, linear: 2, pack: 3, fold: 4, adamw: 5, matmul: 6 } as const
 
 /** The backends by number. */
 export const backend = { cpu: 0, cuda: 1 } as const
@@ -106,6 +106,28 @@ export const adamwFields = {
 /** Numbers of one parameter. */
 export const adamwItemFields = { lr: 0, weightDecay: 1 } as const
 
+/** Numbers of a batched matrix product: a has matrices along the outer batches if aOuter is 1, and one if it is 0; and so on. */
+export const matmulFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  outer: 5,
+  inner: 6,
+  aOuter: 7,
+  aInner: 8,
+  bOuter: 9,
+  bInner: 10,
+  m: 11,
+  k: 12,
+  n: 13,
+  transposeA: 14,
+  transposeB: 15,
+  precision: 16,
+  activationDtype: 17,
+} as const
+
 /** Numbers of one operand: rows x columns elements, `pitch` of them from one row to the next. */
 export const slotFields = { byteOffset: 0, rows: 1, columns: 2, pitch: 3, dtype: 4, access: 5 } as const
 
@@ -133,6 +155,9 @@ export const size = {
   width: 13,
   packed: 14,
   elements: 15,
+  rows: 16,
+  aRows: 17,
+  aColumns: 18,
 } as const
 
 /** Name, rows, columns, kind of type, and what the call does with an operand. */
@@ -210,6 +235,14 @@ export const adamwItemSlots = [
   ['expAvgSq', 'one', 'elements', 'float32', 'update'],
 ] as const
 
+/** The matrices of an operand, one after the other. */
+export const matmulSlots = [
+  ['a', 'aRows', 'aColumns', 'activation', 'read'],
+  ['b', 'bRows', 'bColumns', 'activation', 'read'],
+  ['bias', 'one', 'width', 'activation', 'read'],
+  ['y', 'rows', 'width', 'activation', 'output'],
+] as const
+
 /** How many numbers come before those of the slots, and before each item of a list. */
 export const fieldCounts = {
   forward: 18,
@@ -218,8 +251,9 @@ export const fieldCounts = {
   pack: 12,
   fold: 8,
   adamw: 10,
+  matmul: 18,
 } as const
 
 /** The text of all lists, for the comparison with that of the addon. */
 export const signature =
-  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, parameter, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;8;'
+  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, parameter, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;8;'

@@ -8,6 +8,7 @@ import {
   foldSlots,
   forwardSlots,
   linearSlots,
+  matmulSlots,
   operation,
   packSlots,
   type Row,
@@ -66,6 +67,7 @@ export const tables = {
   pack: table('pack', packSlots),
   fold: table('fold', foldSlots, foldItemSlots),
   adamw: table('adamw', adamwSlots, adamwItemSlots),
+  matmul: table('matmul', matmulSlots),
 }
 
 const byNumber = (Object.keys(operation) as (keyof typeof operation)[]).map((name): Table => tables[name])

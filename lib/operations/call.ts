@@ -15,6 +15,7 @@ import {
   dtype,
   foldFields,
   linearFields,
+  matmulFields,
   pool,
   precision,
   routing,
@@ -26,6 +27,7 @@ import type { Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import type { Output } from './output.js'
 import type { LinearProblem } from './linear-problem.js'
+import type { MatMulProblem } from './matmul.js'
 import type { Problem } from './problem.js'
 
 /** A matrix in memory: an operand of the caller, or a part of memory of the package. */
@@ -142,6 +144,24 @@ export const ADAMW: Kind<AdamWNumbers> = {
       numbers[at + adamwItemFields.weightDecay] = weightDecay
       at += Object.keys(adamwItemFields).length
     }
+  },
+}
+export const MATMUL: Kind<MatMulProblem> = {
+  table: tables.matmul,
+  write(numbers, { outer, inner, m, k, n, transposeA, transposeB, precision: of, dtype }) {
+    numbers[matmulFields.outer] = outer.count
+    numbers[matmulFields.inner] = inner.count
+    numbers[matmulFields.aOuter] = outer.hasA ? 1 : 0
+    numbers[matmulFields.aInner] = inner.hasA ? 1 : 0
+    numbers[matmulFields.bOuter] = outer.hasB ? 1 : 0
+    numbers[matmulFields.bInner] = inner.hasB ? 1 : 0
+    numbers[matmulFields.m] = m
+    numbers[matmulFields.k] = k
+    numbers[matmulFields.n] = n
+    numbers[matmulFields.transposeA] = transposeA ? 1 : 0
+    numbers[matmulFields.transposeB] = transposeB ? 1 : 0
+    numbers[matmulFields.precision] = precision[of]
+    numbers[matmulFields.activationDtype] = numberOf(dtype)
   },
 }
 

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include <type_traits>
+
 namespace lily::binding {
 namespace {
 
@@ -16,7 +18,13 @@ lily_status known_bytes(const lily_backend *backend, const Problem &problem, siz
   };
   thread_local Known known = {};
   if (known.backend != backend || memcmp(&known.problem, &problem, sizeof problem) != 0) {
-    if (const lily_status status = (backend->*Query)(&problem, bytes)) return status;
+    lily_status status;
+    if constexpr (std::is_member_pointer_v<decltype(Query)>) {
+      status = (backend->*Query)(&problem, bytes);
+    } else {
+      status = Query(&problem, bytes);
+    }
+    if (status != LILY_OK) return status;
     known = {backend, problem, *bytes};
   }
   *bytes = known.bytes;
@@ -32,6 +40,7 @@ lily_status Call::workspace_bytes(size_t *bytes) const {
     case operation::backward: return known_bytes<&lily_backend::backward_workspace>(backend, backward.problem, bytes);
     case operation::linear: return known_bytes<&lily_backend::linear_workspace>(backend, linear.problem, bytes);
     case operation::adamw: return backend->adamw_workspace(&adamw, bytes);
+    case operation::matmul: return known_bytes<lily_cpu_matmul_workspace>(backend, matmul.problem, bytes);
     default: return LILY_OK;
   }
 }
@@ -46,6 +55,7 @@ void Call::give_workspace(void *workspace, size_t bytes) {
     case operation::backward: return give(backward);
     case operation::linear: return give(linear);
     case operation::adamw: return give(adamw);
+    case operation::matmul: return give(matmul);
     default: return;
   }
 }
@@ -57,6 +67,7 @@ lily_status Call::run() const {
     case operation::linear: return backend->linear(&linear);
     case operation::pack: return backend->linear_pack(&linear, const_cast<void *>(linear.packed));
     case operation::fold: return backend->fold(&fold);
+    case operation::matmul: return lily_cpu_matmul(&matmul);
     default: return backend->adamw(&adamw);
   }
 }

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "binding/descriptor.h"
-#include "lily/backend.h"
+#include "lily/cpu.h"
 
 namespace lily::binding {
 
@@ -35,6 +35,7 @@ struct Call {
     lily_linear linear;
     lily_fold fold;
     lily_adamw adamw;
+    lily_matmul matmul;
   };
 
   // The size of the workspace; 0: the call needs none.

@@ -53,6 +53,23 @@ namespace lily::binding {
   X(dIn)                        \
   X(dOut)
 
+// Numbers of a batched matrix product: a has matrices along the outer batches if aOuter is 1, and one if it is 0; and so on.
+#define LILY_MATMUL_FIELDS(X)   \
+  LILY_PLACEMENT_FIELDS(X)      \
+  X(outer)                      \
+  X(inner)                      \
+  X(aOuter)                     \
+  X(aInner)                     \
+  X(bOuter)                     \
+  X(bInner)                     \
+  X(m)                          \
+  X(k)                          \
+  X(n)                          \
+  X(transposeA)                 \
+  X(transposeB)                 \
+  X(precision)                  \
+  X(activationDtype)
+
 // Numbers of a fold.
 #define LILY_FOLD_FIELDS(X)   \
   LILY_PLACEMENT_FIELDS(X)    \
@@ -154,6 +171,13 @@ namespace lily::binding {
   X(expAvg, one, elements, float32, update)     \
   X(expAvgSq, one, elements, float32, update)
 
+// The matrices of an operand, one after the other.
+#define LILY_MATMUL_SLOTS(X)                      \
+  X(a, aRows, aColumns, activation, read)         \
+  X(b, bRows, bColumns, activation, read)         \
+  X(bias, one, width, activation, read)           \
+  X(y, rows, width, activation, output)
+
 #define LILY_NONE(X)
 
 // Every operation with its fields, the fields of its items, its slots, and those of its items.
@@ -163,7 +187,8 @@ namespace lily::binding {
   X(linear, LILY_LINEAR_FIELDS, LILY_NONE, LILY_LINEAR_SLOTS, LILY_NONE)                                \
   X(pack, LILY_LINEAR_FIELDS, LILY_NONE, LILY_PACK_SLOTS, LILY_NONE)                                    \
   X(fold, LILY_FOLD_FIELDS, LILY_NONE, LILY_FOLD_SLOTS, LILY_FOLD_ITEM_SLOTS)                           \
-  X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)
+  X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)              \
+  X(matmul, LILY_MATMUL_FIELDS, LILY_NONE, LILY_MATMUL_SLOTS, LILY_NONE)
 
 // What sizes and types of operands are called in the tables; docs/math.md has the symbols. Those of forward and backward
 // come first.
@@ -183,7 +208,10 @@ namespace lily::binding {
   X(depth)              \
   X(width)              \
   X(packed)             \
-  X(elements)
+  X(elements)           \
+  X(rows)               \
+  X(aRows)              \
+  X(aColumns)
 
 // `gradient`: that of the parameters, or float32. `any`: any of lily_dtype.
 #define LILY_TYPES(X)   \
@@ -210,6 +238,7 @@ LILY_DEFINE_ENUM(linear_field, LILY_LINEAR_FIELDS)
 LILY_DEFINE_ENUM(fold_field, LILY_FOLD_FIELDS)
 LILY_DEFINE_ENUM(adamw_field, LILY_ADAMW_FIELDS)
 LILY_DEFINE_ENUM(adamw_item_field, LILY_ADAMW_ITEM_FIELDS)
+LILY_DEFINE_ENUM(matmul_field, LILY_MATMUL_FIELDS)
 LILY_DEFINE_ENUM(slot_field, LILY_SLOT_FIELDS)
 LILY_DEFINE_ENUM(slot_access, LILY_ACCESSES)
 LILY_DEFINE_ENUM(forward_slot, LILY_FORWARD_SLOTS)
@@ -220,6 +249,7 @@ LILY_DEFINE_ENUM(fold_slot, LILY_FOLD_SLOTS)
 LILY_DEFINE_ENUM(fold_item_slot, LILY_FOLD_ITEM_SLOTS)
 LILY_DEFINE_ENUM(adamw_slot, LILY_ADAMW_SLOTS)
 LILY_DEFINE_ENUM(adamw_item_slot, LILY_ADAMW_ITEM_SLOTS)
+LILY_DEFINE_ENUM(matmul_slot, LILY_MATMUL_SLOTS)
 LILY_DEFINE_ENUM(size, LILY_SIZES)
 LILY_DEFINE_ENUM(type, LILY_TYPES)
 enum class Use { read, output, update, copy };

@@ -87,6 +87,7 @@ class Reader {
       case operation::linear: read_linear(call->linear = {}); break;
       case operation::pack: read_pack(call->linear = {}); break;
       case operation::fold: read_fold(call->fold = {}, lists->layers); break;
+      case operation::matmul: read_matmul(call->matmul = {}); break;
       default: read_adamw(call->adamw = {}, lists->parameters);
     }
     // WebAssembly copies every operand that is given, so none may be unchecked.
@@ -370,6 +371,55 @@ class Reader {
   void read_pack(lily_linear &call) {
     read_weight(call, pack_slot::weight);
     call.packed = read_packed(call.problem, pack_slot::packed);
+  }
+
+  // ---- Batched matrix products ----
+
+  // The number of rows of batches of matrices; 0 after an error.
+  int64_t row_count(int64_t outer, int64_t inner, int64_t rows) {
+    int64_t count = 0;
+    if (__builtin_mul_overflow(outer, inner, &count) || __builtin_mul_overflow(count, rows, &count) ||
+        count > kMaxBytes) {
+      fail("ERR_LILY_SHAPE", "no operand has " + text(outer) + " x " + text(inner) + " x " + text(rows) + " rows");
+      return 0;
+    }
+    return count;
+  }
+
+  void read_matmul(lily_matmul &call) {
+    using namespace matmul_field;
+    if (source_.backend != lily_cpu_backend())
+      return fail("ERR_LILY_DEVICE", "only the cpu backend multiplies matrices");
+    lily_matmul_problem &problem = call.problem;
+    problem.outer = whole(outer, 0, kMaxDimension);
+    problem.inner = whole(inner, 0, kMaxDimension);
+    problem.m = whole(m, 0, kMaxDimension);
+    problem.k = whole(k, 0, kMaxDimension);
+    problem.n = whole(n, 0, kMaxDimension);
+    problem.transpose_a = static_cast<int32_t>(whole(transposeA, 0, 1));
+    problem.transpose_b = static_cast<int32_t>(whole(transposeB, 0, 1));
+    problem.precision = static_cast<int32_t>(whole(precision, LILY_PRECISION_DEFAULT, LILY_PRECISION_TF32));
+    problem.dtype = activation_dtype_ = static_cast<int32_t>(whole(activationDtype, LILY_FLOAT32, LILY_FLOAT16));
+    const bool a_outer = whole(aOuter, 0, 1) != 0, a_inner = whole(aInner, 0, 1) != 0;
+    const bool b_outer = whole(bOuter, 0, 1) != 0, b_inner = whole(bInner, 0, 1) != 0;
+    if (failed()) return;
+    const int64_t a_rows = problem.transpose_a != 0 ? problem.k : problem.m;
+    const int64_t b_rows = problem.transpose_b != 0 ? problem.n : problem.k;
+    const int64_t a_count = a_inner ? problem.inner : 1, b_count = b_inner ? problem.inner : 1;
+    sizes_[size::rows] = row_count(problem.outer, problem.inner, problem.m);
+    sizes_[size::width] = problem.n;
+    sizes_[size::aRows] = row_count(a_outer ? problem.outer : 1, a_count, a_rows);
+    sizes_[size::aColumns] = problem.transpose_a != 0 ? problem.m : problem.k;
+    sizes_[size::bRows] = row_count(b_outer ? problem.outer : 1, b_count, b_rows);
+    sizes_[size::bColumns] = problem.transpose_b != 0 ? problem.k : problem.n;
+    call.a = matrix(matmul_slot::a);
+    call.b = matrix(matmul_slot::b);
+    call.bias = matrix_if_given(matmul_slot::bias);
+    call.y = matrix(matmul_slot::y);
+    call.a_strides[0] = a_outer ? a_count * a_rows * call.a.pitch : 0;
+    call.a_strides[1] = a_inner ? a_rows * call.a.pitch : 0;
+    call.b_strides[0] = b_outer ? b_count * b_rows * call.b.pitch : 0;
+    call.b_strides[1] = b_inner ? b_rows * call.b.pitch : 0;
   }
 
   // ---- Lists ----

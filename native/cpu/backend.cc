@@ -206,6 +206,31 @@ lily_status linear_pack(const lily_linear *call, void *packed) {
   return LILY_OK;
 }
 
+const Kernels &kernels_for(const lily_matmul_problem &problem) {
+  return instruction_set().kernels_for(linear_problem(problem));
+}
+
+lily_status matmul_workspace(const lily_matmul_problem *problem, size_t *bytes) {
+  if (const lily_status status = check_available()) return status;
+  lily_matmul call = {};
+  call.problem = *problem;
+  *bytes = plan_matmul(call, kernels_for(*problem)).workspace_bytes;
+  return LILY_OK;
+}
+
+lily_status matmul(const lily_matmul *call) {
+  if (const lily_status status = check_available()) return status;
+  const lily_matmul_problem &problem = call->problem;
+  const SerialScope scope(is_short(static_cast<double>(problem.outer * problem.inner) * static_cast<double>(problem.m) *
+                                   static_cast<double>(problem.k) * static_cast<double>(problem.n)));
+  const MatmulPlan plan = plan_matmul(*call, kernels_for(problem));
+  if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {
+    return status;
+  }
+  run(plan);
+  return LILY_OK;
+}
+
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
   *bytes = cpu::adamw_workspace(*call);
   return LILY_OK;
@@ -335,6 +360,12 @@ void lily_cpu_processor(lily_processor *processor) {
   const bool refused = lily::cpu::instruction_set().tiles != nullptr && lily::cpu::amx_refusal() != nullptr;
   if (refused) snprintf(processor->amx_refusal, sizeof processor->amx_refusal, "%s", lily::cpu::amx_refusal());
 }
+
+lily_status lily_cpu_matmul_workspace(const lily_matmul_problem *problem, size_t *bytes) {
+  return lily::cpu::matmul_workspace(problem, bytes);
+}
+
+lily_status lily_cpu_matmul(const lily_matmul *call) { return lily::cpu::matmul(call); }
 
 lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, double *l) {
   return lily::cpu::with_kernels(

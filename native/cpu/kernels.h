@@ -8,7 +8,7 @@
 #include "core/adamw.h"
 #include "core/problem.h"
 #include "cpu/blocked/blocking.h"
-#include "lily/backend.h"
+#include "lily/cpu.h"
 
 // Always inlined: several instruction sets compile this header. The linker keeps one out-of-line copy of an inline
 // function, and that copy could use instructions that the processor lacks.
@@ -323,9 +323,21 @@ struct LinearPass {
   int64_t tile_tokens;
   int64_t token_tiles;
 
+  bool transposes_in;  // `in` is stored as [k, tokens]: a product of lily_matmul
+
   LILY_INLINE int64_t first_column(int64_t tile) const {
     return tile == column_tiles ? columns : tile * panels / column_tiles * panel;
   }
+};
+
+// Batched matrix products, see blocked/matmul.h: those of `product`, whose matrices are the first ones, with other
+// matrices. Tasks: batches x the tasks of one product.
+struct MatmulPass {
+  const lily_matmul *call;
+  lily_linear product;
+  LinearPass linear;  // its `call` is set by each task
+
+  LILY_INLINE int64_t product_tasks() const { return linear.column_tiles * linear.token_tiles; }
 };
 
 struct LinearProducts {
@@ -337,6 +349,10 @@ struct LinearProducts {
   // For at most kDirectLinearTokens tokens: the weight in place, see linear_direct.h. Null: the pass does not exist.
   int64_t (*direct_scratch)(const LinearPass &);
   void (*direct)(const LinearPass &, int64_t task, float *scratch);
+
+  // The same products in a batch.
+  void (*matmul)(const MatmulPass &, int64_t task, float *scratch);
+  void (*matmul_direct)(const MatmulPass &, int64_t task, float *scratch);
 };
 
 // A step of AdamW for one parameter.

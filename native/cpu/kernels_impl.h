@@ -47,6 +47,8 @@ constexpr LinearProducts kLinearProducts = {
     .linear = blocked::linear,
     .direct_scratch = linear_direct_scratch,
     .direct = linear_direct,
+    .matmul = blocked::matmul<blocked::linear>,
+    .matmul_direct = blocked::matmul<linear_direct>,
 };
 
 // Folds, the optimiser, spectra and roofs of memory use the kernels of float32 numbers.

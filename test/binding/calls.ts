@@ -182,6 +182,27 @@ function linear(name: 'linear' | 'pack', arrays: Arrays): Encoded {
   return { operation: name, numbers, slots: { ...slots, weight }, items: [] }
 }
 
+function matmul(arrays: Arrays): Encoded {
+  const { random } = arrays
+  const [activationDtype] = pick(random, TYPES)
+  const most = random() < 0.02 ? 300 : 20
+  const bit = () => integer(random, 0, 1)
+  const numbers = {
+    outer: integer(random, 0, 3),
+    inner: integer(random, 0, 3),
+    ...{ aOuter: bit(), aInner: bit(), bOuter: bit(), bInner: bit() },
+    m: integer(random, 0, most),
+    k: integer(random, 0, most),
+    n: integer(random, 0, most),
+    transposeA: bit(),
+    transposeB: bit(),
+    precision: integer(random, 0, 2),
+    activationDtype,
+  }
+  const slots = arrays.operands(tables.matmul.slots, numbers, { bias: 0.5 })
+  return { operation: 'matmul', numbers, slots, items: [] }
+}
+
 function fold(arrays: Arrays): Encoded {
   const { random } = arrays
   const [dOut, rank, experts] = [integer(random, 1, 40), integer(random, 1, 8), integer(random, 1, 5)]
@@ -214,7 +235,7 @@ function adamw(arrays: Arrays): Encoded {
 function ofOperation(arrays: Arrays): unknown[] {
   const { random } = arrays
   const name = pick(random, ['forward', 'backward'] as const)
-  const other = [fold, adamw, () => linear('linear', arrays), () => linear('pack', arrays)]
+  const other = [fold, adamw, matmul, () => linear('linear', arrays), () => linear('pack', arrays)]
   return argumentsOf(random() < 0.5 ? adapter(name, arrays) : pick(random, other)(arrays))
 }
 

@@ -8,6 +8,7 @@ import {
   dtype,
   foldFields,
   linearFields,
+  matmulFields,
   operation,
   precision,
   routing,
@@ -41,6 +42,7 @@ const FIELDS = {
   pack: linearFields,
   fold: foldFields,
   adamw: adamwFields,
+  matmul: matmulFields,
 }
 
 const listOf = (positions: object, numbers: Numbers) => Object.keys(positions).map((name) => numbers[name] ?? 0)
@@ -84,8 +86,27 @@ export function sizesOf(numbers: Numbers): number[] {
     partials: numbers.partials ?? (isWeighted ? experts : groups),
     partial: rank * dOut,
     elements: numbers.elements ?? 0,
+    rows: 0,
+    aRows: 0,
+    aColumns: 0,
+    ...('m' in numbers ? matmulSizesOf(numbers) : {}),
   }
   return Object.keys(size).map((name) => sizes[name as keyof typeof size])
+}
+
+/** The sizes of batched matrix products. */
+function matmulSizesOf({ outer, inner, aOuter, aInner, bOuter, bInner, m, k, n, transposeA, transposeB }: Numbers) {
+  const count = (hasOuter: number, hasInner: number) => (hasOuter === 1 ? outer : 1) * (hasInner === 1 ? inner : 1)
+  const [aRows, aColumns] = transposeA === 1 ? [k, m] : [m, k]
+  const [bRows, bColumns] = transposeB === 1 ? [n, k] : [k, n]
+  return {
+    rows: outer * inner * m,
+    width: n,
+    aRows: count(aOuter, aInner) * aRows,
+    aColumns,
+    bRows: count(bOuter, bInner) * bRows,
+    bColumns,
+  }
 }
 
 /** The type of an operand; of those that may have several, the one of the parameters, or float32. */

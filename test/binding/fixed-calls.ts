@@ -53,10 +53,18 @@ const NUMBERS = {
   parameterDtype: dtype.float32,
 }
 
+/** Those of batched matrix products. */
+const PRODUCTS = { outer: 2, inner: 3, aOuter: 1, aInner: 1, bOuter: 0, bInner: 1, m: 5, k: 4, n: 7 }
+
 /** A call whose numbers differ from the common ones. `partials` of backward are those of its groups. */
 export function makeCall(name: OperationName, change: Call['numbers'] = {}, without: readonly string[] = []): Call {
   const { partials, ...common } = NUMBERS
-  const numbers: Call['numbers'] = { ...common, ...(name === 'fold' ? { partials } : {}), ...change }
+  const numbers: Call['numbers'] = {
+    ...common,
+    ...(name === 'fold' ? { partials } : {}),
+    ...(name === 'matmul' ? PRODUCTS : {}),
+    ...change,
+  }
   const { slots, itemSlots } = tables[name]
   const left = [...without]
   if (name === 'backward' && !without.includes('db')) left.push('deferredDb')

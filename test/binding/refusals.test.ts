@@ -170,6 +170,7 @@ describe.each(OPERATIONS)('%s', (name) => {
     pack: ['weight', 'packed'],
     fold: ['db', 'partials'],
     adamw: ['value', 'grad', 'expAvg', 'expAvgSq'],
+    matmul: ['a', 'b', 'y'],
   }
   test.each(cases)('%s that is not given', async (slot) => {
     const call = changed(name, slot, (of) => (of.access = access.none))
@@ -190,7 +191,7 @@ describe.each(OPERATIONS)('%s', (name) => {
         native.run(numbers, ...given)
       }).toThrow(refusal('ERR_LILY_ARGUMENT', `the descriptor is of no operation with ${given.length} operands`))
     }
-    for (const value of [6, -1, 0.5, NaN, Infinity, 2 ** 32])
+    for (const value of [7, -1, 0.5, NaN, Infinity, 2 ** 32])
       refused(Float64Array.of(value, ...numbers.slice(1)), operands)
     refused(numbers, operands.slice(1))
     refused(numbers, [...operands, null])
@@ -407,6 +408,28 @@ describe('linear and pack', () => {
       refusal('ERR_LILY_ARGUMENT', 'only a weight that is packed has a packed size'),
     )
   })
+})
+
+describe('matmul', () => {
+  test.each(['outer', 'inner', 'm', 'k', 'n'])('%s that does not fit', async (name) => {
+    for (const value of [-1, 0.5, 2 ** 41]) {
+      const call = makeCall('matmul')
+      call.numbers[name] = value
+      await expectRefused(call, 'ERR_LILY_ARGUMENT', `${name} `)
+    }
+    const call = makeCall('matmul')
+    call.numbers[name] = 2 ** 40
+    await expectRefused(call, 'ERR_LILY_SHAPE', '')
+  })
+
+  test.each(['aOuter', 'aInner', 'bOuter', 'bInner', 'transposeA', 'transposeB', 'precision', 'activationDtype'])(
+    '%s that does not exist',
+    async (name) => {
+      const call = makeCall('matmul')
+      call.numbers[name] = 3
+      await expectRefused(call, 'ERR_LILY_ARGUMENT', `${name} must be from 0 to`)
+    },
+  )
 })
 
 describe('fold', () => {

@@ -26,6 +26,8 @@ constexpr LinearProducts kLinearProducts = {
     .linear = blocked::linear,
     .direct_scratch = nullptr,
     .direct = nullptr,
+    .matmul = blocked::matmul<blocked::linear>,
+    .matmul_direct = nullptr,
 };
 
 }  // namespace

@@ -26,9 +26,19 @@ LILY_INLINE int64_t linear_sum_floats(const LinearPass &pass) {
   return minimum(kLinearTokens, pass.tile_tokens) * pass.widest_tile;
 }
 
+// Rows of a transposed left operand that are packed at a time: three cache lines of float32 numbers.
+constexpr int64_t kTransposedRows = (48 + kBlocking.block_rows - 1) / kBlocking.block_rows * kBlocking.block_rows;
+
+// Floats of the copy of a left operand.
+LILY_INLINE int64_t linear_copy_floats(const LinearPass &pass) {
+  constexpr int64_t kPacked =
+      kTransposedRows / kBlocking.block_rows * (kBlocking.chunk_depth / kBlocking.step_depth) * kBlockFloats;
+  return pass.transposes_in ? kPacked : kCopyFloats;
+}
+
 int64_t linear_scratch(const LinearPass &pass) {
   const int64_t packed = pass.call->packed == nullptr ? packed_floats(kBlocking.chunk_depth, pass.widest_tile) : 0;
-  return kCopyFloats + packed + linear_sum_floats(pass);
+  return linear_copy_floats(pass) + packed + linear_sum_floats(pass);
 }
 
 // The columns [first, first + columns) of rhs, k in [begin, end).
@@ -80,16 +90,42 @@ LILY_INLINE bool start_sums(int64_t rows, int64_t columns, const lily_matrix &ou
   return true;
 }
 
+// sums (+)= in^T rhs for the tokens [begin, end), which are columns of `in`, and k in [k, k_end).
+LILY_INLINE void multiply_transposed_rows(const lily_matrix &in, int64_t begin, int64_t end, int64_t k, int64_t k_end,
+                                          const PackedRhs &rhs, const Sums &sums, bool accumulate, float *copy) {
+  const int64_t steps = block_steps(k_end - k);
+  for (int64_t first = begin; first < end; first += kTransposedRows) {
+    const int64_t last = minimum(end, first + kTransposedRows);
+    for (int64_t row = k; row < k_end; row += kTokenTile) {
+      Engine::pack_lhs(submatrix(in, row, first), minimum(kTokenTile, k_end - row), last - first,
+                       copy + (row - k) / kBlocking.step_depth * kBlockFloats, steps * kBlockFloats);
+    }
+    for (int64_t t = first; t < last; t += kBlocking.block_rows) {
+      const Engine::Lhs block = Engine::packed_lhs(copy + (t - first) / kBlocking.block_rows * steps * kBlockFloats);
+      for (int64_t n = 0; n < rhs.columns; n += kBlocking.panel) {
+        Engine::multiply<kLinearColumns>({minimum(kBlocking.block_rows, last - t), rhs.columns - n, steps}, block,
+                                         rhs.panels + n / kBlocking.panel * rhs.panel_pitch,
+                                         {sums.data + (t - begin) * sums.pitch + n, sums.pitch}, accumulate);
+      }
+    }
+  }
+}
+
 // The sums of the tokens [begin, end) and the columns [first, first + columns).
 LILY_INLINE void linear_tile(const LinearPass &pass, int64_t begin, int64_t end, int64_t first, int64_t columns,
                              bool in_place, float *scratch) {
   const lily_linear &call = *pass.call;
-  float *const copy = scratch, *const buffer = copy + kCopyFloats, *const packed = buffer + linear_sum_floats(pass);
+  float *const copy = scratch, *const buffer = copy + linear_copy_floats(pass);
+  float *const packed = buffer + linear_sum_floats(pass);
   const lily_matrix out = submatrix(call.y, begin, first);
   float *const sums = in_place ? static_cast<float *>(out.data) : buffer;
   const int64_t pitch = in_place ? out.pitch : round_up(columns, kBlocking.panel);
   const lily_matrix bias = call.bias.data == nullptr ? call.bias : submatrix(call.bias, 0, first);
   const bool started = start_sums(end - begin, columns, out, bias, sums, pitch);
+  for (int64_t i = 0; pass.depth == 0 && !started && i < end - begin; ++i) {  // the sum of nothing
+    for_vectors(columns, [=](int64_t j, int64_t count)
+                             __attribute__((always_inline)) { store_up_to(sums + i * pitch + j, Vector{}, count); });
+  }
   for (int64_t k = 0; k < pass.depth; k += kBlocking.chunk_depth) {
     const int64_t k_end = minimum(pass.depth, k + kBlocking.chunk_depth);
     const int64_t panel_pitch = block_steps(k_end - k) * kPanelFloats;
@@ -99,6 +135,10 @@ LILY_INLINE void linear_tile(const LinearPass &pass, int64_t begin, int64_t end,
       rhs.panels = chunk + first / kBlocking.panel * panel_pitch;
     } else {
       pack_weight(pass, first, columns, k, k_end, packed, panel_pitch);
+    }
+    if (pass.transposes_in) {
+      multiply_transposed_rows(call.x, begin, end, k, k_end, rhs, {sums, pitch}, started || k > 0, copy);
+      continue;
     }
     for (int64_t t = begin; t < end; t += kBlocking.block_rows) {
       if (in_place && kBlocking.prefetches)

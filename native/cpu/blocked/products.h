@@ -5,6 +5,7 @@
 #include "cpu/blocked/backward.h"
 #include "cpu/blocked/forward.h"
 #include "cpu/blocked/linear.h"
+#include "cpu/blocked/matmul.h"
 
 namespace lily::cpu {
 namespace blocked {

@@ -8,10 +8,21 @@
 #include "cpu/thread_pool.h"
 
 namespace lily::cpu {
-namespace {
+
+LinearPass linear_pass(const lily_linear &call, const Blocking &blocking) {
+  const lily_linear_problem &problem = call.problem;
+  LinearPass pass = {};
+  pass.call = &call;
+  pass.depth = problem.transposed != 0 ? problem.d_out : problem.d_in;
+  pass.columns = problem.transposed != 0 ? problem.d_in : problem.d_out;
+  pass.depth_pieces = {pass.depth, blocking.chunk_depth, divide_up(pass.depth, blocking.chunk_depth)};
+  pass.panel = blocking.panel;
+  pass.panels = divide_up(pass.columns, blocking.panel);
+  return pass;
+}
 
 // Chooses the tiles with which the thread that has the most to do has the least.
-void plan_linear_tiles(const Blocking &blocking, LinearPass &pass) {
+void plan_linear_tiles(const Blocking &blocking, int64_t products, LinearPass &pass) {
   const int64_t tokens = std::max<int64_t>(pass.call->problem.tokens, 1), threads = thread_count();
   // Packing a weight in the L2 cache takes about as long as multiplying this number of tokens.
   const int64_t packing_tokens = 16;
@@ -27,7 +38,7 @@ void plan_linear_tiles(const Blocking &blocking, LinearPass &pass) {
     const int64_t tile_blocks = divide_up(blocks, token_tiles);
     const int64_t fewest_columns = divide_up(pass.panels, widest);
     for (int64_t columns = fewest_columns; columns <= std::min(pass.panels, fewest_columns + threads); ++columns) {
-      const int64_t rounds = divide_up(columns * token_tiles, threads);
+      const int64_t rounds = divide_up(products * columns * token_tiles, threads);
       const int64_t cost =
           rounds * divide_up(pass.panels, columns) * (tile_blocks * blocking.block_rows + packing_tokens);
       if (cost >= least) continue;
@@ -43,36 +54,29 @@ void plan_linear_tiles(const Blocking &blocking, LinearPass &pass) {
 // Tiles of at most this number of columns: the sums of eight tokens are then 16 KiB.
 constexpr int64_t kDirectLinearColumns = 512;
 
-void plan_direct_linear_tiles(LinearPass &pass) {
-  const int64_t count = std::max(2 * target_tasks(), divide_up(pass.columns, kDirectLinearColumns));
+void plan_direct_linear_tiles(int64_t products, LinearPass &pass) {
+  const int64_t count =
+      std::max(divide_up(2 * target_tasks(), products), divide_up(pass.columns, kDirectLinearColumns));
   pass.column_tiles = std::min(pass.panels, count);
   pass.widest_tile = divide_up(pass.panels, pass.column_tiles) * pass.panel;
   pass.tile_tokens = pass.call->problem.tokens;
   pass.token_tiles = 1;
 }
 
-}  // namespace
-
 LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
   const lily_linear_problem &problem = call.problem;
   LinearPlan plan = {};
-  LinearPass &pass = plan.pass;
   plan.products = kernels.linear_products;
   const Blocking &blocking = *plan.products->blocking;
-  pass.call = &call;
-  pass.depth = problem.transposed != 0 ? problem.d_out : problem.d_in;
-  pass.columns = problem.transposed != 0 ? problem.d_in : problem.d_out;
-  pass.depth_pieces = {pass.depth, blocking.chunk_depth, divide_up(pass.depth, blocking.chunk_depth)};
-  pass.panel = blocking.panel;
-  pass.panels = divide_up(pass.columns, blocking.panel);
+  LinearPass &pass = plan.pass = linear_pass(call, blocking);
   // A packed weight of float32 numbers is twice as large as one of 16-bit numbers, and few tokens read it once.
   const bool few = plan.products->direct != nullptr && problem.tokens <= kDirectLinearTokens;
   const bool unpacked = few && kernels.dtype == LILY_FLOAT32 && problem.parameter_dtype != LILY_FLOAT32;
   const bool is_direct = few && (unpacked || call.packed == nullptr);
   if (is_direct) {
-    plan_direct_linear_tiles(pass);
+    plan_direct_linear_tiles(1, pass);
   } else {
-    plan_linear_tiles(blocking, pass);
+    plan_linear_tiles(blocking, 1, pass);
   }
   // At most the size that no allocation has, as of a workspace.
   const uint64_t packed_bytes = static_cast<uint64_t>(blocked::panel_steps_bytes(blocking, pass.columns, pass.depth));

@@ -42,6 +42,8 @@ struct Plan {
 using ForwardPlan = Plan<ForwardPass>;
 using BackwardPlan = Plan<BackwardPass>;
 
+using MatmulPlan = Plan<MatmulPass>;
+
 struct LinearPlan : Plan<LinearPass> {
   const LinearProducts *products;
   size_t packed_bytes;  // of the packed weight; 0: the call would not use it
@@ -51,6 +53,9 @@ struct LinearPlan : Plan<LinearPass> {
 ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels);
 BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels);
 LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels);
+// One product of a batch as that of a linear layer.
+lily_linear_problem linear_problem(const lily_matmul_problem &problem);
+MatmulPlan plan_matmul(const lily_matmul &call, const Kernels &kernels);
 Partition plan_fold(const lily_fold &call, const Kernels &kernels);
 
 }  // namespace lily::cpu

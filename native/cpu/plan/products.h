@@ -50,6 +50,11 @@ inline void add_d_router(const Kernels &kernels, bool joins, BackwardPlan &plan)
   plan.steps.add(plan.pass.router.tiles.count, kernels.compute_d_router, joins);
 }
 
+// The sizes of a product of a frozen linear layer, and its tiles where the tasks of `products` of them run together.
+LinearPass linear_pass(const lily_linear &call, const Blocking &blocking);
+void plan_linear_tiles(const Blocking &blocking, int64_t products, LinearPass &pass);
+void plan_direct_linear_tiles(int64_t products, LinearPass &pass);
+
 namespace blocked {
 
 // Bytes of a packed right operand of `depth` x `columns`.

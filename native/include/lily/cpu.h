@@ -24,6 +24,30 @@ typedef struct lily_processor {
 } lily_processor;
 void lily_cpu_processor(lily_processor *processor);
 
+/* Batched matrix products: y (+)= op(a) op(b) + bias for each of outer x inner pairs of matrices, where op(a) is [m, k]
+ * and op(b) is [k, n]. Rows of a matrix are one pitch apart. A row of y has the same bits for any number of other rows,
+ * of matrices and of threads. */
+typedef struct lily_matmul_problem {
+  int64_t outer, inner; /* counts of batches, in two dimensions because either operand may repeat along either */
+  int64_t m, k, n;
+  int32_t transpose_a; /* 1: a is stored as [k, m]; 0: [m, k] */
+  int32_t transpose_b; /* 1: b is stored as [n, k]; 0: [k, n] */
+  int32_t precision;   /* lily_precision */
+  int32_t dtype;       /* of a, b, bias and y: lily_dtype */
+} lily_matmul_problem;
+
+typedef struct lily_matmul {
+  lily_matmul_problem problem;
+  lily_matrix a, b;                   /* the first matrices */
+  int64_t a_strides[2], b_strides[2]; /* elements from one matrix to the next, outer and inner; 0: it repeats */
+  lily_matrix bias;                   /* [1, n]; data NULL: none */
+  lily_matrix y;                      /* [outer * inner * m, n] */
+  void *workspace;
+  size_t workspace_bytes;
+} lily_matmul;
+lily_status lily_cpu_matmul_workspace(const lily_matmul_problem *problem, size_t *bytes);
+lily_status lily_cpu_matmul(const lily_matmul *call);
+
 /* Float64 for the analysis of adapters; row-major. Each returns LILY_ERROR_OUT_OF_MEMORY if there is no memory for its
  * scratch, and LILY_ERROR_UNAVAILABLE as the other calls do. */
 /* L [r, r], zero above the diagonal, of X X^T = L L^T, where X is [r, columns]. */
