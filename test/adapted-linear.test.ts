@@ -40,7 +40,7 @@ interface Operands {
   dy: HostTensorLike
 }
 
-function operands(dtype: Float, parameters: Float, isLora: boolean): Operands {
+function operands(dtype: Float, parameters: Float, isLora: boolean, frozen = parameters): Operands {
   const random = randomFrom(5)
   const made = (type: Float, ...shape: number[]): HostTensorLike => ({
     data: pack(
@@ -58,8 +58,8 @@ function operands(dtype: Float, parameters: Float, isLora: boolean): Operands {
     a: made(parameters, rank, dIn),
     router: made(parameters, experts, rank),
     b: isLora ? made(parameters, dOut, rank) : made(parameters, experts, rank, dOut),
-    weight: made(parameters, dOut, dIn),
-    bias: made(parameters, dOut),
+    weight: made(frozen, dOut, dIn),
+    bias: made(frozen, dOut),
     dy: made(dtype, batch, length, dOut),
   }
 }
@@ -82,9 +82,10 @@ function expectSame(actual: Results, expected: Results): void {
 }
 
 const TYPES = [
-  ['float32', 'float32'],
-  ['bfloat16', 'bfloat16'],
-  ['float16', 'float32'],
+  ['float32', 'float32', 'float32'],
+  ['float32', 'float32', 'bfloat16'],
+  ['bfloat16', 'bfloat16', 'bfloat16'],
+  ['float16', 'float32', 'float32'],
 ] as const
 
 const ROUTINGS = [
@@ -101,7 +102,7 @@ const OUTPUTS = [
   ['overwritten outputs', false],
 ] as const
 
-describe.each(TYPES)('%s with parameters in %s', (dtype, parameters) => {
+describe.each(TYPES)('%s with parameters in %s and a weight in %s', (dtype, parameters, frozen) => {
   describe.each(OUTPUTS)('%s', (_, accumulate) => {
     const given = (value: number, ...shape: number[]) =>
       accumulate === undefined ? undefined : filled(dtype, value, ...shape)
@@ -110,7 +111,7 @@ describe.each(TYPES)('%s with parameters in %s', (dtype, parameters) => {
     const options = accumulate === undefined ? {} : { accumulate }
 
     it.each(ROUTINGS)('Lily, $routing: the bits of the two calls', async (settings) => {
-      const { weight, bias, dy, router: given, ...rest } = operands(dtype, parameters, false)
+      const { weight, bias, dy, router: given, ...rest } = operands(dtype, parameters, false, frozen)
       const router = settings.routing === 'uniform' ? undefined : given
       const call = { ...rest, router }
       const forwardOptions = { ...settings, scaling: 0.5, ...options }
@@ -133,7 +134,7 @@ describe.each(TYPES)('%s with parameters in %s', (dtype, parameters) => {
     })
 
     it('LoRA: the bits of the two calls', async () => {
-      const { weight, bias, dy, router: _router, ...rest } = operands(dtype, parameters, true)
+      const { weight, bias, dy, router: _router, ...rest } = operands(dtype, parameters, true, frozen)
       const base = linearForward({ x: rest.x, weight, bias, y: y() }, options).y
       const { saved, ...expected } = loraForward({ ...rest, y: base }, { scaling: 2 })
       const baseDx = linearBackward({ dy, weight, dx: dx() }, options).dx
@@ -277,9 +278,10 @@ describe('refusals', () => {
     const before = forward.y.data.slice()
     for (const run of [lilyForward, lilyForwardAsync]) {
       await expectRefused('ERR_LILY_ARGUMENT', 'bias: is given without a weight', () => run(withoutWeight))
-      const weight = filled('bfloat16', 1, dOut, dIn)
-      const message = 'weight: expected float32, got bfloat16; convert it'
-      await expectRefused('ERR_LILY_DTYPE', message, () => run({ ...forward, weight }))
+      const { dy: _dy, ...halves } = operands('bfloat16', 'bfloat16', false)
+      const weight = filled('float16', 1, dOut, dIn)
+      const message = 'weight: expected bfloat16 or float32, got float16; convert it'
+      await expectRefused('ERR_LILY_DTYPE', message, () => run({ ...halves, weight }))
     }
     expect(forward.y.data).toEqual(before)
   })

@@ -33,7 +33,15 @@ describe('instruction sets', () => {
     how: {},
   }))
   const packed = few.map(({ spec }): LinearJob => ({ spec, how: { packed: true } }))
-  const jobs = [...few, ...packed, ...jobsOf(types).filter((_, i) => i % 2 === 0)]
+  // Weights of 16 bits under float32, and after each the same in float32.
+  const pairs = [1, 4, 8, 9, 40].flatMap((tokens, i) =>
+    (['bfloat16', 'float16'] as const).flatMap((parameters): LinearJob[] => {
+      const precision = i % 2 === 0 ? 'default' : 'tf32'
+      const spec: LinearSpec = { tokens, dIn: 530, dOut: 133, bias: true, parameters, precision, seed: i }
+      return [false, true].map((widened) => ({ spec, how: { widened, packed: i > 1 } }))
+    }),
+  )
+  const jobs = [...few, ...packed, ...pairs, ...jobsOf(types).filter((_, i) => i % 2 === 0)]
   const byDefault = jobs.map(({ spec, how }): LinearJob => ({ spec: { ...spec, precision: 'default' }, how }))
   for (const isa of NAMES)
     test(`${isa}, with the same bits on 1 to 3 threads`, { timeout: 300_000 }, async (context) => {
@@ -54,6 +62,12 @@ describe('instruction sets', () => {
       few.forEach((_, i) => {
         expectSameBits(`y of job ${i} with a packed weight`, results[few.length + i].y, results[i].y)
         expectSameBits(`dx of job ${i} with a packed weight`, results[few.length + i].dx, results[i].dx)
+      })
+      pairs.forEach(({ how }, i) => {
+        const [actual, expected] = [0, 1].map((j) => results[2 * few.length + i + j])
+        if (how.widened === true) return
+        expectSameBits(`y of pair ${i} of a weight in float32`, actual.y, expected.y)
+        expectSameBits(`dx of pair ${i} of a weight in float32`, actual.dx, expected.dx)
       })
       for (const threads of isSanitized ? [3] : [2, 3]) {
         const others = await on(threads)

@@ -12,9 +12,9 @@ import {
   PackedLinear,
   tensor,
 } from '../lib/index.js'
-import { isSlow } from './support/backend.js'
+import { backend, isModelled, isSlow } from './support/backend.js'
 import { expectSameBits } from './support/compare.js'
-import { TYPES } from './support/dtypes.js'
+import { TYPES, unpack } from './support/dtypes.js'
 import { expectMatches, jobsOf } from './support/linear-check.js'
 import { type LinearHow, type LinearResult, type LinearSpec, makeLinear, runLinear } from './support/linear.js'
 import { gaussian, randomFrom } from './support/random.js'
@@ -102,6 +102,38 @@ describe('the bits', () => {
       }
     }
   })
+
+  // Devices refuse it. Up to eight tokens read the weight in place.
+  if (backend === 'cpu') {
+    const halves = ['bfloat16', 'float16'] as const
+    test.each(halves)('of a weight in %s under float32 are those of the weight in float32', async (parameters) => {
+      const layout = { gap: 3, margin: 1 }
+      const types = { parameters, precision: isModelled ? 'tf32' : 'default' } as const
+      for (const tokens of [1, 2, 3, 4, 5, 6, 7, 8, 9, 67]) {
+        const made = makeLinear({ ...spec, dIn: 530, ...types, tokens })
+        const expected = await runLinear(made, { outputs: 'add', packed: true, widened: true })
+        for (const how of [{}, { packed: true }, { layout: { weight: layout, bias: layout } }] satisfies LinearHow[]) {
+          expectSame(await runLinear(made, { outputs: 'add', ...how }), expected, `of ${tokens} tokens`)
+        }
+      }
+    })
+
+    test.each(halves)('of every number in %s are those of the number itself', (dtype) => {
+      const data = Uint16Array.from({ length: 2 ** 16 }, (_, bits) => bits)
+      const expected = unpack(dtype, data).map((number) => number + 0)
+      const expectNumbers = (actual: Float32Array) => {
+        const row = actual.subarray(-expected.length)
+        expect(row.findIndex((number, i) => !Object.is(number, expected[i]))).toBe(-1)
+      }
+      for (const tokens of [1, 9]) {
+        const x = { data: new Float32Array(tokens).fill(1), shape: [tokens, 1] }
+        const column = linearForward({ x, weight: { data, dtype, shape: [2 ** 16, 1] } }).y.data as Float32Array
+        expectNumbers(column)
+        const row = linearBackward({ dy: x, weight: { data, dtype, shape: [1, 2 ** 16] } }).dx.data as Float32Array
+        expectNumbers(row)
+      }
+    })
+  }
 
   test.each(ofTypes)('of a row of %s do not depend on the other rows', async (_, problem) => {
     const all = makeLinear(problem)
@@ -203,6 +235,14 @@ describe('packLinear', () => {
     )
   })
 
+  it('has no form of a weight of 16 bits under float32, which would have twice its size', () => {
+    const weight = cast(matrix(dOut, dIn), 'bfloat16')
+    const packed = packLinear(weight)
+    linearForward({ x: matrix(70, dIn), weight: packed })
+    linearBackward({ dy: matrix(70, dOut), weight: packed })
+    expect([packed.dtype, packed.byteLength]).toEqual(['bfloat16', 0])
+  })
+
   it('is refused once it is disposed of, and leaves the weight alone', async () => {
     const weight = tensor(gaussian(random, dIn * dOut), [dOut, dIn])
     const packed = packLinear(weight)
@@ -232,10 +272,11 @@ describe('refusals', () => {
     ['a weight of another d_in', 'ERR_LILY_SHAPE', 'weight: expected [d_out, 3]', { weight: zeros(4, 2) }],
     ['a weight of three dimensions', 'ERR_LILY_SHAPE', 'weight: expected [d_out, d_in]', { weight: zeros(2, 2, 3) }],
     ['a weight without rows', 'ERR_LILY_SHAPE', 'weight: expected [d_out, d_in], each', { weight: zeros(0, 3) }],
-    ['a weight of another type', 'ERR_LILY_DTYPE', 'weight', { weight: halves(4, 3) }],
+    ['a weight of another type', 'ERR_LILY_DTYPE', 'weight', { x: cast(x, 'float16'), weight: halves(4, 3) }],
     ['a bias of another size', 'ERR_LILY_SHAPE', 'bias: expected [4]', { bias: zeros(3) }],
     ['a bias of two dimensions', 'ERR_LILY_SHAPE', 'bias: expected [4]', { bias: zeros(1, 4) }],
     ['a bias of another type', 'ERR_LILY_DTYPE', 'bias', { bias: halves(4) }],
+    ['a bias in float32 of a weight that is not', 'ERR_LILY_DTYPE', 'bias', { weight: halves(4, 3), bias: zeros(4) }],
     ['a y of another shape', 'ERR_LILY_SHAPE', 'y: expected 2 rows of 4', { y: zeros(2, 3) }],
     ['a y of another type', 'ERR_LILY_DTYPE', 'y', { y: halves(2, 4) }],
     ['an x without columns', 'ERR_LILY_SHAPE', 'x', { x: zeros(2, 0) }],

@@ -6,7 +6,7 @@ import { shapeText, type TypedMatrix } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
 import { Capture } from '../memory/capture.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
-import { refuseWebGpu } from '../memory/device.js'
+import { CPU, refuseWebGpu } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
@@ -120,7 +120,7 @@ export function checkLinear(
       `expected ${expected} (${names.x} has ${names.size} ${x.columns}), got ${shapeText(matrix.shape)}`,
     )
   }
-  checkTypeOrFloat32('weight', weight, x.dtype)
+  checkWeightType(weight, x)
   if (bias !== null) {
     if (bias.shape.length !== 1 || bias.columns !== dOut) {
       fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
@@ -133,6 +133,21 @@ export function checkLinear(
   refuseOverlap(names.y, y.operand, names.x, x)
   refuseOverlap(names.y, y.operand, 'weight', weight)
   refuseOverlap(names.y, y.operand, 'bias', bias)
+}
+
+/** Checks that the weight has the type of x or float32, or, on the cpu, 16 bits under an x in float32. */
+function checkWeightType(weight: Operand, x: Operand): void {
+  if (x.dtype !== 'float32' || weight.dtype === 'float32') {
+    checkTypeOrFloat32('weight', weight, x.dtype)
+  } else if (x.device !== CPU) {
+    const { type, id } = x.device
+    fail(
+      'ERR_LILY_DTYPE',
+      'weight',
+      `expected float32 on ${type}:${id}, got ${weight.dtype}, which only the cpu backend multiplies under an x in float32; ` +
+        'convert it',
+    )
+  }
 }
 
 /**

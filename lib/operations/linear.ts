@@ -23,7 +23,7 @@ import { PRECISIONS } from './read.js'
 export interface LinearForwardOperands {
   /** `[..., d_in]`: activations entering the layer. */
   readonly x: TensorLike
-  /** [d_out, d_in], in the type of x or float32. */
+  /** [d_out, d_in], in the type of x or float32; on the cpu also bfloat16 or float16 under an x in float32. */
   readonly weight: TensorLike | PackedLinear
   /** [d_out], in the type of weight. */
   readonly bias?: TensorLike | undefined
@@ -51,7 +51,7 @@ export interface LinearForwardResult {
 export interface LinearBackwardOperands {
   /** `[..., d_out]`: the gradient of y. */
   readonly dy: TensorLike
-  /** `[d_out, d_in]`: the weight of forward, in the type of dy or float32. */
+  /** `[d_out, d_in]`: the weight of forward, in one of its types. */
   readonly weight: TensorLike | PackedLinear
   /** [..., d_in] of M rows, accumulated in place. Without it a new tensor is returned. */
   readonly dx?: TensorLike | undefined
@@ -73,7 +73,8 @@ const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
  *
  * Sums are float32, and y is rounded once. A row of y depends on its row of x alone: it has the same bits in every batch,
  * with every number of threads, and with a packed weight ({@link packLinear}). Products of cuBLASLt on CUDA devices are an
- * exception: docs/linear.md#bits.
+ * exception: docs/linear.md#bits. A 16-bit weight under an x in float32 is converted exactly: the results have the bits of
+ * the same weight in float32.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing

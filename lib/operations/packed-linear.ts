@@ -86,8 +86,8 @@ let packedOf: (weight: Packed) => PackedLinear
  *
  * It refers to the memory of the weight, which must not change as long as the object is used. A form is packed by the
  * first call that needs it: one for forward and one for backward, of about d_out * d_in numbers of float32 each, or of
- * bfloat16 where the processor multiplies bfloat16; and others for other types of x and other precisions. A call that is
- * faster without a form uses none. On CUDA devices there are no packed forms.
+ * bfloat16 where the processor multiplies bfloat16; and others for other types of x and other precisions. A weight of 16
+ * bits has no form in float32: it stays half as large, and each call packs it. On CUDA devices there are no packed forms.
  *
  * @example
  * using packed = packLinear(weight)

@@ -13,7 +13,8 @@ import { refuseNested, runOperation } from './operation.js'
  * of TensorFlow.js.
  *
  * @param x [..., d_in], float32
- * @param weight [d_in, d_out], float32, as the kernel of tf.layers.dense; or {@link packLinear} of a weight
+ * @param weight [d_in, d_out], float32, as the kernel of tf.layers.dense; or {@link packLinear} of a weight, which may also be
+ *   bfloat16 or float16
  * @param bias [d_out], float32
  * @returns [..., d_out]
  * @throws LilyError ERR_LILY_ARGUMENT, also if a gradient of weight or bias is asked for; ERR_LILY_SHAPE,

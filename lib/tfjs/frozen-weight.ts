@@ -51,7 +51,6 @@ export function frozenInputs(name: string, weight: Tensor | PackedLinear, bias: 
 }
 
 function readPacked(argument: string, packed: PackedLinear): FrozenWeight {
-  if (packed.dtype !== 'float32') fail('ERR_LILY_DTYPE', argument, `expected float32, got ${packed.dtype}; convert it`)
   if (tfGpu() !== null) {
     fail(
       'ERR_LILY_DEVICE',

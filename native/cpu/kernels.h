@@ -312,6 +312,7 @@ constexpr int64_t kDirectLinearTokens = 8;
 // transposed. Both have a bias: the forward product of a weight that is stored as W^T is the transposed one.
 struct LinearPass {
   const lily_linear *call;
+  const float *packed;     // the packed weight of the call; null: the tasks pack theirs, or read it in place
   int64_t depth;           // k: d_in, or d_out if transposed
   int64_t columns;         // of out
   Partition depth_pieces;  // tasks of pack

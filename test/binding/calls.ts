@@ -104,6 +104,9 @@ const TYPES = [
   [dtype.float16, dtype.float32],
 ]
 
+/** A frozen weight may also have 16 bits under float32. */
+const TYPES_OF_LAYERS = [...TYPES, [dtype.float32, dtype.bfloat16], [dtype.float32, dtype.float16]]
+
 /** A call of forward or backward. */
 function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
   const { random } = arrays
@@ -160,7 +163,7 @@ function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
 /** A call of linear or of pack. */
 function linear(name: 'linear' | 'pack', arrays: Arrays): Encoded {
   const { random } = arrays
-  const [activationDtype, parameterDtype] = pick(random, TYPES)
+  const [activationDtype, parameterDtype] = pick(random, TYPES_OF_LAYERS)
   const most = random() < 0.02 ? 600 : 40
   const numbers: Record<string, number> = {
     transposed: integer(random, 0, 1),

@@ -2,12 +2,14 @@
 import { expect, test } from 'vitest'
 import {
   captureGraph,
+  cast,
   deviceTensor,
   foldB,
   lilyBackward,
   lilyBackwardAsync,
   lilyForward,
   lilyForwardAsync,
+  linearForward,
   loraBackward,
   loraForward,
   packLinear,
@@ -18,6 +20,7 @@ import {
 } from '../../lib/index.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
+import { expectRefused } from '../support/refused.js'
 
 const [tokens, dIn, dOut, rank, experts] = [70, 40, 52, 5, 3]
 const device = { type: 'cuda', id: 0 } as const
@@ -174,3 +177,17 @@ test('a given y and dx without a stream, and a weight in another stream than x: 
 function size(of: Tensor | undefined): number {
   return of?.shape.reduce((product, length) => product * length) ?? 0
 }
+
+test('a weight of 16 bits under float32 is refused', async () => {
+  const { dy: _, ...given } = operands(false)
+  const moved = Object.fromEntries(
+    Object.entries(given).map(([name, value]) => [name, value.to(device)]),
+  ) as unknown as typeof given
+  const weight = cast(given.weight, 'bfloat16').to(device)
+  for (const run of [
+    () => lilyForward({ ...moved, weight, bias: undefined }),
+    () => linearForward({ x: moved.x, weight }),
+  ]) {
+    await expectRefused('ERR_LILY_DTYPE', 'weight: expected float32 on cuda:0, got bfloat16', run)
+  }
+})

@@ -22,6 +22,8 @@ export interface LinearHow {
   layout?: Partial<Record<Name, Layout>>
   outputs?: 'new' | 'add' | 'overwrite'
   packed?: boolean
+  /** Weight and bias are passed in float32. They have the numbers of the type of the parameters. */
+  widened?: boolean
   isAsync?: boolean
   /** Leading dimensions of x, y, dy and dx. */
   leading?: number[]
@@ -65,7 +67,8 @@ export async function runLinear(problem: Linear, how: LinearHow = {}): Promise<L
   const given = new Map<string, Operand>()
   const old: LinearResult['old'] = {}
   const place = (name: Name, rows: number, columns: number, values: ArrayLike<number>) => {
-    const dtype = name === 'weight' || name === 'bias' ? parameters : activations
+    const ofWeight = how.widened === true ? 'float32' : parameters
+    const dtype = name === 'weight' || name === 'bias' ? ofWeight : activations
     return new Operand(dtype, rows, columns, values, how.layout?.[name] ?? { gap: 0, margin: 0 })
   }
   const input = (name: Name, rows: number, columns: number, values: ArrayLike<number>) => {

@@ -1,7 +1,7 @@
 /** Gradients of adapters and frozen layers beside those of the same formulas in operations of TensorFlow.js. */
 import * as tf from '@tensorflow/tfjs'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { type AdapterLayer, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
+import { type AdapterLayer, cast, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
 import { adapt, adaptedLinear, type AdaptOptions, frozenLinear, fromTf, variableGrads } from '../../lib/tfjs/index.js'
 import { BACKENDS, type Case, expectEqual, gradOf, gradsOf, lilyOf, loraOf, normal, valueOf } from '../support/tfjs.js'
 
@@ -287,14 +287,20 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
         const y = tf.reshape(tf.matMul(tf.reshape(x, [-1, D_IN]), kernel as tf.Tensor2D), factor.shape)
         return loss(bias === undefined ? y : tf.add(y, bias))
       }, [x])
-      const rows = fromTf(tf.transpose(kernel)).data
-      const packed = packLinear(tensor(rows, [D_OUT, D_IN]))
+      const rows = fromTf(tf.transpose(kernel))
+      const packed = packLinear(tensor(rows.data, [D_OUT, D_IN]))
       for (const weight of [kernel, packed]) {
         // It has no parameters, so that the functions of TensorFlow.js differentiate it as well.
         const { value, grads } = tf.variableGrads(() => loss(frozenLinear(x, weight, bias)), [x])
         expectEqual('loss', value, expected.value)
         expectEqual('dx', grads[x.name], expected.grads[x.name])
       }
+      const half = cast(rows, 'bfloat16')
+      const [narrow, wide] = [half, cast(half, 'float32')].map((weight) =>
+        tf.variableGrads(() => loss(frozenLinear(x, packLinear(weight), bias)), [x]),
+      )
+      expect(narrow.value.dataSync()).toEqual(wide.value.dataSync())
+      expect(narrow.grads[x.name].dataSync()).toEqual(wide.grads[x.name].dataSync())
     })
   })
 })

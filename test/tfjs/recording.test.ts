@@ -341,12 +341,6 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
         'bias: expected [6]',
         () => frozenLinear(x, tf.ones([D_IN, D_OUT]), tf.ones([D_IN])),
       ],
-      [
-        'a packed weight of 16 bits',
-        'ERR_LILY_DTYPE',
-        'weight: expected float32, got bfloat16',
-        () => frozenLinear(x, packLinear(tensor(new Uint16Array(16), [2, D_IN], 'bfloat16'))),
-      ],
       ['no function', 'ERR_LILY_ARGUMENT', 'f: expected a function', () => variableGrads(1 as never, model)],
       [
         'no model',

@@ -157,7 +157,7 @@ LILY_INLINE TileLhs copy_lhs(const Matrix &in, int64_t row, int64_t begin, int64
 template <typename E>
 LILY_INLINE TileLhs lhs_of(const ScaledMatrix<E> &in, int64_t row, int64_t begin, int64_t steps, bool copies,
                            BFloat16 *copy) {
-  if constexpr (__is_same(E, BFloat16)) {
+  if constexpr (kTerms == 1 && __is_same(E, BFloat16)) {
     const int64_t rows = in.rows - row;
     const bool whole = (rows >= 32 || rows == 16) && in.columns - begin >= steps * kStepDepth && in.scale == 1.0f;
     if (whole && !copies) return lhs_in_place(in.data + row * in.pitch + begin, in.pitch);

@@ -52,7 +52,8 @@ LILY_INLINE Halves load_halves(const BFloat16 *row, int64_t count) {
 #endif
 }
 LILY_INLINE Row load_row(const BFloat16 *row, int64_t count) { return widen(load_halves(row, count)); }
-LILY_INLINE Row load_row(const float *row, int64_t count) {
+template <typename E>
+LILY_INLINE Row load_row(const E *row, int64_t count) {
   const Vector first = load_up_to(row, count);
   const Vector second = count > kLanes ? load_up_to(row + kLanes, count - kLanes) : Vector{};
   return {__builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
@@ -118,12 +119,12 @@ LILY_INLINE Terms terms_of(Row values) {
 }
 
 // The terms of `scale` times 32 numbers, zeros after the first `count`.
-LILY_INLINE Terms terms_of(const float *row, int64_t count, float scale) {
-  const Row values = load_row(row, count);
-  return terms_of({scale * values.even, scale * values.odd});
-}
-LILY_INLINE Terms terms_of(const BFloat16 *row, int64_t count, float scale) {
-  if (scale == 1.0f) return {{load_halves(row, count)}};
+template <typename E>
+LILY_INLINE Terms terms_of(const E *row, int64_t count, float scale) {
+  // Of several terms, also those after the first have the bits of the same numbers in float32.
+  if constexpr (kTerms == 1 && __is_same(E, BFloat16)) {
+    if (scale == 1.0f) return {{load_halves(row, count)}};
+  }
   const Row values = load_row(row, count);
   return terms_of({scale * values.even, scale * values.odd});
 }
@@ -189,14 +190,20 @@ LILY_INLINE void with_combined(const ExpertStack &stack, int64_t group, int64_t 
   });
 }
 
-// Calls body(matrix) with a part of an activation or of a parameter, times a factor.
+// Calls body(matrix) with a part of an activation, of a parameter, or of a weight under float32 activations, which may
+// have any type, times a factor.
 template <typename Body>
 LILY_INLINE void with_scaled(const lily_matrix &matrix, int64_t rows, int64_t columns, float scale,
                              const uint8_t *keeps, Body body) {
-  with_parameter(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
+  const auto of_type = [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
     body(ScaledMatrix<E>{static_cast<const E *>(matrix.data), matrix.pitch, rows, columns, scale, keeps});
-  });
+  };
+  if constexpr (__is_same(Operand, TileTerms)) {
+    with_element(matrix.dtype, of_type);
+  } else {
+    with_parameter(matrix.dtype, of_type);
+  }
 }
 
 }  // namespace

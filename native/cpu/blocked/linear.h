@@ -37,7 +37,7 @@ LILY_INLINE int64_t linear_copy_floats(const LinearPass &pass) {
 }
 
 int64_t linear_scratch(const LinearPass &pass) {
-  const int64_t packed = pass.call->packed == nullptr ? packed_floats(kBlocking.chunk_depth, pass.widest_tile) : 0;
+  const int64_t packed = pass.packed == nullptr ? packed_floats(kBlocking.chunk_depth, pass.widest_tile) : 0;
   return linear_copy_floats(pass) + packed + linear_sum_floats(pass);
 }
 
@@ -130,9 +130,8 @@ LILY_INLINE void linear_tile(const LinearPass &pass, int64_t begin, int64_t end,
     const int64_t k_end = minimum(pass.depth, k + kBlocking.chunk_depth);
     const int64_t panel_pitch = block_steps(k_end - k) * kPanelFloats;
     PackedRhs rhs = {packed, panel_pitch, columns};
-    if (call.packed != nullptr) {
-      const float *const chunk = static_cast<const float *>(call.packed) + chunk_offset(pass, k);
-      rhs.panels = chunk + first / kBlocking.panel * panel_pitch;
+    if (pass.packed != nullptr) {
+      rhs.panels = pass.packed + chunk_offset(pass, k) + first / kBlocking.panel * panel_pitch;
     } else {
       pack_weight(pass, first, columns, k, k_end, packed, panel_pitch);
     }

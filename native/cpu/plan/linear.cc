@@ -69,10 +69,12 @@ LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
   plan.products = kernels.linear_products;
   const Blocking &blocking = *plan.products->blocking;
   LinearPass &pass = plan.pass = linear_pass(call, blocking);
-  // A packed weight of float32 numbers is twice as large as one of 16-bit numbers, and few tokens read it once.
+  // A weight of 16 bits in products of float32 numbers has no packed form, which would be twice as large as the weight:
+  // docs/cpu-backend.md#frozen-linear-layers.
+  const bool widens = kernels.dtype == LILY_FLOAT32 && problem.parameter_dtype != LILY_FLOAT32;
+  pass.packed = widens ? nullptr : static_cast<const float *>(call.packed);
   const bool few = plan.products->direct != nullptr && problem.tokens <= kDirectLinearTokens;
-  const bool unpacked = few && kernels.dtype == LILY_FLOAT32 && problem.parameter_dtype != LILY_FLOAT32;
-  const bool is_direct = few && (unpacked || call.packed == nullptr);
+  const bool is_direct = few && pass.packed == nullptr;
   if (is_direct) {
     plan_direct_linear_tiles(1, pass);
   } else {
@@ -80,7 +82,7 @@ LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
   }
   // At most the size that no allocation has, as of a workspace.
   const uint64_t packed_bytes = static_cast<uint64_t>(blocked::panel_steps_bytes(blocking, pass.columns, pass.depth));
-  plan.packed_bytes = unpacked ? 0 : static_cast<size_t>(std::min<uint64_t>(packed_bytes, SIZE_MAX));
+  plan.packed_bytes = widens ? 0 : static_cast<size_t>(std::min<uint64_t>(packed_bytes, SIZE_MAX));
 
   Workspace workspace(call.workspace);
   const auto scratch = is_direct ? plan.products->direct_scratch : plan.products->scratch;

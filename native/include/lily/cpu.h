@@ -11,6 +11,8 @@
 extern "C" {
 #endif
 
+/* A frozen linear layer (lily_linear_problem) may also have a parameter_dtype of 16 bits under float32 activations: the
+ * weight is converted exactly, and the results have the bits of the same weight in float32. */
 const lily_backend *lily_cpu_backend(void);
 
 /* The properties of the processor that determine the instruction set and the number of threads of the CPU backend. */
