@@ -173,6 +173,7 @@ const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 
 const wasm = [
   'adamw',
   'async',
+  'attention',
   'binding/refusals',
   'determinism',
   'errors',

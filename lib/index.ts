@@ -17,6 +17,18 @@ export type { LoraAnalysis, LoraLayerAnalysis } from './analysis/analyse-lora.js
 export type { ExpertAnalysis } from './analysis/experts.js'
 export type { RouterAnalysis } from './analysis/routers.js'
 export type { SingularValueAnalysis, UpdateAnalysis } from './analysis/updates.js'
+export {
+  attentionBackward,
+  type AttentionBackwardOperands,
+  type AttentionBackwardOptions,
+  attentionForward,
+  type AttentionForwardOperands,
+  type AttentionForwardOptions,
+  type AttentionForwardResult,
+  type AttentionGradients,
+  type AttentionNeeds,
+  AttentionSaved,
+} from './operations/attention.js'
 export { backends, type BackendInfo, type BackendName, type DeviceInfo } from './memory/backends.js'
 export {
   lilyBackward,

@@ -6,7 +6,17 @@
  */
 
 /** Every operation with its fields, the fields of its items, its slots, and those of its items. */
-export const operation = { forward: 0, backward: 1, linear: 2, pack: 3, fold: 4, adamw: 5, matmul: 6 } as const
+export const operation = {
+  forward: 0,
+  backward: 1,
+  linear: 2,
+  pack: 3,
+  matmul: 4,
+  attention: 5,
+  attentionBackward: 6,
+  fold: 7,
+  adamw: 8,
+} as const
 
 /** The backends by number. */
 export const backend = { cpu: 0, cuda: 1 } as const
@@ -77,6 +87,44 @@ export const linearFields = {
   dOut: 11,
 } as const
 
+/** Numbers of a batched matrix product: a has matrices along the outer batches if aOuter is 1, and one if it is 0; and so on. */
+export const matmulFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  outer: 5,
+  inner: 6,
+  aOuter: 7,
+  aInner: 8,
+  bOuter: 9,
+  bInner: 10,
+  m: 11,
+  k: 12,
+  n: 13,
+  transposeA: 14,
+  transposeB: 15,
+  precision: 16,
+  activationDtype: 17,
+} as const
+
+/** Numbers of attention, forward and backward. */
+export const attentionFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  batch: 5,
+  tokens: 6,
+  keys: 7,
+  heads: 8,
+  dHead: 9,
+  scale: 10,
+  causal: 11,
+} as const
+
 /** Numbers of a fold. */
 export const foldFields = {
   operation: 0,
@@ -106,28 +154,6 @@ export const adamwFields = {
 /** Numbers of one parameter. */
 export const adamwItemFields = { lr: 0, weightDecay: 1 } as const
 
-/** Numbers of a batched matrix product: a has matrices along the outer batches if aOuter is 1, and one if it is 0; and so on. */
-export const matmulFields = {
-  operation: 0,
-  backend: 1,
-  device: 2,
-  stream: 3,
-  memoryStream: 4,
-  outer: 5,
-  inner: 6,
-  aOuter: 7,
-  aInner: 8,
-  bOuter: 9,
-  bInner: 10,
-  m: 11,
-  k: 12,
-  n: 13,
-  transposeA: 14,
-  transposeB: 15,
-  precision: 16,
-  activationDtype: 17,
-} as const
-
 /** Numbers of one operand: rows x columns elements, `pitch` of them from one row to the next. */
 export const slotFields = { byteOffset: 0, rows: 1, columns: 2, pitch: 3, dtype: 4, access: 5 } as const
 
@@ -154,10 +180,17 @@ export const size = {
   depth: 12,
   width: 13,
   packed: 14,
-  elements: 15,
-  rows: 16,
-  aRows: 17,
-  aColumns: 18,
+  rows: 15,
+  aRows: 16,
+  aColumns: 17,
+  batch: 18,
+  keys: 19,
+  queryRows: 20,
+  keyRows: 21,
+  headColumns: 22,
+  headRows: 23,
+  statistics: 24,
+  elements: 25,
 } as const
 
 /** Name, rows, columns, kind of type, and what the call does with an operand. */
@@ -215,6 +248,36 @@ export const packSlots = [
   ['packed', 'one', 'packed', 'float32', 'output'],
 ] as const
 
+/** The matrices of an operand, one after the other. */
+export const matmulSlots = [
+  ['a', 'aRows', 'aColumns', 'activation', 'read'],
+  ['b', 'bRows', 'bColumns', 'activation', 'read'],
+  ['bias', 'one', 'width', 'activation', 'read'],
+  ['y', 'rows', 'width', 'activation', 'output'],
+] as const
+
+export const attentionSlots = [
+  ['q', 'queryRows', 'headColumns', 'activation', 'read'],
+  ['k', 'keyRows', 'headColumns', 'activation', 'read'],
+  ['v', 'keyRows', 'headColumns', 'activation', 'read'],
+  ['mask', 'batch', 'keys', 'uint8', 'read'],
+  ['y', 'queryRows', 'headColumns', 'activation', 'output'],
+  ['statistics', 'headRows', 'statistics', 'float32', 'output'],
+] as const
+
+export const attentionBackwardSlots = [
+  ['dy', 'queryRows', 'headColumns', 'activation', 'read'],
+  ['q', 'queryRows', 'headColumns', 'activation', 'read'],
+  ['k', 'keyRows', 'headColumns', 'activation', 'read'],
+  ['v', 'keyRows', 'headColumns', 'activation', 'read'],
+  ['mask', 'batch', 'keys', 'uint8', 'read'],
+  ['y', 'queryRows', 'headColumns', 'activation', 'read'],
+  ['statistics', 'headRows', 'statistics', 'float32', 'read'],
+  ['dq', 'queryRows', 'headColumns', 'activation', 'output'],
+  ['dk', 'keyRows', 'headColumns', 'activation', 'output'],
+  ['dv', 'keyRows', 'headColumns', 'activation', 'output'],
+] as const
+
 export const foldSlots = [['db', 'bRows', 'bColumns', 'any', 'output']] as const
 
 /** The matrices of one layer, and their weights; without them there is one matrix for each expert. */
@@ -235,25 +298,19 @@ export const adamwItemSlots = [
   ['expAvgSq', 'one', 'elements', 'float32', 'update'],
 ] as const
 
-/** The matrices of an operand, one after the other. */
-export const matmulSlots = [
-  ['a', 'aRows', 'aColumns', 'activation', 'read'],
-  ['b', 'bRows', 'bColumns', 'activation', 'read'],
-  ['bias', 'one', 'width', 'activation', 'read'],
-  ['y', 'rows', 'width', 'activation', 'output'],
-] as const
-
 /** How many numbers come before those of the slots, and before each item of a list. */
 export const fieldCounts = {
   forward: 18,
   backward: 18,
   linear: 12,
   pack: 12,
+  matmul: 18,
+  attention: 12,
+  attentionBackward: 12,
   fold: 8,
   adamw: 10,
-  matmul: 18,
 } as const
 
 /** The text of all lists, for the comparison with that of the addon. */
 export const signature =
-  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, parameter, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;8;'
+  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, parameter, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;attention:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, output;statistics, headRows, statistics, float32, output;attentionBackward:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;dy, queryRows, headColumns, activation, read;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, read;statistics, headRows, statistics, float32, read;dq, queryRows, headColumns, activation, output;dk, keyRows, headColumns, activation, output;dv, keyRows, headColumns, activation, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;8;'

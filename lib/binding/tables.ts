@@ -2,6 +2,8 @@
 import {
   adamwItemSlots,
   adamwSlots,
+  attentionBackwardSlots,
+  attentionSlots,
   backwardSlots,
   fieldCounts,
   foldItemSlots,
@@ -65,6 +67,8 @@ export const tables = {
     linearSlots.map(([name, ...row]) => [name === 'x' ? 'dy' : name === 'y' ? 'dx' : name, ...row] as const),
   ),
   pack: table('pack', packSlots),
+  attention: table('attention', attentionSlots),
+  attentionBackward: table('attentionBackward', attentionBackwardSlots),
   fold: table('fold', foldSlots, foldItemSlots),
   adamw: table('adamw', adamwSlots, adamwItemSlots),
   matmul: table('matmul', matmulSlots),

@@ -11,6 +11,7 @@ import {
   adamwFields,
   adamwItemFields,
   adapterFields,
+  attentionFields,
   backend,
   dtype,
   foldFields,
@@ -19,6 +20,7 @@ import {
   pool,
   precision,
   routing,
+  size,
   slotFields,
 } from '../binding/slots.js'
 import { slotAt, SLOT_NUMBERS, type Table, tables } from '../binding/tables.js'
@@ -79,6 +81,28 @@ export interface StackSizes {
   readonly dOut: number
 }
 
+/** The numbers of a call of attention. */
+export interface AttentionProblem extends Sized {
+  readonly batch: number
+  /** Queries of an item of the batch, and its keys. */
+  readonly tokens: number
+  readonly keys: number
+  readonly heads: number
+  readonly dHead: number
+  readonly causal: boolean
+  readonly scale: number
+}
+
+/** The sizes of the parts of a call of attention, by the positions of `size`. */
+export function attentionSizes({ batch, tokens, keys, heads }: Omit<AttentionProblem, 'sizes'>): readonly number[] {
+  const sizes = new Array<number>(Object.keys(size).length).fill(0)
+  sizes[size.batch] = batch
+  sizes[size.keys] = keys
+  sizes[size.headRows] = batch * heads
+  sizes[size.statistics] = 2 * tokens
+  return sizes
+}
+
 /** The numbers of a step of AdamW. */
 export interface AdamWNumbers extends Sized {
   readonly step: number
@@ -116,11 +140,23 @@ function writeLinear(numbers: Float64Array, problem: LinearProblem): void {
   numbers[linearFields.dOut] = weight.rows
 }
 
+function writeAttention(numbers: Float64Array, problem: AttentionProblem): void {
+  numbers[attentionFields.batch] = problem.batch
+  numbers[attentionFields.tokens] = problem.tokens
+  numbers[attentionFields.keys] = problem.keys
+  numbers[attentionFields.heads] = problem.heads
+  numbers[attentionFields.dHead] = problem.dHead
+  numbers[attentionFields.scale] = problem.scale
+  numbers[attentionFields.causal] = problem.causal ? 1 : 0
+}
+
 export const FORWARD: Kind<Problem> = { table: tables.forward, write: writeAdapter }
 export const BACKWARD: Kind<Problem> = { table: tables.backward, write: writeAdapter }
 export const LINEAR: Kind<LinearProblem> = { table: tables.linear, write: writeLinear }
 export const LINEAR_BACKWARD: Kind<LinearProblem> = { table: tables.linearBackward, write: writeLinear }
 export const PACK: Kind<LinearProblem> = { table: tables.pack, write: writeLinear }
+export const ATTENTION: Kind<AttentionProblem> = { table: tables.attention, write: writeAttention }
+export const ATTENTION_BACKWARD: Kind<AttentionProblem> = { table: tables.attentionBackward, write: writeAttention }
 export const FOLD: Kind<StackSizes & Sized> = {
   table: tables.fold,
   write(numbers, { dOut, rank, experts }) {

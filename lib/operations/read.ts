@@ -12,9 +12,8 @@ import { readStream } from '../tensor/stream-option.js'
 import { readWeight, type WeightOperand } from './linear-problem.js'
 import { Output } from './output.js'
 import { type Activation, type Pool, type Precision, type Routing, ROUTINGS } from './problem.js'
-import { readSmallOperand, type SmallOperand } from './small-operands.js'
+import { readMask, readSmallOperand, type SmallOperand } from './small-operands.js'
 
-const MASK = ['uint8', 'int32', 'float32'] as const
 const OFFSETS = ['int32'] as const
 const WEIGHTS = ['float32'] as const
 export const POOLS = ['probabilities', 'logits'] as const
@@ -117,7 +116,7 @@ export function readForwardOptions<N>(options: object, known: Known, modes: Mode
       pool: readChoice('pool', given.pool, POOLS, modes.pool),
       activation: readChoice('activation', given.activation, ACTIVATIONS, modes.activation),
       precision: readChoice('precision', given.precision, PRECISIONS, 'default'),
-      mask: mask === undefined ? null : readSmallOperand('mask', mask, MASK),
+      mask: mask === undefined ? null : readMask(mask),
       sequenceOffsets:
         sequenceOffsets === undefined ? null : readSmallOperand('sequenceOffsets', sequenceOffsets, OFFSETS),
       weights: weights === undefined ? null : readSmallOperand('weights', weights, WEIGHTS),

@@ -35,6 +35,8 @@ export interface SmallOperand {
   readonly source: Operand | null
 }
 
+const MASK = ['uint8', 'int32', 'float32'] as const
+
 const UNREAD = new Float64Array(0)
 
 /**
@@ -85,6 +87,8 @@ function copyArray(argument: string, values: readonly unknown[]): Float64Array {
   return copy
 }
 
+export const readMask = (value: unknown): SmallOperand => readSmallOperand('mask', value, MASK)
+
 /** The operand of a small operand in device memory. Its numbers are not read on the host. */
 export function onDevice({ source }: SmallOperand): Operand | null {
   return source === null || source.device === CPU ? null : source
@@ -101,7 +105,7 @@ function contiguousOnDevice(argument: string, operand: SmallOperand): Part | nul
 
 /** Checks a mask. Returns one byte per token, 1 to keep it. */
 export function checkMask(operand: SmallOperand, tokens: number, xShape: readonly number[]): Part {
-  const { numbers, shape } = operand
+  const { shape } = operand
   const leading = shape.length === xShape.length - 1 && shape.every((size, axis) => size === xShape[axis])
   if (!leading && !(shape.length === 1 && shape[0] === tokens)) {
     fail(
@@ -110,16 +114,29 @@ export function checkMask(operand: SmallOperand, tokens: number, xShape: readonl
       `expected one flag per token, [${tokens}]${xShape.length > 2 ? ' or the leading dimensions of x' : ''}, got ${shapeText(shape)}`,
     )
   }
-  const source = contiguousOnDevice('mask', operand)
-  if (source !== null) return source
-  const isBinary = operand.source !== null && operand.source.dtype !== 'uint8'
-  const mask = new Uint8Array(tokens)
-  for (let token = 0; token < tokens; token++) {
-    const flag = numbers[token]
+  return contiguousOnDevice('mask', operand) ?? flagsOf(operand, 'token')
+}
+
+/** Checks a mask of the keys of attention, [batch, keys], or [keys] of one item. Returns one byte per key, 1 to keep it. */
+export function checkKeyMask(operand: SmallOperand, batch: number, keys: number): Part {
+  const { shape } = operand
+  const isOne = batch === 1 && shape.length === 1 && shape[0] === keys
+  if (!isOne && !(shape.length === 2 && shape[0] === batch && shape[1] === keys)) {
+    fail('ERR_LILY_SHAPE', 'mask', `expected one flag per key, [${batch}, ${keys}], got ${shapeText(shape)}`)
+  }
+  return flagsOf(operand, 'key')
+}
+
+/** One byte per flag of a mask on the host. */
+function flagsOf({ numbers, source }: SmallOperand, what: string): Part {
+  const isBinary = source !== null && source.dtype !== 'uint8'
+  const mask = new Uint8Array(numbers.length)
+  for (let i = 0; i < mask.length; i++) {
+    const flag = numbers[i]
     if (Number.isNaN(flag) || (isBinary && flag !== 0 && flag !== 1)) {
-      fail('ERR_LILY_ARGUMENT', 'mask', `element ${token} is ${flag}; expected 0 to drop the token or 1 to keep it`)
+      fail('ERR_LILY_ARGUMENT', 'mask', `element ${i} is ${flag}; expected 0 to drop the ${what} or 1 to keep it`)
     }
-    mask[token] = flag === 0 ? 0 : 1
+    mask[i] = flag === 0 ? 0 : 1
   }
   return { memory: mask, byteOffset: 0 }
 }

@@ -39,6 +39,8 @@ lily_status Call::workspace_bytes(size_t *bytes) const {
     case operation::forward: return known_bytes<&lily_backend::forward_workspace>(backend, forward.problem, bytes);
     case operation::backward: return known_bytes<&lily_backend::backward_workspace>(backend, backward.problem, bytes);
     case operation::linear: return known_bytes<&lily_backend::linear_workspace>(backend, linear.problem, bytes);
+    case operation::attention: return lily_cpu_attention_workspace(&attention.problem, bytes);
+    case operation::attentionBackward: return lily_cpu_attention_backward_workspace(&attention_backward.problem, bytes);
     case operation::adamw: return backend->adamw_workspace(&adamw, bytes);
     case operation::matmul: return known_bytes<lily_cpu_matmul_workspace>(backend, matmul.problem, bytes);
     default: return LILY_OK;
@@ -54,6 +56,8 @@ void Call::give_workspace(void *workspace, size_t bytes) {
     case operation::forward: return give(forward);
     case operation::backward: return give(backward);
     case operation::linear: return give(linear);
+    case operation::attention: return give(attention);
+    case operation::attentionBackward: return give(attention_backward);
     case operation::adamw: return give(adamw);
     case operation::matmul: return give(matmul);
     default: return;
@@ -66,6 +70,8 @@ lily_status Call::run() const {
     case operation::backward: return backend->backward(&backward);
     case operation::linear: return backend->linear(&linear);
     case operation::pack: return backend->linear_pack(&linear, const_cast<void *>(linear.packed));
+    case operation::attention: return lily_cpu_attention_forward(&attention);
+    case operation::attentionBackward: return lily_cpu_attention_backward_run(&attention_backward);
     case operation::fold: return backend->fold(&fold);
     case operation::matmul: return lily_cpu_matmul(&matmul);
     default: return backend->adamw(&adamw);

@@ -33,6 +33,8 @@ struct Call {
     lily_forward forward;
     lily_backward backward;
     lily_linear linear;
+    lily_cpu_attention attention;
+    lily_cpu_attention_backward attention_backward;
     lily_fold fold;
     lily_adamw adamw;
     lily_matmul matmul;

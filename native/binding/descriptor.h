@@ -70,6 +70,17 @@ namespace lily::binding {
   X(precision)                  \
   X(activationDtype)
 
+// Numbers of attention, forward and backward.
+#define LILY_ATTENTION_FIELDS(X)   \
+  LILY_PLACEMENT_FIELDS(X)         \
+  X(batch)                         \
+  X(tokens)                        \
+  X(keys)                          \
+  X(heads)                         \
+  X(dHead)                         \
+  X(scale)                         \
+  X(causal)
+
 // Numbers of a fold.
 #define LILY_FOLD_FIELDS(X)   \
   LILY_PLACEMENT_FIELDS(X)    \
@@ -153,6 +164,26 @@ namespace lily::binding {
   X(weight, dOut, dIn, parameter, read)     \
   X(packed, one, packed, float32, output)
 
+#define LILY_ATTENTION_SLOTS(X)                                \
+  X(q, queryRows, headColumns, activation, read)               \
+  X(k, keyRows, headColumns, activation, read)                 \
+  X(v, keyRows, headColumns, activation, read)                 \
+  X(mask, batch, keys, uint8, read)                            \
+  X(y, queryRows, headColumns, activation, output)             \
+  X(statistics, headRows, statistics, float32, output)
+
+#define LILY_ATTENTION_BACKWARD_SLOTS(X)                       \
+  X(dy, queryRows, headColumns, activation, read)              \
+  X(q, queryRows, headColumns, activation, read)               \
+  X(k, keyRows, headColumns, activation, read)                 \
+  X(v, keyRows, headColumns, activation, read)                 \
+  X(mask, batch, keys, uint8, read)                            \
+  X(y, queryRows, headColumns, activation, read)               \
+  X(statistics, headRows, statistics, float32, read)           \
+  X(dq, queryRows, headColumns, activation, output)            \
+  X(dk, keyRows, headColumns, activation, output)              \
+  X(dv, keyRows, headColumns, activation, output)
+
 #define LILY_FOLD_SLOTS(X)                  \
   X(db, bRows, bColumns, any, output)
 
@@ -186,9 +217,11 @@ namespace lily::binding {
   X(backward, LILY_ADAPTER_FIELDS, LILY_NONE, LILY_BACKWARD_SLOTS, LILY_NONE)                           \
   X(linear, LILY_LINEAR_FIELDS, LILY_NONE, LILY_LINEAR_SLOTS, LILY_NONE)                                \
   X(pack, LILY_LINEAR_FIELDS, LILY_NONE, LILY_PACK_SLOTS, LILY_NONE)                                    \
+  X(matmul, LILY_MATMUL_FIELDS, LILY_NONE, LILY_MATMUL_SLOTS, LILY_NONE)                                \
+  X(attention, LILY_ATTENTION_FIELDS, LILY_NONE, LILY_ATTENTION_SLOTS, LILY_NONE)                       \
+  X(attentionBackward, LILY_ATTENTION_FIELDS, LILY_NONE, LILY_ATTENTION_BACKWARD_SLOTS, LILY_NONE)      \
   X(fold, LILY_FOLD_FIELDS, LILY_NONE, LILY_FOLD_SLOTS, LILY_FOLD_ITEM_SLOTS)                           \
-  X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)              \
-  X(matmul, LILY_MATMUL_FIELDS, LILY_NONE, LILY_MATMUL_SLOTS, LILY_NONE)
+  X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)
 
 // What sizes and types of operands are called in the tables; docs/math.md has the symbols. Those of forward and backward
 // come first.
@@ -208,10 +241,17 @@ namespace lily::binding {
   X(depth)              \
   X(width)              \
   X(packed)             \
-  X(elements)           \
   X(rows)               \
   X(aRows)              \
-  X(aColumns)
+  X(aColumns)           \
+  X(batch)              \
+  X(keys)               \
+  X(queryRows)          \
+  X(keyRows)            \
+  X(headColumns)        \
+  X(headRows)           \
+  X(statistics)         \
+  X(elements)
 
 // `gradient`: that of the parameters, or float32. `any`: any of lily_dtype.
 #define LILY_TYPES(X)   \
@@ -235,6 +275,7 @@ LILY_DEFINE_ENUM(operation, LILY_TABLES)
 LILY_DEFINE_ENUM(placement_field, LILY_PLACEMENT_FIELDS)
 LILY_DEFINE_ENUM(adapter_field, LILY_ADAPTER_FIELDS)
 LILY_DEFINE_ENUM(linear_field, LILY_LINEAR_FIELDS)
+LILY_DEFINE_ENUM(attention_field, LILY_ATTENTION_FIELDS)
 LILY_DEFINE_ENUM(fold_field, LILY_FOLD_FIELDS)
 LILY_DEFINE_ENUM(adamw_field, LILY_ADAMW_FIELDS)
 LILY_DEFINE_ENUM(adamw_item_field, LILY_ADAMW_ITEM_FIELDS)
@@ -245,6 +286,8 @@ LILY_DEFINE_ENUM(forward_slot, LILY_FORWARD_SLOTS)
 LILY_DEFINE_ENUM(backward_slot, LILY_BACKWARD_SLOTS)
 LILY_DEFINE_ENUM(linear_slot, LILY_LINEAR_SLOTS)
 LILY_DEFINE_ENUM(pack_slot, LILY_PACK_SLOTS)
+LILY_DEFINE_ENUM(attention_slot, LILY_ATTENTION_SLOTS)
+LILY_DEFINE_ENUM(attention_backward_slot, LILY_ATTENTION_BACKWARD_SLOTS)
 LILY_DEFINE_ENUM(fold_slot, LILY_FOLD_SLOTS)
 LILY_DEFINE_ENUM(fold_item_slot, LILY_FOLD_ITEM_SLOTS)
 LILY_DEFINE_ENUM(adamw_slot, LILY_ADAMW_SLOTS)

@@ -17,6 +17,9 @@ int64_t element_bytes(int64_t dtype) {
   return dtype >= LILY_FLOAT32 && dtype <= LILY_FLOAT16 ? dtype_bytes(static_cast<int32_t>(dtype)) : 0;
 }
 
+// Neither the product of two counts of attention nor that of the batch and the heads overflows.
+constexpr int64_t kMaxCount = INT32_MAX, kMaxHeads = int64_t{1} << 20;
+
 std::string text(int64_t number) { return std::to_string(number); }
 
 // A matrix as its numbers describe it.
@@ -86,6 +89,8 @@ class Reader {
       case operation::backward: read_backward(call->backward = {}); break;
       case operation::linear: read_linear(call->linear = {}); break;
       case operation::pack: read_pack(call->linear = {}); break;
+      case operation::attention: read_attention(call->attention = {}); break;
+      case operation::attentionBackward: read_attention_backward(call->attention_backward = {}); break;
       case operation::fold: read_fold(call->fold = {}, lists->layers); break;
       case operation::matmul: read_matmul(call->matmul = {}); break;
       default: read_adamw(call->adamw = {}, lists->parameters);
@@ -420,6 +425,58 @@ class Reader {
     call.a_strides[1] = a_inner ? a_rows * call.a.pitch : 0;
     call.b_strides[0] = b_outer ? b_count * b_rows * call.b.pitch : 0;
     call.b_strides[1] = b_inner ? b_rows * call.b.pitch : 0;
+  }
+
+  // ---- Attention ----
+
+  lily_cpu_attention_problem read_attention_problem() {
+    using namespace attention_field;
+    lily_cpu_attention_problem problem = {};
+    if (source_.backend != lily_cpu_backend())
+      fail("ERR_LILY_ARGUMENT", "attention is an operation of the cpu backend");
+    problem.batch = whole(batch, 0, kMaxCount);
+    problem.tokens = whole(tokens, 0, kMaxCount);
+    problem.keys = whole(keys, 0, kMaxCount);
+    problem.heads = whole(heads, 1, kMaxHeads);
+    problem.d_head = whole(dHead, 1, kMaxHeads);
+    problem.scale = static_cast<float>(source_.numbers[scale]);
+    problem.causal = static_cast<int32_t>(whole(causal, 0, 1));
+    if (failed()) return problem;
+    activation_dtype_ = LILY_FLOAT32;
+    sizes_[size::batch] = problem.batch;
+    sizes_[size::keys] = problem.keys;
+    sizes_[size::queryRows] = problem.batch * problem.tokens;
+    sizes_[size::keyRows] = problem.batch * problem.keys;
+    sizes_[size::headColumns] = problem.heads * problem.d_head;
+    sizes_[size::headRows] = problem.batch * problem.heads;
+    sizes_[size::statistics] = 2 * problem.tokens;
+    return problem;
+  }
+
+  void read_attention(lily_cpu_attention &call) {
+    using namespace attention_slot;
+    call.problem = read_attention_problem();
+    call.q = matrix(q);
+    call.k = matrix(k);
+    call.v = matrix(v);
+    call.mask = array_if_given<uint8_t>(mask);
+    call.y = matrix(y);
+    call.statistics = array_if_given(statistics);
+  }
+
+  void read_attention_backward(lily_cpu_attention_backward &call) {
+    using namespace attention_backward_slot;
+    call.problem = read_attention_problem();
+    call.dy = matrix(dy);
+    call.q = matrix(q);
+    call.k = matrix(k);
+    call.v = matrix(v);
+    call.mask = array_if_given<uint8_t>(mask);
+    call.y = matrix(y);
+    call.statistics = array(statistics);
+    call.dq = matrix_if_given(dq);
+    call.dk = matrix_if_given(dk);
+    call.dv = matrix_if_given(dv);
   }
 
   // ---- Lists ----

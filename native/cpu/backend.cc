@@ -231,6 +231,32 @@ lily_status matmul(const lily_matmul *call) {
   return LILY_OK;
 }
 
+// ---- Attention, which the table of the backend does not have ----
+
+template <typename Call>
+lily_status attention_workspace(const lily_cpu_attention_problem &problem, size_t *bytes) {
+  if (const lily_status status = check_available()) return status;
+  Call call = {};
+  call.problem = problem;
+  *bytes = plan_attention(call, *instruction_set().kernels).workspace_bytes;
+  return LILY_OK;
+}
+
+template <typename Call>
+lily_status run_attention(const Call &call) {
+  if (const lily_status status = check_available()) return status;
+  const lily_cpu_attention_problem &problem = call.problem;
+  const SerialScope scope(
+      is_short(static_cast<double>(problem.batch * problem.tokens) * static_cast<double>(problem.keys) *
+               static_cast<double>(problem.heads * problem.d_head)));
+  const auto plan = plan_attention(call, *instruction_set().kernels);
+  if (const lily_status status = check_workspace(call.workspace, call.workspace_bytes, plan.workspace_bytes)) {
+    return status;
+  }
+  run(plan);
+  return LILY_OK;
+}
+
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
   *bytes = cpu::adamw_workspace(*call);
   return LILY_OK;
@@ -366,6 +392,20 @@ lily_status lily_cpu_matmul_workspace(const lily_matmul_problem *problem, size_t
 }
 
 lily_status lily_cpu_matmul(const lily_matmul *call) { return lily::cpu::matmul(call); }
+
+lily_status lily_cpu_attention_workspace(const lily_cpu_attention_problem *problem, size_t *bytes) {
+  return lily::cpu::attention_workspace<lily_cpu_attention>(*problem, bytes);
+}
+
+lily_status lily_cpu_attention_forward(const lily_cpu_attention *call) { return lily::cpu::run_attention(*call); }
+
+lily_status lily_cpu_attention_backward_workspace(const lily_cpu_attention_problem *problem, size_t *bytes) {
+  return lily::cpu::attention_workspace<lily_cpu_attention_backward>(*problem, bytes);
+}
+
+lily_status lily_cpu_attention_backward_run(const lily_cpu_attention_backward *call) {
+  return lily::cpu::run_attention(*call);
+}
 
 lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, double *l) {
   return lily::cpu::with_kernels(

@@ -356,6 +356,22 @@ struct LinearProducts {
   void (*matmul_direct)(const MatmulPass &, int64_t task, float *scratch);
 };
 
+// Attention, see attention.h. Tasks: heads x blocks of queries; of backward: heads.
+struct AttentionPass {
+  const lily_cpu_attention *call;
+  Partition queries;
+};
+struct AttentionBackwardPass {
+  const lily_cpu_attention_backward *call;
+};
+struct AttentionProducts {
+  int64_t tile_rows;  // blocks of queries are multiples of it
+  int64_t (*scratch)(const AttentionPass &);
+  void (*forward)(const AttentionPass &, int64_t task, float *scratch);
+  int64_t (*backward_scratch)(const AttentionBackwardPass &);
+  void (*backward)(const AttentionBackwardPass &, int64_t task, float *scratch);
+};
+
 // A step of AdamW for one parameter.
 struct AdamWUpdate {
   const lily_adamw_parameter *parameter;
@@ -423,6 +439,7 @@ struct Kernels {
   const BlockedProducts *blocked_products;
   const DirectProducts *direct_products;  // batch routing, at most kDirectTokens tokens
   const LinearProducts *linear_products;
+  const AttentionProducts *attention_products;  // of the kernels for float32
 
   ForwardTask pack_router, route;
   BackwardTask compute_u, pack_router_rows, compute_d_hidden, compute_d_router;

@@ -3,6 +3,7 @@
 // LILY_OPERAND (Floats or Pairs, see tile.h).
 #define LILY_ENGINE "cpu/vector_engine.h"
 #include "cpu/adamw.h"
+#include "cpu/attention.h"
 #include "cpu/backward_direct.h"
 #include "cpu/backward_dy.h"
 #include "cpu/backward_hidden.h"
@@ -51,7 +52,7 @@ constexpr LinearProducts kLinearProducts = {
     .matmul_direct = blocked::matmul<linear_direct>,
 };
 
-// Folds, the optimiser, spectra and roofs of memory use the kernels of float32 numbers.
+// Attention, folds, the optimiser, spectra and roofs of memory use the kernels of float32 numbers.
 constexpr bool kIsComplete = Operand::kDtype == LILY_FLOAT32;
 
 }  // namespace
@@ -66,6 +67,7 @@ const Kernels LILY_KERNELS = {
     .blocked_products = &blocked::kProducts,
     .direct_products = &kDirectProducts,
     .linear_products = &kLinearProducts,
+    .attention_products = kIsComplete ? &kAttentionProducts : nullptr,
     .pack_router = pack_router,
     .route = route,
     .compute_u = compute_u,

@@ -23,7 +23,7 @@ test.each([
 })
 
 // V8 may collect an array that only the call refers to, and free its memory, while the call waits for a thread.
-test.each(['forward', 'backward', 'linear', 'fold', 'adamw', 'matmul'] as const)(
+test.each(['forward', 'backward', 'linear', 'matmul', 'attention', 'attentionBackward', 'fold', 'adamw'] as const)(
   '%s on another thread holds its operands until it ends',
   async (name) => {
     const threads = Number(process.env.UV_THREADPOOL_SIZE ?? 4)

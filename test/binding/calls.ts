@@ -70,7 +70,7 @@ class Arrays {
     if (slot.use === 'output') how = pick(random, [access.write, access.add])
     if (slot.use === 'update' && numbers.routing === routing.fixed) how = access.read
     const [rows, columns] = [sizes[slot.rows], sizes[slot.columns]]
-    const isContiguous = rows > 1 && (slot.type === 'hidden' || slot.type === 'float32')
+    const isContiguous = rows > 1 && ['hidden', 'float32', 'uint8'].includes(slot.type)
     const pitch = columns + (!isContiguous && random() < 0.3 ? integer(random, 0, 5) : 0)
     const before = random() < 0.2 ? integer(random, 0, 9) : 0
     const length = before + (rows > 0 ? (rows - 1) * pitch + columns : 0)
@@ -206,6 +206,23 @@ function matmul(arrays: Arrays): Encoded {
   return { operation: 'matmul', numbers, slots, items: [] }
 }
 
+function attention(name: 'attention' | 'attentionBackward', arrays: Arrays): Encoded {
+  const { random } = arrays
+  const most = random() < 0.02 ? 300 : 20
+  const numbers = {
+    batch: integer(random, 0, 3),
+    tokens: integer(random, 0, most),
+    keys: integer(random, 0, most),
+    heads: integer(random, 1, 4),
+    dHead: integer(random, 1, random() < 0.05 ? 80 : 9),
+    scale: pick(random, [1, 0.1, -2]),
+    causal: integer(random, 0, 1),
+    activationDtype: dtype.float32,
+  }
+  const chances = { mask: 0.5, dq: 0.7, dk: 0.7, dv: 0.7, statistics: name === 'attention' ? 0.5 : 1 }
+  return { operation: name, numbers, slots: arrays.operands(tables[name].slots, numbers, chances), items: [] }
+}
+
 function fold(arrays: Arrays): Encoded {
   const { random } = arrays
   const [dOut, rank, experts] = [integer(random, 1, 40), integer(random, 1, 8), integer(random, 1, 5)]
@@ -238,7 +255,15 @@ function adamw(arrays: Arrays): Encoded {
 function ofOperation(arrays: Arrays): unknown[] {
   const { random } = arrays
   const name = pick(random, ['forward', 'backward'] as const)
-  const other = [fold, adamw, matmul, () => linear('linear', arrays), () => linear('pack', arrays)]
+  const other = [
+    fold,
+    adamw,
+    matmul,
+    () => linear('linear', arrays),
+    () => linear('pack', arrays),
+    () => attention('attention', arrays),
+    () => attention('attentionBackward', arrays),
+  ]
   return argumentsOf(random() < 0.5 ? adapter(name, arrays) : pick(random, other)(arrays))
 }
 

@@ -5,6 +5,7 @@ import {
   adamwFields,
   adamwItemFields,
   adapterFields,
+  attentionFields,
   dtype,
   foldFields,
   linearFields,
@@ -40,6 +41,8 @@ const FIELDS = {
   backward: adapterFields,
   linear: linearFields,
   pack: linearFields,
+  attention: attentionFields,
+  attentionBackward: attentionFields,
   fold: foldFields,
   adamw: adamwFields,
   matmul: matmulFields,
@@ -69,6 +72,7 @@ export function sizesOf(numbers: Numbers): number[] {
   const isLora = numbers.routing === routing.none
   const isTransposed = numbers.transposed === 1
   const isWeighted = numbers.routing === routing.token || groups > experts
+  const { batch = 0, keys = 0, heads = 0, dHead = 0 } = numbers
   const sizes: Record<keyof typeof size, number> = {
     one: 1,
     tokens,
@@ -85,6 +89,13 @@ export function sizesOf(numbers: Numbers): number[] {
     packed: numbers.packed ?? 0,
     partials: numbers.partials ?? (isWeighted ? experts : groups),
     partial: rank * dOut,
+    batch,
+    keys,
+    queryRows: batch * tokens,
+    keyRows: batch * keys,
+    headColumns: heads * dHead,
+    headRows: batch * heads,
+    statistics: 2 * tokens,
     elements: numbers.elements ?? 0,
     rows: 0,
     aRows: 0,

@@ -168,6 +168,8 @@ describe.each(OPERATIONS)('%s', (name) => {
     backward: ['dy', 'x', 'a', 'router', 'b', 'hidden', 'probabilities', 'weights', 'sequenceOffsets'],
     linear: ['x', 'weight', 'y'],
     pack: ['weight', 'packed'],
+    attention: ['q', 'k', 'v', 'y'],
+    attentionBackward: ['dy', 'q', 'k', 'v', 'y', 'statistics'],
     fold: ['db', 'partials'],
     adamw: ['value', 'grad', 'expAvg', 'expAvgSq'],
     matmul: ['a', 'b', 'y'],
@@ -191,7 +193,7 @@ describe.each(OPERATIONS)('%s', (name) => {
         native.run(numbers, ...given)
       }).toThrow(refusal('ERR_LILY_ARGUMENT', `the descriptor is of no operation with ${given.length} operands`))
     }
-    for (const value of [7, -1, 0.5, NaN, Infinity, 2 ** 32])
+    for (const value of [OPERATIONS.length, -1, 0.5, NaN, Infinity, 2 ** 32])
       refused(Float64Array.of(value, ...numbers.slice(1)), operands)
     refused(numbers, operands.slice(1))
     refused(numbers, [...operands, null])
@@ -430,6 +432,25 @@ describe('matmul', () => {
       await expectRefused(call, 'ERR_LILY_ARGUMENT', `${name} must be from 0 to`)
     },
   )
+})
+
+describe('attention', () => {
+  test.each([
+    ['batch', 0, 2 ** 31 - 1],
+    ['tokens', 0, 2 ** 31 - 1],
+    ['keys', 0, 2 ** 31 - 1],
+    ['heads', 1, 2 ** 20],
+    ['dHead', 1, 2 ** 20],
+    ['causal', 0, 1],
+  ])('%s beside its limits', async (name, least, most) => {
+    for (const operation of ['attention', 'attentionBackward'] as const) {
+      for (const value of [least - 1, most + 1, 0.5, NaN]) {
+        const call = makeCall(operation)
+        call.numbers[name] = value
+        await expectRefused(call, 'ERR_LILY_ARGUMENT', name)
+      }
+    }
+  })
 })
 
 describe('fold', () => {

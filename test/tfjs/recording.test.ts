@@ -1,7 +1,7 @@
 /** What is recorded, kept and released; what would be lost without an error; copies and memory. */
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
-import { type AdapterLayer, LilyAdapters, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
+import { type AdapterLayer, LilyAdapters, LilyModel, LoraModel, tensor } from '../../lib/index.js'
 import {
   AdapterOptimizer,
   adapt,

@@ -46,6 +46,7 @@ const Kernels LILY_KERNELS = {
     .blocked_products = &blocked::kProducts,
     .direct_products = &LILY_DIRECT_PRODUCTS,
     .linear_products = &kLinearProducts,
+    .attention_products = nullptr,
     .pack_router = pack_router,
     .route = route,
     .compute_u = compute_u,

@@ -56,6 +56,8 @@ LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels);
 // One product of a batch as that of a linear layer.
 lily_linear_problem linear_problem(const lily_matmul_problem &problem);
 MatmulPlan plan_matmul(const lily_matmul &call, const Kernels &kernels);
+Plan<AttentionPass> plan_attention(const lily_cpu_attention &call, const Kernels &kernels);
+Plan<AttentionBackwardPass> plan_attention(const lily_cpu_attention_backward &call, const Kernels &kernels);
 Partition plan_fold(const lily_fold &call, const Kernels &kernels);
 
 }  // namespace lily::cpu

@@ -58,6 +58,52 @@ lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, do
 lily_status lily_cpu_congruence_eigenvalues(const double *l, const double *x, int64_t r, int64_t columns,
                                             double *values);
 
+/* Scaled dot-product attention: per item of the batch and head
+ *
+ *   y = softmax(scale q k^T) v     over the keys that a query sees
+ *
+ * A head is d_head columns of all matrices. A query that sees no key has a y of zeros. */
+typedef struct lily_cpu_attention_problem {
+  int64_t batch;  /* >= 0 */
+  int64_t tokens; /* queries of an item of the batch, >= 0 */
+  int64_t keys;   /* of an item of the batch, >= 0 */
+  int64_t heads;  /* >= 1 */
+  int64_t d_head; /* >= 1 */
+  float scale;
+  int32_t causal; /* 1: query i sees the keys up to i + keys - tokens, so that the last query sees all; 0: all keys */
+} lily_cpu_attention_problem;
+
+/* All matrices are float32. Results have the same bits for every number of threads, and those of an item of the batch
+ * do not depend on other items. */
+typedef struct lily_cpu_attention {
+  lily_cpu_attention_problem problem;
+  lily_matrix q;       /* batch * tokens x heads * d_head */
+  lily_matrix k, v;    /* batch * keys x heads * d_head */
+  const uint8_t *mask; /* batch x keys: no query sees a key with 0; NULL: all keys count */
+  lily_matrix y;       /* out: as q */
+  float *statistics;   /* out: batch * heads x 2 x tokens, what backward reads beside y; may be NULL */
+  void *workspace;
+  size_t workspace_bytes;
+} lily_cpu_attention;
+
+typedef struct lily_cpu_attention_backward {
+  lily_cpu_attention_problem problem;
+  lily_matrix dy; /* as q */
+  lily_matrix q, k, v;
+  const uint8_t *mask;
+  lily_matrix y; /* that of forward, without old contents */
+  const float *statistics;
+  lily_matrix dq, dk, dv; /* out: as q, k and v; each may be absent */
+  void *workspace;
+  size_t workspace_bytes;
+} lily_cpu_attention_backward;
+
+/* As the functions of lily_backend. */
+lily_status lily_cpu_attention_workspace(const lily_cpu_attention_problem *problem, size_t *bytes);
+lily_status lily_cpu_attention_forward(const lily_cpu_attention *call);
+lily_status lily_cpu_attention_backward_workspace(const lily_cpu_attention_problem *problem, size_t *bytes);
+lily_status lily_cpu_attention_backward_run(const lily_cpu_attention_backward *call);
+
 #ifdef __cplusplus
 }
 #endif
