@@ -5,7 +5,7 @@ import { checkKeys, get, type Known, readFlag } from '../base/options.js'
 import type { AdapterForwardOptions, AdapterLayer } from '../model/adapter-layer.js'
 import type { LayerForwardOptions } from '../model/lily-layer.js'
 import type { FrozenWeight } from './frozen-weight.js'
-import { checkTensor, newTensor, share } from './memory.js'
+import { checkTensor, isTensor, newTensor, share } from './memory.js'
 import { type Gradients, refuseNested, runOperation } from './operation.js'
 import { type Place, placeOn, type SmallName } from './place.js'
 import { type RecordedCall, type Recording, recordingFor, release } from './recording.js'
@@ -90,10 +90,6 @@ export function readCall(layer: AdapterLayer, options: AdaptOptions, known: Know
   }
   const recording = recordingFor(layer, readFlag('training', get('options', options, 'training'), undefined))
   return { place: placeOn('layer', layer.a.value.device), layer, settings, recording }
-}
-
-function isTensor(value: unknown): value is Tensor {
-  return typeof value === 'object' && value !== null && 'dataId' in value
 }
 
 /**

@@ -1,5 +1,5 @@
 /**
- * Adapters and frozen linear layers as operations of TensorFlow.js, which differentiates through them.
+ * Adapters, frozen linear layers and attention as operations of TensorFlow.js, which differentiates through them.
  *
  * @module lily-kernels/tfjs
  * @packageDocumentation
@@ -9,6 +9,8 @@ import { registerHost } from '../binding/host.js'
 export { adapt } from './adapt.js'
 export { adaptedLinear, type AdaptedLinearOptions } from './adapted-linear.js'
 export type { AdaptOptions } from './adapter-call.js'
+export { attention, type AttentionOptions } from './attention.js'
+export { adapt, type AdaptOptions } from './adapt.js'
 export { AdapterOptimizer, type AdapterOptimizerOptions } from './adapter-optimizer.js'
 export { fromTf, toTf } from './convert.js'
 export { frozenLinear } from './frozen-linear.js'

@@ -52,26 +52,43 @@ export function computeTensor(
   shape: number[],
   compute: (output: HostTensor, ...inputs: HostTensor[]) => void,
 ): TensorInfo {
+  return computeTensors(inputs, [shape], ([output], ...given) => {
+    compute(output, ...given)
+  })[0]
+}
+
+/** The same for several new tensors. */
+export function computeTensors(
+  inputs: readonly Tensor[],
+  shapes: readonly number[][],
+  compute: (outputs: HostTensor[], ...inputs: HostTensor[]) => void,
+): TensorInfo[] {
   const heap = heapBackend()
   if (heap === null) {
-    const data = new Float32Array(util.sizeFromShape(shape))
-    compute({ data, shape }, ...inputs.map((input) => numbersOf(heap, input)))
-    return { dataId: backend().write(data, shape, 'float32'), shape, dtype: 'float32' }
+    const outputs = shapes.map((shape) => ({ data: new Float32Array(util.sizeFromShape(shape)), shape }))
+    compute(outputs, ...inputs.map((input) => numbersOf(heap, input)))
+    return outputs.map(({ data, shape }) => ({
+      dataId: backend().write(data, shape, 'float32'),
+      shape,
+      dtype: 'float32',
+    }))
   }
   moveToHeap(heap, inputs)
-  const result = heap.makeOutput(shape, 'float32')
+  const results: TensorInfo[] = []
   try {
-    const output = { data: heap.typedArrayFromHeap(result), shape }
-    // malloc returns 0 if the heap cannot grow, and the backend does not check it.
-    if (output.data.byteOffset === 0 && output.data.length > 0) {
+    for (const shape of shapes) results.push(heap.makeOutput(shape, 'float32'))
+    const outputs = results.map((result) => ({ data: heap.typedArrayFromHeap(result), shape: result.shape }))
+    for (const { data, shape } of outputs) {
+      // malloc returns 0 if the heap cannot grow, and the backend does not check it.
+      if (data.byteOffset > 0 || data.length === 0) continue
       throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `the heap of the wasm backend has no room for ${shapeText(shape)}`)
     }
-    compute(output, ...inputs.map((input) => numbersOf(heap, input)))
+    compute(outputs, ...inputs.map((input) => numbersOf(heap, input)))
   } catch (cause) {
-    backend().disposeData(result.dataId)
+    for (const { dataId } of results) backend().disposeData(dataId)
     throw cause
   }
-  return result
+  return results
 }
 
 /** The tensor that a computation outside of a kernel has made. */
@@ -133,6 +150,10 @@ function moveToHeap(heap: HeapBackend, tensors: readonly Tensor[]): void {
 function numbersOf(heap: HeapBackend | null, tensor: Tensor): HostTensor {
   const data = heap === null ? (tensor.dataSync() as Float32Array) : heap.typedArrayFromHeap(tensor)
   return { data, shape: tensor.shape }
+}
+
+export function isTensor(value: unknown): value is Tensor {
+  return typeof value === 'object' && value !== null && 'dataId' in value
 }
 
 /**

@@ -23,6 +23,8 @@ import { fail } from '../base/errors.js'
 interface Attributes {
   forward(): TensorInfo
   readonly gradients: (dy: Tensor) => Gradients
+  /** What `forward` has kept for `gradients`: TensorFlow.js disposes of it with the tape, whether it has used it or not. */
+  readonly kept?: readonly Tensor[]
 }
 
 /** The gradient of each input, by its name. */
@@ -52,7 +54,14 @@ function register(): void {
  */
 export function runOperation(inputs: NamedTensorMap, attributes: Attributes): Tensor {
   register()
-  return engine().runKernel<Tensor>(NAME, inputs, attributes as never)
+  const result = engine().runKernel<Tensor>(NAME, inputs, attributes as never)
+  // As inputsToSave of a registered gradient, which copies what it saves on the wasm backend.
+  if (attributes.kept !== undefined && engine().isTapeOn()) {
+    engine()
+      .state.activeTape.at(-1)
+      ?.saved?.push(...attributes.kept)
+  }
+  return result
 }
 
 /** Gradients are not recorded themselves, so that a gradient of one would be zero without an error. */
