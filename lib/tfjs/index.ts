@@ -6,11 +6,11 @@
  */
 import { registerHost } from '../binding/host.js'
 
+export { accelerate } from './accelerate.js'
 export { adapt } from './adapt.js'
 export { adaptedLinear, type AdaptedLinearOptions } from './adapted-linear.js'
 export type { AdaptOptions } from './adapter-call.js'
 export { attention, type AttentionOptions } from './attention.js'
-export { adapt, type AdaptOptions } from './adapt.js'
 export { AdapterOptimizer, type AdapterOptimizerOptions } from './adapter-optimizer.js'
 export { fromTf, toTf } from './convert.js'
 export { frozenLinear } from './frozen-linear.js'

@@ -48,7 +48,7 @@ export interface HostTensor {
  * @param compute writes the numbers of the result, which are undefined before. It allocates no memory of the backend
  */
 export function computeTensor(
-  inputs: readonly Tensor[],
+  inputs: readonly TensorInfo[],
   shape: number[],
   compute: (output: HostTensor, ...inputs: HostTensor[]) => void,
 ): TensorInfo {
@@ -143,12 +143,12 @@ export function share(tensor: Tensor): Tensor {
 }
 
 /** The first look at a tensor of another backend moves it here, which allocates. */
-function moveToHeap(heap: HeapBackend, tensors: readonly Tensor[]): void {
+function moveToHeap(heap: HeapBackend, tensors: readonly TensorInfo[]): void {
   for (const tensor of tensors) heap.typedArrayFromHeap(tensor)
 }
 
-function numbersOf(heap: HeapBackend | null, tensor: Tensor): HostTensor {
-  const data = heap === null ? (tensor.dataSync() as Float32Array) : heap.typedArrayFromHeap(tensor)
+function numbersOf(heap: HeapBackend | null, tensor: TensorInfo): HostTensor {
+  const data = heap === null ? (engine().readSync(tensor.dataId) as Float32Array) : heap.typedArrayFromHeap(tensor)
   return { data, shape: tensor.shape }
 }
 

@@ -1,0 +1,218 @@
+/** Matrix products of TensorFlow.js with the kernels of this package, compared with its own. */
+import * as tf from '@tensorflow/tfjs'
+import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
+import * as products from '../../lib/operations/matmul.js'
+import { accelerate } from '../../lib/tfjs/index.js'
+import { BACKENDS, expectEqual, normal } from '../support/tfjs.js'
+
+type Activation = 'linear' | 'relu' | 'relu6' | 'sigmoid' | 'elu' | 'leakyrelu' | 'prelu'
+
+const KERNELS = ['BatchMatMul', '_FusedMatMul']
+const registered = (backend: string) => KERNELS.map((name) => tf.getKernel(name, backend))
+const TRANSPOSES = [
+  [false, false],
+  [true, false],
+  [false, true],
+  [true, true],
+] as const
+
+interface Fused {
+  activation: Activation
+  preluActivationWeights?: tf.Tensor | undefined
+  leakyreluAlpha?: number | undefined
+}
+function activated(x: tf.Tensor, { activation, preluActivationWeights, leakyreluAlpha }: Fused): tf.Tensor {
+  if (activation === 'linear') return x
+  if (activation === 'prelu') return tf.prelu(x, preluActivationWeights as tf.Tensor)
+  return activation === 'leakyrelu' ? tf.leakyRelu(x, leakyreluAlpha) : tf[activation](x)
+}
+
+let restore: (() => void) | undefined
+afterEach(() => {
+  restore?.()
+  restore = undefined
+  vi.restoreAllMocks()
+})
+
+/** What `run` computes with the kernels of TensorFlow.js, and with ours, which multiply `count` times. */
+function both<T extends tf.TensorContainer>(run: () => T, count: number): [old: T, ours: T] {
+  const counted = () => {
+    const { numTensors, numDataBuffers } = tf.memory()
+    const result = tf.tidy(run)
+    const after = tf.memory()
+    return { result, made: [after.numTensors - numTensors, after.numDataBuffers - numDataBuffers] }
+  }
+  const old = counted()
+  restore = accelerate()
+  const spy = vi.spyOn(products, 'matMul').mockClear()
+  const ours = counted()
+  expect(ours.made, 'tensors and buffers').toEqual(old.made)
+  if (process.env.LILY_CPU_ISA !== 'wasm') expect(spy).toHaveBeenCalledTimes(count)
+  return [old.result, ours.result]
+}
+
+describe.each(BACKENDS)('on the %s backend', (name) => {
+  beforeAll(async () => {
+    await tf.setBackend(name)
+  })
+
+  const shapesOf = (m: number, k: number, n: number, [transposeA, transposeB]: readonly [boolean, boolean]) =>
+    [transposeA ? [k, m] : [m, k], transposeB ? [n, k] : [k, n]] as const
+
+  test.each(TRANSPOSES)('tf.matMul and its gradients, transposed: %o %o', (...transposes) => {
+    for (const [batch, m, k, n] of [
+      [[], 17, 33, 9],
+      [[3], 5, 8, 7],
+      [[2, 3], 16, 4, 16],
+      [[1], 1, 6, 2],
+    ] as const) {
+      const [a, b] = shapesOf(m, k, n, transposes).map((shape, i) => normal([...batch, ...shape], i))
+      const dy = normal([...batch, m, n], 2)
+      const run = () => {
+        const { grads, value } = tf.valueAndGrads((a: tf.Tensor, b: tf.Tensor) => tf.matMul(a, b, ...transposes))(
+          [a, b],
+          dy,
+        )
+        return [value, ...grads]
+      }
+      const [old, ours] = both(run, 3)
+      old.forEach((tensor, i) => {
+        expectEqual(`result ${i}`, ours[i], tensor)
+      })
+      restore?.()
+    }
+  })
+
+  test('batches that broadcast', () => {
+    for (const [ofA, ofB] of [
+      [[2, 3], [3]],
+      [[4], [1]],
+      [[1], [4]],
+      [[2, 3], []],
+      [
+        [2, 1],
+        [1, 3],
+      ], // TensorFlow.js misplaces these two
+      [
+        [2, 3],
+        [2, 1],
+      ],
+    ]) {
+      const [a, b] = [normal([...ofA, 4, 5], 1), normal([...ofB, 5, 6], 2)]
+      const exact = tf.tidy(() => tf.sum(tf.mul(tf.expandDims(a, -1), tf.expandDims(b, -3)), -2))
+      restore = accelerate()
+      expectEqual(`${ofA.join()} x ${ofB.join()}`, tf.matMul(a, b), exact)
+      restore()
+    }
+  })
+
+  test.each<Activation>(['linear', 'relu', 'relu6', 'sigmoid', 'elu', 'leakyrelu', 'prelu'])(
+    'tf.fused.matMul with %s, and its gradients',
+    (activation) => {
+      for (const [i, [transposeA, transposeB]] of TRANSPOSES.entries()) {
+        const [a, b] = shapesOf(11, 6, 10, [transposeA, transposeB]).map((shape, j) => normal(shape, j))
+        const bias = i % 2 === 0 ? normal([10], 3) : undefined
+        const preluActivationWeights = activation === 'prelu' ? normal([1, 10], 4) : undefined
+        const leakyreluAlpha = activation === 'leakyrelu' ? 0.3 : undefined
+        const rest = { transposeA, transposeB, activation, preluActivationWeights, leakyreluAlpha }
+        const compose = (a: tf.Tensor, b: tf.Tensor) => {
+          const product = tf.matMul(a, b, transposeA, transposeB)
+          return activated(bias === undefined ? product : tf.add(product, bias), rest)
+        }
+        const fuse = (a: tf.Tensor, b: tf.Tensor) => tf.fused.matMul({ a, b, bias, ...rest })
+        const composed = compose(a, b)
+        const gradsOf = (f: typeof fuse) => tf.grads(((a, b) => tf.sum(tf.square(f(a, b)))))([a, b])
+        const composedGrads = gradsOf(compose)
+        const [old, ours] = both(() => fuse(a, b), 1)
+        expectEqual('y', ours, composed)
+        // The wasm backend of TensorFlow.js adds the bias to some rows only if a matrix is transposed.
+        if (name === 'cpu' || bias === undefined || i === 0) expectEqual('y', ours, old)
+        restore?.()
+        if (activation !== 'relu' && activation !== 'linear') continue
+        both(() => gradsOf(fuse), 3)[1].forEach((grad, j) => {
+          expectEqual(`gradient ${j}`, grad, composedGrads[j])
+        })
+        restore?.()
+      }
+    },
+  )
+
+  test('layers, models and their training', () => {
+    const run = () => {
+      const model = tf.sequential({
+        layers: [
+          tf.layers.dense({ units: 6, activation: 'relu', inputShape: [5], kernelInitializer: tf.initializers.ones() }),
+          tf.layers.dense({
+            units: 2,
+            activation: 'softmax',
+            kernelInitializer: tf.initializers.glorotNormal({ seed: 1 }),
+          }),
+        ],
+      })
+      const y = model.predict(normal([9, 5], 5)) as tf.Tensor
+      return [y, ...tf.grads((x) => tf.sum(tf.square(model.apply(x) as tf.Tensor)))([normal([9, 5], 5)])]
+    }
+    const old = run()
+    restore = accelerate()
+    run().forEach((tensor, i) => {
+      expectEqual(`result ${i}`, tensor, old[i])
+    })
+  })
+
+  test('other types, empty products, and errors are those of the kernels before', () => {
+    restore = accelerate()
+    const spy = vi.spyOn(products, 'matMul')
+    if (name === 'cpu') {
+      const ints = tf.matMul(tf.tensor2d([[1, 2]], [1, 2], 'int32'), tf.tensor2d([[3], [4]], [2, 1], 'int32'))
+      expect([ints.dtype, ...ints.dataSync()]).toEqual(['int32', 11])
+    }
+    expect(tf.matMul(tf.zeros([0, 3]), tf.zeros([3, 2])).shape).toEqual([0, 2])
+    expect(() => tf.matMul(tf.zeros([2, 3]), tf.zeros([2, 3]))).toThrow('inner shapes')
+    expect(() => tf.matMul(tf.zeros([2, 2, 3]), tf.zeros([3, 3, 3]))).toThrow()
+    expect(spy).not.toHaveBeenCalled()
+  })
+
+  test('restoring registers the kernels before, whose setup and disposal ours have', () => {
+    const before = registered(name)
+    restore = accelerate()
+    const ours = registered(name)
+    ours.forEach((kernel, i) => {
+      const { setupFunc, disposeFunc, kernelFunc } = before[i]
+      expect([kernel.setupFunc, kernel.disposeFunc]).toEqual([setupFunc, disposeFunc])
+      expect(kernel.kernelFunc).not.toBe(kernelFunc)
+    })
+    const again = accelerate()
+    expect(registered(name)).toEqual(ours)
+    again()
+    registered(name).forEach((kernel, i) => {
+      expect(kernel).toBe(before[i])
+    })
+    restore()
+
+    // A kernel that another library has registered meanwhile stays.
+    restore = accelerate()
+    const other = { ...tf.getKernel('BatchMatMul', name) }
+    tf.unregisterKernel('BatchMatMul', name)
+    tf.registerKernel(other)
+    restore()
+    expect(tf.getKernel('BatchMatMul', name)).toBe(other)
+    tf.unregisterKernel('BatchMatMul', name)
+    tf.registerKernel(before[0])
+  })
+
+  test('an activation that fails leaves no product behind', () => {
+    const [a, b] = [normal([3, 4], 1), normal([4, 5], 2)]
+    restore = accelerate()
+    const relu = tf.getKernel('Relu', name)
+    tf.unregisterKernel('Relu', name)
+    const kernelFunc = () => {
+      throw new Error('no')
+    }
+    tf.registerKernel({ ...relu, kernelFunc })
+    const before = tf.engine().backend.numDataIds()
+    expect(() => tf.fused.matMul({ a, b, activation: 'relu' })).toThrow('no')
+    expect(tf.engine().backend.numDataIds()).toBe(before)
+    tf.unregisterKernel('Relu', name)
+    tf.registerKernel(relu)
+  })
+})
