@@ -59,7 +59,7 @@ export function computeTensor(
 
 /** The same for several new tensors. */
 export function computeTensors(
-  inputs: readonly Tensor[],
+  inputs: readonly TensorInfo[],
   shapes: readonly number[][],
   compute: (outputs: HostTensor[], ...inputs: HostTensor[]) => void,
 ): TensorInfo[] {
