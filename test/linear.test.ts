@@ -13,7 +13,7 @@ import {
   tensor,
 } from '../lib/index.js'
 import { backend, isModelled, isSlow } from './support/backend.js'
-import { expectSameBits } from './support/compare.js'
+import { expectSameBits, relativeError } from './support/compare.js'
 import { TYPES, unpack } from './support/dtypes.js'
 import { expectMatches, jobsOf } from './support/linear-check.js'
 import { type LinearHow, type LinearResult, type LinearSpec, makeLinear, runLinear } from './support/linear.js'
@@ -241,6 +241,17 @@ describe('packLinear', () => {
     linearForward({ x: matrix(70, dIn), weight: packed })
     linearBackward({ dy: matrix(70, dOut), weight: packed })
     expect([packed.dtype, packed.byteLength]).toEqual(['bfloat16', 0])
+  })
+
+  it('a bias may be float32 beside a weight of 16 bits', () => {
+    const bias = { data: gaussian(random, dOut), shape: [dOut] }
+    for (const m of [3, 33]) {
+      const [x, weight] = [cast(matrix(m, dIn), 'bfloat16'), cast(matrix(dOut, dIn), 'bfloat16')]
+      const { y } = linearForward({ x, weight, bias })
+      const wide = linearForward({ x: cast(x, 'float32'), weight: cast(weight, 'float32'), bias })
+      // y is rounded to bfloat16.
+      expect(relativeError(cast(y, 'float32').data as Float32Array, wide.y.data as Float32Array)).toBeLessThan(2 ** -8)
+    }
   })
 
   it('is refused once it is disposed of, and leaves the weight alone', async () => {

@@ -125,7 +125,8 @@ export function checkLinear(
     if (bias.shape.length !== 1 || bias.columns !== dOut) {
       fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
     }
-    checkType('bias', bias, weight.dtype)
+    if (x.device === CPU) checkTypeOrFloat32('bias', bias, weight.dtype)
+    else checkType('bias', bias, weight.dtype)
   }
   if (y === null) return
   checkTokenRows(names.y, y.operand, x.rows, transposed ? dIn : dOut)

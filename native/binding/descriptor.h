@@ -157,7 +157,7 @@ namespace lily::binding {
   X(x, tokens, depth, activation, read)     \
   X(weight, dOut, dIn, parameter, read)     \
   X(packed, one, packed, float32, read)     \
-  X(bias, one, width, parameter, read)       \
+  X(bias, one, width, gradient, read)        \
   X(y, tokens, width, activation, output)
 
 #define LILY_PACK_SLOTS(X)                  \

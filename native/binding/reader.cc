@@ -365,11 +365,13 @@ class Reader {
     read_weight(call, weight);
     if (has(packed)) call.packed = read_packed(call.problem, packed);
     call.x = matrix(x);
-    // The cpu backend adds it in both directions: the product of a weight that is stored as W^T is the transposed one.
-    if (has(bias) && call.problem.transposed != 0 && source_.backend != lily_cpu_backend()) {
-      fail("ERR_LILY_ARGUMENT", "bias is for the forward direction on a device");
-    }
     call.bias = matrix_if_given(bias);
+    // The cpu backend adds it in both directions: the product of a weight that is stored as W^T is the transposed one.
+    // It also adds one in float32 beside a weight of 16 bits.
+    if (has(bias) && source_.backend != lily_cpu_backend() &&
+        (call.problem.transposed != 0 || call.bias.dtype != parameter_dtype_)) {
+      fail("ERR_LILY_ARGUMENT", "bias is for the forward direction on a device, in the dtype of the weight");
+    }
     call.y = matrix(y);
   }
 

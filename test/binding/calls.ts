@@ -180,7 +180,7 @@ function linear(name: 'linear' | 'pack', arrays: Arrays): Encoded {
   const slots = arrays.operands(tables[name].slots, numbers, {
     weight: 0,
     packed: name === 'pack' ? 1 : 0.3,
-    bias: numbers.transposed === 0 ? 0.5 : 0,
+    bias: 0.5,
   })
   return { operation: name, numbers, slots: { ...slots, weight }, items: [] }
 }

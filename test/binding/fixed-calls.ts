@@ -77,7 +77,6 @@ export function makeCall(name: OperationName, change: Call['numbers'] = {}, with
     const { weight } = operandsOfSlots(tables.pack.slots, numbers)
     const call: Call = { operation: 'pack', numbers, slots: { weight }, items: [] }
     numbers.packed = native.packedBytes(...argumentsOf(call)) / 4
-    if (numbers.transposed === 1) left.push('bias')
   }
   const items: Item[] =
     itemSlots.length === 0
