@@ -164,7 +164,15 @@ const webGpuProject = {
 }
 
 /** Half of the time of the CPU suite: other processors under QEMU, the tarball, long sweeps, a training. `npm run test:cpu` leaves them out. */
-const slow = ['checkpoint/hostile-headers', 'example-finetune', 'identities', 'isa', 'linear-isa', 'package']
+const slow = [
+  'checkpoint/hostile-headers',
+  'example-finetune',
+  'identities',
+  'isa',
+  'linear-isa',
+  'matmul-isa',
+  'package',
+]
 
 /** Tests of the AMX kernels on a model of their instructions, on every processor. */
 const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 'modes', 'property', 'tf32']
@@ -180,6 +188,7 @@ const wasm = [
   'golden',
   'identities',
   'linear',
+  'matmul',
   'modes',
   'property',
   'slots',
@@ -188,6 +197,7 @@ const wasm = [
   'analysis/*',
   'checkpoint/*',
   'model/*',
+  'tfjs/accelerate',
 ]
 
 const hasWasm = existsSync(path('build/wasm/wasm.wasm'))

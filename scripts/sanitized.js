@@ -41,6 +41,7 @@ const SANITIZERS = {
       'leak',
       'linear',
       'linear-isa',
+      'matmul-isa',
       'modes',
       'overlap',
       'property',

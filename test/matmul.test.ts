@@ -1,46 +1,11 @@
 /** Batched matrix products, compared with the reference: transposes, batches, sizes, layouts, bits, refusals. */
-import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { matMul, tensor } from '../lib/index.js'
 import { isSlow } from './support/backend.js'
 import { expectSameBits } from './support/compare.js'
-import { ask } from './support/fork.js'
-import { expectMatMul, leadingOf, type MatMulReport, type MatMulSpec, runMatMul } from './support/matmul.js'
+import { expectMatMul, leadingOf, type MatMulSpec, runMatMul, SPECS, TRANSPOSES } from './support/matmul.js'
 import { expectRefused } from './support/refused.js'
-
-const TRANSPOSES = [0, 1, 2, 3].map((i) => ({ transposeA: i % 2 === 1, transposeB: i > 1 }))
-
-/** Edges of vectors, of blocks of rows, of panels and of chunks; few rows and few columns. */
-const SIZES = [
-  { m: 1, k: 1, n: 1 },
-  { m: 7, k: 5, n: 3 },
-  { m: 65, k: 113, n: 136 },
-  { m: 33, k: 257, n: 65 },
-  { m: 128, k: 64, n: 128 },
-  { m: 3, k: 530, n: 70 },
-  { m: 96, k: 530, n: 2 },
-]
-const BATCHES = [
-  { a: [], b: [] },
-  { a: [3], b: [3] },
-  { a: [2, 2], b: [] },
-  { a: [], b: [3] },
-  { a: [2, 1], b: [1, 3] },
-]
-/** Every size and transpose, with the other properties by turns. */
-const SPECS = SIZES.flatMap((size, i) =>
-  TRANSPOSES.map((transposes, j): MatMulSpec => ({
-    ...size,
-    ...transposes,
-    ...BATCHES[(i + j) % BATCHES.length],
-    dtype: (['float32', 'float32', 'bfloat16', 'float16'] as const)[(i + j) % 4],
-    bias: (i + j) % 3 === 0,
-    outputs: (['new', 'add', 'overwrite'] as const)[(i + 2 * j) % 3],
-    layout: { gap: (i + j) % 4, margin: i % 3 },
-    isAsync: (i + j) % 5 === 0,
-  })),
-)
 
 describe('matches the reference', () => {
   test.each(SPECS)('$m x $k x $n, $a x $b, $dtype, $transposeA $transposeB', async (spec) => {
@@ -107,36 +72,6 @@ describe('the bits', () => {
       expectSameBits('a row', row.data, all.subarray(70 * 150, 71 * 150))
     },
   )
-
-  const NAMES = [
-    'portable',
-    ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),
-    'amx-model',
-  ]
-  const few = SPECS.filter((_, i) => i % 3 === 0)
-  const specs = [...few, ...few.slice(0, 4).map((spec) => ({ ...spec, dtype: 'float32', precision: 'tf32' }) as const)]
-  test.each(NAMES)('of %s are the same on 1 to 3 threads', { timeout: 300_000 }, async (isa) => {
-    const on = (threads: number) =>
-      ask<MatMulReport>(fileURLToPath(new URL('support/matmul.ts', import.meta.url)), specs, {
-        LILY_CPU_ISA: isa,
-        LILY_NUM_THREADS: String(threads),
-      })
-    const { backend, results } = await on(1)
-    if (!backend.available) {
-      expect(isa, 'the portable kernels run everywhere').not.toBe('portable')
-      return
-    }
-    // Precision tf32 rounds on AMX only.
-    specs.forEach((spec, i) => {
-      expectMatMul(spec, results[i], isa === 'amx-model' ? spec.precision : 'default')
-    })
-    for (const threads of [2, 3]) {
-      const others = await on(threads)
-      others.results.forEach((other, i) => {
-        expectSameBits(`y of ${i} on ${threads} threads`, other, results[i])
-      })
-    }
-  })
 })
 
 function matrixOf(shape: number[]) {

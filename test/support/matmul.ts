@@ -112,6 +112,39 @@ export function expectMatMul(spec: MatMulSpec, y: Float32Array, precision = spec
   }
 }
 
+export const TRANSPOSES = [0, 1, 2, 3].map((i) => ({ transposeA: i % 2 === 1, transposeB: i > 1 }))
+
+/** Edges of vectors, of blocks of rows, of panels and of chunks; few rows and few columns. */
+const SIZES = [
+  { m: 1, k: 1, n: 1 },
+  { m: 7, k: 5, n: 3 },
+  { m: 65, k: 113, n: 136 },
+  { m: 33, k: 257, n: 65 },
+  { m: 128, k: 64, n: 128 },
+  { m: 3, k: 530, n: 70 },
+  { m: 96, k: 530, n: 2 },
+]
+const BATCHES = [
+  { a: [], b: [] },
+  { a: [3], b: [3] },
+  { a: [2, 2], b: [] },
+  { a: [], b: [3] },
+  { a: [2, 1], b: [1, 3] },
+]
+/** Every size and transpose, with the other properties by turns. */
+export const SPECS = SIZES.flatMap((size, i) =>
+  TRANSPOSES.map((transposes, j): MatMulSpec => ({
+    ...size,
+    ...transposes,
+    ...BATCHES[(i + j) % BATCHES.length],
+    dtype: (['float32', 'float32', 'bfloat16', 'float16'] as const)[(i + j) % 4],
+    bias: (i + j) % 3 === 0,
+    outputs: (['new', 'add', 'overwrite'] as const)[(i + 2 * j) % 3],
+    layout: { gap: (i + j) % 4, margin: i % 3 },
+    isAsync: (i + j) % 5 === 0,
+  })),
+)
+
 answer(async (specs: MatMulSpec[]): Promise<MatMulReport> => {
   const [backend] = backends()
   const results: Float32Array[] = []
