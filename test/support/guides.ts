@@ -19,11 +19,11 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/getting-started.md': { cpu: 1 },
   'docs/index.md': { cpu: 1 },
   'docs/interop.md': { other: 'test/interop runs them, and compiles the addon, with the libraries that it downloads' },
-  'docs/linear.md': { cpu: 3 },
+  'docs/linear.md': { cpu: 4 },
   'docs/model.md': { cpu: 7 },
   'docs/routing.md': { cpu: 2 },
   'docs/serving.md': { cpu: 1 },
-  'docs/tfjs.md': { cpu: 2, webgpu: 1 },
+  'docs/tfjs.md': { cpu: 3, webgpu: 1 },
   'docs/webgpu.md': { webgpu: 3 },
 }
 
