@@ -7,6 +7,8 @@ import {
   accountFor,
   AdamW,
   analyse,
+  attentionBackward,
+  attentionForward,
   captureGraph,
   DeviceBuffer,
   Event,
@@ -256,6 +258,45 @@ function operations(): Record<string, Record<string, Row>> {
       outputsOf(outputs, changed, 'y')
       return run(changed)
     })
+  }
+  const [q, k, v] = [filled(1, tokens, dIn), filled(2, tokens, dIn), filled(3, tokens, dIn)]
+  const rows = () => output(4, tokens, dIn)
+  const queries = () => ({ q, k, v, mask: new Array<number>(tokens).fill(1), y: rows() })
+  groups.attentionForward = {
+    operands: { argument: /operands|q/, call: (value) => attentionForward(value, { heads: 1 }) },
+    ...fields(queries(), { q: {}, k: {}, v: {}, mask: optional, y: optional }, (changed, outputs) => {
+      outputsOf(outputs, changed, 'y')
+      return attentionForward(changed, { heads: 1 })
+    }),
+    options: { argument: /options|heads/, call: (value) => attentionForward(queries(), value) },
+    ...fields(
+      { heads: 1 },
+      { heads: { valid: ['5'] }, causal: flag, scale: forwardOptions.scaling, save: flag },
+      (options, outputs) => {
+        const given = queries()
+        written(outputs, given.y)
+        return attentionForward(given, options)
+      },
+    ),
+  }
+  const ofAttention = () => attentionForward({ q, k, v }, { heads: 1 }).saved
+  const queryGradients = () => ({ dy: q, dq: rows(), dk: rows(), dv: rows() })
+  const again = { q: optional, k: optional, v: optional, y: optional }
+  groups.attentionBackward = {
+    operands: { argument: /operands|dy/, call: (value) => attentionBackward(value, ofAttention()) },
+    ...fields(queryGradients(), { dy: {}, ...again, dq: optional, dk: optional, dv: optional }, (changed, outputs) => {
+      outputsOf(outputs, changed, 'dq', 'dk', 'dv')
+      return attentionBackward(changed, ofAttention())
+    }),
+    saved: { argument: /saved/, call: (value) => attentionBackward(queryGradients(), value) },
+    options: {
+      argument: /options/,
+      valid: EMPTY,
+      call: (value) => attentionBackward(queryGradients(), ofAttention(), value),
+    },
+    ...fields({}, { needs: { valid: EMPTY }, accumulate: flag }, (options) =>
+      attentionBackward(queryGradients(), ofAttention(), options),
+    ),
   }
   for (const [name, run] of Object.entries({ linearForward, linearForwardAsync })) {
     const call = () => ({ x: smallOperands().x, weight: weight(), bias: filled(1, dOut), y: y() })

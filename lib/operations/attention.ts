@@ -244,10 +244,15 @@ export function attentionBackward<O extends Exact<O, AttentionBackwardOptions> =
     again: INPUTS.map((name) => resolveIfGiven(name, from[name])),
     gradients: GRADIENTS.map((name) => Output.of(name, from[name])),
   }))
-  const settings = readProperties('options', options ?? {}, BACKWARD_OPTIONS, ({ needs, accumulate }) => ({
-    needs: readNeeds(needs),
-    accumulate: readFlag('accumulate', accumulate, true),
-  }))
+  const settings = readProperties(
+    'options',
+    options === undefined ? {} : options,
+    BACKWARD_OPTIONS,
+    ({ needs, accumulate }) => ({
+      needs: readNeeds(needs),
+      accumulate: readFlag('accumulate', accumulate, true),
+    }),
+  )
   const state = readSaved(saved)
   const { problem, mask, statistics } = state
   const { dy } = inputs

@@ -5,6 +5,7 @@ import { LilyModel } from '../../lib/index.js'
 import {
   adapt,
   adaptedLinear,
+  attention,
   AdapterOptimizer,
   type AdapterOptimizerOptions,
   fromTf,
@@ -91,6 +92,17 @@ const rows: Record<string, Record<string, Row>> = {
     x: { argument: /\bx\b/, call: (value) => frozenLinear(value, normal([dIn, dOut], 1)) },
     weight: { argument: /weight/, call: (value) => frozenLinear(x(), value) },
     bias: { argument: /bias/, ...optional, call: (value) => frozenLinear(x(), normal([dIn, dOut], 1), value) },
+  },
+  attention: {
+    q: { argument: /\bq\b/, call: (value) => attention(value, x(), x(), { heads: 1 }) },
+    k: { argument: /\bk\b/, call: (value) => attention(x(), value, x(), { heads: 1 }) },
+    v: { argument: /\bv\b/, call: (value) => attention(x(), x(), value, { heads: 1 }) },
+    options: { argument: /options|heads/, call: (options) => attention(x(), x(), x(), options) },
+    ...fields(
+      { heads: 1 },
+      { heads: {}, causal: { valid: ['undefined', 'true'] }, scale: rate, mask: optional },
+      (options) => attention(x(), x(), x(), options),
+    ),
   },
   'fromTf, toTf': {
     fromTf: { argument: /source/, call: (value) => fromTf(value) },

@@ -8,6 +8,7 @@ import {
   adaptedLinear,
   AdapterOptimizer,
   type AdaptOptions,
+  attention,
   frozenLinear,
   fromTf,
   toTf,
@@ -376,6 +377,7 @@ it('refuses a model that is not where TensorFlow.js computes, and a gradient of 
   const [x] = tensors()
   const packed = packLinear(tensor(new Float32Array(D_OUT * D_IN), [D_OUT, D_IN]))
   await expectRefused('ERR_LILY_DEVICE', 'pass the weight as a tensor', () => frozenLinear(x, packed))
+  await expectRefused('ERR_LILY_DEVICE', 'use tf.matMul and tf.softmax', () => attention(x, x, x, { heads: 1 }))
   const kernel = tf.variable(normal([D_IN, D_OUT], 2))
   await expectRefused('ERR_LILY_ARGUMENT', 'weight: a gradient was asked for', () =>
     tf.variableGrads(() => tf.sum(frozenLinear(x, kernel)), [kernel]),
