@@ -1,5 +1,5 @@
 // Checks that no task of the CPU backend writes beyond its scratch: runs a forward and a backward call, and a frozen layer
-// of the same sizes, with workers that take turns on one thread, and looks at the scratch of a worker's neighbours after
+// and two matrix products of the same sizes, with workers that take turns on one thread, and looks at the scratch of a worker's neighbours after
 // each of its tasks. The test links it with the objects of the addon, except for the thread pool.
 //
 //   scratch THREADS TOKENS GROUPS D_IN D_OUT RANK EXPERTS ROUTING DTYPE     ROUTING, DTYPE: numbers of the ABI
@@ -97,6 +97,19 @@ void run_linear(const lily_problem &problem, int32_t transposed) {
   run(call, instruction_set().kernels_for(call.problem), plan_linear, lily_cpu_backend()->linear);
 }
 
+void run_matmul(const lily_problem &problem, int32_t transpose_a) {
+  constexpr int64_t kCount = 2;
+  lily_matmul call = {};
+  call.problem = {1, kCount, problem.tokens, problem.d_in, problem.d_out, transpose_a, 1, 0, problem.activation_dtype};
+  const int64_t a_rows = transpose_a != 0 ? problem.d_in : problem.tokens;
+  const int64_t a_columns = transpose_a != 0 ? problem.tokens : problem.d_in;
+  call.a = matrix(kCount * a_rows, a_columns, problem.activation_dtype);
+  call.a_strides[1] = a_rows * a_columns;
+  call.b = matrix(problem.d_out, problem.d_in, problem.activation_dtype);
+  call.y = matrix(kCount * problem.tokens, problem.d_out, problem.activation_dtype);
+  run(call, instruction_set().kernels_for(linear_problem(call.problem)), plan_matmul, lily_cpu_matmul);
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -153,5 +166,7 @@ int main(int argc, char **argv) {
   run(backward, kernels, plan_backward, lily_cpu_backend()->backward);
   run_linear(problem, 0);
   run_linear(problem, 1);
+  run_matmul(problem, 0);
+  run_matmul(problem, 1);
   printf("%d passes\n", passes);
 }
