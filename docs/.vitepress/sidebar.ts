@@ -30,6 +30,7 @@ export const guides: DefaultTheme.SidebarItem[] = [
       page('Checkpoints of PEFT', 'docs/checkpoints'),
       page('Serving', 'docs/serving'),
       page('Frozen layers', 'docs/linear'),
+      page('Attention', 'docs/attention'),
       page('TensorFlow.js', 'docs/tfjs'),
       page('Other libraries', 'docs/interop'),
       page('Browsers', 'docs/browsers'),

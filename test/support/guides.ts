@@ -12,6 +12,7 @@ type Runs = 'cpu' | 'cuda' | 'webgpu'
 export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number>>> & { readonly other?: string }>> = {
   'README.md': { cpu: 4 },
   'docs/browsers.md': { other: 'requires the file input of a page; test/browser does the same with one' },
+  'docs/attention.md': { cpu: 1 },
   'docs/checkpoints.md': { cpu: 6 },
   'docs/data-types.md': { cpu: 2 },
   'docs/device-api.md': { cuda: 2 },
