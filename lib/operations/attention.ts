@@ -64,11 +64,11 @@ export interface AttentionBackwardOperands {
    * numbers must be those of forward. Default: the q that `saved` refers to.
    */
   readonly q?: TensorLike | undefined
-  /** The k of forward again. */
+  /** `[batch, keys, d]`: the k of forward again. */
   readonly k?: TensorLike | undefined
-  /** The v of forward again. */
+  /** `[batch, keys, d]`: the v of forward again. */
   readonly v?: TensorLike | undefined
-  /** The y of forward again. */
+  /** `[batch, tokens, d]`: the y of forward again. */
   readonly y?: TensorLike | undefined
   /** The shape of q: its gradient. Without it a new tensor is returned. */
   readonly dq?: TensorLike | undefined
@@ -132,6 +132,10 @@ let savedOf: (state: State) => AttentionSaved
 /**
  * What {@link attentionForward} keeps for its backward calls: references to q, k, v and y, which must not change, the mask,
  * and two numbers for each query and head.
+ *
+ * @example
+ * const { saved } = attentionForward({ q, k, v }, { heads: 4 })
+ * saved.dispose() // without backward
  */
 export class AttentionSaved {
   #state: State | null
@@ -150,7 +154,10 @@ export class AttentionSaved {
     return this.#state === null
   }
 
-  /** Releases the memory and the references to the operands. A later backward throws ERR_LILY_DISPOSED. */
+  /**
+   * Releases the memory and the references to the operands. A later backward throws ERR_LILY_DISPOSED. Throws nothing; calling
+   * it again has no effect.
+   */
   dispose(): void {
     this.#state = null
   }

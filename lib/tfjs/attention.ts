@@ -25,7 +25,7 @@ import { refuseNested, runOperation } from './operation.js'
 /** Options of {@link attention}. */
 export interface AttentionOptions extends Omit<AttentionForwardOptions, 'save'> {
   /**
-   * [batch, keys]: no query sees a key with 0. A tensor of type bool, int32 or float32, or another form that
+   * `[batch, keys]`: no query sees a key with 0. A tensor of type bool, int32 or float32, or another form that
    * `attentionForward` accepts. Default: all keys count.
    */
   readonly mask?: Tensor | MaskLike | undefined
