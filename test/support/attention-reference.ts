@@ -8,14 +8,17 @@ type Name = (typeof NAMES)[number]
 interface Reference {
   value: Record<Name, Float64Array>
   /**
-   * The error of a computation that rounds every term of a sum, and every score, once, in units of that rounding: sums of
-   * magnitudes. A score s + e makes the probability larger by the factor 1 + e.
+   * The error of a computation that rounds each term of a sum once, in units of that rounding: sums of magnitudes. A score
+   * s + e makes the probability larger by the factor 1 + e, and the exponential, its sum and the quotient have four roundings.
    */
   error: Record<Name, Float64Array>
 }
 
-/** Results differ from the reference by at most this many units. The worst of thousands of problems had 1.4. */
-const LIMIT = 4
+/**
+ * Results may differ from the reference by this many units. The worst of 3000 random problems had 3.6, and an operand that is
+ * rounded to bfloat16 or TF32 gives thousands.
+ */
+const LIMIT = 8
 
 const ROUNDING = 2 ** -24
 
@@ -58,7 +61,7 @@ export function attention(problem: Attention): Reference {
           const p = Math.exp(score[0] * scale - largest) / total
           mean += p * change[0]
           meanMagnitude += p * change[1]
-          return { from, p, relative: 1 + Math.abs(scale) * score[1], change }
+          return { from, p, relative: 4 + Math.abs(scale) * score[1], change }
         })
         const most = Math.max(...all.map(({ relative }) => relative))
         for (const { from, p, change } of all) {
