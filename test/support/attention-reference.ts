@@ -16,7 +16,7 @@ interface Reference {
 
 /**
  * Results may differ from the reference by this many units. The worst of 3000 random problems had 3.6, and an operand that is
- * rounded to bfloat16 or TF32 gives thousands.
+ * rounded to bfloat16 or TF32 gives hundreds or more.
  */
 const LIMIT = 8
 
