@@ -143,7 +143,7 @@ const both = [
   'property',
 ]
 
-/** Tests that run on WebGPU, too. It has no frozen linear layers. */
+/** Tests that run on WebGPU, too. That of frozen linear layers is test/webgpu/linear.test.ts, which compiles fewer kernels. */
 const webgpu = both.filter((name) => name !== 'linear')
 
 const webGpuProject = {

@@ -28,10 +28,10 @@ export interface WebGpuBinding extends DeviceBinding {
   submitted(encoder: GPUCommandEncoder): void
   /** Throws if the GPUDevice was lost. */
   checkUsable(argument: string): void
-  /** Submits work to the queue, or encodes it into an encoder of the caller. */
-  run(work: GpuWork, encoder: GPUCommandEncoder | null): void
+  /** Submits work to the queue, in its order, or encodes it into an encoder of the caller. */
+  run(work: readonly GpuWork[], encoder: GPUCommandEncoder | null): void
   /** The same, in the queue, once the pipelines are compiled. It resolves when the work is submitted. */
-  runAsync(work: GpuWork): Promise<void>
+  runAsync(work: readonly GpuWork[]): Promise<void>
 }
 
 /** The registered devices, and the one whose `createLily` object runs a call now. */

@@ -99,10 +99,28 @@ export interface BackwardCall extends Inputs {
   readonly deferredDb: Region | null
 }
 
+/** A call of a frozen linear layer: y (+)= x W^T + bias. If it is transposed: y (+)= x W + bias. */
+export interface LinearCall {
+  readonly transposed: boolean
+  /** M */
+  readonly tokens: number
+  readonly dIn: number
+  readonly dOut: number
+  /** [M, d_in]; transposed: [M, d_out] */
+  readonly x: Matrix
+  /** [d_out, d_in] */
+  readonly weight: Matrix
+  /** As many elements as y has columns; null: none is added. */
+  readonly bias: Matrix | null
+  /** [M, d_out]; transposed: [M, d_in] */
+  readonly y: Output
+}
+
 /** What a GPUDevice runs: a call, or the passes of work of the main package. */
 export type GpuWork =
   | { readonly name: 'forward'; readonly call: ForwardCall }
   | { readonly name: 'backward'; readonly call: BackwardCall }
+  | { readonly name: 'linear'; readonly call: LinearCall }
   | { readonly name: 'fold'; readonly call: FoldCall }
   | { readonly name: 'plan'; readonly call: Plan }
 

@@ -35,6 +35,6 @@ export function refuseWebGpu(argument: string, what: string, device: Device): vo
   fail(
     'ERR_LILY_DEVICE',
     argument,
-    `${what} does not run on ${deviceText(device)}; forward, backward and foldB of Lily and LoRA, their models and AdamW do`,
+    `${what} does not run on ${deviceText(device)}; forward, backward and foldB of Lily and LoRA, linear layers, models and AdamW do`,
   )
 }

@@ -51,8 +51,8 @@ export interface AdapterForwardOperands {
   /** `[..., d_out]`: the base layer's output, to which the adapter's is added in place. Default: a new tensor. */
   readonly y?: TensorLike | undefined
   /**
-   * `[d_out, d_in]`, in the type of x or float32, on the cpu also of 16 bits under an x in float32: the base layer's frozen
-   * weight, which the call computes, too (docs/linear.md). A GPUDevice does not. Default: the adapter alone.
+   * `[d_out, d_in]`, in the type of x or float32, except on CUDA devices also of 16 bits under an x in float32: the base layer's frozen
+   * weight, which the call computes, too (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
   /** `[d_out]`, in the type of weight, on the cpu also float32: the base layer's bias, together with `weight`. */

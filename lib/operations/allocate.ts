@@ -6,7 +6,7 @@ import { allocate } from '../memory/allocate.js'
 import { isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Operand, Part } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
-import { BACKWARD, type Call, FORWARD, gpuBackward, gpuForward } from './call.js'
+import { BACKWARD, type Call, FORWARD, gpuBackward, gpuForward, gpuLinear } from './call.js'
 import { CallState, type Staged } from './call-state.js'
 import type { Work } from './dispatch.js'
 import { allocateLinear } from './linear-problem.js'
@@ -57,12 +57,13 @@ export function allocateForward(problem: Problem, inputs: ForwardInputs, setting
   if (weight !== null) {
     const linear = allocateLinear({ x, weight, bias, y }, settings, placement, false)
     const call = forwardCall(state, linear.y.addedTo(), placement)
-    return { state, y: linear.y, work: { calls: [linear.call, call], placement } }
+    const gpu = () => [gpuLinear(linear.call), gpuForward(call)]
+    return { state, y: linear.y, work: { calls: [linear.call, call], placement, gpu } }
   }
   if (y !== null) y.accumulate = settings.accumulate
   const output = y ?? Output.fresh('y', x.dtype, [...x.shape.slice(0, -1), problem.dOut], placement)
   const call = forwardCall(state, output, placement)
-  return { state, y: output, work: { calls: [call], placement, gpu: () => gpuForward(call) } }
+  return { state, y: output, work: { calls: [call], placement, gpu: () => [gpuForward(call)] } }
 }
 
 /** In the order of forwardSlots. */
@@ -162,7 +163,8 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
   const deferredDb = deferB ? allocate('deferB', 'float32', deferred, placement) : null
   const call = backwardCall(state, inputs, gradients, deferredDb, placement)
   const calls = linear === null ? [call] : [linear.call, call]
-  const work = { calls, placement, gpu: () => gpuBackward(call) }
+  const gpu = () => [...(linear === null ? [] : [gpuLinear(linear.call)]), gpuBackward(call)]
+  const work = { calls, placement, gpu }
   return { state, number: state.backwardCalls++, gradients, deferredDb, retain, work }
 }
 

@@ -330,6 +330,14 @@ export function gpuBackward(call: Call<Problem>): gpuCall.GpuWork {
   return { name: 'backward', call: named as unknown as gpuCall.BackwardCall }
 }
 
+/** A call of a frozen linear layer on a GPUDevice. */
+export function gpuLinear(call: Call<LinearProblem>): gpuCall.GpuWork {
+  const { transposed, tokens, weight } = call.problem
+  const operands = gpuOperands({ ...call, kind: LINEAR })
+  const named = { transposed, tokens, dIn: weight.columns, dOut: weight.rows, ...operands }
+  return { name: 'linear', call: named as unknown as gpuCall.LinearCall }
+}
+
 /** Memory on a GPUDevice. */
 export function gpuRegion({ memory, byteOffset }: Part): gpuCall.Region {
   return { buffer: gpuBufferOf(memory) as GPUBuffer, byteOffset }

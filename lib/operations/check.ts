@@ -16,7 +16,7 @@ import { size } from '../binding/slots.js'
 import { type Slot, type Table, tables } from '../binding/tables.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
-import { CPU, refuseWebGpu } from '../memory/device.js'
+import { CPU } from '../memory/device.js'
 import { checkAttached, type Operand } from '../memory/operand.js'
 import { type CallState, versionsOf } from './call-state.js'
 import { checkLinear, failDisposed, type WeightOperand } from './linear-problem.js'
@@ -90,7 +90,6 @@ export function checkFrozen(
       fail('ERR_LILY_ARGUMENT', 'bias', 'is given without a weight; pass the weight too, or leave it out')
     return
   }
-  refuseWebGpu('weight', 'a frozen linear layer', x.device)
   checkMatrix('weight', weight.matrix, dOut, dIn)
   checkLinear({ x, weight, bias, y }, false)
 }

@@ -58,19 +58,14 @@ export function runFold(
     }))
   const operands = [db, ...layers.flatMap(({ partials, weights }) => [partials, weights])]
   const call = { kind: FOLD, problem: { experts, rank, dOut, sizes: NO_SIZES }, operands, placement }
-  const gpu = (): GpuWork => ({
-    name: 'fold',
-    call: {
-      experts,
-      rank,
-      dOut,
-      db: { ...gpuMatrix(db.operand), accumulate: db.accumulate },
-      layers: layers.map(({ partials, weights }) => ({
-        partials: partials.rows,
-        matrices: gpuRegion(partials),
-        weights: weights && gpuRegion(weights),
-      })),
-    },
-  })
+  const gpu = (): GpuWork[] => {
+    const onGpu = layers.map(({ partials, weights }) => ({
+      partials: partials.rows,
+      matrices: gpuRegion(partials),
+      weights: weights && gpuRegion(weights),
+    }))
+    const target = { ...gpuMatrix(db.operand), accumulate: db.accumulate }
+    return [{ name: 'fold', call: { experts, rank, dOut, db: target, layers: onGpu } }]
+  }
   run({ calls: [call], placement, gpu })
 }

@@ -14,7 +14,7 @@ export interface Work {
   readonly calls: readonly Call[]
   readonly placement: Placement | null
   /** The same on a GPUDevice, unless the operation does not run there. */
-  readonly gpu?: () => GpuWork
+  readonly gpu?: () => readonly GpuWork[]
 }
 
 /** Runs work at once on the host, or enqueues it on a device after the work that it must wait for. */
@@ -30,8 +30,12 @@ export function run({ calls, placement, gpu }: Work): void {
   }
 }
 
-function onGpu<T>(placement: Placement, work: Work['gpu'], start: (binding: WebGpuBinding, work: GpuWork) => T): T {
-  return placement.run(() => start(placement.gpu as WebGpuBinding, (work as () => GpuWork)()))
+function onGpu<T>(
+  placement: Placement,
+  work: Work['gpu'],
+  start: (binding: WebGpuBinding, work: readonly GpuWork[]) => T,
+): T {
+  return placement.run(() => start(placement.gpu as WebGpuBinding, (work as () => readonly GpuWork[])()))
 }
 
 /**

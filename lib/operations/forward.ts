@@ -25,8 +25,8 @@ export interface LilyForwardOperands {
   /** `[..., d_in]`: activations entering the adapted layer. */
   readonly x: TensorLike
   /**
-   * `[d_out, d_in]`, in the type of x or float32, on the cpu also of 16 bits under an x in float32: the frozen weight of the
-   * layer, which the call computes, too (docs/linear.md). A GPUDevice does not. Default: the adapter alone.
+   * `[d_out, d_in]`, in the type of x or float32, except on CUDA devices also of 16 bits under an x in float32: the frozen weight of the
+   * layer, which the call computes, too (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
   /** `[d_out]`, in the type of weight, on the cpu also float32: the bias of the layer, together with `weight`. */

@@ -3,10 +3,11 @@ import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkW
 import type { DType } from '../base/dtype.js'
 import { fail, reading } from '../base/errors.js'
 import { shapeText, type TypedMatrix } from '../base/shape.js'
+import { webGpu } from '../binding/devices.js'
 import { checkDevice } from '../memory/backends.js'
 import { Capture } from '../memory/capture.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
-import { CPU, refuseWebGpu } from '../memory/device.js'
+import { deviceText } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
@@ -93,11 +94,20 @@ const FORWARD: Names = { x: 'x', y: 'y', size: 'd_in' }
 const BACKWARD: Names = { x: 'dy', y: 'dx', size: 'd_out' }
 
 /** The second phase of a call: if it throws, nothing has been allocated or written. */
-export function checkLinear(
-  { x, weight: { operand: weight, matrix }, bias, y }: LinearInputs,
-  transposed: boolean,
-): void {
+export function checkLinear({ x, weight: of, bias, y }: LinearInputs, transposed: boolean): void {
+  const { operand: weight, packed, matrix } = of
   const names = transposed ? BACKWARD : FORWARD
+  const isOnGpu = x.device.type === 'webgpu'
+  if (isOnGpu && packed !== null) {
+    fail(
+      'ERR_LILY_DEVICE',
+      'weight',
+      `expected a tensor on ${deviceText(x.device)}, got a PackedLinear, which a GPUDevice does not use; pass the weight ` +
+        'as a tensor',
+    )
+  }
+  // The others are compared with x, which a createLily object names itself if it is elsewhere.
+  if (webGpu.current !== null) checkDevice(names.x, x.device)
   // This comes before checkPlace, which queries the device for memory that may belong to another device.
   checkSameDevice('weight', weight, names.x, x)
   checkSameDevice('bias', bias, names.x, x)
@@ -106,7 +116,6 @@ export function checkLinear(
   checkPlace('bias', bias, names.x, x)
   if (y !== null) checkPlace(names.y, y.operand, names.x, x)
   checkDevice(names.x, x.device)
-  refuseWebGpu(names.x, 'a frozen linear layer', x.device)
 
   checkActivations(x, names.x, names.size)
   checkWeight(matrix)
@@ -136,16 +145,15 @@ export function checkLinear(
   refuseOverlap(names.y, y.operand, 'bias', bias)
 }
 
-/** Checks that the weight has the type of x or float32, or, on the cpu, 16 bits under an x in float32. */
+/** Checks that the weight has the type of x or float32, or, except on CUDA devices, 16 bits under an x in float32. */
 function checkWeightType(weight: Operand, x: Operand): void {
   if (x.dtype !== 'float32' || weight.dtype === 'float32') {
     checkTypeOrFloat32('weight', weight, x.dtype)
-  } else if (x.device !== CPU) {
-    const { type, id } = x.device
+  } else if (x.device.type === 'cuda') {
     fail(
       'ERR_LILY_DTYPE',
       'weight',
-      `expected float32 on ${type}:${id}, got ${weight.dtype}, which only the cpu backend multiplies under an x in float32; ` +
+      `expected float32 on ${deviceText(x.device)}, got ${weight.dtype}, which no CUDA device multiplies under an x in float32; ` +
         'convert it',
     )
   }

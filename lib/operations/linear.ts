@@ -1,4 +1,5 @@
 /** The frozen linear layer below an adapter, forward and backward. */
+import type { GpuCommandEncoder } from '../base/gpu-types.js'
 import { type Known, readChoice, readFlag, readProperties } from '../base/options.js'
 import { Placement, type StreamOption } from '../memory/placement.js'
 import { resolve, resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
@@ -13,6 +14,7 @@ import {
   type LinearSettings,
   readWeight,
 } from './linear-problem.js'
+import { gpuLinear } from './call.js'
 import { run, runAsync, type Work } from './dispatch.js'
 import { Output } from './output.js'
 import type { PackedLinear } from './packed-linear.js'
@@ -23,7 +25,7 @@ import { PRECISIONS } from './read.js'
 export interface LinearForwardOperands {
   /** `[..., d_in]`: activations entering the layer. */
   readonly x: TensorLike
-  /** [d_out, d_in], in the type of x or float32; on the cpu also bfloat16 or float16 under an x in float32. */
+  /** [d_out, d_in], in the type of x or float32; except on CUDA devices also bfloat16 or float16 under an x in float32. */
   readonly weight: TensorLike | PackedLinear
   /** [d_out], in the type of weight; on the cpu also float32. */
   readonly bias?: TensorLike | undefined
@@ -39,6 +41,8 @@ export interface LinearOptions {
   readonly accumulate?: boolean | undefined
   /** The CUDA stream to run in, or its handle. Default: the stream of the operands. The cpu backend has no streams. */
   readonly stream?: Stream | bigint | number | undefined
+  /** For operands on a GPUDevice: encode the call into this encoder, which the caller submits (docs/webgpu.md). */
+  readonly encoder?: GpuCommandEncoder | undefined
 }
 
 /** Result of {@link linearForward}. */
@@ -65,7 +69,7 @@ export interface LinearBackwardResult {
 
 const FORWARD_OPERANDS: Known = new Set(['x', 'weight', 'bias', 'y'])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'weight', 'dx'])
-const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream'])
+const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream', 'encoder'])
 
 /**
  * A linear layer with a frozen weight: y += x weight^T + bias (docs/linear.md). On the cpu it returns when the work is
@@ -135,7 +139,11 @@ export async function linearBackwardAsync(
   return { dx: call.y.tensor }
 }
 
-export const workOf = ({ call }: LinearCall): Work => ({ calls: [call], placement: call.placement })
+export const workOf = ({ call }: LinearCall): Work => ({
+  calls: [call],
+  placement: call.placement,
+  gpu: () => [gpuLinear(call)],
+})
 
 function prepareForward(operands: LinearForwardOperands, options: LinearOptions = {}): LinearCall {
   const inputs = readProperties('operands', operands, FORWARD_OPERANDS, ({ x, weight, bias, y }) => ({

@@ -192,7 +192,7 @@ export function packLinear(weight: TensorLike, options: PackLinearOptions = {}):
   checkMemory('weight', operand)
   checkWeight(operand, isTransposed ? '[d_in, d_out]' : undefined)
   checkDevice('weight', operand.device)
-  refuseWebGpu('weight', 'a frozen linear layer', operand.device)
+  refuseWebGpu('weight', 'packLinear', operand.device)
   const isOnHost = isHostMemory(operand.memory)
   if (isTransposed && !isOnHost) {
     fail('ERR_LILY_DEVICE', 'transposed', 'expected a weight in host memory; pass a weight [d_out, d_in] on a device')

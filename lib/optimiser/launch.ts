@@ -52,7 +52,7 @@ export function runAdamW({ parameters, moments, settings, lrScale, step, norm, s
         skipped: skipped && gpuRegion(skipped),
         parameters: onGpu,
       })
-      return { name: 'plan', call: plan }
+      return [{ name: 'plan', call: plan }]
     },
   })
 }

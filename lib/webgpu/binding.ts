@@ -88,21 +88,21 @@ export class GpuBinding implements WebGpuBinding {
 
   // Calls.
 
-  run(work: GpuWork, encoder: GPUCommandEncoder | null): void {
-    this.#run(encoder, work.call, (commands, allocate) => {
+  run(work: readonly GpuWork[], encoder: GPUCommandEncoder | null): void {
+    this.#run(encoder, work, (commands, allocate) => {
       this.#kernels.encode(work, commands, allocate)
     })
   }
 
-  async runAsync(work: GpuWork): Promise<void> {
+  async runAsync(work: readonly GpuWork[]): Promise<void> {
     this.#checkEnd()
     // Its operands may be disposed of while the pipelines compile; their memory waits.
-    const blocks = this.#blocksOf(work.call)
+    const blocks = this.#blocksOf(work)
     for (const block of blocks) this.#pool.pin(block)
     try {
       await this.#settled(this.#kernels.compile(work))
       await this.#checked(() => {
-        this.#encode(null, work.call, (commands, allocate) => {
+        this.#encode(null, work, (commands, allocate) => {
           this.#kernels.encode(work, commands, allocate)
         })
       })

@@ -1,5 +1,5 @@
 /**
- * Lily and LoRA on the buffers of a GPUDevice, in browsers and wherever else there is WebGPU. It loads no native code.
+ * Lily, LoRA and frozen linear layers on the buffers of a GPUDevice, in browsers and wherever else there is WebGPU. It loads no native code.
  *
  * @module lily-kernels/webgpu
  * @packageDocumentation
@@ -14,6 +14,7 @@ import type { PoolStats } from '../memory/memory-stats.js'
 import { lilyBackward, lilyBackwardAsync } from '../operations/backward.js'
 import { foldB } from '../operations/fold.js'
 import { lilyForward, lilyForwardAsync } from '../operations/forward.js'
+import { linearBackward, linearBackwardAsync, linearForward, linearForwardAsync } from '../operations/linear.js'
 import { loraBackward, loraBackwardAsync, loraForward, loraForwardAsync } from '../operations/lora.js'
 import { hasMembers } from '../tensor/gpu-buffer.js'
 import { checkEncoder } from '../tensor/stream-option.js'
@@ -29,6 +30,13 @@ export type { PoolStats } from '../memory/memory-stats.js'
 export type { LilyBackwardOperands, LilyBackwardOptions, LilyGradients, LilyNeeds } from '../operations/backward.js'
 export type { FoldOptions } from '../operations/fold.js'
 export type { LilyForwardOperands, LilyForwardOptions, LilyForwardResult } from '../operations/forward.js'
+export type {
+  LinearBackwardOperands,
+  LinearBackwardResult,
+  LinearForwardOperands,
+  LinearForwardResult,
+  LinearOptions,
+} from '../operations/linear.js'
 export type {
   LoraBackwardOperands,
   LoraBackwardOptions,
@@ -108,6 +116,30 @@ export class Lily {
    * @throws LilyError (as a rejection) as loraBackwardAsync
    */
   readonly loraBackwardAsync = this.#on(loraBackwardAsync)
+  /**
+   * A frozen linear layer: {@link linearForward} on this device, with the option `encoder`.
+   *
+   * @throws LilyError as linearForward
+   */
+  readonly linearForward = this.#on(linearForward)
+  /**
+   * The same, once its pipelines are compiled off the main thread; it resolves when the work is done.
+   *
+   * @throws LilyError (as a rejection) as linearForwardAsync
+   */
+  readonly linearForwardAsync = this.#on(linearForwardAsync)
+  /**
+   * The gradient of a frozen linear layer: {@link linearBackward} on this device, with the option `encoder`.
+   *
+   * @throws LilyError as linearBackward
+   */
+  readonly linearBackward = this.#on(linearBackward)
+  /**
+   * The same, once its pipelines are compiled off the main thread; it resolves when the work is done.
+   *
+   * @throws LilyError (as a rejection) as linearBackwardAsync
+   */
+  readonly linearBackwardAsync = this.#on(linearBackwardAsync)
   /**
    * The fold of deferred gradients: {@link foldB} on this device, with the option `encoder`.
    *

@@ -1,12 +1,13 @@
 /** The kernels on a GPUDevice: plans a call, builds the shaders of its passes, and encodes their dispatches. */
 import { fail } from '../base/errors.js'
-import type { GpuWork, Sizes } from '../binding/gpu-call.js'
+import type { GpuWork } from '../binding/gpu-call.js'
 import type { Plan } from '../binding/gpu-pass.js'
 import { type Excess, excessOf } from './bindings.js'
 import { Pipelines } from './pipelines.js'
 import { planBackward } from './plan/backward.js'
 import { foldCommon, planFold } from './plan/fold.js'
 import { planForward } from './plan/forward.js'
+import { planLinear } from './plan/linear.js'
 import { Problem } from './plan/problem.js'
 import { threadsOf } from './plan/tiles.js'
 import { type Common, LEAST_THREADS, type Module, moduleOf } from './wgsl/module.js'
@@ -14,12 +15,22 @@ import { type Common, LEAST_THREADS, type Module, moduleOf } from './wgsl/module
 /** The uniform parameters of a pass begin at multiples of this many bytes. */
 const UNIFORM_ALIGNMENT = 256
 
+/** Work whose passes are known. */
+interface Planned {
+  readonly plan: Plan
+  readonly common: Common
+}
+
+/** What has no parameters in common. */
+const NONE: Common = { params: {}, floats: {} }
+
 /** Allocates a buffer with usages STORAGE, UNIFORM, COPY_SRC and COPY_DST, at least as long; its contents are undefined. */
 export type Allocate = (byteLength: number) => GPUBuffer
 
 /**
- * Encodes calls. The methods encode into the encoder that is passed and submit nothing. They allocate what a call requires
- * beyond its operands with `allocate`; that memory may be reused by whatever the queue runs after the encoder's commands.
+ * Encodes work, one call after the other. The methods encode into the encoder that is passed and submit nothing. They allocate
+ * what the calls require beyond their operands with `allocate`; that memory may be reused by whatever the queue runs after the
+ * encoder's commands.
  */
 export class GpuKernels {
   readonly #device: GPUDevice
@@ -41,32 +52,37 @@ export class GpuKernels {
     this.#pipelines = new Pipelines(device)
   }
 
-  encode(work: GpuWork, encoder: GPUCommandEncoder, allocate: Allocate): void {
-    const { plan, common } = this.#planned(work)
-    this.#encode(plan, common, encoder, allocate)
+  encode(work: readonly GpuWork[], encoder: GPUCommandEncoder, allocate: Allocate): void {
+    const planned = work.map((each) => this.#planned(each))
+    this.#encode(planned, encoder, allocate)
   }
 
   /** Resolves once the pipelines of such work are compiled, off the main thread. */
-  async compile(work: GpuWork): Promise<void> {
-    const { plan, common } = this.#planned(work)
-    await Promise.all(this.#modules(plan, common).map((module) => this.#pipelines.compile(module)))
+  async compile(work: readonly GpuWork[]): Promise<void> {
+    const modules = work.flatMap((each) => this.#modules(this.#planned(each)))
+    await Promise.all(modules.map((module) => this.#pipelines.compile(module)))
   }
 
-  #planned(work: GpuWork): { plan: Plan; common: Common } {
+  #planned(work: GpuWork): Planned {
     switch (work.name) {
       case 'forward':
         return { plan: this.#checked(work.call, planForward), common: new Problem(work.call).common }
       case 'backward':
         return { plan: this.#checked(work.call, planBackward), common: new Problem(work.call).common }
+      case 'linear':
+        return { plan: this.#checked(work.call, planLinear), common: NONE }
       case 'fold':
         return { plan: this.#within(planFold(work.call)), common: foldCommon(work.call) }
       case 'plan':
-        return { plan: this.#within(work.call), common: { params: {}, floats: {} } }
+        return { plan: this.#within(work.call), common: NONE }
     }
   }
 
   /** The plan of a call that fits into the limits of the device. The error says how many tokens would fit. */
-  #checked<Call extends Sizes>(call: Call, planOf: (call: Call, limits: GPUSupportedLimits) => Plan): Plan {
+  #checked<Call extends { readonly tokens: number }>(
+    call: Call,
+    planOf: (call: Call, limits: GPUSupportedLimits) => Plan,
+  ): Plan {
     const { limits } = this.#device
     const plan = planOf(call, limits)
     const excess = excessOf(plan, limits)
@@ -86,15 +102,15 @@ export class GpuKernels {
     return excess === null ? plan : refuse(excess, '')
   }
 
-  #modules({ passes }: Plan, common: Common): Module[] {
-    return passes
+  #modules({ plan, common }: Planned): Module[] {
+    return plan.passes
       .filter((parts) => parts.some(({ workgroups }) => workgroups > 0))
       .map((pass) => moduleOf(pass, common, this.#device.limits))
   }
 
-  #encode(plan: Plan, common: Common, encoder: GPUCommandEncoder, allocate: Allocate): void {
+  #encode(work: readonly Planned[], encoder: GPUCommandEncoder, allocate: Allocate): void {
     // Everything that may fail comes before the first command.
-    const modules = this.#modules(plan, common)
+    const modules = work.flatMap((each) => this.#modules(each))
     if (modules.length === 0) return
     const pipelines = modules.map((module) => this.#pipelines.get(module))
     const offsets: number[] = []
@@ -104,7 +120,7 @@ export class GpuKernels {
       bytes += Math.ceil(uniforms.byteLength / UNIFORM_ALIGNMENT) * UNIFORM_ALIGNMENT
     }
     const uniforms = allocate(bytes)
-    const workspace = allocate(Math.max(plan.workspaceBytes, UNIFORM_ALIGNMENT))
+    const workspace = allocate(Math.max(UNIFORM_ALIGNMENT, ...work.map(({ plan }) => plan.workspaceBytes)))
     const content = new Uint8Array(bytes)
     for (const [i, module] of modules.entries()) content.set(new Uint8Array(module.uniforms), offsets[i])
     this.#device.queue.writeBuffer(uniforms, 0, content)

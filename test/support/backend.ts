@@ -25,9 +25,6 @@ export const isEmulated = backend === 'cuda' && process.env.LILY_TEST_EMULATED =
 /** The kernels run on a software adapter, and compile when they are first used. */
 export const isWebGpu = backend === 'webgpu'
 
-/** Why a test is skipped on WebGPU. */
-export const NO_FROZEN_LAYERS = 'a GPUDevice has no frozen layers'
-
 /** The AMX kernels run on a model of their instructions, which is as slow; see `cpu amx` in vitest.config.ts. */
 export const isModelled = backend === 'cpu' && process.env.LILY_CPU_ISA === 'amx-model'
 

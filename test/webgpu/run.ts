@@ -229,7 +229,7 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
     probabilities: probabilitiesRegion(),
     weights: weightsRegion(),
   }
-  await submit(device, (encoder, allocate) => kernels.encode({ name: 'forward', call: forward }, encoder, allocate))
+  await submit(device, (encoder, allocate) => kernels.encode([{ name: 'forward', call: forward }], encoder, allocate))
   if (!inference) {
     const out = (name: OutputName) => (operands.has(name) ? matrix(name) : null)
     const backward: BackwardCall = {
@@ -244,12 +244,14 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
       db: deferB ? null : out('db'),
       deferredDb: wanted('db') ? deferred() : null,
     }
-    await submit(device, (encoder, allocate) => kernels.encode({ name: 'backward', call: backward }, encoder, allocate))
+    await submit(device, (encoder, allocate) =>
+      kernels.encode([{ name: 'backward', call: backward }], encoder, allocate),
+    )
     const matrices = deferred()
     if (deferB && matrices !== null && operands.has('db')) {
       const layers = [{ partials, matrices, weights: perGroup ? weightsRegion() : null }]
       const fold = { experts, rank, dOut, db: matrix('db'), layers }
-      await submit(device, (encoder, allocate) => kernels.encode({ name: 'fold', call: fold }, encoder, allocate))
+      await submit(device, (encoder, allocate) => kernels.encode([{ name: 'fold', call: fold }], encoder, allocate))
     }
   }
 

@@ -83,14 +83,14 @@ for (const [dtype, accumulate, margin] of [
     }
     expected = expected.rounded(dtype, true)
     const call = { experts, rank, dOut, db: { ...db.region, pitch: dOut, accumulate }, layers }
-    await submit(device, (encoder, allocate) => kernels.encode({ name: 'fold', call }, encoder, allocate))
+    await submit(device, (encoder, allocate) => kernels.encode([{ name: 'fold', call }], encoder, allocate))
     expectClose('db', await db.read(), expected)
   })
 
 test('a fold without matrices overwrites with zeros', async () => {
   const db = new Numbers('bfloat16', new Float32Array(12).fill(NaN), 1)
   const call = { experts: 2, rank: 3, dOut: 2, db: { ...db.region, pitch: 2, accumulate: false }, layers: [] }
-  await submit(device, (encoder, allocate) => kernels.encode({ name: 'fold', call }, encoder, allocate))
+  await submit(device, (encoder, allocate) => kernels.encode([{ name: 'fold', call }], encoder, allocate))
   expect(await db.read()).toEqual(new Float32Array(12))
 })
 
@@ -143,7 +143,7 @@ for (const maxNorm of [undefined, 0.5])
         parameters,
       }
       await submit(device, (encoder, allocate) =>
-        kernels.encode({ name: 'plan', call: planStep(call) }, encoder, allocate),
+        kernels.encode([{ name: 'plan', call: planStep(call) }], encoder, allocate),
       )
       const values: Record<string, Float32Array> = {}
       for (const { name, value } of state) values[name] = await value.read()

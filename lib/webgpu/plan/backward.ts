@@ -356,7 +356,7 @@ class Backward {
           operands: { d_hidden: this.#dHidden, a: problem.a },
           depth: rank,
           out: ['dx_out', output(dx, tokens, dIn)],
-          factor: '1.0',
+          value: 'v',
         }),
       )
     }

@@ -154,7 +154,7 @@ function perTokenExpand(
     operands: { hidden: read(hidden), token_weights: read(tokenWeights), b: problem.b },
     depth: problem.products,
     out: ['y', output(y, tokens, dOut)],
-    factor: 'P.scaling',
+    value: 'v * P.scaling',
   })
   return { ...part, helpers: [u] }
 }
@@ -179,7 +179,7 @@ function combinedExpand(
     operands: { hidden: read(hidden), ...(c === null ? { b: problem.b } : { c }) },
     depth: rank,
     out: ['y', output(y, tokens, dOut)],
-    factor: 'P.scaling',
+    value: 'v * P.scaling',
   })
   return mixes ? { ...part, helpers: [...(part.helpers ?? []), combined] } : part
 }

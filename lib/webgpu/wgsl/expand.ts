@@ -1,7 +1,7 @@
 /**
- * The expanding product: tokens times a small dimension, against the columns of a matrix. Symbols as in docs/math.md.
+ * The expanding product: tokens times the rows of a matrix, with columns enough for a workgroup for each tile. Symbols as in docs/math.md.
  *
- *     out[t, n] (+)= factor sum_k lhs[t, k] w[k, n]        y += s h C;  y += s u B;  dx += dh A
+ *     out[t, n] (+)= value(sum_k lhs[t, k] w[k, n])        y += s h C;  y += s u B;  dx += dh A;  y += x W^T + bias;  dx += dy W
  *
  * One pass: a workgroup for each tile of out, which loads out if it adds to it.
  */
@@ -19,8 +19,8 @@ export interface Expand {
   /** The summed dimension. */
   readonly depth: number
   readonly out: readonly [string, Operand]
-  /** WGSL expression of the factor. */
-  readonly factor: string
+  /** WGSL expression of four columns of the result: `v` are the sums of row m, columns n .. n + 3. */
+  readonly value: string
   /** WGSL statements that run first; `id` and `tid` are defined. */
   readonly prepare?: Prepare | undefined
 }
@@ -45,7 +45,7 @@ export function expand(e: Expand): Part {
     params: { [`${name}_row_tiles`]: Math.max(rowTiles, 1), [`${name}_depth`]: e.depth, ...prepare?.params },
     helpers: prepare?.helpers ?? [],
     wgsl: wgsl`
-${product({ name, tile, lhs: e.lhs, rhs: e.rhs, store: `${out[0]}_put4(m, n, v * ${e.factor});` })}
+${product({ name, tile, lhs: e.lhs, rhs: e.rhs, store: `${out[0]}_put4(m, n, ${e.value});` })}
 fn ${name}(id: u32, tid: u32) {
   ${prepare?.statements}
   let m0 = id % P.${name}_row_tiles * ${tile.blockM}u;
