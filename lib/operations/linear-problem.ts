@@ -98,7 +98,8 @@ export function checkLinear({ x, weight: of, bias, y }: LinearInputs, transposed
   const { operand: weight, packed, matrix } = of
   const names = transposed ? BACKWARD : FORWARD
   const isOnGpu = x.device.type === 'webgpu'
-  if (isOnGpu && packed !== null) {
+  // One on the device is of lily-kernels/tfjs, whose kernels are transposed.
+  if (isOnGpu && packed !== null && weight.device !== x.device) {
     fail(
       'ERR_LILY_DEVICE',
       'weight',

@@ -199,3 +199,11 @@ export function packLinear(weight: TensorLike, options: PackLinearOptions = {}):
   }
   return packedOf(new Packed(isOnHost ? operand : operand.share(), isTransposed))
 }
+
+/**
+ * A weight [d_in, d_out] on a GPUDevice, as lily-kernels/tfjs has kernels, as an operand of calls: {@link packLinear} with
+ * `transposed`, which is refused there because nothing is packed.
+ */
+export function kernelOnGpu(weight: TensorLike): PackedLinear {
+  return packedOf(new Packed(resolve('weight', weight), true))
+}

@@ -22,8 +22,8 @@ const OPTIONS: Known = new Set([...ADAPT_OPTIONS, 'bias'])
  * `adapt(x, frozenLinear(x, kernel, bias), layer, options)` computes it, in one call without a tensor for the output of the
  * layer alone. It is differentiable in x; the gradients of the adapter's parameters add up in `model.parameters()`.
  *
- * The first call with a kernel packs it, and later calls use the packed form. On the webgpu backend TensorFlow.js computes
- * the layer. Formulas: docs/math.md and docs/linear.md.
+ * The first call with a kernel packs it, and later calls use the packed form. On the webgpu backend the kernels read its
+ * buffer. Formulas: docs/math.md and docs/linear.md.
  *
  * @param x [..., d_in], float32: the input of the layer, usually [tokens, d_in] or [batch, sequence, d_in]
  * @param kernel [d_in, d_out], float32, as that of tf.layers.dense; or {@link packLinear} of a weight

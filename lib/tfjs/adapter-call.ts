@@ -124,7 +124,7 @@ export function runAdapter(
     const { y, saved, small } = addAdapter(x, below, shape, call)
     const { place, layer } = call
     const kept = { x: keep(share(x)), small: small.map((tensor) => keep(tensor)) }
-    recorded = { place, layer, weight: below.weight, ...kept, saved: saved as RecordedCall['saved'], isDone: false }
+    recorded = { place, layer, ...kept, saved: saved as RecordedCall['saved'], isDone: false }
     calls.push(recorded)
     return y
   }
@@ -159,44 +159,34 @@ function addAdapter(x: Tensor, below: Below, shape: number[], { place, layer, se
     options[name] = operand
     if (tensor !== null) small.push(tensor)
   }
+  const { base, weight, bias } = below
+  const operand = weight?.operand()
+  if (weight?.kernel) small.push(share(weight.kernel))
   let saved: RecordedCall['saved'] | undefined
-  const { weight, bias } = below
-  const operand = weight?.operand ?? null
-  let base: Tensor | null = null
   try {
-    if (operand === null) base = below.base ?? (weight as FrozenWeight).forward(x, bias, shape)
-    const inputs = operand === null || bias === undefined ? [x] : [x, bias]
-    const y = place.compute(shape, base, inputs, (y, x, bias) => {
-      const operands = operand === null ? { x, y } : { x, weight: operand, bias, y }
+    const y = place.compute(shape, base, bias === undefined ? [x] : [x, bias], (y, x, bias) => {
       const given: AdapterForwardOptions = { ...options, accumulate: base !== null }
-      saved = layer.forward(operands, given).saved
+      saved = layer.forward({ x, weight: operand, bias, y }, given).saved
     })
     return { y, small, saved }
   } catch (cause) {
     for (const tensor of small) tensor.dispose()
     throw cause
-  } finally {
-    if (base !== below.base) base?.dispose()
   }
 }
 
 /** Adds to the gradients of the parameters. Returns that of x if it is needed. */
 function backward(call: RecordedCall, dy: Tensor, needsDx: boolean): Tensor | undefined {
   refuseNested()
-  const { place, layer, weight, x, saved } = call
+  const { place, layer, x, saved } = call
   // x is passed again, because the memory that forward has read may have moved.
   let dx: Tensor | undefined
   if (needsDx) {
-    const frozen = weight?.operand === null ? weight.gradient(dy, x.shape) : null
-    try {
-      dx = newTensor(
-        place.compute(x.shape, frozen, [x, dy], (dx, x, dy) => {
-          layer.backward({ dy, saved, x, dx }, { accumulate: frozen !== null })
-        }),
-      )
-    } finally {
-      frozen?.dispose()
-    }
+    dx = newTensor(
+      place.compute(x.shape, null, [x, dy], (dx, x, dy) => {
+        layer.backward({ dy, saved, x, dx }, { accumulate: false })
+      }),
+    )
   } else {
     place.read([x, dy], (x, dy) => {
       layer.backward({ dy, saved, x }, { needs: { dx: false } })

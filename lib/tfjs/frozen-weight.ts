@@ -1,21 +1,25 @@
 /** A weight that is not trained, in host memory or on a GPUDevice. */
-import { add, matMul, reshape, type Tensor, tidy } from '@tensorflow/tfjs-core'
+import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core'
 import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { linearBackward, linearForward } from '../operations/linear.js'
-import { PackedLinear, packLinear } from '../operations/packed-linear.js'
+import { kernelOnGpu, PackedLinear, packLinear } from '../operations/packed-linear.js'
+import type { TensorLike } from '../tensor/resolve.js'
 import { tensor } from '../tensor/tensor.js'
-import { tfGpu } from './gpu-memory.js'
-import { checkFloat32, computeTensor, type HostTensor, newTensor } from './memory.js'
+import { currentGpuPlace, tfGpu } from './gpu-memory.js'
+import { checkFloat32, hostPlace, newTensor } from './memory.js'
+import type { Place } from './place.js'
 
 /** A weight as a layer multiplies it. */
 export interface FrozenWeight {
   readonly dIn: number
   readonly dOut: number
-  /** The weight as an operand of an adapter's call, which computes the layer, too; null: there is no such call. */
-  readonly operand: PackedLinear | null
+  /** The tensor whose memory the calls read; null: they read host memory, which the operand keeps. */
+  readonly kernel: Tensor | null
+  /** The weight as an operand, for a following call of this package. */
+  operand(): PackedLinear
   /** x weight + bias, of this shape. */
-  forward(x: Tensor, bias: Tensor | undefined, shape: number[]): Tensor
+  forward(x: Tensor, bias: Tensor | undefined, shape: number[]): TensorInfo
   /** dy weight^T, of this shape. */
   gradient(dy: Tensor, shape: number[]): Tensor
 }
@@ -59,58 +63,51 @@ function readPacked(argument: string, packed: PackedLinear): FrozenWeight {
         'weight as a tensor',
     )
   }
-  return hostWeight(packed)
+  return weightOf(hostPlace, () => packed, null)
 }
 
 function readKernel(argument: string, weight: Tensor): FrozenWeight {
   checkFloat32(argument, weight)
   const { shape, dataId } = weight
   if (shape.length !== 2) fail('ERR_LILY_SHAPE', argument, `expected [d_in, d_out], got ${shapeText(shape)}`)
-  const [dIn, dOut] = shape
-  if (tfGpu() !== null) return gpuWeight(weight, dIn, dOut)
+  const gpu = currentGpuPlace(argument)
+  if (gpu !== null) {
+    const operand = () => {
+      checkFloat32(argument, weight)
+      return kernelOnGpu(gpu.operandOf(weight))
+    }
+    return weightOf(gpu, operand, weight)
+  }
   const known = packedKernels.get(dataId)
   // A reshaped tensor has the dataId of the original.
-  if (known?.dIn === dIn) return known
+  if (known?.dIn === shape[0]) return known
   // The packed form refers to the numbers, which must stay where they are: dataSync copies them out of a heap.
-  const frozen = hostWeight(packLinear(tensor(weight.dataSync(), shape), { transposed: true }))
+  const packed = packLinear(tensor(weight.dataSync(), shape), { transposed: true })
+  const frozen = weightOf(hostPlace, () => packed, null)
   packedKernels.set(dataId, frozen)
   return frozen
 }
 
-/** A weight in host memory. */
-function hostWeight(weight: PackedLinear): FrozenWeight {
-  const [dOut, dIn] = weight.shape
+function weightOf(place: Place, operand: () => PackedLinear, kernel: Tensor | null): FrozenWeight {
+  const [dOut, dIn] = operand().shape
   return {
     dIn,
     dOut,
-    operand: weight,
-    forward: (x, bias, shape) =>
-      newTensor(
-        computeTensor(bias === undefined ? [x] : [x, bias], shape, (y, x, bias?: HostTensor) => {
-          linearForward({ x, weight, bias, y }, { accumulate: false })
-        }),
-      ),
-    gradient: (dy, shape) =>
-      newTensor(
-        computeTensor([dy], shape, (dx, dy) => {
-          linearBackward({ dy, weight, dx }, { accumulate: false })
-        }),
-      ),
-  }
-}
-
-/** A weight on a GPUDevice, for which this package has no kernels of linear layers: TensorFlow.js multiplies. */
-function gpuWeight(weight: Tensor, dIn: number, dOut: number): FrozenWeight {
-  return {
-    dIn,
-    dOut,
-    operand: null,
-    forward: (x, bias, shape) =>
-      tidy(() => {
-        const y = reshape(matMul(reshape(x, [-1, dIn]), weight), shape)
-        return bias === undefined ? y : add(y, bias)
-      }),
-    gradient: (dy, shape) => tidy(() => reshape(matMul(reshape(dy, [-1, dOut]), weight, false, true), shape)),
+    kernel,
+    operand,
+    forward(x, bias, shape) {
+      const weight = operand()
+      return place.compute(shape, null, bias === undefined ? [x] : [x, bias], (y, x, bias?: TensorLike) => {
+        linearForward({ x, weight, bias, y }, { accumulate: false })
+      })
+    },
+    gradient(dy, shape) {
+      const weight = operand()
+      const compute = (dx: TensorLike, dy: TensorLike) => {
+        linearBackward({ dy, weight, dx }, { accumulate: false })
+      }
+      return newTensor(place.compute(shape, null, [dy], compute))
+    },
   }
 }
 

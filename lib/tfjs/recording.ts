@@ -3,18 +3,15 @@ import { engine, type Scalar, type Tensor, type Variable } from '@tensorflow/tfj
 import { fail } from '../base/errors.js'
 import type { AdapterLayer, AdapterSaved } from '../model/adapter-layer.js'
 import type { AdapterModel } from '../model/adapter-model.js'
-import type { FrozenWeight } from './frozen-weight.js'
 import type { Place } from './place.js'
 
 /** A call of an adapter that is recorded for backward. */
 export interface RecordedCall {
   readonly layer: AdapterLayer
   readonly place: Place
-  /** The frozen layer that the call computes, too; null: the adapter alone. */
-  readonly weight: FrozenWeight | null
   /** The x of forward: a tensor of its own over the same numbers. */
   readonly x: Tensor
-  /** Small operands that `saved` refers to. */
+  /** Small operands that `saved` refers to, and the kernel on a GPUDevice. */
   readonly small: readonly Tensor[]
   readonly saved: AdapterSaved
   /** Whether backward has run. */

@@ -1,8 +1,8 @@
 /** lily-kernels/tfjs on TensorFlow.js' webgpu backend, beside the same formulas and the same steps on its cpu backend. */
 import * as tf from '@tensorflow/tfjs'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type Gpu, openGpu } from '../../bench/harness/gpu.js'
-import { type AdapterModel, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
+import { type AdapterModel, LilyModel, LoraModel, packLinear, type Parameter, tensor } from '../../lib/index.js'
 import {
   adapt,
   adaptedLinear,
@@ -172,6 +172,88 @@ describe('gradients', () => {
     const found = [await value.data(), ...(await gradsOf(model)).slice(0, 2)]
     for (const [i, name] of ['loss', 'da', 'db'].entries()) expectClose(name, found[i], expected[i])
     expect(await base.data()).toEqual(before)
+  })
+})
+
+describe('frozen layers', () => {
+  const shape = [BATCH, LENGTH]
+  const inputs = () => ({
+    x: tf.variable(normal([...shape, D_IN], 1)),
+    kernel: normal([D_IN, D_OUT], 2),
+    bias: normal([D_OUT], 3),
+    factor: normal([...shape, D_OUT], 4),
+  })
+  const linearOf = (x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) =>
+    tf.add(tf.reshape(tf.matMul(tf.reshape(x, [-1, D_IN]), kernel), [...shape, D_OUT]), bias)
+
+  it('frozenLinear, of a kernel that commands of TensorFlow.js compute', async () => {
+    const results = (layer: (x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) => tf.Tensor) => {
+      const { x, kernel, bias, factor } = inputs()
+      const doubled = tf.mul(kernel, 2)
+      const loss = () => tf.sum<tf.Scalar>(tf.mul(layer(x, doubled, bias), factor))
+      const { value, grads } = tf.variableGrads(loss, [x])
+      return read([value, grads[x.name], layer(x, doubled, bias)])
+    }
+    const expected = await onCpu(() => results(linearOf))
+    const found = await results(frozenLinear)
+    for (const [i, name] of ['loss', 'dx', 'y'].entries()) expectClose(name, found[i], expected[i])
+    const { x, kernel } = inputs()
+    const plain = await onCpu(() => read([linearOf(inputs().x, inputs().kernel, tf.zeros([D_OUT]))]))
+    expectClose('y without a bias', await frozenLinear(x, kernel).data(), plain[0])
+  })
+
+  it.each(['Lily', 'LoRA'] as const)(
+    'adaptedLinear, %s: the gradients, also of a kernel that is gone',
+    async (kind) => {
+      const model: AdapterModel = kind === 'Lily' ? newLily() : newLora()
+      const layer = model.layer('layers.0.proj')
+      const parameters = [layer.a, ...('router' in layer ? [layer.router as Parameter] : []), layer.b]
+      const expected = await onCpu(async () => {
+        const { x, kernel, bias, factor } = inputs()
+        const { value, grads } = tf.valueAndGrads((...[x, a, ...rest]: tf.Tensor[]) => {
+          const ofLily = () => {
+            const b = tf.reshape(rest[1], [EXPERTS, RANK, D_OUT])
+            return lilyOf(x, a, rest[0], b, { routing: 'batch', scaling: SCALING, offsets: [0, TOKENS] })
+          }
+          const adapter = kind === 'Lily' ? ofLily() : loraOf(x, a, rest[0], SCALING)
+          return tf.sum<tf.Scalar>(tf.mul(tf.add(linearOf(x, kernel, bias), adapter), factor))
+        })([x, ...parameters.map((parameter) => valueOf(parameter))])
+        return read([value, ...grads])
+      })
+      model.to(gpu.lily.device)
+      const { x, kernel, bias, factor } = inputs()
+      const { value, grads } = variableGrads(
+        () => {
+          const y = tf.tidy(() => adaptedLinear(x, tf.mul(kernel, 1), layer, { bias }))
+          // Another kernel gets the buffer of that one, unless the call keeps it.
+          frozenLinear(x, tf.mul(kernel, 0))
+          return tf.sum<tf.Scalar>(tf.mul(y, factor))
+        },
+        model,
+        [x],
+      )
+      const found = [
+        ...(await read([value, grads[x.name]])),
+        ...(await Promise.all(parameters.map(async ({ grad }) => (await grad.toHost()).data as Float32Array))),
+      ]
+      for (const [i, numbers] of found.entries()) expectClose(`result ${i}`, numbers, expected[i])
+    },
+  )
+
+  it('run no commands of TensorFlow.js', () => {
+    const layer = newLily().to(gpu.lily.device).layer('layers.0.proj')
+    const { x, kernel, bias } = inputs()
+    const backend = tf.backend() as unknown as { runWebGPUProgram: (...args: unknown[]) => unknown }
+    const programs = vi.spyOn(backend, 'runWebGPUProgram')
+    try {
+      adaptedLinear(x, kernel, layer, { bias, training: false })
+      frozenLinear(x, kernel, bias)
+      expect(programs).not.toHaveBeenCalled()
+      tf.sum(x)
+      expect(programs).toHaveBeenCalled()
+    } finally {
+      programs.mockRestore()
+    }
   })
 })
 
@@ -378,6 +460,9 @@ it('refuses a model that is not where TensorFlow.js computes, and a gradient of 
   const packed = packLinear(tensor(new Float32Array(D_OUT * D_IN), [D_OUT, D_IN]))
   await expectRefused('ERR_LILY_DEVICE', 'pass the weight as a tensor', () => frozenLinear(x, packed))
   await expectRefused('ERR_LILY_DEVICE', 'use tf.matMul and tf.softmax', () => attention(x, x, x, { heads: 1 }))
+  await expectRefused('ERR_LILY_DISPOSED', 'weight: this tensor is disposed of', () =>
+    tf.grad((x) => tf.tidy(() => frozenLinear(x, normal([D_IN, D_OUT], 2))))(x),
+  )
   const kernel = tf.variable(normal([D_IN, D_OUT], 2))
   await expectRefused('ERR_LILY_ARGUMENT', 'weight: a gradient was asked for', () =>
     tf.variableGrads(() => tf.sum(frozenLinear(x, kernel)), [kernel]),
