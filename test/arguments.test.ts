@@ -28,6 +28,8 @@ import {
   loraForward,
   loraForwardAsync,
   LoraModel,
+  matMul,
+  matMulAsync,
   packLinear,
   rankForLora,
   readPretrainedState,
@@ -328,6 +330,25 @@ function operations(): Record<string, Record<string, Row>> {
       const given = call()
       written(outputs, given.dx)
       return run(given, options)
+    })
+  }
+  for (const [name, run] of Object.entries({ matMul, matMulAsync })) {
+    const call = () => ({ a: smallOperands().x, b: filled(1, dIn, dOut), bias: filled(1, dOut), y: y() })
+    groups[name] = {
+      operands: { argument: /operands|a/, call: (value) => run(value) },
+      ...fields(call(), { a: {}, b: {}, bias: optional, y: optional }, (changed, outputs) => {
+        outputsOf(outputs, changed, 'y')
+        return run(changed)
+      }),
+      options: { argument: /options/, valid: EMPTY, call: (value) => run(call(), value) },
+    }
+    // With one of them the sizes do not match.
+    const transposed = { valid: ['undefined'], without: ['true'] } as const
+    const options = { transposeA: transposed, transposeB: transposed, precision: optional, accumulate: flag }
+    groups[`${name} options`] = fields({}, options, (changed, outputs) => {
+      const given = call()
+      written(outputs, given.y)
+      return run(given, changed)
     })
   }
   groups.packLinear = {
