@@ -31,6 +31,8 @@ const SANITIZERS = {
       'adamw',
       'analysis/eigenvalues',
       'async',
+      'attention',
+      'attention-isa',
       'binding/addon',
       'binding/fuzz',
       'binding/refusals',

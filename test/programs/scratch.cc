@@ -1,6 +1,6 @@
-// Checks that no task of the CPU backend writes beyond its scratch: runs a forward and a backward call, and a frozen layer
-// and two matrix products of the same sizes, with workers that take turns on one thread, and looks at the scratch of a worker's neighbours after
-// each of its tasks. The test links it with the objects of the addon, except for the thread pool.
+// Checks that no task of the CPU backend writes beyond its scratch: runs a forward and a backward call, and a frozen layer,
+// matrix products and attention of the same sizes, with workers that take turns on one thread, and looks at the scratch of a
+// worker's neighbours after each of its tasks. The test links it with the objects of the addon, except for the thread pool.
 //
 //   scratch THREADS TOKENS GROUPS D_IN D_OUT RANK EXPERTS ROUTING DTYPE     ROUTING, DTYPE: numbers of the ABI
 #include <stdint.h>
@@ -110,6 +110,39 @@ void run_matmul(const lily_problem &problem, int32_t transpose_a) {
   run(call, instruction_set().kernels_for(linear_problem(call.problem)), plan_matmul, lily_cpu_matmul);
 }
 
+// d_in keys, and two heads of `rank` columns.
+void run_attention(const lily_problem &problem) {
+  lily_cpu_attention call = {};
+  call.problem = {.batch = 1,
+                  .tokens = problem.tokens,
+                  .keys = problem.d_in,
+                  .heads = 2,
+                  .d_head = problem.rank,
+                  .scale = 1.0f,
+                  .causal = problem.routing == LILY_ROUTING_SEQUENCE ? 1 : 0};
+  const int64_t columns = 2 * problem.rank;
+  call.q = matrix(problem.tokens, columns, LILY_FLOAT32);
+  call.k = matrix(problem.d_in, columns, LILY_FLOAT32);
+  call.v = matrix(problem.d_in, columns, LILY_FLOAT32);
+  call.y = matrix(problem.tokens, columns, LILY_FLOAT32);
+  call.statistics = array(4 * problem.tokens);
+  lily_cpu_attention_backward backward = {};
+  backward.problem = call.problem;
+  backward.dy = call.y;
+  backward.q = call.q;
+  backward.k = call.k;
+  backward.v = call.v;
+  backward.y = call.y;
+  backward.statistics = call.statistics;
+  backward.dq = matrix(problem.tokens, columns, LILY_FLOAT32);
+  backward.dk = matrix(problem.d_in, columns, LILY_FLOAT32);
+  backward.dv = matrix(problem.d_in, columns, LILY_FLOAT32);
+  const Kernels &kernels = *instruction_set().kernels;
+  run<lily_cpu_attention, Plan<AttentionPass>>(call, kernels, plan_attention, lily_cpu_attention_forward);
+  run<lily_cpu_attention_backward, Plan<AttentionBackwardPass>>(backward, kernels, plan_attention,
+                                                                 lily_cpu_attention_backward_run);
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -168,5 +201,6 @@ int main(int argc, char **argv) {
   run_linear(problem, 1);
   run_matmul(problem, 0);
   run_matmul(problem, 1);
+  if (dtype == LILY_FLOAT32) run_attention(problem);
   printf("%d passes\n", passes);
 }
