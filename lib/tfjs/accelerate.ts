@@ -1,11 +1,13 @@
-/** Matrix products of this package in the place of those of TensorFlow.js. */
+/** Kernels of this package in the place of those of TensorFlow.js: matrix products, and copies that share numbers instead. */
 import {
   _FusedMatMul,
   BatchMatMul,
   backend as currentBackend,
   broadcast_util,
+  Cast,
   Elu,
   getKernel,
+  Identity,
   type KernelConfig,
   type KernelFunc,
   LeakyRelu,
@@ -59,6 +61,9 @@ const replaced = new Map<KernelConfig, KernelConfig>()
  * by rounding, except where those are wrong (docs/tfjs.md#products-of-tensorflow-js). Formula:
  * docs/linear.md#matrix-products.
  *
+ * On the wasm backend, copies of tensors, such as those that TensorFlow.js keeps for gradients, share the numbers of the
+ * original, as they do on its cpu backend.
+ *
  * Where this package runs as WebAssembly, `tf.matMul` of one pair of matrices that are not transposed stays as it is on the
  * wasm backend.
  *
@@ -80,27 +85,49 @@ export function accelerate(): () => void {
       // module has a plain loop for all but single products, which it leaves to XNNPACK. Those took 56 ms at
       // (1024 x 256 x 1024), and 83 ms in ours, which copies the operands.
       const keepsSingle = isWebAssembly && backendName === 'wasm' && kernelName === BatchMatMul
-      // The setup of the old kernel prepares it for a backend that starts later.
-      const kernel = { ...old, kernelFunc: kernelOf(old, keepsSingle) }
-      replaceBy(kernel)
-      replaced.set(kernel, old)
+      replace(old, kernelOf(old, keepsSingle))
     }
   }
+  for (const kernelName of [Identity, Cast]) {
+    const old = getKernel(kernelName, 'wasm') as KernelConfig | undefined
+    if (old !== undefined && !replaced.has(old)) replace(old, sharing(old))
+  }
   return restore
+}
+
+function replace(old: KernelConfig, kernelFunc: KernelFunc): void {
+  // The setup of the old kernel prepares it for a backend that starts later.
+  const kernel = { ...old, kernelFunc }
+  reregister(kernel)
+  replaced.set(kernel, old)
 }
 
 function restore(): void {
   for (const [kernel, old] of replaced) {
     // Another one may have replaced ours since.
-    if (getKernel(kernel.kernelName, kernel.backendName) === kernel) replaceBy(old)
+    if (getKernel(kernel.kernelName, kernel.backendName) === kernel) reregister(old)
   }
   replaced.clear()
 }
 
 /** Without the warning about a kernel that is registered twice. */
-function replaceBy(kernel: KernelConfig): void {
+function reregister(kernel: KernelConfig): void {
   unregisterKernel(kernel.kernelName, kernel.backendName)
   registerKernel(kernel)
+}
+
+/**
+ * A kernel that returns the numbers of its input where the result has the same. The wasm backend copies them, also for each
+ * tensor that a gradient keeps. Its cpu backend shares them, as both do in `tf.reshape`: no kernel changes a tensor.
+ */
+function sharing(old: KernelConfig): KernelFunc {
+  return (args) => {
+    const { dataId, shape, dtype } = args.inputs.x as TensorInfo
+    const { dtype: wanted = dtype } = (args.attrs ?? {}) as { readonly dtype?: string }
+    if (dtype === 'string' || wanted !== dtype) return old.kernelFunc(args)
+    currentBackend().incRef(dataId)
+    return { dataId, shape, dtype }
+  }
 }
 
 /**

@@ -121,7 +121,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
         }
         const fuse = (a: tf.Tensor, b: tf.Tensor) => tf.fused.matMul({ a, b, bias, ...rest })
         const composed = compose(a, b)
-        const gradsOf = (f: typeof fuse) => tf.grads(((a, b) => tf.sum(tf.square(f(a, b)))))([a, b])
+        const gradsOf = (f: typeof fuse) => tf.grads((a, b) => tf.sum(tf.square(f(a, b))))([a, b])
         const composedGrads = gradsOf(compose)
         const [old, ours] = both(() => fuse(a, b), 1)
         expectEqual('y', ours, composed)
@@ -157,6 +157,24 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     run().forEach((tensor, i) => {
       expectEqual(`result ${i}`, tensor, old[i])
     })
+  })
+
+  test('clones and casts to the same type share numbers, which live as long as one of them does', () => {
+    restore = accelerate()
+    const { numTensors, numDataBuffers } = tf.memory()
+    const x = normal([4, 5], 1)
+    const expected = x.arraySync()
+    const shared = [tf.clone(x), tf.cast(x, 'float32')]
+    expect(tf.memory().numDataBuffers).toBe(numDataBuffers + 1)
+    x.dispose()
+    for (const tensor of shared) expect(tensor.arraySync()).toEqual(expected)
+    const ints = tf.cast(shared[0], 'int32')
+    expect([ints.dtype, ...ints.dataSync()]).toEqual(['int32', ...Int32Array.from(shared[1].dataSync())])
+    const texts = tf.tensor1d(['a', 'b'])
+    const clone = tf.clone(texts)
+    expect(clone.arraySync()).toEqual(['a', 'b'])
+    tf.dispose([...shared, ints, texts, clone])
+    expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers })
   })
 
   test('other types, empty products, and errors are those of the kernels before', () => {
