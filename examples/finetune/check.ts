@@ -6,8 +6,9 @@
  */
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
-import { batchOf, readReviews } from './data.js'
-import { Encoder, readModel } from './encoder.js'
+import { batchOf } from './batches.js'
+import { readReviews } from './data.js'
+import { loadEncoder, readModel } from './pretrained.js'
 
 await tf.setBackend('wasm')
 const graph = await tf.loadGraphModel({ load: readModel })
@@ -25,5 +26,5 @@ const expected = await graph.executeAsync({
   ),
 })
 const { tokens, mask } = batchOf(reviews)
-const actual = (await Encoder.load()).embed(tokens, mask)
+const actual = (await loadEncoder()).embed(tokens, mask)
 console.log(tf.max(tf.abs(tf.sub(actual, expected as tf.Tensor))).dataSync()[0])

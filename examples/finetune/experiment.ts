@@ -1,8 +1,9 @@
 /** Trains the head alone, LoRA and Lily on the same sentences, and evaluates them. */
 import { analyse, LilyModel, LoraModel } from 'lily-kernels'
 import { join } from 'node:path'
-import { readReviews, type Review, shuffled } from './data.js'
-import { Encoder } from './encoder.js'
+import { type Review, shuffled } from './batches.js'
+import { readReviews } from './data.js'
+import { loadEncoder } from './pretrained.js'
 import { methodNames, type Reload, type Results, type Run } from './results.js'
 import { accuracyOf, Classifier, type Setup, stepsOf, train } from './train.js'
 
@@ -60,7 +61,7 @@ export async function compare(
   onProgress: (step: string, share: number) => void,
 ): Promise<Results> {
   const begin = performance.now()
-  const encoder = await Encoder.load()
+  const encoder = await loadEncoder()
   const sentencesOf = await readSentences(plan.sentences)
   const { training, heldOut, otherDomain } = sentencesOf(plan.seeds[0])
   const sentences = {

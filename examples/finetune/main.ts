@@ -11,6 +11,7 @@ import '@tensorflow/tfjs-backend-wasm'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { accelerate } from 'lily-kernels/tfjs'
 import { CommandError, reportFailure } from '../../cli/report/failure.js'
 import { interruptSignal, SIGNALS } from '../../cli/report/interrupt.js'
 import { note, print, watchOutput } from '../../cli/report/print.js'
@@ -54,6 +55,7 @@ async function main(): Promise<void> {
   const { quick, output } = readOptions()
   await mkdir(output, { recursive: true })
   await tf.setBackend('wasm')
+  accelerate()
 
   const signal = interruptSignal()
   const progress = startProgress(noteEachRun())

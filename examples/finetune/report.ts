@@ -16,7 +16,6 @@ import {
 } from '../../cli/report/elements.js'
 import { legend } from '../../cli/report/legend.js'
 import { style } from '../../cli/report/style.js'
-import { PARTS } from './clock.js'
 import {
   differenceLines,
   differencesOf,
@@ -30,7 +29,7 @@ import {
   tableHead,
   tableRows,
 } from './results.js'
-import type { Method } from './train.js'
+import { type Method, PARTS } from './train.js'
 
 const COLORS: Readonly<Record<Method, string>> = { head: 'var(--muted)', lora: 'var(--lora)', lily: 'var(--lily)' }
 const METHODS: readonly Method[] = ['head', 'lora', 'lily']
@@ -305,8 +304,8 @@ function timeChart(results: Results): Element {
   type Bar = (typeof bars)[number]
   return figure(
     'Seconds per epoch',
-    `Of training on ${results.sentences.training} sentences, mean over the seeds. TensorFlow.js: attention, norms, ` +
-      'activations and the rest of the loop. The head alone needs the embeddings once, which its first seed computes.',
+    `Of training on ${results.sentences.training} sentences, mean over the seeds. Layers: frozen, with their adapters. ` +
+      'TensorFlow.js: norms, activations and the rest of the loop. The head alone needs the embeddings once, which its first seed computes.',
     legend(
       'dot',
       PARTS.map((text, i) => ({ text, color: paler(PART_COLORS[i]) })),

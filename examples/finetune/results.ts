@@ -2,8 +2,7 @@
 import { deviation, mean } from 'd3-array'
 import type { Analysis, LoraAnalysis } from 'lily-kernels'
 import { renderTable, textTable } from '../../cli/report/text-table.js'
-import type { Part } from './clock.js'
-import type { Method, Setup } from './train.js'
+import type { Method, Part, Setup } from './train.js'
 
 /** One training run. Accuracies are shares. */
 export interface Run extends Setup {

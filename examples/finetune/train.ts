@@ -1,10 +1,10 @@
 /** A classifier of sentences: the frozen encoder, an adapter in it, and a linear head; and its training. */
 import * as tf from '@tensorflow/tfjs'
 import { type AdapterModel, LilyModel, LoraModel, ranksForLora, type Tensor } from 'lily-kernels'
-import { adapt, AdapterOptimizer, fromTf, frozenLinear, toTf } from 'lily-kernels/tfjs'
+import { adaptedLinear, AdapterOptimizer, attention, fromTf, frozenLinear, toTf } from 'lily-kernels/tfjs'
 import { setImmediate } from 'node:timers/promises'
+import { batchOf, byLength, type Review, shuffled } from './batches.js'
 import { Clock } from './clock.js'
-import { batchOf, byLength, type Review, shuffled } from './data.js'
 import type { Encoder } from './encoder.js'
 
 export type Method = 'head' | 'lora' | 'lily'
@@ -29,8 +29,19 @@ const HEAD_RATE = 2e-2
 /** Embeddings have norm 1. Scaled, the head reaches useful logits at the learning rate that it has. */
 const EMBEDDING_SCALE = 8
 
+/** Parts of the time of a step. The last one is all that TensorFlow.js computes itself. */
+export const PARTS = [
+  'layers, forward',
+  'layers, backward',
+  'attention, forward',
+  'attention, backward',
+  'optimiser',
+  'TensorFlow.js',
+] as const
+export type Part = (typeof PARTS)[number]
+
 export class Classifier {
-  readonly clock = new Clock()
+  readonly clock = new Clock<Part>(PARTS, 'TensorFlow.js')
 
   /**
    * @param adapter null: only the head is trained
@@ -91,11 +102,19 @@ export class Classifier {
     // LoRA has no router, and refuses a mask.
     const options = adapter instanceof LilyModel ? { mask } : {}
     return this.encoder.embed(tokens, mask, {
-      adapt: (name, x, output) => {
-        onInput?.(name, x)
-        return clock.measure('adapter', (input) => adapt(input, output, adapter!.layer(name), options), x)
+      linear: (x, weight, bias, name) => {
+        if (name !== undefined) onInput?.(name, x)
+        const layer = name === undefined ? undefined : adapter?.layer(name)
+        const compute = (input: tf.Tensor) =>
+          layer === undefined
+            ? frozenLinear(input, weight, bias)
+            : adaptedLinear(input, weight, layer, { bias, ...options })
+        return clock.measure(['layers, forward', 'layers, backward'], compute, x)
       },
-      linear: (x, weight, bias) => clock.measure('frozen layers', (input) => frozenLinear(input, weight, bias), x),
+      attention: (q, k, v, options) => {
+        const compute = (...inputs: tf.Tensor3D[]) => attention(inputs[0], inputs[1], inputs[2], options)
+        return clock.measure(['attention, forward', 'attention, backward'], compute, q, k, v)
+      },
     })
   }
 
