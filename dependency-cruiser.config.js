@@ -91,7 +91,7 @@ export default {
       name: 'bench-imports-the-command-line',
       severity: 'error',
       from: { path: '^bench/' },
-      to: { path: '^(cli|test)/' },
+      to: { path: '^(cli|test)/', pathNot: '^cli/report/' },
     },
     {
       name: 'cycle',

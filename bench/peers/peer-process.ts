@@ -12,8 +12,12 @@ export interface PeerCommand {
 /** A reply that takes longer means that the peer hangs: compiling a method takes up to a minute. */
 const REPLY_SECONDS = 600
 
-/** Requests are sent one at a time. */
-export class PeerProcess {
+/**
+ * Requests are sent one at a time.
+ *
+ * @typeParam Asked a request; by default those of protocol.ts
+ */
+export class PeerProcess<Asked = Request, Answer extends { readonly error?: string } = Reply> {
   readonly #child: ChildProcess
   readonly #lines: AsyncIterator<string>
   #errors = ''
@@ -32,15 +36,17 @@ export class PeerProcess {
   }
 
   /** @throws if the process does not start, or ends before it is ready */
-  static async start(command: PeerCommand): Promise<{ peer: PeerProcess; hello: Hello }> {
-    const peer = new PeerProcess(command)
+  static async start<Asked = Request, Answer extends { readonly error?: string } = Reply>(
+    command: PeerCommand,
+  ): Promise<{ peer: PeerProcess<Asked, Answer>; hello: Hello }> {
+    const peer = new PeerProcess<Asked, Answer>(command)
     return { peer, hello: (await peer.#read()) as Hello }
   }
 
   /** @throws if the peer reports an error, or ends */
-  async request(request: Request): Promise<Reply> {
+  async request(request: Asked): Promise<Answer> {
     this.#child.stdin!.write(`${JSON.stringify(request)}\n`)
-    const reply = (await this.#read()) as Reply
+    const reply = (await this.#read()) as Answer
     if (reply.error !== undefined) throw new Error(reply.error)
     return reply
   }

@@ -45,13 +45,17 @@ export function pytorchEnvironment(threads: number, env: NodeJS.ProcessEnv): Nod
 /** Debian's PyTorch belongs to /usr/bin/python3, which need not be the first in PATH. */
 const pythons = ['python3', '/usr/bin/python3']
 
+/** A Python that has PyTorch. */
+export const findPython = (env: NodeJS.ProcessEnv): string | undefined =>
+  pythons.find((each) => spawnSync(each, ['-c', 'import torch'], { env }).status === 0)
+
 export const pytorch: Peer = {
   name: 'PyTorch',
   install:
     'apt-get install python3-torch libopenblas0-openmp g++ libtorch-dev libsleef-dev (Debian), or pip install torch',
   command: ({ threads, compiles }) => {
     const env = pytorchEnvironment(threads, process.env)
-    const python = pythons.find((each) => spawnSync(each, ['-c', 'import torch'], { env }).status === 0)
+    const python = findPython(env)
     if (python === undefined) return { reason: `no module torch in ${pythons.join(' or ')}` }
     const args = [path('pytorch_peer.py'), '--threads', String(threads), ...(compiles ? [] : ['--no-compile'])]
     return { command: python, args, env }

@@ -48,13 +48,17 @@ export async function serve(
     }
   }
 
-  const send = (message: Hello | Reply): boolean => process.stdout.write(`${JSON.stringify(message)}\n`)
+  await answerRequests(hello, (request) => answer(request as Request))
+}
+
+/** Writes the first line, and then the answer to each line on stdin; an error becomes an answer, and the process goes on. */
+export async function answerRequests(hello: Hello, answer: (request: unknown) => Promise<object>): Promise<void> {
+  const send = (message: object): boolean => process.stdout.write(`${JSON.stringify(message)}\n`)
   send(hello)
   for await (const line of createInterface({ input: process.stdin })) {
     try {
-      send(await answer(JSON.parse(line) as Request))
+      send(await answer(JSON.parse(line)))
     } catch (error) {
-      // The other methods go on.
       send({ error: (error as Error).message })
     }
   }

@@ -1,0 +1,144 @@
+/** `npm run bench:step`: whole training steps of this package beside PyTorch and TensorFlow.js alone, on the CPU. */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { backends } from '../../lib/index.js'
+import { parseNames } from '../harness/options.js'
+import { type PeerCommand, PeerProcess } from '../peers/peer-process.js'
+import { findPython, pytorch, pytorchEnvironment, pytorchSettings } from '../peers/peers.js'
+import type { Missing } from '../peers/protocol.js'
+import { type Contender, measureStep, type StepRow } from './measure.js'
+import { stepPage } from './page.js'
+import { adapters, encoders, makeProblem } from './problem.js'
+import type { Reply, Request } from './protocol.js'
+import { type StepReport, stepMarkdown } from './report.js'
+
+/** Contenders by the names of the option --without. */
+const titles = { pytorch: 'PyTorch', tfjs: 'TensorFlow.js' } as const
+const others = Object.keys(titles) as (keyof typeof titles)[]
+
+const usage = `npm run bench:step -- [options]
+  --encoder NAME    ${encoders.join(', ')}; repeatable (default: both)
+  --without NAME    leave a contender out: ${others.join(', ')}; repeatable
+  --threads COUNT   number of threads of every contender (default: that of the cpu backend)
+  --seconds TIME    time budget of the measurements (default: 160, with --quick 1); TensorFlow.js alone may exceed it
+  --quick           take one sample of each contender
+  --json FILE       write all results as JSON
+  --html FILE       write a page with charts
+  --help            show this help`
+
+const repeatable = { type: 'string', multiple: true } as const
+const { values: options } = parseArgs({
+  options: {
+    encoder: repeatable,
+    without: repeatable,
+    threads: { type: 'string' },
+    seconds: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    json: { type: 'string' },
+    html: { type: 'string' },
+    help: { type: 'boolean', default: false },
+  },
+})
+if (options.help) {
+  console.log(usage)
+  process.exit()
+}
+
+const path = (file: string): string => fileURLToPath(new URL(file, import.meta.url))
+const positive = (option: string, text: string): number => {
+  const value = Number(text)
+  if (!(value > 0)) throw new Error(`--${option}: expected a positive number; got ${text}`)
+  return value
+}
+
+const selected = parseNames('encoder', encoders, options.encoder ?? encoders)
+const without = parseNames('without', others, options.without ?? [])
+const budget = positive('seconds', options.seconds ?? (options.quick ? '1' : '160'))
+// The addon reads the variable at its first call.
+if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(positive('threads', options.threads))
+// Report a missing folder now, not after minutes of measurement.
+for (const file of [options.json, options.html]) {
+  if (file !== undefined && !existsSync(dirname(resolve(file)))) throw new Error(`the folder of ${file} does not exist`)
+}
+
+const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
+if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
+const [{ name: device, simd = 'unknown', threads = 1 }] = devices
+
+const interrupt = new AbortController()
+// With `once`, a second signal terminates the process immediately.
+process.once('SIGINT', () => interrupt.abort()).once('SIGTERM', () => interrupt.abort())
+
+const nodeCommand = (name: string): PeerCommand => ({
+  command: process.execPath,
+  args: ['--import', 'tsx', path('tfjs.ts'), '--with', name, '--threads', String(threads)],
+  env: { ...process.env, LILY_NUM_THREADS: String(threads) },
+})
+const environment = pytorchEnvironment(threads, process.env)
+const python = without.includes('pytorch') ? undefined : findPython(environment)
+const commands: readonly (readonly [name: string, PeerCommand])[] = [
+  ['lily-kernels', nodeCommand('lily-kernels')],
+  ...(python === undefined
+    ? []
+    : ([
+        [
+          titles.pytorch,
+          { command: python, args: [path('pytorch.py'), '--threads', String(threads)], env: environment },
+        ],
+      ] as const)),
+  ...(without.includes('tfjs') ? [] : ([[titles.tfjs, nodeCommand('tfjs')]] as const)),
+]
+
+const measuredAt = new Date().toISOString()
+const missing: Missing[] = without.map((name) => ({
+  name: titles[name],
+  reason: 'left out by --without',
+  install: '',
+}))
+if (python === undefined && !without.includes('pytorch')) {
+  missing.push({ name: titles.pytorch, reason: 'no module torch', install: pytorch.install })
+}
+const versions: Record<string, string> = { Node: process.version }
+const contenders: (Contender & { readonly peer: PeerProcess<Request, Reply> })[] = []
+const rows: StepRow[] = []
+try {
+  for (const [name, command] of commands) {
+    const { peer, hello } = await PeerProcess.start<Request, Reply>(command)
+    contenders.push({ name, peer })
+    Object.assign(versions, hello.versions)
+  }
+  const problems = selected.flatMap((encoder) => adapters.map((adapter) => makeProblem(encoder, adapter)))
+  for (const problem of problems) {
+    console.error(`measuring ${problem.encoder}, ${problem.adapter}`)
+    const limits = {
+      seconds: budget / problems.length,
+      rounds: options.quick ? 1 : 5,
+      losses: options.quick ? 3 : 5,
+      signal: interrupt.signal,
+    }
+    rows.push(await measureStep(contenders, problem, limits, missing))
+  }
+} catch (error) {
+  if (!interrupt.signal.aborted) throw error
+} finally {
+  for (const { peer } of contenders) peer.stop()
+}
+
+const { version } = JSON.parse(readFileSync(path('../../package.json'), 'utf8')) as { version: string }
+const report: StepReport = {
+  version,
+  measuredAt,
+  command: ['npm run bench:step', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
+  complete: !interrupt.signal.aborted,
+  machine: { device, instructionSet: simd, threads, platform: `${process.platform}-${process.arch}` },
+  versions,
+  environment: python === undefined ? {} : pytorchSettings(threads),
+  missing,
+  rows,
+}
+console.log(stepMarkdown(report))
+if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
+if (options.html !== undefined) writeFileSync(options.html, stepPage(report))
+if (interrupt.signal.aborted) process.exitCode = 130
