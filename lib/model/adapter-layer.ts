@@ -55,7 +55,7 @@ export interface AdapterForwardOperands {
    * weight, which the call computes, too (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
-  /** `[d_out]`, in the type of weight, on the cpu also float32: the base layer's bias, together with `weight`. */
+  /** `[d_out]`, in the type of weight, except on CUDA devices also float32: the base layer's bias, together with `weight`. */
   readonly bias?: TensorLike | undefined
 }
 

@@ -7,7 +7,7 @@ import { webGpu } from '../binding/devices.js'
 import { checkDevice } from '../memory/backends.js'
 import { Capture } from '../memory/capture.js'
 import { checkPlace, checkSameDevice, refuseOverlap } from '../memory/checks.js'
-import { CPU, deviceText } from '../memory/device.js'
+import { deviceText } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import { resolve } from '../tensor/resolve.js'
@@ -135,8 +135,8 @@ export function checkLinear({ x, weight: of, bias, y }: LinearInputs, transposed
     if (bias.shape.length !== 1 || bias.columns !== dOut) {
       fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
     }
-    if (x.device === CPU) checkTypeOrFloat32('bias', bias, weight.dtype)
-    else checkType('bias', bias, weight.dtype)
+    if (x.device.type === 'cuda') checkType('bias', bias, weight.dtype)
+    else checkTypeOrFloat32('bias', bias, weight.dtype)
   }
   if (y === null) return
   checkTokenRows(names.y, y.operand, x.rows, transposed ? dIn : dOut)

@@ -27,7 +27,7 @@ export interface LinearForwardOperands {
   readonly x: TensorLike
   /** [d_out, d_in], in the type of x or float32; except on CUDA devices also bfloat16 or float16 under an x in float32. */
   readonly weight: TensorLike | PackedLinear
-  /** [d_out], in the type of weight; on the cpu also float32. */
+  /** [d_out], in the type of weight; except on CUDA devices also float32. */
   readonly bias?: TensorLike | undefined
   /** [..., d_out], accumulated in place. Without it a new tensor is returned. */
   readonly y?: TensorLike | undefined

@@ -34,7 +34,7 @@ export interface LoraForwardOperands {
    * layer, which the call computes, too (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
-  /** `[d_out]`, in the type of weight, on the cpu also float32: the bias of the layer, together with `weight`. */
+  /** `[d_out]`, in the type of weight, except on CUDA devices also float32: the bias of the layer, together with `weight`. */
   readonly bias?: TensorLike | undefined
   /** [r, d_in]. r is at most 4096. */
   readonly a: TensorLike

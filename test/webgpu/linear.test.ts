@@ -161,6 +161,13 @@ describe('a createLily object', () => {
     expect([...(await (await lily.linearBackwardAsync({ dy: y, weight })).dx.toHost()).data]).toEqual(sums)
   })
 
+  it('adds a float32 bias beside a weight of 16 bits', async () => {
+    const { x, bias } = small()
+    const ones = lily.tensor(new Uint16Array(6).fill(0x3f80), [3, 2], 'bfloat16')
+    const { y } = lily.linearForward({ x, weight: ones, bias })
+    expect([...(await y.toHost()).data]).toEqual([13, 23, 33, 17, 27, 37])
+  })
+
   it('an adapter and its layer are commands of one submission', () => {
     const { x, weight } = small()
     const [a, b] = [lily.tensor([1, 1], [1, 2]), lily.tensor([1, 2, 3], [3, 1])]
@@ -187,7 +194,11 @@ describe('a createLily object', () => {
     const host = main.tensor([1, 0, 0, 1, 1, 1], [3, 2])
     await refused('ERR_LILY_SHAPE', 'weight: expected [d_out, 2]', { weight: lily.tensor([1, 2, 3], [1, 3]) })
     await refused('ERR_LILY_SHAPE', 'bias: expected [3]', { bias: x })
-    await refused('ERR_LILY_DTYPE', 'bias', { weight: lily.tensor(new Uint16Array(6), [3, 2], 'bfloat16') })
+    const [narrow, halves] = [
+      lily.tensor(new Uint16Array(6), [3, 2], 'bfloat16'),
+      lily.tensor(new Uint16Array(3), [3], 'float16'),
+    ]
+    await refused('ERR_LILY_DTYPE', 'bias: expected bfloat16 or float32', { weight: narrow, bias: halves })
     await refused('ERR_LILY_DEVICE', 'weight: expected device webgpu', { weight: host })
     await refused('ERR_LILY_DEVICE', 'x', { x: main.tensor([1, 2], [1, 2]) })
     const half = lily.tensor(new Uint16Array(4), [2, 2], 'bfloat16')
