@@ -40,6 +40,8 @@ export interface StepLimits {
   readonly signal: AbortSignal
 }
 
+type Rounds = Pick<Extract<Request, { request: 'sample' }>, 'warmup' | 'rounds'>
+
 /**
  * Largest relative difference of the losses of a step that rounding explains. They differ by some 10^-6, and more from step to
  * step: AdamW divides by the size of a gradient, so that the smallest ones count as much as others.
@@ -48,6 +50,9 @@ const ROUNDING = 1e-4
 
 /** A sample takes this long, or one round of steps. */
 const SAMPLE_SECONDS = 0.3
+
+/** A round that takes longer needs no warm-up: the caches and the processors are its own after a small part of it. */
+const LONG_SECONDS = 1
 
 /** The pause before a sample, in milliseconds, in which the threads of the contender before stop spinning. */
 const PAUSE = 25
@@ -68,7 +73,7 @@ export async function measureStep(
   const begin = performance.now()
   const { signal } = limits
   const losses: (readonly number[])[] = []
-  const opened: { contender: Contender; calls: number; samples: number[]; parts: StepResult['parts'] }[] = []
+  const opened: { contender: Contender; rounds: Rounds; samples: number[]; parts: StepResult['parts'] }[] = []
   /** Runs work for a contender; one that fails is left out. */
   const attempt = async (contender: Contender, work: () => Promise<void>): Promise<boolean> => {
     try {
@@ -92,21 +97,21 @@ export async function measureStep(
       await peer.request({ request: 'open', problem })
       const start = performance.now()
       const found = (await peer.request({ request: 'losses', steps: limits.losses })).losses ?? []
-      const seconds = (performance.now() - start) / 1000 / limits.losses
+      const seconds = ((performance.now() - start) / 1000 / limits.losses) * problem.batches.length
       const difference = lossDifference([...losses.slice(0, 1), found])
       if (!(difference <= ROUNDING)) {
         throw new Error(`its losses differ by ${difference.toPrecision(2)} (relative; at most ${ROUNDING} is rounding)`)
       }
       losses.push(found)
-      const calls = Math.max(1, Math.ceil(SAMPLE_SECONDS / (seconds * problem.batches.length)))
-      opened.push({ contender, calls, samples: [], parts: {} })
+      const rounds = { warmup: seconds > LONG_SECONDS ? 0 : 1, rounds: Math.ceil(SAMPLE_SECONDS / seconds) }
+      opened.push({ contender, rounds, samples: [], parts: {} })
     })
   }
   const end = begin + limits.seconds * 1000
   for (let round = 0; round < limits.rounds || performance.now() < end; round++) {
     for (const each of [...opened]) {
       const isMeasured = await attempt(each.contender, async () => {
-        const { seconds = 0 } = await each.contender.peer.request({ request: 'sample', rounds: each.calls })
+        const { seconds = 0 } = await each.contender.peer.request({ request: 'sample', ...each.rounds })
         if (!(seconds > 0)) throw new Error(`it returned ${seconds} seconds`)
         each.samples.push(seconds)
       })
@@ -116,7 +121,7 @@ export async function measureStep(
   // After the samples, in the same warm state.
   for (const each of opened) {
     await attempt(each.contender, async () => {
-      const { parts } = await each.contender.peer.request({ request: 'parts', rounds: each.calls })
+      const { parts } = await each.contender.peer.request({ request: 'parts', ...each.rounds })
       each.parts = parts ?? {}
     })
   }

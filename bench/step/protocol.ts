@@ -21,10 +21,10 @@ export type Request =
   | { readonly request: 'open'; readonly problem: Problem }
   /** Makes steps and returns their losses. */
   | { readonly request: 'losses'; readonly steps: number }
-  /** Makes one round of steps, one for each batch, and then times `rounds` more. */
-  | { readonly request: 'sample'; readonly rounds: number }
+  /** Makes `warmup` rounds of steps, one for each batch, and then times `rounds` more. */
+  | { readonly request: 'sample'; readonly warmup: number; readonly rounds: number }
   /** The same, with the time of each part. */
-  | { readonly request: 'parts'; readonly rounds: number }
+  | { readonly request: 'parts'; readonly warmup: number; readonly rounds: number }
 
 /** `error`: the request failed, and the contender can go on. */
 export interface Reply {

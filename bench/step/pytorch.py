@@ -198,7 +198,7 @@ def answer(request, training):
         return {"losses": [training.step() for _ in range(request["steps"])]}
     each = len(training.batches)
     steps = request["rounds"] * each
-    for _ in range(each):
+    for _ in range(request["warmup"] * each):
         training.step()
     if kind == "sample":
         begin = time.perf_counter()

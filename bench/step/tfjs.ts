@@ -130,7 +130,7 @@ function answer(request: Request): Reply {
   const make = (count: number, clock?: Clock<Part>) => {
     for (let step = 0; step < count; step++) training.step(clock)
   }
-  make(each)
+  make(request.warmup * each)
   if (request.request === 'sample') {
     const begin = performance.now()
     make(steps)
