@@ -15,7 +15,7 @@ export interface Operations {
 /** Layer normalisation without parameters. */
 function normalise(x: tf.Tensor): tf.Tensor {
   const { mean, variance } = tf.moments(x, -1, true)
-  return tf.mul(tf.sub(x, mean), tf.rsqrt(tf.add(variance, 1e-5)))
+  return tf.div(tf.sub(x, mean), tf.sqrt(tf.add(variance, 1e-5)))
 }
 
 const gelu = (x: tf.Tensor): tf.Tensor => tf.mul(x, tf.sigmoid(tf.mul(x, 1.702)))
