@@ -14,8 +14,9 @@ export const operation = {
   matmul: 4,
   attention: 5,
   attentionBackward: 6,
-  fold: 7,
-  adamw: 8,
+  elementwise: 7,
+  fold: 8,
+  adamw: 9,
 } as const
 
 /** The backends by number. */
@@ -123,6 +124,23 @@ export const attentionFields = {
   dHead: 9,
   scale: 10,
   causal: 11,
+} as const
+
+/** Numbers of a function of m x n elements: a has m rows if aRows is 1, and one if it is 0; and so on. */
+export const elementwiseFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  function: 5,
+  m: 6,
+  n: 7,
+  aRows: 8,
+  aColumns: 9,
+  bRows: 10,
+  bColumns: 11,
+  scale: 12,
 } as const
 
 /** Numbers of a fold. */
@@ -278,6 +296,12 @@ export const attentionBackwardSlots = [
   ['dv', 'keyRows', 'headColumns', 'activation', 'output'],
 ] as const
 
+export const elementwiseSlots = [
+  ['a', 'aRows', 'aColumns', 'float32', 'read'],
+  ['b', 'bRows', 'bColumns', 'float32', 'read'],
+  ['y', 'rows', 'width', 'float32', 'output'],
+] as const
+
 export const foldSlots = [['db', 'bRows', 'bColumns', 'any', 'output']] as const
 
 /** The matrices of one layer, and their weights; without them there is one matrix for each expert. */
@@ -307,10 +331,11 @@ export const fieldCounts = {
   matmul: 18,
   attention: 12,
   attentionBackward: 12,
+  elementwise: 13,
   fold: 8,
   adamw: 10,
 } as const
 
 /** The text of all lists, for the comparison with that of the addon. */
 export const signature =
-  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, gradient, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;attention:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, output;statistics, headRows, statistics, float32, output;attentionBackward:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;dy, queryRows, headColumns, activation, read;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, read;statistics, headRows, statistics, float32, read;dq, queryRows, headColumns, activation, output;dk, keyRows, headColumns, activation, output;dv, keyRows, headColumns, activation, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;8;'
+  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, gradient, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;attention:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, output;statistics, headRows, statistics, float32, output;attentionBackward:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;dy, queryRows, headColumns, activation, read;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, read;statistics, headRows, statistics, float32, read;dq, queryRows, headColumns, activation, output;dk, keyRows, headColumns, activation, output;dv, keyRows, headColumns, activation, output;elementwise:operation;backend;device;stream;memoryStream;function;m;n;aRows;aColumns;bRows;bColumns;scale;a, aRows, aColumns, float32, read;b, bRows, bColumns, float32, read;y, rows, width, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;8;'

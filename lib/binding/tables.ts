@@ -6,6 +6,7 @@ import {
   attentionSlots,
   backwardSlots,
   fieldCounts,
+  elementwiseSlots,
   foldItemSlots,
   foldSlots,
   forwardSlots,
@@ -72,6 +73,7 @@ export const tables = {
   fold: table('fold', foldSlots, foldItemSlots),
   adamw: table('adamw', adamwSlots, adamwItemSlots),
   matmul: table('matmul', matmulSlots),
+  elementwise: table('elementwise', elementwiseSlots),
 }
 
 const byNumber = (Object.keys(operation) as (keyof typeof operation)[]).map((name): Table => tables[name])

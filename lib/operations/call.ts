@@ -14,6 +14,7 @@ import {
   attentionFields,
   backend,
   dtype,
+  elementwiseFields,
   foldFields,
   linearFields,
   matmulFields,
@@ -113,6 +114,27 @@ export interface AdamWNumbers extends Sized {
   readonly items: readonly { readonly lr: number; readonly weightDecay: number }[]
 }
 
+/** By their numbers, those of lily_elementwise_function in native/include/lily/cpu.h. */
+const ELEMENTWISE_FUNCTIONS = ['add', 'subtract', 'multiply', 'divide', 'sigmoid', 'rowSum'] as const
+export type ElementwiseFunction = (typeof ELEMENTWISE_FUNCTIONS)[number]
+
+/** Whether an operand has a number for each row and for each column; otherwise they repeat. */
+export interface Extent {
+  readonly hasRows: boolean
+  readonly hasColumns: boolean
+}
+
+/** The numbers of a function of m x n elements. */
+export interface ElementwiseProblem extends Sized {
+  readonly function: ElementwiseFunction
+  readonly m: number
+  readonly n: number
+  readonly a: Extent
+  readonly b: Extent
+  /** Factor of the sums of rows. */
+  readonly scale: number
+}
+
 function writeAdapter(numbers: Float64Array, problem: Problem): void {
   numbers[adapterFields.routing] = routing[problem.routing]
   numbers[adapterFields.pool] = pool[problem.pool]
@@ -198,6 +220,20 @@ export const MATMUL: Kind<MatMulProblem> = {
     numbers[matmulFields.transposeB] = transposeB ? 1 : 0
     numbers[matmulFields.precision] = precision[of]
     numbers[matmulFields.activationDtype] = numberOf(dtype)
+  },
+}
+
+export const ELEMENTWISE: Kind<ElementwiseProblem> = {
+  table: tables.elementwise,
+  write(numbers, { function: of, m, n, a, b, scale }) {
+    numbers[elementwiseFields.function] = ELEMENTWISE_FUNCTIONS.indexOf(of)
+    numbers[elementwiseFields.m] = m
+    numbers[elementwiseFields.n] = n
+    numbers[elementwiseFields.aRows] = a.hasRows ? 1 : 0
+    numbers[elementwiseFields.aColumns] = a.hasColumns ? 1 : 0
+    numbers[elementwiseFields.bRows] = b.hasRows ? 1 : 0
+    numbers[elementwiseFields.bColumns] = b.hasColumns ? 1 : 0
+    numbers[elementwiseFields.scale] = scale
   },
 }
 

@@ -22,6 +22,7 @@ import {
 import { LilyError } from '../base/errors.js'
 import { backends } from '../memory/backends.js'
 import { matMul } from '../operations/matmul.js'
+import { ELEMENTWISE_KERNELS } from './elementwise.js'
 import { computeTensor, type HostTensor } from './memory.js'
 
 /** The backends whose numbers are in host memory. */
@@ -86,6 +87,14 @@ export function accelerate(): () => void {
       // (1024 x 256 x 1024), and 83 ms in ours, which copies the operands.
       const keepsSingle = isWebAssembly && backendName === 'wasm' && kernelName === BatchMatMul
       replace(old, kernelOf(old, keepsSingle))
+    }
+  }
+  if (!isWebAssembly) {
+    for (const backendName of BACKENDS) {
+      for (const [kernelName, kernelOf] of ELEMENTWISE_KERNELS) {
+        const old = getKernel(kernelName, backendName) as KernelConfig | undefined
+        if (old !== undefined && !replaced.has(old)) replace(old, kernelOf(old))
+      }
     }
   }
   for (const kernelName of [Identity, Cast]) {

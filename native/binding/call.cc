@@ -74,6 +74,7 @@ lily_status Call::run() const {
     case operation::attentionBackward: return lily_cpu_attention_backward_run(&attention_backward);
     case operation::fold: return backend->fold(&fold);
     case operation::matmul: return lily_cpu_matmul(&matmul);
+    case operation::elementwise: return lily_cpu_elementwise(&elementwise);
     default: return backend->adamw(&adamw);
   }
 }

@@ -38,6 +38,7 @@ struct Call {
     lily_fold fold;
     lily_adamw adamw;
     lily_matmul matmul;
+    lily_elementwise elementwise;
   };
 
   // The size of the workspace; 0: the call needs none.

@@ -81,6 +81,18 @@ namespace lily::binding {
   X(scale)                         \
   X(causal)
 
+// Numbers of a function of m x n elements: a has m rows if aRows is 1, and one if it is 0; and so on.
+#define LILY_ELEMENTWISE_FIELDS(X)   \
+  LILY_PLACEMENT_FIELDS(X)           \
+  X(function)                        \
+  X(m)                               \
+  X(n)                               \
+  X(aRows)                           \
+  X(aColumns)                        \
+  X(bRows)                           \
+  X(bColumns)                        \
+  X(scale)
+
 // Numbers of a fold.
 #define LILY_FOLD_FIELDS(X)   \
   LILY_PLACEMENT_FIELDS(X)    \
@@ -184,6 +196,11 @@ namespace lily::binding {
   X(dk, keyRows, headColumns, activation, output)              \
   X(dv, keyRows, headColumns, activation, output)
 
+#define LILY_ELEMENTWISE_SLOTS(X)           \
+  X(a, aRows, aColumns, float32, read)      \
+  X(b, bRows, bColumns, float32, read)      \
+  X(y, rows, width, float32, output)
+
 #define LILY_FOLD_SLOTS(X)                  \
   X(db, bRows, bColumns, any, output)
 
@@ -220,6 +237,7 @@ namespace lily::binding {
   X(matmul, LILY_MATMUL_FIELDS, LILY_NONE, LILY_MATMUL_SLOTS, LILY_NONE)                                \
   X(attention, LILY_ATTENTION_FIELDS, LILY_NONE, LILY_ATTENTION_SLOTS, LILY_NONE)                       \
   X(attentionBackward, LILY_ATTENTION_FIELDS, LILY_NONE, LILY_ATTENTION_BACKWARD_SLOTS, LILY_NONE)      \
+  X(elementwise, LILY_ELEMENTWISE_FIELDS, LILY_NONE, LILY_ELEMENTWISE_SLOTS, LILY_NONE)                 \
   X(fold, LILY_FOLD_FIELDS, LILY_NONE, LILY_FOLD_SLOTS, LILY_FOLD_ITEM_SLOTS)                           \
   X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)
 
@@ -276,6 +294,7 @@ LILY_DEFINE_ENUM(placement_field, LILY_PLACEMENT_FIELDS)
 LILY_DEFINE_ENUM(adapter_field, LILY_ADAPTER_FIELDS)
 LILY_DEFINE_ENUM(linear_field, LILY_LINEAR_FIELDS)
 LILY_DEFINE_ENUM(attention_field, LILY_ATTENTION_FIELDS)
+LILY_DEFINE_ENUM(elementwise_field, LILY_ELEMENTWISE_FIELDS)
 LILY_DEFINE_ENUM(fold_field, LILY_FOLD_FIELDS)
 LILY_DEFINE_ENUM(adamw_field, LILY_ADAMW_FIELDS)
 LILY_DEFINE_ENUM(adamw_item_field, LILY_ADAMW_ITEM_FIELDS)
@@ -288,6 +307,7 @@ LILY_DEFINE_ENUM(linear_slot, LILY_LINEAR_SLOTS)
 LILY_DEFINE_ENUM(pack_slot, LILY_PACK_SLOTS)
 LILY_DEFINE_ENUM(attention_slot, LILY_ATTENTION_SLOTS)
 LILY_DEFINE_ENUM(attention_backward_slot, LILY_ATTENTION_BACKWARD_SLOTS)
+LILY_DEFINE_ENUM(elementwise_slot, LILY_ELEMENTWISE_SLOTS)
 LILY_DEFINE_ENUM(fold_slot, LILY_FOLD_SLOTS)
 LILY_DEFINE_ENUM(fold_item_slot, LILY_FOLD_ITEM_SLOTS)
 LILY_DEFINE_ENUM(adamw_slot, LILY_ADAMW_SLOTS)

@@ -93,6 +93,7 @@ class Reader {
       case operation::attentionBackward: read_attention_backward(call->attention_backward = {}); break;
       case operation::fold: read_fold(call->fold = {}, lists->layers); break;
       case operation::matmul: read_matmul(call->matmul = {}); break;
+      case operation::elementwise: read_elementwise(call->elementwise = {}); break;
       default: read_adamw(call->adamw = {}, lists->parameters);
     }
     // WebAssembly copies every operand that is given, so none may be unchecked.
@@ -427,6 +428,37 @@ class Reader {
     call.a_strides[1] = a_inner ? a_rows * call.a.pitch : 0;
     call.b_strides[0] = b_outer ? b_count * b_rows * call.b.pitch : 0;
     call.b_strides[1] = b_inner ? b_rows * call.b.pitch : 0;
+  }
+
+  // ---- Functions of each element ----
+
+  void read_elementwise(lily_elementwise &call) {
+    using namespace elementwise_field;
+    if (source_.backend != lily_cpu_backend())
+      return fail("ERR_LILY_DEVICE", "only the cpu backend computes functions of elements");
+    call.function = static_cast<int32_t>(whole(function, LILY_ELEMENTWISE_ADD, LILY_ELEMENTWISE_ROW_SUM));
+    call.rows = whole(m, 0, kMaxDimension);
+    call.columns = whole(n, 0, kMaxDimension);
+    call.scale = static_cast<float>(source_.numbers[scale]);
+    const bool a_rows = whole(aRows, 0, 1) != 0, a_columns = whole(aColumns, 0, 1) != 0;
+    const bool b_rows = whole(bRows, 0, 1) != 0, b_columns = whole(bColumns, 0, 1) != 0;
+    if (failed()) return;
+    const bool sums = call.function == LILY_ELEMENTWISE_ROW_SUM;
+    if (sums && !(a_rows && a_columns)) return fail("ERR_LILY_ARGUMENT", "a of sums has all rows and columns");
+    sizes_[size::rows] = call.rows;
+    sizes_[size::width] = sums ? 1 : call.columns;
+    sizes_[size::aRows] = a_rows ? call.rows : 1;
+    sizes_[size::aColumns] = a_columns ? call.columns : 1;
+    sizes_[size::bRows] = b_rows ? call.rows : 1;
+    sizes_[size::bColumns] = b_columns ? call.columns : 1;
+    call.a = matrix(elementwise_slot::a);
+    if (call.function < LILY_ELEMENTWISE_SIGMOID) call.b = matrix(elementwise_slot::b);
+    call.y = matrix(elementwise_slot::y);
+    if (call.y.accumulate != 0) fail("ERR_LILY_ARGUMENT", "y of elements is overwritten");
+    if (!a_rows) call.a.pitch = 0;
+    if (!b_rows) call.b.pitch = 0;
+    call.a_repeats = a_columns ? 0 : 1;
+    call.b_repeats = b_columns ? 0 : 1;
   }
 
   // ---- Attention ----

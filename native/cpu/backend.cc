@@ -10,6 +10,7 @@
 #include "core/workspace.h"
 #include "cpu/amx/permission.h"
 #include "cpu/optimiser.h"
+#include "cpu/plan/cuts.h"
 #include "cpu/plan/plan.h"
 #include "cpu/processor.h"
 #include "cpu/roofs.h"
@@ -257,6 +258,23 @@ lily_status run_attention(const Call &call) {
   return LILY_OK;
 }
 
+lily_status elementwise(const lily_elementwise *call) {
+  if (const lily_status status = check_available()) return status;
+  constexpr int64_t kTileElements = 16 << 10;
+  const bool sums = call->function == LILY_ELEMENTWISE_ROW_SUM;
+  const int64_t width = std::max<int64_t>(1, sums ? call->columns : std::min(call->columns, kTileElements));
+  const int64_t height = std::max<int64_t>(1, kTileElements / width);
+  const Partition columns = {call->columns, width, sums ? 1 : divide_up(call->columns, width)};
+  const Partition rows = {call->rows, height, divide_up(call->rows, height)};
+  const SerialScope scope(is_short(static_cast<double>(call->rows) * static_cast<double>(call->columns)));
+  const Kernels &kernels = *instruction_set().kernels;
+  parallel_for(rows.count * columns.count, [&](int64_t task, int64_t) {
+    const int64_t row = task / columns.count, column = task % columns.count;
+    kernels.elementwise(*call, {rows.begin(row), rows.end(row), columns.begin(column), columns.end(column)});
+  });
+  return LILY_OK;
+}
+
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
   *bytes = cpu::adamw_workspace(*call);
   return LILY_OK;
@@ -406,6 +424,8 @@ lily_status lily_cpu_attention_backward_workspace(const lily_cpu_attention_probl
 lily_status lily_cpu_attention_backward_run(const lily_cpu_attention_backward *call) {
   return lily::cpu::run_attention(*call);
 }
+
+lily_status lily_cpu_elementwise(const lily_elementwise *call) { return lily::cpu::elementwise(call); }
 
 lily_status lily_cpu_gram_factor(const double *x, int64_t r, int64_t columns, double *l) {
   return lily::cpu::with_kernels(

@@ -372,6 +372,12 @@ struct AttentionProducts {
   void (*backward)(const AttentionBackwardPass &, int64_t task, float *scratch);
 };
 
+// The rows and the columns of an elementwise function, see elementwise.h, that one task computes.
+struct ElementwiseTile {
+  int64_t row, row_end;
+  int64_t column, column_end;
+};
+
 // A step of AdamW for one parameter.
 struct AdamWUpdate {
   const lily_adamw_parameter *parameter;
@@ -439,7 +445,8 @@ struct Kernels {
   const BlockedProducts *blocked_products;
   const DirectProducts *direct_products;  // batch routing, at most kDirectTokens tokens
   const LinearProducts *linear_products;
-  const AttentionProducts *attention_products;  // of the kernels for float32
+  const AttentionProducts *attention_products;                             // of the kernels for float32
+  void (*elementwise)(const lily_elementwise &, const ElementwiseTile &);  // of the kernels for float32
 
   ForwardTask pack_router, route;
   BackwardTask compute_u, pack_router_rows, compute_d_hidden, compute_d_router;

@@ -10,6 +10,7 @@
 #include "cpu/backward_router.h"
 #include "cpu/backward_x.h"
 #include "cpu/blocked/products.h"
+#include "cpu/elementwise.h"
 #include "cpu/fold.h"
 #include "cpu/forward_expand.h"
 #include "cpu/forward_route.h"
@@ -68,6 +69,7 @@ const Kernels LILY_KERNELS = {
     .direct_products = &kDirectProducts,
     .linear_products = &kLinearProducts,
     .attention_products = kIsComplete ? &kAttentionProducts : nullptr,
+    .elementwise = kIsComplete ? elementwise : nullptr,
     .pack_router = pack_router,
     .route = route,
     .compute_u = compute_u,

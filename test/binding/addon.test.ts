@@ -23,29 +23,36 @@ test.each([
 })
 
 // V8 may collect an array that only the call refers to, and free its memory, while the call waits for a thread.
-test.each(['forward', 'backward', 'linear', 'matmul', 'attention', 'attentionBackward', 'fold', 'adamw'] as const)(
-  '%s on another thread holds its operands until it ends',
-  async (name) => {
-    const threads = Number(process.env.UV_THREADPOOL_SIZE ?? 4)
-    const busy = Array.from({ length: threads }, () => promisify(pbkdf2)('', '', 200_000, 8, 'sha512'))
-    let isPending = true
-    const start = () => {
-      const call = makeCall(name)
-      const held = operandsOf(call).map(({ memory }) => new WeakRef(memory as object))
-      const done = native.runAsync(...argumentsOf(call)).finally(() => (isPending = false))
-      return { held, done }
-    }
-    const { held, done } = start()
-    await new Promise(setImmediate)
-    gc()
-    expect(isPending).toBe(true)
-    expect(held.filter((operand) => operand.deref() === undefined)).toEqual([])
-    await Promise.all([...busy, done])
-    await new Promise(setImmediate)
-    gc()
-    expect(held.filter((operand) => operand.deref() !== undefined)).toEqual([])
-  },
-)
+test.each([
+  'forward',
+  'backward',
+  'linear',
+  'matmul',
+  'elementwise',
+  'attention',
+  'attentionBackward',
+  'fold',
+  'adamw',
+] as const)('%s on another thread holds its operands until it ends', async (name) => {
+  const threads = Number(process.env.UV_THREADPOOL_SIZE ?? 4)
+  const busy = Array.from({ length: threads }, () => promisify(pbkdf2)('', '', 200_000, 8, 'sha512'))
+  let isPending = true
+  const start = () => {
+    const call = makeCall(name)
+    const held = operandsOf(call).map(({ memory }) => new WeakRef(memory as object))
+    const done = native.runAsync(...argumentsOf(call)).finally(() => (isPending = false))
+    return { held, done }
+  }
+  const { held, done } = start()
+  await new Promise(setImmediate)
+  gc()
+  expect(isPending).toBe(true)
+  expect(held.filter((operand) => operand.deref() === undefined)).toEqual([])
+  await Promise.all([...busy, done])
+  await new Promise(setImmediate)
+  gc()
+  expect(held.filter((operand) => operand.deref() !== undefined)).toEqual([])
+})
 
 describe('other functions', () => {
   test.each([-1, -0.5, NaN, Infinity, 2 ** 33, 2 ** 53, 2 ** 64])('measureRoof of %d bytes', (bytes) => {

@@ -206,6 +206,23 @@ function matmul(arrays: Arrays): Encoded {
   return { operation: 'matmul', numbers, slots, items: [] }
 }
 
+function elementwise(arrays: Arrays): Encoded {
+  const { random } = arrays
+  const most = random() < 0.02 ? 300 : 20
+  const bit = () => integer(random, 0, 1)
+  const of = integer(random, 0, 5)
+  const numbers = {
+    function: of,
+    m: integer(random, 0, most),
+    n: integer(random, 0, most),
+    ...(of === 5 ? { aRows: 1, aColumns: 1 } : { aRows: bit(), aColumns: bit() }),
+    ...{ bRows: bit(), bColumns: bit() },
+    scale: 0.5,
+  }
+  const slots = arrays.operands(tables.elementwise.slots, numbers, { b: of < 4 ? 1 : 0 })
+  return { operation: 'elementwise', numbers, slots, items: [] }
+}
+
 function attention(name: 'attention' | 'attentionBackward', arrays: Arrays): Encoded {
   const { random } = arrays
   const most = random() < 0.02 ? 300 : 20
@@ -259,6 +276,7 @@ function ofOperation(arrays: Arrays): unknown[] {
     fold,
     adamw,
     matmul,
+    elementwise,
     () => linear('linear', arrays),
     () => linear('pack', arrays),
     () => attention('attention', arrays),

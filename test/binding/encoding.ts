@@ -7,6 +7,7 @@ import {
   adapterFields,
   attentionFields,
   dtype,
+  elementwiseFields,
   foldFields,
   linearFields,
   matmulFields,
@@ -46,6 +47,7 @@ const FIELDS = {
   fold: foldFields,
   adamw: adamwFields,
   matmul: matmulFields,
+  elementwise: elementwiseFields,
 }
 
 const listOf = (positions: object, numbers: Numbers) => Object.keys(positions).map((name) => numbers[name] ?? 0)
@@ -100,7 +102,8 @@ export function sizesOf(numbers: Numbers): number[] {
     rows: 0,
     aRows: 0,
     aColumns: 0,
-    ...('m' in numbers ? matmulSizesOf(numbers) : {}),
+    ...('outer' in numbers ? matmulSizesOf(numbers) : {}),
+    ...('function' in numbers ? elementwiseSizesOf(numbers) : {}),
   }
   return Object.keys(size).map((name) => sizes[name as keyof typeof size])
 }
@@ -117,6 +120,18 @@ function matmulSizesOf({ outer, inner, aOuter, aInner, bOuter, bInner, m, k, n, 
     aColumns,
     bRows: count(bOuter, bInner) * bRows,
     bColumns,
+  }
+}
+
+/** The sizes of functions of elements. */
+function elementwiseSizesOf({ function: of, m, n, aRows, aColumns, bRows, bColumns }: Numbers) {
+  return {
+    rows: m,
+    width: of === 5 ? 1 : n,
+    aRows: aRows === 1 ? m : 1,
+    aColumns: aColumns === 1 ? n : 1,
+    bRows: bRows === 1 ? m : 1,
+    bColumns: bColumns === 1 ? n : 1,
   }
 }
 

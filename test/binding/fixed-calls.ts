@@ -61,6 +61,9 @@ const NUMBERS = {
 /** Those of batched matrix products. */
 const PRODUCTS = { outer: 2, inner: 3, aOuter: 1, aInner: 1, bOuter: 0, bInner: 1, m: 5, k: 4, n: 7 }
 
+/** Those of a function of elements: a product. */
+const ELEMENTS = { function: 2, m: 5, n: 7, aRows: 1, aColumns: 1, bRows: 0, bColumns: 1 }
+
 /** A call whose numbers differ from the common ones. `partials` of backward are those of its groups. */
 export function makeCall(name: OperationName, change: Call['numbers'] = {}, without: readonly string[] = []): Call {
   const { partials, ...common } = NUMBERS
@@ -68,6 +71,7 @@ export function makeCall(name: OperationName, change: Call['numbers'] = {}, with
     ...common,
     ...(name === 'fold' ? { partials } : {}),
     ...(name === 'matmul' ? PRODUCTS : {}),
+    ...(name === 'elementwise' ? ELEMENTS : {}),
     ...change,
   }
   const { slots, itemSlots } = tables[name]

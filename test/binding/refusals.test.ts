@@ -173,6 +173,7 @@ describe.each(OPERATIONS)('%s', (name) => {
     fold: ['db', 'partials'],
     adamw: ['value', 'grad', 'expAvg', 'expAvgSq'],
     matmul: ['a', 'b', 'y'],
+    elementwise: ['a', 'b', 'y'],
   }
   test.each(cases)('%s that is not given', async (slot) => {
     const call = changed(name, slot, (of) => (of.access = access.none))
@@ -432,6 +433,25 @@ describe('matmul', () => {
       await expectRefused(call, 'ERR_LILY_ARGUMENT', `${name} must be from 0 to`)
     },
   )
+})
+
+describe('elementwise', () => {
+  test.each(['function', 'm', 'n', 'aRows', 'aColumns', 'bRows', 'bColumns'])('%s beside its limits', async (name) => {
+    for (const value of [-1, 0.5, 2 ** 41]) {
+      const call = makeCall('elementwise')
+      call.numbers[name] = value
+      await expectRefused(call, 'ERR_LILY_ARGUMENT', `${name} `)
+    }
+  })
+
+  test('sums of rows that repeat, a second operand of one, and an output that is added to', async () => {
+    const sums = makeCall('elementwise', { function: 5, aColumns: 0 }, ['b'])
+    await expectRefused(sums, 'ERR_LILY_ARGUMENT', 'a of sums has all rows and columns')
+    const sigmoid = makeCall('elementwise', { function: 4 })
+    await expectRefused(sigmoid, 'ERR_LILY_ARGUMENT', 'b is not an operand of such a call')
+    const added = changed('elementwise', 'y', (of) => (of.access = access.add))
+    await expectRefused(added, 'ERR_LILY_ARGUMENT', 'y of elements is overwritten')
+  })
 })
 
 describe('attention', () => {

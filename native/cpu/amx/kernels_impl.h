@@ -47,6 +47,7 @@ const Kernels LILY_KERNELS = {
     .direct_products = &LILY_DIRECT_PRODUCTS,
     .linear_products = &kLinearProducts,
     .attention_products = nullptr,
+    .elementwise = nullptr,
     .pack_router = pack_router,
     .route = route,
     .compute_u = compute_u,

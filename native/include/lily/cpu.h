@@ -50,6 +50,27 @@ typedef struct lily_matmul {
 lily_status lily_cpu_matmul_workspace(const lily_matmul_problem *problem, size_t *bytes);
 lily_status lily_cpu_matmul(const lily_matmul *call);
 
+/* A function of each element in float32, y = f(a, b), or the scaled sum of each row of a. Results have the same bits
+ * for every number of threads. */
+typedef enum lily_elementwise_function {
+  LILY_ELEMENTWISE_ADD = 0,
+  LILY_ELEMENTWISE_SUBTRACT = 1, /* a - b */
+  LILY_ELEMENTWISE_MULTIPLY = 2,
+  LILY_ELEMENTWISE_DIVIDE = 3,  /* a / b */
+  LILY_ELEMENTWISE_SIGMOID = 4, /* 1 / (1 + exp(-a)); b is absent */
+  LILY_ELEMENTWISE_ROW_SUM = 5  /* scale times the sum of the row of a; b is absent, and y has one column */
+} lily_elementwise_function;
+
+typedef struct lily_elementwise {
+  int64_t rows, columns;
+  int32_t function;             /* lily_elementwise_function */
+  int32_t a_repeats, b_repeats; /* 1: the operand has one column, which repeats */
+  float scale;
+  lily_matrix a, b; /* pitch 0: the row repeats */
+  lily_matrix y;
+} lily_elementwise;
+lily_status lily_cpu_elementwise(const lily_elementwise *call);
+
 /* Float64 for the analysis of adapters; row-major. Each returns LILY_ERROR_OUT_OF_MEMORY if there is no memory for its
  * scratch, and LILY_ERROR_UNAVAILABLE as the other calls do. */
 /* L [r, r], zero above the diagonal, of X X^T = L L^T, where X is [r, columns]. */
