@@ -39,6 +39,11 @@ describe('matches the reference', () => {
     )
   })
 
+  test.each(['add', 'overwrite'] as const)('off the main thread, in several calls: %s', async (outputs) => {
+    const spec: MatMulSpec = { a: [2, 1, 2], b: [1, 2, 2], m: 3, k: 4, n: 5, outputs, isAsync: true }
+    expectMatMul(spec, await runMatMul(spec))
+  })
+
   test.each(TRANSPOSES)('nothing: no rows, no columns, no batches, and sums of nothing: %o', async (transposes) => {
     const specs: MatMulSpec[] = [
       { a: [], b: [], m: 0, k: 3, n: 2 },

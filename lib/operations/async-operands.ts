@@ -26,8 +26,8 @@ export class AsyncOperands {
   readonly #copies = new Map<Operand, Operand>()
   /** The copies of memory that a saved call keeps. */
   readonly #saved = new Map<HostData, HostData>()
-  /** Outputs that the calls write to a copy, by argument. */
-  readonly #outputs = new Map<string, Operand>()
+  /** The arguments of outputs that the calls write to a copy. The calls may write several parts of one argument. */
+  readonly #outputs = new Map<Operand, string>()
 
   /**
    * Takes the operands of a call.
@@ -55,7 +55,7 @@ export class AsyncOperands {
    */
   check(): void {
     for (const [argument, memory] of this.#inPlace) refuseTransferred(argument, memory)
-    for (const [argument, { memory }] of this.#outputs) refuseTransferred(argument, memory as HostData)
+    for (const [{ memory }, argument] of this.#outputs) refuseTransferred(argument, memory as HostData)
   }
 
   /**
@@ -65,7 +65,7 @@ export class AsyncOperands {
    */
   finish(): void {
     this.check()
-    for (const operand of this.#outputs.values()) writeRows(operand, this.#copies.get(operand) as Operand)
+    for (const operand of this.#outputs.keys()) writeRows(operand, this.#copies.get(operand) as Operand)
   }
 
   #taken({ name: argument, use }: Slot, entry: Entry, isBackward: boolean): Entry {
@@ -75,7 +75,7 @@ export class AsyncOperands {
       if (entry.isNew) return entry
       const copy = this.#copyOf(argument, entry.operand)
       if (copy === null) return entry
-      this.#outputs.set(argument, entry.operand)
+      this.#outputs.set(entry.operand, argument)
       return entry.in(copy)
     }
     if (entry instanceof Operand) return this.#copyOf(argument, entry) ?? entry
