@@ -55,6 +55,12 @@ describe('matches the reference', () => {
     }
   })
 
+  test('no queries and no keys of many items', () => {
+    const none = tensor(new Float32Array(0), [2 ** 31 - 1, 0, 1024])
+    const { saved } = attentionForward({ q: none, k: none, v: none }, { heads: 1024 })
+    expect(attentionBackward({ dy: none }, saved).dq.shape).toEqual(none.shape)
+  })
+
   test('a scale', () => {
     for (const scale of [0, 2, -0.5]) check({ batch: 1, tokens: 9, keys: 13, heads: 2, dHead: 5, scale, seed: 3 })
   })
@@ -120,6 +126,30 @@ describe('a key that is not seen', () => {
           .every((number) => number === 0),
       ).toBe(true)
     }
+  })
+
+  // But on those of its tile, which has at most 6 queries.
+  it('has no effect on queries far before it with causal', () => {
+    const made = () => tensor(gaussian(random, 48 * d), [48, d])
+    const [q, k, v, dy] = [made(), made(), made(), made()]
+    const run = (fill: number) => {
+      const [ofK, ofV] = [k, v].map((rows) => {
+        const changed = numbers(rows).slice()
+        return tensor(changed.fill(fill, 47 * d), [48, d])
+      })
+      const { y, saved } = attentionForward({ q, k: ofK, v: ofV }, { heads: 2, causal: true })
+      return [y, attentionBackward({ dy }, saved).dq].map((rows) => numbers(rows).slice(0, 32 * d))
+    }
+    expect(run(NaN)).toEqual(run(0))
+  })
+
+  it('has no effect on a query that sees no key with causal', () => {
+    const v = tensor(new Float32Array(2 * d).fill(NaN), [2, d])
+    const { y } = attentionForward(
+      { q: tensor(new Float32Array(3 * d), [3, d]), k: tensor(new Float32Array(2 * d), [2, d]), v },
+      { heads: 2, causal: true },
+    )
+    expect([...numbers(y)]).toEqual([0, 0, 0, 0, ...new Array<number>(2 * d).fill(NaN)])
   })
 
   it('is the same in every form of a mask', () => {
@@ -224,6 +254,7 @@ describe('refusals', () => {
 
   test.each([
     ['a q of one dimension', 'ERR_LILY_SHAPE', 'q: expected [batch, tokens, d]', { q: zeros(4) }],
+    ['a q of four dimensions', 'ERR_LILY_SHAPE', 'q: expected [batch, tokens, d]', { q: zeros(2, 2, 3, 4) }],
     ['a q without columns', 'ERR_LILY_SHAPE', 'q: expected', { q: zeros(2, 3, 0) }],
     ['a q of another type', 'ERR_LILY_DTYPE', 'q: expected float32', { q: halves(2, 3, 4) }],
     ['a k of another batch', 'ERR_LILY_SHAPE', 'k: expected [2, keys, 4]', { k: zeros(3, 5, 4) }],

@@ -6,9 +6,9 @@ import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { checkDevice } from '../memory/backends.js'
-import { checkPlace, refuseBuffer, refuseOverlap } from '../memory/checks.js'
+import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import { CPU, deviceText } from '../memory/device.js'
-import { checkAttached, type Operand, type Part } from '../memory/operand.js'
+import { type Operand, type Part } from '../memory/operand.js'
 import { resolve, resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { GradientOf } from './backward.js'
@@ -270,7 +270,6 @@ export function attentionBackward<O extends Exact<O, AttentionBackwardOptions> =
   }
   checkOperand('dy', dy)
   checkLike('dy', dy, 'y', given[3])
-  for (const memory of [statistics, mask]) if (memory !== null) checkKept(memory, problem)
   const outputs = inputs.gradients
   for (const [i, name] of GRADIENTS.entries()) {
     const output = outputs[i]?.operand
@@ -283,7 +282,6 @@ export function attentionBackward<O extends Exact<O, AttentionBackwardOptions> =
     refuseOverlap(name, output, 'dy', dy)
     for (const [j, other] of INPUTS.entries()) refuseOverlap(name, output, other, given[j])
     for (let j = 0; j < i; j++) refuseOverlap(name, output, GRADIENTS[j], outputs[j]?.operand)
-    refuseBuffer(name, output, 'saved', statistics.memory)
   }
 
   const gradients = GRADIENTS.map((name, i) => {
@@ -349,11 +347,6 @@ function checkLike(argument: string, operand: Operand, other: string, { shape }:
   fail('ERR_LILY_SHAPE', argument, `expected ${shapeText(shape)}, the shape of ${other}, got ${shapeText(given)}`)
 }
 
-/** The caller may have transferred the memory of others, but has none of these; a mask may be empty. */
-function checkKept({ memory }: Part, { batch, tokens, keys }: AttentionProblem): void {
-  if (batch * tokens * keys > 0) checkAttached('saved', memory)
-}
-
 function problemOf(
   q: Operand,
   k: Operand,
@@ -363,7 +356,7 @@ function problemOf(
   scale: number | null,
 ): AttentionProblem {
   const { shape, columns } = q
-  if (shape.length < 2 || columns < 1) {
+  if (shape.length < 2 || shape.length > 3 || columns < 1) {
     fail(
       'ERR_LILY_SHAPE',
       'q',

@@ -216,6 +216,8 @@ void attention(const AttentionPass &pass, int64_t task, float *memory) {
   for (int64_t i = 0; i < queries; ++i) {
     const bool has_keys = scratch.maxima[i] != -__builtin_inff() || !(scratch.totals[i] == 0.0f);
     const float inverse = has_keys ? 1.0f / scratch.totals[i] : 0.0f;
+    // A value that only other queries of the tile see may be NaN, and so are these sums then.
+    if (!has_keys) clear(scratch.sums + i * pitch, pitch);
     write_rows(1, d, scratch.sums + i * pitch, pitch, inverse, head.queries(call.y, begin + i), call.y.accumulate != 0);
     if (call.statistics == nullptr) continue;
     float *const maxima = call.statistics + head.index * 2 * call.problem.tokens + begin;
@@ -231,7 +233,6 @@ struct BackwardScratch {
   float *queries, *dy;                                // packed
   float *order;
   float *probabilities, *d_scores;  // kBackwardQueries rows
-  float *dot_products;              // rowsum(dy y)
   float *d_queries;                 // kTileRows rows
   float *d_keys, *d_values;
   int64_t floats;
@@ -250,7 +251,6 @@ struct BackwardScratch {
     order = scratch.take(kBackwardKeys);
     probabilities = scratch.take(query_rows * score_pitch(kBackwardKeys));
     d_scores = scratch.take(query_rows * score_pitch(kBackwardKeys));
-    dot_products = scratch.take(query_rows);
     d_queries = scratch.take(kTileRows * pitch);
     d_keys = scratch.take(key_rows * pitch);
     d_values = scratch.take(key_rows * pitch);
@@ -313,8 +313,14 @@ LILY_INLINE void attention_backward_block(const lily_cpu_attention_backward &cal
   if (call.dq.data == nullptr) return;
   for (int64_t row = 0; row < queries; row += kTileRows) {
     const int64_t rows = minimum(kTileRows, queries - row);
-    multiply_panels({rows, d, keys}, {scratch.d_scores + row * scores, scores, 1}, scratch.keys, keys,
-                    {scratch.d_queries, pitch}, false);
+    // A key that none of the rows sees may hold any number.
+    const int64_t seen_keys = head.limit(begin + row + rows - 1, key, keys);
+    if (seen_keys == 0) {
+      clear(scratch.d_queries, rows * pitch);
+    } else {
+      multiply_panels({rows, d, seen_keys}, {scratch.d_scores + row * scores, scores, 1}, scratch.keys, keys,
+                      {scratch.d_queries, pitch}, false);
+    }
     write_rows(rows, d, scratch.d_queries, pitch, 1.0f, head.queries(call.dq, begin + row),
                key > 0 || call.dq.accumulate != 0);
   }

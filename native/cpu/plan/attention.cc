@@ -38,7 +38,8 @@ Plan<AttentionBackwardPass> plan_attention(const lily_cpu_attention_backward &ca
   Plan<AttentionBackwardPass> plan = {};
   plan.pass.call = &call;
   take_scratch(plan, products.backward_scratch(plan.pass));
-  plan.steps.add(call.problem.batch * call.problem.heads, products.backward);
+  const lily_cpu_attention_problem &problem = call.problem;
+  if (problem.tokens > 0 || problem.keys > 0) plan.steps.add(problem.batch * problem.heads, products.backward);
   return plan;
 }
 
