@@ -20,7 +20,7 @@ import type { Precision } from './problem.js'
 export interface LinearProblem extends Sized {
   /** W as it is in memory. */
   readonly weight: Operand
-  /** False: out (+)= in W^T + bias. True: out (+)= in W + bias, a bias only on the cpu. */
+  /** False: out (+)= in W^T + bias. True: out (+)= in W + bias, a bias not on CUDA devices. */
   readonly transposed: boolean
   /** Type of x and y, or of dy and dx. */
   readonly dtype: DType

@@ -17,8 +17,8 @@ int64_t element_bytes(int64_t dtype) {
   return dtype >= LILY_FLOAT32 && dtype <= LILY_FLOAT16 ? dtype_bytes(static_cast<int32_t>(dtype)) : 0;
 }
 
-// Neither the product of two counts of attention nor that of the batch and the heads overflows.
-constexpr int64_t kMaxCount = INT32_MAX, kMaxHeads = int64_t{1} << 20;
+// The product of two counts of attention does not overflow.
+constexpr int64_t kMaxCount = INT32_MAX;
 
 std::string text(int64_t number) { return std::to_string(number); }
 
@@ -466,13 +466,12 @@ class Reader {
   lily_cpu_attention_problem read_attention_problem() {
     using namespace attention_field;
     lily_cpu_attention_problem problem = {};
-    if (source_.backend != lily_cpu_backend())
-      fail("ERR_LILY_ARGUMENT", "attention is an operation of the cpu backend");
+    if (source_.backend != lily_cpu_backend()) fail("ERR_LILY_DEVICE", "only the cpu backend computes attention");
     problem.batch = whole(batch, 0, kMaxCount);
     problem.tokens = whole(tokens, 0, kMaxCount);
     problem.keys = whole(keys, 0, kMaxCount);
-    problem.heads = whole(heads, 1, kMaxHeads);
-    problem.d_head = whole(dHead, 1, kMaxHeads);
+    problem.heads = whole(heads, 1, kMaxCount);
+    problem.d_head = whole(dHead, 1, kMaxCount);
     problem.scale = static_cast<float>(source_.numbers[scale]);
     problem.causal = static_cast<int32_t>(whole(causal, 0, 1));
     if (failed()) return problem;

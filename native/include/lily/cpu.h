@@ -12,7 +12,8 @@ extern "C" {
 #endif
 
 /* A frozen linear layer (lily_linear_problem) may also have a parameter_dtype of 16 bits under float32 activations: the
- * weight is converted exactly, and the results have the bits of the same weight in float32. */
+ * weight is converted exactly, and the results have the bits of the same weight in float32. Its bias may be 1 x d_in if
+ * `transposed`, and in float32 beside a weight of 16 bits. */
 const lily_backend *lily_cpu_backend(void);
 
 /* The properties of the processor that determine the instruction set and the number of threads of the CPU backend. */
