@@ -1,6 +1,5 @@
 /** Tensors of TensorFlow.js from tensors of this package, and the other way round. */
 import { type Tensor as TfTensor, tensor as tfTensor } from '@tensorflow/tfjs-core'
-import type { HostData } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { CPU } from '../memory/device.js'
 import { checkMemory } from '../memory/operand.js'
@@ -8,7 +7,7 @@ import { copyRows, toFloat32 } from '../tensor/numbers.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 import { currentGpuPlace } from './gpu-memory.js'
-import { checkTensor } from './memory.js'
+import { checkTensor, dataOf } from './memory.js'
 
 /**
  * A copy of a tensor of TensorFlow.js, which stays valid whatever happens to the original. bool becomes uint8.
@@ -31,7 +30,7 @@ export function fromTf(source: TfTensor): Tensor {
   checkTensor('source', source, ['float32', 'int32', 'bool'])
   checkDimensions(source)
   // Some backends return their own memory here.
-  return tensor((source.dataSync() as HostData).slice(), source.shape)
+  return tensor(dataOf(source).slice(), source.shape)
 }
 
 /** Tensors of this package have at least one dimension. */

@@ -7,7 +7,7 @@ import { kernelOnGpu, PackedLinear, packLinear } from '../operations/packed-line
 import type { TensorLike } from '../tensor/resolve.js'
 import { tensor } from '../tensor/tensor.js'
 import { currentGpuPlace, tfGpu } from './gpu-memory.js'
-import { checkFloat32, hostPlace, newTensor } from './memory.js'
+import { checkFloat32, floatsOf, hostPlace, newTensor } from './memory.js'
 import type { Place } from './place.js'
 
 /** A weight as a layer multiplies it. */
@@ -81,8 +81,8 @@ function readKernel(argument: string, weight: Tensor): FrozenWeight {
   const known = packedKernels.get(dataId)
   // A reshaped tensor has the dataId of the original.
   if (known?.dIn === shape[0]) return known
-  // The packed form refers to the numbers, which must stay where they are: dataSync copies them out of a heap.
-  const packed = packLinear(tensor(weight.dataSync(), shape), { transposed: true })
+  // The packed form refers to the numbers, which must stay where they are: readSync copies them out of a heap.
+  const packed = packLinear(tensor(floatsOf(weight), shape), { transposed: true })
   const frozen = weightOf(hostPlace, () => packed, null)
   packedKernels.set(dataId, frozen)
   return frozen

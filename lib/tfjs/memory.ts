@@ -17,6 +17,7 @@ import {
   util,
   type Variable,
 } from '@tensorflow/tfjs-core'
+import type { HostData } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import type { Place, VariableParameter } from './place.js'
@@ -110,7 +111,7 @@ export const hostPlace: Place = {
       compute(output, ...rest)
     }),
   // The call copies it.
-  small: (_, tensor) => ({ operand: { data: tensor.dataSync(), shape: tensor.shape }, tensor: null }),
+  small: (_, tensor) => ({ operand: { data: dataOf(tensor), shape: tensor.shape }, tensor: null }),
   variable: (variable) => new HostVariable(variable),
 }
 
@@ -148,8 +149,20 @@ function moveToHeap(heap: HeapBackend, tensors: readonly TensorInfo[]): void {
 }
 
 function numbersOf(heap: HeapBackend | null, tensor: TensorInfo): HostTensor {
-  const data = heap === null ? (engine().readSync(tensor.dataId) as Float32Array) : heap.typedArrayFromHeap(tensor)
-  return { data, shape: tensor.shape }
+  return { data: heap === null ? floatsOf(tensor) : heap.typedArrayFromHeap(tensor), shape: tensor.shape }
+}
+
+/** The numbers of a float32 tensor. On the cpu backend it shares those of the int32 or bool that `tf.cast` was given. */
+export function floatsOf({ dataId }: TensorInfo): Float32Array {
+  const numbers = engine().readSync(dataId)
+  return numbers instanceof Float32Array ? numbers : Float32Array.from(numbers as Int32Array | Uint8Array)
+}
+
+/** The numbers of a tensor in the type that it has. They may be memory of the backend. */
+export function dataOf(tensor: Tensor): HostData {
+  if (tensor.dtype === 'float32') return floatsOf(tensor)
+  const numbers = tensor.dataSync() as Int32Array | Uint8Array
+  return tensor.dtype === 'int32' ? Int32Array.from(numbers) : numbers
 }
 
 export function isTensor(value: unknown): value is Tensor {
