@@ -160,8 +160,8 @@ function addAdapter(x: Tensor, below: Below, shape: number[], { place, layer, se
     if (tensor !== null) small.push(tensor)
   }
   const { base, weight, bias } = below
-  const operand = weight?.operand()
-  if (weight?.kernel) small.push(share(weight.kernel))
+  const { operand, tensor: kernel } = weight?.operand() ?? {}
+  if (kernel) small.push(kernel)
   let saved: RecordedCall['saved'] | undefined
   try {
     const y = place.compute(shape, base, bias === undefined ? [x] : [x, bias], (y, x, bias) => {

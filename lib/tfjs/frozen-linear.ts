@@ -1,8 +1,10 @@
 /** A frozen linear layer as an operation of TensorFlow.js. */
-import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core'
+import { engine, keep, type Tensor, type Tensor1D, type Tensor2D } from '@tensorflow/tfjs-core'
+import { linearBackward, linearForward } from '../operations/linear.js'
 import type { PackedLinear } from '../operations/packed-linear.js'
 import { frozenInputs, readFrozen } from './frozen-weight.js'
-import { checkFloat32 } from './memory.js'
+import type { TensorLike } from '../tensor/resolve.js'
+import { checkFloat32, newTensor } from './memory.js'
 import { refuseNested, runOperation } from './operation.js'
 
 /**
@@ -10,7 +12,7 @@ import { refuseNested, runOperation } from './operation.js'
  * {@link adaptedLinear} computes both.
  *
  * The first call with a weight packs it, and later calls use the packed form. On the webgpu backend nothing is packed: the
- * kernels read the buffer of the weight, which must live until the gradient is computed. Formulas: docs/linear.md.
+ * kernels read the buffer of the weight. Formulas: docs/linear.md.
  *
  * @param x [..., d_in], float32
  * @param weight [d_in, d_out], float32, as the kernel of tf.layers.dense; or {@link packLinear} of a weight, which may also be
@@ -27,17 +29,31 @@ export function frozenLinear(x: Tensor, weight: Tensor2D | Tensor | PackedLinear
   checkFloat32('x', x)
   const frozen = readFrozen('weight', weight, bias, x)
   const { inputs, gradients } = frozenInputs('weight', weight, bias)
-  return runOperation(
-    { x, ...inputs },
-    {
-      forward: () => frozen.forward(x, bias, [...x.shape.slice(0, -1), frozen.dOut]),
-      gradients: (dy) => ({
-        x: () => {
-          refuseNested()
-          return frozen.gradient(dy, x.shape)
-        },
-        ...gradients,
-      }),
-    },
-  )
+  const { place, dOut } = frozen
+  const isRecorded = engine().isTapeOn()
+  // TensorFlow.js may dispose of a weight that f computes before backward.
+  const kept: Tensor[] = []
+  let operand: PackedLinear
+  const forward = () => {
+    const given = frozen.operand()
+    operand = given.operand
+    try {
+      const inputs = bias === undefined ? [x] : [x, bias]
+      const info = place.compute([...x.shape.slice(0, -1), dOut], null, inputs, (y, x, bias?: TensorLike) => {
+        linearForward({ x, weight: operand, bias, y }, { accumulate: false })
+      })
+      if (isRecorded && given.tensor !== null) kept.push(keep(given.tensor))
+      return info
+    } finally {
+      if (kept.length === 0) given.tensor?.dispose()
+    }
+  }
+  const gradient = (dy: Tensor) => {
+    refuseNested()
+    const info = place.compute(x.shape, null, [dy], (dx, dy) => {
+      linearBackward({ dy, weight: operand, dx }, { accumulate: false })
+    })
+    return newTensor(info)
+  }
+  return runOperation({ x, ...inputs }, { forward, gradients: (dy) => ({ x: () => gradient(dy), ...gradients }), kept })
 }

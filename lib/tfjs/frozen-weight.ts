@@ -1,27 +1,27 @@
 /** A weight that is not trained, in host memory or on a GPUDevice. */
-import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core'
+import type { Tensor } from '@tensorflow/tfjs-core'
 import { fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
-import { linearBackward, linearForward } from '../operations/linear.js'
 import { kernelOnGpu, PackedLinear, packLinear } from '../operations/packed-linear.js'
-import type { TensorLike } from '../tensor/resolve.js'
 import { tensor } from '../tensor/tensor.js'
 import { currentGpuPlace, tfGpu } from './gpu-memory.js'
-import { checkFloat32, floatsOf, hostPlace, newTensor } from './memory.js'
+import { checkFloat32, floatsOf, hostPlace } from './memory.js'
 import type { Place } from './place.js'
 
 /** A weight as a layer multiplies it. */
 export interface FrozenWeight {
   readonly dIn: number
   readonly dOut: number
-  /** The tensor whose memory the calls read; null: they read host memory, which the operand keeps. */
-  readonly kernel: Tensor | null
-  /** The weight as an operand, for a following call of this package. */
-  operand(): PackedLinear
-  /** x weight + bias, of this shape. */
-  forward(x: Tensor, bias: Tensor | undefined, shape: number[]): TensorInfo
-  /** dy weight^T, of this shape. */
-  gradient(dy: Tensor, shape: number[]): Tensor
+  readonly place: Place
+  /** The weight as an operand, for following calls of this package. */
+  operand(): WeightOperand
+}
+
+/** The weight as an operand. */
+export interface WeightOperand {
+  readonly operand: PackedLinear
+  /** The tensor whose memory it is, which the caller disposes of after the last use; null: memory that the operand keeps. */
+  readonly tensor: Tensor | null
 }
 
 /**
@@ -63,7 +63,10 @@ function readPacked(argument: string, packed: PackedLinear): FrozenWeight {
         'weight as a tensor',
     )
   }
-  return weightOf(hostPlace, () => packed, null)
+  if (packed.isDisposed) {
+    fail('ERR_LILY_DISPOSED', argument, 'this packed weight is disposed of; use it before dispose()')
+  }
+  return onHost(packed)
 }
 
 function readKernel(argument: string, weight: Tensor): FrozenWeight {
@@ -73,42 +76,24 @@ function readKernel(argument: string, weight: Tensor): FrozenWeight {
   const gpu = currentGpuPlace(argument)
   if (gpu !== null) {
     const operand = () => {
-      checkFloat32(argument, weight)
-      return kernelOnGpu(gpu.operandOf(weight))
+      const tensor = gpu.own(weight)
+      return { operand: kernelOnGpu(gpu.operandOf(tensor)), tensor }
     }
-    return weightOf(gpu, operand, weight)
+    return { dIn: shape[0], dOut: shape[1], place: gpu, operand }
   }
   const known = packedKernels.get(dataId)
   // A reshaped tensor has the dataId of the original.
   if (known?.dIn === shape[0]) return known
   // The packed form refers to the numbers, which must stay where they are: readSync copies them out of a heap.
   const packed = packLinear(tensor(floatsOf(weight), shape), { transposed: true })
-  const frozen = weightOf(hostPlace, () => packed, null)
+  const frozen = onHost(packed)
   packedKernels.set(dataId, frozen)
   return frozen
 }
 
-function weightOf(place: Place, operand: () => PackedLinear, kernel: Tensor | null): FrozenWeight {
-  const [dOut, dIn] = operand().shape
-  return {
-    dIn,
-    dOut,
-    kernel,
-    operand,
-    forward(x, bias, shape) {
-      const weight = operand()
-      return place.compute(shape, null, bias === undefined ? [x] : [x, bias], (y, x, bias?: TensorLike) => {
-        linearForward({ x, weight, bias, y }, { accumulate: false })
-      })
-    },
-    gradient(dy, shape) {
-      const weight = operand()
-      const compute = (dx: TensorLike, dy: TensorLike) => {
-        linearBackward({ dy, weight, dx }, { accumulate: false })
-      }
-      return newTensor(place.compute(shape, null, [dy], compute))
-    },
-  }
+function onHost(operand: PackedLinear): FrozenWeight {
+  const [dOut, dIn] = operand.shape
+  return { dIn, dOut, place: hostPlace, operand: () => ({ operand, tensor: null }) }
 }
 
 function checkBias(bias: unknown, dOut: number): void {

@@ -6,8 +6,10 @@
  * it before the commands of the call.
  */
 import {
+  add,
   backend,
   cast,
+  type DataType,
   mul,
   notEqual,
   pad,
@@ -35,7 +37,7 @@ import type { Place, SmallName, SmallOperand, VariableParameter } from './place.
 interface TfGpu {
   readonly device: GPUDevice
   /** The data of a tensor. Those of other backends are moved here first. */
-  readonly tensorMap: { get(dataId: object): { readonly resource?: unknown } }
+  readonly tensorMap: { get(dataId: object): { readonly resource?: unknown; readonly dtype: DataType } }
   /** Gives a tensor a buffer unless it has one: that of its numbers, if they are still on the host. */
   uploadToGPU(dataId: object): void
   makeTensorInfo(shape: number[], dtype: 'float32'): TensorInfo
@@ -78,10 +80,12 @@ export class GpuPlace implements Place {
     readonly device: GpuDevice,
   ) {}
 
-  read(inputs: readonly Tensor[], read: (...inputs: TensorLike[]) => void): void {
-    const operands = inputs.map((input) => this.operandOf(input))
-    this.#submit()
-    read(...operands)
+  read(inputs: readonly Tensor[], read: (...inputs: GpuTensorLike[]) => void): void {
+    tidy(() => {
+      const operands = inputs.map((input) => this.operandOf(this.#stored(input)))
+      this.#submit()
+      read(...operands)
+    })
   }
 
   compute(
@@ -90,26 +94,22 @@ export class GpuPlace implements Place {
     inputs: readonly Tensor[],
     compute: (output: TensorLike, ...inputs: TensorLike[]) => void,
   ): TensorInfo {
-    return this.#copied(shape, start && this.operandOf(start).buffer, inputs, compute)
+    if (start === null) return this.#computed(shape, inputs, compute)
+    return this.#computed(shape, [start, ...inputs], (output, first, ...given) => {
+      this.#copy(first.buffer, output)
+      compute(output, ...given)
+    })
   }
 
-  /** @param from what the result holds first; null: the numbers are undefined */
-  #copied(
+  #computed(
     shape: number[],
-    from: GPUBuffer | null,
     inputs: readonly Tensor[],
-    compute: (output: TensorLike, ...inputs: TensorLike[]) => void,
+    compute: (output: GpuTensorLike, ...inputs: GpuTensorLike[]) => void,
   ): TensorInfo {
-    const { gpu } = this
-    const info = gpu.makeTensorInfo(shape, 'float32')
+    const info = this.gpu.makeTensorInfo(shape, 'float32')
     try {
       const output = this.operandOf(info)
       this.read(inputs, (...operands) => {
-        if (from !== null) {
-          const encoder = gpu.device.createCommandEncoder()
-          encoder.copyBufferToBuffer(from, 0, output.buffer, 0, 4 * util.sizeFromShape(shape))
-          gpu.device.queue.submit([encoder.finish()])
-        }
         compute(output, ...operands)
       })
     } catch (cause) {
@@ -119,8 +119,14 @@ export class GpuPlace implements Place {
     return info
   }
 
+  #copy(from: GPUBuffer, to: GpuTensorLike): void {
+    const encoder = this.gpu.device.createCommandEncoder()
+    encoder.copyBufferToBuffer(from, 0, to.buffer, 0, 4 * util.sizeFromShape([...to.shape]))
+    this.gpu.device.queue.submit([encoder.finish()])
+  }
+
   small(name: SmallName, tensor: Tensor): SmallOperand {
-    const own = name === 'mask' ? packFlags(tensor) : share(tensor)
+    const own = name === 'mask' ? packFlags(tensor) : this.own(tensor)
     return {
       operand: { ...this.operandOf(own, name === 'mask' ? 'uint8' : undefined), shape: tensor.shape },
       tensor: own,
@@ -133,9 +139,25 @@ export class GpuPlace implements Place {
 
   /** A copy of a tensor in memory of this package. */
   copyOf(tensor: Tensor): LilyTensor {
-    const operand = resolve('source', this.operandOf(tensor))
-    this.#submit()
-    return tensorOf(copyToDevice(operand, this.device))
+    let copy: LilyTensor | undefined
+    this.read([tensor], (source) => {
+      copy = tensorOf(copyToDevice(resolve('source', source), this.device))
+    })
+    return copy as LilyTensor
+  }
+
+  /** Another tensor with the same numbers, for which {@link operandOf} is correct. The caller disposes of it. */
+  own(tensor: Tensor): Tensor {
+    return tidy(() => share(this.#stored(tensor)))
+  }
+
+  /**
+   * The tensor itself, or a new one whose buffer has numbers of its type: `tf.cast` to float32 shares the buffer of int32 or
+   * bool, which the shaders of TensorFlow.js convert.
+   */
+  #stored(tensor: Tensor): Tensor {
+    const isShared = tensor.dtype === 'float32' && this.gpu.tensorMap.get(tensor.dataId).dtype !== 'float32'
+    return isShared ? add(tensor, 0) : tensor
   }
 
   /** A tensor of TensorFlow.js with the numbers of a float32 operand. */
@@ -143,7 +165,11 @@ export class GpuPlace implements Place {
     const contiguous = tensorOf(copyToDevice(operand, this.device))
     try {
       const from = contiguous.buffer
-      return newTensor(this.#copied(contiguous.shape, from, [], () => undefined))
+      return newTensor(
+        this.#computed(contiguous.shape, [], (output) => {
+          this.#copy(from, output)
+        }),
+      )
     } finally {
       contiguous.dispose()
     }
@@ -192,13 +218,14 @@ class GpuVariable implements VariableParameter {
 
   begin(gradient: Tensor): void {
     const { variable, place } = this
-    this.#grad = gradient
+    this.#grad = place.own(gradient)
     // The gradient is an input so that the commands that compute it are submitted.
-    this.#next = newTensor(place.compute(variable.shape, variable, [gradient], () => undefined))
+    this.#next = newTensor(place.compute(variable.shape, variable, [this.#grad], () => undefined))
   }
 
   end(isDone: boolean): void {
     const next = this.#next
+    this.#grad?.dispose()
     this.#next = null
     this.#grad = null
     if (next === null) return

@@ -1,7 +1,7 @@
 /** What is recorded, kept and released; what would be lost without an error; copies and memory. */
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
-import { type AdapterLayer, LilyAdapters, LilyModel, LoraModel, tensor } from '../../lib/index.js'
+import { type AdapterLayer, LilyAdapters, LilyModel, LoraModel, packLinear, tensor } from '../../lib/index.js'
 import {
   AdapterOptimizer,
   adapt,
@@ -371,6 +371,14 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       await expectRefused(code, message, call)
       expect(base.dataSync()).toEqual(before)
       expect(isZero(model)).toBe(true)
+    })
+
+    it('a packed weight that is disposed of', async () => {
+      const packed = packLinear(tensor(new Float32Array(D_OUT * D_IN), [D_OUT, D_IN]))
+      packed.dispose()
+      const message = (name: string) => `${name}: this packed weight is disposed of; use it before`
+      await expectRefused('ERR_LILY_DISPOSED', message('weight'), () => frozenLinear(x, packed))
+      await expectRefused('ERR_LILY_DISPOSED', message('kernel'), () => adaptedLinear(x, packed, layer))
     })
 
     it('routing of LoRA', async () => {
