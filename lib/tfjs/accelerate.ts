@@ -52,6 +52,11 @@ interface Attributes {
   readonly leakyreluAlpha?: number | undefined
 }
 
+/** The member of the wasm backend that this file uses. */
+interface WasmBackend {
+  readonly dataIdMap: { get(dataId: object): { readonly shape: readonly number[] } }
+}
+
 /** Our kernels that are registered, and those that they replace. */
 const replaced = new Map<KernelConfig, KernelConfig>()
 
@@ -113,10 +118,11 @@ function replace(old: KernelConfig, kernelFunc: KernelFunc): void {
 
 function restore(): void {
   for (const [kernel, old] of replaced) {
-    // Another one may have replaced ours since.
-    if (getKernel(kernel.kernelName, kernel.backendName) === kernel) reregister(old)
+    // Another one may have replaced ours since, and may itself be replaced by ours again.
+    if (getKernel(kernel.kernelName, kernel.backendName) !== kernel) continue
+    reregister(old)
+    replaced.delete(kernel)
   }
-  replaced.clear()
 }
 
 /** Without the warning about a kernel that is registered twice. */
@@ -128,12 +134,17 @@ function reregister(kernel: KernelConfig): void {
 /**
  * A kernel that returns the numbers of its input where the result has the same. The wasm backend copies them, also for each
  * tensor that a gradient keeps. Its cpu backend shares them, as both do in `tf.reshape`: no kernel changes a tensor.
+ *
+ * The wasm backend stores the shape of the first tensor of the numbers, and its fused kernels check that of a bias there, so
+ * that a vector that was made by `tf.reshape` is copied.
  */
 function sharing(old: KernelConfig): KernelFunc {
   return (args) => {
     const { dataId, shape, dtype } = args.inputs.x as TensorInfo
     const { dtype: wanted = dtype } = (args.attrs ?? {}) as { readonly dtype?: string }
-    if (dtype === 'string' || wanted !== dtype) return old.kernelFunc(args)
+    const { dataIdMap } = args.backend as WasmBackend
+    const isReshaped = shape.length === 1 && dataIdMap.get(dataId).shape.length !== 1
+    if (dtype === 'string' || wanted !== dtype || isReshaped) return old.kernelFunc(args)
     currentBackend().incRef(dataId)
     return { dataId, shape, dtype }
   }

@@ -177,6 +177,21 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers })
   })
 
+  test('a clone of a reshaped vector is a bias of fused convolutions', () => {
+    const x = normal([1, 4, 4, 2], 1) as tf.Tensor4D
+    const given = (size: number, channels: number) => ({
+      x,
+      filter: normal([1, 1, 2, size], 2) as tf.Tensor4D,
+      strides: 1,
+      pad: 'same' as const,
+      bias: tf.clone(tf.reshape(normal([1, channels], 3), [channels])),
+    })
+    const [old, ours] = both(() => [tf.fused.conv2d(given(3, 3)), tf.fused.depthwiseConv2d(given(1, 2))], 0)
+    old.forEach((tensor, i) => {
+      expectEqual(`result ${i}`, ours[i], tensor)
+    })
+  })
+
   test('other types, empty products, and errors are those of the kernels before', () => {
     restore = accelerate()
     const spy = vi.spyOn(products, 'matMul')
@@ -193,14 +208,14 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
   test('restoring registers the kernels before, whose setup and disposal ours have', () => {
     const before = registered(name)
     restore = accelerate()
-    const ours = registered(name)
-    ours.forEach((kernel, i) => {
+    const registeredNow = registered(name)
+    registeredNow.forEach((kernel, i) => {
       const { setupFunc, disposeFunc, kernelFunc } = before[i]
       expect([kernel.setupFunc, kernel.disposeFunc]).toEqual([setupFunc, disposeFunc])
       expect(kernel.kernelFunc).not.toBe(kernelFunc)
     })
     const again = accelerate()
-    expect(registered(name)).toEqual(ours)
+    expect(registered(name)).toEqual(registeredNow)
     again()
     registered(name).forEach((kernel, i) => {
       expect(kernel).toBe(before[i])
@@ -209,13 +224,19 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
 
     // A kernel that another library has registered meanwhile stays.
     restore = accelerate()
+    const ours = tf.getKernel('BatchMatMul', name)
     const other = { ...tf.getKernel('BatchMatMul', name) }
     tf.unregisterKernel('BatchMatMul', name)
     tf.registerKernel(other)
     restore()
     expect(tf.getKernel('BatchMatMul', name)).toBe(other)
+    // When the other one is gone, ours is not replaced by ours, and can be restored.
     tf.unregisterKernel('BatchMatMul', name)
-    tf.registerKernel(before[0])
+    tf.registerKernel(ours)
+    accelerate()
+    expect(tf.getKernel('BatchMatMul', name)).toBe(ours)
+    restore()
+    expect(tf.getKernel('BatchMatMul', name)).toBe(before[0])
   })
 
   test('an activation that fails leaves no product behind', () => {
