@@ -31,8 +31,11 @@ export interface AdaptOptions extends Pick<LayerForwardOptions, 'routing' | 'poo
   readonly training?: boolean | undefined
 }
 
+/** Those that layers of LoRA do not have. */
+const LILY_SETTINGS = ['routing', 'pool', 'activation', 'mask', 'sequenceOffsets', 'weights'] as const
+
 /** Those that are passed on to `layer.forward`. */
-const SETTINGS = ['routing', 'pool', 'activation', 'precision', 'mask', 'sequenceOffsets', 'weights'] as const
+const SETTINGS = [...LILY_SETTINGS, 'precision'] as const
 
 export const ADAPT_OPTIONS: Known = new Set<keyof AdaptOptions>([...SETTINGS, 'training'])
 
@@ -80,16 +83,25 @@ export function checkLayer(layer: unknown): asserts layer is AdapterLayer {
  */
 export function readCall(layer: AdapterLayer, options: AdaptOptions, known: Known): AdapterCall {
   checkKeys('options', options, known)
-  // LoRA refuses those that it does not have, so that only those given are passed on.
   const settings: Record<string, unknown> = {}
   for (const name of SETTINGS) {
     const value: unknown = get('options', options, name)
     if (value === undefined) continue
+    if (name !== 'precision' && !('router' in layer)) failLora(layer, name, known)
     if (isTensor(value)) checkTensor(name, value, ['float32', 'int32', 'bool'])
     settings[name] = value
   }
   const recording = recordingFor(layer, readFlag('training', get('options', options, 'training'), undefined))
   return { place: placeOn('layer', layer.a.value.device), layer, settings, recording }
+}
+
+function failLora({ name }: AdapterLayer, option: string, known: Known): never {
+  const others = [...known].filter((one) => !LILY_SETTINGS.includes(one as 'mask'))
+  fail(
+    'ERR_LILY_ARGUMENT',
+    option,
+    `is no option for layer '${name}', which is LoRA and has the options ${others.join(', ')}; leave it out`,
+  )
 }
 
 /**

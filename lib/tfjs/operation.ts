@@ -7,6 +7,7 @@
  * throws an error instead of stopping the gradient silently.
  */
 import {
+  dispose,
   engine,
   getBackend,
   getGradient,
@@ -62,6 +63,14 @@ export function runOperation(inputs: NamedTensorMap, attributes: Attributes): Te
       ?.saved?.push(...attributes.kept)
   }
   return result
+}
+
+/** Disposes of what a gradient has kept that threw an error. TensorFlow.js does so only after a gradient without one. */
+export function releaseTape(): void {
+  const state = engine().state as { activeTape: { saved?: Tensor[] }[] | null; gradientDepth: number }
+  if (state.gradientDepth > 0) return
+  for (const { saved } of state.activeTape ?? []) dispose(saved)
+  state.activeTape = null
 }
 
 /** Gradients are not recorded themselves, so that a gradient of one would be zero without an error. */

@@ -14,6 +14,7 @@ import { describe, fail } from '../base/errors.js'
 import { copyArray, isInstance } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { AdapterModel } from '../model/adapter-model.js'
+import { releaseTape } from './operation.js'
 import { type Recording, withRecording } from './recording.js'
 
 /** One adapter, or several whose layers a loss depends on. */
@@ -92,6 +93,7 @@ function gradientsOf(f: () => Scalar, recording: Recording): ReturnType<typeof t
   try {
     return tfVariableGrads(() => checkedLoss(f, recording), [...recording.variables, recording.anchor])
   } catch (cause) {
+    releaseTape()
     // The loss depends on no variable, and so on no call of an adapter. The error has no code; of another text it is passed on.
     if (cause instanceof Error && cause.message.startsWith('Cannot find a connection')) checkReached(recording)
     throw cause

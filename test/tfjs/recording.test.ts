@@ -6,6 +6,7 @@ import {
   AdapterOptimizer,
   adapt,
   adaptedLinear,
+  attention,
   frozenLinear,
   fromTf,
   toTf,
@@ -238,6 +239,20 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       await expectRefused('ERR_LILY_ARGUMENT', 'f: it calls adaptedLinear or adapt with no layer', () =>
         variableGrads(() => lossOf(x), model, []),
       )
+      const input = tf.variable(tf.reshape(x, [1, TOKENS, D_IN]))
+      const kept = tf.memory()
+      const failing = (isLate: boolean) => () => {
+        const fails = (): never => {
+          throw new Error('of f')
+        }
+        const late = tf.customGrad(() => ({ value: tf.scalar(1), gradFunc: fails }))
+        const y = adapt(tf.reshape(attention(input, input, tf.square(input), { heads: 2 }), x.shape), base, layer)
+        return isLate ? tf.mul<tf.Scalar>(late(lossOf(y)), 1) : fails()
+      }
+      for (const isLate of [false, true]) {
+        expect(() => variableGrads(failing(isLate), model, [input])).toThrow('of f')
+        expect(tf.memory()).toEqual(kept)
+      }
       // Nothing is left over: the functions of TensorFlow.js do not find a recording.
       await expectRefused('ERR_LILY_ARGUMENT', 'by itself', () => tf.grad((x) => lossOf(adapt(x, base, layer)))(x))
     })
@@ -384,7 +399,10 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     it('routing of LoRA', async () => {
       const lora = LoraModel.create({ layers, config: { r: 2, targetModules: ['proj'] } })
       const call = () => adapt(x, base, lora.layer(names[0]), { routing: 'token' })
-      await expectRefused('ERR_LILY_ARGUMENT', 'routing: is not a property of options', call)
+      const message = "routing: is no option for layer 'layers.0.proj', which is LoRA and has the options "
+      await expectRefused('ERR_LILY_ARGUMENT', `${message}precision, training; leave`, call)
+      const adapted = () => adaptedLinear(x, normal([D_IN, D_OUT], 3), lora.layer(names[0]), { mask: [1] })
+      await expectRefused('ERR_LILY_ARGUMENT', 'has the options precision, training, bias; leave', adapted)
     })
   })
 
