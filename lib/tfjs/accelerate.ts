@@ -1,4 +1,4 @@
-/** Kernels of this package in the place of those of TensorFlow.js: matrix products, and copies that share numbers instead. */
+/** Kernels of this package in the place of those of TensorFlow.js: products, and copies that share numbers instead. */
 import {
   _FusedMatMul,
   BatchMatMul,
@@ -67,10 +67,11 @@ const replaced = new Map<KernelConfig, KernelConfig>()
  * by rounding, except where those are wrong (docs/tfjs.md#products-of-tensorflow-js). Formula:
  * docs/linear.md#matrix-products.
  *
- * On the wasm backend, copies of tensors, such as those that TensorFlow.js keeps for gradients, share the numbers of the
+ * So do additions, subtractions, multiplications and divisions of many numbers, sigmoids, squares, sums and means of rows, and
+ * `tf.gather` of rows. On the wasm backend, copies of tensors, such as those that TensorFlow.js keeps for gradients, share the numbers of the
  * original, as they do on its cpu backend.
  *
- * Where this package runs as WebAssembly, `tf.matMul` of one pair of matrices that are not transposed stays as it is on the
+ * Where this package runs as WebAssembly, functions of elements stay as they are, and `tf.matMul` of one pair of matrices that are not transposed stays as it is on the
  * wasm backend.
  *
  * @returns a function that restores the kernels. Both may be called again
@@ -84,29 +85,31 @@ export function accelerate(): () => void {
   if (!available) throw new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', `the cpu backend is not available: ${reason}`)
   const isWebAssembly = devices[0].simd?.startsWith('wasm') === true
   for (const backendName of BACKENDS) {
-    for (const kernelName of [BatchMatMul, _FusedMatMul]) {
-      const old = getKernel(kernelName, backendName) as KernelConfig | undefined
-      if (old === undefined || replaced.has(old)) continue
-      // In one thread on a Xeon, 32 products (128 x 64 x 128) took 106 ms in TensorFlow.js and 11 ms in our WebAssembly: its
-      // module has a plain loop for all but single products, which it leaves to XNNPACK. Those took 56 ms at
-      // (1024 x 256 x 1024), and 83 ms in ours, which copies the operands.
-      const keepsSingle = isWebAssembly && backendName === 'wasm' && kernelName === BatchMatMul
-      replace(old, kernelOf(old, keepsSingle))
-    }
+    // In one thread on a Xeon, 32 products (128 x 64 x 128) took 106 ms in TensorFlow.js and 11 ms in our WebAssembly: its
+    // module has a plain loop for all but single products, which it leaves to XNNPACK. Those took 56 ms at
+    // (1024 x 256 x 1024), and 83 ms in ours, which copies the operands.
+    const keepsSingle = isWebAssembly && backendName === 'wasm'
+    replaceAll(backendName, [
+      [BatchMatMul, (old) => kernelOf(old, keepsSingle)],
+      [_FusedMatMul, (old) => kernelOf(old, false)],
+    ])
+    if (!isWebAssembly) replaceAll(backendName, ELEMENTWISE_KERNELS)
   }
-  if (!isWebAssembly) {
-    for (const backendName of BACKENDS) {
-      for (const [kernelName, kernelOf] of ELEMENTWISE_KERNELS) {
-        const old = getKernel(kernelName, backendName) as KernelConfig | undefined
-        if (old !== undefined && !replaced.has(old)) replace(old, kernelOf(old))
-      }
-    }
-  }
-  for (const kernelName of [Identity, Cast]) {
-    const old = getKernel(kernelName, 'wasm') as KernelConfig | undefined
-    if (old !== undefined && !replaced.has(old)) replace(old, sharing(old))
-  }
+  replaceAll('wasm', [
+    [Identity, sharing],
+    [Cast, sharing],
+  ])
   return restore
+}
+
+function replaceAll(
+  backendName: string,
+  kernels: Iterable<readonly [string, (old: KernelConfig) => KernelFunc]>,
+): void {
+  for (const [kernelName, kernelFuncOf] of kernels) {
+    const old = getKernel(kernelName, backendName) as KernelConfig | undefined
+    if (old !== undefined && !replaced.has(old)) replace(old, kernelFuncOf(old))
+  }
 }
 
 function replace(old: KernelConfig, kernelFunc: KernelFunc): void {

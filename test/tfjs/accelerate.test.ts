@@ -205,6 +205,94 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     expect(spy).not.toHaveBeenCalled()
   })
 
+  test('functions of elements, with every way of repeating an operand', () => {
+    const shapes = [
+      [
+        [64, 257],
+        [64, 257],
+      ],
+      [[64, 257], []],
+      [[], [64, 257]],
+      [
+        [1, 1, 1],
+        [3, 64, 90],
+      ],
+      [[3, 64, 90], [90]],
+      [
+        [3, 64, 90],
+        [1, 64, 90],
+      ],
+      [
+        [3, 64, 1],
+        [3, 64, 90],
+      ],
+      [
+        [3, 1, 1],
+        [3, 64, 90],
+      ],
+      [
+        [64, 1],
+        [1, 300],
+      ],
+      // Of the kernel before: operands that repeat in other ways, and few numbers.
+      [
+        [3, 1, 90],
+        [3, 64, 90],
+      ],
+      [
+        [3, 64, 1],
+        [1, 64, 90],
+      ],
+      [
+        [1, 64, 1],
+        [3, 64, 90],
+      ],
+      [[5], [5]],
+    ]
+    for (const [ofA, ofB] of shapes) {
+      const [a, b] = [normal(ofA, 1), normal(ofB, 2)]
+      const [old, ours] = both(() => [tf.add(a, b), tf.sub(a, b), tf.mul(a, b), tf.div(a, b)], 0)
+      old.forEach((tensor, i) => {
+        expect(ours[i].shape).toEqual(tensor.shape)
+        expect(ours[i].dataSync(), `${String(ofA)} with ${String(ofB)}`).toEqual(tensor.dataSync())
+      })
+      restore?.()
+    }
+    expect(() => tf.add(normal([64, 257], 1), normal([64, 256], 2))).toThrow()
+    const ints = () => tf.mul(tf.fill([64, 257], 3, 'int32'), tf.scalar(2, 'int32'))
+    const [old, ours] = both(ints, 0)
+    expect([ours.dtype, ours.dataSync()]).toEqual(['int32', old.dataSync()])
+  })
+
+  test('sigmoids, squares, sums, means and gathers, and the gradients of a norm', () => {
+    const [x, table, dy] = [normal([4, 65, 96], 1), normal([70, 33], 2), normal([4, 65, 96], 3)]
+    const indices = tf.tensor2d([0, 69, 5, 5], [2, 2], 'int32')
+    const norm = (x: tf.Tensor) => {
+      const { mean, variance } = tf.moments(x, -1, true)
+      return tf.sigmoid(tf.div(tf.sub(x, mean), tf.sqrt(tf.add(variance, 1e-5))))
+    }
+    const run = () => [
+      tf.sigmoid(tf.mul(x, 40)),
+      tf.square(x),
+      tf.sum(x, -1),
+      tf.mean(x, 2, true),
+      // Of the kernel before.
+      tf.sum(x, 1),
+      tf.mean(x),
+      tf.gather(table, indices),
+      tf.gather(table, tf.tensor1d([3], 'int32'), 1),
+      norm(x),
+      tf.grad(norm)(x, dy),
+    ]
+    const [old, ours] = both(run, 0)
+    old.forEach((tensor, i) => {
+      expectEqual(`result ${i}`, ours[i], tensor)
+    })
+    if (name === 'cpu') return
+    restore = accelerate()
+    expect(() => tf.gather(table, tf.tensor1d([70], 'int32'))).toThrow('70')
+  })
+
   test('restoring registers the kernels before, whose setup and disposal ours have', () => {
     const before = registered(name)
     restore = accelerate()
