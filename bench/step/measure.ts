@@ -49,7 +49,7 @@ type Rounds = Pick<Extract<Request, { request: 'sample' }>, 'warmup' | 'rounds'>
 const ROUNDING = 1e-4
 
 /** A sample takes this long, or one round of steps. */
-const SAMPLE_SECONDS = 0.3
+const SAMPLE_SECONDS = 1
 
 /** A round that takes longer needs no warm-up: the caches and the processors are its own after a small part of it. */
 const LONG_SECONDS = 1

@@ -6,23 +6,27 @@ import {
   broadcast_util,
   Cast,
   Elu,
+  getGradient,
   getKernel,
+  type GradConfig,
   Identity,
   type KernelConfig,
   type KernelFunc,
   LeakyRelu,
   Prelu,
+  registerGradient,
   registerKernel,
   Relu,
   Relu6,
   Sigmoid,
   type TensorInfo,
+  unregisterGradient,
   unregisterKernel,
 } from '@tensorflow/tfjs-core'
 import { LilyError } from '../base/errors.js'
 import { backends } from '../memory/backends.js'
 import { matMul } from '../operations/matmul.js'
-import { ELEMENTWISE_KERNELS } from './elementwise.js'
+import { ELEMENTWISE_KERNELS, gradientsOfRows } from './elementwise.js'
 import { computeTensor, type HostTensor } from './memory.js'
 
 /** The backends whose numbers are in host memory. */
@@ -59,6 +63,8 @@ interface WasmBackend {
 
 /** Our kernels that are registered, and those that they replace. */
 const replaced = new Map<KernelConfig, KernelConfig>()
+/** The same of gradients, which all backends share. */
+const replacedGradients = new Map<GradConfig, GradConfig>()
 
 /**
  * Makes the backends wasm and cpu of TensorFlow.js multiply matrices with this package: `tf.matMul`, `tf.fused.matMul`,
@@ -95,6 +101,7 @@ export function accelerate(): () => void {
     ])
     if (!isWebAssembly) replaceAll(backendName, ELEMENTWISE_KERNELS)
   }
+  if (!isWebAssembly) replaceGradients()
   replaceAll('wasm', [
     [Identity, sharing],
     [Cast, sharing],
@@ -119,7 +126,27 @@ function replace(old: KernelConfig, kernelFunc: KernelFunc): void {
   replaced.set(kernel, old)
 }
 
+function replaceGradients(): void {
+  for (const [kernelName, gradFuncOf] of gradientsOfRows(BACKENDS)) {
+    const old = getGradient(kernelName) as GradConfig | undefined
+    if (old === undefined || replacedGradients.has(old)) continue
+    const gradient = { ...old, gradFunc: gradFuncOf(old) }
+    reregisterGradient(gradient)
+    replacedGradients.set(gradient, old)
+  }
+}
+
+function reregisterGradient(gradient: GradConfig): void {
+  unregisterGradient(gradient.kernelName)
+  registerGradient(gradient)
+}
+
 function restore(): void {
+  for (const [gradient, old] of replacedGradients) {
+    if (getGradient(gradient.kernelName) !== gradient) continue
+    reregisterGradient(old)
+    replacedGradients.delete(gradient)
+  }
   for (const [kernel, old] of replaced) {
     // Another one may have replaced ours since, and may itself be replaced by ours again.
     if (getKernel(kernel.kernelName, kernel.backendName) !== kernel) continue

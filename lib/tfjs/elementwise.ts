@@ -3,7 +3,11 @@ import {
   Add,
   backend,
   broadcast_util,
+  engine,
   GatherV2,
+  getBackend,
+  type GradConfig,
+  type GradFunc,
   type KernelConfig,
   type KernelFunc,
   Mean,
@@ -13,12 +17,13 @@ import {
   Square,
   Sub,
   Sum,
+  type Tensor,
   type TensorInfo,
   util,
 } from '@tensorflow/tfjs-core'
 import type { ElementwiseFunction, Extent } from '../operations/call.js'
 import { elementwise, rowSums } from '../operations/elementwise.js'
-import { computeTensor } from './memory.js'
+import { computeTensor, newTensor } from './memory.js'
 
 /** Below this number of elements a call of TensorFlow.js is as fast. */
 const FEWEST = 16 * 1024
@@ -27,6 +32,8 @@ const FEWEST = 16 * 1024
 const FEWEST_OF_ROW = 16
 
 const ALL: Extent = { hasRows: true, hasColumns: true }
+const OF_ROWS: Extent = { hasRows: true, hasColumns: false }
+const SCALAR: Extent = { hasRows: false, hasColumns: false }
 
 const BINARY: Readonly<Record<string, ElementwiseFunction>> = {
   [Add]: 'add',
@@ -86,13 +93,13 @@ function extentOf(shape: readonly number[], result: readonly number[]): (Extent 
   const size = util.sizeFromShape([...shape])
   const total = util.sizeFromShape([...result])
   if (size === total) return { ...ALL, n: null }
-  if (size === 1) return { hasRows: false, hasColumns: false, n: null }
+  if (size === 1) return { ...SCALAR, n: null }
   const padded = [...new Array<number>(result.length - shape.length).fill(1), ...shape]
   const first = padded.findIndex((length, axis) => length !== result[axis])
   const last = padded.findLastIndex((length, axis) => length !== result[axis])
   // Ones before the dimensions that it has, or after them.
   if (padded.slice(0, last + 1).every((length) => length === 1)) return { hasRows: false, hasColumns: true, n: size }
-  if (padded.slice(first).every((length) => length === 1)) return { hasRows: true, hasColumns: false, n: total / size }
+  if (padded.slice(first).every((length) => length === 1)) return { ...OF_ROWS, n: total / size }
   return null
 }
 
@@ -110,15 +117,54 @@ function unary(old: KernelConfig, compute: (y: Float32Array, x: Float32Array) =>
 function rows(old: KernelConfig, scaleOf: (n: number) => number): KernelFunc {
   return (args) => {
     const { x } = args.inputs as unknown as { x: TensorInfo }
-    const { axis, keepDims } = args.attrs as unknown as { axis: number | number[]; keepDims: boolean }
-    const [only, ...others] = util.parseAxisParam(axis, x.shape)
-    if (isSmall(x) || others.length > 0 || only !== x.shape.length - 1) return old.kernelFunc(args)
+    const { axis, keepDims } = args.attrs as unknown as Reduction
+    if (isSmall(x) || !isOfRows(x, axis)) return old.kernelFunc(args)
     const leading = x.shape.slice(0, -1)
-    const n = x.shape[only]
+    const n = x.shape[leading.length]
     return computeTensor([x], keepDims ? [...leading, 1] : leading, (y, x) => {
       rowSums([x.data.length / n, n], y.data, x.data, scaleOf(n))
     })
   }
+}
+
+/** The attributes of a reduction. */
+interface Reduction {
+  readonly axis: number | number[]
+  readonly keepDims: boolean
+}
+
+function isOfRows({ shape }: TensorInfo, axis: number | number[]): boolean {
+  const [only, ...others] = util.parseAxisParam(axis, shape)
+  return others.length === 0 && only === shape.length - 1
+}
+
+/**
+ * The gradients of reductions of the last dimension, which repeat dy. Those of TensorFlow.js multiply by a tensor of ones that
+ * JavaScript fills.
+ *
+ * @param backendNames where numbers are in host memory
+ */
+export function gradientsOfRows(backendNames: readonly string[]): [string, (old: GradConfig) => GradFunc][] {
+  const gradient =
+    (old: GradConfig, scaleOf: (n: number) => number): GradFunc =>
+    (dy, saved, attrs) => {
+      const [x] = saved
+      const isOurs =
+        backendNames.includes(getBackend()) && !isSmall(x) && isOfRows(x, (attrs as unknown as Reduction).axis)
+      // A gradient of this one takes operations that are recorded.
+      if (!isOurs || engine().isTapeOn()) return old.gradFunc(dy, saved, attrs)
+      const n = x.shape.at(-1) as number
+      const factor = Float32Array.of(scaleOf(n))
+      const repeat = () =>
+        computeTensor([dy as Tensor], x.shape, (dx, dy) => {
+          elementwise('multiply', [x.size / n, n], dx.data, dy.data, OF_ROWS, factor, SCALAR)
+        })
+      return { x: () => newTensor(repeat()) }
+    }
+  return [
+    [Sum, (old) => gradient(old, () => 1)],
+    [Mean, (old) => gradient(old, (n) => 1 / n)],
+  ]
 }
 
 /** Copies rows. */

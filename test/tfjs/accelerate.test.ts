@@ -7,8 +7,9 @@ import { BACKENDS, expectEqual, normal } from '../support/tfjs.js'
 
 type Activation = 'linear' | 'relu' | 'relu6' | 'sigmoid' | 'elu' | 'leakyrelu' | 'prelu'
 
-const KERNELS = ['BatchMatMul', '_FusedMatMul']
+const KERNELS = ['BatchMatMul', '_FusedMatMul', 'Multiply', 'Sum', 'GatherV2']
 const registered = (backend: string) => KERNELS.map((name) => tf.getKernel(name, backend))
+const gradients = () => ['Sum', 'Mean'].map((name) => tf.getGradient(name))
 const TRANSPOSES = [
   [false, false],
   [true, false],
@@ -283,6 +284,11 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       tf.gather(table, tf.tensor1d([3], 'int32'), 1),
       norm(x),
       tf.grad(norm)(x, dy),
+      tf.grad((x) => tf.sum(x, -1, true))(x, tf.mean(dy, -1, true)),
+      tf.grad((x) => tf.mean(x, [2]))(x, tf.mean(dy, -1)),
+      // Gradients of gradients, and those of few numbers or of another dimension, are those of TensorFlow.js.
+      tf.grad((x) => tf.sum(tf.grad((x) => tf.mean(tf.square(x), -1))(x)))(x),
+      tf.grad((x) => tf.sum(x, 1))(x),
     ]
     const [old, ours] = both(run, 0)
     old.forEach((tensor, i) => {
@@ -307,6 +313,9 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     again()
     registered(name).forEach((kernel, i) => {
       expect(kernel).toBe(before[i])
+    })
+    gradients().forEach((gradient, i) => {
+      expect(gradient).toBe(gradientsBefore[i])
     })
     restore()
 
