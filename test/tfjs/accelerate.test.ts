@@ -301,7 +301,11 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
 
   test('restoring registers the kernels before, whose setup and disposal ours have', () => {
     const before = registered(name)
+    const gradientsBefore = gradients()
     restore = accelerate()
+    gradients().forEach((gradient, i) => {
+      expect(gradient).not.toBe(gradientsBefore[i])
+    })
     const registeredNow = registered(name)
     registeredNow.forEach((kernel, i) => {
       const { setupFunc, disposeFunc, kernelFunc } = before[i]
