@@ -73,7 +73,7 @@ const replacedGradients = new Map<GradConfig, GradConfig>()
  * by rounding, except where those are wrong (docs/tfjs.md#products-of-tensorflow-js). Formula:
  * docs/linear.md#matrix-products.
  *
- * So do additions, subtractions, multiplications and divisions of many numbers, sigmoids, squares, sums and means of rows, and
+ * So do additions, subtractions, multiplications and divisions of many numbers, `tf.sigmoid`, squares, sums and means of rows, and
  * `tf.gather` of rows. On the wasm backend, copies of tensors, such as those that TensorFlow.js keeps for gradients, share the numbers of the
  * original, as they do on its cpu backend.
  *

@@ -265,7 +265,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     expect([ours.dtype, ours.dataSync()]).toEqual(['int32', old.dataSync()])
   })
 
-  test('sigmoids, squares, sums, means and gathers, and the gradients of a norm', () => {
+  test('sigmoid, squares, sums, means and gathers, and the gradients of a norm', () => {
     const [x, table, dy] = [normal([4, 65, 96], 1), normal([70, 33], 2), normal([4, 65, 96], 3)]
     const indices = tf.tensor2d([0, 69, 5, 5], [2, 2], 'int32')
     const norm = (x: tf.Tensor) => {
