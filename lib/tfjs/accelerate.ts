@@ -73,12 +73,12 @@ const replacedGradients = new Map<GradConfig, GradConfig>()
  * by rounding, except where those are wrong (docs/tfjs.md#products-of-tensorflow-js). Formula:
  * docs/linear.md#matrix-products.
  *
- * So do additions, subtractions, multiplications and divisions of many numbers, `tf.sigmoid`, squares, sums and means of rows, and
- * `tf.gather` of rows. On the wasm backend, copies of tensors, such as those that TensorFlow.js keeps for gradients, share the numbers of the
- * original, as they do on its cpu backend.
+ * Functions of many elements run in this package, too: sums, differences, products and quotients of tensors, `tf.sigmoid`,
+ * squares, sums and means of rows and their gradients, and `tf.gather` of rows. On the wasm backend, copies of tensors, such
+ * as those that TensorFlow.js keeps for gradients, share the numbers of the original, as they do on its cpu backend.
  *
- * Where this package runs as WebAssembly, functions of elements stay as they are, and `tf.matMul` of one pair of matrices that are not transposed stays as it is on the
- * wasm backend.
+ * Where this package runs as WebAssembly, functions of elements stay as they are, and so does `tf.matMul` of one pair of
+ * matrices that are not transposed on the wasm backend.
  *
  * @returns a function that restores the kernels. Both may be called again
  * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE

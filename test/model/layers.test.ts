@@ -23,7 +23,7 @@ import {
 } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/lily-config.js'
 import { forward } from '../reference.js'
-import { isWebGpu } from '../support/backend.js'
+import { backend, isWebGpu } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { createLora, createModel, numbersOf, place, runChain } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -429,6 +429,25 @@ describe('operands of a layer', () => {
       )
     }
   })
+
+  it.each(Object.entries(kinds))(
+    '%s: a frozen weight of 16 bits has the bits of the same one in float32',
+    async (_, make) => {
+      const run = (dtype: 'bfloat16' | 'float32') => {
+        const layer: AdapterLayer = make().layer('q')
+        // Numbers of bfloat16.
+        const rounded = Float32Array.from(weight, (value) => Math.round(value * 16) / 16)
+        const { y, saved } = layer.forward({ ...of(), weight: place(rounded, [5, 4], dtype) })
+        return Promise.all([y, layer.backward({ dy: gradient(), saved })].map(numbersOf))
+      }
+      if (backend === 'cuda') {
+        await expectRefused('ERR_LILY_DTYPE', 'weight: expected float32', () => run('bfloat16'))
+        return
+      }
+      const [narrow, wide] = [await run('bfloat16'), await run('float32')]
+      for (const [i, values] of wide.entries()) expectSameBits(`result ${i}`, narrow[i], values)
+    },
+  )
 
   it.each(Object.entries(kinds))('%s: an error shows their form', async (_, make) => {
     const layer: AdapterLayer = make().layer('q')

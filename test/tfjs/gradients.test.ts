@@ -267,6 +267,12 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       })
       const rows = packLinear(tensor(fromTf(tf.transpose(kernel)).data, [D_OUT, D_IN]))
       const columns = packLinear(fromTf(kernel), { transposed: true })
+      // A weight of 16 bits has the bits of the same one in float32.
+      const half = cast(fromTf(kernel), 'bfloat16')
+      const [narrow, wide] = [half, cast(half, 'float32')].map((kernel) =>
+        results(() => adaptedLinear(x, packLinear(kernel, { transposed: true }), layer, { ...options, bias })),
+      )
+      for (const [i, tensor] of narrow.entries()) expect(tensor.dataSync()).toEqual(wide[i].dataSync())
       for (const weight of [kernel, rows, columns]) {
         const actual = results(() => adaptedLinear(x, weight, layer, { ...options, bias }))
         for (const [i, tensor] of actual.entries()) expectEqual(`result ${i}`, tensor, expected[i])
