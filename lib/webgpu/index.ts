@@ -1,5 +1,6 @@
 /**
- * Lily, LoRA and frozen linear layers on the buffers of a GPUDevice, in browsers and wherever else there is WebGPU. It loads no native code.
+ * Lily, LoRA and frozen linear layers on the buffers of a GPUDevice, in browsers and wherever else there is WebGPU. It loads no
+ * native code.
  *
  * @module lily-kernels/webgpu
  * @packageDocumentation

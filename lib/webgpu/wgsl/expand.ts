@@ -1,7 +1,10 @@
 /**
- * The expanding product: tokens times the rows of a matrix, with columns enough for a workgroup for each tile. Symbols as in docs/math.md.
+ * The expanding product: tokens times the rows of a matrix, with columns enough for a workgroup for each tile. Symbols as in
+ * docs/math.md.
  *
- *     out[t, n] (+)= value(sum_k lhs[t, k] w[k, n])        y += s h C;  y += s u B;  dx += dh A;  y += x W^T + bias;  dx += dy W
+ *     out[t, n] (+)= value(sum_k lhs[t, k] w[k, n])
+ *
+ *     y += s h C;  y += s u B;  dx += dh A;  y += x W^T + bias;  dx += dy W
  *
  * One pass: a workgroup for each tile of out, which loads out if it adds to it.
  */
