@@ -4,7 +4,8 @@ import { OURS } from './contender.js'
 import type { PeerRow } from './measure.js'
 import type { Adapter, Missing } from './protocol.js'
 
-export interface PeersReport {
+/** What reports of contenders side by side begin with. */
+export interface Comparison {
   readonly version: string
   /** ISO 8601. */
   readonly measuredAt: string
@@ -23,6 +24,9 @@ export interface PeersReport {
   /** Variables that were set for PyTorch. */
   readonly environment: Readonly<Record<string, string>>
   readonly missing: readonly Missing[]
+}
+
+export interface PeersReport extends Comparison {
   readonly rows: readonly PeerRow[]
 }
 

@@ -1,28 +1,11 @@
 /** The results of `bench:step`: the report that is written as JSON, and its tables in Markdown. */
 import type { Missing } from '../peers/protocol.js'
+import type { Comparison } from '../peers/report.js'
 import type { StepRow } from './measure.js'
 import type { AdapterName, EncoderName } from './problem.js'
 import { type Part, parts, partTitles } from './protocol.js'
 
-export interface StepReport {
-  readonly version: string
-  /** ISO 8601. */
-  readonly measuredAt: string
-  readonly command: string
-  /** False if the run was interrupted. */
-  readonly complete: boolean
-  readonly machine: {
-    readonly device: string
-    readonly instructionSet: string
-    /** Of every contender. */
-    readonly threads: number
-    readonly platform: string
-  }
-  /** Libraries and their versions. */
-  readonly versions: Readonly<Record<string, string>>
-  /** Variables that were set for PyTorch. */
-  readonly environment: Readonly<Record<string, string>>
-  readonly missing: readonly Missing[]
+export interface StepReport extends Comparison {
   readonly rows: readonly StepRow[]
 }
 
