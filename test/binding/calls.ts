@@ -220,6 +220,8 @@ function elementwise(arrays: Arrays): Encoded {
     scale: 0.5,
   }
   const slots = arrays.operands(tables.elementwise.slots, numbers, { b: of < 4 ? 1 : 0 })
+  // It does not add to y.
+  slots.y.access = access.write
   return { operation: 'elementwise', numbers, slots, items: [] }
 }
 
