@@ -7,7 +7,9 @@ import { BACKENDS, expectEqual, normal } from '../support/tfjs.js'
 
 type Activation = 'linear' | 'relu' | 'relu6' | 'sigmoid' | 'elu' | 'leakyrelu' | 'prelu'
 
-const KERNELS = ['BatchMatMul', '_FusedMatMul', 'Multiply', 'Sum', 'GatherV2']
+/** Functions of elements, and gradients, stay with TensorFlow.js there. */
+const isWebAssembly = process.env.LILY_CPU_ISA === 'wasm'
+const KERNELS = ['BatchMatMul', '_FusedMatMul', ...(isWebAssembly ? [] : ['Multiply', 'Sum', 'GatherV2'])]
 const registered = (backend: string) => KERNELS.map((name) => tf.getKernel(name, backend))
 const gradients = () => ['Sum', 'Mean'].map((name) => tf.getGradient(name))
 const TRANSPOSES = [
@@ -48,7 +50,7 @@ function both<T extends tf.TensorContainer>(run: () => T, count: number): [old: 
   const spy = vi.spyOn(products, 'matMul').mockClear()
   const ours = counted()
   expect(ours.made, 'tensors and buffers').toEqual(old.made)
-  if (process.env.LILY_CPU_ISA !== 'wasm') expect(spy).toHaveBeenCalledTimes(count)
+  if (!isWebAssembly) expect(spy).toHaveBeenCalledTimes(count)
   return [old.result, ours.result]
 }
 
@@ -304,7 +306,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const gradientsBefore = gradients()
     restore = accelerate()
     gradients().forEach((gradient, i) => {
-      expect(gradient).not.toBe(gradientsBefore[i])
+      expect(gradient === gradientsBefore[i]).toBe(isWebAssembly)
     })
     const registeredNow = registered(name)
     registeredNow.forEach((kernel, i) => {
