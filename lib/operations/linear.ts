@@ -76,7 +76,7 @@ const OPTIONS: Known = new Set(['precision', 'accumulate', 'stream', 'encoder'])
  * done; on a device it enqueues the work.
  *
  * Sums are float32, and y is rounded once. A row of y depends on its row of x alone: it has the same bits in every batch,
- * with every number of threads, and with a packed weight ({@link packLinear}). Products of cuBLASLt on CUDA devices are an
+ * with every number of threads, and with a packed weight (`packLinear`). Products of cuBLASLt on CUDA devices are an
  * exception: docs/linear.md#bits. A 16-bit weight under an x in float32 is converted exactly: the results have the bits of
  * the same weight in float32.
  *

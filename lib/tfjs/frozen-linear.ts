@@ -15,7 +15,7 @@ import { refuseNested, runOperation } from './operation.js'
  * kernels read the buffer of the weight. Formulas: docs/linear.md.
  *
  * @param x [..., d_in], float32
- * @param weight [d_in, d_out], float32, as the kernel of tf.layers.dense; or {@link packLinear} of a weight, which may also be
+ * @param weight [d_in, d_out], float32, as the kernel of tf.layers.dense; or `packLinear` of a weight, which may also be
  *   bfloat16 or float16
  * @param bias [d_out], float32
  * @returns [..., d_out]
