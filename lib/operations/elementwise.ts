@@ -9,7 +9,8 @@ import {
 } from './call.js'
 import { run } from './dispatch.js'
 
-const ALL: Extent = { hasRows: true, hasColumns: true }
+/** Of an operand that does not repeat. */
+export const ALL: Extent = { hasRows: true, hasColumns: true }
 
 /** y = f(a, b) for each of the m x n elements of y, which must not overlap a and b. */
 export function elementwise(

@@ -91,7 +91,7 @@ export function accelerate(): () => void {
   if (!available) throw new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', `the cpu backend is not available: ${reason}`)
   const isWebAssembly = devices[0].simd?.startsWith('wasm') === true
   for (const backendName of BACKENDS) {
-    // In one thread on a Xeon, 32 products (128 x 64 x 128) took 106 ms in TensorFlow.js and 11 ms in our WebAssembly: its
+    // In one thread on a Xeon that did other work, too, 32 products (128 x 64 x 128) took 106 ms in TensorFlow.js and 11 ms in our WebAssembly: its
     // module has a plain loop for all but single products, which it leaves to XNNPACK. Those took 56 ms at
     // (1024 x 256 x 1024), and 83 ms in ours, which copies the operands.
     const keepsSingle = isWebAssembly && backendName === 'wasm'
@@ -115,15 +115,12 @@ function replaceAll(
 ): void {
   for (const [kernelName, kernelFuncOf] of kernels) {
     const old = getKernel(kernelName, backendName) as KernelConfig | undefined
-    if (old !== undefined && !replaced.has(old)) replace(old, kernelFuncOf(old))
+    if (old === undefined || replaced.has(old)) continue
+    // The setup of the old kernel prepares it for a backend that starts later.
+    const kernel = { ...old, kernelFunc: kernelFuncOf(old) }
+    reregister(kernel)
+    replaced.set(kernel, old)
   }
-}
-
-function replace(old: KernelConfig, kernelFunc: KernelFunc): void {
-  // The setup of the old kernel prepares it for a backend that starts later.
-  const kernel = { ...old, kernelFunc }
-  reregister(kernel)
-  replaced.set(kernel, old)
 }
 
 function replaceGradients(): void {

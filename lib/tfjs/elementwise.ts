@@ -22,16 +22,15 @@ import {
   util,
 } from '@tensorflow/tfjs-core'
 import type { ElementwiseFunction, Extent } from '../operations/call.js'
-import { elementwise, rowSums } from '../operations/elementwise.js'
+import { ALL, elementwise, rowSums } from '../operations/elementwise.js'
 import { computeTensor, newTensor } from './memory.js'
 
 /** Below this number of elements a call of TensorFlow.js is as fast. */
 const FEWEST = 16 * 1024
 
-/** Numbers of a row that is copied as fast as by TensorFlow.js. */
+/** Of a shorter row, making the view costs more than copying its numbers. */
 const FEWEST_OF_ROW = 16
 
-const ALL: Extent = { hasRows: true, hasColumns: true }
 const OF_ROWS: Extent = { hasRows: true, hasColumns: false }
 const SCALAR: Extent = { hasRows: false, hasColumns: false }
 
