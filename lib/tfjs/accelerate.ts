@@ -91,9 +91,9 @@ export function accelerate(): () => void {
   if (!available) throw new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', `the cpu backend is not available: ${reason}`)
   const isWebAssembly = devices[0].simd?.startsWith('wasm') === true
   for (const backendName of BACKENDS) {
-    // In one thread on a Xeon that did other work, too, 32 products (128 x 64 x 128) took 106 ms in TensorFlow.js and 11 ms in our WebAssembly: its
-    // module has a plain loop for all but single products, which it leaves to XNNPACK. Those took 56 ms at
-    // (1024 x 256 x 1024), and 83 ms in ours, which copies the operands.
+    // In one thread on a Xeon that did other work, too, 32 products (128 x 64 x 128) took 106 ms in TensorFlow.js and 11 ms
+    // in our WebAssembly: its module has a plain loop for all but single products, which it leaves to XNNPACK. Those took
+    // 56 ms at (1024 x 256 x 1024), and 83 ms in ours, which copies the operands.
     const keepsSingle = isWebAssembly && backendName === 'wasm'
     replaceAll(backendName, [
       [BatchMatMul, (old) => kernelOf(old, keepsSingle)],
