@@ -10,7 +10,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { codeOf, targets } from './cuda-targets.js'
+import { codeOf, float16Targets, targets } from './cuda-targets.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const prebuildify = join(root, 'node_modules', 'prebuildify', 'bin.js')
@@ -49,8 +49,10 @@ function prebuild(arch, compiler, strip, cmake) {
 
 // Prefers GCC 12: the addon then does not require a libstdc++ newer than that compiler's.
 function prebuildHere() {
-  const code = targets.map(codeOf)
-  const cuda = isAddonOnly ? ['-DLILY_CUDA=OFF'] : ['-DLILY_CUDA=ON', `-DLILY_CUDA_TARGETS=${code.join(';')}`]
+  const codes = [targets, float16Targets].map((each) => each.map(codeOf).join(';'))
+  const cuda = isAddonOnly
+    ? ['-DLILY_CUDA=OFF']
+    : ['-DLILY_CUDA=ON', `-DLILY_CUDA_TARGETS=${codes[0]}`, `-DLILY_CUDA_FLOAT16_TARGETS=${codes[1]}`]
   prebuild(process.arch, process.env.CXX ?? firstAvailable(['g++-12']), 'strip', cuda)
 }
 

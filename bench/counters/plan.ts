@@ -112,12 +112,16 @@ export function planCalls(calls: readonly PlannedCall[]): Plan[] {
     .map((line) => JSON.parse(line) as Plan)
 }
 
+/** The tiles of each kernel; of backward_dy those of token blocks and of column blocks. */
+export interface TileRows extends Readonly<
+  Record<'shrink' | 'expand' | 'x' | 'mix' | 'decode' | 'once' | 'large', Sizes[]>
+> {
+  readonly dy: readonly (readonly [tokens: Sizes, columns: Sizes])[]
+}
+
 /** The rows of the tables from which a plan for a GPU chooses, for tiles whose elements have 2 or 4 bytes. */
-export const tileRows = (
-  scalarBytes: 2 | 4,
-  { capability }: Pick<Gpu, 'capability'>,
-): Record<TileTable | 'decode' | 'once', readonly Sizes[]> =>
-  JSON.parse(run('', '--rows', String(scalarBytes), String(architectureOf(capability)))) as ReturnType<typeof tileRows>
+export const tileRows = (scalarBytes: 2 | 4, { capability }: Pick<Gpu, 'capability'>): TileRows =>
+  JSON.parse(run('', '--rows', String(scalarBytes), String(architectureOf(capability)))) as TileRows
 
 export const planCall = (call: PlannedCall): Plan => planCalls([call])[0]
 

@@ -76,17 +76,18 @@ void add_engine(Uses &uses) {
   for_each_row(typename Rows::Once{}, [&](auto row) {
     uses["backward_dy_once<" + name<decltype(row)>() + ">"].bytes = decltype(row)::kBytes;
   });
-  for_each_row(typename Rows::Strip{}, [&](auto strip) {
-    using Strip = decltype(strip);
-    uses["forward_expand<" + name<Strip>() + ">"] = {Strip::bytes(true, false, false), Strip::kThreads};
-    uses["backward_x<" + name<Strip>() + ">"] = {Strip::bytes(true, true, false), Strip::kThreads};
+  for_each_row(typename Rows::Expand{}, [&](auto row) {
+    using Tile = decltype(row);
+    uses["forward_expand<" + name<Tile>() + ">"] = {kExpandBytes<Tile>, Tile::kThreads};
   });
-  for_each_row(typename Rows::Dy{}, [&](auto tiles) {
-    auto &[bytes, threads] = uses["backward_dy<" + name<Engine>() + "," + name<decltype(tiles)>() + ">"];
-    threads = decltype(tiles)::kThreads;
-    for_each_row(typename decltype(tiles)::Shrink{}, [&](auto row) { bytes = std::max(bytes, decltype(row)::kBytes); });
-    for_each_row(typename decltype(tiles)::Strip{},
-                 [&](auto row) { bytes = std::max(bytes, decltype(row)::bytes(false, true, false)); });
+  for_each_row(typename Rows::X{}, [&](auto row) {
+    using Tile = decltype(row);
+    uses["backward_x<" + name<Tile>() + ">"] = {kBothBytes<Tile>, Tile::kThreads};
+  });
+  for_each_row(typename Rows::Dy{}, [&](auto row) {
+    using Pair = decltype(row);
+    uses["backward_dy<" + name<Pair>() + ">"] = {std::max(Pair::Shrink::kBytes, kOuterBytes<typename Pair::Strip>),
+                                                 Pair::kThreads};
   });
 }
 

@@ -77,12 +77,24 @@ void print(const Plan &plan, const lily_problem &problem, const Device &device) 
   std::printf("]}\n");
 }
 
+template <typename Row>
+void print(const Row &row) {
+  print(row.tile);
+}
+void print(const DyRow &row) {
+  std::printf("[");
+  print(row.tokens);
+  std::printf(",");
+  print(row.columns);
+  std::printf("]");
+}
+
 template <typename Rows>
 void print_rows(const char *name, const Rows &rows, const char *separator = ",") {
   std::printf("%s\"%s\":[", separator, name);
   for (const auto &row : rows) {
     if (&row != rows.data()) std::printf(",");
-    print(row.tile);
+    print(row);
   }
   std::printf("]");
 }
@@ -91,7 +103,9 @@ int print_rows(int scalar_bytes, int architecture) {
   const TileRows &rows = tile_rows(scalar_bytes, architecture);
   std::printf("{");
   print_rows("shrink", rows.shrink, "");
-  print_rows("strip", rows.strip);
+  print_rows("expand", rows.expand);
+  print_rows("dy", rows.dy);
+  print_rows("x", rows.x);
   print_rows("mix", rows.mix);
   print_rows("decode", rows.decode);
   print_rows("once", rows.once);

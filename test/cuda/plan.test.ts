@@ -119,8 +119,9 @@ describe.each(gpuNames)('on %s', (device) => {
     const isBetter = (plan: Plan, than: Plan) =>
       comparedSeconds(plan) < comparedSeconds(than) * (1 - 1e-9) ||
       predictedSeconds(plan) < predictedSeconds(than) * 0.99
-    for (const table of ['shrink', 'strip', 'mix', 'large'] as const)
-      for (const row of tileRows(2, gpus[device])[table]) {
+    const { shrink, expand, x, mix, large } = tileRows(2, gpus[device])
+    for (const [table, rows] of Object.entries({ shrink, strip: [...expand, ...x], mix, large }))
+      for (const row of rows) {
         const plans = planCalls(points.map((point) => ({ ...callOf(point), only: { [table]: row } })))
         const better = plans.flatMap((plan, i) => (plan.supported && isBetter(plan, chosen[i]) ? [points[i]] : []))
         expect(better, `${table} ${row.join(' x ')}`).toEqual([])

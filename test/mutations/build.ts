@@ -39,13 +39,16 @@ const EngineFunctions kTf32Functions = kExactFunctions, kFloat16Functions = kExa
 // warps.
 const FEW_TILES = `struct Tiles<E, 2> {
   using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>, ShrinkTile<E, 128, 16, 8>>;
-  using Strip = Table<StripTile<E, 64, 16, 64>, StripTile<E, 64, 16, 128, 8>>;
-  using Dy = Table<DyTiles<Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 16>>, Table<StripTile<E, 64, 16, 64>>>,
-                   DyTiles<Table<ShrinkTile<E, 128, 16, 8>>, Table<StripTile<E, 64, 16, 128, 8>>>>;
+  using Expand = Table<StripTile<E, 64, 16, 64>, StripTile<E, 64, 16, 128, 8>>;
+  using Dy = Table<DyTiles<ShrinkTile<E, 16, 16>, StripTile<E, 64, 16, 64>>,
+                   DyTiles<ShrinkTile<E, 64, 16>, StripTile<E, 64, 16, 64>>,
+                   DyTiles<ShrinkTile<E, 128, 16, 8>, StripTile<E, 64, 16, 128, 8>>>;
+  using X = Expand;
   using Mix = Table<MixTile<E, 64, 64, 64>>;
   using Decode = Table<DecodeTile<E, kDecodeTokens>>;
   using Once = Table<OnceTile<E, 16>>;
-  using Large = Table<LargeTile<E, 64, 64, 64, 3>, LargeTile<E, 128, 256, 32, 4, 8>,
+  using WithoutWgmma = LargeTile<E, 64, 64, 64, 3>;
+  using Large = Table<WithoutWgmma, LargeTile<E, 128, 256, 32, 4, 8>,
                       WgmmaTile<E, 128, 256, 3>, WgmmaTile<E, 64, 128, 3>>;
 };
 `
@@ -80,9 +83,6 @@ export function copySources(place: string, mutation?: Mutation): void {
   const tiles = join(place, 'native/cuda/tiles/table.h')
   const [table] = /struct Tiles<E, 2> \{[^]*?\n\};\n/.exec(readFileSync(tiles, 'utf8')) ?? ['']
   patch(tiles, table, FEW_TILES)
-  // Each kind of kernel has few tiles here, none of which others replace.
-  const [leftOut] = /struct LeftOut<E, 2>[^]*?\{\s*\};\n/.exec(readFileSync(tiles, 'utf8')) ?? ['']
-  patch(tiles, leftOut, 'struct LeftOut<E, 2> : Table<> {};\n')
   writeFileSync(join(place, 'native/cuda/launch/engines_bfloat16.cu'), ONE_ENGINE)
   if (mutation !== undefined) patch(join(place, 'native/cuda', mutation.file), mutation.find, mutation.replace)
 }

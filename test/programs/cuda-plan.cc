@@ -32,15 +32,14 @@ Device random_device(Random &random) {
   struct Generation {
     int capability, architecture, shared_kib, threads;
   };
-  // The last two run PTX.
   const auto generation = random.of<Generation>({{75, 75, 64, 1024},
                                                  {80, 80, 163, 2048},
                                                  {89, 80, 99, 1536},
                                                  {90, kHopperArchitecture, 227, 2048},
                                                  {90, kHopperWithoutWgmma, 227, 2048},
                                                  {100, 90, 227, 2048},
-                                                 {110, kPtxArchitecture, 227, 1536},
-                                                 {130, kPtxArchitecture, 99, 1536}});
+                                                 {110, 90, 227, 1536},
+                                                 {130, 90, 99, 1536}});
   Device device = {};
   device.compute_major = generation.capability / 10;
   device.compute_minor = generation.capability % 10;

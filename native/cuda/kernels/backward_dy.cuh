@@ -25,7 +25,6 @@
 namespace lily::cuda {
 
 struct BackwardDy {
-  int shrink_tile, strip_tile;  // places in the kernel's tables
   // Token blocks.
   ShrinkOperands shrink;  // x is dy; w is C or B
   int token_tiles;        // per split; 0: q is not required
@@ -212,30 +211,13 @@ __device__ __forceinline__ void backward_columns(char *shared, const BackwardDy 
   form_d_weights<Tile>(shared, call.d_weights, at, call.target, partial_index);
 }
 
-// Whether a kernel has code for tiles of both kinds.
 template <typename Tiles>
-constexpr bool kHasDyCode = false;
-template <typename... Shrink, typename... Strip>
-constexpr bool kHasDyCode<DyTiles<Table<Shrink...>, Table<Strip...>>> =
-    (kHasCode<Shrink, Shrink::kBytes> || ...) && (kHasCode<Strip, kOuterBytes<Strip>> || ...) &&
-    !is_left_out<Kernel::kDy, DyTiles<Table<Shrink...>, Table<Strip...>>>(kArchitecture);
-
-// Calls visit with row number `index` of the table.
-template <typename First, typename... Rest, typename Visit>
-__device__ __forceinline__ void visit_row(Table<First, Rest...>, int index, const Visit &visit) {
-  if constexpr (sizeof...(Rest) > 0) {
-    if (index != 0) {
-      visit_row(Table<Rest...>{}, index - 1, visit);
-      return;
-    }
-  }
-  visit(First{});
-}
-
-template <typename Engine, typename Tiles>
 __global__ __launch_bounds__(Tiles::kThreads,
                              Tiles::kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
-  if constexpr (!kHasDyCode<Tiles>) return;
+  using Engine = typename Tiles::Engine;
+  if constexpr (!kHasCode<typename Tiles::Shrink, Tiles::Shrink::kBytes> ||
+                !kHasCode<typename Tiles::Strip, kOuterBytes<typename Tiles::Strip>>)
+    return;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;
@@ -250,15 +232,9 @@ __global__ __launch_bounds__(Tiles::kThreads,
   }
   const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);
   if (index < of_tokens)
-    visit_row(typename Tiles::Shrink{}, call.shrink_tile, [&](auto tile) {
-      using Tile = decltype(tile);
-      if constexpr (kHasCode<Tile, Tile::kBytes>) backward_tokens<Tile>(shared, call, split, index);
-    });
+    backward_tokens<typename Tiles::Shrink>(shared, call, split, index);
   else
-    visit_row(typename Tiles::Strip{}, call.strip_tile, [&](auto tile) {
-      using Tile = decltype(tile);
-      if constexpr (kHasCode<Tile, kOuterBytes<Tile>>) backward_columns<Tile>(shared, call, split, index - of_tokens);
-    });
+    backward_columns<typename Tiles::Strip>(shared, call, split, index - of_tokens);
 }
 
 }  // namespace lily::cuda

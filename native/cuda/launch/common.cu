@@ -10,20 +10,24 @@ namespace {
 
 std::atomic<int> known_architectures[LILY_MAX_DEVICES];
 
+// Never launched: its static shared memory has as many bytes as its virtual architecture has as a number. CUDA reports
+// it for the code that a device executes, and calls compute_90 and compute_90a the same.
+__global__ void architecture() {
+  __shared__ volatile char bytes[kArchitecture];
+  bytes[threadIdx.x] = 0;
+}
+
 }  // namespace
 
 int executed_architecture(int32_t device) {
   int architecture = known_architectures[device].load(std::memory_order_relaxed);
   if (architecture == 0) {
     cudaFuncAttributes attributes;
-    if (cudaFuncGetAttributes(&attributes, reduce<void>) != cudaSuccess) {
+    if (cudaFuncGetAttributes(&attributes, cuda::architecture) != cudaSuccess) {
       cudaGetLastError();  // the launch fails, too, and reports it
       return 0;
     }
-    architecture = attributes.ptxVersion;
-    // What 9.0 executes of this version is compute_90a, because CMakeLists.txt refuses other LILY_CUDA_TARGETS of 9.0;
-    // later GPUs execute compute_90.
-    if (architecture == 90 && attributes.binaryVersion == 90) architecture = kHopperArchitecture;
+    architecture = static_cast<int>(attributes.sharedSizeBytes);
     // Another thread may have found it, and left wgmma, in the meantime.
     int known = 0;
     if (!known_architectures[device].compare_exchange_strong(known, architecture)) return known;

@@ -1,27 +1,23 @@
-// All engines. Most of their kernels differ in the instructions of a product and in the types of loads only: in one
-// object, and near each other in it, they compress to little more than those of one engine.
+// All engines but that of float16. Most of their kernels differ in the instructions of a product and in the types of
+// loads only: in one object, and near each other in it, they compress to little more than those of one engine.
 #include "cuda/launch/engine.cuh"
 
 namespace lily::cuda {
 
 using Bfloat16 = Tensor<__nv_bfloat16>;
-using Float16 = Tensor<__half>;
 
 // In this order the compiler writes the kernels.
 template lily_status run_forward<Bfloat16>(const lily_forward &, const ForwardPlan &, Launcher &);
-template lily_status run_forward<Float16>(const lily_forward &, const ForwardPlan &, Launcher &);
 template lily_status run_forward<Tf32>(const lily_forward &, const ForwardPlan &, Launcher &);
 template lily_status run_forward<Exact>(const lily_forward &, const ForwardPlan &, Launcher &);
 template lily_status run_backward<Bfloat16>(const lily_backward &, const BackwardPlan &, Launcher &);
-template lily_status run_backward<Float16>(const lily_backward &, const BackwardPlan &, Launcher &);
 template lily_status run_backward<Tf32>(const lily_backward &, const BackwardPlan &, Launcher &);
 template lily_status run_backward<Exact>(const lily_backward &, const BackwardPlan &, Launcher &);
 template lily_status run_linear<Bfloat16>(const lily_linear &, const LinearPlan &, Launcher &);
-template lily_status run_linear<Float16>(const lily_linear &, const LinearPlan &, Launcher &);
 template lily_status run_linear<Tf32>(const lily_linear &, const LinearPlan &, Launcher &);
 template lily_status run_linear<Exact>(const lily_linear &, const LinearPlan &, Launcher &);
 
-const EngineFunctions kBfloat16Functions = kFunctionsOf<Bfloat16>, kFloat16Functions = kFunctionsOf<Float16>;
-const EngineFunctions kTf32Functions = kFunctionsOf<Tf32>, kExactFunctions = kFunctionsOf<Exact>;
+const EngineFunctions kBfloat16Functions = kFunctionsOf<Bfloat16>, kTf32Functions = kFunctionsOf<Tf32>;
+const EngineFunctions kExactFunctions = kFunctionsOf<Exact>;
 
 }  // namespace lily::cuda

@@ -55,11 +55,8 @@ class Backward {
         return launcher_.launch(backward_hidden<Engine>, "launching the backward_hidden kernel", planned,
                                 backward_hidden_call());
       case Step::kX:
-        return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
-          if constexpr (decltype(row)::kComputesBoth)
-            return launcher_.launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, x_call());
-          else
-            return LILY_OK;  // a plan does not select these tiles
+        return with_tile<typename Rows::X>(planned.tile, [&](auto row) {
+          return launcher_.launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, x_call());
         });
       case Step::kLargeDy:
       case Step::kLargeX:
@@ -78,17 +75,14 @@ class Backward {
   }
 
   lily_status run_dy(const Launch &planned) const {
-    BackwardDy call = dy_call(planned.step);
     const auto has_pair = [&](auto tiles) {
-      call.shrink_tile = find_row(typename decltype(tiles)::Shrink{}, [&](auto row) { return planned.tile.is(row); });
-      call.strip_tile =
-          find_row(typename decltype(tiles)::Strip{}, [&](auto row) { return planned.strip_tile.is(row); });
-      return call.shrink_tile >= 0 && call.strip_tile >= 0;
+      return planned.tile.is(typename decltype(tiles)::Shrink{}) &&
+             planned.strip_tile.is(typename decltype(tiles)::Strip{});
     };
     lily_status status = LILY_OK;
     with_row(typename Tiles<Engine>::Dy{}, has_pair, [&](auto tiles) {
-      status =
-          launcher_.launch(backward_dy<Engine, decltype(tiles)>, "launching the backward_dy kernel", planned, call);
+      status = launcher_.launch(backward_dy<decltype(tiles)>, "launching the backward_dy kernel", planned,
+                                dy_call(planned.step));
     });
     return status;
   }

@@ -55,12 +55,9 @@ class Forward {
       case Step::kCombine:
         return launcher_.launch(combine<Engine>, "launching the combine kernel", planned, combine_call());
       case Step::kExpand:
-        return with_tile<typename Rows::Strip>(planned.tile, [&](auto row) {
-          if constexpr (decltype(row)::kExpands)
-            return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
-                                    expand());
-          else
-            return LILY_OK;  // a plan does not select these tiles
+        return with_tile<typename Rows::Expand>(planned.tile, [&](auto row) {
+          return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
+                                  expand());
         });
       case Step::kMix:
         return with_tile<typename Rows::Mix>(planned.tile, [&](auto row) {

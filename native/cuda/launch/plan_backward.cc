@@ -111,7 +111,7 @@ class BackwardPlanner : Planner {
 
   struct DyChoice {
     Walk walk;
-    int tile_tokens;
+    const DyRow *row;  // null if dy is read once
     bool d_first, once;
   };
 
@@ -121,7 +121,8 @@ class BackwardPlanner : Planner {
       const Fastest<Walk> x = choose_x(may_split);
       plan_.is_supported = dy.found && x.found;
       plan_.dy = dy.best.walk;
-      plan_.tile_tokens = dy.best.tile_tokens;
+      dy_row_ = dy.best.row;
+      plan_.tile_tokens = dy_row_ != nullptr ? dy_row_->tokens.tile.block_m : 0;
       plan_.d_first = dy.best.d_first;
       plan_.reads_dy_once = dy.best.once;
       plan_.x = x.best;
@@ -145,40 +146,34 @@ class BackwardPlanner : Planner {
     Fastest<DyChoice> fastest;
     const WalkShape shape = {plan_.outer_rows, tokens_, d_out_, experts_};
     const double combining = has_token_weights_ ? 0 : model_.seconds(model_.combine(0));
-    const int fitting = fitting_block_k(rows_, plan_.shrink_rows, [&](const StripRow &row) {
-      return std::any_of(rows_.shrink.begin(), rows_.shrink.end(),
-                         [&](const ShrinkRow &shrink) { return rows_.has_dy(shrink.tile, row.tile); });
-    });
-    for (const StripRow &row : rows_.strip) {
-      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
-      for (const ShrinkRow &shrink : rows_.shrink) {
-        if (!rows_.has_dy(shrink.tile, row.tile) || excludes(only_.shrink, shrink.tile) ||
-            token_bytes(shrink, true) > most_shared_bytes(device_))
-          continue;
-        const int blocks = ceil_divide(plan_.outer_rows, row.tile.block_k) * ceil_divide(d_out_, row.tile.block_n);
-        for_each_split(tokens_, row.tile.block_m, device_, blocks, [&](int split_tokens) {
-          const Walk walk = strip_walk(row, device_, shape, false, true, split_tokens);
-          if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
-          const int tile_tokens = shrink.tile.block_m;
-          const double reduce = reduce_seconds(walk.splits, 1);
-          fastest.consider(
-              {walk, tile_tokens, false, false},
-              combining + model_.seconds(dy_work(walk, tile_tokens, completes_d_hidden(false))) +
-                  (completes_d_hidden(false) ? 0 : model_.seconds(model_.d_hidden(1, walk.outer_blocks(), plan_))) +
-                  reduce);
-          if (!routes_ || has_token_weights_) return;
-          fastest.consider({walk, tile_tokens, true, false},
-                           model_.seconds(dy_columns_work(walk)) +
-                               model_.seconds(dy_tokens_work(shrink, tile_tokens, walk)) + reduce);
-        });
-      }
+    const int fitting =
+        fitting_size(rows_.dy, plan_.shrink_rows, [](const DyRow &row) { return row.columns.tile.block_k; });
+    for (const DyRow &row : rows_.dy) {
+      if (row.columns.tile.block_k > fitting || excludes(only_.strip, row.columns.tile) ||
+          excludes(only_.shrink, row.tokens.tile) || token_bytes(row.tokens, true) > most_shared_bytes(device_))
+        continue;
+      const Tile &tile = row.columns.tile;
+      const int blocks = ceil_divide(plan_.outer_rows, tile.block_k) * ceil_divide(d_out_, tile.block_n);
+      for_each_split(tokens_, tile.block_m, device_, blocks, [&](int split_tokens) {
+        const Walk walk = strip_walk(row.columns, device_, shape, false, true, split_tokens);
+        if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
+        const double reduce = reduce_seconds(walk.splits, 1);
+        fastest.consider(
+            {walk, &row, false, false},
+            combining + model_.seconds(dy_work(row, walk, completes_d_hidden(false))) +
+                (completes_d_hidden(false) ? 0 : model_.seconds(model_.d_hidden(1, walk.outer_blocks(), plan_))) +
+                reduce);
+        if (!routes_ || has_token_weights_) return;
+        fastest.consider({walk, &row, true, false}, model_.seconds(dy_columns_work(row, walk)) +
+                                                        model_.seconds(dy_tokens_work(row, walk)) + reduce);
+      });
     }
     if (has_token_weights_) return fastest;
     for (const OnceRow &row : rows_.once)
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
         const Walk walk = once_walk(row, device_, shape, split_tokens);
         if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
-        fastest.consider({walk, 0, false, true},
+        fastest.consider({walk, nullptr, false, true},
                          model_.seconds(model_.dy_once(row, walk)) +
                              model_.seconds(model_.d_hidden(walk.column_tiles, walk.outer_blocks(), plan_)) +
                              reduce_seconds(walk.splits, 1));
@@ -186,24 +181,20 @@ class BackwardPlanner : Planner {
     return fastest;
   }
 
-  const ShrinkRow &shrink_row(const Walk &walk, int tile_tokens) const {
-    return *find_shrink_row(rows_, walk.tile.block_k, tile_tokens);
+  Work dy_work(const DyRow &row, const Walk &walk, bool completes) const {
+    return model_.dy(row.columns, walk, row.tokens, row.tokens.tile.block_m, plan_.outer_rows, completes);
   }
-  Work dy_work(const Walk &walk, int tile_tokens, bool completes) const {
-    return model_.dy(row_of(rows_.strip, walk.tile), walk, shrink_row(walk, tile_tokens), tile_tokens, plan_.outer_rows,
-                     completes);
-  }
-  Work dy_columns_work(const Walk &walk) const { return model_.dy_columns(row_of(rows_.strip, walk.tile), walk); }
-  Work dy_tokens_work(const ShrinkRow &shrink, int tile_tokens, const Walk &walk) const {
-    return model_.dy_tokens(shrink, tile_tokens, walk.outer_blocks());
+  Work dy_columns_work(const DyRow &row, const Walk &walk) const { return model_.dy_columns(row.columns, walk); }
+  Work dy_tokens_work(const DyRow &row, const Walk &walk) const {
+    return model_.dy_tokens(row.tokens, row.tokens.tile.block_m, walk.outer_blocks());
   }
 
   Fastest<Walk> choose_x(bool may_split) const {
     Fastest<Walk> fastest;
     const WalkShape shape = {rank_, tokens_, d_in_, experts_};
-    const int fitting = fitting_block_k(rows_, rank_, [](const StripRow &row) { return row.computes_both; });
-    for (const StripRow &row : rows_.strip) {
-      if (!row.computes_both || row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
+    const int fitting = fitting_block_k(rows_.x, rank_);
+    for (const StripRow &row : rows_.x) {
+      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_in_, row.tile.block_n), [&](int split_tokens) {
         const Walk walk = strip_walk(row, device_, shape, true, true, split_tokens);
         if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
@@ -320,7 +311,7 @@ class BackwardPlanner : Planner {
   void add_dy() {
     if (!plan_.is_supported) return;
     const Walk &dy = plan_.dy;
-    const ShrinkRow &row = shrink_row(dy, plan_.tile_tokens);
+    const ShrinkRow &row = dy_row_->tokens;
     const int bytes = token_bytes(row, plan_.completes_d_hidden);
     const auto add_launch = [&](Step step, int64_t blocks, int shared_bytes, const Work &work) {
       if (blocks > 0)
@@ -336,12 +327,12 @@ class BackwardPlanner : Planner {
     if (plan_.d_first) {
       plan_.combine_grid = plan_.combines ? combine_blocks() : Grid{};
       add_launch(Step::kDyColumns, column_blocks * dy.splits + plan_.combine_grid.blocks(), dy.shared_bytes,
-                 dy_columns_work(dy));
-      add_launch(Step::kDyTokens, token_blocks, bytes, dy_tokens_work(row, plan_.tile_tokens, dy));
+                 dy_columns_work(*dy_row_, dy));
+      add_launch(Step::kDyTokens, token_blocks, bytes, dy_tokens_work(*dy_row_, dy));
     } else {
       if (plan_.combines) add(plan_.launches, Step::kCombine, {}, {}, combine_blocks(), 0, model_.combine(0));
       add_launch(Step::kDy, int64_t{token_blocks + column_blocks} * dy.splits, std::max(bytes, dy.shared_bytes),
-                 dy_work(dy, plan_.tile_tokens, plan_.completes_d_hidden));
+                 dy_work(*dy_row_, dy, plan_.completes_d_hidden));
     }
     if (!(needs_tokens && plan_.completes_d_hidden)) add_d_hidden();
   }
@@ -377,7 +368,7 @@ class BackwardPlanner : Planner {
     const int grid = plan_.expand_blocks + plan_.outer_blocks + router_blocks();
     if (grid > 0)
       add(plan_.launches, Step::kX, x.tile, {}, {grid, 1, 1}, bytes_with_router(x.shared_bytes, experts_),
-          model_.x(row_of(rows_.strip, x.tile), x, plan_), row_of(rows_.strip, x.tile).threads);
+          model_.x(row_of(rows_.x, x.tile), x, plan_), row_of(rows_.x, x.tile).threads);
   }
 
   void add_large_launches() {
@@ -428,6 +419,7 @@ class BackwardPlanner : Planner {
   const BackwardOperands &operands_;
   const int d_in_;
   const bool token_routing_;
+  const DyRow *dy_row_ = nullptr;
   BackwardPlan plan_ = {};
 };
 

@@ -209,9 +209,9 @@ class ForwardPlanner : Planner {
   Fastest<Walk> choose_expand() const {
     Fastest<Walk> fastest;
     const WalkShape shape = {rank_, tokens_, d_out_, experts_};
-    const int fitting = fitting_block_k(rows_, rank_, [](const StripRow &row) { return row.expands; });
-    for (const StripRow &row : rows_.strip) {
-      if (!row.expands || row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
+    const int fitting = fitting_block_k(rows_.expand, rank_);
+    for (const StripRow &row : rows_.expand) {
+      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
       for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
         const Walk walk = strip_walk(row, device_, shape, true, false, split_tokens);
         if (walk.column_tiles != 0) fastest.consider(walk, model_.seconds(model_.expand(row, walk, partial_count())));
@@ -227,7 +227,7 @@ class ForwardPlanner : Planner {
     plan_.column_tiles = walk.column_tiles;
     plan_.split_tokens = walk.split_tokens;
     add(plan_.launches, Step::kExpand, walk.tile, {}, {walk.column_tiles * walk.splits, 1, 1}, walk.shared_bytes,
-        model_.expand(row_of(rows_.strip, walk.tile), walk, partial_count()), row_of(rows_.strip, walk.tile).threads);
+        model_.expand(row_of(rows_.expand, walk.tile), walk, partial_count()), row_of(rows_.expand, walk.tile).threads);
   }
 
   struct Mix {

@@ -25,9 +25,7 @@ inline bool depends_on_offsets(const lily_problem &problem) {
 inline EngineKind engine_kind(const lily_problem &problem, const Device &device) {
   const bool ampere = device.compute_major >= 8;
   if (problem.activation_dtype == LILY_FLOAT32)
-    return problem.precision == LILY_PRECISION_TF32 && ampere && device.architecture != kPtxArchitecture
-               ? EngineKind::kTf32
-               : EngineKind::kExact;
+    return problem.precision == LILY_PRECISION_TF32 && ampere ? EngineKind::kTf32 : EngineKind::kExact;
   if (problem.precision == LILY_PRECISION_HIGH) return EngineKind::kExact;
   if (problem.activation_dtype == LILY_FLOAT16) return EngineKind::kFloat16;
   // Turing's matrix units do not support bfloat16, and float16 has too small a range: elements are converted to float32
@@ -159,10 +157,8 @@ int fitting_size(std::span<const Row> rows, int needed, const Size &size_of) {
   return best != 0 ? best : largest;
 }
 
-// Of the rows for which has_kernel holds.
-template <typename HasKernel>
-int fitting_block_k(const TileRows &rows, int columns, const HasKernel &has_kernel) {
-  return fitting_size(rows.strip, columns, [&](const StripRow &row) { return has_kernel(row) ? row.tile.block_k : 0; });
+inline int fitting_block_k(std::span<const StripRow> rows, int columns) {
+  return fitting_size(rows, columns, [](const StripRow &row) { return row.tile.block_k; });
 }
 
 inline int fitting_block_n(const TileRows &rows, int needed) {

@@ -51,16 +51,14 @@ constexpr int kArchitecture = __CUDA_ARCH__ / 10;
 constexpr int kArchitecture = 90;  // the host's pass, which has no kernels
 #endif
 
-// Whether the kernels of an engine have code for it: Turing's matrix units support neither bfloat16 nor TF32. The PTX
-// has no code for TF32: GPUs that are newer than the library compute it in float32 (engine_kind in launch/planner.h).
+// Whether the kernels of an engine have code for it: Turing's matrix units support neither bfloat16 nor TF32.
 template <typename Engine>
 constexpr bool kHasEngine =
-    std::is_same_v<Engine, Tf32> ? kArchitecture >= 80 && kArchitecture != kPtxArchitecture
-                                 : kArchitecture >= 80 || !std::is_same_v<Engine, Tensor<__nv_bfloat16>>;
+    kArchitecture >= 80 || !(std::is_same_v<Engine, Tf32> || std::is_same_v<Engine, Tensor<__nv_bfloat16>>);
 
 // Whether a kernel that needs at least kBytes of shared memory for this row of the table has code. Others are empty.
-template <typename Tile, int kBytes, Kernel kKernel = Kernel::kAny>
-constexpr bool kHasCode = kHasEngine<typename Tile::Engine> && has_code<Tile, kKernel>(kArchitecture, kBytes);
+template <typename Tile, int kBytes>
+constexpr bool kHasCode = kHasEngine<typename Tile::Engine> && has_code<Tile>(kArchitecture, kBytes);
 
 // Offset of element (row, column) in a tile of kColumns columns. The elements of an aligned 16-byte vector stay
 // contiguous.

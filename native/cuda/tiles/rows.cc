@@ -14,18 +14,36 @@ struct Sizes {
   static constexpr int kStepK = kStepK_;
 };
 
-template <typename... Tile>
-constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
-  return {ShrinkRow{tile_of(Tile{}), Tile::kBytes, Tile::kProduct * 4, Tile::kStages,
-                    Warps{Tile::kWarpsM, Tile::kWarpsN}, Tile::kAccumulators, Tile::kThreads}...};
+template <typename Tile>
+constexpr ShrinkRow shrink_row() {
+  return {tile_of(Tile{}),     Tile::kBytes,  Tile::kProduct * 4, Tile::kStages, {Tile::kWarpsM, Tile::kWarpsN},
+          Tile::kAccumulators, Tile::kThreads};
 }
 
-template <int kArchitecture, typename... Tile>
+template <typename... Tile>
+constexpr std::array<ShrinkRow, sizeof...(Tile)> shrink_rows(Table<Tile...>) {
+  return {shrink_row<Tile>()...};
+}
+
+template <typename Tile>
+constexpr StripRow strip_row() {
+  return {tile_of(Tile{}),
+          Tile::bytes,
+          {Tile::kExpandWarpsM, Tile::kExpandWarpsN},
+          {Tile::kOuterWarpsM, Tile::kOuterWarpsN},
+          4 * Tile::kExpandM * Tile::kExpandN,
+          4 * Tile::kOuterM * Tile::kOuterN,
+          Tile::kThreads};
+}
+
+template <typename... Tile>
 constexpr std::array<StripRow, sizeof...(Tile)> strip_rows(Table<Tile...>) {
-  return {StripRow{tile_of(Tile{}), Tile::kExpands && !is_left_out<Kernel::kExpand, Tile>(kArchitecture),
-                   Tile::kComputesBoth && !is_left_out<Kernel::kX, Tile>(kArchitecture), Tile::bytes,
-                   Warps{Tile::kExpandWarpsM, Tile::kExpandWarpsN}, Warps{Tile::kOuterWarpsM, Tile::kOuterWarpsN},
-                   4 * Tile::kExpandM * Tile::kExpandN, 4 * Tile::kOuterM * Tile::kOuterN, Tile::kThreads}...};
+  return {strip_row<Tile>()...};
+}
+
+template <typename... Pair>
+constexpr std::array<DyRow, sizeof...(Pair)> dy_rows(Table<Pair...>) {
+  return {DyRow{shrink_row<typename Pair::Shrink>(), strip_row<typename Pair::Strip>()}...};
 }
 
 template <typename... Tile>
@@ -55,29 +73,24 @@ constexpr Table<Some..., Others...> operator+(Table<Some...>, Table<Others...>) 
 }
 
 // The rows that plans choose for code of an architecture.
-template <int kArchitecture, Kernel kKernel = Kernel::kAny, typename... Rows>
+template <int kArchitecture, typename... Rows>
 constexpr auto offered(Table<Rows...>) {
-  return (Table<>{} + ... + std::conditional_t<is_offered<Rows, kKernel>(kArchitecture), Table<Rows>, Table<>>{});
+  return (Table<>{} + ... + std::conditional_t<is_offered<Rows>(kArchitecture), Table<Rows>, Table<>>{});
 }
 
 template <typename Engine, int kArchitecture>
 const TileRows &rows_of() {
   using Table = Tiles<Engine>;
-  static constexpr auto kShrink = shrink_rows(offered<kArchitecture>(typename Table::Shrink{}));
-  static constexpr auto kStrip = strip_rows<kArchitecture>(offered<kArchitecture>(typename Table::Strip{}));
-  static constexpr auto kMix = mix_rows(offered<kArchitecture, Kernel::kMix>(typename Table::Mix{}));
-  static constexpr auto kDecode = decode_rows(offered<kArchitecture>(typename Table::Decode{}));
-  static constexpr auto kOnce = once_rows(offered<kArchitecture>(typename Table::Once{}));
+  static constexpr auto kShrink = shrink_rows(typename Table::Shrink{});
+  static constexpr auto kExpand = strip_rows(typename Table::Expand{});
+  static constexpr auto kDy = dy_rows(typename Table::Dy{});
+  static constexpr auto kX = strip_rows(typename Table::X{});
+  static constexpr auto kMix = mix_rows(typename Table::Mix{});
+  static constexpr auto kDecode = decode_rows(typename Table::Decode{});
+  static constexpr auto kOnce = once_rows(typename Table::Once{});
   static constexpr auto kLarge = large_rows(offered<kArchitecture>(typename Table::Large{}));
   static constexpr TileRows kRows = {
-      sizeof(typename Engine::Scalar),
-      kShrink,
-      kStrip,
-      kMix,
-      kDecode,
-      kOnce,
-      kLarge,
-      [](const Tile &shrink, const Tile &strip) { return has_dy(typename Table::Dy{}, kArchitecture, shrink, strip); }};
+      sizeof(typename Engine::Scalar), kShrink, kExpand, kDy, kX, kMix, kDecode, kOnce, kLarge};
   return kRows;
 }
 
@@ -90,14 +103,8 @@ const TileRows &rows_of(int scalar_bytes) {
 
 const TileRows &tile_rows(int scalar_bytes, int architecture) {
   switch (architecture) {
-    case kPtxArchitecture: return rows_of<kPtxArchitecture>(scalar_bytes);
     case kHopperArchitecture: return rows_of<kHopperArchitecture>(scalar_bytes);
     case kHopperWithoutWgmma: return rows_of<kHopperWithoutWgmma>(scalar_bytes);
-    default: break;
-  }
-  switch (target_of(architecture)) {
-    case 75: return rows_of<75>(scalar_bytes);
-    case 80: return rows_of<80>(scalar_bytes);
     default: return rows_of<90>(scalar_bytes);
   }
 }

@@ -24,12 +24,16 @@ struct ShrinkRow {
 
 struct StripRow {
   Tile tile;
-  bool expands;        // forward_expand has a kernel for it
-  bool computes_both;  // expand and outer in one block: backward_x has one
   int (*bytes)(bool expands, bool has_outer, bool streams);
   Warps expand_warps, outer_warps;
   int expand_accumulators, outer_accumulators;
   int threads;
+};
+
+// The tiles of token blocks and of column blocks in one kernel of backward_dy.
+struct DyRow {
+  ShrinkRow tokens;
+  StripRow columns;
 };
 
 struct MixRow {
@@ -66,12 +70,13 @@ struct LargeRow {
 struct TileRows {
   int scalar_bytes;  // of an element in a tile
   std::span<const ShrinkRow> shrink;
-  std::span<const StripRow> strip;
+  std::span<const StripRow> expand;  // forward_expand
+  std::span<const DyRow> dy;
+  std::span<const StripRow> x;  // backward_x
   std::span<const MixRow> mix;
   std::span<const DecodeRow> decode;
   std::span<const OnceRow> once;
   std::span<const LargeRow> large;
-  bool (*has_dy)(const Tile &shrink, const Tile &strip);  // backward_dy has a kernel with both
 };
 
 // The rows of the engines whose elements have 2 or 4 bytes, and of which the code of a virtual architecture has

@@ -108,10 +108,6 @@ struct StripTile : BlockOf<kWarps_> {
   static constexpr int kExpandM = kBlockM / 16 / kExpandWarpsM, kExpandN = kBlockN / 8 / kExpandWarpsN;
   static constexpr int kOuterWarpsM = warps_along_rows(kWarps, kBlockK, kBlockN), kOuterWarpsN = kWarps / kOuterWarpsM;
   static constexpr int kOuterM = kBlockK / 16 / kOuterWarpsM, kOuterN = kBlockN / 8 / kOuterWarpsN;
-  // Whether the accumulators of expand and of outer fit into the registers together: otherwise the tile computes only
-  // one of them, and backward_x has no kernel for it.
-  static constexpr bool kComputesBoth = 4 * (kExpandM * kExpandN + kOuterM * kOuterN) <= 128;
-  static constexpr bool kExpands = true;
   static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of z in shared memory; pitch in floats
   static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
 
@@ -133,12 +129,6 @@ template <typename Tile>
 constexpr int kOuterBytes = Tile::bytes(false, true, false);
 template <typename Tile>
 constexpr int kBothBytes = Tile::bytes(true, true, false);
-
-// A strip that forward_expand does not use. backward_x does if the accumulators of both products fit.
-template <typename Engine, int kBlockM, int kBlockK, int kBlockN>
-struct OuterTile : StripTile<Engine, kBlockM, kBlockK, kBlockN> {
-  static constexpr bool kExpands = false;
-};
 
 // Backward of small ranks, if dy does not fit into L2: backward_dy_once.cuh.
 template <typename Engine_, int kBlockK_>
