@@ -14,7 +14,7 @@ import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { codeOf, targets } from './cuda-targets.js'
+import { codeOf, float16Targets, targets } from './cuda-targets.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const folder = join(root, 'build', 'resources')
@@ -33,6 +33,8 @@ const files = readdirSync(cuda, { recursive: true, encoding: 'utf8' })
  *   spillStoreBytes: number, spillLoadBytes: number, localBytes: number, staticSharedBytes: number,
  *   dynamicSharedBytes: number, blocks: number, warps: number, mostWarps: number }} Resources
  */
+
+/** @typedef {import('./cuda-targets.js').CudaTarget} CudaTarget */
 
 /** @type {(message: string) => never} */
 function fail(message) {
@@ -69,7 +71,8 @@ function parse(output) {
 /** @type {(file: string) => Promise<Resources[]>} */
 function compile(file) {
   const source = join(cuda, file)
-  const code = wanted.map((target) => `--generate-code=${codeOf(target)}`)
+  const wanted = wantedOf(file)
+  const code = wanted.map((target) => `--generate-code=${codeOf({ ...target, hasPtx: false })}`)
   const args = [
     ...options,
     ...code,
@@ -136,14 +139,17 @@ const unknown = architectures.find((name) => !published.includes(name))
 if (unknown !== undefined) fail(`--architecture ${unknown}: expected one of ${published.join(', ')}`)
 mkdirSync(folder, { recursive: true })
 
-const wanted = targets
-  .map((target) => ({ ...target, real: target.real.filter((name) => architectures.includes(name)) }))
-  .filter(({ real }) => real.length > 0)
+/** The targets of a file with the wanted architectures of which the library has machine code. @type {(file: string) => CudaTarget[]} */
+const wantedOf = (file) =>
+  (basename(file) === 'engine_float16.cu' ? float16Targets : targets)
+    .map((target) => ({ ...target, real: target.real.filter((name) => architectures.includes(name)) }))
+    .filter(({ real }) => real.length > 0)
 /** @type {Resources[]} */
 const kernels = []
 /** @type {() => Promise<void>} */
 async function work() {
-  for (let file = files.shift(); file !== undefined; file = files.shift()) kernels.push(...(await compile(file)))
+  for (let file = files.shift(); file !== undefined; file = files.shift())
+    if (wantedOf(file).length > 0) kernels.push(...(await compile(file)))
 }
 await Promise.all(Array.from({ length: availableParallelism() }, work))
 
