@@ -69,9 +69,10 @@ void add_engine(Uses &uses) {
   });
   for_each_row(typename Rows::Large{}, [&](auto row) {
     using Tile = decltype(row);
-    for (const std::string kernel : {"large_shrink<" + name<Tile>() + ">", "large_strip<" + name<Tile>() + ">",
-                                     "linear<" + name<Tile>() + ",true>", "linear<" + name<Tile>() + ",false>"})
-      uses[kernel] = {Tile::bytes(kExperts), Tile::kThreads};
+    uses["large_outer<" + name<Tile>() + ">"] = {Tile::kOuterBytes, Tile::kThreads};
+    for (const std::string transposed : {"true", "false"})
+      uses["large_product<" + name<Tile>() + "," + transposed + ">"] = {
+          std::max(Tile::kOutputBytes, Tile::hidden_bytes(kExperts)), Tile::kThreads};
   });
   for_each_row(typename Rows::Once{}, [&](auto row) {
     uses["backward_dy_once<" + name<decltype(row)>() + ">"].bytes = decltype(row)::kBytes;

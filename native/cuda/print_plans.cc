@@ -38,13 +38,15 @@ const char *name(Step step) {
     case Step::kDyTokens: return "backward_dy";
     case Step::kDyOnce: return "backward_dy_once";
     case Step::kX: return "backward_x";
+    case Step::kFormU: return "form_u";
     case Step::kLargeShrink:
-    case Step::kLargeDHidden: return "large_shrink";
     case Step::kLargeExpand:
-    case Step::kLargeDy:
-    case Step::kLargeX: return "large_strip";
+    case Step::kLargeDHidden:
+    case Step::kLargeDx:
+    case Step::kLinear: return "large_product";
+    case Step::kLargeD:
+    case Step::kLargeDa: return "large_outer";
     case Step::kDHidden: return "backward_hidden";
-    case Step::kLinear: return "linear";
     case Step::kReduce: return "reduce";
   }
   return "";

@@ -52,11 +52,10 @@ struct Experts {
 };
 
 // Elements n .. n + 3 of rows k, k + step, ... of C. Rows from `row_end` on are zero. The loads of kRowsInFlight rows
-// of up to four experts are in flight. If B may have one type only, its vectors are converted where they are used: that
-// takes fewer registers.
-template <bool kWhole, typename First, typename... Rest, int kRowsInFlight>
-__device__ inline void combine_vec4(Types<First, Rest...> types, const Experts &from, const float *weights, int k,
-                                    int step, int row_end, int n, float (&value)[kRowsInFlight][4]) {
+// of up to four experts are in flight.
+template <bool kWhole, typename... S, int kRowsInFlight>
+__device__ inline void combine_vec4(Types<S...> types, const Experts &from, const float *weights, int k, int step,
+                                    int row_end, int n, float (&value)[kRowsInFlight][4]) {
   constexpr int kExpertsInFlight = kWhole ? 4 : 2, kCount = kExpertsInFlight * kRowsInFlight;
 #pragma unroll
   for (int i = 0; i < kRowsInFlight; ++i)
@@ -64,31 +63,19 @@ __device__ inline void combine_vec4(Types<First, Rest...> types, const Experts &
     for (int v = 0; v < 4; ++v) value[i][v] = 0;
 #pragma unroll 1
   for (int first = 0; first < from.experts; first += kExpertsInFlight) {
-    Vec4<First> raw[kCount];
     float b[kCount][4];
-    if constexpr (sizeof...(Rest) == 0) {
-#pragma unroll
-      for (int m = 0; m < kCount; ++m) {
-        const int expert_row = min(first + m / kRowsInFlight, from.experts - 1) * from.rank;
-        raw[m] = load_raw<kWhole>(static_cast<const First *>(from.b.data) +
-                                      (expert_row + min(k + m % kRowsInFlight * step, row_end - 1)) * from.b.pitch + n,
-                                  from.columns - n);
-      }
-    } else {
-      load_vectors<kWhole>(
-          types, from.b, n, from.columns - n,
-          [&](int m) {
-            const int expert_row = min(first + m / kRowsInFlight, from.experts - 1) * from.rank;
-            return expert_row + min(k + m % kRowsInFlight * step, row_end - 1);
-          },
-          b);
-    }
+    load_vectors<kWhole>(
+        types, from.b, n, from.columns - n,
+        [&](int m) {
+          const int expert_row = min(first + m / kRowsInFlight, from.experts - 1) * from.rank;
+          return expert_row + min(k + m % kRowsInFlight * step, row_end - 1);
+        },
+        b);
 #pragma unroll
     for (int m = 0; m < kCount; ++m) {
       const int j = m / kRowsInFlight, i = m % kRowsInFlight;
       const bool is_expert = first + j < from.experts;
       const float weight = weights[is_expert ? first + j : 0];
-      if constexpr (sizeof...(Rest) == 0) convert<First>(raw[m], b[m]);
 #pragma unroll
       for (int v = 0; v < 4; ++v)
         value[i][v] = is_expert && k + i * step < row_end ? fmaf(weight, b[m][v], value[i][v]) : value[i][v];
@@ -120,14 +107,15 @@ __device__ inline void transpose_tile(Types<S...> types, T *tile, const Experts 
   }
 }
 
-// Computes a kRows x kColumns tile of C from (row, column) on; B has one of the types. The loads of up to kMostRows
-// rows are in flight.
-template <int kRows, int kColumns, int kMostRows, bool kIsLora, int kBlockThreads, typename T, typename... S>
-__device__ inline void combine_types(Types<S...> types, T *tile, const Experts &from, const float *weights, int row,
-                                     int column) {
+// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. kIsLora: B may be that of
+// LoRA.
+template <typename Engine, int kRows, int kColumns, bool kIsLora = true, int kBlockThreads = kThreads>
+__device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row,
+                                    int column) {
+  constexpr typename Engine::Parameters kTypes;
   if (kIsLora && from.transposed) {
     with_whole(has_vec4(from.b) && from.rank % 4 == 0, [&](auto is_whole) {
-      transpose_tile<decltype(is_whole)::value, kRows, kColumns, kBlockThreads>(types, tile, from, weights[0], row,
+      transpose_tile<decltype(is_whole)::value, kRows, kColumns, kBlockThreads>(kTypes, tile, from, weights[0], row,
                                                                                 column);
     });
     return;
@@ -138,32 +126,16 @@ __device__ inline void combine_types(Types<S...> types, T *tile, const Experts &
   const bool whole = has_vec4(from.b) && from.columns - column - n >= 4;
   with_whole(whole, [&](auto is_whole) {
     constexpr bool kWhole = decltype(is_whole)::value;
-    constexpr int kFitting = kTileLoadsInFlight<kWhole, kRows, kStep>;
-    constexpr int kRowsInFlight = kFitting < kMostRows ? kFitting : kMostRows;
+    constexpr int kRowsInFlight = kTileLoadsInFlight<kWhole, kRows, kStep>;
 #pragma unroll 1
     for (int k = static_cast<int>(threadIdx.x) / kVec4PerRow; k < kRows; k += kRowsInFlight * kStep) {
       float value[kRowsInFlight][4] = {};
-      if (k < rows) combine_vec4<kWhole>(types, from, weights, row + k, kStep, row + rows, column + n, value);
+      if (k < rows) combine_vec4<kWhole>(kTypes, from, weights, row + k, kStep, row + rows, column + n, value);
 #pragma unroll
-      for (int i = 0; i < kRowsInFlight; ++i) store_tile(tile + place<T, kColumns>(k + i * kStep, n), value[i]);
+      for (int i = 0; i < kRowsInFlight; ++i)
+        store_tile(tile + place<typename Engine::Scalar, kColumns>(k + i * kStep, n), value[i]);
     }
   });
-}
-
-// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. kInLoop: the accumulators
-// of a product occupy the registers, so that fewer loads are in flight, and that there is one loop for each type: its
-// vectors are converted where they are used. kIsLora: B may be that of LoRA.
-template <typename Engine, int kRows, int kColumns, bool kInLoop = false, bool kIsLora = true,
-          int kBlockThreads = kThreads>
-__device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row,
-                                    int column) {
-  const auto combine = [&](auto types) {
-    combine_types<kRows, kColumns, kInLoop ? 2 : 4, kIsLora, kBlockThreads>(types, tile, from, weights, row, column);
-  };
-  if constexpr (kInLoop)
-    with_type(typename Engine::Parameters{}, from.b.dtype, [&](auto tag) { combine(Types<decltype(tag)>{}); });
-  else
-    combine(typename Engine::Parameters{});
 }
 
 // Number of non-zero bytes in the word. The addition sets a byte's highest bit if any of its lower bits is set.
@@ -203,6 +175,7 @@ struct Combine {
   Experts experts;
   Weights weights;
   Output c;             // r x d_out, out; data null: C is not required
+  float *weights_out;   // E, out: w; may be null
   const uint8_t *mask;  // M
   int tokens;
   float *kept;  // out: number of tokens that the mask keeps; null: there is no mask, all M count
@@ -215,8 +188,8 @@ __device__ inline void combine_block(const Combine &call, typename Engine::Scala
   if (call.c.data != nullptr) {
     compute_weights(weights, call.weights);
     const int row = row_tile * kCombineRows, column = column_tile * kCombineColumns;
-    combine_tile<Engine, kCombineRows, kCombineColumns, false, kIsLora, kBlockThreads>(tile, call.experts, weights, row,
-                                                                                       column);
+    combine_tile<Engine, kCombineRows, kCombineColumns, kIsLora, kBlockThreads>(tile, call.experts, weights, row,
+                                                                                column);
     __syncthreads();
     unstage<Engine, kCombineRows, kCombineColumns, kBlockThreads>(
         tile, call.c, {row, call.experts.rank, column, call.experts.columns});
@@ -225,7 +198,7 @@ __device__ inline void combine_block(const Combine &call, typename Engine::Scala
     count_kept<kBlockThreads>(call.kept, call.mask, call.tokens);
 }
 
-// Writes C once. Used by backward and by forward of large ranks, whose blocks would each combine all of C otherwise.
+// Writes C once, for the products that read it: q, and y of a large rank.
 template <typename Engine>
 __global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
   if constexpr (!kHasEngine<Engine>) return;
@@ -233,6 +206,8 @@ __global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_consta
   __shared__ __align__(16) typename Engine::Scalar tile[kCombineRows * kCombineColumns];
   wait_for_previous_launch();
   combine_block<Engine>(call, tile, weights, blockIdx.x, blockIdx.y);
+  if (call.weights_out != nullptr && blockIdx.x + blockIdx.y == 0)
+    for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
 }
 
 }  // namespace lily::cuda

@@ -39,8 +39,8 @@ __global__ __launch_bounds__(Tile::kThreads,
         for (int e = threadIdx.x; e < call.weights.experts; e += Tile::kThreads) call.weights_out[e] = weights[e];
       has_weights = true;
     }
-    combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, false, true, Tile::kThreads>(
-        tile, call.experts, weights, row, column);
+    combine_tile<typename Tile::Engine, Tile::kBlockK, Tile::kBlockN, true, Tile::kThreads>(tile, call.experts, weights,
+                                                                                            row, column);
   });
 }
 

@@ -15,8 +15,7 @@
 // 256. TMA with mbarriers could replace `fill`; the rest would not change.
 #pragma once
 
-#include "cuda/kernels/d_hidden.cuh"
-#include "cuda/kernels/gradient.cuh"
+#include "cuda/kernels/strip.cuh"
 #include "cuda/tiles/wgmma.cuh"
 
 namespace lily::cuda {
@@ -196,66 +195,11 @@ __device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarp
         output_slice<Tile>(shared, steps, slice), output, slice_window<Tile>(tile, slice));
 }
 
-// Before 9.0 the loop over tiles does not fit into the registers beside the sums: a plan has one tile per block.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+// Stores the sums of all warps to shared memory, over the ring, with kResultPitch floats per row, and returns them when
+// all threads can read them.
 template <typename Tile>
-constexpr bool kContinuesHere = false;
-#else
-template <typename Tile>
-constexpr bool kContinuesHere = Tile::kContinues;
-#endif
-
-// Computes `tiles` tiles of the output in turn, one unless the tile continues: then the copies of the next one are in
-// flight while a tile is written. window(i) is the place of tile i in the output; fill(a, b, window, step) loads a
-// stage of its operands; finisher(window, warp_tile) returns the `finish` of write_slices.
-template <typename Tile, Along kAlongA, Along kAlongB, typename At, typename Fill, typename Finisher>
-__device__ inline void write_tiles(char *shared, int depth, int tiles, const Output &output, const At &window,
-                                   const Fill &fill, const Finisher &finisher) {
-  using Scalar = typename Tile::Scalar;
-  const int steps = large_steps<Tile>(depth), count = kContinuesHere<Tile> ? tiles : 1;
-#pragma unroll 1
-  for (int i = 0; i < count; ++i) {
-    const Window tile = window(i);
-    const WarpTile<Tile> warp_tile(static_cast<int>(tile.row_end - tile.row), tile.column_end - tile.column);
-    Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
-    large_sums<Tile, kAlongA, kAlongB>(sum, shared, i * steps, i > 0, depth, warp_tile, [&](Scalar *slot, int step) {
-      if constexpr (Tile::kContinues) {
-        // Since the last barrier all threads have written the tile before.
-        if (step == Tile::kStages - 1) fill_slice<Tile>(shared, steps, 0, output, tile);
-        int next = i;
-        if constexpr (kContinuesHere<Tile>)
-          for (; step >= steps; step -= steps) ++next;
-        else if (step >= steps)
-          return;
-        if (next < count) fill(slot, slot + Tile::kA, next == i ? tile : window(next), step);
-      } else if (step < steps) {
-        fill(slot, slot + Tile::kA, tile, step);
-      } else {
-        fill_slice<Tile>(shared, steps, step - steps, output, tile);
-      }
-    });
-    if (i == count - 1) allow_next_launch();
-    const auto finish = finisher(tile, warp_tile);
-    // The output was loaded beside the first step: more steps have waited for it.
-    if (!Tile::kContinues || steps < Tile::kStages) {
-      copy_wait<0>();
-      __syncthreads();
-    }
-    write_slices<Tile>(sum, shared, steps, warp_tile, output, tile, finish);
-  }
-}
-
-// A tile of the product, of `rows` x `columns` elements, in shared memory: kResultPitch floats per row, readable by all
-// threads. fill(a, b, step) loads one stage of both operands.
-template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
-__device__ inline float *large_product(char *shared, int depth, int rows, int columns, const Fill &fill) {
-  const WarpTile<Tile> warp_tile(rows, columns);
-  Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
-  const int steps = large_steps<Tile>(depth);
-  large_sums<Tile, kAlongA, kAlongB>(sum, shared, 0, false, depth, warp_tile,
-                                     [&](typename Tile::Scalar *slot, int step) {
-                                       if (step < steps) fill(slot, slot + Tile::kA, step);
-                                     });
+__device__ inline float *store_result(const Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared,
+                                      const WarpTile<Tile> &warp_tile) {
   copy_wait<0>();
   __syncthreads();
   auto *result = reinterpret_cast<float *>(shared);

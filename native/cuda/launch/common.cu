@@ -50,6 +50,10 @@ lily_status launch_route(const Launch &planned, const ForwardRoute &call, Launch
   return launcher.launch(forward_route<void>, "launching the forward_route kernel", planned, call);
 }
 
+lily_status launch_form_u(const Launch &planned, const FormU &call, Launcher &launcher) {
+  return launcher.launch(form_u<void>, "launching the form_u kernel", planned, call);
+}
+
 lily_status launch_pool(const Launch &planned, const Pool &call, Launcher &launcher) {
   return launcher.launch(pool<void>, "launching the pool kernel", planned, call);
 }

@@ -1,7 +1,6 @@
 // One engine: each translation unit that includes this file instantiates its kernels.
 #pragma once
 
-#include "cuda/kernels/linear.cuh"
 #include "cuda/launch/launch_backward.cuh"
 #include "cuda/launch/launch_forward.cuh"
 
@@ -20,20 +19,16 @@ lily_status run_backward(const lily_backward &call, const BackwardPlan &plan, La
 template <typename Engine>
 lily_status run_linear(const lily_linear &given, const LinearPlan &plan, Launcher &launcher) {
   const lily_linear_problem &problem = given.problem;
-  Linear call = {};
+  LargeProduct call = {};
   call.x = operand(given.x);
   call.weight = operand(given.weight);
-  call.bias = operand(given.bias);
-  call.y = output(given.y);
   call.tokens = static_cast<int>(problem.tokens);
   call.depth = static_cast<int>(problem.transposed ? problem.d_out : problem.d_in);
   call.columns = static_cast<int>(problem.transposed ? problem.d_in : problem.d_out);
-  call.column_tiles = plan.column_tiles;
-  call.tiles_each = plan.tiles_each;
-  return with_tile<typename Tiles<Engine>::Large>(plan.launch.tile, [&](auto row) {
-    const auto kernel = problem.transposed ? linear<decltype(row), true> : linear<decltype(row), false>;
-    return launcher.launch(kernel, "launching the linear kernel", plan.launch, call);
-  });
+  call.scale = 1.0f;
+  call.bias = operand(given.bias);
+  call.y = output(given.y);
+  return launch_product<Engine>(plan.launch, plan.product, problem.transposed != 0, call, launcher);
 }
 
 template <typename Engine>

@@ -11,6 +11,7 @@
 #include "cuda/device.h"
 #include "cuda/error.h"
 #include "cuda/kernels/cast.cuh"
+#include "cuda/kernels/form_u.cuh"
 #include "cuda/kernels/forward_route.cuh"
 #include "cuda/kernels/gradient.cuh"
 #include "cuda/kernels/pool.cuh"
@@ -119,6 +120,7 @@ extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions
 
 lily_status launch_cast(const Launch &launch, const Cast &call, Launcher &launcher);
 lily_status launch_route(const Launch &launch, const ForwardRoute &call, Launcher &launcher);
+lily_status launch_form_u(const Launch &launch, const FormU &call, Launcher &launcher);
 lily_status launch_pool(const Launch &launch, const Pool &call, Launcher &launcher);
 lily_status launch_reduce(const Launch &launch, const Reduce &call, Launcher &launcher);
 lily_status launch_write_weights(const Launch &launch, const ConstantWeights &call, Launcher &launcher);

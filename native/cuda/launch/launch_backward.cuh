@@ -6,9 +6,8 @@
 #include "cuda/kernels/backward_dy_once.cuh"
 #include "cuda/kernels/backward_hidden.cuh"
 #include "cuda/kernels/backward_x.cuh"
-#include "cuda/kernels/large_shrink.cuh"
-#include "cuda/kernels/large_strip.cuh"
-#include "cuda/launch/launch.h"
+#include "cuda/kernels/large_outer.cuh"
+#include "cuda/launch/launch_large.cuh"
 
 namespace lily::cuda {
 
@@ -58,17 +57,15 @@ class Backward {
         return with_tile<typename Rows::X>(planned.tile, [&](auto row) {
           return launcher_.launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, x_call());
         });
-      case Step::kLargeDy:
-      case Step::kLargeX:
+      case Step::kLargeD:
+      case Step::kLargeDa:
         return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launcher_.launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned,
-                                  planned.step == Step::kLargeDy ? large_dy() : large_x());
+          return launcher_.launch(large_outer<decltype(row)>, "launching the large_outer kernel", planned,
+                                  large_outer_call(planned.step));
         });
       case Step::kLargeDHidden:
-        return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launcher_.launch(large_shrink<decltype(row)>, "launching the large_shrink kernel", planned,
-                                  large_d_hidden());
-        });
+        return launch_product<Engine>(planned, plan_.large_d_hidden, transposed_, large_d_hidden(), launcher_);
+      case Step::kLargeDx: return launch_product<Engine>(planned, plan_.large_dx, true, large_dx(), launcher_);
       case Step::kReduce: return launch_reduce(planned, reduce_call(), launcher_);
       default: return LILY_OK;  // steps of forward
     }
@@ -345,53 +342,52 @@ class Backward {
 
   // ---- Large ranks ----
 
-  // lhs^T x, and lhs w, over the columns of x.
-  LargeStrip large_call(const Operand &lhs, const Operand &x, int columns, const Walk &walk) const {
-    LargeStrip call = {};
-    call.lhs.kind = LeftOperandKind::kHidden;
-    call.lhs.hidden = lhs;
-    call.lhs.rank = call.lhs.columns = rank_;
+  OuterProduct outer_product(const Operand &lhs, const Operand &x, int columns, const Walk &walk, int blocks,
+                             const OuterTarget &target) const {
+    return {lhs, x, columns, walk.column_tiles, walk.splits, walk.split_tokens, blocks, target};
+  }
+
+  LargeOuter large_outer_call(Step step) const {
+    LargeOuter call = {};
+    OuterProduct *next = call.products;
+    if (step == Step::kLargeD || !routes_) {
+      const int blocks = plan_.dy_row_tiles > 0 ? plan_.dy.outer_blocks() : 0;
+      *next++ = outer_product(left_hidden(), dy(), d_out_, plan_.dy, blocks, db_target());
+      call.d_weights = d_weights();
+    }
+    if (step == Step::kLargeDa) {
+      *next = outer_product(d_hidden().operand(), x(), d_in_, plan_.x, plan_.outer_blocks, da_target());
+      call.router = router_blocks();
+    }
     call.tokens = tokens_;
-    call.columns = columns;
-    call.column_tiles = walk.column_tiles;
-    call.splits = walk.splits;
-    call.split_tokens = walk.split_tokens;
-    call.tiles_each = walk.tiles_each;
-    call.x = x;
+    call.rank = rank_;
     call.with_gradient = with_gradient();
     return call;
   }
 
-  LargeStrip large_dy() const {
-    LargeStrip call = large_call(left_hidden(), dy(), d_out_, plan_.dy);
-    call.target = db_target();
-    call.d_weights = d_weights();
-    call.outer_blocks = plan_.dy_row_tiles > 0 ? plan_.dy.outer_blocks() : 0;
-    call.combine = combine_call();
-    call.combine_column_tiles = plan_.combine_grid.x;
-    call.combine_blocks = static_cast<int>(plan_.combine_grid.blocks());
-    return call;
-  }
-
-  LargeShrink large_d_hidden() const {
-    LargeShrink call = {};
-    call.operands = {dy(), c().operand(), tokens_, d_out_, rank_, 0};
-    call.tile_rows = plan_.q_tile_rows;
-    call.backward = 1;
-    call.d_hidden = d_hidden_call();
+  // LoRA's b is the transpose of C.
+  LargeProduct large_d_hidden() const {
+    LargeProduct call = {};
+    call.x = dy();
+    call.weight = transposed_ ? b() : c().operand();
+    call.tokens = tokens_;
+    call.depth = d_out_;
+    call.columns = rank_;
+    call.result = Result::kDHidden;
     call.scale = problem_.scaling;
+    call.d_hidden = d_hidden_call();
     return call;
   }
 
-  LargeStrip large_x() const {
-    LargeStrip call = large_call(d_hidden().operand(), x(), d_in_, plan_.x);
-    call.target = da_target();
-    call.outer_blocks = plan_.outer_blocks;
-    call.w = a();
-    call.out = output(call_.dx);
+  LargeProduct large_dx() const {
+    LargeProduct call = {};
+    call.x = d_hidden().operand();
+    call.weight = a();
+    call.tokens = tokens_;
+    call.depth = rank_;
+    call.columns = d_in_;
     call.scale = 1.0f;
-    call.expand_blocks = plan_.expand_blocks;
-    call.router = router_blocks();
+    call.y = output(call_.dx);
     return call;
   }
 

@@ -5,9 +5,7 @@
 #include "cuda/kernels/forward_decode.cuh"
 #include "cuda/kernels/forward_expand.cuh"
 #include "cuda/kernels/forward_mix.cuh"
-#include "cuda/kernels/large_shrink.cuh"
-#include "cuda/kernels/large_strip.cuh"
-#include "cuda/launch/launch.h"
+#include "cuda/launch/launch_large.cuh"
 
 namespace lily::cuda {
 
@@ -45,12 +43,11 @@ class Forward {
                                   planned.step == Step::kShrink ? shrink(planned) : decode_shrink());
         });
       case Step::kLargeShrink:
-        return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launcher_.launch(large_shrink<decltype(row)>, "launching the large_shrink kernel", planned,
-                                  large_shrink_call());
-        });
+        return launch_product<Engine>(planned, plan_.large_hidden, false, large_hidden(), launcher_);
       case Step::kRoute:
         return launch_route(planned, {hidden().operand(), tokens_, plan_.tile_tokens, route()}, launcher_);
+      case Step::kFormU:
+        return launch_form_u(planned, {hidden().operand(), token_weights(), u(), tokens_, rank_}, launcher_);
       case Step::kPoolWeights: return launch_pool(planned, pool_weights(), launcher_);
       case Step::kCombine:
         return launcher_.launch(combine<Engine>, "launching the combine kernel", planned, combine_call());
@@ -64,11 +61,7 @@ class Forward {
           return launcher_.launch(forward_mix<decltype(row)>, "launching the forward_mix kernel", planned,
                                   mix<decltype(row)>());
         });
-      case Step::kLargeExpand:
-        return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launcher_.launch(large_strip<decltype(row)>, "launching the large_strip kernel", planned,
-                                  large_expand(planned));
-        });
+      case Step::kLargeExpand: return launch_product<Engine>(planned, plan_.large_y, !is_lora(), large_y(), launcher_);
       case Step::kDecode:
         return with_tile<typename Rows::Decode>(planned.tile, [&](auto row) {
           return launcher_.launch(forward_decode<decltype(row)>, "launching the forward_decode kernel", planned,
@@ -83,6 +76,7 @@ class Forward {
     return at<T>(call_.workspace, offset);
   }
   Groups groups() const { return {call_.tokens.sequence_offsets, static_cast<int>(problem_.groups), tokens_}; }
+  bool is_lora() const { return problem_.routing == LILY_ROUTING_NONE; }
   bool is_per_token() const { return problem_.routing == LILY_ROUTING_TOKEN; }
 
   Cast casts() const {
@@ -152,16 +146,6 @@ class Forward {
     return call;
   }
 
-  LargeShrink large_shrink_call() const {
-    LargeShrink call = {};
-    call.operands = shrink_operands(0);
-    call.tile_rows = plan_.tile_rows;
-    call.relu = is_relu();
-    call.saved = saved();
-    if (!plan_.shares_hidden) call.out = hidden();
-    return call;
-  }
-
   // ---- Few tokens ----
 
   ForwardShrink decode_shrink() const {
@@ -203,7 +187,7 @@ class Forward {
 
   // ---- The second phase ----
 
-  Experts experts() const { return {operand(call_.b), experts_, rank_, d_out_, problem_.routing == LILY_ROUTING_NONE}; }
+  Experts experts() const { return {operand(call_.b), experts_, rank_, d_out_, is_lora()}; }
 
   float *weights_out() const { return problem_.routing == LILY_ROUTING_FIXED ? nullptr : call_.weights; }
 
@@ -259,42 +243,44 @@ class Forward {
     return call;
   }
 
-  LeftOperand large_lhs() const {
-    LeftOperand lhs = {};
-    lhs.hidden = hidden().operand();
-    lhs.rank = lhs.columns = rank_;
-    if (!plan_.has_token_weights) return lhs;
-    lhs.kind = LeftOperandKind::kU;
-    lhs.columns = experts_ * rank_;
-    lhs.token_weights = token_weights();
-    return lhs;
+  // ---- Large ranks ----
+
+  LargeProduct large_hidden() const {
+    LargeProduct call = {};
+    call.x = x();
+    call.weight = a();
+    call.tokens = tokens_;
+    call.depth = static_cast<int>(problem_.d_in);
+    call.columns = rank_;
+    call.result = Result::kHidden;
+    call.relu = is_relu();
+    call.saved = saved();
+    if (!plan_.shares_hidden) call.out = hidden();
+    return call;
   }
+
+  Output c() const { return contiguous_output(in_workspace<Scalar>(plan_.c), plan_.c_pitch, kDtype<Scalar>); }
+  Output u() const { return contiguous_output(in_workspace<Scalar>(plan_.u), plan_.u_pitch, kDtype<Scalar>); }
 
   Combine combine_call() const {
     Combine call = {};
     call.experts = experts();
     call.weights = weights();
-    call.c = contiguous_output(in_workspace<Scalar>(plan_.c), plan_.c_pitch, kDtype<Scalar>);
+    call.c = c();
+    call.weights_out = weights_out();
     return call;
   }
 
-  LargeStrip large_expand(const Launch &planned) const {
-    LargeStrip call = {};
-    call.lhs = large_lhs();
+  // y (+)= s u B with weights per token, s h C with one C, of which LoRA's b is the transpose.
+  LargeProduct large_y() const {
+    LargeProduct call = {};
+    call.x = (plan_.has_token_weights ? u() : hidden()).operand();
+    call.weight = plan_.has_token_weights || is_lora() ? b() : c().operand();
     call.tokens = tokens_;
+    call.depth = plan_.has_token_weights ? experts_ * rank_ : rank_;
     call.columns = d_out_;
-    call.out = output(call_.y);
     call.scale = problem_.scaling;
-    call.expand_blocks = planned.grid.x;
-    call.tiles_each = plan_.tiles_each;
-    if (plan_.has_token_weights) {
-      call.w = b();
-    } else {
-      call.experts = experts();
-      call.weights = weights();
-      call.weights_out = weights_out();
-      if (plan_.c != kAbsent) call.w = combine_call().c.operand();
-    }
+    call.y = output(call_.y);
     return call;
   }
 

@@ -181,20 +181,35 @@ double Model::result_clocks(double m, double n, double passes, double shared, do
   return m * n * (passes * shared / kSharedBytes + stored / kStoredBytes);
 }
 
-// The blocks that compute `tiles` tiles of an output with `columns` columns, each of them `tiles_each` in turn. `step`:
-// clocks of a step of `depth` at the latency of its loads.
-Blocks Model::output_blocks(const LargeRow &row, int64_t tiles, int tiles_each, double columns, double depth,
-                            double step) const {
+// What large_product reads, and its main loop, whose blocks have no tail yet. x and the weight have so many bytes per
+// element.
+Work Model::large_product(const LargeRow &row, const ProductPlan &plan, double depth, double columns, double x_bytes,
+                          double weight_bytes) const {
+  Work work = {};
   const Tile &tile = row.tile;
-  const double serial = 2 * rates_.dram_latency, steps = ceil_of(depth, tile.block_k);
-  const double n = std::min<double>(tile.block_n, columns);
+  const double token_tiles = ceil_of(tokens_, tile.block_m), column_tiles = ceil_of(columns, plan.tile_columns);
+  work.reads(tokens_ * depth * x_bytes, column_tiles);
+  work.reads(depth * columns * weight_bytes, token_tiles);
+  const double n = std::min<double>(plan.tile_columns, columns), steps = ceil_of(depth, tile.block_k);
   const double copied = (rows_copied(row) + n) * tile.block_k * scalar_;
-  return {ceil_divide(tiles, tiles_each),
-          tiles_each * large_clocks(row, tile.block_m, n, depth),
-          tiles_each * steps * step,
-          serial,
-          static_cast<int>((row.stages - 1) * copied),
-          serial + tiles_each * result_clocks(tile.block_m, n, 3, scalar_, activation_)};
+  work.add({static_cast<int64_t>(ceil_of(token_tiles * column_tiles, plan.tiles_each)),
+            plan.tiles_each * large_clocks(row, tile.block_m, n, depth),
+            plan.tiles_each * steps * rates_.dram_latency / (row.stages - 1), 2 * rates_.dram_latency,
+            static_cast<int>((row.stages - 1) * copied)});
+  work.registers = registers(kLargeProductRegisters, row.accumulators);
+  work.threads = row.threads();
+  return work;
+}
+
+// Likewise, with an output.
+Work Model::large_output(const LargeRow &row, const ProductPlan &plan, double depth, double columns, double x_bytes,
+                         double weight_bytes) const {
+  Work work = large_product(row, plan, depth, columns, x_bytes, weight_bytes);
+  const double n = std::min<double>(plan.tile_columns, columns);
+  work.kinds[0].exposed =
+      work.kinds[0].serial + plan.tiles_each * result_clocks(row.tile.block_m, n, 3, scalar_, activation_);
+  work.shared_bytes = row.output_bytes;
+  return work;
 }
 
 // Bytes of h that one row of u requests, in tiles of `width` columns: a tile within one expert's columns reads as many

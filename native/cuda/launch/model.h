@@ -33,15 +33,15 @@ class Model {
 
   // ---- Forward ----
   Work shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) const;
-  // `casts_a`: A has the type of the tiles.
-  Work large_shrink(const LargeRow &row, int tile_rows, bool shares_hidden, bool casts_a) const;
-  Work linear(const LargeRow &row, int tiles_each) const;
+  Work large_hidden(const LargeRow &row, const ProductPlan &plan, bool shares_hidden) const;
+  Work linear(const LargeRow &row, const ProductPlan &plan) const;
   Work route(int tile_tokens) const;
   Work pool(int threads) const;
   Work combine(int partial_count) const;  // partial sums of w; 0: w is given
   Work expand(const StripRow &row, const Walk &walk, int partial_count) const;
   Work mix(const MixRow &row, const Walk &walk, bool b_stays) const;
-  Work large_expand(const LargeRow &row, int tiles_each, bool has_c, int partial_count) const;
+  Work form_u() const;
+  Work large_y(const LargeRow &row, const ProductPlan &plan) const;
   Work decode_shrink(const ShrinkRow &row) const;
   Work decode(const DecodeRow &row, const DecodeStages &stages, int shared_bytes) const;
 
@@ -53,9 +53,10 @@ class Model {
   Work dy_once(const OnceRow &row, const Walk &walk) const;
   Work d_hidden(int q_partials, int d_weights_partials, const BackwardPlan &plan) const;
   Work x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) const;
-  Work large_dy(const LargeRow &row, const Walk &walk) const;
-  Work large_d_hidden(const LargeRow &row, int tile_rows, int d_weights_partials) const;
-  Work large_x(const LargeRow &row, const Walk &walk, const BackwardPlan &plan) const;
+  Work large_d_hidden(const LargeRow &row, const ProductPlan &plan, int d_weights_partials) const;
+  Work large_dx(const LargeRow &row, const ProductPlan &plan) const;
+  // D, and dA with dR; null: not in this launch.
+  Work large_outer(const LargeRow &row, const Walk *dy, const Walk *x, const BackwardPlan &plan) const;
   Work reduce(int dy_splits, int x_splits, int outer_rows, int router_splits) const;
 
  private:
@@ -66,8 +67,10 @@ class Model {
   double large_clocks(const LargeRow &row, double m, double n, double depth) const;
   double result_clocks(double m, double n, double passes, double shared, double stored) const;
   void add_large_outer(Work &work, const LargeRow &row, const Walk &walk, double copies, double tail) const;
-  Blocks output_blocks(const LargeRow &row, int64_t tiles, int tiles_each, double columns, double depth,
-                       double step) const;
+  Work large_product(const LargeRow &row, const ProductPlan &plan, double depth, double columns, double x_bytes,
+                     double weight_bytes) const;
+  Work large_output(const LargeRow &row, const ProductPlan &plan, double depth, double columns, double x_bytes,
+                    double weight_bytes) const;
   double form_u_bytes(double width) const;
   void add_token_blocks(Work &work, const ShrinkRow &shrink, int tile_tokens, double blocks, bool completes,
                         int d_weights_partials) const;

@@ -295,62 +295,48 @@ void Model::add_large_outer(Work &work, const LargeRow &row, const Walk &walk, d
                                    walk.splits > 1 ? sizeof(float) : copies * parameter_)});
 }
 
-Work Model::large_dy(const LargeRow &row, const Walk &walk) const {
+Work Model::large_outer(const LargeRow &row, const Walk *dy, const Walk *x, const BackwardPlan &plan) const {
   Work work = {};
-  const Tile &tile = row.tile;
-  work.reads(tokens_ * rank_ * hidden_, walk.column_tiles);
-  work.reads(tokens_ * d_out_ * activation_, walk.row_tiles);
-  add_gradient(work, rank_, d_out_, walk.splits, experts_);
-  if (routes_) {
-    work.reads(experts_ * rank_ * d_out_ * parameter_, walk.splits);
-    work.written += 4 * experts_ * walk.outer_blocks();
-    work.requested += kSector * experts_ * walk.outer_blocks();
+  if (dy != nullptr) {
+    work.reads(tokens_ * rank_ * hidden_, dy->column_tiles);
+    work.reads(tokens_ * d_out_ * activation_, dy->row_tiles);
+    add_gradient(work, rank_, d_out_, dy->splits, experts_);
+    if (routes_) {
+      work.reads(experts_ * rank_ * d_out_ * parameter_, dy->splits);
+      work.written += 4 * experts_ * dy->outer_blocks();
+      work.requested += kSector * experts_ * dy->outer_blocks();
+    }
+    add_large_outer(work, row, *dy, experts_, d_weights_clocks(dy->tile_rows, row.tile.block_n, row.threads()));
   }
-  add_large_outer(work, row, walk, experts_, d_weights_clocks(walk.tile_rows, tile.block_n, row.threads()));
-  add_combine_blocks(work);
-  work.shared_bytes = walk.shared_bytes;
-  work.registers = registers(kLargeStripRegisters, row.accumulators);
+  if (x != nullptr) {
+    work.reads(tokens_ * rank_ * scalar_, x->column_tiles);
+    work.reads(tokens_ * d_in_ * activation_, x->row_tiles);
+    add_gradient(work, rank_, d_in_, x->splits, 1);
+    add_large_outer(work, row, *x, 1, 0);
+    add_router_blocks(work, plan);
+  }
+  work.shared_bytes = row.outer_bytes;
+  work.registers = registers(kLargeOuterRegisters, row.accumulators);
   work.threads = row.threads();
   return work;
 }
 
-Work Model::large_d_hidden(const LargeRow &row, int tile_rows, int d_weights_partials) const {
-  Work work = {};
+Work Model::large_d_hidden(const LargeRow &row, const ProductPlan &plan, int d_weights_partials) const {
+  Work work = large_product(row, plan, d_out_, rank_, activation_, scalar_);
   const Tile &tile = row.tile;
-  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
-  const int row_tiles = ceil_divide(problem_.rank, tile_rows);
-  const double blocks = static_cast<double>(token_tiles) * row_tiles;
-  work.reads(tokens_ * d_out_ * activation_, row_tiles);
-  work.reads(rank_ * d_out_ * scalar_, token_tiles);
-  double tail = 2 * rates_.dram_latency;
-  tail += add_completion(work, blocks, blocks, tile.block_m, tile_rows, d_weights_partials, row.threads());
-  if (routes_ && !pools_logits_) work.requested += 4 * tokens_ * experts_ * (row_tiles - 1);
-  const double steps = ceil_of(d_out_, tile.block_k);
-  const double columns = std::min<double>(tile_rows, rank_);
-  const double copied = (tile.block_m + columns) * tile.block_k * scalar_;
-  work.add({static_cast<int64_t>(blocks), large_clocks(row, tile.block_m, columns, d_out_),
-            steps * rates_.dram_latency / (row.stages - 1), tail, static_cast<int>((row.stages - 1) * copied),
-            tail + result_clocks(tile.block_m, columns, 2, sizeof(float), scalar_)});
-  work.shared_bytes = row.bytes(problem_.experts);
-  work.registers = registers(kLargeShrinkRegisters, row.accumulators);
-  work.threads = row.threads();
+  Blocks &blocks = work.kinds[0];
+  const double columns = std::min<double>(plan.tile_columns, rank_), count = static_cast<double>(blocks.count);
+  blocks.serial +=
+      add_completion(work, count, count, tile.block_m, plan.tile_columns, d_weights_partials, row.threads());
+  if (routes_ && !pools_logits_) work.requested += 4 * tokens_ * experts_ * (ceil_of(rank_, plan.tile_columns) - 1);
+  blocks.exposed = blocks.serial + result_clocks(tile.block_m, columns, 2, sizeof(float), scalar_);
+  work.shared_bytes = row.hidden_bytes(problem_.experts);
   return work;
 }
 
-Work Model::large_x(const LargeRow &row, const Walk &walk, const BackwardPlan &plan) const {
-  Work work = {};
-  work.reads(tokens_ * rank_ * scalar_, 2.0 * walk.column_tiles);
-  work.reads(tokens_ * d_in_ * activation_, walk.row_tiles);
-  work.reads(rank_ * d_in_ * scalar_, walk.token_tiles);
+Work Model::large_dx(const LargeRow &row, const ProductPlan &plan) const {
+  Work work = large_output(row, plan, rank_, d_in_, scalar_, scalar_);
   work.updates(tokens_ * d_in_ * activation_);
-  add_gradient(work, rank_, d_in_, walk.splits, 1);
-  add_large_outer(work, row, walk, 1, 0);
-  work.add(output_blocks(row, int64_t{walk.column_tiles} * walk.token_tiles, walk.tiles_each, d_in_, rank_,
-                         rates_.dram_latency / (row.stages - 1)));
-  add_router_blocks(work, plan);
-  work.shared_bytes = walk.shared_bytes;
-  work.registers = registers(kLargeStripRegisters, row.accumulators);
-  work.threads = row.threads();
   return work;
 }
 

@@ -54,40 +54,20 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) co
   return work;
 }
 
-Work Model::large_shrink(const LargeRow &row, int tile_rows, bool shares_hidden, bool casts_a) const {
-  Work work = {};
-  const Tile &tile = row.tile;
-  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
-  const int row_tiles = ceil_divide(problem_.rank, tile_rows);
-  work.reads(tokens_ * d_in_ * activation_, row_tiles);
-  work.reads(rank_ * d_in_ * (casts_a ? scalar_ : parameter_), token_tiles);
+Work Model::large_hidden(const LargeRow &row, const ProductPlan &plan, bool shares_hidden) const {
+  Work work = large_product(row, plan, d_in_, rank_, activation_, scalar_);
   add_hidden_outputs(work, shares_hidden);
-  const double steps = ceil_of(d_in_, tile.block_k);
-  const double columns = std::min<double>(tile_rows, rank_), serial = 2 * rates_.dram_latency;
-  const double copied = (rows_copied(row) + columns) * tile.block_k * scalar_;
-  work.add({int64_t{token_tiles} * row_tiles, large_clocks(row, tile.block_m, columns, d_in_),
-            steps * rates_.dram_latency / (row.stages - 1), serial, static_cast<int>((row.stages - 1) * copied),
-            serial + result_clocks(tile.block_m, columns, 2, sizeof(float), hidden_)});
-  work.shared_bytes = row.bytes(0);
-  work.registers = registers(kLargeShrinkRegisters, row.accumulators);
-  work.threads = row.threads();
+  work.kinds[0].exposed =
+      work.kinds[0].serial +
+      result_clocks(row.tile.block_m, std::min<double>(plan.tile_columns, rank_), 2, sizeof(float), hidden_);
+  work.shared_bytes = row.hidden_bytes(0);
   return work;
 }
 
 // A frozen linear layer: to the model, h = x A^T whose rank is the number of columns of y. Its weight is read as it is.
-Work Model::linear(const LargeRow &row, int tiles_each) const {
-  Work work = {};
-  const Tile &tile = row.tile;
-  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
-  const int column_tiles = ceil_divide(problem_.rank, tile.block_n);
-  work.reads(tokens_ * d_in_ * activation_, column_tiles);
-  work.reads(rank_ * d_in_ * parameter_, token_tiles);
-  add_hidden_outputs(work, true);
-  work.add(output_blocks(row, int64_t{token_tiles} * column_tiles, tiles_each, rank_, d_in_,
-                         rates_.dram_latency / (row.stages - 1)));
-  work.shared_bytes = row.strip_bytes;
-  work.registers = registers(kLargeShrinkRegisters, row.accumulators);
-  work.threads = row.threads();
+Work Model::linear(const LargeRow &row, const ProductPlan &plan) const {
+  Work work = large_output(row, plan, d_in_, rank_, activation_, parameter_);
+  work.writes(tokens_ * rank_ * activation_);
   return work;
 }
 
@@ -205,36 +185,21 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   return work;
 }
 
-Work Model::large_expand(const LargeRow &row, int tiles_each, bool has_c, int partial_count) const {
+Work Model::form_u() const {
   Work work = {};
-  const Tile &tile = row.tile;
-  const double columns = has_token_weights_ ? experts_ * rank_ : rank_;
-  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
-  const int column_tiles = ceil_divide(problem_.d_out, tile.block_n);
-  const double blocks = static_cast<double>(token_tiles) * column_tiles;
-  const double steps = ceil_of(columns, tile.block_k);
-  double step = rates_.dram_latency / (row.stages - 1);
-  if (has_c)
-    work.reads(rank_ * d_out_ * scalar_, token_tiles);
-  else
-    work.reads(experts_ * rank_ * d_out_ * (has_token_weights_ ? scalar_ : parameter_), token_tiles);
-  if (has_token_weights_) {
-    work.read += tokens_ * rank_ * scalar_ + 4 * (per_token_ ? tokens_ : groups_) * experts_;
-    work.requested += tokens_ * column_tiles * (form_u_bytes(tile.block_k) + steps * tile.block_k / 128.0 * kSector);
-    step = std::max(step, 2 * VectorLoads(rows_copied(row), tile.block_k).passes * rates_.l2_latency);
-  } else {
-    work.reads(tokens_ * rank_ * scalar_, column_tiles);
-    if (!has_c) step += VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4) * rates_.l2_latency;
-    if (partial_count > 0) {
-      add_sum_rows(work, experts_ + 1, partial_count, has_c ? 1 : ceil_of(blocks, tiles_each));
-      work.writes(4 * experts_);
-    }
-  }
+  work.reads(tokens_ * rank_ * scalar_);
+  work.reads(4 * (per_token_ ? tokens_ : groups_) * experts_, per_token_ ? 1 : tokens_ / groups_);
+  work.writes(tokens_ * experts_ * rank_ * scalar_);
+  const double rounds = ceil_of(rank_, 4 * kWarp);
+  work.add({ceil_divide(problem_.tokens, kWarps), 0, rounds * rates_.dram_latency, rates_.l2_latency,
+            static_cast<int>(kThreads * 4 * scalar_)});
+  work.registers = 40;
+  return work;
+}
+
+Work Model::large_y(const LargeRow &row, const ProductPlan &plan) const {
+  Work work = large_output(row, plan, has_token_weights_ ? experts_ * rank_ : rank_, d_out_, scalar_, scalar_);
   work.updates(tokens_ * d_out_ * activation_);
-  work.add(output_blocks(row, static_cast<int64_t>(blocks), tiles_each, d_out_, columns, step));
-  work.shared_bytes = row.strip_bytes;
-  work.registers = registers(kLargeStripRegisters, row.accumulators);
-  work.threads = row.threads();
   return work;
 }
 

@@ -15,7 +15,7 @@ inline double ceil_of(double a, double b) { return std::ceil(a / b); }
 // A linear fit to what ptxas reports for sm_90, within 15 registers; `base` depends on the kernel. launch_bounds of two
 // blocks limits them to 255.
 inline int registers(int base, int accumulators) { return std::min(255, base + accumulators * 13 / 10); }
-constexpr int kLargeShrinkRegisters = 55, kLargeStripRegisters = 85;
+constexpr int kLargeProductRegisters = 65, kLargeOuterRegisters = 85;
 
 // Elements per row that a thread block loads at once, four per thread: rows per step, and steps in flight.
 struct VectorLoads {

@@ -31,13 +31,14 @@ enum class Step {
   kCast,          // cast: operands of products in the type of a tile
   kWriteWeights,  // write_weights: without tokens
   kShrink,        // forward_shrink: h, and the router's result
-  kLargeShrink,   // large_shrink: h of a large rank
+  kLargeShrink,   // large_product: h of a large rank
   kRoute,         // forward_route: the router's result, if the rank is larger than a tile
   kPoolWeights,   // pool: w of each sequence
   kCombine,       // combine: C, and the number of kept tokens
   kExpand,        // forward_expand: y, if one C serves all tokens
   kMix,           // forward_mix: y with weights per token
-  kLargeExpand,   // large_strip: y of a large rank
+  kFormU,         // form_u: u of a large rank, with weights per token
+  kLargeExpand,   // large_product: y of a large rank
   kDecodeShrink,  // forward_shrink: partial sums of h of few tokens
   kDecode,        // forward_decode: the rest of few tokens
   kDy,            // backward_dy: the products that read dy
@@ -45,11 +46,12 @@ enum class Step {
   kDyTokens,      // backward_dy: of them q, and dh, if kDyColumns was launched before
   kDyOnce,        // backward_dy_once: the products that read dy
   kDHidden,       // backward_hidden: dh and dl, if no other launch computes them
-  kLargeDy,       // large_strip: D of a large rank, and C
-  kLargeDHidden,  // large_shrink: dh of a large rank
+  kLargeD,        // large_outer: D and dw of a large rank, with a router
+  kLargeDHidden,  // large_product: dh of a large rank
   kX,             // backward_x: the products that read dh
-  kLargeX,        // large_strip: the same of a large rank
-  kLinear,        // linear: y of a frozen linear layer, or its dx
+  kLargeDx,       // large_product: dx of a large rank
+  kLargeDa,       // large_outer: dA of a large rank; dR, or D if there is no router
+  kLinear,        // large_product: y of a frozen linear layer, or its dx
   kReduce         // reduce: the gradients of parameters from their partial sums
 };
 
@@ -70,7 +72,7 @@ struct Launch {
 };
 
 struct Launches {
-  static constexpr int kMost = 6;
+  static constexpr int kMost = 7;
   Launch list[kMost];
   int count;
 
@@ -88,14 +90,17 @@ struct Walk {
   Tile tile;
   int shared_bytes;
   int column_tiles;
-  int row_tiles;    // of the rank: tiles of the left operand's columns
-  int tile_rows;    // columns of the left operand per tile
-  int token_tiles;  // large ranks: tiles of the tokens, for products that are not summed over them
+  int row_tiles;  // of the rank: tiles of the left operand's columns
+  int tile_rows;  // columns of the left operand per tile
   int splits, split_tokens;
-  int tiles_each = 1;  // large ranks: tiles of an output that a block computes in turn
 
   int outer_blocks() const { return column_tiles * row_tiles * splits; }
-  int expand_blocks() const { return ceil_divide(int64_t{column_tiles} * token_tiles, tiles_each); }
+};
+
+// How blocks divide the result of large_product.
+struct ProductPlan {
+  int tile_columns;  // per tile
+  int tiles_each;    // tiles that a block computes in turn
 };
 
 // An operand of products that `cast` copies to the workspace, because the main loops could not copy it to shared memory
@@ -130,20 +135,19 @@ struct ForwardPlan {
 
   bool has_token_weights;  // each token has weights of its own; otherwise one C = sum_e w_e B_e serves all tokens
   bool pools_logits;
-  bool decodes;        // few tokens: d_in is split over blocks
-  bool shares_hidden;  // the second phase reads the h that is saved for backward
-  int tile_tokens;     // per block of the first phase
-  int tile_rows;       // large_shrink: rows of A per block
-  int tiles_each;      // large_strip: tiles of y per block
+  bool decodes;                       // few tokens: d_in is split over blocks
+  bool shares_hidden;                 // the second phase reads the h that is saved for backward
+  int tile_tokens;                    // per block of the first phase
+  ProductPlan large_hidden, large_y;  // of a large rank
   int token_tiles;
   int depth_splits;  // of d_in, if the call decodes
-  int hidden_pitch, partial_pitch, c_pitch;
+  int hidden_pitch, partial_pitch, c_pitch, u_pitch;
   int column_tiles, split_tokens;  // of the second phase
   bool b_stays;                    // forward_mix: all of a block's columns of B stay in shared memory
   DecodeStages decode_stages;      // forward_decode: of B
 
   CastPlan x_cast, a_cast, b_cast;
-  Offset hidden, hidden_partials, values, pooling_partials, c, weights;
+  Offset hidden, hidden_partials, values, pooling_partials, c, u, weights;
   size_t workspace_bytes;
 };
 
@@ -171,14 +175,14 @@ struct BackwardPlan {
   bool d_first;             // one pooling group with a router: kDyColumns and kDyTokens instead of kDy
   bool completes_d_hidden;  // the token blocks of backward_dy complete dh
 
-  int shrink_rows, outer_rows;      // rows of C or B; rows of D or dB
-  int tile_tokens, token_tiles;     // backward_dy: tokens per token block, and token blocks per split
-  int q_row_tiles;                  // backward_dy: tiles of C's rows
-  int q_tile_rows;                  // large_shrink: rows of C per block
-  Walk dy, x;                       // products of dy; of dh
+  int shrink_rows, outer_rows;   // rows of C or B; rows of D or dB
+  int tile_tokens, token_tiles;  // backward_dy: tokens per token block, and token blocks per split
+  int q_row_tiles;               // backward_dy: tiles of C's rows
+  Walk dy, x;                    // products of dy; of dh; of large ranks those that sum over tokens
+  ProductPlan large_d_hidden, large_dx;
   int dy_row_tiles;                 // 0: there are no column blocks
   int expand_blocks, outer_blocks;  // of the dh phase
-  Grid combine_grid;                // combine blocks in the launch that computes D
+  Grid combine_grid;                // combine blocks in the launch that computes D, of a rank that is not large
   int hidden_tokens;                // backward_hidden: tokens per block
   int d_weights_partials;
   bool reduces_db, reduces_da;  // from partial sums, or zeros if there are no tokens
@@ -196,7 +200,7 @@ struct LinearPlan {
   EngineKind engine;
   bool is_supported;
   Launch launch;
-  int column_tiles, tiles_each;
+  ProductPlan product;
 };
 
 // Restricts the choice to one row of the tables, for comparison; zeros: no restriction.

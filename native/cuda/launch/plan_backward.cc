@@ -3,9 +3,11 @@
 //   dy phase with dh | x phase | reduce         token routing, and weights that are given per sequence
 //   dy phase | dh | x phase | reduce            sequences
 //   C | dy phase with dh | x phase | reduce     one pooling group without a router
-//   C and D | q and dh | x phase | reduce       one pooling group with a router, or a large rank
+//   C and D | q and dh | x phase | reduce       one pooling group with a router
 //   C | dy phase | dh | x phase | reduce        the same, if dy is too large to read it from L2 in the second launch
 //   dy phase, once | dh | x phase | reduce      one pooling group and a small rank, if that is faster
+//   C | D | dh | dx | dA | reduce               one pooling group with a router, and a large rank
+//   C | dh | dx | D and dA | reduce             the same without a router; LoRA's b is the transpose of C
 //
 // If an operand has to be cast, one launch before all of these does it.
 //
@@ -57,7 +59,8 @@ class BackwardPlanner : Planner {
     plan_.needs_q = operands_.has_dx || operands_.has_da;
     plan_.needs_d_weights = routes_ && (plan_.needs_q || plan_.needs_d_router);
     plan_.counts_kept = routes_ && !plan_.has_token_weights && operands_.has_mask;
-    plan_.combines = !plan_.has_token_weights && (plan_.needs_q || (plan_.needs_d_weights && plan_.counts_kept));
+    plan_.combines = !plan_.has_token_weights && !(plan_.is_large && transposed()) &&
+                     (plan_.needs_q || (plan_.needs_d_weights && plan_.counts_kept));
   }
 
   void plan_casts() {
@@ -70,6 +73,7 @@ class BackwardPlanner : Planner {
       plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, reads_b);
     else
       plan_.hidden_cast = cast_activation(rank_, hidden_dtype(problem_), operands_.hidden, needs_outer_of_dy());
+    if (plan_.is_large && transposed()) plan_.b_cast = cast_parameter(d_out_, rank_, operands_.b, reads_b);
     if (tokens_ > 0)
       add_casts(plan_.launches, {plan_.dy_cast, plan_.x_cast, plan_.hidden_cast, plan_.a_cast, plan_.b_cast});
   }
@@ -206,16 +210,25 @@ class BackwardPlanner : Planner {
 
   void choose_large() {
     choose_splits([&](bool may_split) {
-      const auto dy_seconds = [&](const LargeRow &row, const Walk &walk, double fastest) {
-        const double of_d = model_.seconds(model_.large_dy(row, walk)) + reduce_seconds(walk.splits, 1);
-        return of_d < fastest ? of_d + choose_large_d_hidden(walk.outer_blocks()).seconds : of_d;
+      const auto dy_seconds = [&](const LargeRow &row, const Walk &walk) {
+        const double of_d = model_.seconds(model_.large_outer(row, &walk, nullptr, plan_));
+        return of_d + choose_large_d_hidden(walk.outer_blocks()).seconds + reduce_seconds(walk.splits, 1);
       };
-      const auto x_seconds = [&](const LargeRow &row, const Walk &walk, double) {
-        return model_.seconds(model_.large_x(row, walk, plan_)) + reduce_seconds(1, walk.splits);
+      const auto x_seconds = [&](const LargeRow &row, const Walk &walk) {
+        return model_.seconds(model_.large_outer(row, nullptr, &walk, plan_)) + reduce_seconds(1, walk.splits);
       };
-      const Fastest<Walk> dy = choose_large_walk(d_out_, false, may_split, dy_seconds);
-      const Fastest<Walk> x = choose_large_walk(d_in_, true, may_split, x_seconds);
-      plan_.is_supported = dy.found && x.found;
+      Fastest<Walk> dy, x;
+      for (const LargeRow &row : rows_.large) {
+        if (excludes(only_.large, row.tile)) continue;
+        const Fastest<Walk> dy_of_row = choose_large_walk(row, d_out_, may_split, dy_seconds),
+                            x_of_row = choose_large_walk(row, d_in_, may_split, x_seconds);
+        if (!dy_of_row.found || !x_of_row.found) continue;
+        // Without a router both are in one launch and have the same tile.
+        const bool is_fastest = !dy.found || dy_of_row.seconds + x_of_row.seconds < dy.seconds + x.seconds;
+        if (routes_ ? !dy.found || dy_of_row.seconds < dy.seconds : is_fastest) dy = dy_of_row;
+        if (routes_ ? !x.found || x_of_row.seconds < x.seconds : is_fastest) x = x_of_row;
+      }
+      plan_.is_supported = dy.found;
       plan_.dy = dy.best;
       plan_.x = x.best;
       return dy.seconds + x.seconds;
@@ -223,40 +236,24 @@ class BackwardPlanner : Planner {
     plan_.d_weights_partials = plan_.dy.outer_blocks();
   }
 
-  // seconds(row, walk, fastest) may return any time that is not below `fastest` as soon as it knows one.
   template <typename Seconds>
-  Fastest<Walk> choose_large_walk(int columns, bool has_output, bool may_split, const Seconds &seconds) const {
+  Fastest<Walk> choose_large_walk(const LargeRow &row, int columns, bool may_split, const Seconds &seconds) const {
     Fastest<Walk> fastest;
     const WalkShape shape = {rank_, tokens_, columns, experts_};
-    for (const LargeRow &row : rows_.large) {
-      if (excludes(only_.large, row.tile)) continue;
-      for_each_share(rank_, row.tile.block_m, row_unit(row), [&](int tile_rows) {
-        const int blocks = ceil_divide(rank_, tile_rows) * ceil_divide(columns, row.tile.block_n);
-        for_each_split(tokens_, kLeastLargeDepth, device_, blocks, [&](int split_tokens) {
-          const int64_t tiles =
-              int64_t{ceil_divide(columns, row.tile.block_n)} * ceil_divide(tokens_, row.tile.block_m);
-          for_each_count(row, device_, has_output ? tiles : 1, [&](int tiles_each) {
-            if (!has_output && tiles_each > 1) return;
-            const Walk walk = large_walk(row, device_, shape, tile_rows, tiles_each, split_tokens);
-            if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
-            const double limit = fastest.found ? fastest.seconds : HUGE_VAL;
-            fastest.consider(walk, seconds(row, walk, limit));
-          });
-        });
+    for_each_share(rank_, row.tile.block_m, row_unit(row), [&](int tile_rows) {
+      const int blocks = ceil_divide(rank_, tile_rows) * ceil_divide(columns, row.tile.block_n);
+      for_each_split(tokens_, kLeastLargeDepth, device_, blocks, [&](int split_tokens) {
+        const Walk walk = large_walk(row, device_, shape, tile_rows, split_tokens);
+        if (walk.column_tiles != 0 && (walk.splits == 1 || may_split)) fastest.consider(walk, seconds(row, walk));
       });
-    }
+    });
     return fastest;
   }
 
-  Fastest<LargeShare> choose_large_d_hidden(int d_weights_partials) const {
-    Fastest<LargeShare> fastest;
-    for (const LargeRow &row : rows_.large) {
-      if (excludes(only_.large, row.tile) || row.bytes(experts_) > most_shared_bytes(device_)) continue;
-      for_each_share(rank_, row.tile.block_n, column_unit(row), [&](int tile_rows) {
-        fastest.consider({&row, tile_rows}, model_.seconds(model_.large_d_hidden(row, tile_rows, d_weights_partials)));
-      });
-    }
-    return fastest;
+  Fastest<ProductChoice> choose_large_d_hidden(int d_weights_partials) const {
+    return choose_hidden(experts_, [&](const LargeRow &row, const ProductPlan &plan) {
+      return model_.large_d_hidden(row, plan, d_weights_partials);
+    });
   }
 
   // Least tokens of a split of a large rank: writing and adding partial sums costs as much as a few hundred tokens.
@@ -283,7 +280,7 @@ class BackwardPlanner : Planner {
       to.q = take(workspace, problem_.tokens * to.q_pitch);
     if (routes_) to.d_logits = take(workspace, problem_.tokens * experts_);
     if (to.reads_dy_once) to.q_partials = take(workspace, to.dy.column_tiles * problem_.tokens * to.q_pitch);
-    if (!to.has_token_weights && !to.reads_dy_once)
+    if (!to.has_token_weights && !to.reads_dy_once && !(to.is_large && transposed()))
       to.c = take(workspace, int64_t{rank_} * to.c_pitch, rows_.scalar_bytes);
     if (to.has_token_weights && routes_) to.token_d_weights = take(workspace, problem_.tokens * experts_);
     if (routes_ && !to.has_token_weights) {
@@ -372,31 +369,39 @@ class BackwardPlanner : Planner {
   }
 
   void add_large_launches() {
-    const Walk &dy = plan_.dy, &x = plan_.x;
-    plan_.is_supported = dy.column_tiles != 0 && x.column_tiles != 0;
+    const auto dx_work = [this](const LargeRow &row, const ProductPlan &plan) { return model_.large_dx(row, plan); };
+    const Fastest<ProductChoice> d_hidden = choose_large_d_hidden(plan_.d_weights_partials),
+                                 dx = choose_output(d_in_, dx_work);
+    plan_.is_supported = plan_.is_supported && d_hidden.found && dx.found;
     if (!plan_.is_supported) return;
-    plan_.dy_row_tiles = needs_outer_of_dy() ? dy.row_tiles : 0;
-    plan_.combine_grid = plan_.combines ? combine_blocks() : Grid{};
-    const int dy_grid =
-        static_cast<int>((plan_.dy_row_tiles > 0 ? dy.outer_blocks() : 0) + plan_.combine_grid.blocks());
-    if (dy_grid > 0)
-      add(plan_.launches, Step::kLargeDy, dy.tile, {}, {dy_grid, 1, 1}, dy.shared_bytes,
-          model_.large_dy(row_of(rows_.large, dy.tile), dy), row_of(rows_.large, dy.tile).threads());
+    if (plan_.combines) add(plan_.launches, Step::kCombine, {}, {}, combine_blocks(), 0, model_.combine(0));
+    plan_.dy_row_tiles = needs_outer_of_dy() ? plan_.dy.row_tiles : 0;
+    const int dy_blocks = needs_outer_of_dy() ? plan_.dy.outer_blocks() : 0;
+    if (routes_ && dy_blocks > 0) {
+      const LargeRow &row = row_of(rows_.large, plan_.dy.tile);
+      add(plan_.launches, Step::kLargeD, row.tile, {}, {dy_blocks, 1, 1}, plan_.dy.shared_bytes,
+          model_.large_outer(row, &plan_.dy, nullptr, plan_), row.threads());
+    }
     if (plan_.needs_q) {
-      const auto [row, tile_rows] = choose_large_d_hidden(plan_.d_weights_partials).best;
-      plan_.q_tile_rows = tile_rows;
-      add(plan_.launches, Step::kLargeDHidden, row->tile, {},
-          {ceil_divide(tokens_, row->tile.block_m), ceil_divide(rank_, tile_rows), 1}, row->bytes(experts_),
-          model_.large_d_hidden(*row, tile_rows, plan_.d_weights_partials), row->threads());
+      plan_.large_d_hidden = d_hidden.best.plan;
+      const LargeRow &row = *d_hidden.best.row;
+      add_product(plan_.launches, Step::kLargeDHidden, d_hidden.best, rank_, row.hidden_bytes(experts_),
+                  model_.large_d_hidden(row, plan_.large_d_hidden, plan_.d_weights_partials));
     } else {
       add_d_hidden();
     }
-    plan_.expand_blocks = operands_.has_dx ? x.expand_blocks() : 0;
-    plan_.outer_blocks = operands_.has_da ? x.outer_blocks() : 0;
-    const int x_grid = plan_.expand_blocks + plan_.outer_blocks + router_blocks();
-    if (x_grid > 0)
-      add(plan_.launches, Step::kLargeX, x.tile, {}, {x_grid, 1, 1}, bytes_with_router(x.shared_bytes, experts_),
-          model_.large_x(row_of(rows_.large, x.tile), x, plan_), row_of(rows_.large, x.tile).threads());
+    if (operands_.has_dx) {
+      plan_.large_dx = dx.best.plan;
+      const LargeRow &row = *dx.best.row;
+      add_product(plan_.launches, Step::kLargeDx, dx.best, d_in_, row.output_bytes, dx_work(row, plan_.large_dx));
+    }
+    plan_.outer_blocks = operands_.has_da ? plan_.x.outer_blocks() : 0;
+    if (const int blocks = plan_.outer_blocks + (routes_ ? router_blocks() : dy_blocks); blocks > 0) {
+      const LargeRow &row = row_of(rows_.large, plan_.x.tile);
+      add(plan_.launches, Step::kLargeDa, row.tile, {}, {blocks, 1, 1},
+          bytes_with_router(plan_.x.shared_bytes, experts_),
+          model_.large_outer(row, routes_ ? nullptr : &plan_.dy, &plan_.x, plan_), row.threads());
+    }
   }
 
   // Adds partial sums; without tokens it writes zeros.

@@ -1,9 +1,9 @@
 // The plan of forward. Symbols as in docs/math.md.
 //
 // Normally two launches, after one that casts operands of another type or alignment: shrink, and expand (one C for all
-// tokens) or mix (weights per token). A third runs between them to pool sequences, to route if the rank is larger than
-// one tile, or to combine C if the rank is large and many tokens share C. Few tokens with a rank that is not large
-// always take two (forward_decode.cuh).
+// tokens) or mix (weights per token). A third runs between them to pool sequences, or to route if the rank is larger
+// than one tile; of a large rank another one combines C, or forms u. Few tokens with a rank that is not large always
+// take two (forward_decode.cuh).
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -26,6 +26,7 @@ class ForwardPlanner : Planner {
     plan_.hidden_pitch = round_up(rank_, vector_elements(rows_));
     plan_.partial_pitch = round_up(rank_, 4);
     plan_.c_pitch = round_up(d_out_, vector_elements(rows_));
+    plan_.u_pitch = round_up(int64_t{experts_} * rank_, vector_elements(rows_));
     plan_.shares_hidden = operands_.hidden_is_aligned && dtype_bytes(hidden_dtype(problem_)) == rows_.scalar_bytes;
     const Fastest<Decode> decode = choose_decode();
     plan_.decodes = decode.found;
@@ -33,6 +34,7 @@ class ForwardPlanner : Planner {
       plan_.x_cast = cast_activation(problem_.d_in, problem_.activation_dtype, operands_.x, true);
       plan_.a_cast = cast_parameter(rank_, problem_.d_in, operands_.a, true);
       if (has_token_weights_) plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, true);
+      if (is_large_ && is_lora()) plan_.b_cast = cast_parameter(d_out_, rank_, operands_.b, true);
       add_casts(plan_.launches, {plan_.x_cast, plan_.a_cast, plan_.b_cast});
     }
     if (tokens_ == 0)
@@ -46,11 +48,16 @@ class ForwardPlanner : Planner {
   }
 
  private:
+  bool is_lora() const { return problem_.routing == LILY_ROUTING_NONE; }
+  // Whether a launch of its own writes C. LoRA's b is its transpose.
+  bool combines() const { return is_large_ && !has_token_weights_ && !is_lora(); }
+
   // Elements of d_in per split, if the call decodes.
   int split_depth() const { return kSplitTiles * kTileBytes / rows_.scalar_bytes; }
 
   void lay_out() {
-    plan_.hidden = plan_.hidden_partials = plan_.values = plan_.pooling_partials = plan_.c = plan_.weights = kAbsent;
+    plan_.hidden = plan_.hidden_partials = plan_.values = plan_.pooling_partials = plan_.c = plan_.u = plan_.weights =
+        kAbsent;
     Workspace workspace(nullptr);
     if (plan_.decodes) {
       plan_.hidden_partials = take(workspace, plan_.depth_splits * problem_.tokens * plan_.partial_pitch);
@@ -59,7 +66,9 @@ class ForwardPlanner : Planner {
       if (routes_) plan_.values = take(workspace, problem_.tokens * experts_);
       if (routes_ && !has_token_weights_)
         plan_.pooling_partials = take(workspace, int64_t{plan_.token_tiles} * (experts_ + 1));
-      if (writes_c_) plan_.c = take(workspace, int64_t{rank_} * plan_.c_pitch, rows_.scalar_bytes);
+      if (combines()) plan_.c = take(workspace, int64_t{rank_} * plan_.c_pitch, rows_.scalar_bytes);
+      if (is_large_ && has_token_weights_)
+        plan_.u = take(workspace, problem_.tokens * plan_.u_pitch, rows_.scalar_bytes);
       if (has_token_weights_) plan_.weights = take(workspace, problem_.groups * experts_);
       lay_out_casts(workspace, {&plan_.x_cast, &plan_.a_cast, &plan_.b_cast});
     }
@@ -94,7 +103,7 @@ class ForwardPlanner : Planner {
   }
 
   // Experts are combined. LoRA has one, of which nothing is to be combined.
-  bool combines_in_decode() const { return !has_token_weights_ && problem_.routing != LILY_ROUTING_NONE; }
+  bool combines_in_decode() const { return !has_token_weights_ && !is_lora(); }
 
   DecodeStages decode_stages(const DecodeRow &row) const {
     if (combines_in_decode()) return {rank_, experts_, 0};
@@ -147,7 +156,7 @@ class ForwardPlanner : Planner {
       add(plan_.launches, Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0,
           model_.pool(pool_threads()), pool_threads());
     if (is_large_)
-      add_large_expand();
+      add_large_y();
     else if (has_token_weights_)
       add_mix(choose_mix());
     else
@@ -189,7 +198,7 @@ class ForwardPlanner : Planner {
   }
 
   double second_phase_seconds() const {
-    if (is_large_) return choose_large_expand().seconds;
+    if (is_large_) return combines() ? model_.seconds(model_.combine(partial_count())) : 0;
     return has_token_weights_ ? choose_mix().seconds : choose_expand().seconds;
   }
 
@@ -264,67 +273,36 @@ class ForwardPlanner : Planner {
   // ---- Large ranks ----
 
   void add_large_shrink() {
-    Fastest<LargeShare> fastest;
-    for (const LargeRow &row : rows_.large) {
-      if (excludes(only_.large, row.tile) || row.bytes(0) > most_shared_bytes(device_)) continue;
-      for_each_share(rank_, row.tile.block_n, column_unit(row), [&](int tile_rows) {
-        fastest.consider({&row, tile_rows}, model_.seconds(model_.large_shrink(row, tile_rows, true, true)));
-      });
-    }
+    const auto work = [&](bool shares_hidden) {
+      return [this, shares_hidden](const LargeRow &row, const ProductPlan &plan) {
+        return model_.large_hidden(row, plan, shares_hidden);
+      };
+    };
+    const Fastest<ProductChoice> fastest = choose_hidden(0, work(true));
     plan_.is_supported = plan_.is_supported && fastest.found;
     if (!fastest.found) return;
+    plan_.large_hidden = fastest.best.plan;
     const LargeRow &row = *fastest.best.row;
-    plan_.tile_rows = fastest.best.tile_rows;
-    add(plan_.launches, Step::kLargeShrink, row.tile, {},
-        {ceil_divide(tokens_, row.tile.block_m), ceil_divide(rank_, plan_.tile_rows), 1}, row.bytes(0),
-        model_.large_shrink(row, plan_.tile_rows, plan_.shares_hidden, true), row.threads());
+    add_product(plan_.launches, Step::kLargeShrink, fastest.best, rank_, row.hidden_bytes(0),
+                work(plan_.shares_hidden)(row, plan_.large_hidden));
   }
 
-  struct LargeExpand {
-    const LargeRow *row;
-    int tiles_each;
-    bool writes_c;
-  };
-
-  // Either a launch of its own writes C, or each tile of tokens combines all of C: with few tokens that takes less time
-  // than one more launch. Both round C, so that the results are the same.
-  Fastest<LargeExpand> choose_large_expand() const {
-    const double combining = model_.seconds(model_.combine(partial_count()));
-    Fastest<LargeExpand> fastest;
-    for (const LargeRow &row : rows_.large) {
-      if (excludes(only_.large, row.tile) || row.strip_bytes > most_shared_bytes(device_)) continue;
-      for_each_count(row, device_, large_output_tiles(row), [&](int tiles_each) {
-        const auto seconds = [&](bool has_c) {
-          return model_.seconds(model_.large_expand(row, tiles_each, has_c, partial_count()));
-        };
-        fastest.consider({&row, tiles_each, false}, seconds(false));
-        if (!has_token_weights_) fastest.consider({&row, tiles_each, true}, combining + seconds(true));
-      });
-    }
-    return fastest;
-  }
-
-  int64_t large_output_tiles(const LargeRow &row) const {
-    return int64_t{ceil_divide(d_out_, row.tile.block_n)} * ceil_divide(tokens_, row.tile.block_m);
-  }
-
-  void add_large_expand() {
-    const Fastest<LargeExpand> fastest = choose_large_expand();
+  void add_large_y() {
+    const auto work = [this](const LargeRow &row, const ProductPlan &plan) { return model_.large_y(row, plan); };
+    const Fastest<ProductChoice> fastest = choose_output(d_out_, work);
     plan_.is_supported = plan_.is_supported && fastest.found;
     if (!fastest.found) return;
-    writes_c_ = fastest.best.writes_c;
-    if (writes_c_)
+    if (has_token_weights_)
+      add(plan_.launches, Step::kFormU, {}, {}, {ceil_divide(tokens_, kWarps), 1, 1}, 0, model_.form_u());
+    if (combines())
       add(plan_.launches, Step::kCombine, {}, {}, combine_grid(rank_, d_out_), 0, model_.combine(partial_count()));
+    plan_.large_y = fastest.best.plan;
     const LargeRow &row = *fastest.best.row;
-    plan_.tiles_each = fastest.best.tiles_each;
-    add(plan_.launches, Step::kLargeExpand, row.tile, {},
-        {ceil_divide(large_output_tiles(row), plan_.tiles_each), 1, 1}, row.strip_bytes,
-        model_.large_expand(row, plan_.tiles_each, writes_c_, partial_count()), row.threads());
+    add_product(plan_.launches, Step::kLargeExpand, fastest.best, d_out_, row.output_bytes, work(row, plan_.large_y));
   }
 
   const ForwardOperands &operands_;
   const bool is_large_;
-  bool writes_c_ = false;
   ForwardPlan plan_ = {};
 };
 

@@ -51,33 +51,24 @@ LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) 
   plan.engine = engine_kind(problem, device);
   const TileRows &rows = tile_rows(plan.engine, device);
   const Model model(problem, plan.engine, false, rows, device);
-  struct Choice {
-    const LargeRow *row;
-    int tiles_each;
-  };
-  Fastest<Choice> fastest;
-  for (const LargeRow &row : rows.large) {
-    if (row.strip_bytes > most_shared_bytes(device)) continue;
-    const int64_t tiles =
-        int64_t{ceil_divide(problem.rank, row.tile.block_n)} * ceil_divide(problem.tokens, row.tile.block_m);
-    for_each_count(row, device, tiles, [&](int tiles_each) {
-      fastest.consider({&row, tiles_each}, model.seconds(model.linear(row, tiles_each)));
-    });
-  }
+  Fastest<ProductChoice> fastest;
+  for_each_output_tile(rows.large, device, problem.tokens, problem.rank,
+                       [&](const LargeRow &row, const ProductPlan &product) {
+                         fastest.consider({&row, product}, model.seconds(model.linear(row, product)));
+                       });
   plan.is_supported = fastest.found;
   if (!fastest.found) return plan;
   const LargeRow &row = *fastest.best.row;
-  plan.tiles_each = fastest.best.tiles_each;
-  plan.column_tiles = ceil_divide(problem.rank, row.tile.block_n);
-  const int64_t tiles = int64_t{plan.column_tiles} * ceil_divide(problem.tokens, row.tile.block_m);
-  plan.is_supported = tiles <= INT32_MAX;
+  plan.product = fastest.best.plan;
+  const int64_t blocks = product_blocks(fastest.best, problem.tokens, problem.rank);
+  plan.is_supported = blocks * plan.product.tiles_each <= INT32_MAX;
   plan.launch = {Step::kLinear,
                  row.tile,
                  {},
-                 {ceil_divide(tiles, plan.tiles_each), 1, 1},
-                 row.strip_bytes,
+                 {static_cast<int>(blocks), 1, 1},
+                 row.output_bytes,
                  row.threads(),
-                 model.linear(row, plan.tiles_each)};
+                 model.linear(row, plan.product)};
   return plan;
 }
 

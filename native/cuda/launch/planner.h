@@ -65,6 +65,48 @@ inline Grid combine_grid(int rank, int d_out) {
   return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
 }
 
+// The fastest of the candidates that a choice considers; the first of equals.
+template <typename Candidate>
+struct Fastest {
+  Candidate best = {};
+  double seconds = 0;
+  bool found = false;
+
+  void consider(const Candidate &candidate, double its_seconds) {
+    if (found && its_seconds >= seconds) return;
+    best = candidate;
+    seconds = its_seconds;
+    found = true;
+  }
+};
+
+// Whether a restriction excludes a tile.
+inline bool excludes(const Tile &only, const Tile &tile) { return only.block_m != 0 && !(only == tile); }
+
+// A tile of large_product, and how blocks divide the result into such tiles.
+struct ProductChoice {
+  const LargeRow *row;
+  ProductPlan plan;
+};
+
+// Calls visit(row, plan) with the tiles of an output with `columns` columns that fit the device.
+template <typename Visit>
+void for_each_output_tile(std::span<const LargeRow> rows, const Device &device, int64_t tokens, int64_t columns,
+                          const Visit &visit) {
+  for (const LargeRow &row : rows) {
+    if (row.output_bytes > most_shared_bytes(device)) continue;
+    const int64_t tiles = int64_t{ceil_divide(columns, row.tile.block_n)} * ceil_divide(tokens, row.tile.block_m);
+    for_each_count(row, device, tiles, [&](int tiles_each) { visit(row, ProductPlan{row.tile.block_n, tiles_each}); });
+  }
+}
+
+// Blocks of large_product.
+inline int64_t product_blocks(const ProductChoice &choice, int64_t tokens, int64_t columns) {
+  const auto &[row, plan] = choice;
+  const int64_t tiles = int64_t{ceil_divide(columns, plan.tile_columns)} * ceil_divide(tokens, row->tile.block_m);
+  return ceil_divide(tiles, plan.tiles_each);
+}
+
 // What the plans of both directions derive from a call.
 class Planner {
  protected:
@@ -90,6 +132,34 @@ class Planner {
   // x, dy or h. Those of another type are converted while tiles are loaded: a copy would have as many bytes again.
   CastPlan cast_activation(int64_t columns, int32_t dtype, Alignment alignment, bool reads) const {
     return dtype == scalar_dtype(engine_) ? plan_cast(problem_.tokens, columns, dtype, alignment, reads) : CastPlan{};
+  }
+
+  // The fastest tile of a product of a large rank whose result is an output; work(row, plan) is that of the launch.
+  template <typename WorkOf>
+  Fastest<ProductChoice> choose_output(int columns, const WorkOf &work) const {
+    Fastest<ProductChoice> fastest;
+    for_each_output_tile(rows_.large, device_, tokens_, columns, [&](const LargeRow &row, const ProductPlan &plan) {
+      if (!excludes(only_.large, row.tile)) fastest.consider({&row, plan}, model_.seconds(work(row, plan)));
+    });
+    return fastest;
+  }
+  // Likewise if it is h, or dh with the scratch memory of so many experts.
+  template <typename WorkOf>
+  Fastest<ProductChoice> choose_hidden(int experts, const WorkOf &work) const {
+    Fastest<ProductChoice> fastest;
+    for (const LargeRow &row : rows_.large) {
+      if (excludes(only_.large, row.tile) || row.hidden_bytes(experts) > most_shared_bytes(device_)) continue;
+      for_each_share(rank_, row.tile.block_n, column_unit(row), [&](int tile_columns) {
+        const ProductPlan plan = {tile_columns, 1};
+        fastest.consider({&row, plan}, model_.seconds(work(row, plan)));
+      });
+    }
+    return fastest;
+  }
+  void add_product(Launches &launches, Step step, const ProductChoice &choice, int columns, int shared_bytes,
+                   const Work &work) const {
+    const auto blocks = static_cast<int>(product_blocks(choice, tokens_, columns));
+    add(launches, step, choice.row->tile, {}, {blocks, 1, 1}, shared_bytes, work, choice.row->threads());
   }
 
   void lay_out_casts(Workspace &workspace, std::initializer_list<CastPlan *> casts) const {
@@ -130,21 +200,6 @@ class Planner {
   const bool routes_;
 };
 
-// The fastest of the candidates that a choice considers; the first of equals.
-template <typename Candidate>
-struct Fastest {
-  Candidate best = {};
-  double seconds = 0;
-  bool found = false;
-
-  void consider(const Candidate &candidate, double its_seconds) {
-    if (found && its_seconds >= seconds) return;
-    best = candidate;
-    seconds = its_seconds;
-    found = true;
-  }
-};
-
 // The smallest size that is at least `needed`; if there is none, the largest. A tile of a larger rank multiplies zeros.
 template <typename Row, typename Size>
 int fitting_size(std::span<const Row> rows, int needed, const Size &size_of) {
@@ -164,15 +219,6 @@ inline int fitting_block_k(std::span<const StripRow> rows, int columns) {
 inline int fitting_block_n(const TileRows &rows, int needed) {
   return fitting_size(rows.shrink, needed, [](const ShrinkRow &row) { return row.tile.block_n; });
 }
-
-// A tile of large_shrink, and the rows of A or C that each block has of it.
-struct LargeShare {
-  const LargeRow *row;
-  int tile_rows;
-};
-
-// Whether a restriction excludes a tile.
-inline bool excludes(const Tile &only, const Tile &tile) { return only.block_m != 0 && !(only == tile); }
 
 // The row of a table with this tile.
 template <typename Row>

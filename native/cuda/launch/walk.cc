@@ -6,9 +6,7 @@ namespace {
 // Without a tile if a grid could not have so many blocks.
 Walk checked(const Walk &walk) {
   constexpr int64_t kMostBlocks = 1 << 30;
-  const int64_t columns = walk.column_tiles;
-  const bool fits = columns * walk.row_tiles <= kMostBlocks / walk.splits && columns * walk.token_tiles <= kMostBlocks;
-  return fits ? walk : Walk{};
+  return int64_t{walk.column_tiles} * walk.row_tiles <= kMostBlocks / walk.splits ? walk : Walk{};
 }
 
 }  // namespace
@@ -25,7 +23,7 @@ Walk strip_walk(const StripRow &row, const Device &device, const WalkShape &shap
   const int bytes = row.bytes(expands, has_outer, row_tiles > 1);
   if (bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_m);
-  return checked({row.tile, bytes, ceil_divide(shape.columns, row.tile.block_n), row_tiles, row.tile.block_k, 0,
+  return checked({row.tile, bytes, ceil_divide(shape.columns, row.tile.block_n), row_tiles, row.tile.block_k,
                   std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
 }
 
@@ -35,24 +33,23 @@ Walk mix_walk(const MixRow &row, const Device &device, const WalkShape &shape, i
   if (bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_m);
   return checked({row.tile, bytes, ceil_divide(shape.columns, row.tile.block_n),
-                  ceil_divide(shape.lhs_columns, row.tile.block_k), row.tile.block_k, 0,
+                  ceil_divide(shape.lhs_columns, row.tile.block_k), row.tile.block_k,
                   std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
 }
 
 Walk once_walk(const OnceRow &row, const Device &device, const WalkShape &shape, int split_tokens) {
   if (row.tile.block_k < shape.lhs_columns || row.bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_m);
-  return checked({row.tile, row.bytes, ceil_divide(shape.columns, row.tile.block_n), 1, row.tile.block_k, 0,
+  return checked({row.tile, row.bytes, ceil_divide(shape.columns, row.tile.block_n), 1, row.tile.block_k,
                   std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
 }
 
-Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int tile_rows, int tiles_each,
-                int split_tokens) {
-  if (row.strip_bytes > most_shared_bytes(device)) return {};
+Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int tile_rows, int split_tokens) {
+  if (row.outer_bytes > most_shared_bytes(device)) return {};
   split_tokens = round_up(split_tokens, row.tile.block_k);
-  return checked({row.tile, row.strip_bytes, ceil_divide(shape.columns, row.tile.block_n),
-                  ceil_divide(shape.lhs_columns, tile_rows), tile_rows, ceil_divide(shape.tokens, row.tile.block_m),
-                  std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens, tiles_each});
+  return checked({row.tile, row.outer_bytes, ceil_divide(shape.columns, row.tile.block_n),
+                  ceil_divide(shape.lhs_columns, tile_rows), tile_rows,
+                  std::max(1, ceil_divide(shape.tokens, split_tokens)), split_tokens});
 }
 
 }  // namespace lily::cuda

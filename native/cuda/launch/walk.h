@@ -27,8 +27,7 @@ Walk strip_walk(const StripRow &row, const Device &device, const WalkShape &shap
 Walk mix_walk(const MixRow &row, const Device &device, const WalkShape &shape, int rank, bool b_stays,
               int split_tokens);
 Walk once_walk(const OnceRow &row, const Device &device, const WalkShape &shape, int split_tokens);
-Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int tile_rows, int tiles_each,
-                int split_tokens);
+Walk large_walk(const LargeRow &row, const Device &device, const WalkShape &shape, int tile_rows, int split_tokens);
 
 // Calls visit(rows per tile) with the divisions of `rows` that a choice considers: the fewest tiles of at most `most`
 // rows, and one more, each of equal shares of whole units. A last tile with few rows would take as long as a full one

@@ -63,8 +63,9 @@ constexpr std::array<OnceRow, sizeof...(Tile)> once_rows(Table<Tile...>) {
 
 template <typename... Tile>
 constexpr std::array<LargeRow, sizeof...(Tile)> large_rows(Table<Tile...>) {
-  return {LargeRow{tile_of(Tile{}), Tile::bytes, Tile::kStripBytes, Tile::kContinues, Tile::kStages,
-                   Warps{Tile::kWarpsM, Tile::kWarpsN}, 4 * Tile::kWarpM * Tile::kWarpN, Tile::kHasGroups}...};
+  return {LargeRow{tile_of(Tile{}), Tile::kOutputBytes, Tile::hidden_bytes, Tile::kOuterBytes, Tile::kContinues,
+                   Tile::kStages, Warps{Tile::kWarpsM, Tile::kWarpsN}, 4 * Tile::kWarpM * Tile::kWarpN,
+                   Tile::kHasGroups}...};
 }
 
 template <typename... Some, typename... Others>

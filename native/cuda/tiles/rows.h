@@ -56,9 +56,12 @@ struct OnceRow {
 
 struct LargeRow {
   Tile tile;
-  int (*bytes)(int experts);  // of large_shrink
-  int strip_bytes;            // of large_strip and linear
-  bool continues;             // their blocks compute several tiles of an output in turn
+  // Of shared memory: large_product with an output, or with h or dh and the scratch memory of so many experts; and
+  // large_outer.
+  int output_bytes;
+  int (*hidden_bytes)(int experts);
+  int outer_bytes;
+  bool continues;  // a block computes several tiles of an output in turn
   int stages;
   Warps warps;
   int accumulators;

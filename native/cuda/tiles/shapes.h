@@ -276,8 +276,8 @@ struct LargeTile : BlockOf<kWarps_> {
   // From one fragment of a warp to its next, in rows and columns: the warps take turns, so that each has its share of a
   // tile at the edge of the matrix too.
   static constexpr int kStrideM = 16 * kWarpsM, kStrideN = 8 * kWarpsN;
-  // Minimum number of resident blocks, for at least eight warps per multiprocessor: of large_strip, and of the kernels
-  // with one product.
+  // Minimum number of resident blocks, for at least eight warps per multiprocessor: of large_outer, and of
+  // large_product.
   static constexpr int kAccumulators = 4 * kWarpM * kWarpN;
   static constexpr int kBlocks = kAccumulators <= (kHasGroups ? 64 : 32) ? 3 : 8 / kWarps;
   static constexpr int kProductBlocks = kAccumulators <= 4                           ? 5
@@ -295,12 +295,12 @@ struct LargeTile : BlockOf<kWarps_> {
   static constexpr int kSlices = (kBlockM + kSliceRows - 1) / kSliceRows;
   static_assert(kContinues || kSlices < kStages);
 
-  // Bytes of shared memory: the ring, whose memory the result reuses, then the scratch memory for computing operands.
-  static constexpr int kScratch = (kRing > kResult * 4 ? kRing : kResult * 4) + kDWeightExperts * kWarps * 4;
-  static int bytes(int experts) { return kScratch + d_hidden_scratch(kBlockM, experts) * 4; }
-  // Of large_strip and linear: kBlockM numbers of groups follow the ring and the output.
-  static constexpr int kGroups = kContinues ? kRing + kBlockM * kBlockN * static_cast<int>(sizeof(Scalar)) : kRing;
-  static constexpr int kStripBytes = kGroups + kBlockM * 4 > kScratch ? kGroups + kBlockM * 4 : kScratch;
+  // Bytes of shared memory. Of large_outer: the ring, whose memory the result reuses, and sums of dw.
+  static constexpr int kScratch = kRing > kResult * 4 ? kRing : kResult * 4;
+  static constexpr int kOuterBytes = kScratch + kDWeightExperts * kWarps * 4;
+  // Of large_product: an output, or h and dh, with the scratch memory for dl.
+  static constexpr int kOutputBytes = kRing + (kContinues ? kBlockM * kBlockN * static_cast<int>(sizeof(Scalar)) : 0);
+  static int hidden_bytes(int experts) { return kScratch + d_hidden_scratch(kBlockM, experts) * 4; }
 };
 
 // ---- Other kernels ----

@@ -166,7 +166,7 @@ struct VectorsOfThread {
 
 // An asynchronous copy of all 16 bytes or of none is one instruction, one of some of them is many: tiles whose rows end
 // within a vector, or begin at multiples of 8 bytes only, have a loop of their own, which is short rather than fast.
-// The other one is not unrolled further: large_strip would need more registers than there are.
+// The other one is not unrolled further: large_product would need more registers than there are.
 template <typename T, int kRows, int kColumns, int kBlockThreads>
 __device__ inline void stage_copies(T *tile, const Operand &source, const Window &window) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
