@@ -137,11 +137,13 @@ __global__ __launch_bounds__(Tile::kThreads,
     const int column = (first + i) % column_tiles * call.tile_columns;
     return {token, min(token + Tile::kBlockM, call.tokens), column, min(column + call.tile_columns, call.columns)};
   };
-  const auto fill = [&](Scalar *slot, const Window &tile, int step) {
+  // `is_new`: the slot has not been filled before. Later its rows without a token stay as they are, since no element
+  // that is written depends on them.
+  const auto fill = [&](Scalar *slot, const Window &tile, int step, bool is_new) {
     const int k = step * Tile::kBlockK;
     Scalar *const b = slot + Tile::kA;
     stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
-        slot, call.x, {tile.row, tile.row_end, k, call.depth});
+        slot, call.x, {tile.row, tile.row_end, k, call.depth}, is_new);
     if constexpr (kTransposed)
       for_each_panel<Tile::kBlockN, Tile::kPanelN>([&](int n) {
         stage_parameters<typename Tile::Engine, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(
@@ -162,14 +164,15 @@ __global__ __launch_bounds__(Tile::kThreads,
       if constexpr (Tile::kContinues) {
         // Since the last barrier all threads have written the tile before.
         if (step == Tile::kStages - 1) fill_slice<Tile>(shared, steps, 0, call.y, tile);
+        const bool is_new = i == 0 && step < Tile::kStages;
         int next = i;
         if constexpr (kContinuesHere<Tile>)
           for (; step >= steps; step -= steps) ++next;
         else if (step >= steps)
           return;
-        if (next < count) fill(slot, next == i ? tile : window(next), step);
+        if (next < count) fill(slot, next == i ? tile : window(next), step, is_new);
       } else if (step < steps) {
-        fill(slot, tile, step);
+        fill(slot, tile, step, step < Tile::kStages);
       } else {
         fill_slice<Tile>(shared, steps, step - steps, call.y, tile);
       }

@@ -158,11 +158,12 @@ double Model::product_clocks(double m, double n, double k, const Warps &warps, d
 }
 
 // Clocks of `depth` steps of the summed dimension by a block with `m` rows and `n` columns of the result: warps compute
-// whole fragments, and as many of them as the warp of their multiprocessor's quarter with the most.
-double Model::large_clocks(const LargeRow &row, double m, double n, double depth) const {
+// whole fragments, and as many of them as the warp of their multiprocessor's quarter with the most. `copied_rows`: of
+// the left operand.
+double Model::large_clocks(const LargeRow &row, double m, double n, double depth, double copied_rows) const {
   const Tile &tile = row.tile;
   const double steps = ceil_of(depth, tile.block_k);
-  const double copied = (tile.block_m + tile.block_n) * tile.block_k * scalar_;
+  const double copied = (copied_rows + tile.block_n) * tile.block_k * scalar_;
   const double rows = ceil_of(m, row_unit(row)) * row_unit(row);
   const double columns = ceil_of(n, column_unit(row)) * column_unit(row);
   // A warpgroup reads its rows of a, and all of b.
@@ -193,7 +194,7 @@ Work Model::large_product(const LargeRow &row, const ProductPlan &plan, double d
   const double n = std::min<double>(plan.tile_columns, columns), steps = ceil_of(depth, tile.block_k);
   const double copied = (rows_copied(row) + n) * tile.block_k * scalar_;
   work.add({static_cast<int64_t>(ceil_of(token_tiles * column_tiles, plan.tiles_each)),
-            plan.tiles_each * large_clocks(row, tile.block_m, n, depth),
+            plan.tiles_each * large_clocks(row, tile.block_m, n, depth, rows_copied(row)),
             plan.tiles_each * steps * rates_.dram_latency / (row.stages - 1), 2 * rates_.dram_latency,
             static_cast<int>((row.stages - 1) * copied)});
   work.registers = registers(kLargeProductRegisters, row.accumulators);

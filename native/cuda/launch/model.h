@@ -64,7 +64,7 @@ class Model {
   double product_clocks(double m, double n, double k, const Warps &warps, double copied_bytes) const;
   double product_clocks(double m, double n, double k, const Warps &warps, double rate, double copied_bytes) const;
   double rows_copied(const LargeRow &row) const;
-  double large_clocks(const LargeRow &row, double m, double n, double depth) const;
+  double large_clocks(const LargeRow &row, double m, double n, double depth, double copied_rows) const;
   double result_clocks(double m, double n, double passes, double shared, double stored) const;
   void add_large_outer(Work &work, const LargeRow &row, const Walk &walk, double copies, double tail) const;
   Work large_product(const LargeRow &row, const ProductPlan &plan, double depth, double columns, double x_bytes,

@@ -289,7 +289,7 @@ void Model::add_large_outer(Work &work, const LargeRow &row, const Walk &walk, d
   const double serial =
       rates_.dram_latency + gradient_clocks(tile, walk.splits, copies) * kThreads / row.threads() + tail;
   const double written = walk.splits > 1 ? 1 : copies;
-  work.add({walk.outer_blocks(), large_clocks(row, walk.tile_rows, tile.block_n, walk.split_tokens),
+  work.add({walk.outer_blocks(), large_clocks(row, walk.tile_rows, tile.block_n, walk.split_tokens, tile.block_m),
             steps * rates_.dram_latency / (row.stages - 1), serial, static_cast<int>((row.stages - 1) * copied),
             serial + result_clocks(walk.tile_rows, tile.block_n, 1 + written, sizeof(float),
                                    walk.splits > 1 ? sizeof(float) : copies * parameter_)});

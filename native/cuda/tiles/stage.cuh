@@ -166,27 +166,30 @@ struct VectorsOfThread {
 
 // An asynchronous copy of all 16 bytes or of none is one instruction, one of some of them is many: tiles whose rows end
 // within a vector, or begin at multiples of 8 bytes only, have a loop of their own, which is short rather than fast.
-// The other one is not unrolled further: large_product would need more registers than there are.
+// The other one is not unrolled further: large_product would need more registers than there are. `clears`: as in
+// stage_converted.
 template <typename T, int kRows, int kColumns, int kBlockThreads>
-__device__ inline void stage_copies(T *tile, const Operand &source, const Window &window) {
+__device__ inline void stage_copies(T *tile, const Operand &source, const Window &window, bool clears) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   const VectorsOfThread<T, kRows, kColumns, kBlockThreads, kVector> own;
   if (own.none()) return;
   const int columns = min(window.column_end - window.column, kColumns);
-  const int rows = own.column < columns ? static_cast<int>(min(window.row_end - window.row, int64_t{kRows})) : 0;
+  const int inside = static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  const int rows = own.column < columns ? inside : 0;
+  const int count = clears ? own.kCount : (inside - own.row + own.kStep - 1) / own.kStep;
   // Where nothing is copied the address is not used.
   const T *from =
       static_cast<const T *>(source.data) + (window.row + own.row) * source.pitch + window.column + own.column;
   const int64_t step = own.kStep * source.pitch;
   if (source.aligned16 && columns % kVector == 0) {
 #pragma unroll 2
-    for (int n = 0; n < own.kCount; ++n, from += step)
+    for (int n = 0; n < count; ++n, from += step)
       copy_async(tile + own.place_of(n), from, own.row + n * own.kStep < rows ? 16 : 0);
     return;
   }
   const int bytes = min(columns - own.column, kVector) * static_cast<int>(sizeof(T));
 #pragma unroll 1
-  for (int n = 0; n < own.kCount; ++n, from += step) {
+  for (int n = 0; n < count; ++n, from += step) {
     T *target = tile + place<T, kColumns>(own.row + n * own.kStep, own.column);
     const int valid = own.row + n * own.kStep < rows ? bytes : 0;
     copy_async_8(target, from, min(valid, 8));
@@ -205,22 +208,24 @@ __device__ inline bool can_stage_whole(const Operand &source) {
 }
 
 template <typename T, int kRows, int kColumns, int kBlockThreads>
-__device__ inline void stage_whole(T *tile, const Operand &source, const Window &window) {
+__device__ inline void stage_whole(T *tile, const Operand &source, const Window &window, bool clears) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   stage_through_registers<T, kRows, kColumns, kBlockThreads>(tile, source, window);
 #else
-  stage_copies<T, kRows, kColumns, kBlockThreads>(tile, source, window);
+  stage_copies<T, kRows, kColumns, kBlockThreads>(tile, source, window, clears);
 #endif
 }
 
-// Fills a kRows x kColumns tile from an operand of any type of the list; elements outside the window are zero. If it is
+// Fills a kRows x kColumns tile from an operand of any type of the list; elements outside the window are zero, unless
+// `clears` is false: then rows outside of it may stay as they are, which with few tokens are most of a tile. If it is
 // of the tile's type and rows begin at multiples of 8 bytes the copies are asynchronous, except on Turing: the caller
 // commits and waits.
 template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
-__device__ inline void stage_converted(Types<S...> types, T *tile, const Operand &source, const Window &window) {
+__device__ inline void stage_converted(Types<S...> types, T *tile, const Operand &source, const Window &window,
+                                       bool clears = true) {
   constexpr bool kConverts = sizeof...(S) > 1;
   if ((!kConverts || source.dtype == kDtype<T>) && can_stage_whole<T>(source))
-    stage_whole<T, kRows, kColumns, kBlockThreads>(tile, source, window);
+    stage_whole<T, kRows, kColumns, kBlockThreads>(tile, source, window, clears);
   else if (kConverts && has_vec4(source) && (window.column_end - window.column) % 4 == 0)
     stage_vec4<T, kRows, kColumns, kBlockThreads>(types, tile, source, window);
   else
@@ -234,9 +239,10 @@ __device__ inline void stage(T *tile, const Operand &source, const Window &windo
 }
 
 template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
-__device__ inline void stage_activations(typename Engine::Scalar *tile, const Operand &source, const Window &window) {
+__device__ inline void stage_activations(typename Engine::Scalar *tile, const Operand &source, const Window &window,
+                                         bool clears = true) {
   stage_converted<typename Engine::Scalar, kRows, kColumns, kBlockThreads>(typename Engine::Activations{}, tile, source,
-                                                                           window);
+                                                                           window, clears);
 }
 
 // For parameters that are not cast first: in decoding, which would take one more launch, and in frozen linear layers.
