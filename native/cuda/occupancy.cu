@@ -65,7 +65,7 @@ void add_engine(Uses &uses) {
   for_each_row(typename Rows::Decode{}, [&](auto row) {
     using Tile = decltype(row);
     uses["forward_decode<" + name<Tile>() + ">"].bytes =
-        Tile::bytes(16, kExperts, 1, true, sizeof(typename Engine::Scalar), {16, kExperts, 2});
+        Tile::bytes(1, 16, kExperts, 1, true, sizeof(typename Engine::Scalar), {16, kExperts, 2});
   });
   for_each_row(typename Rows::Large{}, [&](auto row) {
     using Tile = decltype(row);

@@ -26,7 +26,7 @@ const char *name(Step step) {
     case Step::kCast: return "cast";
     case Step::kWriteWeights: return "write_weights";
     case Step::kShrink:
-    case Step::kDecodeShrink: return "forward_shrink";
+    case Step::kSplitShrink: return "forward_shrink";
     case Step::kRoute: return "forward_route";
     case Step::kPoolWeights: return "pool";
     case Step::kCombine: return "combine";

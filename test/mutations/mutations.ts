@@ -285,9 +285,21 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/forward_shrink.cuh',
-    what: 'the splits of few tokens after the first omit their last step',
-    find: 'tiles.last = min(tiles.first + kSplitTiles, tiles.last);',
-    replace: 'tiles.last = min(tiles.first + kSplitTiles, tiles.last) - (blockIdx.z > 0 ? 1 : 0);',
+    what: 'the splits of d after the first omit their last step',
+    find: 'tiles.last = min(tiles.first + Tile::kSplitSteps, tiles.last);',
+    replace: 'tiles.last = min(tiles.first + Tile::kSplitSteps, tiles.last) - (blockIdx.z > 0 ? 1 : 0);',
+  },
+  {
+    file: 'kernels/forward_shrink.cuh',
+    what: 'the sum omits the last split of d',
+    find: 'from.pitch, from.splits, 4);',
+    replace: 'from.pitch, from.splits - 1, 4);',
+  },
+  {
+    file: 'kernels/forward_route.cuh',
+    what: 'the next phase has no h of its own',
+    find: 'if (call.expand.data != nullptr) store_vec4',
+    replace: 'if (call.expand.data != nullptr && call.saved.data == nullptr) store_vec4',
   },
   {
     file: 'kernels/forward_route.cuh',
@@ -480,12 +492,6 @@ export const mutations: readonly Mutation[] = [
     what: 'a group without a kept token divides by zero',
     find: 'weights[e] = kept == 0 ? 0.0f : from',
     replace: 'weights[e] = from',
-  },
-  {
-    file: 'kernels/forward_decode.cuh',
-    what: 'the sum omits the last split of d',
-    find: 'call.partial_pitch, call.splits, 4);',
-    replace: 'call.partial_pitch, call.splits - 1, 4);',
   },
   {
     file: 'kernels/forward_decode.cuh',
@@ -1345,9 +1351,15 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/forward_route.cuh',
-    what: 'it does not wait for the launch before',
-    find: '  wait_for_previous_launch();\n',
-    replace: '',
+    what: 'it does not wait for the partial sums of h',
+    find: '  wait_for_previous_launch();\n  sum_partials',
+    replace: '  sum_partials',
+  },
+  {
+    file: 'kernels/forward_route.cuh',
+    what: 'it does not wait for h',
+    find: '    wait_for_previous_launch();\n    with_type',
+    replace: '    with_type',
   },
   {
     file: 'kernels/combine.cuh',
@@ -1400,8 +1412,10 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'the partial sums of h are read before the wait',
-    find: 'wait_for_previous_launch();\n    sum_partials<Engine>(call, product, pitch);',
-    replace: 'sum_partials<Engine>(call, product, pitch);\n    wait_for_previous_launch();',
+    find: 'wait_for_previous_launch();\n    sum_partials(call.partials, product',
+    replace:
+      'sum_partials(call.partials, product, 0, call.tokens, [](int, int, const float(&)[4]) {});\n' +
+      '    wait_for_previous_launch();\n    sum_partials(call.partials, product',
   },
   {
     file: 'kernels/backward_x.cuh',

@@ -27,7 +27,7 @@ const specs: Spec[] = [
   { ...small, routing: 'batch', rank: 7, masked: 0.3, activation: 'relu', seed: 1 },
   { ...wider, routing: 'batch', rank: 4, pool: 'logits', masked: 0.3, seed: 2 },
   { ...wide, routing: 'batch', rank: 33, masked: 0.3, seed: 3 },
-  // More than a tile: the router uses a separate kernel. One split of tokens: gradients are written without partials.
+  // A large rank: the router uses a separate kernel. One split of tokens: gradients are written without partials.
   { ...small, routing: 'batch', rank: 140, tokens: 60, masked: 0.3, seed: 4 },
   { ...small, routing: 'uniform', rank: 24, seed: 5 },
   { ...ragged, routing: 'sequence', masked: 0.3, seed: 6 },
@@ -51,7 +51,7 @@ const specs: Spec[] = [
   { ...small, routing: 'lora', experts: 1, rank: 20, seed: 11 },
   { ...wide, routing: 'lora', experts: 1, rank: 4, seed: 12 },
   { ...small, routing: 'token', rank: 8, seed: 13 },
-  // Few tokens: two splits of d.
+  // Few tokens: two splits of d, which the kernel of few tokens adds.
   { ...ragged, routing: 'sequence', tokens: 40, lengths: [3, 0, 37], dIn: 530, masked: 0.3, seed: 15 },
   { ...small, routing: 'batch', tokens: 9, dIn: 530, rank: 20, masked: 0.3, activation: 'relu', seed: 16 },
   // A large rank, and so many tokens that C is written and gradients are split.
@@ -73,6 +73,10 @@ const specs: Spec[] = [
   { ...small, routing: 'fixed', rank: 9, offsets: [-5, 70, 31, 40, 120], seed: 33 },
   { ...small, routing: 'sequence', tokens: 40, rank: 9, offsets: [3, 20, 5, 35], seed: 34 },
   { ...small, routing: 'sequence', tokens: 60, rank: 132, offsets: [3, 20, 5, 52], seed: 35 },
+  // Too many tokens for the kernel of few: with many multiprocessors blocks split d, and a separate kernel computes h.
+  { ...small, routing: 'batch', tokens: 70, dIn: 1060, rank: 20, masked: 0.3, activation: 'relu', seed: 36 },
+  { ...small, routing: 'token', tokens: 70, dIn: 1600, rank: 36, seed: 37 },
+  { ...small, routing: 'uniform', tokens: 70, dIn: 4100, rank: 24, seed: 38 },
 ]
 
 /** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */

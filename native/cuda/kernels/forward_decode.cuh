@@ -5,8 +5,8 @@
 //
 // Each block owns BLOCK_N columns of y. Every block adds the partial sums in order and computes the routing of all
 // tokens: a few kilobytes from L2 instead of one more launch. With one combined projector it forms its columns of C in
-// shared memory; C is never written to memory. Most rows of the matrix-unit tiles are zeros, but their products cost no
-// extra time, and each row has the same bits as in a batch of any size.
+// shared memory; C is never written to memory. Fragments of 16 rows without a token are not multiplied; each row has
+// the same bits as in a batch of any size.
 //
 // Global memory traffic: B once; y written once, and read once if it accumulates; block 0 writes h, p and w.
 //
@@ -25,14 +25,12 @@
 namespace lily::cuda {
 
 struct ForwardDecode {
-  const float *partials;  // splits x M x partial_pitch
-  int splits, partial_pitch;
+  HiddenPartials partials;
   int tokens, columns;  // M, d_out
-  int relu;
-  Output hidden;  // for backward; may be null
-  Route route;    // `values` may be null
-  int pooled;     // 1: one combined projector; 0: weights per token
-  int per_token;  // for weights per token: 1 with token routing, 0 if a group's tokens share weights
+  Output hidden;        // for backward; may be null
+  Route route;          // `values` may be null
+  int pooled;           // 1: one combined projector; 0: weights per token
+  int per_token;        // for weights per token: 1 with token routing, 0 if a group's tokens share weights
   PoolKind pool;
   Groups groups;
   Weights weights;     // pooled, without a router
@@ -44,25 +42,6 @@ struct ForwardDecode {
   Output y;
   float scale;
 };
-
-// Writes h of all tokens to shared memory (`pitch` floats per row) and, from block 0, to `hidden`.
-template <typename Engine>
-__device__ inline void sum_partials(const ForwardDecode &call, float *product, int pitch) {
-  const int rank = call.experts.rank, vec4_per_row = (rank + 3) / 4;
-  for (int i = threadIdx.x; i < call.tokens * vec4_per_row; i += kThreads) {
-    const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
-    const float *from = call.partials + static_cast<int64_t>(t) * call.partial_pitch + k;
-    float sum[4];
-    add_partials<true>(sum, from, static_cast<int64_t>(call.tokens) * call.partial_pitch, call.splits, 4);
-    if (call.relu) {
-#pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // keeps a NaN
-    }
-    store_vec4(product + t * pitch + k, 4, true, sum);
-    if (blockIdx.x == 0 && call.hidden.data != nullptr)
-      store_vec4(typename Engine::Activations{}, call.hidden, t, k, rank, sum);
-  }
-}
 
 // Computes w of all groups, E + 1 floats per row. Ends with a barrier.
 __device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, const float *values, float *sums) {
@@ -155,18 +134,20 @@ __global__ __launch_bounds__(kThreads,
   const int rank = call.experts.rank, experts = call.experts.experts;
   const bool transposed = call.experts.transposed, combines = call.pooled && !transposed;
   const bool routes = call.route.router.data != nullptr;
-  const int pitch = (rank + 3) / 4 * 4 + 4;
+  const int pitch = hidden_row(rank);
   const int column = blockIdx.x * Tile::kBlockN, rows = experts * rank;
   const int slot_bytes =
       (call.stage_rows + Tile::kBlockK - 1) / Tile::kBlockK * Tile::kRhs * dtype_bytes(call.experts.b.dtype);
 
+  const int fragments = (call.tokens + 15) / 16, tile_rows = 16 * fragments;  // with tokens
+
   auto *lhs = reinterpret_cast<Scalar *>(shared);
-  Scalar *strip = lhs + Tile::kLhs;
+  Scalar *strip = lhs + tile_rows * Tile::kBlockK;
   Scalar *operand = strip + Tile::kStrip;  // C, or a converted tile of B
   auto *ring = reinterpret_cast<char *>(operand + call.operand_elements);
   auto *product = reinterpret_cast<float *>(ring + min(call.stages, Tile::kStages) * slot_bytes);
-  float *logits = product + Tile::kBlockM * pitch;
-  float *router = logits + Tile::kBlockM * (experts | 1);
+  float *logits = product + tile_rows * pitch;
+  float *router = logits + tile_rows * (experts | 1);
   float *sums = router + experts * (rank | 1);
   const auto slot = [&](int number) { return ring + number % Tile::kStages * slot_bytes; };
 
@@ -196,7 +177,7 @@ __global__ __launch_bounds__(kThreads,
   // What h and the weights follow from. The loads of B overlap with it.
   const auto form_weights = [&] {
     if (routes) {
-      load_router<Engine>(route, router);
+      load_router(Parameters{}, route, router);
       if (route.mask != nullptr)
         for (int t = threadIdx.x; t < call.tokens; t += kThreads) mask[t] = route.mask[t];
     } else if (call.pooled) {
@@ -208,7 +189,10 @@ __global__ __launch_bounds__(kThreads,
     if (!call.pooled)
       for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
     wait_for_previous_launch();
-    sum_partials<Engine>(call, product, pitch);
+    sum_partials(call.partials, product, 0, call.tokens, [&](int t, int k, const float(&h)[4]) {
+      if (blockIdx.x == 0 && call.hidden.data != nullptr)
+        store_vec4(typename Engine::Activations{}, call.hidden, t, k, rank, h);
+    });
     if (routes) {
       form_logits(route, product, pitch, logits, router, call.tokens);
       if (blockIdx.x != 0) route.values = nullptr;
@@ -254,7 +238,7 @@ __global__ __launch_bounds__(kThreads,
 #pragma unroll 1
     for (; row < end; row += Tile::kBlockK) {
       if (row > first) __syncthreads();  // the tiles are no longer read
-      for (int i = threadIdx.x; i < Tile::kBlockM * Tile::kBlockK; i += kThreads) {
+      for (int i = threadIdx.x; i < tile_rows * Tile::kBlockK; i += kThreads) {
         const int t = i / Tile::kBlockK, j = row + i % Tile::kBlockK;
         float value = 0;
         if (t < call.tokens && j < end) {
@@ -281,11 +265,11 @@ __global__ __launch_bounds__(kThreads,
       __syncthreads();
       const int steps = (min(end - row, Tile::kBlockK) + Engine::kStepK - 1) / Engine::kStepK;
       if (transposed)
-        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kDepth, Tile::kBlockK>(sum, lhs, 0, b, warp * 8, 0,
-                                                                                     steps);
+        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kDepth, Tile::kBlockK>(sum, lhs, 0, b, warp * 8, 0, steps,
+                                                                                     fragments);
       else
-        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(sum, lhs, 0, b, warp * 8, 0,
-                                                                                     steps);
+        multiply<Engine, Along::kDepth, Tile::kBlockK, Along::kOuter, Tile::kBlockN>(sum, lhs, 0, b, warp * 8, 0, steps,
+                                                                                     fragments);
     }
   }
   add_scaled<Scalar, Tile::kBlockN>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);

@@ -1,5 +1,12 @@
-// Forward, between the two phases, if the rank is larger than one tile: the router, from h in global memory. Each block
-// owns the same tokens as a block of the first phase; each warp computes the logits of kWarpTokens tokens at a time.
+// Forward, between the two phases: what needs more of h_t than a block of the first phase computes. Symbols as in
+// docs/math.md. Each block owns a few tokens.
+//
+//   from partial sums   h = phi(their sum in order); and with a router l, p and the partial sums of p, from h before it
+//                       is rounded
+//   from h              large ranks: l, p and the partial sums of p; each warp computes the logits of kWarpTokens
+//                       tokens at a time
+//
+// Global memory traffic: the partial sums, from L2; h and p written once; R once per block. Or h once per expert.
 #pragma once
 
 #include "cuda/kernels/forward_shrink.cuh"
@@ -7,10 +14,13 @@
 namespace lily::cuda {
 
 struct ForwardRoute {
-  Operand hidden;  // M x r
+  HiddenPartials partials;  // data null: from h
+  Output saved;             // h for backward, out; may be null
+  Output expand;            // for the next phase, if that cannot read `saved`, out; may be null
+  Operand hidden;           // M x r, if there are no partial sums
   int tokens;
   int tile_tokens;
-  Route route;
+  Route route;  // router null: only h
 };
 
 // Logits of `count` tokens. Each lane has kLoadsInFlight 4-element loads in flight for each of the warp's kWarpTokens
@@ -64,6 +74,20 @@ __device__ inline void route_tokens(const ForwardRoute &call, float *logits, int
   }
 }
 
+// h of `count` tokens, and their logits if there is a router.
+__device__ inline void form_hidden(const ForwardRoute &call, float *product, float *logits, int token, int count) {
+  const Route &route = call.route;
+  float *router = logits + call.tile_tokens * (route.experts | 1);
+  const bool routes = route.router.data != nullptr;
+  if (routes) load_router(AllTypes{}, route, router);
+  wait_for_previous_launch();
+  sum_partials(call.partials, product, token, count, [&](int t, int k, const float(&h)[4]) {
+    if (call.saved.data != nullptr) store_vec4(AllTypes{}, call.saved, t, k, call.partials.rank, h);
+    if (call.expand.data != nullptr) store_vec4(AllTypes{}, call.expand, t, k, call.partials.rank, h);
+  });
+  if (routes) form_logits(route, product, hidden_row(route.rank), logits, router, count);
+}
+
 // The template parameter `Unused` lets each translation unit that uses the kernel instantiate it.
 template <typename Unused>
 __global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_constant__ ForwardRoute call) {
@@ -72,17 +96,24 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_
   const Route &route = call.route;
   const int token = blockIdx.x * call.tile_tokens;
   const int count = min(call.tile_tokens, call.tokens - token);
-  wait_for_previous_launch();
-  with_type(AllTypes{}, call.hidden.dtype, [&](auto h) {
-    using H = decltype(h);
-    using RouterTypes = std::conditional_t<std::is_same_v<H, float>, AllTypes, Types<float, H>>;
-    with_type(RouterTypes{}, route.router.dtype, [&](auto r) {
-      with_whole(route.rank % 4 == 0 && has_vec4(call.hidden) && has_vec4(route.router),
-                 [&](auto whole) { route_tokens<H, decltype(r), decltype(whole)::value>(call, logits, token, count); });
+  if (call.partials.data != nullptr) {
+    float *product = logits;
+    logits += call.tile_tokens * hidden_row(call.partials.rank);
+    form_hidden(call, product, logits, token, count);
+  } else {
+    wait_for_previous_launch();
+    with_type(AllTypes{}, call.hidden.dtype, [&](auto h) {
+      using H = decltype(h);
+      using RouterTypes = std::conditional_t<std::is_same_v<H, float>, AllTypes, Types<float, H>>;
+      with_type(RouterTypes{}, route.router.dtype, [&](auto r) {
+        with_whole(route.rank % 4 == 0 && has_vec4(call.hidden) && has_vec4(route.router), [&](auto whole) {
+          route_tokens<H, decltype(r), decltype(whole)::value>(call, logits, token, count);
+        });
+      });
     });
-  });
+  }
   allow_next_launch();
-  finish_route(route, logits, token, count, blockIdx.x);
+  if (route.router.data != nullptr) finish_route(route, logits, token, count, blockIdx.x);
 }
 
 }  // namespace lily::cuda

@@ -4,8 +4,11 @@
 //   one pooling group: partial sums, per block, of p over the block's kept tokens
 //
 // Each block owns BLOCK_M tokens. Logits are computed from the float32 product in shared memory, before h is rounded.
-// Partial sums are written to memory and the next phase adds them in block order; there are no atomics. With few
-// tokens, blocks split d_in instead and write partial sums of h; forward_decode.cuh does the rest.
+// Partial sums are written to memory and the next phase adds them in block order; there are no atomics.
+//
+// If there are too few tokens to fill the GPU, blocks split d_in as well (blockIdx.z), and write partial sums of h.
+// They also do so without splitting d_in if R needs more rows of A than a block has. forward_decode.cuh or
+// forward_route.cuh adds them in order, so that h has the same bits in all cases.
 //
 // Global memory traffic: x once; A once per block, from L2; h and p written once.
 #pragma once
@@ -31,8 +34,8 @@ struct ForwardShrink {
   Output hidden;  // for backward; may be null
   Output expand;  // for the next phase, if that cannot read `hidden`; may be null
   Route route;
-  // Few tokens: blocks split the long dimension and write partial sums for the next phase, and do nothing further.
-  float *partials;  // splits x M x partial_pitch, out; null: the long dimension is not split
+  // Partial sums of h over the splits of d_in, before phi. If they are written, the block does nothing further.
+  float *partials;  // splits x M x partial_pitch, out; may be null
   int partial_pitch;
 };
 
@@ -59,10 +62,10 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
 }
 
 // Copies R to `router` in shared memory (pitch r | 1).
-template <typename Engine>
-__device__ inline void load_router(const Route &route, float *router) {
+template <typename... T>
+__device__ inline void load_router(Types<T...> types, const Route &route, float *router) {
   const int router_pitch = route.rank | 1;
-  with_type(typename Engine::Parameters{}, route.router.dtype, [&](auto tag) {
+  with_type(types, route.router.dtype, [&](auto tag) {
     const auto *from = static_cast<const decltype(tag) *>(route.router.data);
     for (int i = threadIdx.x; i < route.experts * ((route.rank + 3) / 4); i += blockDim.x) {
       const int e = i / ((route.rank + 3) / 4), k = i % ((route.rank + 3) / 4) * 4;
@@ -89,6 +92,37 @@ __device__ inline void form_logits(const Route &route, const float *product, int
   }
 }
 
+// Partial sums of h, of which forward_decode and forward_route compute h.
+struct HiddenPartials {
+  const float *data;  // splits x M x pitch
+  int splits, pitch;
+  int tokens, rank;  // M, r
+  int relu;
+};
+
+// Floats from one row of h in shared memory to the next.
+__device__ inline int hidden_row(int rank) { return (rank + 3) / 4 * 4 + 4; }
+
+// product[t] = h of token `token` + t (hidden_row floats per row) for `count` tokens. Calls store(token, k, h) for each
+// vector of four elements.
+template <typename Store>
+__device__ inline void sum_partials(const HiddenPartials &from, float *product, int token, int count,
+                                    const Store &store) {
+  const int vec4_per_row = (from.rank + 3) / 4, pitch = hidden_row(from.rank);
+  for (int i = threadIdx.x; i < count * vec4_per_row; i += kThreads) {
+    const int t = i / vec4_per_row, k = i % vec4_per_row * 4;
+    const float *first = from.data + static_cast<int64_t>(token + t) * from.pitch + k;
+    float sum[4];
+    add_partials<true>(sum, first, static_cast<int64_t>(from.tokens) * from.pitch, from.splits, 4);
+    if (from.relu) {
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // keeps a NaN
+    }
+    store_vec4(product + t * pitch + k, 4, true, sum);
+    store(token + t, k, sum);
+  }
+}
+
 // Decoding uses this tile, with A of any type: to cast it first would take one more launch.
 template <typename Tile>
 constexpr bool kIsDecodeTile = Tile::kBlockM == kDecodeShrinkTile && Tile::kBlockN == kDecodeShrinkTile;
@@ -100,9 +134,9 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
   const int count = token_end - token;
   const int columns = min(Tile::kBlockN, call.operands.rows - row);
   DepthTiles tiles = all_depth_tiles<Tile>(call.operands);
-  if (call.partials != nullptr) {
-    tiles.first = blockIdx.z * kSplitTiles;
-    tiles.last = min(tiles.first + kSplitTiles, tiles.last);
+  if (gridDim.z > 1) {
+    tiles.first = blockIdx.z * Tile::kSplitSteps;
+    tiles.last = min(tiles.first + Tile::kSplitSteps, tiles.last);
   }
   // The block owns this memory. The barriers below make the in-place phi visible to all threads.
   auto *product =
@@ -133,7 +167,7 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
   // The ring is no longer used: its memory holds R and the logits.
   float *logits = product + Tile::kProduct;
   float *router = logits + Tile::kBlockM * (route.experts | 1);
-  load_router<typename Tile::Engine>(route, router);
+  load_router(typename Tile::Engine::Parameters{}, route, router);
   form_logits(route, product, Tile::kProductPitch, logits, router, count);
   finish_route(route, logits, token, count, blockIdx.x);
   return product;
@@ -147,7 +181,7 @@ __global__ __launch_bounds__(Tile::kThreads,
   const int token = blockIdx.x * call.operands.tile_tokens;
   const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
   wait_for_previous_launch();
-  // Few tokens leave most of the multiprocessors free: forward_decode can load B while these blocks compute.
+  // The next launch can load R, and forward_decode as much of B as fits, while these blocks compute.
   if (call.partials != nullptr) allow_next_launch();
   shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kBlockN);
 }

@@ -37,15 +37,14 @@ class Forward {
       case Step::kCast: return launch_cast(planned, casts(), launcher_);
       case Step::kWriteWeights: return launch_write_weights(planned, constant_weights(), launcher_);
       case Step::kShrink:
-      case Step::kDecodeShrink:
+      case Step::kSplitShrink:
         return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
           return launcher_.launch(forward_shrink<decltype(row)>, "launching the forward_shrink kernel", planned,
-                                  planned.step == Step::kShrink ? shrink(planned) : decode_shrink());
+                                  planned.step == Step::kShrink ? shrink() : partial_shrink());
         });
       case Step::kLargeShrink:
         return launch_product<Engine>(planned, plan_.large_hidden, false, large_hidden(), launcher_);
-      case Step::kRoute:
-        return launch_route(planned, {hidden().operand(), tokens_, plan_.tile_tokens, route()}, launcher_);
+      case Step::kRoute: return launch_route(planned, route_call(), launcher_);
       case Step::kFormU:
         return launch_form_u(planned, {hidden().operand(), token_weights(), u(), tokens_, rank_}, launcher_);
       case Step::kPoolWeights: return launch_pool(planned, pool_weights(), launcher_);
@@ -136,19 +135,17 @@ class Forward {
 
   int is_relu() const { return problem_.activation == LILY_ACTIVATION_RELU; }
 
-  ForwardShrink shrink(const Launch &planned) const {
+  ForwardShrink shrink() const {
     ForwardShrink call = {};
     call.operands = shrink_operands(plan_.tile_tokens);
     call.relu = is_relu();
     call.hidden = saved();
     if (!plan_.shares_hidden) call.expand = hidden();
-    if (planned.grid.y == 1) call.route = route();
+    if (!plan_.routes_apart) call.route = route();
     return call;
   }
 
-  // ---- Few tokens ----
-
-  ForwardShrink decode_shrink() const {
+  ForwardShrink partial_shrink() const {
     ForwardShrink call = {};
     call.operands = shrink_operands(plan_.tile_tokens);
     call.partials = in_workspace<float>(plan_.hidden_partials);
@@ -156,15 +153,34 @@ class Forward {
     return call;
   }
 
+  HiddenPartials hidden_partials() const {
+    return {
+        in_workspace<float>(plan_.hidden_partials), plan_.depth_splits, plan_.partial_pitch, tokens_, rank_, is_relu()};
+  }
+
+  ForwardRoute route_call() const {
+    ForwardRoute call = {};
+    call.tokens = tokens_;
+    call.tile_tokens = plan_.route_tokens;
+    call.route = route();
+    if (plan_.depth_splits == 0) {
+      call.hidden = hidden().operand();
+      return call;
+    }
+    call.partials = hidden_partials();
+    call.saved = saved();
+    if (!plan_.shares_hidden) call.expand = hidden();
+    return call;
+  }
+
+  // ---- Few tokens ----
+
   template <typename Tile>
   ForwardDecode decode() const {
     ForwardDecode call = {};
-    call.partials = in_workspace<float>(plan_.hidden_partials);
-    call.splits = plan_.depth_splits;
-    call.partial_pitch = plan_.partial_pitch;
+    call.partials = hidden_partials();
     call.tokens = tokens_;
     call.columns = d_out_;
-    call.relu = is_relu();
     call.hidden = saved();
     call.route = route();
     call.route.values = plan_.pools_logits ? nullptr : call_.probabilities;

@@ -32,17 +32,18 @@ class Model {
   void add_cast(Work &work, const CastPlan &cast) const;
 
   // ---- Forward ----
-  Work shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) const;
+  // `casts_a`: A has the type of the tiles. `splits`: partial sums of h are written; 0: h.
+  Work shrink(const ShrinkRow &row, int tile_tokens, int splits, bool shares_hidden, bool casts_a) const;
   Work large_hidden(const LargeRow &row, const ProductPlan &plan, bool shares_hidden) const;
   Work linear(const LargeRow &row, const ProductPlan &plan) const;
-  Work route(int tile_tokens) const;
+  Work route(int tile_tokens) const;                                                    // large ranks: from h
+  Work route(int tile_tokens, int splits, bool shares_hidden, int shared_bytes) const;  // from partial sums of h
   Work pool(int threads) const;
   Work combine(int partial_count) const;  // partial sums of w; 0: w is given
   Work expand(const StripRow &row, const Walk &walk, int partial_count) const;
   Work mix(const MixRow &row, const Walk &walk, bool b_stays) const;
   Work form_u() const;
   Work large_y(const LargeRow &row, const ProductPlan &plan) const;
-  Work decode_shrink(const ShrinkRow &row) const;
   Work decode(const DecodeRow &row, const DecodeStages &stages, int shared_bytes) const;
 
   // ---- Backward ----
@@ -87,6 +88,7 @@ class Model {
   double d_weights_clocks(double rows, double columns, int threads) const;
   void add_hidden_outputs(Work &work, bool shares_hidden) const;
   void add_route(Work &work, int blocks) const;
+  double route_clocks(int tile_tokens, int threads) const;
 
   const lily_problem &problem_;
   const Device &device_;

@@ -30,27 +30,54 @@ void Model::add_route(Work &work, int blocks) const {
   work.requested += kSector * (experts_ + 1) * blocks;
 }
 
-Work Model::shrink(const ShrinkRow &row, int tile_tokens, bool shares_hidden) const {
+Work Model::shrink(const ShrinkRow &row, int tile_tokens, int splits, bool shares_hidden, bool casts_a) const {
   Work work = {};
   const Tile &tile = row.tile;
   const int token_tiles = ceil_divide(problem_.tokens, tile_tokens);
   const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
   work.reads(tokens_ * d_in_ * activation_, row_tiles);
-  work.reads(rank_ * d_in_ * scalar_, token_tiles);
-  add_hidden_outputs(work, shares_hidden);
+  work.reads(rank_ * d_in_ * (casts_a ? scalar_ : parameter_), token_tiles);
   double tail = rates_.dram_latency;
-  if (routes_ && row_tiles == 1) {
-    add_route(work, token_tiles);
-    tail += 3 * rates_.l2_latency + ceil_of(tile_tokens * experts_, row.threads) * rank_ * 2;
+  if (splits > 0) {
+    work.writes(4 * splits * tokens_ * round_up(problem_.rank, 4));
+  } else {
+    add_hidden_outputs(work, shares_hidden);
+    if (routes_ && row_tiles == 1) {
+      add_route(work, token_tiles);
+      tail += route_clocks(tile_tokens, row.threads);
+    }
   }
-  const double steps = ceil_of(d_in_, tile.block_k);
-  const double copied = (tile_tokens + std::min<double>(tile.block_n, rank_)) * tile.block_k * scalar_;
+  const double depth = splits > 1 ? kSplitTiles * kTileBytes / scalar_ : d_in_;
+  const double steps = ceil_of(depth, tile.block_k);
+  const double copied =
+      (std::min<double>(tile_tokens, tokens_) + std::min<double>(tile.block_n, rank_)) * tile.block_k * scalar_;
   const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
-  work.add({int64_t{token_tiles} * row_tiles, steps * step, steps * rates_.dram_latency / (row.stages - 1), tail,
-            static_cast<int>((row.stages - 1) * copied)});
+  work.add({int64_t{token_tiles} * row_tiles * std::max(splits, 1), steps * step,
+            steps * rates_.dram_latency / (row.stages - 1), tail, static_cast<int>((row.stages - 1) * copied)});
   work.shared_bytes = row.bytes;
   work.registers = registers(kShrinkRegisters, row.accumulators);
   work.threads = row.threads;
+  return work;
+}
+
+// Clocks of the logits of a block's tokens, and of what follows from them.
+double Model::route_clocks(int tile_tokens, int threads) const {
+  return 3 * rates_.l2_latency + ceil_of(tile_tokens * experts_, threads) * rank_ * 2;
+}
+
+// A block loads R before the partial sums have been written.
+Work Model::route(int tile_tokens, int splits, bool shares_hidden, int shared_bytes) const {
+  Work work = {};
+  const int blocks = ceil_divide(problem_.tokens, tile_tokens);
+  const double vectors = tile_tokens * std::ceil(rank_ / 4);
+  work.reads(16.0 * splits * tokens_ * std::ceil(rank_ / 4));
+  add_hidden_outputs(work, shares_hidden);
+  add_route(work, blocks);
+  work.add({blocks, 0, ceil_of(vectors, kThreads) * ceil_of(splits, 8) * rates_.l2_latency,
+            routes_ ? route_clocks(tile_tokens, kThreads) : 2 * rates_.l2_latency,
+            static_cast<int>(std::min<double>(vectors, kThreads) * std::min(splits, 8) * 16)});
+  work.shared_bytes = shared_bytes;
+  work.registers = 64;
   return work;
 }
 
@@ -203,25 +230,6 @@ Work Model::large_y(const LargeRow &row, const ProductPlan &plan) const {
   return work;
 }
 
-Work Model::decode_shrink(const ShrinkRow &row) const {
-  Work work = {};
-  const Tile &tile = row.tile;
-  const int token_tiles = ceil_divide(problem_.tokens, tile.block_m);
-  const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
-  const double splits = ceil_of(d_in_ * scalar_, kSplitTiles * kTileBytes);
-  work.reads(tokens_ * d_in_ * activation_, row_tiles);
-  work.reads(rank_ * d_in_ * parameter_, token_tiles);
-  work.writes(4 * splits * tokens_ * round_up(problem_.rank, 4));
-  const double copied = (std::min<double>(tile.block_m, tokens_) + tile.block_n) * tile.block_k * scalar_;
-  const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
-  work.add({static_cast<int64_t>(token_tiles * row_tiles * splits), kSplitTiles * step,
-            kSplitTiles * rates_.dram_latency / (row.stages - 1), rates_.dram_latency,
-            static_cast<int>((row.stages - 1) * copied)});
-  work.shared_bytes = row.bytes;
-  work.registers = registers(kShrinkRegisters, row.accumulators);
-  return work;
-}
-
 Work Model::decode(const DecodeRow &row, const DecodeStages &stages, int shared_bytes) const {
   Work work = {};
   const Tile &tile = row.tile;
@@ -242,10 +250,11 @@ Work Model::decode(const DecodeRow &row, const DecodeStages &stages, int shared_
   const double later = std::max(0, stages.count() - kDecodeStages) / (kDecodeStages - 1.0);
   const double rows = has_token_weights_ ? experts_ * rank_ : rank_;
   const double in_flight = std::min(kDecodeStages * stages.rows() * 1.0, experts_ * rank_) * tile.block_n * parameter_;
-  work.add({blocks, product_clocks(tile.block_m, tile.block_n, rows, {1, 4}, 0), (1 + later) * rates_.dram_latency,
+  const double fragment_rows = 16 * ceil_of(tokens_, 16);
+  work.add({blocks, product_clocks(fragment_rows, tile.block_n, rows, {1, 4}, 0), (1 + later) * rates_.dram_latency,
             serial, static_cast<int>(in_flight)});
   work.shared_bytes = shared_bytes;
-  work.registers = tile.block_m == 16 ? 128 : 164;
+  work.registers = 164;
   return work;
 }
 

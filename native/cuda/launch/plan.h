@@ -32,14 +32,14 @@ enum class Step {
   kWriteWeights,  // write_weights: without tokens
   kShrink,        // forward_shrink: h, and the router's result
   kLargeShrink,   // large_product: h of a large rank
-  kRoute,         // forward_route: the router's result, if the rank is larger than a tile
+  kRoute,         // forward_route: h from partial sums, and the router's result
   kPoolWeights,   // pool: w of each sequence
   kCombine,       // combine: C, and the number of kept tokens
   kExpand,        // forward_expand: y, if one C serves all tokens
   kMix,           // forward_mix: y with weights per token
   kFormU,         // form_u: u of a large rank, with weights per token
   kLargeExpand,   // large_product: y of a large rank
-  kDecodeShrink,  // forward_shrink: partial sums of h of few tokens
+  kSplitShrink,   // forward_shrink: partial sums of h
   kDecode,        // forward_decode: the rest of few tokens
   kDy,            // backward_dy: the products that read dy
   kDyColumns,     // backward_dy: of them D, and C
@@ -135,12 +135,14 @@ struct ForwardPlan {
 
   bool has_token_weights;  // each token has weights of its own; otherwise one C = sum_e w_e B_e serves all tokens
   bool pools_logits;
-  bool decodes;                       // few tokens: d_in is split over blocks
+  bool decodes;                       // few tokens: forward_decode
   bool shares_hidden;                 // the second phase reads the h that is saved for backward
   int tile_tokens;                    // per block of the first phase
+  int route_tokens;                   // per block that routes
+  bool routes_apart;                  // forward_route
   ProductPlan large_hidden, large_y;  // of a large rank
-  int token_tiles;
-  int depth_splits;  // of d_in, if the call decodes
+  int token_tiles;                    // blocks that route: each writes partial sums of w
+  int depth_splits;                   // partial sums of h; 0: blocks of the first phase compute h
   int hidden_pitch, partial_pitch, c_pitch, u_pitch;
   int column_tiles, split_tokens;  // of the second phase
   bool b_stays;                    // forward_mix: all of a block's columns of B stay in shared memory

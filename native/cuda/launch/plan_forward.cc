@@ -1,9 +1,11 @@
 // The plan of forward. Symbols as in docs/math.md.
 //
 // Normally two launches, after one that casts operands of another type or alignment: shrink, and expand (one C for all
-// tokens) or mix (weights per token). A third runs between them to pool sequences, or to route if the rank is larger
-// than one tile; of a large rank another one combines C, or forms u. Few tokens with a rank that is not large always
-// take two (forward_decode.cuh).
+// tokens) or mix (weights per token). A third runs between them to pool sequences, or to add partial sums of h and
+// route if blocks of the first split d_in or the rank; of a large rank another one combines C, or forms u. Few tokens
+// with a rank that is not large always take two (forward_decode.cuh) unless their partial sums are many.
+//
+// The splits of d_in follow from d_in alone, and h has the same bits whether or not blocks split it.
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
@@ -22,7 +24,6 @@ class ForwardPlanner : Planner {
     plan_.is_supported = true;
     plan_.has_token_weights = has_token_weights_;
     plan_.pools_logits = problem_.routing != LILY_ROUTING_TOKEN && problem_.pool == LILY_POOL_LOGITS;
-    plan_.depth_splits = ceil_divide(problem_.d_in, split_depth());
     plan_.hidden_pitch = round_up(rank_, vector_elements(rows_));
     plan_.partial_pitch = round_up(rank_, 4);
     plan_.c_pitch = round_up(d_out_, vector_elements(rows_));
@@ -48,20 +49,21 @@ class ForwardPlanner : Planner {
   }
 
  private:
+  static constexpr int kMostSplits = 65535;  // the splits are blockIdx.z of forward_shrink
+
   bool is_lora() const { return problem_.routing == LILY_ROUTING_NONE; }
   // Whether a launch of its own writes C. LoRA's b is its transpose.
   bool combines() const { return is_large_ && !has_token_weights_ && !is_lora(); }
 
-  // Elements of d_in per split, if the call decodes.
-  int split_depth() const { return kSplitTiles * kTileBytes / rows_.scalar_bytes; }
+  int depth_splits() const { return ceil_divide(problem_.d_in, kSplitTiles * kTileBytes / rows_.scalar_bytes); }
 
   void lay_out() {
     plan_.hidden = plan_.hidden_partials = plan_.values = plan_.pooling_partials = plan_.c = plan_.u = plan_.weights =
         kAbsent;
     Workspace workspace(nullptr);
-    if (plan_.decodes) {
+    if (plan_.depth_splits > 0)
       plan_.hidden_partials = take(workspace, plan_.depth_splits * problem_.tokens * plan_.partial_pitch);
-    } else {
+    if (!plan_.decodes) {
       plan_.hidden = take(workspace, problem_.tokens * plan_.hidden_pitch, rows_.scalar_bytes);
       if (routes_) plan_.values = take(workspace, problem_.tokens * experts_);
       if (routes_ && !has_token_weights_)
@@ -84,16 +86,15 @@ class ForwardPlanner : Planner {
   // The smallest tile that holds the tokens, with as much of B in flight as the model finds useful: it costs shared
   // memory and so the number of resident blocks.
   Fastest<Decode> choose_decode() const {
-    constexpr int kMostSplits = 65535;  // the splits are blockIdx.z of the first launch
     Fastest<Decode> fastest;
-    if (tokens_ == 0 || rank_ > kDecodeRank || problem_.groups > kDecodeGroups || plan_.depth_splits > kMostSplits)
-      return fastest;
+    const bool has_few_partials = int64_t{depth_splits()} * tokens_ * plan_.partial_pitch <= kDecodePartials;
+    if (tokens_ == 0 || rank_ > kDecodeRank || problem_.groups > kDecodeGroups || !has_few_partials) return fastest;
     for (const DecodeRow &row : rows_.decode) {
       if (tokens_ > row.tile.block_m || fastest.found) continue;
       DecodeStages stages = decode_stages(row);
       for (stages.stage_units = ceil_divide(stages.units, kDecodeStages); stages.stage_units > 0;
            --stages.stage_units) {
-        const int bytes = row.bytes(rank_, experts_, static_cast<int>(problem_.groups), combines_in_decode(),
+        const int bytes = row.bytes(tokens_, rank_, experts_, static_cast<int>(problem_.groups), combines_in_decode(),
                                     dtype_bytes(problem_.parameter_dtype), stages);
         if (bytes <= most_shared_bytes(device_))
           fastest.consider({&row, stages, bytes}, model_.seconds(model_.decode(row, stages, bytes)));
@@ -123,11 +124,8 @@ class ForwardPlanner : Planner {
 
   void add_decode(const Decode &decode) {
     constexpr int kTile = kDecodeShrinkTile;
-    plan_.tile_tokens = kTile;
     plan_.decode_stages = decode.stages;
-    const ShrinkRow *row = find_shrink_row(rows_, kTile, kTile);
-    const Grid blocks = {ceil_divide(tokens_, kTile), ceil_divide(rank_, kTile), plan_.depth_splits};
-    add(plan_.launches, Step::kDecodeShrink, row->tile, {}, blocks, row->bytes, model_.decode_shrink(*row));
+    add_shrink({find_shrink_row(rows_, kTile, kTile), kTile, depth_splits(), 0}, false);
     const Tile &tile = decode.row->tile;
     add(plan_.launches, Step::kDecode, tile, {}, {ceil_divide(d_out_, tile.block_n), 1, 1}, decode.shared_bytes,
         model_.decode(*decode.row, decode.stages, decode.shared_bytes));
@@ -136,22 +134,24 @@ class ForwardPlanner : Planner {
   // ---- Two phases ----
 
   struct Shrink {
-    const ShrinkRow *row;
+    const ShrinkRow *row;  // null: large_shrink
     int tile_tokens;
+    int splits;        // partial sums of h; 0: blocks compute h, and route
+    int route_tokens;  // per block of forward_route; 0: no such launch
   };
 
   void add_phases() {
     const Fastest<Shrink> shrink = choose_shrink();
     plan_.is_supported = shrink.found;
     if (!shrink.found) return;
-    set_tile_tokens(shrink.best.tile_tokens);
     if (is_large_)
       add_large_shrink();
     else
-      add_shrink(*shrink.best.row);
-    if (routes_apart(*shrink.best.row))
-      add(plan_.launches, Step::kRoute, {}, {}, {plan_.token_tiles, 1, 1},
-          plan_.tile_tokens * (experts_ | 1) * static_cast<int>(sizeof(float)), model_.route(plan_.tile_tokens));
+      add_shrink(shrink.best, true);
+    set_route_tokens(shrink.best);
+    if (plan_.routes_apart)
+      add(plan_.launches, Step::kRoute, {}, {}, {plan_.token_tiles, 1, 1}, route_bytes_of(shrink.best),
+          route_work(shrink.best, plan_.shares_hidden));
     if (problem_.routing == LILY_ROUTING_SEQUENCE && problem_.groups > 0)
       add(plan_.launches, Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0,
           model_.pool(pool_threads()), pool_threads());
@@ -163,38 +163,62 @@ class ForwardPlanner : Planner {
       add_expand(choose_expand());
   }
 
-  void set_tile_tokens(int tile_tokens) {
-    plan_.tile_tokens = tile_tokens;
-    plan_.token_tiles = ceil_divide(tokens_, tile_tokens);
+  void set_route_tokens(const Shrink &shrink) {
+    plan_.routes_apart = shrink.route_tokens > 0;
+    plan_.route_tokens = plan_.routes_apart ? shrink.route_tokens : shrink.tile_tokens;
+    plan_.token_tiles = ceil_divide(tokens_, plan_.route_tokens);
   }
 
-  bool routes_apart(const ShrinkRow &row) const { return routes_ && (is_large_ || rank_ > row.tile.block_n); }
+  int route_bytes_of(const Shrink &shrink) const {
+    return forward_route_bytes(shrink.route_tokens, experts_, rank_, shrink.splits > 0, routes_);
+  }
+  Work route_work(const Shrink &shrink, bool shares_hidden) const {
+    return is_large_ ? model_.route(shrink.route_tokens)
+                     : model_.route(shrink.route_tokens, shrink.splits, shares_hidden, route_bytes_of(shrink));
+  }
 
-  // Of a large rank only the tokens per block are used, by the router's launch. The second phase adds a partial sum of
-  // w for each tile of tokens, so that its time counts too; that of `seconds` is both.
+  // Of a large rank only the tokens per block of forward_route are chosen. The second phase adds a partial sum of w for
+  // each block that routes, so that its time counts too; that of `seconds` is both.
   Fastest<Shrink> choose_shrink() {
     Fastest<Shrink> fastest;
-    const int fitting = fitting_block_n(rows_, rank_);
-    int known_tokens = 0;
-    double second_phase = 0;
-    for (int tile_tokens : {8, 16, 32, 64, 128})
-      for (const ShrinkRow &row : rows_.shrink) {
-        // Half a tile of the smallest: fewer tokens per block give more blocks.
-        const bool fits = row.tile.block_m == tile_tokens || (row.tile.block_m == 16 && tile_tokens == 8);
-        if (!fits || row.tile.block_n > fitting || excludes(only_.shrink, row.tile) ||
-            shrink_bytes(row) > most_shared_bytes(device_))
-          continue;
-        if (known_tokens == 0 || (known_tokens != tile_tokens && routes_ && !has_token_weights_)) {
-          set_tile_tokens(tile_tokens);
-          second_phase = second_phase_seconds();
-          known_tokens = tile_tokens;
-        }
+    double second_phase = -1;
+    for (int tokens : {8, 16, 32, 64, 128}) {
+      // Without a router forward_route has no choice to make: each of its threads adds the partial sums of one vector.
+      const bool counts = routes_ || tokens == 8;
+      set_route_tokens({nullptr, tokens, 0, 0});
+      if (routes_ && !has_token_weights_) second_phase = -1;
+      const auto consider = [&](const Shrink &shrink) {
+        if (route_bytes_of(shrink) > most_shared_bytes(device_)) return;
+        if (second_phase < 0) second_phase = second_phase_seconds();
         double seconds = second_phase;
-        if (!is_large_) seconds += model_.seconds(model_.shrink(row, tile_tokens, true));
-        if (routes_apart(row)) seconds += model_.seconds(model_.route(tile_tokens));
-        fastest.consider({&row, tile_tokens}, seconds);
+        if (shrink.row != nullptr)
+          seconds += model_.seconds(model_.shrink(*shrink.row, shrink.tile_tokens, shrink.splits, true, true));
+        if (shrink.route_tokens > 0) seconds += model_.seconds(route_work(shrink, true));
+        fastest.consider(shrink, seconds);
+      };
+      if (is_large_) {
+        if (counts) consider({nullptr, tokens, 0, routes_ ? tokens : 0});
+        continue;
       }
+      for (const ShrinkRow &row : rows_.shrink) {
+        if (row.tile.block_n > fitting_block_n(rows_, rank_) || excludes(only_.shrink, row.tile)) continue;
+        const bool has_rows = rank_ <= row.tile.block_n;
+        // Half a tile of the smallest: fewer tokens per block give more blocks.
+        const bool fits = row.tile.block_m == tokens || (row.tile.block_m == 16 && tokens == 8);
+        if (fits && (has_rows || !routes_) && shrink_bytes(row, 0) <= most_shared_bytes(device_))
+          consider({&row, tokens, 0, 0});
+        if (!counts || shrink_bytes(row, 1) > most_shared_bytes(device_)) continue;
+        if (!has_rows && routes_) consider({&row, row.tile.block_m, 1, tokens});
+        if (may_split_depth()) consider({&row, row.tile.block_m, depth_splits(), tokens});
+      }
+    }
     return fastest;
+  }
+
+  // Partial sums stay in L2.
+  bool may_split_depth() const {
+    const int64_t bytes = int64_t{depth_splits()} * tokens_ * plan_.partial_pitch * static_cast<int64_t>(sizeof(float));
+    return depth_splits() > 1 && depth_splits() <= kMostSplits && bytes <= static_cast<int64_t>(device_.l2_bytes / 2);
   }
 
   double second_phase_seconds() const {
@@ -202,14 +226,19 @@ class ForwardPlanner : Planner {
     return has_token_weights_ ? choose_mix().seconds : choose_expand().seconds;
   }
 
-  int shrink_bytes(const ShrinkRow &row) const {
+  int shrink_bytes(const ShrinkRow &row, int splits) const {
     const int routing = row.product_bytes + route_bytes(row.tile.block_m, experts_, rank_);
-    return routes_ && !routes_apart(row) ? std::max(row.bytes, routing) : row.bytes;
+    return routes_ && splits == 0 ? std::max(row.bytes, routing) : row.bytes;
   }
 
-  void add_shrink(const ShrinkRow &row) {
-    add(plan_.launches, Step::kShrink, row.tile, {}, {plan_.token_tiles, ceil_divide(rank_, row.tile.block_n), 1},
-        shrink_bytes(row), model_.shrink(row, plan_.tile_tokens, plan_.shares_hidden), row.threads);
+  void add_shrink(const Shrink &shrink, bool casts_a) {
+    const ShrinkRow &row = *shrink.row;
+    plan_.tile_tokens = shrink.tile_tokens;
+    plan_.depth_splits = shrink.splits;
+    add(plan_.launches, shrink.splits > 0 ? Step::kSplitShrink : Step::kShrink, row.tile, {},
+        {ceil_divide(tokens_, shrink.tile_tokens), ceil_divide(rank_, row.tile.block_n), std::max(shrink.splits, 1)},
+        shrink_bytes(row, shrink.splits),
+        model_.shrink(row, shrink.tile_tokens, shrink.splits, plan_.shares_hidden, casts_a), row.threads);
   }
 
   // Partial sums of w, which every block of the second phase adds.

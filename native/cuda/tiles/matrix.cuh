@@ -242,11 +242,12 @@ struct Fragments<Exact> {
 };
 
 // c += a b over `steps` steps of kStepK. a begins at row m, b at column n, both at depth k; their tiles have kColumnsA
-// and kColumnsB columns. The fragments of c are kStrideM rows and kStrideN columns apart.
+// and kColumnsB columns. The fragments of c are kStrideM rows and kStrideN columns apart; only the first `fragments` of
+// the rows are computed.
 template <typename Engine, Along kA, int kColumnsA, Along kB, int kColumnsB, int kStrideM = 16, int kStrideN = 8,
           int kM, int kN>
 __device__ inline void multiply(Accumulators<kM, kN> &c, const typename Engine::Scalar *a, int m,
-                                const typename Engine::Scalar *b, int n, int k, int steps) {
+                                const typename Engine::Scalar *b, int n, int k, int steps, int fragments = kM) {
   using Loads = Fragments<Engine>;
 #pragma unroll 2
   for (int step = 0; step < steps; ++step) {
@@ -254,6 +255,7 @@ __device__ inline void multiply(Accumulators<kM, kN> &c, const typename Engine::
     Loads::template load_b<kB, kColumnsB, kStrideN>(b_fragments, b, n, k + step * Engine::kStepK);
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
+      if (i >= fragments) break;
       typename Loads::A a_fragment;
       Loads::template load_a<kA, kColumnsA>(a_fragment, a, m + kStrideM * i, k + step * Engine::kStepK);
 #pragma unroll

@@ -45,7 +45,8 @@ struct MixRow {
 
 struct DecodeRow {
   Tile tile;
-  int (*bytes)(int rank, int experts, int groups, bool combines, int parameter_bytes, const DecodeStages &stages);
+  int (*bytes)(int tokens, int rank, int experts, int groups, bool combines, int parameter_bytes,
+               const DecodeStages &stages);
 };
 
 struct OnceRow {

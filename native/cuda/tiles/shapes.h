@@ -186,9 +186,17 @@ struct MixTile {
   }
 };
 
-// Limits. Above them, adding the partial sums in every block causes more traffic than it saves; and the warps of one
-// block do all of the pooling.
+// Limits of forward_decode. The warps of one block do all of the pooling. Every block adds all partial sums of h: of
+// more than this (128 KiB), it takes less time to add them once, in one more launch.
 constexpr int kDecodeTokens = 64, kDecodeGroups = 64, kDecodeRank = 128;
+constexpr int64_t kDecodePartials = 32768;
+
+// Bytes of shared memory of forward_route, of `tokens` per block: h, if it adds partial sums, logits, and R.
+inline int forward_route_bytes(int tokens, int experts, int rank, bool has_partials, bool routes) {
+  const int hidden = has_partials ? tokens * (rank + 8) : 0;
+  const int logits = routes ? tokens * (experts | 1) : 0, router = routes && has_partials ? experts * (rank | 1) : 0;
+  return (hidden + logits + router) * static_cast<int>(sizeof(float));
+}
 
 // Stages of B that are in flight before the first one is used.
 constexpr int kDecodeStages = 3;
@@ -215,10 +223,10 @@ struct DecodeTile {
   using Scalar = typename Engine::Scalar;
   // 8 columns per warp: the largest number of blocks that still load whole 32-byte sectors.
   static constexpr int kBlockM = kBlockM_, kBlockN = 8 * kWarps, kBlockK = 64, kStages = kDecodeStages;
-  static constexpr int kLhs = kBlockM * kBlockK, kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
-  // Resident blocks per multiprocessor that the registers must allow: an H100 then holds all blocks of d_out = 16896,
-  // or 12672. With four of the larger tile sm_120 spills.
-  static constexpr int kMinBlocks = kBlockM == 16 ? 4 : 3;
+  static constexpr int kStrip = kBlockM * kBlockN, kRhs = kBlockK * kBlockN;
+  // Resident blocks per multiprocessor that the registers must allow: an H100 then holds all blocks of d_out = 12672.
+  // With four sm_120 spills.
+  static constexpr int kMinBlocks = 3;
   // Of C each thread forms four columns of every kStep-th row.
   static constexpr int kVec4PerRow = kBlockN / 4, kStep = kThreads / kVec4PerRow, kCombinedRows = kDecodeRank / kStep;
 
@@ -228,11 +236,14 @@ struct DecodeTile {
     return parameter_bytes == static_cast<int>(sizeof(Scalar)) ? 0 : kRhs;
   }
 
-  // Bytes of shared memory: the tiles, the stages of B, then h, logits, R, and the pooled sums.
-  static int bytes(int rank, int experts, int groups, bool combines, int parameter_bytes, const DecodeStages &stages) {
-    const int elements = kLhs + kStrip + operand_elements(rank, combines, parameter_bytes);
+  // Bytes of shared memory: the tiles, the stages of B, then h, logits, R, and the pooled sums. Of lhs, h and the
+  // logits only the fragments of 16 rows that have tokens.
+  static int bytes(int tokens, int rank, int experts, int groups, bool combines, int parameter_bytes,
+                   const DecodeStages &stages) {
+    const int rows = (tokens + 15) / 16 * 16;
+    const int elements = rows * kBlockK + kStrip + operand_elements(rank, combines, parameter_bytes);
     const int slots = stages.count() < kStages ? stages.count() : kStages;
-    const int floats = kBlockM * (rank + 8) + route_bytes(kBlockM, experts, rank) / 4 + groups * (experts + 1);
+    const int floats = rows * (rank + 8) + route_bytes(rows, experts, rank) / 4 + groups * (experts + 1);
     return elements * static_cast<int>(sizeof(Scalar)) + slots * stages.slot_rows(kBlockK) * kBlockN * parameter_bytes +
            floats * 4;
   }
