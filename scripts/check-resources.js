@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Reports the resources that ptxas assigns to every kernel on every published architecture: registers, shared memory,
 // and the number of resident blocks per multiprocessor (cuda_occupancy.h). Fails on any spill, stack frame or other
-// local memory.
+// local memory, and on products of wgmma that ptxas serialises.
 //
 //   npm run check:resources                       all architectures: as long as the CUDA part of npm run prebuild
 //   npm run check:resources -- --architecture 80  one architecture
@@ -15,6 +15,10 @@ import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { codeOf, float16Targets, targets } from './cuda-targets.js'
+import { kernelsOf, serialisedOf } from './ptxas-output.js'
+
+/** @import { CudaTarget } from './cuda-targets.js' */
+/** @import { Resources } from './ptxas-output.js' */
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const folder = join(root, 'build', 'resources')
@@ -28,44 +32,10 @@ const files = readdirSync(cuda, { recursive: true, encoding: 'utf8' })
   .filter((file) => file.endsWith('.cu') && !withoutKernels.includes(file))
   .sort()
 
-/**
- * @typedef {{ architecture: number, kernel: string, symbol: string, registers: number, stackBytes: number,
- *   spillStoreBytes: number, spillLoadBytes: number, localBytes: number, staticSharedBytes: number,
- *   dynamicSharedBytes: number, blocks: number, warps: number, mostWarps: number }} Resources
- */
-
-/** @typedef {import('./cuda-targets.js').CudaTarget} CudaTarget */
-
 /** @type {(message: string) => never} */
 function fail(message) {
   console.error(`check-resources: ${message}`)
   process.exit(1)
-}
-
-/** @type {(text: string, pattern: RegExp) => number} */
-const sum = (text, pattern) => [...text.matchAll(pattern)].reduce((total, [, number]) => total + Number(number), 0)
-
-/** @type {(output: string) => Resources[]} */
-function parse(output) {
-  // Functions that were not inlined have properties but no entry; they are counted with the kernel before them.
-  return output
-    .split('Compiling entry function')
-    .slice(1)
-    .map((part) => ({
-      kernel: '',
-      symbol: /'(\w+)'/.exec(part)?.[1] ?? '',
-      architecture: Number(/for 'sm_(\d+)a?'/.exec(part)?.[1]),
-      registers: sum(part, /Used (\d+) registers/g),
-      stackBytes: sum(part, /(\d+) bytes stack frame/g),
-      spillStoreBytes: sum(part, /(\d+) bytes spill stores/g),
-      spillLoadBytes: sum(part, /(\d+) bytes spill loads/g),
-      localBytes: sum(part, /(\d+) bytes lmem/g),
-      staticSharedBytes: sum(part, /(\d+) bytes smem/g),
-      dynamicSharedBytes: 0,
-      blocks: 0,
-      warps: 0,
-      mostWarps: 0,
-    }))
 }
 
 /** @type {(file: string) => Promise<Resources[]>} */
@@ -91,11 +61,12 @@ function compile(file) {
     child.on('error', (error) => fail(`${nvcc}: ${error.message}; set CUDACXX`))
     child.on('close', (status, signal) => {
       if (status !== 0) fail(`${source} does not compile (${signal ?? status}):\n${text}`)
-      const kernels = parse(text)
+      const kernels = kernelsOf(text)
       // Missing results must not pass as success.
       const isMissing = wanted.some(({ real }) => real.some((name) => !kernels.some((k) => k.architecture === name)))
       if (isMissing || kernels.some(({ symbol, registers }) => symbol === '' || registers === 0))
         fail(`the output of ptxas for ${file} was not understood:\n${text}`)
+      serialised.push(...serialisedOf(text))
       console.error(`${file}: ${kernels.length} kernels`)
       resolve(kernels)
     })
@@ -146,6 +117,8 @@ const wantedOf = (file) =>
     .filter(({ real }) => real.length > 0)
 /** @type {Resources[]} */
 const kernels = []
+/** @type {string[]} */
+const serialised = []
 /** @type {() => Promise<void>} */
 async function work() {
   for (let file = files.shift(); file !== undefined; file = files.shift())
@@ -214,5 +187,7 @@ for (const { architecture, kernel, stackBytes, spillStoreBytes, spillLoadBytes, 
       `${spillLoadBytes} bytes of spill loads, ${localBytes} bytes of local memory`,
   )
 }
+for (const message of serialised) console.error(message)
 if (spilling.length > 0) fail(`${spilling.length} kernels use local memory`)
-console.log(`${kernels.length} kernels, none of them with spills or other local memory`)
+if (serialised.length > 0) fail('wgmma waits for each product; see the messages of ptxas above')
+console.log(`${kernels.length} kernels, none of them with spills, other local memory or wgmma that is serialised`)
