@@ -43,6 +43,7 @@ int main(int count, char **arguments) {
                                   PLANTED(unordered_copy),
                                   PLANTED(unordered_graph),
                                   PLANTED(early_free),
+                                  PLANTED(destroyed_context),
                                   PLANTED(leak),
                                   PLANTED(leak_pinned),
                                   PLANTED(leak_stream),

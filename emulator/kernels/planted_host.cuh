@@ -1,6 +1,7 @@
 // Planted mistakes in host code: missing order between streams, memory freed while a kernel uses it, and leaks.
 #pragma once
 
+#include "driver_function.cuh"
 #include "planted_memory.cuh"
 #include "streams.cuh"
 
@@ -141,4 +142,21 @@ bool run_leak_graph() {
   CHECK(cudaStreamDestroy(stream));
   if (!kBug) CHECK(cudaGraphExecDestroy(executable));
   return true;
+}
+
+// Asks for the id of a context that was destroyed. Whether a device has a primary context can always be asked.
+template <bool kBug>
+bool run_destroyed_context() {
+  const auto retain = driver_function<decltype(&cuDevicePrimaryCtxRetain)>("cuDevicePrimaryCtxRetain");
+  const auto get_state = driver_function<decltype(&cuDevicePrimaryCtxGetState)>("cuDevicePrimaryCtxGetState");
+  const auto get_id = driver_function<decltype(&cuCtxGetId)>("cuCtxGetId");
+  CUcontext context = nullptr;
+  unsigned flags = 0;
+  int active = -1;
+  unsigned long long id = 0;
+  if (retain(&context, 0) != CUDA_SUCCESS) return false;
+  CHECK(cudaDeviceReset());
+  if (get_state(0, &flags, &active) != CUDA_SUCCESS) return false;
+  if (kBug) get_id(context, &id);
+  return active == 0;
 }

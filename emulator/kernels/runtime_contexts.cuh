@@ -1,24 +1,18 @@
 // Primary contexts: which calls create one, what is current to the thread, and what a reset destroys.
 #pragma once
 
-#include <cuda.h>
-
+#include "driver_function.cuh"
 #include "runtime_calls.cuh"
-
-template <class Function>
-Function driver_function(const char *symbol) {
-  void *found = nullptr;
-  CHECK(cudaGetDriverEntryPointByVersion(symbol, &found, 12000, cudaEnableDefault, nullptr));
-  return reinterpret_cast<Function>(found);
-}
 
 // Uses the last of two devices. The test counts the contexts that the emulator prints: two of it, none of the other.
 inline bool runtime_contexts() {
   const auto retain = driver_function<decltype(&cuDevicePrimaryCtxRetain)>("cuDevicePrimaryCtxRetain");
+  const auto get_state = driver_function<decltype(&cuDevicePrimaryCtxGetState)>("cuDevicePrimaryCtxGetState");
   const auto get_id = driver_function<decltype(&cuCtxGetId)>("cuCtxGetId");
   const auto push = driver_function<decltype(&cuCtxPushCurrent)>("cuCtxPushCurrent");
   const auto pop = driver_function<decltype(&cuCtxPopCurrent)>("cuCtxPopCurrent");
-  int count = 0, current = -1, value = 0;
+  int count = 0, current = -1, value = 0, active = -1;
+  unsigned flags = 0;
   cudaDeviceProp properties;
   CHECK(cudaGetDeviceCount(&count));
   CHECK(cudaGetDeviceProperties(&properties, 0));
@@ -30,6 +24,7 @@ inline bool runtime_contexts() {
   CUcontext context = nullptr, popped = nullptr;
   unsigned long long first = 0, second = 0;
   EXPECT_TRUE(get_id(nullptr, &first) == CUDA_ERROR_INVALID_CONTEXT);
+  EXPECT_TRUE(get_state(1, &flags, &active) == CUDA_SUCCESS && active == 0);
   EXPECT_TRUE(retain(&context, 1) == CUDA_SUCCESS && push(context) == CUDA_SUCCESS);
   CHECK(cudaGetDevice(&current));
   EXPECT_TRUE(current == 1);
@@ -53,7 +48,7 @@ inline bool runtime_contexts() {
   // A reset destroys what was created in the context, and the next call that needs one creates another.
   CHECK(cudaSetDevice(1));
   CHECK(cudaDeviceReset());
-  EXPECT_TRUE(get_id(context, &second) == CUDA_ERROR_CONTEXT_IS_DESTROYED);
+  EXPECT_TRUE(get_state(1, &flags, &active) == CUDA_SUCCESS && active == 0);
   EXPECT_TRUE(push(context) == CUDA_ERROR_INVALID_CONTEXT);
   EXPECT(cudaStreamSynchronize(stream), cudaErrorInvalidResourceHandle);
   EXPECT(cudaEventQuery(event), cudaErrorInvalidResourceHandle);
@@ -63,6 +58,7 @@ inline bool runtime_contexts() {
   cudaFuncAttributes of_kernel;
   CHECK(cudaFuncGetAttributes(&of_kernel, runtime_reverse));
   EXPECT_TRUE(of_kernel.maxDynamicSharedSizeBytes == 48 << 10);
+  EXPECT_TRUE(get_state(1, &flags, &active) == CUDA_SUCCESS && active == 1);
   EXPECT_TRUE(get_id(context, &second) == CUDA_SUCCESS && second != first);
   return true;
 }

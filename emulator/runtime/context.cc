@@ -121,13 +121,24 @@ CUresult retain(CUcontext *handle, CUdevice index) {
   });
 }
 
+CUresult get_state(CUdevice index, unsigned *flags, int *active) {
+  return driver_call("cuDevicePrimaryCtxGetState", [&] {
+    if (!is_device(index)) return CUDA_ERROR_INVALID_DEVICE;
+    *flags = 0;
+    *active = device(index).context != 0 ? 1 : 0;
+    return CUDA_SUCCESS;
+  });
+}
+
 CUresult get_id(CUcontext handle, unsigned long long *id) {
   return driver_call("cuCtxGetId", [&] {
     if (handle == nullptr && thread().stack.empty()) return CUDA_ERROR_INVALID_CONTEXT;
     const int index = handle == nullptr ? thread().stack.back() : device_of(handle);
     if (index < 0) return CUDA_ERROR_INVALID_CONTEXT;
     *id = device(index).context;
-    return *id != 0 ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    if (*id != 0) return CUDA_SUCCESS;
+    report({.kind = "destroyed context", .text = "cuCtxGetId gets the handle of a context that was destroyed"});
+    return CUDA_ERROR_CONTEXT_IS_DESTROYED;
   });
 }
 
@@ -154,6 +165,7 @@ CUresult pop(CUcontext *handle) {
 void *find_driver_function(std::string_view symbol) {
   if (symbol == "cuDeviceGet") return reinterpret_cast<void *>(get_device);
   if (symbol == "cuDevicePrimaryCtxRetain") return reinterpret_cast<void *>(retain);
+  if (symbol == "cuDevicePrimaryCtxGetState") return reinterpret_cast<void *>(get_state);
   if (symbol == "cuCtxGetId") return reinterpret_cast<void *>(get_id);
   if (symbol == "cuCtxPushCurrent") return reinterpret_cast<void *>(push);
   if (symbol == "cuCtxPopCurrent") return reinterpret_cast<void *>(pop);

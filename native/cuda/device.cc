@@ -54,6 +54,7 @@ lily_status describe(int id, Device *found) {
 struct Driver {
   decltype(&cuDeviceGet) get_device;
   decltype(&cuDevicePrimaryCtxRetain) retain;
+  decltype(&cuDevicePrimaryCtxGetState) get_state;
   decltype(&cuCtxGetId) get_id;
   decltype(&cuCtxPushCurrent) push;
   decltype(&cuCtxPopCurrent) pop;
@@ -80,6 +81,7 @@ lily_status find_driver() {
   if (has_driver.load(std::memory_order_relaxed)) return LILY_OK;
   LILY_TRY(find("cuDeviceGet", &driver.get_device));
   LILY_TRY(find("cuDevicePrimaryCtxRetain", &driver.retain));
+  LILY_TRY(find("cuDevicePrimaryCtxGetState", &driver.get_state));
   LILY_TRY(find("cuCtxGetId", &driver.get_id));
   LILY_TRY(find("cuCtxPushCurrent", &driver.push));
   LILY_TRY(find("cuCtxPopCurrent", &driver.pop));
@@ -99,6 +101,7 @@ lily_status report_driver(CUresult error, const char *what) { return report(stat
 // cudaDeviceReset. The id shows whether it still is the same context.
 struct Context {
   std::mutex mutex;
+  CUdevice device = 0;
   CUcontext handle = nullptr;  // null: not used yet
   unsigned long long id = 0;
   std::unordered_map<const void *, int> shared_bytes;  // by kernel; what cudaFuncSetAttribute has set
@@ -114,18 +117,21 @@ Context &context_of(int32_t id) {
 thread_local Context *entered = nullptr;
 
 lily_status retain(int32_t id, Context *context) {
-  CUdevice device = 0;
   CUcontext handle = nullptr;
-  LILY_TRY(report_driver(driver.get_device(&device, id), "finding a device"));
-  LILY_TRY(report_driver(driver.retain(&handle, device), "creating the context of a device"));
+  LILY_TRY(report_driver(driver.get_device(&context->device, id), "finding a device"));
+  LILY_TRY(report_driver(driver.retain(&handle, context->device), "creating the context of a device"));
   LILY_TRY(report_driver(driver.get_id(handle, &context->id), "reading the id of a context"));
   context->handle = handle;
   return LILY_OK;
 }
 
 lily_status check_id(int32_t id, const Context &context, bool *is_lost) {
+  unsigned flags = 0;
+  int is_active = 0;
+  // A reset destroys the context, and its handle may be used only once other code has created it again.
+  LILY_TRY(report_driver(driver.get_state(context.device, &flags, &is_active), "reading the state of a context"));
   unsigned long long now = 0;
-  const CUresult result = driver.get_id(context.handle, &now);
+  const CUresult result = is_active != 0 ? driver.get_id(context.handle, &now) : CUDA_ERROR_CONTEXT_IS_DESTROYED;
   *is_lost = result == CUDA_ERROR_CONTEXT_IS_DESTROYED || result == CUDA_ERROR_INVALID_CONTEXT ||
              (result == CUDA_SUCCESS && now != context.id);
   if (!*is_lost) return report_driver(result, "reading the id of a context");

@@ -143,6 +143,14 @@ describe('a planted mistake', () => {
     expect(runKernel('planted', [name, 'clean'])).toEqual({ code: 0, text: `right ${name}\n` })
   })
 
+  test('destroyed_context is found', (context) => {
+    needsKernels(context)
+    const { code, text } = runKernel('planted', ['destroyed_context', 'bug'])
+    expect(code, text).toBe(FINDING)
+    expect(text).toContain('FINDING [destroyed context]')
+    expect(runKernel('planted', ['destroyed_context', 'clean'])).toEqual({ code: 0, text: 'right destroyed_context\n' })
+  })
+
   // Unordered work in two streams is found regardless of the order in which it ran.
   test.for(['missing_event', 'unordered_copy', 'unordered_graph', 'early_free'])(
     '%s is found in every order of the work',
