@@ -68,12 +68,29 @@ lily_status resolve(int32_t id, lily_stream *stream) {
   return LILY_OK;
 }
 
+// Held while a thread enqueues something in a stream: a call relies on its launches following each other. (The kernel
+// of decoding reads B before it waits for the launch before, which must not be another thread's step that writes B.)
+// Streams that share one wait for each other, which costs time only.
+std::mutex &mutex_of(lily_stream stream) {
+  static std::mutex mutexes[64];
+  return mutexes[stream / 64 % 64];
+}
+
 template <typename Work>
 lily_status on_stream(int32_t id, lily_stream stream, Work work) {
   return on_device(id, [&] {
     if (const lily_status status = resolve(id, &stream)) return status;
+    const std::lock_guard<std::mutex> lock(mutex_of(stream));
     return work(stream);
   });
+}
+
+// Enqueues the launches of a call.
+template <typename Call>
+lily_status enqueue(Call call, const Device &device, lily_status (*run)(const Call &, const Device &)) {
+  if (const lily_status status = resolve(device.id, &call.stream)) return status;
+  const std::lock_guard<std::mutex> lock(mutex_of(call.stream));
+  return run(call, device);
 }
 
 // Reads properties only: listing the devices creates no context.
@@ -131,28 +148,16 @@ lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
   });
 }
 
-lily_status forward(const lily_forward *given) {
-  lily_forward call = *given;
-  return on_problem(call.problem, [&](const Device &device) {
-    if (const lily_status status = resolve(device.id, &call.stream)) return status;
-    return cuda::forward(call, device);
-  });
+lily_status forward(const lily_forward *call) {
+  return on_problem(call->problem, [&](const Device &device) { return enqueue(*call, device, cuda::forward); });
 }
 
-lily_status backward(const lily_backward *given) {
-  lily_backward call = *given;
-  return on_problem(call.problem, [&](const Device &device) {
-    if (const lily_status status = resolve(device.id, &call.stream)) return status;
-    return cuda::backward(call, device);
-  });
+lily_status backward(const lily_backward *call) {
+  return on_problem(call->problem, [&](const Device &device) { return enqueue(*call, device, cuda::backward); });
 }
 
-lily_status fold(const lily_fold *given) {
-  lily_fold call = *given;
-  return on_device(call.device, [&](const Device &device) {
-    if (const lily_status status = resolve(device.id, &call.stream)) return status;
-    return cuda::fold(call, device);
-  });
+lily_status fold(const lily_fold *call) {
+  return on_device(call->device, [&](const Device &device) { return enqueue(*call, device, cuda::fold); });
 }
 
 // The same for a linear layer.
@@ -171,12 +176,8 @@ lily_status linear_workspace(const lily_linear_problem *problem, size_t *bytes) 
   });
 }
 
-lily_status linear(const lily_linear *given) {
-  lily_linear call = *given;
-  return on_linear_problem(call.problem, [&](const Device &device) {
-    if (const lily_status status = resolve(device.id, &call.stream)) return status;
-    return cuda::linear(call, device);
-  });
+lily_status linear(const lily_linear *call) {
+  return on_linear_problem(call->problem, [&](const Device &device) { return enqueue(*call, device, cuda::linear); });
 }
 
 // The weight is read as it is.
@@ -188,12 +189,8 @@ lily_status linear_pack(const lily_linear *call, void *) {
   return on_linear_problem(call->problem, [] { return LILY_OK; });
 }
 
-lily_status adamw(const lily_adamw *given) {
-  lily_adamw call = *given;
-  return on_device(call.device, [&](const Device &device) {
-    if (const lily_status status = resolve(device.id, &call.stream)) return status;
-    return cuda::adamw(&call, device);
-  });
+lily_status adamw(const lily_adamw *call) {
+  return on_device(call->device, [&](const Device &device) { return enqueue(*call, device, cuda::adamw); });
 }
 
 lily_status allocate(int32_t id, size_t bytes, void **memory) {

@@ -32,7 +32,11 @@ lily_status linear(const lily_linear &call, const Device &device);
 lily_status linear_by_cublaslt(const lily_linear &call, const Device &device);
 lily_status fold(const lily_fold &call, const Device &device);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
-lily_status adamw(const lily_adamw *call, const Device &device);
+lily_status adamw(const lily_adamw &call, const Device &device);
+
+// Loads the kernels of all these operations into the context of the device: a stream capture must not, because that may
+// synchronise.
+lily_status load_kernels(const Device &device);
 
 // As in the ABI. Allocates memory and synchronises with the device.
 lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, double *rate);

@@ -45,7 +45,16 @@ test('a device that is older than the library', async (context) => {
 })
 
 describe('order of execution', () => {
-  const programs = ['order.js', 'reuse.js', 'workers.js', 'graph.js', 'stopped.js', 'calls.js', 'ending.js']
+  const programs = [
+    'order.js',
+    'reuse.js',
+    'workers.js',
+    'together.js',
+    'graph.js',
+    'stopped.js',
+    'calls.js',
+    'ending.js',
+  ]
   for (const program of programs)
     for (const ORDER of ORDERS)
       test(`${program}, order ${ORDER}`, async (context) => {

@@ -62,37 +62,37 @@ lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
   return LILY_OK;
 }
 
-lily_status adamw(const lily_adamw *call, const Device &device) {
+lily_status adamw(const lily_adamw &call, const Device &device) {
   size_t needed = 0;
-  LILY_TRY(adamw_workspace(call, &needed));
-  if (call->workspace_bytes < needed)
-    return fail(LILY_ERROR_ARGUMENT, "the workspace has %zu bytes, %zu are needed", call->workspace_bytes, needed);
-  Launcher launcher(call->stream, device);
-  Workspace workspace(call->workspace);
+  LILY_TRY(adamw_workspace(&call, &needed));
+  if (call.workspace_bytes < needed)
+    return fail(LILY_ERROR_ARGUMENT, "the workspace has %zu bytes, %zu are needed", call.workspace_bytes, needed);
+  Launcher launcher(call.stream, device);
+  Workspace workspace(call.workspace);
   auto *const decision = workspace.take<AdamWDecision>(1);
-  auto *const partials = workspace.take<float>(blocks_of(*call));
+  auto *const partials = workspace.take<float>(blocks_of(call));
   AdamW batch = {};
-  batch.step = adamw_step(*call);
-  batch.max_norm = call->max_norm;
-  batch.norm = call->norm;
-  if (call->norm != nullptr || call->skipped != nullptr) {
+  batch.step = adamw_step(call);
+  batch.max_norm = call.max_norm;
+  batch.norm = call.norm;
+  if (call.norm != nullptr || call.skipped != nullptr) {
     batch.partials = partials;
-    LILY_TRY(for_each_batch(*call, batch, [&](const AdamW &squares, int blocks) {
+    LILY_TRY(for_each_batch(call, batch, [&](const AdamW &squares, int blocks) {
       return launcher.launch(adamw_squares<void>, "launching the adamw_squares kernel", dim3(blocks), 0, squares);
     }));
     LILY_TRY(launcher.launch(adamw_norm<void>, "launching the adamw_norm kernel", dim3(1), 0,
                              AdamWNorm{.partials = partials,
-                                       .count = blocks_of(*call),
-                                       .norm = call->norm,
-                                       .skipped = call->skipped,
+                                       .count = blocks_of(call),
+                                       .norm = call.norm,
+                                       .skipped = call.skipped,
                                        .decision = decision,
-                                       .beta1 = call->beta1,
-                                       .beta2 = call->beta2,
-                                       .step = call->step}));
+                                       .beta1 = call.beta1,
+                                       .beta2 = call.beta2,
+                                       .step = call.step}));
     batch.partials = nullptr;
-    if (call->skipped != nullptr) batch.decision = decision;
+    if (call.skipped != nullptr) batch.decision = decision;
   }
-  return for_each_batch(*call, batch, [&](const AdamW &update, int blocks) {
+  return for_each_batch(call, batch, [&](const AdamW &update, int blocks) {
     return launcher.launch(adamw_update<void>, "launching the adamw_update kernel", dim3(blocks), 0, update);
   });
 }
