@@ -1,5 +1,5 @@
-// Primary contexts, and the functions of the driver API on them that programs get from
-// cudaGetDriverEntryPointByVersion.
+// Primary contexts, and the functions of the driver API that programs get from cudaGetDriverEntryPointByVersion: those
+// on primary contexts, and cuFuncLoad.
 #include "runtime/context.h"
 
 #include <cuda.h>
@@ -162,6 +162,16 @@ CUresult pop(CUcontext *handle) {
   });
 }
 
+// The handle is that of cudaGetFuncBySymbol.
+CUresult load_function(CUfunction handle) {
+  return driver_call("cuFuncLoad", [&] {
+    const Function *function = find_function(handle);
+    if (function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    function->load();
+    return CUDA_SUCCESS;
+  });
+}
+
 void *find_driver_function(std::string_view symbol) {
   if (symbol == "cuDeviceGet") return reinterpret_cast<void *>(get_device);
   if (symbol == "cuDevicePrimaryCtxRetain") return reinterpret_cast<void *>(retain);
@@ -169,6 +179,7 @@ void *find_driver_function(std::string_view symbol) {
   if (symbol == "cuCtxGetId") return reinterpret_cast<void *>(get_id);
   if (symbol == "cuCtxPushCurrent") return reinterpret_cast<void *>(push);
   if (symbol == "cuCtxPopCurrent") return reinterpret_cast<void *>(pop);
+  if (symbol == "cuFuncLoad") return reinterpret_cast<void *>(load_function);
   unsupported("the driver function " + std::string(symbol) + " is not emulated");
 }
 

@@ -82,6 +82,7 @@ struct Launch {
   LaunchRequest request;
   std::vector<char> parameters;
   int device;
+  int shared_carveout;
 };
 
 void run(const Launch &launched) {
@@ -92,9 +93,11 @@ void run(const Launch &launched) {
     LaunchResult result = launch(launched.kernel, {r.grid.x, r.grid.y, r.grid.z}, {r.block.x, r.block.y, r.block.z},
                                  r.dynamic_shared_bytes, launched.parameters.data(), options);
     if (environment().verbose >= 1) {
-      fprintf(stderr, "emulator: %s<<<(%u, %u, %u), (%u, %u, %u), %zu>>> %llu instructions%s\n", name.c_str(), r.grid.x,
-              r.grid.y, r.grid.z, r.block.x, r.block.y, r.block.z, r.dynamic_shared_bytes,
-              (unsigned long long)result.instructions, r.dependent ? ", dependent" : "");
+      const int percent = launched.shared_carveout;
+      const std::string carveout = percent >= 0 ? ", carve-out " + std::to_string(percent) + " %" : "";
+      fprintf(stderr, "emulator: %s<<<(%u, %u, %u), (%u, %u, %u), %zu>>> %llu instructions%s%s\n", name.c_str(),
+              r.grid.x, r.grid.y, r.grid.z, r.block.x, r.block.y, r.block.z, r.dynamic_shared_bytes,
+              (unsigned long long)result.instructions, carveout.c_str(), r.dependent ? ", dependent" : "");
     }
     count_launch(name, result.counters);
     const std::string &wrong = environment().wrong_kernel;
@@ -144,8 +147,8 @@ cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request) {
   for (size_t i = 0; i < layout.size(); ++i) {
     memcpy(parameters.data() + layout[i].offset, request.arguments[i], layout[i].size);
   }
-  const auto launched =
-      std::make_shared<Launch>(Launch{function->kernel(), request, std::move(parameters), stream.device});
+  const auto launched = std::make_shared<Launch>(
+      Launch{function->kernel(), request, std::move(parameters), stream.device, function->shared_carveout});
   return enqueue(stream, {.name = "the kernel " + readable_name(function->kernel().name()),
                           .run = [launched] { run(*launched); },
                           .node = cudaGraphNodeTypeKernel,

@@ -1,11 +1,13 @@
 #include "runtime/registration.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 #include "runtime/call.h"
 #include "runtime/device.h"
+#include "runtime/environment.h"
 #include "runtime/fat_binary.h"
 #include "runtime/findings.h"
 
@@ -69,7 +71,14 @@ Function *find_function(const void *host) {
 
 int Function::ptx_architecture() const { return std::atoi(module_.target().c_str() + std::strlen("sm_")); }
 
+void Function::load() const {
+  if (is_loaded_) return;
+  is_loaded_ = true;
+  if (environment().verbose >= 1) fprintf(stderr, "emulator: loads the kernel %s\n", readable_name(name_).c_str());
+}
+
 const Kernel &Function::kernel() const {
+  load();
   if (kernel_) return *kernel_;
   try {
     kernel_ = module_.kernel(name_);
@@ -146,6 +155,13 @@ void __cudaRegisterManagedVar(void **, void **, char *, const char *name, int, s
 cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *host) {
   *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void *>(host));
   return cudaSuccess;
+}
+
+cudaError_t cudaGetFuncBySymbol(cudaFunction_t *function, const void *host) {
+  return call(__func__, [&] {
+    *function = reinterpret_cast<cudaFunction_t>(const_cast<void *>(host));
+    return find_function(host) != nullptr ? cudaSuccess : cudaErrorInvalidDeviceFunction;
+  });
 }
 
 cudaError_t cudaGetSymbolAddress(void **pointer, const void *symbol) {

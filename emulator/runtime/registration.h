@@ -14,14 +14,16 @@ namespace lily::emulator::runtime {
 
 struct FatBinary;
 
-// A kernel on one device (attributes belong to a context). Its code is parsed on first use, because a library sets
-// attributes of all its kernels, and a program launches few of them.
+// A kernel on one device (attributes belong to a context). Its code is parsed on first use, because a library loads and
+// sets attributes of all its kernels, and a program launches few of them.
 class Function {
  public:
   Function(const Module &module, std::string name) : module_(module), name_(std::move(name)) {}
 
   // The architecture that the PTX was compiled for, such as 90.
   int ptx_architecture() const;
+  // CUDA loads kernels lazily: at their first launch, or before it if asked to. Here that is a message only.
+  void load() const;
   // Ends the process if the code is not emulated, or if static and dynamic shared memory exceed the limit of a block.
   const Kernel &kernel() const;
 
@@ -35,6 +37,7 @@ class Function {
   const Module &module_;
   const std::string name_;
   mutable std::optional<Kernel> kernel_;
+  mutable bool is_loaded_ = false;
 };
 
 // On the current device; null if there is none.

@@ -318,7 +318,8 @@ lily_status event_elapsed(int32_t id, lily_event start, lily_event end, float *m
 // Relaxed mode: the capture does not record, and does not forbid, this thread's calls on other streams and its
 // allocations.
 lily_status capture_begin(int32_t id, lily_stream stream) {
-  return on_device(id, [&] {
+  return on_device(id, [&](const Device &device) {
+    if (const lily_status status = load_kernels(device)) return status;
     return report(cudaStreamBeginCapture(cuda_stream(stream), cudaStreamCaptureModeRelaxed),
                   "beginning a stream capture");
   });

@@ -49,8 +49,8 @@ lily_status describe(int id, Device *found) {
   return status;
 }
 
-// The functions of the driver API on primary contexts. The runtime has none that leaves the thread's current device as
-// it was: since CUDA 12, cudaSetDevice creates a context, also where it restores the previous device.
+// Functions of the driver API: cuFuncLoad, and those on primary contexts. The runtime has none that leaves the thread's
+// current device as it was: since CUDA 12, cudaSetDevice creates a context, also where it restores the previous device.
 struct Driver {
   decltype(&cuDeviceGet) get_device;
   decltype(&cuDevicePrimaryCtxRetain) retain;
@@ -58,11 +58,12 @@ struct Driver {
   decltype(&cuCtxGetId) get_id;
   decltype(&cuCtxPushCurrent) push;
   decltype(&cuCtxPopCurrent) pop;
+  decltype(&cuFuncLoad) load;
 };
 
 template <typename Function>
 lily_status find(const char *symbol, Function *function) {
-  constexpr unsigned kVersion = 12000;  // the first with cuCtxGetId
+  constexpr unsigned kVersion = 12040;  // the first with cuFuncLoad
   void *found = nullptr;
   LILY_TRY(report(cudaGetDriverEntryPointByVersion(symbol, &found, kVersion, cudaEnableDefault, nullptr),
                   "finding a function of the driver"));
@@ -85,6 +86,7 @@ lily_status find_driver() {
   LILY_TRY(find("cuCtxGetId", &driver.get_id));
   LILY_TRY(find("cuCtxPushCurrent", &driver.push));
   LILY_TRY(find("cuCtxPopCurrent", &driver.pop));
+  LILY_TRY(find("cuFuncLoad", &driver.load));
   has_driver.store(true, std::memory_order_release);
   return LILY_OK;
 }
@@ -104,7 +106,7 @@ struct Context {
   CUdevice device = 0;
   CUcontext handle = nullptr;  // null: not used yet
   unsigned long long id = 0;
-  std::unordered_map<const void *, int> shared_bytes;  // by kernel; what cudaFuncSetAttribute has set
+  std::unordered_map<const void *, int> shared_bytes;  // by prepared kernel: how many a block may have
 };
 
 // Never destroyed: finalizers and the thread that waits for events can run late.
@@ -115,6 +117,9 @@ Context &context_of(int32_t id) {
 
 // The context of this thread's guard. Guards do not nest.
 thread_local Context *entered = nullptr;
+
+// A block may have 48 KiB with its static shared memory, unless the kernel has an attribute that says more.
+constexpr int kSharedBytesOfAnyKernel = (48 << 10) - kStaticBytes;
 
 lily_status retain(int32_t id, Context *context) {
   CUcontext handle = nullptr;
@@ -224,14 +229,26 @@ lily_status DeviceGuard::explain(lily_status status) {
   return context_is_lost_ ? checked : status;
 }
 
-lily_status allow_shared_bytes(const void *kernel, int bytes) {
+lily_status prepare_kernel(const void *kernel, int shared_bytes) {
   Context &context = *entered;
   const std::lock_guard<std::mutex> lock(context.mutex);
-  int &allowed = context.shared_bytes[kernel];
-  if (allowed >= bytes) return LILY_OK;
-  LILY_TRY(report(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  auto found = context.shared_bytes.find(kernel);
+  if (found == context.shared_bytes.end()) {
+    // CUDA loads a kernel lazily: here, so that no launch does.
+    cudaFunction_t function = nullptr;
+    LILY_TRY(report(cudaGetFuncBySymbol(&function, kernel), "finding a kernel"));
+    LILY_TRY(report_driver(driver.load(function), "loading a kernel"));
+    // One division of shared memory and L1 for all kernels: a multiprocessor changes it only when it is idle, so that
+    // the next launch would wait for the end of the one before.
+    LILY_TRY(report(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "setting the preferred shared memory of a kernel"));
+    found = context.shared_bytes.emplace(kernel, kSharedBytesOfAnyKernel).first;
+  }
+  if (found->second >= shared_bytes) return LILY_OK;
+  LILY_TRY(report(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
                   "setting the maximum shared memory of a kernel"));
-  allowed = bytes;
+  found->second = shared_bytes;
   return LILY_OK;
 }
 

@@ -59,10 +59,9 @@ class DeviceGuard {
 // Upper bound on the static shared memory of a kernel that has dynamic shared memory, too.
 constexpr int kStaticBytes = 1024;
 
-// Lets a kernel use this many bytes of dynamic shared memory in the context that a guard has entered. Needed above
-// kSharedBytesOfAnyKernel, before the launch: otherwise a block has 48 KiB with its static shared memory.
-constexpr int kSharedBytesOfAnyKernel = (48 << 10) - kStaticBytes;
-lily_status allow_shared_bytes(const void *kernel, int bytes);
+// Before each launch of a kernel, with the bytes of its dynamic shared memory: loads the kernel and sets its attributes
+// in the context that a guard has entered, unless that has been done.
+lily_status prepare_kernel(const void *kernel, int shared_bytes);
 
 // Ends the use of all contexts by the backend. The next guard of a device enters the context that exists then.
 void forget_contexts();

@@ -138,4 +138,15 @@ lily_status fold(const lily_fold &call, const Device &device) {
   return LILY_OK;
 }
 
+lily_status load_kernels(const Device &device) {
+  KernelLoader load;
+  load_common(load);
+  load_adamw(load);
+  for (const EngineKind engine : {EngineKind::kExact, EngineKind::kTf32, EngineKind::kBfloat16})
+    functions(engine).load(load);
+  // From 10.0 on the driver would compile it first, which takes long; a call that uses it waits for that in any case.
+  if (device.compute_major < 10) functions(EngineKind::kFloat16).load(load);
+  return load.status();
+}
+
 }  // namespace lily::cuda

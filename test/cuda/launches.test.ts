@@ -11,6 +11,8 @@ interface Call {
   readonly name: string
   /** For each launch, whether it may overlap with the one before. */
   readonly dependent: readonly boolean[]
+  /** For each launch, the share of shared memory that the kernel prefers; null: it has no preference. */
+  readonly shares: readonly (string | null)[]
 }
 
 /** The calls that launches.js announces. */
@@ -23,7 +25,11 @@ async function callsOf(ARCH: string): Promise<Call[]> {
     .map((section) => {
       const [name, ...lines] = section.split('\n')
       const launches = lines.filter((line) => line.includes('<<<'))
-      return { name, dependent: launches.map((line) => line.endsWith(', dependent')) }
+      return {
+        name,
+        dependent: launches.map((line) => line.endsWith(', dependent')),
+        shares: launches.map((line) => /carve-out (\d+ %)/.exec(line)?.[1] ?? null),
+      }
     })
     .filter(({ name }) => name !== 'nothing')
 }
@@ -54,4 +60,15 @@ describe('dependent launches', () => {
       expect(dependent, name).not.toContain(true)
     }
   })
+})
+
+test('a capture begins by loading all kernels, and calls in it load none', async (context) => {
+  if (!isEmulated) context.skip('the device is a GPU, which does not report what is loaded')
+  const { code, text } = await runProgram('loading.js', { VERBOSE: '2', LEAKS: '0' })
+  expect(code, text).toBe(0)
+  const [before, captured = ''] = text.split(/cudaStream(?:Begin|End)Capture/)
+  const loads = (of: string) => [...of.matchAll(/loads the kernel .*/g)].map(([line]) => line)
+  expect(loads(before).length).toBeGreaterThan(100)
+  expect(captured.match(/: cudaLaunchKernelExC/g)?.length).toBeGreaterThan(100)
+  expect(loads(captured)).toEqual([])
 })

@@ -54,6 +54,12 @@ lily_status for_each_batch(const lily_adamw &call, AdamW batch, const Run &run) 
 
 }  // namespace
 
+void load_adamw(KernelLoader &load) {
+  load(adamw_squares<void>);
+  load(adamw_norm<void>);
+  load(adamw_update<void>);
+}
+
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes) {
   Workspace workspace(nullptr);
   workspace.take<AdamWDecision>(1);

@@ -75,4 +75,14 @@ lily_status launch_ascend(const Ascend &call, Launcher &launcher) {
   return launcher.launch(ascend<void>, "launching the ascend kernel", dim3(1), 0, call);
 }
 
+void load_common(KernelLoader &load) {
+  load(cast<void>);
+  load(forward_route<void>);
+  load(pool<void>);
+  load(reduce<void>);
+  load(write_weights<void>);
+  load(fold<void>);
+  load(ascend<void>);
+}
+
 }  // namespace lily::cuda

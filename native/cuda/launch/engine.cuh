@@ -32,6 +32,27 @@ lily_status run_linear(const lily_linear &given, const LinearPlan &plan, Launche
 }
 
 template <typename Engine>
-constexpr EngineFunctions kFunctionsOf = {run_forward<Engine>, run_backward<Engine>, run_linear<Engine>};
+void load_kernels(KernelLoader &load) {
+  using Rows = Tiles<Engine>;
+  for_each_row(typename Rows::Shrink{}, [&](auto row) { load(forward_shrink<decltype(row)>); });
+  for_each_row(typename Rows::Expand{}, [&](auto row) { load(forward_expand<decltype(row)>); });
+  for_each_row(typename Rows::Mix{}, [&](auto row) { load(forward_mix<decltype(row)>); });
+  for_each_row(typename Rows::Decode{}, [&](auto row) { load(forward_decode<decltype(row)>); });
+  for_each_row(typename Rows::Dy{}, [&](auto row) { load(backward_dy<decltype(row)>); });
+  for_each_row(typename Rows::Once{}, [&](auto row) { load(backward_dy_once<decltype(row)>); });
+  for_each_row(typename Rows::X{}, [&](auto row) { load(backward_x<decltype(row)>); });
+  for_each_row(typename Rows::Large{}, [&](auto row) {
+    load(large_shrink<decltype(row)>);
+    load(large_strip<decltype(row)>);
+    load(linear<decltype(row), false>);
+    load(linear<decltype(row), true>);
+  });
+  load(combine<Engine>);
+  load(backward_hidden<Engine>);
+}
+
+template <typename Engine>
+constexpr EngineFunctions kFunctionsOf = {run_forward<Engine>, run_backward<Engine>, run_linear<Engine>,
+                                          load_kernels<Engine>};
 
 }  // namespace lily::cuda

@@ -80,8 +80,7 @@ class Launcher {
   template <typename Call>
   lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, const Call &call,
                      int threads = kThreads) {
-    if (shared_bytes > kSharedBytesOfAnyKernel)
-      LILY_TRY(allow_shared_bytes(reinterpret_cast<const void *>(kernel), shared_bytes));
+    LILY_TRY(prepare_kernel(reinterpret_cast<const void *>(kernel), shared_bytes));
     // The first launch follows work of others, of which nothing is known: it starts when all of that has ended.
     const bool follows = std::exchange(follows_, true);
     cudaLaunchAttribute dependent = {};
@@ -110,10 +109,24 @@ class Launcher {
   bool follows_ = false;  // another launch of the call
 };
 
+// Loads kernels that are not launched yet.
+class KernelLoader {
+ public:
+  template <typename Call>
+  void operator()(void (*kernel)(Call)) {
+    if (status_ == LILY_OK) status_ = prepare_kernel(reinterpret_cast<const void *>(kernel), 0);
+  }
+  lily_status status() const { return status_; }
+
+ private:
+  lily_status status_ = LILY_OK;
+};
+
 struct EngineFunctions {
   lily_status (*forward)(const lily_forward &call, const ForwardPlan &plan, Launcher &launcher);
   lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan, Launcher &launcher);
   lily_status (*linear)(const lily_linear &call, const LinearPlan &plan, Launcher &launcher);
+  void (*load)(KernelLoader &load);
 };
 
 extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
@@ -126,6 +139,8 @@ lily_status launch_reduce(const Launch &launch, const Reduce &call, Launcher &la
 lily_status launch_write_weights(const Launch &launch, const ConstantWeights &call, Launcher &launcher);
 lily_status launch_fold(const Fold &call, Launcher &launcher);
 lily_status launch_ascend(const Ascend &call, Launcher &launcher);
+void load_common(KernelLoader &load);
+void load_adamw(KernelLoader &load);
 
 // Calls visit(row) with the row of the table that the plan names.
 template <typename Table, typename Visit>
