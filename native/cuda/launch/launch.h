@@ -75,7 +75,8 @@ void add_cast(Cast &cast, void *workspace, const CastPlan &planned, const Operan
 class Launcher {
  public:
   Launcher(lily_stream stream, const Device &device)
-      : stream_(reinterpret_cast<cudaStream_t>(stream)), kernels_wait_(device.architecture >= 90) {}
+      : stream_(reinterpret_cast<cudaStream_t>(stream)),
+        overlaps_(device.architecture >= 90 && stream_ != cudaStreamLegacy && stream_ != cudaStreamPerThread) {}
 
   template <typename Call>
   lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, const Call &call,
@@ -92,7 +93,7 @@ class Launcher {
     config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
     config.stream = stream_;
     config.attrs = &dependent;
-    config.numAttrs = follows && kernels_wait_ ? 1 : 0;
+    config.numAttrs = follows && overlaps_ ? 1 : 0;
     const cudaError_t error = cudaLaunchKernelEx(&config, kernel, call);
     return error == cudaSuccess ? LILY_OK : report(error, name);
   }
@@ -105,7 +106,9 @@ class Launcher {
 
  private:
   cudaStream_t stream_;
-  bool kernels_wait_;     // they contain griddepcontrol (tiles/ptx.cuh): without it they would not wait
+  // The kernels contain griddepcontrol (tiles/ptx.cuh): without it they would not wait. The default streams of CUDA,
+  // which are ordered with others, stay as they are until somebody has tried the attribute in them.
+  bool overlaps_;
   bool follows_ = false;  // another launch of the call
 };
 

@@ -27,7 +27,7 @@ const ones = (...shape) => {
 async function announce(name, call) {
   await Stream.default(device).synchronize()
   writeSync(2, `call ${name}\n`)
-  const result = call()
+  const result = await call()
   await Stream.default(device).synchronize()
   writeSync(2, 'call nothing\n')
   return result
@@ -56,6 +56,17 @@ for (const [name, tokens, options] of [
   const optimiser = new AdamW(parameters, { lr: 0.5, maxNorm: 1 })
   await announce(`AdamW, ${name}`, () => optimiser.step())
   for (const each of [graph, optimiser, db, y, saved, ...Object.values(gradients)]) each.dispose()
+}
+// CUDA's default streams: the legacy one, and that of the thread.
+for (const stream of [1, 2]) {
+  const operands = { x: ones(70, d), a: ones(rank, d), b: ones(experts, rank, d) }
+  const call = () => lilyForward(operands, { routing: 'uniform', save: false, stream }).y
+  const y = await announce(`stream ${stream}`, async () => {
+    const made = call()
+    await made.toHost()
+    return made
+  })
+  y.dispose()
 }
 const y = DeviceBuffer.allocate([3, d], 'float32', device).fill(0)
 await announce('linear', () => linearForward({ x: ones(3, d), weight: ones(d, d), y }))
