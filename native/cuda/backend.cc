@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 
+#include <memory>
 #include <mutex>
 #include <type_traits>
 
@@ -325,6 +326,14 @@ lily_status capture_begin(int32_t id, lily_stream stream) {
   });
 }
 
+// What lily_graph points to.
+struct Graph {
+  cudaGraphExec_t executable;
+  bool is_before_fall_back;  // it may have kernels that the self-test has found wrong since
+};
+
+Graph *graph_of(lily_graph graph) { return reinterpret_cast<Graph *>(graph); }
+
 lily_status capture_end(int32_t id, lily_stream stream, lily_graph *graph) {
   *graph = 0;
   return on_device(id, [&] {
@@ -337,21 +346,29 @@ lily_status capture_end(int32_t id, lily_stream stream, lily_graph *graph) {
     const lily_status made = report(cudaGraphInstantiate(&executable, recorded, 0), "instantiating a graph");
     // The executable graph does not depend on the captured one.
     const lily_status destroyed = report(cudaGraphDestroy(recorded), "destroying a captured graph");
-    *graph = reinterpret_cast<lily_graph>(executable);
-    return made != LILY_OK ? made : destroyed;
+    if (made != LILY_OK) return made;
+    *graph = reinterpret_cast<lily_graph>(new Graph{executable, !has_left_wgmma(id)});
+    return destroyed;
   });
 }
 
 lily_status graph_launch(int32_t id, lily_graph graph, lily_stream stream) {
   return on_stream(id, stream, [&](lily_stream resolved) {
-    return report(cudaGraphLaunch(reinterpret_cast<cudaGraphExec_t>(graph), cuda_stream(resolved)),
-                  "launching a graph");
+    if (graph_of(graph)->is_before_fall_back && has_left_wgmma(id)) {
+      return fail(
+          LILY_ERROR_DEVICE,
+          "the graph was captured before the self-test found wrong results of wgmma on cuda:%d, which it may use; "
+          "capture it again",
+          id);
+    }
+    return report(cudaGraphLaunch(graph_of(graph)->executable, cuda_stream(resolved)), "launching a graph");
   });
 }
 
 lily_status graph_destroy(int32_t id, lily_graph graph) {
-  return on_device_if_kept(
-      id, [&] { return report(cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph)), "destroying a graph"); });
+  const std::unique_ptr<Graph> destroyed(graph_of(graph));
+  return on_device_if_kept(id,
+                           [&] { return report(cudaGraphExecDestroy(destroyed->executable), "destroying a graph"); });
 }
 
 lily_status close() {

@@ -1,10 +1,13 @@
 /** The self-test at the first use of a device, with kernels that the emulator makes write wrong results. */
+import { execFileSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
 import type { BackendInfo } from '../../lib/index.js'
 import type { Diagnosis } from '../../cli/doctor/diagnosis.js'
 import { isEmulated } from '../support/backend.js'
 import { runCli } from '../support/cli.js'
+import { compileProgram } from '../support/compile.js'
 import { runProgram } from '../support/program.js'
+import { temporaryFolder } from '../support/temporary.js'
 
 const LILY_SELF_TEST = '1'
 
@@ -79,6 +82,19 @@ describe('wrong results of wgmma', () => {
     ).toEqual([null, null, null, 'ERR_LILY_DEVICE'])
     expect(before.devices.map(({ without }) => without)).toEqual([undefined, undefined])
     expect(after.devices.map(({ without }) => without)).toEqual(['wgmma', undefined])
+  })
+
+  test('a graph that was captured before is refused', (context) => {
+    needsEmulator(context)
+    const program = compileProgram('fall_back', [], temporaryFolder())
+    const text = execFileSync(program, [process.env.LILY_CUDA_LIBRARY!], { encoding: 'utf8' })
+    expect(text.trim().split('\n')).toEqual([
+      'before: ok',
+      'fall back: ok',
+      'again: the graph was captured before the self-test found wrong results of wgmma on cuda:0, which it may use; ' +
+        'capture it again',
+      'captured again: ok',
+    ])
   })
 
   test('doctor says so', async (context) => {
