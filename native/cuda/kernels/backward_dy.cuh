@@ -217,7 +217,7 @@ __global__ __launch_bounds__(Tiles::kThreads,
   using Engine = typename Tiles::Engine;
   if constexpr (!kHasCode<typename Tiles::Shrink, Tiles::Shrink::kBytes> ||
                 !kHasCode<typename Tiles::Strip, kOuterBytes<typename Tiles::Strip>>)
-    return;
+    return stop_without_code();
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];
   const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;

@@ -32,7 +32,7 @@ struct BackwardDyOnce {
 
 template <typename Tile>
 __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __grid_constant__ BackwardDyOnce call) {
-  if constexpr (!kHasCode<Tile, Tile::kBytes>) return;
+  if constexpr (!kHasCode<Tile, Tile::kBytes>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
   extern __shared__ __align__(16) char shared[];

@@ -96,7 +96,7 @@ __device__ inline void add_groups(const RouterGradient &router, const TileGroups
 template <typename Engine>
 __global__ __launch_bounds__(kThreads,
                              kHiddenBlocks) void backward_hidden(const __grid_constant__ BackwardHidden call) {
-  if constexpr (!kHasEngine<Engine>) return;
+  if constexpr (!kHasEngine<Engine>) return stop_without_code();
   extern __shared__ __align__(16) char shared[];
   const DHidden &d_hidden = call.d_hidden;
   const RouterGradient &router = d_hidden.router;

@@ -91,7 +91,7 @@ __device__ inline void backward_router(char *shared, const RouterBlocks &call, i
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void backward_x(const __grid_constant__ BackwardX call) {
-  if constexpr (!kHasCode<Tile, kBothBytes<Tile>>) return;
+  if constexpr (!kHasCode<Tile, kBothBytes<Tile>>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   int index = blockIdx.x;

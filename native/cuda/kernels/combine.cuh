@@ -201,7 +201,7 @@ __device__ inline void combine_block(const Combine &call, typename Engine::Scala
 // Writes C once, for the products that read it: q, and y of a large rank.
 template <typename Engine>
 __global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
-  if constexpr (!kHasEngine<Engine>) return;
+  if constexpr (!kHasEngine<Engine>) return stop_without_code();
   __shared__ float weights[kMostExperts];
   __shared__ __align__(16) typename Engine::Scalar tile[kCombineRows * kCombineColumns];
   wait_for_previous_launch();

@@ -123,7 +123,7 @@ __device__ inline void convert_tile(T *tile, const S *from) {
 template <typename Tile>
 __global__ __launch_bounds__(kThreads,
                              Tile::kMinBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
-  if constexpr (!kHasCode<Tile, 0>) return;
+  if constexpr (!kHasCode<Tile, 0>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
   using Parameters = typename Engine::Parameters;

@@ -23,7 +23,7 @@ struct ForwardExpand {
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kBlocks) void forward_expand(const __grid_constant__ ForwardExpand call) {
-  if constexpr (!kHasCode<Tile, kExpandBytes<Tile>>) return;
+  if constexpr (!kHasCode<Tile, kExpandBytes<Tile>>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   __shared__ float weights[kMostExperts];

@@ -176,7 +176,7 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kShrinkBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
-  if constexpr (!kHasCode<Tile, Tile::kBytes>) return;
+  if constexpr (!kHasCode<Tile, Tile::kBytes>) return stop_without_code();
   extern __shared__ __align__(16) char shared[];
   const int token = blockIdx.x * call.operands.tile_tokens;
   const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);

@@ -33,7 +33,7 @@ struct LargeOuter {
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void large_outer(const __grid_constant__ LargeOuter call) {
-  if constexpr (!kHasCode<Tile, Tile::kOuterBytes>) return;
+  if constexpr (!kHasCode<Tile, Tile::kOuterBytes>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(kLargeAlignment) char large_shared[];
   char *const shared = large_shared;

@@ -123,7 +123,7 @@ constexpr bool kContinuesHere = Tile::kContinues;
 template <typename Tile, bool kTransposed>
 __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kProductBlocks) void large_product(const __grid_constant__ LargeProduct call) {
-  if constexpr (!kHasCode<Tile, Tile::kScratch>) return;
+  if constexpr (!kHasCode<Tile, Tile::kScratch>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   constexpr Along kAlongWeight = kTransposed ? Along::kOuter : Along::kDepth;
   extern __shared__ __align__(kLargeAlignment) char large_shared[];

@@ -63,6 +63,7 @@ __device__ inline void roof_wgmma(int steps, float *sink) {
 
 // The matrix instruction of 16-bit operands: wgmma on Hopper, elsewhere mma.m16n8k16 on registers.
 __global__ void __launch_bounds__(kRoofThreads) roof_bfloat16(int steps, float *sink) {
+  if constexpr (kArchitecture < 80) return stop_without_code();
   if constexpr (kArchitecture == kHopperArchitecture) {
     roof_wgmma(steps, sink);
     return;

@@ -56,9 +56,12 @@ template <typename Engine>
 constexpr bool kHasEngine =
     kArchitecture >= 80 || !(std::is_same_v<Engine, Tf32> || std::is_same_v<Engine, Tensor<__nv_bfloat16>>);
 
-// Whether a kernel that needs at least kBytes of shared memory for this row of the table has code. Others are empty.
+// Whether a kernel that needs at least kBytes of shared memory for this row of the table has code.
 template <typename Tile, int kBytes>
 constexpr bool kHasCode = kHasEngine<typename Tile::Engine> && has_code<Tile>(kArchitecture, kBytes);
+
+// All that a kernel without code does. No plan has one: the launch must fail, and not leave its results as they were.
+__device__ inline void stop_without_code() { __trap(); }
 
 // Offset of element (row, column) in a tile of kColumns columns. The elements of an aligned 16-byte vector stay
 // contiguous.
