@@ -115,7 +115,10 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
   constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
   const int steps = large_steps<Tile>(depth);
   const bool whole = warp_tile.fragments_m == Tile::kWarpM && warp_tile.fragments_n == Tile::kWarpN;
-  if constexpr (!Tile::kHasGroups) clear(sum);
+  if constexpr (Tile::kHasGroups)
+    pin(sum[0]);
+  else
+    clear(sum);
 #pragma unroll 1
   for (int step = filled ? 0 : 1 - Tile::kStages; step < steps;
        ++step) {  // the first only fill: its code is there once
@@ -132,9 +135,9 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
     __syncthreads();  // the slot is free, and so is the scratch memory, which `fill` may use
     fill(large_slot<Tile>(shared, first + step + Tile::kStages - 1), step + Tile::kStages - 1);
     copy_commit();
+    reconverge();  // the products, and the wait for the last of wgmma, take whole warps
     if constexpr (!Tile::kHasGroups) {
       if (step < 0) continue;
-      reconverge();
       const Scalar *a = large_slot<Tile>(shared, first + step), *b = a + Tile::kA;
       const int remaining = depth - step * Tile::kBlockK;
       if (whole && remaining >= Tile::kBlockK)
@@ -146,6 +149,7 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
   }
   if constexpr (Tile::kHasGroups) {
     wgmma_wait<0>();
+    pin(sum[0]);
     if (steps == 0 || group_row() >= warp_tile.rows) clear(sum);
   }
 }

@@ -50,11 +50,13 @@ __device__ inline void roof_wgmma(int steps, float *sink) {
   const uint64_t a = Factor::descriptor(factors, 0), b = Factor::descriptor(factors, kGroupRows);
   float sum[kColumns / 8][4];
   clear(reinterpret_cast<Accumulators<1, kColumns / 8> &>(sum));
+  pin(sum);
   for (int step = 0; step < steps; step += kStepsEach) {
     multiply_group<__nv_bfloat16, Factor, Factor, kDepth / 16, kColumns>(sum, a, b, kColumns, true);
     wgmma_wait<1>();
   }
   wgmma_wait<0>();
+  pin(sum);
   float total = 0;
 #pragma unroll
   for (int j = 0; j < kColumns / 8; ++j) total += sum[j][0] + sum[j][1] + sum[j][2] + sum[j][3];

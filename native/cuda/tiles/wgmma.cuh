@@ -66,6 +66,16 @@ __device__ inline void wgmma_wait() {
 #endif
 }
 
+// Keeps other uses of the sums on their side of this point: before the first product, and after the wait for the last
+// one, whose instructions say nothing about registers to the compiler.
+template <int kFragments>
+__device__ inline void pin(float (&sum)[kFragments][4]) {
+#pragma unroll
+  for (auto &fragment : sum)
+#pragma unroll
+    for (float &value : fragment) asm volatile("" : "+f"(value)::"memory");
+}
+
 // The sums of 32 columns are 16 registers.
 #define LILY_REGISTERS_1 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define LILY_REGISTERS_2 \
