@@ -261,6 +261,7 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
     unstage<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(y, call.y,
                                                                  {first_token(tile), end, column, call.columns});
   }
+  copy_wait<0>();  // of B, if there was no tile
 }
 
 }  // namespace lily::cuda
