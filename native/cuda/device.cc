@@ -3,7 +3,9 @@
 #include <cuda.h>  // the types of the driver API; its functions are not linked
 #include <cuda_runtime_api.h>
 #include <stdio.h>
+#include <stdlib.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <unordered_map>
@@ -18,6 +20,18 @@ std::mutex devices_mutex;
 
 lily_status attribute(int id, cudaDeviceAttr which, int *value) {
   return report(cudaDeviceGetAttribute(value, which, id), "reading the device attributes");
+}
+
+// Lowers a property that plans depend on to the number in a variable, so that tests reach the plans of smaller GPUs.
+lily_status lower(const char *variable, long long *property) {
+  const char *text = getenv(variable);
+  if (text == nullptr || *text == '\0') return LILY_OK;
+  char *end = nullptr;
+  const long long value = strtoll(text, &end, 10);
+  if (*end != '\0' || value < 1)
+    return fail(LILY_ERROR_UNAVAILABLE, "%s must be a positive integer; change it or unset it", variable);
+  *property = std::min(*property, value);
+  return LILY_OK;
 }
 
 lily_status describe(int id, Device *found) {
@@ -41,11 +55,17 @@ lily_status describe(int id, Device *found) {
   if (status == LILY_OK) status = attribute(id, cudaDevAttrClockRate, &clock_khz);
   if (status == LILY_OK) status = attribute(id, cudaDevAttrMemoryClockRate, &memory_khz);
   if (status == LILY_OK) status = attribute(id, cudaDevAttrGlobalMemoryBusWidth, &bus_bits);
-  found->l2_bytes = static_cast<size_t>(l2_bytes);
   // Some virtual GPUs report no clocks: any plausible ratio between them gives a usable plan.
   found->clock_hz = clock_khz > 0 ? 1e3 * clock_khz : 1.5e9;
   found->dram_bytes_per_second =
       memory_khz > 0 && bus_bits > 0 ? 2e3 * memory_khz * bus_bits / 8 : 8.0 * found->multiprocessors * 1e9;
+  long long multiprocessors = found->multiprocessors, l2 = l2_bytes;
+  if (status == LILY_OK) status = lower("LILY_CUDA_MULTIPROCESSORS", &multiprocessors);
+  if (status == LILY_OK) status = lower("LILY_CUDA_L2", &l2);
+  // Fewer multiprocessors count with their share of the bandwidth of memory.
+  found->dram_bytes_per_second *= static_cast<double>(multiprocessors) / std::max(found->multiprocessors, 1);
+  found->multiprocessors = static_cast<int>(multiprocessors);
+  found->l2_bytes = static_cast<size_t>(l2);
   return status;
 }
 

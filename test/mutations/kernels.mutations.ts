@@ -27,7 +27,13 @@ const linearModule = fileURLToPath(new URL('../support/linear.ts', import.meta.u
 
 /** Runs what test/cuda/kernels.test.ts runs, and frozen linear layers; throws where that would fail. */
 async function check(library: string, capability: 90 | 100): Promise<void> {
-  const environment = { LILY_CUDA_LIBRARY: library, LILY_EMULATOR_ARCH: String(capability), LILY_CUBLASLT: '0' }
+  const environment = {
+    LILY_CUDA_LIBRARY: library,
+    LILY_EMULATOR_ARCH: String(capability),
+    // At least as many as DEVICES count.
+    LILY_EMULATOR_SMS: '64',
+    LILY_CUBLASLT: '0',
+  }
   const run = async (jobs: Job[], device: Record<string, string>): Promise<Result[]> => {
     const { results, refused } = await runInChild(jobs, { ...environment, ...device })
     if (refused !== undefined) throw new Error(refused.message)

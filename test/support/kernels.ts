@@ -2,8 +2,9 @@
  * A few small problems that together reach every kernel of the CUDA backend: with ragged ends in every direction, masks,
  * several blocks and splits. The mutation tests (test/mutations) run them.
  *
- * The plans depend on the device, so the problems run on two (LILY_EMULATOR_SMS, LILY_EMULATOR_L2). With many multiprocessors
- * the tokens are split over blocks, and gradients have partial sums. With one, and a small L2, a separate kernel reads dy once.
+ * The plans depend on the device, so the problems run with those of two (LILY_CUDA_MULTIPROCESSORS, LILY_CUDA_L2), on a GPU and
+ * on the emulator. With many multiprocessors the tokens are split over blocks, and gradients have partial sums. With one, and
+ * a small L2, a separate kernel reads dy once.
  */
 import { type Spec, splitTokens } from './cases.js'
 import type { Job } from './child.js'
@@ -12,8 +13,8 @@ import type { LinearJob, LinearSpec } from './linear.js'
 import type { Result } from './run.js'
 
 export const DEVICES = [
-  { LILY_EMULATOR_SMS: '64', LILY_EMULATOR_L2: '4M' },
-  { LILY_EMULATOR_SMS: '1', LILY_EMULATOR_L2: '16K' },
+  { LILY_CUDA_MULTIPROCESSORS: '64', LILY_CUDA_L2: String(4 * 1024 * 1024) },
+  { LILY_CUDA_MULTIPROCESSORS: '1', LILY_CUDA_L2: String(16 * 1024) },
 ] as const
 
 const small = { tokens: 150, dIn: 33, dOut: 136, experts: 3, scaling: 2 }
@@ -132,7 +133,7 @@ export const largeJob: Job = {
 }
 
 /** With so many multiprocessors the last block of a product of large ranks, or of a frozen layer, has fewer tiles than others. */
-export const TWO_MULTIPROCESSORS = { LILY_EMULATOR_SMS: '2', LILY_EMULATOR_L2: '4M' } as const
+export const TWO_MULTIPROCESSORS = { ...DEVICES[0], LILY_CUDA_MULTIPROCESSORS: '2' } as const
 
 /** A block computes several tiles of y and of dx in turn: with one multiprocessor all, with two 3 of 5. */
 export const severalTilesJob: Job = {

@@ -1,13 +1,13 @@
 /**
  * Small problems that together launch every kernel of the CUDA backend with every tile that a plan chooses for them. The
- * tiles follow from the model of time, so the problems are searched for: of a grid of sizes, on the two devices of
- * kernels.ts with one architecture, those that cover the most kernels for the least work.
+ * tiles follow from the model of time, so the problems are searched for: of a grid of sizes, with the two devices of
+ * kernels.ts on one GPU, those that cover the most kernels for the least work.
  */
-import { type Emulated, emulatedGpu } from '../../bench/counters/gpus.js'
+import { type Gpu } from '../../bench/counters/gpus.js'
 import { type PlannedCall, planCalls, type PlannedLaunch } from '../../bench/counters/plan.js'
 import type { Spec } from './cases.js'
 
-type Device = Readonly<{ LILY_EMULATOR_SMS: string; LILY_EMULATOR_L2: string }>
+type Device = Readonly<{ LILY_CUDA_MULTIPROCESSORS: string; LILY_CUDA_L2: string }>
 type Activations = 'bfloat16' | 'float16' | 'float32'
 
 export interface Covered {
@@ -24,14 +24,19 @@ const METHODS = ['batch', 'token', 'lora'] as const
 /** A problem costs at least as much as this many multiply-adds. */
 const OVERHEAD = 1e5
 
-const bytesOf = (size: string): number => Number.parseInt(size) * { K: 2 ** 10, M: 2 ** 20 }[size.at(-1) as 'K' | 'M']
+/** The properties that plans get with these variables, as native/cuda/device.cc lowers them. */
+export function lowered(gpu: Gpu, device: Device): Gpu {
+  const multiprocessors = Math.min(gpu.multiprocessors, Number(device.LILY_CUDA_MULTIPROCESSORS))
+  const memoryBytesPerSecond = (gpu.memoryBytesPerSecond * multiprocessors) / gpu.multiprocessors
+  return { ...gpu, multiprocessors, memoryBytesPerSecond, l2Bytes: Math.min(gpu.l2Bytes, Number(device.LILY_CUDA_L2)) }
+}
 
 const nameOf = ({ kernel, tile, stripTile }: PlannedLaunch): string =>
   [kernel, ...[tile, stripTile].filter((each) => each[0] > 0).map((each) => each.join(' x '))].join(', ')
 
-function candidates(activations: Activations, devices: readonly Device[], capability: Emulated): Covered[] {
+function candidates(activations: Activations, devices: readonly Device[], present: Gpu): Covered[] {
   const problems = devices.flatMap((device) => {
-    const gpu = emulatedGpu(capability, Number(device.LILY_EMULATOR_SMS), bytesOf(device.LILY_EMULATOR_L2))
+    const gpu = lowered(present, device)
     return METHODS.flatMap((method) =>
       TOKENS.flatMap((tokens) =>
         WIDTHS.flatMap((d) =>
@@ -57,8 +62,8 @@ function candidates(activations: Activations, devices: readonly Device[], capabi
 const work = ({ spec: { tokens, dIn, rank, experts } }: Covered): number => OVERHEAD + tokens * dIn * rank * experts
 
 /** The problems, and the names of all kernels and tiles that any problem of the grid has. */
-export function tileCover(activations: Activations, devices: readonly Device[], capability: Emulated): Covered[] {
-  const all = candidates(activations, devices, capability)
+export function tileCover(activations: Activations, devices: readonly Device[], gpu: Gpu): Covered[] {
+  const all = candidates(activations, devices, gpu)
   const left = new Set(all.flatMap(({ kernels }) => [...kernels]))
   const chosen: Covered[] = []
   const gain = (each: Covered) => [...each.kernels].filter((kernel) => left.has(kernel)).length / work(each)
