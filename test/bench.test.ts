@@ -3,6 +3,7 @@ import { totalmem } from 'node:os'
 import { describe, expect, test, vi } from 'vitest'
 import type { Report, Result } from '../bench/harness/report.js'
 import { medianRatio, sampleInterleaved, timingOf } from '../bench/harness/sampling.js'
+import { blockDifference } from '../bench/harness/outputs.js'
 import { type Findings, measure } from '../bench/harness/session.js'
 import { composedLily } from '../bench/methods/composed/lily.js'
 import { composedLora } from '../bench/methods/composed/lora.js'
@@ -413,6 +414,19 @@ describe('a run', () => {
   })
 })
 
+test('a wrong block shows in the difference of outputs, however large the array', () => {
+  const numbers = (wrong: number) => {
+    const data = Float32Array.from({ length: 999 * 70 }, (_, i) => Math.sin(i))
+    data[500 * 70 + 69] += wrong
+    return { data, shape: [999, 70], dtype: 'float32' as const }
+  }
+  expect(blockDifference(numbers(0), numbers(0))).toBe(0)
+  // Of the last 6 columns and 8 rows, whose norm is about sqrt(48 / 2).
+  expect(blockDifference(numbers(1), numbers(0))).toBeCloseTo(1 / Math.sqrt(24), 1)
+  expect(blockDifference(numbers(NaN), numbers(0))).toBe(Infinity)
+  expect(blockDifference(numbers(Infinity), numbers(0))).toBe(Infinity)
+})
+
 test('the faster of two measurements of the roofs', () => {
   const roofs = (flops: number, bfloat16Flops: number, bfloat16Source: string, read: number, update: number) => ({
     ...{ flops, bfloat16Flops, bfloat16Source, float16Flops: flops },
@@ -443,6 +457,7 @@ describe('the roofline chart', () => {
     samples: 3,
     floor: null,
     doubts: [],
+    difference: null,
     flops: intensity * 1e6,
     bytes: 1e6,
     median: (intensity * 1e6) / (gigaflops * 1e9),
@@ -513,6 +528,7 @@ test('a report has the numbers of each method in its column, as text and as a pa
     samples: 3,
     floor: 1e-3,
     doubts: [],
+    difference: null,
     flops: 1,
     bytes: 1e6,
     median: 1e-3,

@@ -21,6 +21,8 @@ export interface Result extends Timing, Case {
   readonly floor: number | null
   /** Why the time is in doubt, although it was measured again if the time budget allowed it; `notes` of the report explain it. */
   readonly doubts: readonly Doubt[]
+  /** Largest relative difference of a block of the outputs from those of the cpu backend; null if they are its own. */
+  readonly difference: number | null
   /** Median of the time ratios to fused LoRA of the same rank. */
   readonly ratioToLora: number
   /** For the frozen layer with an adapter: median of the time ratios to the frozen layer alone; otherwise null. */

@@ -15,6 +15,7 @@ import { type Caches, coldSetCount } from './cold-caches.js'
 import { doubtsOf, notesOfDoubts } from './doubts.js'
 import { measureOverhead, type Overhead } from './overhead.js'
 import { type Gpu, GPU_SAMPLE_SECONDS, gpuClock, withErrors } from './gpu.js'
+import { compareOutputs } from './outputs.js'
 import type { Failure, Result } from './report.js'
 import {
   deviceClock,
@@ -317,6 +318,8 @@ async function measureMethods(
   try {
     const clock = gpu !== null ? gpuClock(gpu.device) : plan.backend === 'cuda' ? deviceClock(DEVICE) : hostClock
     const contenders = makeContenders(selected, benchCase, equalRank, setCount, { place, keep, tensorFlow })
+    const differences =
+      plan.backend === 'cpu' ? null : await compareOutputs(selected, benchCase, equalRank, place, keep)
     const results: Result[] = []
     for (const pass of passes) {
       const samples = await sampleInterleaved(
@@ -337,6 +340,7 @@ async function measureMethods(
           ...timing,
           ...minimum,
           doubts: doubtsOf(timing, minimum.floor),
+          difference: differences?.get(method) ?? null,
           ratioToLora: medianRatio(samples[i], samplesOf('lora')!),
           ratioToLayer:
             method === 'lily-layer' || method === 'lora-layer' ? medianRatio(samples[i], samplesOf('layer')!) : null,

@@ -8,7 +8,12 @@ import type { Outputs } from './protocol.js'
  * products: each rounding is worth 2^-9 in bfloat16 and 2^-12 in float16. A float32 sum of thousands of terms differs by
  * some 10^-6.
  */
-const limits: Readonly<Record<DTypeName, number>> = { float32: 1e-5, bfloat16: 0.02, float16: 0.0025, mixed: 0.02 }
+export const LIMITS: Readonly<Record<DTypeName, number>> = {
+  float32: 1e-5,
+  bfloat16: 0.02,
+  float16: 0.0025,
+  mixed: 0.02,
+}
 
 function difference(found: readonly number[], expected: readonly number[]): number {
   if (found.length !== expected.length) return Infinity
@@ -22,7 +27,7 @@ export function disagreement(found: Outputs, expected: Outputs, dtype: DTypeName
   if (found.y === undefined) return 'the peer returned no y'
   const wrong = Object.entries(found).flatMap(([name, values]) => {
     const value = difference(values, expected[name] ?? [])
-    return value <= limits[dtype] ? [] : [`${name} differs by ${value.toPrecision(2)}`]
+    return value <= LIMITS[dtype] ? [] : [`${name} differs by ${value.toPrecision(2)}`]
   })
-  return wrong.length === 0 ? null : `${wrong.join(', ')} (relative; at most ${limits[dtype]} is rounding)`
+  return wrong.length === 0 ? null : `${wrong.join(', ')} (relative; at most ${LIMITS[dtype]} is rounding)`
 }

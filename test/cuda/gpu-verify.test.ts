@@ -89,6 +89,7 @@ const resultOf = (method: Result['method'], pass: Result['pass'], median: number
   bytes: 1,
   floor: 60e-6,
   doubts: [],
+  difference: 0,
   ratioToLora: 1.05,
   ratioToLayer: null,
   ratioToFused: null,
