@@ -24,7 +24,6 @@ namespace {
 const char *name(Step step) {
   switch (step) {
     case Step::kCast: return "cast";
-    case Step::kWriteWeights: return "write_weights";
     case Step::kShrink:
     case Step::kSplitShrink: return "forward_shrink";
     case Step::kRoute: return "forward_route";

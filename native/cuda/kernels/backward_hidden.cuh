@@ -93,10 +93,10 @@ __device__ inline void add_groups(const RouterGradient &router, const TileGroups
   }
 }
 
-template <typename Engine>
+// One kernel for all engines: operands may have any type, and dh is rounded as it is stored.
+template <typename Unused>
 __global__ __launch_bounds__(kThreads,
                              kHiddenBlocks) void backward_hidden(const __grid_constant__ BackwardHidden call) {
-  if constexpr (!kHasEngine<Engine>) return stop_without_code();
   extern __shared__ __align__(16) char shared[];
   const DHidden &d_hidden = call.d_hidden;
   const RouterGradient &router = d_hidden.router;
@@ -123,13 +123,13 @@ __global__ __launch_bounds__(kThreads,
                     adds_groups ? GroupRows{groups.d_weights, groups.kept, groups.group} : GroupRows{}, token, end,
                     true);
     for (int column = 0; call.q != nullptr && column < d_hidden.rank; column += 4 * lanes)
-      store_d_hidden<Engine>(d_hidden, scratch, token, end, column, d_hidden.rank, lanes,
-                             [&](auto whole, const RowsInFlight &rows, int k, auto &value) {
-                               const QPartials q = {call.q + static_cast<int64_t>(token) * call.q_pitch + k,
-                                                    static_cast<int64_t>(call.tokens) * call.q_pitch, call.q_partials,
-                                                    call.q_pitch};
-                               load_q<decltype(whole)::value>(q, d_hidden.rank - k, call.scale, rows, value);
-                             });
+      store_d_hidden<Exact>(d_hidden, scratch, token, end, column, d_hidden.rank, lanes,
+                            [&](auto whole, const RowsInFlight &rows, int k, auto &value) {
+                              const QPartials q = {call.q + static_cast<int64_t>(token) * call.q_pitch + k,
+                                                   static_cast<int64_t>(call.tokens) * call.q_pitch, call.q_partials,
+                                                   call.q_pitch};
+                              load_q<decltype(whole)::value>(q, d_hidden.rank - k, call.scale, rows, value);
+                            });
     __syncthreads();  // the next tile uses the same scratch memory
   }
 }

@@ -198,14 +198,14 @@ __device__ inline void combine_block(const Combine &call, typename Engine::Scala
     count_kept<kBlockThreads>(call.kept, call.mask, call.tokens);
 }
 
-// Writes C once, for the products that read it: q, and y of a large rank.
-template <typename Engine>
+// Writes C once, for the products that read it: q, and y of a large rank. One kernel for all engines: the tile is float32,
+// and C is rounded as it is written.
+template <typename Unused>
 __global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
-  if constexpr (!kHasEngine<Engine>) return stop_without_code();
   __shared__ float weights[kMostExperts];
-  __shared__ __align__(16) typename Engine::Scalar tile[kCombineRows * kCombineColumns];
+  __shared__ __align__(16) float tile[kCombineRows * kCombineColumns];
   wait_for_previous_launch();
-  combine_block<Engine>(call, tile, weights, blockIdx.x, blockIdx.y);
+  combine_block<Exact>(call, tile, weights, blockIdx.x, blockIdx.y);
   if (call.weights_out != nullptr && blockIdx.x + blockIdx.y == 0)
     for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
 }

@@ -268,7 +268,7 @@ __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n)
         if (first + n * step < count)
-          store_vec4(Types<typename Engine::Scalar>{}, call.out, token + first + n * step, k, call.rank, value[n]);
+          store_vec4(typename Engine::Activations{}, call.out, token + first + n * step, k, call.rank, value[n]);
     }
   });
 }

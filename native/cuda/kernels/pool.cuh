@@ -13,7 +13,11 @@
 
 namespace lily::cuda {
 
-enum class PoolKind { kMean, kSoftmax };
+enum class PoolKind {
+  kMean,
+  kSoftmax,
+  kUniform  // 1 / E, whatever the tokens
+};
 
 struct PoolRows {
   const float *values;  // M x pitch
@@ -75,6 +79,7 @@ __device__ inline void finish_pool(PoolKind kind, float *sum, int experts) {
   if (kind == PoolKind::kSoftmax && kept > 0) softmax(sum, experts);
   for (int e = 0; e < experts; ++e) {
     if (kept == 0) sum[e] = 0;
+    if (kind == PoolKind::kUniform) sum[e] = 1.0f / static_cast<float>(experts);
     if (kind == PoolKind::kMean && kept > 0) sum[e] /= kept;
   }
 }
@@ -115,20 +120,6 @@ __global__ __launch_bounds__(kPoolSlices *kWarp) void pool(const __grid_constant
   __syncthreads();
   for (int e = threadIdx.x; e < experts; e += blockDim.x)
     call.weights[static_cast<int64_t>(group) * experts + e] = sum[e];
-}
-
-// Weights that do not depend on tokens: with uniform routing, or if there are no tokens.
-struct ConstantWeights {
-  float *weights;
-  int64_t count;
-  float value;
-};
-
-template <typename Unused>
-__global__ __launch_bounds__(kThreads) void write_weights(const __grid_constant__ ConstantWeights call) {
-  wait_for_previous_launch();
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < call.count) call.weights[i] = call.value;
 }
 
 }  // namespace lily::cuda

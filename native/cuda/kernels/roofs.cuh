@@ -82,28 +82,35 @@ __global__ void __launch_bounds__(kRoofThreads) roof_bfloat16(int steps, float *
   keep(total, sink);
 }
 
-// The operands of a product: pairs of random numbers.
-__global__ void __launch_bounds__(kRoofThreads) roof_fill(uint32_t *buffer, int64_t count) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kRoofThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRoofThreads + threadIdx.x; i < count; i += stride)
-    buffer[i] = random_pair(static_cast<uint32_t>(i));
-}
+enum class RoofAccess {
+  kRead,
+  kUpdate,
+  kFill  // with the operands of a product: pairs of random numbers
+};
 
-// Reads or updates the buffer `passes` times. `count` is its number of float4 vectors.
-template <bool kUpdates>
-__global__ void __launch_bounds__(kRoofThreads) roof_memory(float4 *buffer, int64_t count, int passes, float *sink) {
+// Accesses the buffer `passes` times. `count` is its number of float4 vectors.
+__global__ void __launch_bounds__(kRoofThreads)
+    roof_memory(float4 *buffer, int64_t count, int passes, RoofAccess access, float *sink) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kRoofThreads;
   float total = 0;
   for (int pass = 0; pass < passes; ++pass) {
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRoofThreads + threadIdx.x; i < count;
          i += kRoofLoads * stride) {
+      if (access == RoofAccess::kFill) {
+        for (int64_t j = i; j < min(i + kRoofLoads * stride, count); j += stride) {
+          const uint32_t first = 4 * static_cast<uint32_t>(j);
+          reinterpret_cast<uint4 *>(buffer)[j] =
+              make_uint4(random_pair(first), random_pair(first + 1), random_pair(first + 2), random_pair(first + 3));
+        }
+        continue;
+      }
       float4 value[kRoofLoads];
 #pragma unroll
       for (int j = 0; j < kRoofLoads; ++j)
         value[j] = i + j * stride < count ? __ldcg(buffer + i + j * stride) : make_float4(0, 0, 0, 0);
 #pragma unroll
       for (int j = 0; j < kRoofLoads; ++j) {
-        if constexpr (kUpdates) {
+        if (access == RoofAccess::kUpdate) {
           value[j].x += 1.0f;
           if (i + j * stride < count) __stcg(buffer + i + j * stride, value[j]);
         } else {

@@ -46,6 +46,14 @@ lily_status launch_cast(const Launch &planned, const Cast &call, Launcher &launc
   return launcher.launch(cast<void>, "launching the cast kernel", planned, call);
 }
 
+lily_status launch_combine(const Launch &planned, const Combine &call, Launcher &launcher) {
+  return launcher.launch(combine<void>, "launching the combine kernel", planned, call);
+}
+
+lily_status launch_backward_hidden(const Launch &planned, const BackwardHidden &call, Launcher &launcher) {
+  return launcher.launch(backward_hidden<void>, "launching the backward_hidden kernel", planned, call);
+}
+
 lily_status launch_route(const Launch &planned, const ForwardRoute &call, Launcher &launcher) {
   return launcher.launch(forward_route<void>, "launching the forward_route kernel", planned, call);
 }
@@ -60,10 +68,6 @@ lily_status launch_pool(const Launch &planned, const Pool &call, Launcher &launc
 
 lily_status launch_reduce(const Launch &planned, const Reduce &call, Launcher &launcher) {
   return launcher.launch(reduce<void>, "launching the reduce kernel", planned, call);
-}
-
-lily_status launch_write_weights(const Launch &planned, const ConstantWeights &call, Launcher &launcher) {
-  return launcher.launch(write_weights<void>, "launching the write_weights kernel", planned, call);
 }
 
 lily_status launch_fold(const Fold &call, Launcher &launcher) {

@@ -10,7 +10,9 @@
 
 #include "cuda/device.h"
 #include "cuda/error.h"
+#include "cuda/kernels/backward_hidden.cuh"
 #include "cuda/kernels/cast.cuh"
+#include "cuda/kernels/combine.cuh"
 #include "cuda/kernels/form_u.cuh"
 #include "cuda/kernels/forward_route.cuh"
 #include "cuda/kernels/gradient.cuh"
@@ -135,11 +137,12 @@ struct EngineFunctions {
 extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
 
 lily_status launch_cast(const Launch &launch, const Cast &call, Launcher &launcher);
+lily_status launch_combine(const Launch &launch, const Combine &call, Launcher &launcher);
+lily_status launch_backward_hidden(const Launch &launch, const BackwardHidden &call, Launcher &launcher);
 lily_status launch_route(const Launch &launch, const ForwardRoute &call, Launcher &launcher);
 lily_status launch_form_u(const Launch &launch, const FormU &call, Launcher &launcher);
 lily_status launch_pool(const Launch &launch, const Pool &call, Launcher &launcher);
 lily_status launch_reduce(const Launch &launch, const Reduce &call, Launcher &launcher);
-lily_status launch_write_weights(const Launch &launch, const ConstantWeights &call, Launcher &launcher);
 lily_status launch_fold(const Fold &call, Launcher &launcher);
 lily_status launch_ascend(const Ascend &call, Launcher &launcher);
 void load_common(KernelLoader &load);

@@ -4,7 +4,6 @@
 #include "core/problem.h"
 #include "cuda/kernels/backward_dy.cuh"
 #include "cuda/kernels/backward_dy_once.cuh"
-#include "cuda/kernels/backward_hidden.cuh"
 #include "cuda/kernels/backward_x.cuh"
 #include "cuda/kernels/large_outer.cuh"
 #include "cuda/launch/launch_large.cuh"
@@ -40,8 +39,7 @@ class Backward {
     using Rows = Tiles<Engine>;
     switch (planned.step) {
       case Step::kCast: return launch_cast(planned, casts(), launcher_);
-      case Step::kCombine:
-        return launcher_.launch(combine<Engine>, "launching the combine kernel", planned, combine_call());
+      case Step::kCombine: return launch_combine(planned, combine_call(), launcher_);
       case Step::kDy:
       case Step::kDyColumns:
       case Step::kDyTokens: return run_dy(planned);
@@ -50,9 +48,7 @@ class Backward {
           return launcher_.launch(backward_dy_once<decltype(row)>, "launching the backward_dy_once kernel", planned,
                                   dy_once());
         });
-      case Step::kDHidden:
-        return launcher_.launch(backward_hidden<Engine>, "launching the backward_hidden kernel", planned,
-                                backward_hidden_call());
+      case Step::kDHidden: return launch_backward_hidden(planned, backward_hidden_call(), launcher_);
       case Step::kX:
         return with_tile<typename Rows::X>(planned.tile, [&](auto row) {
           return launcher_.launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, x_call());

@@ -35,7 +35,6 @@ class Forward {
     using Rows = Tiles<Engine>;
     switch (planned.step) {
       case Step::kCast: return launch_cast(planned, casts(), launcher_);
-      case Step::kWriteWeights: return launch_write_weights(planned, constant_weights(), launcher_);
       case Step::kShrink:
       case Step::kSplitShrink:
         return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
@@ -48,8 +47,7 @@ class Forward {
       case Step::kFormU:
         return launch_form_u(planned, {hidden().operand(), token_weights(), u(), tokens_, rank_}, launcher_);
       case Step::kPoolWeights: return launch_pool(planned, pool_weights(), launcher_);
-      case Step::kCombine:
-        return launcher_.launch(combine<Engine>, "launching the combine kernel", planned, combine_call());
+      case Step::kCombine: return launch_combine(planned, combine_call(), launcher_);
       case Step::kExpand:
         return with_tile<typename Rows::Expand>(planned.tile, [&](auto row) {
           return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
@@ -97,11 +95,6 @@ class Forward {
     return contiguous_output(in_workspace<Scalar>(plan_.hidden), plan_.hidden_pitch, kDtype<Scalar>);
   }
 
-  ConstantWeights constant_weights() const {
-    const float value = problem_.routing == LILY_ROUTING_UNIFORM ? 1.0f / static_cast<float>(experts_) : 0.0f;
-    return {call_.weights, problem_.groups * experts_, value};
-  }
-
   Route route() const {
     Route route = {};
     if (!routes_) return route;
@@ -117,7 +110,10 @@ class Forward {
     return route;
   }
 
-  PoolKind pool_kind() const { return plan_.pools_logits ? PoolKind::kSoftmax : PoolKind::kMean; }
+  PoolKind pool_kind() const {
+    if (problem_.routing == LILY_ROUTING_UNIFORM) return PoolKind::kUniform;
+    return plan_.pools_logits ? PoolKind::kSoftmax : PoolKind::kMean;
+  }
 
   Pool pool_weights() const {
     return {pool_kind(), groups(), {route().values, experts_, experts_, call_.tokens.mask, 1}, group_weights()};

@@ -29,11 +29,10 @@ enum class EngineKind { kExact, kTf32, kBfloat16, kFloat16 };
 // The steps of a call. Each is one launch; several steps may launch the same kernel.
 enum class Step {
   kCast,          // cast: operands of products in the type of a tile
-  kWriteWeights,  // write_weights: without tokens
   kShrink,        // forward_shrink: h, and the router's result
   kLargeShrink,   // large_product: h of a large rank
   kRoute,         // forward_route: h from partial sums, and the router's result
-  kPoolWeights,   // pool: w of each sequence
+  kPoolWeights,   // pool: w of each sequence; without tokens those of every group
   kCombine,       // combine: C, and the number of kept tokens
   kExpand,        // forward_expand: y, if one C serves all tokens
   kMix,           // forward_mix: y with weights per token

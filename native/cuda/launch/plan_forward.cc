@@ -116,10 +116,10 @@ class ForwardPlanner : Planner {
 
   // Without tokens only the weights have values: no group has a kept token.
   void add_constant_weights() {
-    const int64_t count = problem_.groups * experts_;
-    if (!operands_.has_weights || !has_weights(problem_) || problem_.routing == LILY_ROUTING_FIXED || count == 0)
+    if (!operands_.has_weights || !has_weights(problem_) || problem_.routing == LILY_ROUTING_FIXED ||
+        problem_.groups == 0)
       return;
-    add(plan_.launches, Step::kWriteWeights, {}, {}, {ceil_divide(count, kThreads), 1, 1}, 0, {});
+    add(plan_.launches, Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0, {}, kWarp);
   }
 
   void add_decode(const Decode &decode) {

@@ -81,8 +81,9 @@ lily_status measure_product(const Device &device, double *rate) {
   auto *const a = reinterpret_cast<__nv_bfloat16 *>(bench.buffer), *const b = a + elements, *const c = b + elements;
   void *const workspace = c + elements;
   // Zeros would use less power, and run faster.
-  roof_fill<<<device.multiprocessors * 4, kRoofThreads, 0, bench.stream>>>(reinterpret_cast<uint32_t *>(a),
-                                                                           static_cast<int64_t>(elements));
+  const auto vectors = static_cast<int64_t>(2 * elements * sizeof(__nv_bfloat16) / sizeof(float4));
+  roof_memory<<<device.multiprocessors * 4, kRoofThreads, 0, bench.stream>>>(reinterpret_cast<float4 *>(a), vectors, 1,
+                                                                             RoofAccess::kFill, bench.buffer);
   LILY_TRY(launched());
   return best_rate(
       bench,
@@ -109,10 +110,8 @@ lily_status measure_roof(const Device &device, int32_t roof, size_t bytes, doubl
     return best_rate(
         bench,
         [&](int passes) {
-          if (roof == LILY_ROOF_READ)
-            roof_memory<false><<<blocks, kRoofThreads, 0, bench.stream>>>(buffer, count, passes, bench.buffer);
-          else
-            roof_memory<true><<<blocks, kRoofThreads, 0, bench.stream>>>(buffer, count, passes, bench.buffer);
+          roof_memory<<<blocks, kRoofThreads, 0, bench.stream>>>(
+              buffer, count, passes, roof == LILY_ROOF_READ ? RoofAccess::kRead : RoofAccess::kUpdate, bench.buffer);
           return launched();
         },
         [&](int passes) {
