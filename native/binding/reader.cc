@@ -202,6 +202,13 @@ class Reader {
     };
   }
 
+  // Whether rows that consist of whole vectors of 16 bytes begin elsewhere: the workspace has room for a copy then.
+  bool is_unaligned(const lily_matrix &rows, int64_t columns) const {
+    const int64_t bytes = dtype_bytes(rows.dtype), vector = 16;
+    return source_.backend != lily_cpu_backend() && columns * bytes % vector == 0 &&
+           (reinterpret_cast<uintptr_t>(rows.data) % vector != 0 || rows.pitch * bytes % vector != 0);
+  }
+
   lily_matrix matrix_if_given(int64_t slot) { return has(slot) ? matrix(slot) : lily_matrix{}; }
 
   // Rows one after the other.
@@ -287,6 +294,8 @@ class Reader {
     call.a = matrix(a);
     if (has_router(problem)) call.router = matrix(router);
     call.b = matrix(b);
+    call.problem.unaligned = is_unaligned(call.x, problem.d_in) || is_unaligned(call.a, problem.d_in) ||
+                             is_unaligned(call.b, sizes_[size::bColumns]);
     call.y = matrix(y);
     call.hidden = array_if_given<void>(hidden);
     if (keeps_probabilities(problem)) call.probabilities = array_if_given(probabilities);
@@ -305,6 +314,9 @@ class Reader {
     call.a = matrix(a);
     call.b = matrix(b);
     call.hidden = array<void>(hidden);
+    call.problem.unaligned = is_unaligned(call.dy, problem.d_out) || is_unaligned(call.x, problem.d_in) ||
+                             is_unaligned(call.a, problem.d_in) || is_unaligned(call.b, sizes_[size::bColumns]) ||
+                             is_unaligned({const_cast<void *>(call.hidden), problem.rank, hidden_dtype_}, problem.rank);
     call.dx = matrix_if_given(dx);
     call.da = matrix_if_given(da);
     if (has_router(problem)) {
@@ -366,6 +378,7 @@ class Reader {
     read_weight(call, weight);
     if (has(packed)) call.packed = read_packed(call.problem, packed);
     call.x = matrix(x);
+    call.problem.unaligned = is_unaligned(call.x, sizes_[size::depth]) || is_unaligned(call.weight, call.problem.d_in);
     call.bias = matrix_if_given(bias);
     // The cpu backend adds it in both directions: the product of a weight that is stored as W^T is the transposed one.
     // It also adds one in float32 beside a weight of 16 bits.

@@ -31,12 +31,7 @@ lily_status check(const Call &call, const Plan &plan) {
   return LILY_OK;
 }
 
-Alignment alignment(const lily_matrix &matrix, const Device &device) {
-  const int bytes = row_alignment(device);
-  const bool is_aligned =
-      reinterpret_cast<uintptr_t>(matrix.data) % bytes == 0 && matrix.pitch * dtype_bytes(matrix.dtype) % bytes == 0;
-  return is_aligned ? kAligned : kMisaligned;
-}
+Alignment alignment(const lily_matrix &matrix) { return operand(matrix).aligned16 ? kAligned : kMisaligned; }
 
 // A workspace depends on the problem alone.
 struct Nothing {};
@@ -59,9 +54,9 @@ lily_status forward(const lily_forward &call, const Device &device) {
   operands.has_weights = call.weights != nullptr;
   operands.hidden_is_aligned =
       call.hidden != nullptr && contiguous(call.hidden, call.problem.rank, hidden_dtype(call.problem)).aligned16;
-  operands.x = alignment(call.x, device);
-  operands.a = alignment(call.a, device);
-  operands.b = alignment(call.b, device);
+  operands.x = alignment(call.x);
+  operands.a = alignment(call.a);
+  operands.b = alignment(call.b);
   thread_local PlanCache<ForwardOperands, ForwardPlan> plans;
   const ForwardPlan &plan = plans.find(call.problem, device.architecture, operands,
                                        [&] { return plan_forward(call.problem, operands, device); });
@@ -86,12 +81,11 @@ lily_status backward(const lily_backward &call, const Device &device) {
   operands.has_da = call.da.data != nullptr;
   operands.has_d_router = call.d_router.data != nullptr;
   operands.has_db = call.db.data != nullptr;
-  operands.dy = alignment(call.dy, device);
-  operands.x = alignment(call.x, device);
-  operands.a = alignment(call.a, device);
-  operands.b = alignment(call.b, device);
-  operands.hidden =
-      alignment({const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0}, device);
+  operands.dy = alignment(call.dy);
+  operands.x = alignment(call.x);
+  operands.a = alignment(call.a);
+  operands.b = alignment(call.b);
+  operands.hidden = alignment({const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0});
   thread_local PlanCache<BackwardOperands, BackwardPlan> plans;
   const BackwardPlan &plan = plans.find(call.problem, device.architecture, operands,
                                         [&] { return plan_backward(call.problem, operands, device); });
@@ -101,7 +95,8 @@ lily_status backward(const lily_backward &call, const Device &device) {
 }
 
 size_t linear_workspace(const lily_linear_problem &problem, const Device &device) {
-  return suits_cublaslt(problem, device) && operations_use_cublaslt() ? kProductWorkspaceBytes : 0;
+  const size_t casts = plan_linear(problem, {}, device).workspace_bytes;
+  return suits_cublaslt(problem, device) && operations_use_cublaslt() ? std::max(kProductWorkspaceBytes, casts) : casts;
 }
 
 lily_status linear(const lily_linear &call, const Device &device) {
@@ -110,8 +105,9 @@ lily_status linear(const lily_linear &call, const Device &device) {
     const lily_status status = linear_by_cublaslt(call, device);
     if (status != LILY_ERROR_UNAVAILABLE) return status;
   }
-  const LinearPlan plan = plan_linear(call.problem, device);
+  const LinearPlan plan = plan_linear(call.problem, {alignment(call.x), alignment(call.weight)}, device);
   if (!plan.is_supported) return fail(LILY_ERROR_UNSUPPORTED, "the product is too large for one launch");
+  LILY_TRY(check(call, plan));
   Launcher launcher(call.stream, device);
   return functions(plan.engine).linear(call, plan, launcher);
 }

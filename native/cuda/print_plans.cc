@@ -28,7 +28,7 @@ const char *name(Step step) {
     case Step::kSplitShrink: return "forward_shrink";
     case Step::kRoute: return "forward_route";
     case Step::kPoolWeights: return "pool";
-    case Step::kCombine: return "combine";
+    case Step::kCombine: return "cast";
     case Step::kExpand: return "forward_expand";
     case Step::kMix: return "forward_mix";
     case Step::kDecode: return "forward_decode";

@@ -79,7 +79,6 @@ const specs = {
   lora: { ...base, routing: 'lora', rank: 32, experts: 1 },
   // So wide that R, of which each tile of tokens loads all, is a small part of the bytes.
   large: { ...base, routing: 'batch', rank: 160, dOut: 256 },
-  // Not with parameters of another type than the tiles: the main loop converts A then, a tile at a time.
   decoding: { ...base, routing: 'batch', rank: 16, tokens: 5, dIn: 4096 },
 } satisfies Record<string, Spec>
 

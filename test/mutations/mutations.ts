@@ -35,12 +35,6 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'tiles/stage.cuh',
-    what: 'a ragged row of a tile misses the second half of its last vector',
-    find: 'max(valid - 8, 0)',
-    replace: '0',
-  },
-  {
-    file: 'tiles/stage.cuh',
     what: 'the row after the last one is written',
     find: 'if (row >= window.row_end || column >= window.column_end) continue;',
     replace: 'if (row > window.row_end || column >= window.column_end) continue;',
@@ -60,9 +54,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/strip.cuh',
     what: 'with eight warps half of the threads do not copy x',
-    find: 'stage_activations<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring',
-    replace:
-      'if (threadIdx.x < kThreads)\n stage_activations<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring',
+    find: 'stage<Scalar, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring',
+    replace: 'if (threadIdx.x < kThreads)\n stage<Scalar, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring',
   },
   {
     file: 'kernels/shrink.cuh',
@@ -134,8 +127,20 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/cast.cuh',
     what: 'the last elements of a row are not cast',
-    find: 'vec4_per_row = (job.columns + 3) / 4;',
+    find: 'vec4_per_row = static_cast<int>(job.to.pitch) / 4;',
     replace: 'vec4_per_row = max(job.columns / 4, 1);',
+  },
+  {
+    file: 'kernels/cast.cuh',
+    what: 'the zeros after a row of a copy are elements of the row',
+    find: 'if (column >= job.columns) value[n][v] = 0;',
+    replace: '',
+  },
+  {
+    file: 'kernels/d_hidden.cuh',
+    what: 'the zeros after a row of dh are not written',
+    find: 'padded_end(call.out, column_end, call.rank)',
+    replace: 'min(column_end, call.rank)',
   },
   {
     file: 'kernels/cast.cuh',
@@ -146,8 +151,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/cast.cuh',
     what: 'the first block of a matrix casts the one before',
-    find: 'static_cast<int>(blockIdx.x) >= call.jobs',
-    replace: 'static_cast<int>(blockIdx.x) > call.jobs',
+    find: 'block >= call.jobs',
+    replace: 'block > call.jobs',
   },
   {
     file: 'kernels/cast.cuh',
@@ -176,8 +181,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'tiles/stage.cuh',
     what: 'an old output that is not aligned is loaded one column to the left',
-    find: '(window.row + first) * source.pitch + window.column + c;',
-    replace: '(window.row + first) * source.pitch + max(window.column + c - 1, 0);',
+    find: 'min(window.column + i % kColumns, window.column_end - 1)',
+    replace: 'max(window.column + i % kColumns - 1, 0)',
   },
   {
     file: 'kernels/gradient.cuh',
@@ -411,18 +416,6 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'tiles/stage.cuh',
-    what: 'rows that begin at multiples of 8 bytes are copied 16 bytes at a time',
-    find: 'if (source.aligned16 && columns % kVector == 0) {',
-    replace: 'if (columns % kVector == 0) {',
-  },
-  {
-    file: 'tiles/stage.cuh',
-    what: 'h of tokens after the last one is read, if its rows are ragged',
-    find: 'r < rows ? min(columns - c, kVector) * static_cast<int>(sizeof(T)) : 0);\n    }\n  }',
-    replace: 'min(columns - c, kVector) * static_cast<int>(sizeof(T)));\n    }\n  }',
-  },
-  {
-    file: 'tiles/stage.cuh',
     what: 'the columns after the last one are written',
     find: 'if (copies && column + kVector <= window.column_end) {',
     replace: 'if (copies) {',
@@ -432,18 +425,6 @@ export const mutations: readonly Mutation[] = [
     what: 'rows that are not aligned are written 16 bytes at a time',
     find: 'const bool copies = target.dtype == kDtype<T> && target.aligned16;',
     replace: 'const bool copies = target.dtype == kDtype<T>;',
-  },
-  {
-    file: 'tiles/stage.cuh',
-    what: 'rows after the last one are read, if they are not aligned',
-    find: 'if (first + n * kStep < rows) raw[n] = *from;',
-    replace: 'raw[n] = *from;',
-  },
-  {
-    file: 'tiles/stage.cuh',
-    what: 'the last vector of a ragged row has elements of the next one',
-    find: 'const int bytes = min(columns - own.column, kVector) * static_cast<int>(sizeof(T));',
-    replace: 'const int bytes = kVector * static_cast<int>(sizeof(T));',
   },
   {
     file: 'kernels/combine.cuh',
@@ -466,8 +447,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/combine.cuh',
     what: 'the last row of a tile of C is not written',
-    find: '{row, call.experts.rank, column, call.experts.columns});',
-    replace: '{row, call.experts.rank - 1, column, call.experts.columns});',
+    find: '{row, call.experts.rank, column, static_cast<int>(call.c.pitch)});',
+    replace: '{row, call.experts.rank - 1, column, static_cast<int>(call.c.pitch)});',
   },
   {
     file: 'kernels/combine.cuh',
@@ -1139,8 +1120,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'launch/launch.h',
     what: 'the third matrix that is cast begins with blocks of the second',
-    find: 'last.first_block + cast_blocks(last.rows, last.columns);',
-    replace: 'cast_blocks(last.rows, last.columns);',
+    find: 'last.first_block + cast_blocks(last.rows, last.to.pitch);',
+    replace: 'cast_blocks(last.rows, last.to.pitch);',
   },
   {
     file: 'launch/launch_backward.cuh',
@@ -1235,8 +1216,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'launch/planner.h',
     what: 'copies of ragged rows are not padded',
-    find: 'bytes, round_up(columns, vector_elements(rows_)), has_room',
-    replace: 'bytes, static_cast<int>(columns), has_room',
+    find: 'bytes, round_up(columns, vector), casts',
+    replace: 'bytes, static_cast<int>(columns), casts',
   },
   // ---- Groups without a kept token, whose x and dy may be NaN ----
   {
@@ -1362,7 +1343,7 @@ export const mutations: readonly Mutation[] = [
     replace: '    with_type',
   },
   {
-    file: 'kernels/combine.cuh',
+    file: 'kernels/cast.cuh',
     what: 'it does not wait for the launch before',
     find: '  wait_for_previous_launch();\n',
     replace: '',

@@ -101,11 +101,12 @@ int main(int, char **arguments) {
   int plans = 0;
   while (plans < atoi(arguments[2])) {
     const Device device = random_device(random);
-    const lily_problem problem = random_problem(random);
+    lily_problem problem = random_problem(random);
+    problem.unaligned = random.flip();
     if (lily::problem_error(problem) != nullptr) continue;
     const bool has_offsets = problem.routing == LILY_ROUTING_SEQUENCE ||
                              (problem.routing == LILY_ROUTING_FIXED && (problem.groups != 1 || random.flip()));
-    const auto alignment = [&] { return random.of({kAligned, kMisaligned}); };
+    const auto alignment = [&] { return problem.unaligned != 0 ? random.of({kAligned, kMisaligned}) : kAligned; };
     check(plan_forward(problem,
                        {has_offsets, random.flip(), random.flip(), alignment(), alignment(), alignment()}, device),
           forward_workspace_bytes(problem, device), problem, device, "forward");

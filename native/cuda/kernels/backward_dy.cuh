@@ -157,7 +157,7 @@ __device__ __forceinline__ void backward_tokens(char *shared, const BackwardDy &
   const int rows_end = call.pooled ? min(first_row + Tile::kBlockN, call.rank) : call.shrink.rows;
   const float *product = nullptr;
   for (int row = first_row; row < rows_end; row += Tile::kBlockN) {
-    product = shrink<Tile, false>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
+    product = shrink<Tile>(shared, call.shrink, token, token_end, row, all_depth_tiles<Tile>(call.shrink));
     if (call.pooled) break;
     add_token_products<Tile>(call, product, token, count, row, min(row + Tile::kBlockN, rows_end));
     __syncthreads();  // the next product reuses the memory; other warps still read it

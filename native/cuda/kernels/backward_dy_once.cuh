@@ -52,10 +52,9 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
     if (tile < tiles) {
       Scalar *strip = ring + tile % Tile::kStages * (Tile::kStrip + Tile::kLhs);
       const int token = begin + tile * Tile::kBlockM;
-      stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.dy,
-                                                              {token, end, column, call.experts.columns});
-      stage_activations<Engine, Tile::kBlockM, Tile::kBlockK>(strip + Tile::kStrip, call.hidden,
-                                                              {token, end, 0, call.experts.rank});
+      stage<Scalar, Tile::kBlockM, Tile::kBlockN>(strip, call.dy, {token, end, column, call.experts.columns});
+      stage<Scalar, Tile::kBlockM, Tile::kBlockK>(strip + Tile::kStrip, call.hidden,
+                                                  {token, end, 0, call.experts.rank});
     }
     copy_commit();
   };

@@ -1,13 +1,12 @@
-// Writes operands of products in the type of a tile, in rows that begin at multiples of 16 bytes: the main loops then
-// copy tiles without conversion. Used for parameters of another type, and for rows that are not aligned. Rounding an
-// element here gives the same bits as rounding it where a tile is loaded.
+// Writes operands of products in the type of a tile, in rows that begin at multiples of 16 bytes and end with zeros:
+// the main loops copy whole vectors to shared memory, and know no other operands. Used for those of another type, and
+// for rows that are not aligned or do not consist of whole vectors. Further blocks write C, if a later launch reads it:
+// one kernel for all engines, whose tile is float32, so that C is rounded as it is written.
 //
-// Global memory traffic: each matrix read once and written once.
+// Global memory traffic: each matrix read once and written once; B read once, and C written once.
 #pragma once
 
-#include "cuda/tiles/number.cuh"
-#include "cuda/tiles/ptx.cuh"
-#include "cuda/tiles/shapes.h"
+#include "cuda/kernels/combine.cuh"
 
 namespace lily::cuda {
 
@@ -19,6 +18,8 @@ struct CastJob {
 };
 
 struct Cast {
+  Combine combine;
+  int combine_column_tiles, combine_blocks;  // the first of the grid
   CastJob jobs[kMostCasts];
   int count;
 };
@@ -33,21 +34,36 @@ __device__ inline void load_cast(const CastJob &job, int64_t first, int vec4_per
   for (int n = 0; n < kCastVectors; ++n) {
     const int64_t i = min(first + n * kThreads, last);
     const int column = static_cast<int>(i % vec4_per_row) * 4;
-    raw[n] = load_raw<kWhole>(from + i / vec4_per_row * job.from.pitch + column, job.columns - column);
+    // Of a vector that pads the row nothing is used.
+    const int within = kWhole ? min(column, job.columns - 4) : column;
+    raw[n] = load_raw<kWhole>(from + i / vec4_per_row * job.from.pitch + within, job.columns - column);
   }
 #pragma unroll
-  for (int n = 0; n < kCastVectors; ++n) convert<T>(raw[n], value[n]);
+  for (int n = 0; n < kCastVectors; ++n) {
+    const int column = static_cast<int>(min(first + n * kThreads, last) % vec4_per_row) * 4;
+    convert<T>(raw[n], value[n]);
+#pragma unroll
+    for (int v = 0; v < 4; ++v)
+      if (column >= job.columns) value[n][v] = 0;
+  }
 }
 
 template <typename Unused>
 __global__ __launch_bounds__(kThreads) void cast(const __grid_constant__ Cast call) {
+  __shared__ float weights[kMostExperts];
+  __shared__ __align__(16) float tile[kCombineRows * kCombineColumns];
   wait_for_previous_launch();
+  if (static_cast<int>(blockIdx.x) < call.combine_blocks) {
+    combine_block<Exact>(call.combine, tile, weights, blockIdx.x % call.combine_column_tiles,
+                         blockIdx.x / call.combine_column_tiles);
+    return;
+  }
+  const int block = static_cast<int>(blockIdx.x) - call.combine_blocks;
   int job_index = 0;
-  while (job_index + 1 < call.count && static_cast<int>(blockIdx.x) >= call.jobs[job_index + 1].first_block)
-    ++job_index;
+  while (job_index + 1 < call.count && block >= call.jobs[job_index + 1].first_block) ++job_index;
   const CastJob &job = call.jobs[job_index];
-  const int vec4_per_row = (job.columns + 3) / 4;
-  const int64_t first = static_cast<int64_t>(blockIdx.x - job.first_block) * kCastVectors * kThreads + threadIdx.x;
+  const int vec4_per_row = static_cast<int>(job.to.pitch) / 4;
+  const int64_t first = static_cast<int64_t>(block - job.first_block) * kCastVectors * kThreads + threadIdx.x;
   float value[kCastVectors][4];
   with_type(AllTypes{}, job.from.dtype, [&](auto tag) {
     with_whole(has_vec4(job.from) && job.columns % 4 == 0, [&](auto is_whole) {

@@ -174,7 +174,7 @@ __device__ inline void count_kept(float *kept, const uint8_t *mask, int tokens) 
 struct Combine {
   Experts experts;
   Weights weights;
-  Output c;             // r x d_out, out; data null: C is not required
+  Output c;             // r x d_out, out, rows padded with zeros; data null: C is not required
   float *weights_out;   // E, out: w; may be null
   const uint8_t *mask;  // M
   int tokens;
@@ -187,27 +187,17 @@ __device__ inline void combine_block(const Combine &call, typename Engine::Scala
                                      int column_tile, int row_tile) {
   if (call.c.data != nullptr) {
     compute_weights(weights, call.weights);
+    if (call.weights_out != nullptr && column_tile + row_tile == 0)
+      for (int e = threadIdx.x; e < call.weights.experts; e += kBlockThreads) call.weights_out[e] = weights[e];
     const int row = row_tile * kCombineRows, column = column_tile * kCombineColumns;
     combine_tile<Engine, kCombineRows, kCombineColumns, kIsLora, kBlockThreads>(tile, call.experts, weights, row,
                                                                                 column);
     __syncthreads();
     unstage<Engine, kCombineRows, kCombineColumns, kBlockThreads>(
-        tile, call.c, {row, call.experts.rank, column, call.experts.columns});
+        tile, call.c, {row, call.experts.rank, column, static_cast<int>(call.c.pitch)});
   }
   if (call.kept != nullptr && column_tile == 0 && row_tile == 0)
     count_kept<kBlockThreads>(call.kept, call.mask, call.tokens);
-}
-
-// Writes C once, for the products that read it: q, and y of a large rank. One kernel for all engines: the tile is float32,
-// and C is rounded as it is written.
-template <typename Unused>
-__global__ __launch_bounds__(kThreads, kBlocks) void combine(const __grid_constant__ Combine call) {
-  __shared__ float weights[kMostExperts];
-  __shared__ __align__(16) float tile[kCombineRows * kCombineColumns];
-  wait_for_previous_launch();
-  combine_block<Exact>(call, tile, weights, blockIdx.x, blockIdx.y);
-  if (call.weights_out != nullptr && blockIdx.x + blockIdx.y == 0)
-    for (int e = threadIdx.x; e < call.weights.experts; e += kThreads) call.weights_out[e] = weights[e];
 }
 
 }  // namespace lily::cuda

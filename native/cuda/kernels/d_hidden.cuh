@@ -44,7 +44,7 @@ struct DHidden {
   Operand hidden;                    // M x r; only with relu
   TokensWithGradient with_gradient;  // dh of other tokens is zero
   float *d_logits;                   // M x E, out; null: dR is not required
-  Output out;                        // M x r, out; data null: dh is not required
+  Output out;                        // M x r, out, rows padded with zeros; data null: dh is not required
 };
 
 // Scratch in shared memory for a tile of tokens.
@@ -238,21 +238,21 @@ __device__ inline void load_q(const QPartials &q, int valid, float scale, const 
     for (int v = 0; v < 4; ++v) value[n][v] *= scale;
 }
 
-// The lanes of a row of r elements in store_d_hidden.
+// The lanes of a row of r elements, and of the zeros that follow it, in store_d_hidden.
 __device__ inline int d_hidden_lanes(int rank) {
-  int lanes = 1;
+  int lanes = 2;
   while (4 * lanes < rank && lanes < kThreads) lanes *= 2;
   return lanes;
 }
 
-// Stores dh of columns [column, column_end) of a tile's tokens. load_rows(whole, rows, k, value) loads elements k ..
-// k + 3 of q of the RowsInFlight; those beyond the last token may have any value. Requires dl and scratch.row. `lanes`
-// threads, a power of two, load a row.
+// Stores dh of columns [column, column_end) of a tile's tokens, and after the last column zeros. load_rows(whole, rows,
+// k, value) loads elements k .. k + 3 of q of the RowsInFlight; those beyond the last token may have any value.
+// Requires dl and scratch.row. `lanes` threads, a power of two, load a row.
 template <typename Engine, int kBlockThreads = kThreads, int kBlockM, typename LoadRows>
 __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<kBlockM> &scratch, int token,
                                       int token_end, int column, int column_end, int lanes, const LoadRows &load_rows) {
   const int k = column + static_cast<int>(threadIdx.x) % lanes * 4, step = kBlockThreads / lanes;
-  const int count = k < min(column_end, call.rank) ? min(token_end - token, kBlockM) : 0;
+  const int count = k < padded_end(call.out, column_end, call.rank) ? min(token_end - token, kBlockM) : 0;
   const bool whole = call.rank - k >= 4 &&
                      (call.router.logit_gradient == LogitGradient::kNone || has_vec4(call.router.router)) &&
                      (!call.relu || has_vec4(call.hidden));
@@ -268,7 +268,7 @@ __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n)
         if (first + n * step < count)
-          store_vec4(typename Engine::Activations{}, call.out, token + first + n * step, k, call.rank, value[n]);
+          store_vec4(typename Engine::Activations{}, call.out, token + first + n * step, k, call.out.pitch, value[n]);
     }
   });
 }

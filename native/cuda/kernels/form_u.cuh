@@ -11,7 +11,7 @@ namespace lily::cuda {
 struct FormU {
   Operand hidden;  // M x r, of u's type; vectors of four elements are aligned
   TokenWeights weights;
-  Output u;  // M x E r, out
+  Output u;  // M x E r, out, rows padded with zeros
   int tokens, rank;
 };
 
@@ -35,6 +35,8 @@ __global__ __launch_bounds__(kThreads) void form_u(const __grid_constant__ FormU
         store_vec4(to + e * call.rank + k, call.rank - k, call.rank % 4 == 0, value);
       }
     }
+    const int columns = call.weights.experts * call.rank, padding = static_cast<int>(threadIdx.x) % kWarp;
+    if (columns + padding < call.u.pitch) to[columns + padding] = from_float<T>(0.0f);
   });
 }
 

@@ -172,7 +172,7 @@ __global__ __launch_bounds__(kThreads,
   const int token_weights_pitch = call.per_token ? experts | 1 : experts + 1;
   const float *expert_weights = routes ? sums : given;
   const Window window = {0, call.tokens, column, call.columns};
-  if (call.y.accumulate) stage_activations<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y.operand(), window);
+  stage_old<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y, window);
   Route route = call.route;
   // What h and the weights follow from. The loads of B overlap with it.
   const auto form_weights = [&] {
@@ -272,6 +272,7 @@ __global__ __launch_bounds__(kThreads,
                                                                                      fragments);
     }
   }
+  load_old<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y, window);
   add_scaled<Scalar, Tile::kBlockN>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);
   __syncthreads();
   unstage<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y, window);

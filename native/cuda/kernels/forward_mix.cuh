@@ -209,9 +209,9 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
     stage_weights<Tile::kBlockM>(weights_ring + tile % stages * weights_tile, call.weights, token, count);
   };
   const auto fill_y = [&](int tile) {
-    if (tile < tiles && call.y.accumulate)
-      stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(
-          y_ring + tile % stages * Tile::kStrip, call.y.operand(), {first_token(tile), end, column, call.columns});
+    if (tile < tiles)
+      stage_old<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(y_ring + tile % stages * Tile::kStrip, call.y,
+                                                                     {first_token(tile), end, column, call.columns});
   };
   const auto fill_b = [&](int k_tile, int place) {
     stage<Scalar, Tile::kBlockK, Tile::kBlockN>(b_tiles + place * Tile::kRhs, call.b,
@@ -255,11 +255,12 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
       multiply_u(sum, u, b, warp_n, min(columns - k_tile * Tile::kBlockK, Tile::kBlockK));
     }
     Scalar *y = y_ring + tile % stages * Tile::kStrip;
+    const Window window = {first_token(tile), end, column, call.columns};
+    load_old<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(y, call.y, window);
     add_scaled<Scalar, Tile::kBlockN>(y, sum, warp_m, warp_n, call.scale, call.y.accumulate);
     clear(sum);
     __syncthreads();
-    unstage<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(y, call.y,
-                                                                 {first_token(tile), end, column, call.columns});
+    unstage<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(y, call.y, window);
   }
   copy_wait<0>();  // of B, if there was no tile
 }

@@ -81,9 +81,15 @@ __device__ inline void form_hidden(const ForwardRoute &call, float *product, flo
   const bool routes = route.router.data != nullptr;
   if (routes) load_router(AllTypes{}, route, router);
   wait_for_previous_launch();
+  const int rank = call.partials.rank;
+  // The partial sums beyond r are zeros, which end the rows for the next phase.
+  const int padded = call.expand.data != nullptr ? padded_end(call.expand, rank, rank) : rank;
   sum_partials(call.partials, product, token, count, [&](int t, int k, const float(&h)[4]) {
-    if (call.saved.data != nullptr) store_vec4(AllTypes{}, call.saved, t, k, call.partials.rank, h);
-    if (call.expand.data != nullptr) store_vec4(AllTypes{}, call.expand, t, k, call.partials.rank, h);
+    if (call.saved.data != nullptr) store_vec4(AllTypes{}, call.saved, t, k, rank, h);
+    if (call.expand.data == nullptr) return;
+    store_vec4(AllTypes{}, call.expand, t, k, padded, h);
+    constexpr float kZeros[4] = {};
+    if (k + 4 >= rank && k + 4 < padded) store_vec4(AllTypes{}, call.expand, t, k + 4, padded, kZeros);
   });
   if (routes) form_logits(route, product, hidden_row(route.rank), logits, router, count);
 }

@@ -123,10 +123,6 @@ __device__ inline void sum_partials(const HiddenPartials &from, float *product, 
   }
 }
 
-// Decoding uses this tile, with A of any type: to cast it first would take one more launch.
-template <typename Tile>
-constexpr bool kIsDecodeTile = Tile::kBlockM == kDecodeShrinkTile && Tile::kBlockN == kDecodeShrinkTile;
-
 // Computes h of the tile in shared memory, as `shrink` does. The `logits` of finish_route follow at Tile::kProduct.
 template <typename Tile>
 __device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
@@ -139,11 +135,13 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
     tiles.last = min(tiles.first + Tile::kSplitSteps, tiles.last);
   }
   // The block owns this memory. The barriers below make the in-place phi visible to all threads.
-  auto *product =
-      const_cast<float *>(shrink<Tile, kIsDecodeTile<Tile>>(shared, call.operands, token, token_end, row, tiles));
+  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, tiles));
   allow_next_launch();
-  for (int i = threadIdx.x; i < count * ((columns + 3) / 4); i += Tile::kThreads) {
-    const int t = i / ((columns + 3) / 4), n = i % ((columns + 3) / 4) * 4;
+  const int columns_end =
+      call.expand.data != nullptr ? padded_end(call.expand, row + columns, call.operands.rows) - row : columns;
+  const int vec4_per_row = (columns_end + 3) / 4;
+  for (int i = threadIdx.x; i < count * vec4_per_row; i += Tile::kThreads) {
+    const int t = i / vec4_per_row, n = i % vec4_per_row * 4;
     float value[4];
     load_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
     if (call.partials != nullptr) {
@@ -159,7 +157,7 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
     if (call.hidden.data != nullptr)
       store_vec4(typename Tile::Engine::Activations{}, call.hidden, token + t, row + n, row + columns, value);
     if (call.expand.data != nullptr)
-      store_vec4(Types<typename Tile::Scalar>{}, call.expand, token + t, row + n, row + columns, value);
+      store_vec4(Types<typename Tile::Scalar>{}, call.expand, token + t, row + n, row + columns_end, value);
   }
   const Route &route = call.route;
   if (route.router.data == nullptr) return product;

@@ -174,9 +174,9 @@ __device__ inline Window slice_window(const Window &tile, int slice) {
 // Loads a slice of the old output, if the result is added to it.
 template <typename Tile>
 __device__ inline void fill_slice(char *shared, int steps, int slice, const Output &output, const Window &tile) {
-  if (slice < Tile::kSlices && output.accumulate)
-    stage_activations<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN, Tile::kThreads>(
-        output_slice<Tile>(shared, steps, slice), output.operand(), slice_window<Tile>(tile, slice));
+  if (slice < Tile::kSlices)
+    stage_old<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN, Tile::kThreads>(
+        output_slice<Tile>(shared, steps, slice), output, slice_window<Tile>(tile, slice));
 }
 
 // Adds the sums of all warps to the slices that fill_slice has loaded, and writes them. finish(n, first, second)
@@ -186,6 +186,9 @@ __device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarp
                                     const WarpTile<Tile> &warp_tile, const Output &output, const Window &tile,
                                     const Finish &finish) {
   using Scalar = typename Tile::Scalar;
+  for (int slice = 0; slice < Tile::kSlices; ++slice)
+    load_old<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN, Tile::kThreads>(
+        output_slice<Tile>(shared, steps, slice), output, slice_window<Tile>(tile, slice));
   for_each_pair<Tile::kStrideM, Tile::kStrideN>(sum, [&](int m, int n, float first, float second) {
     const int row = warp_tile.m + m;
     Scalar *pair = output_slice<Tile>(shared, steps, row / Tile::kSliceRows) +

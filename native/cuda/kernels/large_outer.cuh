@@ -59,12 +59,12 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void large_outer(con
     if (step >= steps) return;
     const int first = token + step * Tile::kBlockK;
     for_each_panel<Tile::kBlockM, Tile::kPanelM>([&](int m) {
-      stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kPanelM, Tile::kThreads>(
-          slot + m * Tile::kBlockK, product.lhs, {first, token_end, row + m, row_end});
+      stage<Scalar, Tile::kBlockK, Tile::kPanelM, Tile::kThreads>(slot + m * Tile::kBlockK, product.lhs,
+                                                                  {first, token_end, row + m, row_end});
     });
     for_each_panel<Tile::kBlockN, Tile::kPanelN>([&](int n) {
-      stage_activations<typename Tile::Engine, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(
-          slot + Tile::kA + n * Tile::kBlockK, product.x, {first, token_end, column + n, product.columns});
+      stage<Scalar, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(slot + Tile::kA + n * Tile::kBlockK, product.x,
+                                                                  {first, token_end, column + n, product.columns});
     });
   });
   const float *z = store_result<Tile>(sum, shared, warp_tile);

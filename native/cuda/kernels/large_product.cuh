@@ -73,9 +73,10 @@ struct Finish {
 template <typename Tile>
 __device__ inline void write_hidden(const LargeProduct &call, const float *product, const Window &tile) {
   constexpr int kVec4PerRow = Tile::kBlockN / 4;
+  const int padded = call.out.data != nullptr ? padded_end(call.out, tile.column_end, call.columns) : tile.column_end;
   for (int i = threadIdx.x; i < static_cast<int>(tile.row_end - tile.row) * kVec4PerRow; i += Tile::kThreads) {
     const int t = i / kVec4PerRow, n = i % kVec4PerRow * 4;
-    if (tile.column + n >= tile.column_end) continue;
+    if (tile.column + n >= padded) continue;
     float value[4];
     load_vec4(product + t * Tile::kResultPitch + n, 4, true, value);
 #pragma unroll
@@ -85,7 +86,7 @@ __device__ inline void write_hidden(const LargeProduct &call, const float *produ
       store_vec4(typename Tile::Engine::Activations{}, call.saved, tile.row + t, tile.column + n, tile.column_end,
                  value);
     if (call.out.data != nullptr)
-      store_vec4(Types<typename Tile::Scalar>{}, call.out, tile.row + t, tile.column + n, tile.column_end, value);
+      store_vec4(Types<typename Tile::Scalar>{}, call.out, tile.row + t, tile.column + n, padded, value);
   }
 }
 
@@ -142,16 +143,16 @@ __global__ __launch_bounds__(Tile::kThreads,
   const auto fill = [&](Scalar *slot, const Window &tile, int step, bool is_new) {
     const int k = step * Tile::kBlockK;
     Scalar *const b = slot + Tile::kA;
-    stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
-        slot, call.x, {tile.row, tile.row_end, k, call.depth}, is_new);
+    stage<Scalar, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(slot, call.x, {tile.row, tile.row_end, k, call.depth},
+                                                                is_new);
     if constexpr (kTransposed)
       for_each_panel<Tile::kBlockN, Tile::kPanelN>([&](int n) {
-        stage_parameters<typename Tile::Engine, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(
-            b + n * Tile::kBlockK, call.weight, {k, call.depth, tile.column + n, tile.column_end});
+        stage<Scalar, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(b + n * Tile::kBlockK, call.weight,
+                                                                    {k, call.depth, tile.column + n, tile.column_end});
       });
     else
-      stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(
-          b, call.weight, {tile.column, tile.column_end, k, call.depth});
+      stage<Scalar, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(b, call.weight,
+                                                                  {tile.column, tile.column_end, k, call.depth});
   };
   const int steps = large_steps<Tile>(call.depth), count = kContinuesHere<Tile> ? tiles : 1;
   wait_for_previous_launch();

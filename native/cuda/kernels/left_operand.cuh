@@ -12,19 +12,19 @@ enum class LeftOperandKind { kHidden, kU };
 
 struct LeftOperand {
   LeftOperandKind kind;
-  Operand hidden;  // M x r
+  Operand hidden;  // M x r, in the type of a tile
   int rank;        // r
   int columns;     // r, or E r
   TokenWeights token_weights;
   int one_hot;  // kU: weight 1 for the token's group and 0 for others, which keeps the groups' products apart
 };
 
-// Computes a tile of u. kWhole requires r to be a multiple of 4 and rows of h to begin at multiples of four elements.
+// Computes a tile of u. kWhole requires r to be a multiple of 4.
 template <typename Engine, bool kWhole, int kBlockM, int kBlockK, int kBlockThreads>
 __device__ inline void form_u(typename Engine::Scalar *tile, const LeftOperand &lhs, const int *group_of, int token,
                               int token_end, int column) {
   using Scalar = typename Engine::Scalar;
-  constexpr typename Engine::Activations kTypes;
+  constexpr Types<Scalar> kTypes;
   constexpr int kVec4PerRow = kBlockK / 4, kStep = kBlockThreads / kVec4PerRow,
                 kLoadsInFlight = kTileLoadsInFlight<kWhole, kBlockM, kStep>;
   const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4, j = column + c;
@@ -58,10 +58,8 @@ __device__ inline void form_u(typename Engine::Scalar *tile, const LeftOperand &
         const int e = (j + v) / lhs.rank, k = (j + v) % lhs.rank;
         value[v] = 0;
         if (first >= count || j + v >= lhs.columns) continue;
-        with_type(kTypes, lhs.hidden.dtype, [&](auto tag) {
-          const auto *hidden = static_cast<const decltype(tag) *>(lhs.hidden.data);
-          value[v] = weight(first, e) * to_float(hidden[(token + first) * lhs.hidden.pitch + k]);
-        });
+        const auto *hidden = static_cast<const Scalar *>(lhs.hidden.data);
+        value[v] = weight(first, e) * to_float(hidden[(token + first) * lhs.hidden.pitch + k]);
       }
       store_tile(tile + place<Scalar, kBlockK>(first, c), value);
     }
@@ -74,8 +72,8 @@ template <typename Engine, int kBlockM, int kBlockK, int kBlockThreads = kThread
 __device__ inline void copy_lhs(typename Engine::Scalar *tile, const LeftOperand &lhs, int token, int token_end,
                                 int column) {
   if (lhs.kind == LeftOperandKind::kHidden)
-    stage_activations<Engine, kBlockM, kBlockK, kBlockThreads>(tile, lhs.hidden,
-                                                               {token, token_end, column, lhs.columns});
+    stage<typename Engine::Scalar, kBlockM, kBlockK, kBlockThreads>(tile, lhs.hidden,
+                                                                    {token, token_end, column, lhs.columns});
 }
 
 // Like copy_lhs, for u. `group_of` is scratch memory for kBlockM numbers.
@@ -87,7 +85,7 @@ __device__ inline void compute_lhs(typename Engine::Scalar *tile, const LeftOper
     for (int t = threadIdx.x; t < kBlockM; t += kBlockThreads) group_of[t] = lhs.token_weights.groups.of(token + t);
     __syncthreads();
   }
-  with_whole(lhs.rank % 4 == 0 && has_vec4(lhs.hidden), [&](auto whole) {
+  with_whole(lhs.rank % 4 == 0, [&](auto whole) {
     form_u<Engine, decltype(whole)::value, kBlockM, kBlockK, kBlockThreads>(tile, lhs, group_of, token, token_end,
                                                                             column);
   });

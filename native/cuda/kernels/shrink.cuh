@@ -41,8 +41,8 @@ __device__ inline DepthTiles all_depth_tiles(const ShrinkOperands &operands) {
 
 // Computes the product of tokens [token, token_end) and rows [row, row + kBlockN) over `tiles`. Returns it in shared
 // memory, kProductPitch floats per row, readable by all threads. `tiles` must begin with a split. Padding rows and
-// columns are zero. kConvertsW: w may be of any type that parameters have.
-template <typename Tile, bool kConvertsW>
+// columns are zero.
+template <typename Tile>
 __device__ inline const float *shrink(char *shared, const ShrinkOperands &operands, int token, int token_end, int row,
                                       const DepthTiles &tiles) {
   using Scalar = typename Tile::Scalar;
@@ -57,14 +57,10 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
       Scalar *stage_x = ring + step % Tile::kStages * Tile::kStage;
       Scalar *stage_w = stage_x + Tile::kBlockM * Tile::kBlockK;
       const int column = (tiles.first + step) * Tile::kBlockK;
-      stage_activations<typename Tile::Engine, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
-          stage_x, operands.x, {token, token_end, column, operands.depth});
-      const Window rows = {row, operands.rows, column, operands.depth};
-      if constexpr (kConvertsW)
-        stage_parameters<typename Tile::Engine, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(stage_w, operands.w,
-                                                                                              rows);
-      else
-        stage<Scalar, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(stage_w, operands.w, rows);
+      stage<Scalar, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(stage_x, operands.x,
+                                                                  {token, token_end, column, operands.depth});
+      stage<Scalar, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(stage_w, operands.w,
+                                                                  {row, operands.rows, column, operands.depth});
     }
     copy_commit();
   };

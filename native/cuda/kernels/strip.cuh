@@ -87,11 +87,11 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
       const Window window = {token, end, column, operands.columns};
       if (k_tile == 0) {
         if (kOuter && has_outer)
-          stage_activations<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring + tile % 2 * Tile::kStrip,
-                                                                                  operands.x, window);
-        if (kExpand && expands && operands.out.accumulate)
-          stage_activations<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out_ring + tile % 2 * Tile::kStrip,
-                                                                                  operands.out.operand(), window);
+          stage<Scalar, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(x_ring + tile % 2 * Tile::kStrip, operands.x,
+                                                                      window);
+        if (kExpand && expands)
+          stage_old<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out_ring + tile % 2 * Tile::kStrip,
+                                                                          operands.out, window);
       }
       Scalar *lhs = lhs_ring + step % 2 * Tile::kLhs;
       const int row = (first_k_tile + k_tile) * Tile::kBlockK;
@@ -140,10 +140,11 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
             sum, lhs, warp_m, w, warp_n, 0, (depth + Engine::kStepK - 1) / Engine::kStepK);
         if (k_tile == k_tiles - 1) {
           Scalar *out = out_ring + tile % 2 * Tile::kStrip;
+          const Window window = {token, end, column, operands.columns};
+          load_old<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out, operands.out, window);
           add_scaled<Scalar, Tile::kBlockN>(out, sum, warp_m, warp_n, operands.out_scale, operands.out.accumulate);
           __syncthreads();
-          unstage<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out, operands.out,
-                                                                        {token, end, column, operands.columns});
+          unstage<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out, operands.out, window);
         }
       }
     }

@@ -46,10 +46,6 @@ lily_status launch_cast(const Launch &planned, const Cast &call, Launcher &launc
   return launcher.launch(cast<void>, "launching the cast kernel", planned, call);
 }
 
-lily_status launch_combine(const Launch &planned, const Combine &call, Launcher &launcher) {
-  return launcher.launch(combine<void>, "launching the combine kernel", planned, call);
-}
-
 lily_status launch_backward_hidden(const Launch &planned, const BackwardHidden &call, Launcher &launcher) {
   return launcher.launch(backward_hidden<void>, "launching the backward_hidden kernel", planned, call);
 }

@@ -19,15 +19,21 @@ lily_status run_backward(const lily_backward &call, const BackwardPlan &plan, La
 template <typename Engine>
 lily_status run_linear(const lily_linear &given, const LinearPlan &plan, Launcher &launcher) {
   const lily_linear_problem &problem = given.problem;
+  using Scalar = typename Engine::Scalar;
+  const Operand x = operand(given.x), weight = operand(given.weight);
+  Cast casts = {};
+  add_cast<Scalar>(casts, given.workspace, plan.x_cast, x);
+  add_cast<Scalar>(casts, given.workspace, plan.weight_cast, weight);
+  for (const Launch &planned : plan.casts) LILY_TRY(launch_cast(planned, casts, launcher));
   LargeProduct call = {};
-  call.x = operand(given.x);
-  call.weight = operand(given.weight);
+  call.x = cast_operand<Scalar>(given.workspace, plan.x_cast, x);
+  call.weight = cast_operand<Scalar>(given.workspace, plan.weight_cast, weight);
   call.tokens = static_cast<int>(problem.tokens);
   call.depth = static_cast<int>(problem.transposed ? problem.d_out : problem.d_in);
   call.columns = static_cast<int>(problem.transposed ? problem.d_in : problem.d_out);
   call.scale = 1.0f;
   call.bias = operand(given.bias);
-  call.y = output(given.y);
+  call.y = output<Scalar>(given.y, call.columns);
   return launch_product<Engine>(plan.launch, plan.product, problem.transposed != 0, call, launcher);
 }
 

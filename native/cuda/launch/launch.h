@@ -12,7 +12,6 @@
 #include "cuda/error.h"
 #include "cuda/kernels/backward_hidden.cuh"
 #include "cuda/kernels/cast.cuh"
-#include "cuda/kernels/combine.cuh"
 #include "cuda/kernels/form_u.cuh"
 #include "cuda/kernels/forward_route.cuh"
 #include "cuda/kernels/gradient.cuh"
@@ -31,7 +30,15 @@ inline Operand operand(const lily_matrix &matrix) {
 
 inline Output output(const lily_matrix &matrix) {
   const Operand read = operand(matrix);
-  return {matrix.data, read.pitch, read.dtype, read.aligned16, matrix.accumulate};
+  return {matrix.data, read.pitch, read.dtype, read.aligned16, matrix.accumulate, 0};
+}
+
+// y or dx, to which tiles of elements of type T are added.
+template <typename T>
+Output output(const lily_matrix &matrix, int columns) {
+  Output result = output(matrix);
+  result.stages = result.dtype == kDtype<T> && result.aligned16 && columns * sizeof(T) % 16 == 0;
+  return result;
 }
 
 // A contiguous matrix.
@@ -68,9 +75,16 @@ void add_cast(Cast &cast, void *workspace, const CastPlan &planned, const Operan
                  static_cast<int>(planned.columns), 0};
   if (cast.count > 0) {
     const CastJob &last = cast.jobs[cast.count - 1];
-    job.first_block = last.first_block + cast_blocks(last.rows, last.columns);
+    job.first_block = last.first_block + cast_blocks(last.rows, last.to.pitch);
   }
   cast.jobs[cast.count++] = job;
+}
+
+// Adds the blocks that combine C.
+inline void add_combine(Cast &cast, const Combine &combine, const Grid &grid) {
+  cast.combine = combine;
+  cast.combine_column_tiles = grid.x;
+  cast.combine_blocks = static_cast<int>(grid.blocks());
 }
 
 // Launches the kernels of one call in its stream, in order. All kernels but those of roofs.cuh are launched here.
@@ -137,7 +151,6 @@ struct EngineFunctions {
 extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
 
 lily_status launch_cast(const Launch &launch, const Cast &call, Launcher &launcher);
-lily_status launch_combine(const Launch &launch, const Combine &call, Launcher &launcher);
 lily_status launch_backward_hidden(const Launch &launch, const BackwardHidden &call, Launcher &launcher);
 lily_status launch_route(const Launch &launch, const ForwardRoute &call, Launcher &launcher);
 lily_status launch_form_u(const Launch &launch, const FormU &call, Launcher &launcher);

@@ -39,7 +39,6 @@ class Backward {
     using Rows = Tiles<Engine>;
     switch (planned.step) {
       case Step::kCast: return launch_cast(planned, casts(), launcher_);
-      case Step::kCombine: return launch_combine(planned, combine_call(), launcher_);
       case Step::kDy:
       case Step::kDyColumns:
       case Step::kDyTokens: return run_dy(planned);
@@ -90,6 +89,7 @@ class Backward {
   }
   Cast casts() const {
     Cast cast = {};
+    if (plan_.cast_combines) add_combine(cast, combine_call(), plan_.combine_grid);
     add_cast<Scalar>(cast, call_.workspace, plan_.dy_cast, operand(call_.dy));
     add_cast<Scalar>(cast, call_.workspace, plan_.x_cast, operand(call_.x));
     add_cast<Scalar>(cast, call_.workspace, plan_.hidden_cast, hidden());
@@ -320,7 +320,7 @@ class Backward {
     strip.lhs.hidden = d_hidden().operand();
     strip.lhs.rank = strip.lhs.columns = rank_;
     strip.w = a();
-    strip.out = output(call_.dx);
+    strip.out = output<Scalar>(call_.dx, d_in_);
     strip.out_scale = 1.0f;
     strip.x = x();
     strip.with_gradient = with_gradient();
@@ -383,7 +383,7 @@ class Backward {
     call.depth = rank_;
     call.columns = d_in_;
     call.scale = 1.0f;
-    call.y = output(call_.dx);
+    call.y = output<Scalar>(call_.dx, d_in_);
     return call;
   }
 

@@ -47,7 +47,7 @@ class Forward {
       case Step::kFormU:
         return launch_form_u(planned, {hidden().operand(), token_weights(), u(), tokens_, rank_}, launcher_);
       case Step::kPoolWeights: return launch_pool(planned, pool_weights(), launcher_);
-      case Step::kCombine: return launch_combine(planned, combine_call(), launcher_);
+      case Step::kCombine: return launch_cast(planned, combining(), launcher_);
       case Step::kExpand:
         return with_tile<typename Rows::Expand>(planned.tile, [&](auto row) {
           return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
@@ -192,7 +192,7 @@ class Forward {
     call.stages = plan_.decode_stages.count();
     call.operand_elements =
         Tile::operand_elements(rank_, call.pooled && !call.experts.transposed, dtype_bytes(problem_.parameter_dtype));
-    call.y = output(call_.y);
+    call.y = output<Scalar>(call_.y, d_out_);
     call.scale = problem_.scaling;
     return call;
   }
@@ -222,7 +222,7 @@ class Forward {
     StripOperands &strip = call.strip;
     strip.lhs.hidden = hidden().operand();
     strip.lhs.rank = strip.lhs.columns = rank_;
-    strip.out = output(call_.y);
+    strip.out = output<Scalar>(call_.y, d_out_);
     strip.out_scale = problem_.scaling;
     strip.tokens = tokens_;
     strip.columns = d_out_;
@@ -240,7 +240,7 @@ class Forward {
     call.hidden = hidden().operand();
     call.weights = token_weights();
     call.b = b();
-    call.y = output(call_.y);
+    call.y = output<Scalar>(call_.y, d_out_);
     call.scale = problem_.scaling;
     call.tokens = tokens_;
     call.columns = d_out_;
@@ -283,6 +283,12 @@ class Forward {
     return call;
   }
 
+  Cast combining() const {
+    Cast cast = {};
+    add_combine(cast, combine_call(), combine_grid(rank_, d_out_));
+    return cast;
+  }
+
   // y (+)= s u B with weights per token, s h C with one C, of which LoRA's b is the transpose.
   LargeProduct large_y() const {
     LargeProduct call = {};
@@ -292,7 +298,7 @@ class Forward {
     call.depth = plan_.has_token_weights ? experts_ * rank_ : rank_;
     call.columns = d_out_;
     call.scale = problem_.scaling;
-    call.y = output(call_.y);
+    call.y = output<Scalar>(call_.y, d_out_);
     return call;
   }
 

@@ -217,7 +217,7 @@ Work Model::large_output(const LargeRow &row, const ProductPlan &plan, double de
 // elements, a wider one reads h once.
 double Model::form_u_bytes(double width) const {
   const double columns = experts_ * rank_;
-  return ceil_of(columns, width) * std::min(rank_, std::min(width, columns)) * hidden_;
+  return ceil_of(columns, width) * std::min(rank_, std::min(width, columns)) * scalar_;
 }
 
 // What sum_rows requests, once by each of `blocks` blocks: of its eight loads in flight, those beyond the end of a row
@@ -234,12 +234,12 @@ double Model::sum_rows_clocks(double rows, double columns, int threads) const {
 }
 
 void Model::add_cast(Work &work, const CastPlan &cast) const {
-  const auto elements = static_cast<double>(cast.rows * cast.columns);
-  work.reads(elements * cast.from_bytes);
-  work.writes(elements * scalar_);
-  work.add({cast_blocks(cast.rows, cast.columns), 0, rates_.dram_latency, rates_.l2_latency,
+  const auto rows = static_cast<double>(cast.rows);
+  work.reads(rows * static_cast<double>(cast.columns) * cast.from_bytes);
+  work.writes(rows * cast.pitch * scalar_);
+  work.add({cast_blocks(cast.rows, cast.pitch), 0, rates_.dram_latency, rates_.l2_latency,
             kThreads * kCastVectors * 4 * cast.from_bytes});
-  work.registers = 40;
+  work.registers = 64;
 }
 
 }  // namespace lily::cuda

@@ -32,8 +32,8 @@ class Model {
   void add_cast(Work &work, const CastPlan &cast) const;
 
   // ---- Forward ----
-  // `casts_a`: A has the type of the tiles. `splits`: partial sums of h are written; 0: h.
-  Work shrink(const ShrinkRow &row, int tile_tokens, int splits, bool shares_hidden, bool casts_a) const;
+  // `splits`: partial sums of h are written; 0: h.
+  Work shrink(const ShrinkRow &row, int tile_tokens, int splits, bool shares_hidden) const;
   Work large_hidden(const LargeRow &row, const ProductPlan &plan, bool shares_hidden) const;
   Work linear(const LargeRow &row, const ProductPlan &plan) const;
   Work route(int tile_tokens) const;                                                    // large ranks: from h

@@ -64,7 +64,7 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
   const double row_tiles = ceil_of(shrink_rows, tile.block_n);
   const double q_bytes = 4 * tokens_ * round_up(problem_.rank, 4);
   double tail = rates_.dram_latency;
-  work.requested += tokens_ * d_out_ * activation_ * row_tiles;
+  work.requested += tokens_ * d_out_ * scalar_ * row_tiles;
   if (has_token_weights_) {
     work.reads(experts_ * rank_ * d_out_ * scalar_, blocks);
     const double updated = 4 * tokens_ * row_tiles * std::min({rank_, shrink_rows, double(tile.block_n)});
@@ -101,8 +101,8 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
 void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk, int outer_rows) const {
   const Tile &tile = row.tile;
   const double shrink_rows = has_token_weights_ ? experts_ * rank_ : rank_;
-  work.requested += tokens_ * d_out_ * activation_ * walk.row_tiles;
-  work.read += tokens_ * rank_ * hidden_;
+  work.requested += tokens_ * d_out_ * scalar_ * walk.row_tiles;
+  work.read += tokens_ * rank_ * scalar_;
   double lhs_step = rates_.dram_latency / 2;  // two tiles are in flight
   if (has_token_weights_) {
     work.requested +=
@@ -111,7 +111,7 @@ void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk,
     lhs_step = std::max(lhs_step, 2 * VectorLoads(tile.block_m, tile.block_k, row.threads).passes * rates_.l2_latency);
     add_gradient(work, outer_rows, d_out_, walk.splits, 1);
   } else {
-    work.requested += tokens_ * rank_ * hidden_ * walk.column_tiles;
+    work.requested += tokens_ * rank_ * scalar_ * walk.column_tiles;
     add_gradient(work, rank_, d_out_, walk.splits, experts_);
     if (routes_) {
       work.reads(experts_ * rank_ * d_out_ * parameter_, walk.splits);
@@ -144,7 +144,7 @@ void Model::add_combine_blocks(Work &work) const {
 Work Model::dy(const StripRow &row, const Walk &walk, const ShrinkRow &shrink_row, int tile_tokens, int outer_rows,
                bool completes) const {
   Work work = {};
-  const double dy_bytes = tokens_ * d_out_ * activation_;
+  const double dy_bytes = tokens_ * d_out_ * scalar_;
   const double token_blocks = std::min(static_cast<double>(walk.splits) * ceil_divide(walk.split_tokens, tile_tokens),
                                        ceil_of(tokens_, tile_tokens) + walk.splits - 1);
   work.read = dy_bytes;
@@ -170,7 +170,7 @@ double Model::missing_share(double bytes) const {
 
 Work Model::dy_columns(const StripRow &row, const Walk &walk) const {
   Work work = {};
-  work.read = tokens_ * d_out_ * activation_;
+  work.read = tokens_ * d_out_ * scalar_;
   add_column_blocks(work, row, walk, problem_.rank);
   add_combine_blocks(work);
   work.shared_bytes = walk.shared_bytes;
@@ -182,7 +182,7 @@ Work Model::dy_columns(const StripRow &row, const Walk &walk) const {
 // dy_columns has read dy before: what is still in L2 does not come from memory.
 Work Model::dy_tokens(const ShrinkRow &shrink_row, int tile_tokens, int d_weights_partials) const {
   Work work = {};
-  const double dy_bytes = tokens_ * d_out_ * activation_;
+  const double dy_bytes = tokens_ * d_out_ * scalar_;
   work.read = dy_bytes;
   work.reread = dy_bytes * (missing_share(dy_bytes) - 1);
   add_token_blocks(work, shrink_row, tile_tokens, ceil_of(tokens_, tile_tokens), true, d_weights_partials);
@@ -196,8 +196,8 @@ Work Model::dy_once(const OnceRow &row, const Walk &walk) const {
   Work work = {};
   const Tile &tile = row.tile;
   const double blocks = walk.outer_blocks();
-  work.reads(tokens_ * d_out_ * activation_);
-  work.reads(tokens_ * rank_ * hidden_, walk.column_tiles);
+  work.reads(tokens_ * d_out_ * scalar_);
+  work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
   work.reads(experts_ * rank_ * d_out_ * parameter_, walk.splits * (routes_ ? 2 : 1));
   work.reads(4 * experts_, blocks);
   work.writes(4 * walk.column_tiles * tokens_ * round_up(problem_.rank, 4));
@@ -255,7 +255,7 @@ Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) c
   const Tile &tile = row.tile;
   const bool is_one = walk.row_tiles == 1;
   const double all_tiles = ceil_of(tokens_, tile.block_m), tiles = ceil_of(walk.split_tokens, tile.block_m);
-  work.reads(tokens_ * d_in_ * activation_, walk.row_tiles);
+  work.reads(tokens_ * d_in_ * scalar_, walk.row_tiles);
   work.updates(tokens_ * d_in_ * activation_);
   work.reads(rank_ * d_in_ * scalar_, is_one ? walk.splits : all_tiles);
   work.reads(tokens_ * rank_ * scalar_, walk.column_tiles * (is_one ? 1.0 : 2.0));
@@ -298,8 +298,8 @@ void Model::add_large_outer(Work &work, const LargeRow &row, const Walk &walk, d
 Work Model::large_outer(const LargeRow &row, const Walk *dy, const Walk *x, const BackwardPlan &plan) const {
   Work work = {};
   if (dy != nullptr) {
-    work.reads(tokens_ * rank_ * hidden_, dy->column_tiles);
-    work.reads(tokens_ * d_out_ * activation_, dy->row_tiles);
+    work.reads(tokens_ * rank_ * scalar_, dy->column_tiles);
+    work.reads(tokens_ * d_out_ * scalar_, dy->row_tiles);
     add_gradient(work, rank_, d_out_, dy->splits, experts_);
     if (routes_) {
       work.reads(experts_ * rank_ * d_out_ * parameter_, dy->splits);
@@ -310,7 +310,7 @@ Work Model::large_outer(const LargeRow &row, const Walk *dy, const Walk *x, cons
   }
   if (x != nullptr) {
     work.reads(tokens_ * rank_ * scalar_, x->column_tiles);
-    work.reads(tokens_ * d_in_ * activation_, x->row_tiles);
+    work.reads(tokens_ * d_in_ * scalar_, x->row_tiles);
     add_gradient(work, rank_, d_in_, x->splits, 1);
     add_large_outer(work, row, *x, 1, 0);
     add_router_blocks(work, plan);
@@ -322,7 +322,7 @@ Work Model::large_outer(const LargeRow &row, const Walk *dy, const Walk *x, cons
 }
 
 Work Model::large_d_hidden(const LargeRow &row, const ProductPlan &plan, int d_weights_partials) const {
-  Work work = large_product(row, plan, d_out_, rank_, activation_, scalar_);
+  Work work = large_product(row, plan, d_out_, rank_, scalar_, scalar_);
   const Tile &tile = row.tile;
   Blocks &blocks = work.kinds[0];
   const double columns = std::min<double>(plan.tile_columns, rank_), count = static_cast<double>(blocks.count);

@@ -30,13 +30,13 @@ void Model::add_route(Work &work, int blocks) const {
   work.requested += kSector * (experts_ + 1) * blocks;
 }
 
-Work Model::shrink(const ShrinkRow &row, int tile_tokens, int splits, bool shares_hidden, bool casts_a) const {
+Work Model::shrink(const ShrinkRow &row, int tile_tokens, int splits, bool shares_hidden) const {
   Work work = {};
   const Tile &tile = row.tile;
   const int token_tiles = ceil_divide(problem_.tokens, tile_tokens);
   const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
-  work.reads(tokens_ * d_in_ * activation_, row_tiles);
-  work.reads(rank_ * d_in_ * (casts_a ? scalar_ : parameter_), token_tiles);
+  work.reads(tokens_ * d_in_ * scalar_, row_tiles);
+  work.reads(rank_ * d_in_ * scalar_, token_tiles);
   double tail = rates_.dram_latency;
   if (splits > 0) {
     work.writes(4 * splits * tokens_ * round_up(problem_.rank, 4));
@@ -82,7 +82,7 @@ Work Model::route(int tile_tokens, int splits, bool shares_hidden, int shared_by
 }
 
 Work Model::large_hidden(const LargeRow &row, const ProductPlan &plan, bool shares_hidden) const {
-  Work work = large_product(row, plan, d_in_, rank_, activation_, scalar_);
+  Work work = large_product(row, plan, d_in_, rank_, scalar_, scalar_);
   add_hidden_outputs(work, shares_hidden);
   work.kinds[0].exposed =
       work.kinds[0].serial +
@@ -93,7 +93,7 @@ Work Model::large_hidden(const LargeRow &row, const ProductPlan &plan, bool shar
 
 // A frozen linear layer: to the model, h = x A^T whose rank is the number of columns of y. Its weight is read as it is.
 Work Model::linear(const LargeRow &row, const ProductPlan &plan) const {
-  Work work = large_output(row, plan, d_in_, rank_, activation_, parameter_);
+  Work work = large_output(row, plan, d_in_, rank_, scalar_, scalar_);
   work.writes(tokens_ * rank_ * activation_);
   return work;
 }

@@ -28,12 +28,12 @@ enum class EngineKind { kExact, kTf32, kBfloat16, kFloat16 };
 
 // The steps of a call. Each is one launch; several steps may launch the same kernel.
 enum class Step {
-  kCast,          // cast: operands of products in the type of a tile
+  kCast,          // cast: operands of products in the type of a tile; in backward also C, and the number of kept tokens
   kShrink,        // forward_shrink: h, and the router's result
   kLargeShrink,   // large_product: h of a large rank
   kRoute,         // forward_route: h from partial sums, and the router's result
   kPoolWeights,   // pool: w of each sequence; without tokens those of every group
-  kCombine,       // combine: C, and the number of kept tokens
+  kCombine,       // cast: C in forward
   kExpand,        // forward_expand: y, if one C serves all tokens
   kMix,           // forward_mix: y with weights per token
   kFormU,         // form_u: u of a large rank, with weights per token
@@ -79,6 +79,11 @@ struct Launches {
   const Launch *end() const { return list + count; }
 };
 
+// The blocks that write C.
+inline Grid combine_grid(int rank, int d_out) {
+  return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
+}
+
 // Of intermediate arrays in the workspace: bytes from its beginning, or absent.
 using Offset = int64_t;
 constexpr Offset kAbsent = -1;
@@ -103,8 +108,8 @@ struct ProductPlan {
 };
 
 // An operand of products that `cast` copies to the workspace, because the main loops could not copy it to shared memory
-// without conversion. The workspace has room for it if the problem says so: it is of another type than the tiles, or
-// the rows of a contiguous matrix are not aligned.
+// in whole vectors. The workspace has room for it if the problem says so: it is of another type than the tiles, its
+// rows do not consist of whole vectors, or operands may be unaligned.
 struct CastPlan {
   int64_t rows, columns;
   int from_bytes;  // per element of the original
@@ -113,11 +118,9 @@ struct CastPlan {
   Offset offset;
 };
 
-// Whether the rows of a matrix begin at multiples of fewer bytes than the main loops require (row_alignment).
+// Bytes of a vector. The main loops require rows of operands to begin at multiples of it.
+constexpr int kRowAlignment = 16;
 enum Alignment : uint8_t { kAligned, kMisaligned };
-
-// Bytes. cp.async copies 8 or 16 of them; Turing loads 16.
-inline int row_alignment(const Device &device) { return device.compute_major >= 8 ? 8 : 16; }
 
 // What the plan depends on apart from the problem and the device.
 struct ForwardOperands {
@@ -173,6 +176,7 @@ struct BackwardPlan {
   bool needs_db, needs_q, needs_d_weights, needs_d_router;
   bool counts_kept;         // one pooling group: the number of kept tokens is unknown to the host
   bool combines;            // C or the number of kept tokens
+  bool cast_combines;       // in the launch of kCast; otherwise in the one that computes D
   bool d_first;             // one pooling group with a router: kDyColumns and kDyTokens instead of kDy
   bool completes_d_hidden;  // the token blocks of backward_dy complete dh
 
@@ -183,7 +187,7 @@ struct BackwardPlan {
   ProductPlan large_d_hidden, large_dx;
   int dy_row_tiles;                 // 0: there are no column blocks
   int expand_blocks, outer_blocks;  // of the dh phase
-  Grid combine_grid;                // combine blocks in the launch that computes D, of a rank that is not large
+  Grid combine_grid;                // of the blocks that combine
   int hidden_tokens;                // backward_hidden: tokens per block
   int d_weights_partials;
   bool reduces_db, reduces_da;  // from partial sums, or zeros if there are no tokens
@@ -202,6 +206,9 @@ struct LinearPlan {
   bool is_supported;
   Launch launch;
   ProductPlan product;
+  Launches casts;  // at most one
+  CastPlan x_cast, weight_cast;
+  size_t workspace_bytes;
 };
 
 // Restricts the choice to one row of the tables, for comparison; zeros: no restriction.
@@ -214,7 +221,11 @@ ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &ope
 BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
                            const Restriction &only = {});
 
-LinearPlan plan_linear(const lily_linear_problem &problem, const Device &device);
+struct LinearOperands {
+  Alignment x = kAligned, weight = kAligned;
+};
+
+LinearPlan plan_linear(const lily_linear_problem &problem, const LinearOperands &operands, const Device &device);
 
 // The size of a workspace that is enough for every call of the problem.
 size_t forward_workspace_bytes(const lily_problem &problem, const Device &device);

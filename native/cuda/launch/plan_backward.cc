@@ -74,8 +74,12 @@ class BackwardPlanner : Planner {
     else
       plan_.hidden_cast = cast_activation(rank_, hidden_dtype(problem_), operands_.hidden, needs_outer_of_dy());
     if (plan_.is_large && transposed()) plan_.b_cast = cast_parameter(d_out_, rank_, operands_.b, reads_b);
+    plan_.combine_grid = plan_.combines ? combine_blocks() : Grid{};
+    plan_.cast_combines = plan_.combines && !plan_.d_first && !plan_.reads_dy_once;
     if (tokens_ > 0)
-      add_casts(plan_.launches, {plan_.dy_cast, plan_.x_cast, plan_.hidden_cast, plan_.a_cast, plan_.b_cast});
+      add_casts(plan_.launches, model_, {plan_.dy_cast, plan_.x_cast, plan_.hidden_cast, plan_.a_cast, plan_.b_cast},
+                plan_.cast_combines ? plan_.combine_grid.blocks() : 0,
+                plan_.cast_combines ? model_.combine(0) : Work{});
   }
 
   void choose_tiles() {
@@ -290,7 +294,7 @@ class BackwardPlanner : Planner {
     if (to.dy.splits > 1) to.db_partials = take(workspace, to.dy.splits * to.db_partial);
     if (to.x.splits > 1) to.da_partials = take(workspace, to.x.splits * to.da_partial);
     if (routes_) to.router_partials = take(workspace, to.router_splits * to.router_partial);
-    lay_out_casts(workspace, {&to.dy_cast, &to.x_cast, &to.hidden_cast, &to.a_cast, &to.b_cast});
+    lay_out_casts(workspace, rows_.scalar_bytes, {&to.dy_cast, &to.x_cast, &to.hidden_cast, &to.a_cast, &to.b_cast});
     to.workspace_bytes = workspace.bytes();
   }
 
@@ -322,12 +326,10 @@ class BackwardPlanner : Planner {
     const int token_blocks = plan_.token_tiles * plan_.q_row_tiles;
     const int column_blocks = dy.column_tiles * plan_.dy_row_tiles;
     if (plan_.d_first) {
-      plan_.combine_grid = plan_.combines ? combine_blocks() : Grid{};
       add_launch(Step::kDyColumns, column_blocks * dy.splits + plan_.combine_grid.blocks(), dy.shared_bytes,
                  dy_columns_work(*dy_row_, dy));
       add_launch(Step::kDyTokens, token_blocks, bytes, dy_tokens_work(*dy_row_, dy));
     } else {
-      if (plan_.combines) add(plan_.launches, Step::kCombine, {}, {}, combine_blocks(), 0, model_.combine(0));
       add_launch(Step::kDy, int64_t{token_blocks + column_blocks} * dy.splits, std::max(bytes, dy.shared_bytes),
                  dy_work(*dy_row_, dy, plan_.completes_d_hidden));
     }
@@ -374,7 +376,6 @@ class BackwardPlanner : Planner {
                                  dx = choose_output(d_in_, dx_work);
     plan_.is_supported = plan_.is_supported && d_hidden.found && dx.found;
     if (!plan_.is_supported) return;
-    if (plan_.combines) add(plan_.launches, Step::kCombine, {}, {}, combine_blocks(), 0, model_.combine(0));
     plan_.dy_row_tiles = needs_outer_of_dy() ? plan_.dy.row_tiles : 0;
     const int dy_blocks = needs_outer_of_dy() ? plan_.dy.outer_blocks() : 0;
     if (routes_ && dy_blocks > 0) {

@@ -31,12 +31,13 @@ class ForwardPlanner : Planner {
     plan_.shares_hidden = operands_.hidden_is_aligned && dtype_bytes(hidden_dtype(problem_)) == rows_.scalar_bytes;
     const Fastest<Decode> decode = choose_decode();
     plan_.decodes = decode.found;
-    if (tokens_ > 0 && !plan_.decodes) {
+    if (tokens_ > 0) {
       plan_.x_cast = cast_activation(problem_.d_in, problem_.activation_dtype, operands_.x, true);
       plan_.a_cast = cast_parameter(rank_, problem_.d_in, operands_.a, true);
-      if (has_token_weights_) plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, true);
+      if (has_token_weights_ && !plan_.decodes)
+        plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, true);
       if (is_large_ && is_lora()) plan_.b_cast = cast_parameter(d_out_, rank_, operands_.b, true);
-      add_casts(plan_.launches, {plan_.x_cast, plan_.a_cast, plan_.b_cast});
+      add_casts(plan_.launches, model_, {plan_.x_cast, plan_.a_cast, plan_.b_cast});
     }
     if (tokens_ == 0)
       add_constant_weights();
@@ -72,8 +73,8 @@ class ForwardPlanner : Planner {
       if (is_large_ && has_token_weights_)
         plan_.u = take(workspace, problem_.tokens * plan_.u_pitch, rows_.scalar_bytes);
       if (has_token_weights_) plan_.weights = take(workspace, problem_.groups * experts_);
-      lay_out_casts(workspace, {&plan_.x_cast, &plan_.a_cast, &plan_.b_cast});
     }
+    lay_out_casts(workspace, rows_.scalar_bytes, {&plan_.x_cast, &plan_.a_cast, &plan_.b_cast});
     plan_.workspace_bytes = workspace.bytes();
   }
 
@@ -88,7 +89,8 @@ class ForwardPlanner : Planner {
   Fastest<Decode> choose_decode() const {
     Fastest<Decode> fastest;
     const bool has_few_partials = int64_t{depth_splits()} * tokens_ * plan_.partial_pitch <= kDecodePartials;
-    if (tokens_ == 0 || rank_ > kDecodeRank || problem_.groups > kDecodeGroups || !has_few_partials) return fastest;
+    if (tokens_ == 0 || rank_ > kDecodeRank || problem_.groups > kDecodeGroups || !has_few_partials || !stages_b())
+      return fastest;
     for (const DecodeRow &row : rows_.decode) {
       if (tokens_ > row.tile.block_m || fastest.found) continue;
       DecodeStages stages = decode_stages(row);
@@ -101,6 +103,13 @@ class ForwardPlanner : Planner {
       }
     }
     return fastest;
+  }
+
+  // forward_decode loads B before its wait, when no launch of the call can have copied it.
+  bool stages_b() const {
+    const int64_t columns = problem_.routing == LILY_ROUTING_NONE ? rank_ : d_out_;
+    return operands_.b == kAligned && problem_.unaligned == 0 &&
+           columns * dtype_bytes(problem_.parameter_dtype) % kRowAlignment == 0;
   }
 
   // Experts are combined. LoRA has one, of which nothing is to be combined.
@@ -125,7 +134,7 @@ class ForwardPlanner : Planner {
   void add_decode(const Decode &decode) {
     constexpr int kTile = kDecodeShrinkTile;
     plan_.decode_stages = decode.stages;
-    add_shrink({find_shrink_row(rows_, kTile, kTile), kTile, depth_splits(), 0}, false);
+    add_shrink({find_shrink_row(rows_, kTile, kTile), kTile, depth_splits(), 0});
     const Tile &tile = decode.row->tile;
     add(plan_.launches, Step::kDecode, tile, {}, {ceil_divide(d_out_, tile.block_n), 1, 1}, decode.shared_bytes,
         model_.decode(*decode.row, decode.stages, decode.shared_bytes));
@@ -147,7 +156,7 @@ class ForwardPlanner : Planner {
     if (is_large_)
       add_large_shrink();
     else
-      add_shrink(shrink.best, true);
+      add_shrink(shrink.best);
     set_route_tokens(shrink.best);
     if (plan_.routes_apart)
       add(plan_.launches, Step::kRoute, {}, {}, {plan_.token_tiles, 1, 1}, route_bytes_of(shrink.best),
@@ -192,7 +201,7 @@ class ForwardPlanner : Planner {
         if (second_phase < 0) second_phase = second_phase_seconds();
         double seconds = second_phase;
         if (shrink.row != nullptr)
-          seconds += model_.seconds(model_.shrink(*shrink.row, shrink.tile_tokens, shrink.splits, true, true));
+          seconds += model_.seconds(model_.shrink(*shrink.row, shrink.tile_tokens, shrink.splits, true));
         if (shrink.route_tokens > 0) seconds += model_.seconds(route_work(shrink, true));
         fastest.consider(shrink, seconds);
       };
@@ -231,14 +240,14 @@ class ForwardPlanner : Planner {
     return routes_ && splits == 0 ? std::max(row.bytes, routing) : row.bytes;
   }
 
-  void add_shrink(const Shrink &shrink, bool casts_a) {
+  void add_shrink(const Shrink &shrink) {
     const ShrinkRow &row = *shrink.row;
     plan_.tile_tokens = shrink.tile_tokens;
     plan_.depth_splits = shrink.splits;
     add(plan_.launches, shrink.splits > 0 ? Step::kSplitShrink : Step::kShrink, row.tile, {},
         {ceil_divide(tokens_, shrink.tile_tokens), ceil_divide(rank_, row.tile.block_n), std::max(shrink.splits, 1)},
-        shrink_bytes(row, shrink.splits),
-        model_.shrink(row, shrink.tile_tokens, shrink.splits, plan_.shares_hidden, casts_a), row.threads);
+        shrink_bytes(row, shrink.splits), model_.shrink(row, shrink.tile_tokens, shrink.splits, plan_.shares_hidden),
+        row.threads);
   }
 
   // Partial sums of w, which every block of the second phase adds.
@@ -324,7 +333,8 @@ class ForwardPlanner : Planner {
     if (has_token_weights_)
       add(plan_.launches, Step::kFormU, {}, {}, {ceil_divide(tokens_, kWarps), 1, 1}, 0, model_.form_u());
     if (combines())
-      add(plan_.launches, Step::kCombine, {}, {}, combine_grid(rank_, d_out_), 0, model_.combine(partial_count()));
+      add(plan_.launches, Step::kCombine, {}, {}, {static_cast<int>(combine_grid(rank_, d_out_).blocks()), 1, 1}, 0,
+          model_.combine(partial_count()));
     plan_.large_y = fastest.best.plan;
     const LargeRow &row = *fastest.best.row;
     add_product(plan_.launches, Step::kLargeExpand, fastest.best, d_out_, row.output_bytes, work(row, plan_.large_y));

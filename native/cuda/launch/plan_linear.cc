@@ -1,4 +1,5 @@
-// The plan of a frozen linear layer: one launch, with the tile that the model of time predicts to be fastest.
+// The plan of a frozen linear layer: one launch, with the tile that the model of time predicts to be fastest, after one
+// that casts operands of another type or alignment.
 #include "cuda/launch/plan_linear.h"
 
 #include "cuda/launch/planner.h"
@@ -37,7 +38,7 @@ bool suits_cublaslt(const lily_linear_problem &linear, const Device &device) {
   // cuBLASLt multiplies matrices of one type.
   if (linear.parameter_dtype != linear.activation_dtype) return false;
   const lily_problem problem = problem_of(linear);
-  const LinearPlan plan = plan_linear(linear, device);
+  const LinearPlan plan = plan_linear(linear, {}, device);
   if (!plan.is_supported || plan.engine == EngineKind::kExact) return false;
   // Whether the matrix units take most of the time of our kernel.
   const Prediction predicted =
@@ -45,12 +46,21 @@ bool suits_cublaslt(const lily_linear_problem &linear, const Device &device) {
   return 2 * predicted.busy_seconds > predicted.seconds;
 }
 
-LinearPlan plan_linear(const lily_linear_problem &linear, const Device &device) {
+LinearPlan plan_linear(const lily_linear_problem &linear, const LinearOperands &operands, const Device &device) {
   const lily_problem problem = problem_of(linear);
   LinearPlan plan = {};
   plan.engine = engine_kind(problem, device);
   const TileRows &rows = tile_rows(plan.engine, device);
   const Model model(problem, plan.engine, false, rows, device);
+  const auto cast = [&](int64_t count, int64_t columns, int32_t dtype, Alignment alignment) {
+    return plan_cast(count, columns, dtype, scalar_dtype(plan.engine), alignment, linear.unaligned != 0, true);
+  };
+  plan.x_cast = cast(linear.tokens, problem.d_in, linear.activation_dtype, operands.x);
+  plan.weight_cast = cast(linear.d_out, linear.d_in, linear.parameter_dtype, operands.weight);
+  Workspace workspace(nullptr);
+  lay_out_casts(workspace, rows.scalar_bytes, {&plan.x_cast, &plan.weight_cast});
+  plan.workspace_bytes = workspace.bytes();
+  add_casts(plan.casts, model, {plan.x_cast, plan.weight_cast});
   Fastest<ProductChoice> fastest;
   for_each_output_tile(rows.large, device, problem.tokens, problem.rank,
                        [&](const LargeRow &row, const ProductPlan &product) {

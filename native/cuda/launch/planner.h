@@ -61,8 +61,31 @@ inline Offset take(Workspace &workspace, int64_t count, int element_bytes = size
   return offset;
 }
 
-inline Grid combine_grid(int rank, int d_out) {
-  return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
+// `reads`: the call reads the matrix. The copy has elements of type `scalar`.
+inline CastPlan plan_cast(int64_t rows, int64_t columns, int32_t dtype, int32_t scalar, Alignment alignment,
+                          bool may_be_unaligned, bool reads) {
+  if (rows * columns == 0) return {};
+  const int bytes = static_cast<int>(dtype_bytes(dtype)),
+            vector = kRowAlignment / static_cast<int>(dtype_bytes(scalar));
+  const bool suits = dtype == scalar && columns % vector == 0;
+  const bool casts = !suits || alignment == kMisaligned;
+  return {rows, columns, bytes, round_up(columns, vector), casts || may_be_unaligned, reads && casts, kAbsent};
+}
+
+inline void lay_out_casts(Workspace &workspace, int scalar_bytes, std::initializer_list<CastPlan *> casts) {
+  for (CastPlan *cast : casts)
+    cast->offset = cast->has_room ? take(workspace, cast->rows * cast->pitch, scalar_bytes) : kAbsent;
+}
+
+// `blocks` blocks that combine, and their work, come first.
+inline void add_casts(Launches &launches, const Model &model, std::initializer_list<CastPlan> casts, int64_t blocks = 0,
+                      Work work = {}) {
+  for (const CastPlan &cast : casts) {
+    if (!cast.casts) continue;
+    blocks += cast_blocks(cast.rows, cast.pitch);
+    model.add_cast(work, cast);
+  }
+  if (blocks > 0) add(launches, Step::kCast, {}, {}, {static_cast<int>(blocks), 1, 1}, 0, work);
 }
 
 // The fastest of the candidates that a choice considers; the first of equals.
@@ -124,14 +147,12 @@ class Planner {
         d_out_(static_cast<int>(problem.d_out)),
         routes_(has_router(problem)) {}
 
-  // Parameters of another type than the tiles are cast, and rows that are not aligned are padded. `reads`: the call
-  // reads the matrix.
   CastPlan cast_parameter(int64_t rows, int64_t columns, Alignment alignment, bool reads) const {
-    return plan_cast(rows, columns, problem_.parameter_dtype, alignment, reads);
+    return cast(rows, columns, problem_.parameter_dtype, alignment, reads);
   }
-  // x, dy or h. Those of another type are converted while tiles are loaded: a copy would have as many bytes again.
+  // x, dy or h.
   CastPlan cast_activation(int64_t columns, int32_t dtype, Alignment alignment, bool reads) const {
-    return dtype == scalar_dtype(engine_) ? plan_cast(problem_.tokens, columns, dtype, alignment, reads) : CastPlan{};
+    return cast(problem_.tokens, columns, dtype, alignment, reads);
   }
 
   // The fastest tile of a product of a large rank whose result is an output; work(row, plan) is that of the launch.
@@ -162,30 +183,9 @@ class Planner {
     add(launches, step, choice.row->tile, {}, {blocks, 1, 1}, shared_bytes, work, choice.row->threads());
   }
 
-  void lay_out_casts(Workspace &workspace, std::initializer_list<CastPlan *> casts) const {
-    for (CastPlan *cast : casts)
-      cast->offset = cast->has_room ? take(workspace, cast->rows * cast->pitch, rows_.scalar_bytes) : kAbsent;
-  }
-
-  void add_casts(Launches &launches, std::initializer_list<CastPlan> casts) const {
-    int64_t blocks = 0;
-    Work work = {};
-    for (const CastPlan &cast : casts) {
-      if (!cast.casts) continue;
-      blocks += cast_blocks(cast.rows, cast.columns);
-      model_.add_cast(work, cast);
-    }
-    if (blocks > 0) add(launches, Step::kCast, {}, {}, {static_cast<int>(blocks), 1, 1}, 0, work);
-  }
-
  private:
-  CastPlan plan_cast(int64_t rows, int64_t columns, int32_t dtype, Alignment alignment, bool reads) const {
-    if (rows * columns == 0) return {};
-    const int bytes = static_cast<int>(dtype_bytes(dtype));
-    const bool converts = dtype != scalar_dtype(engine_);
-    const bool has_room = converts || columns * bytes % row_alignment(device_) != 0;
-    const bool casts = reads && has_room && (converts || alignment == kMisaligned);
-    return {rows, columns, bytes, round_up(columns, vector_elements(rows_)), has_room, casts, kAbsent};
+  CastPlan cast(int64_t rows, int64_t columns, int32_t dtype, Alignment alignment, bool reads) const {
+    return plan_cast(rows, columns, dtype, scalar_dtype(engine_), alignment, problem_.unaligned != 0, reads);
   }
 
  protected:

@@ -33,9 +33,16 @@ struct Output {
   int32_t dtype;
   int32_t aligned16;
   int32_t accumulate;
+  int32_t stages;  // the old contents can be copied to a tile: of its type, aligned, and rows of whole vectors
 
   __host__ __device__ Operand operand() const { return {data, pitch, dtype, aligned16, aligned16}; }
 };
+
+// Where the columns of a tile end that ends at `end` of a matrix with `columns` columns: with the last one, the zeros
+// are written that pad the rows of operands in the workspace to whole vectors.
+__device__ inline int padded_end(const Output &matrix, int end, int columns) {
+  return end >= columns ? static_cast<int>(matrix.pitch) : end;
+}
 
 template <typename T>
 constexpr int32_t kDtype = LILY_FLOAT32;

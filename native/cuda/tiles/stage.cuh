@@ -11,43 +11,6 @@ struct Window {
   int column, column_end;
 };
 
-// Loads the 16 bytes of a row that begin at `column`; elements from `valid` on are zero.
-template <typename T>
-__device__ inline uint4 load_vector(const Operand &source, int64_t row, int column, int valid) {
-  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  const T *from = static_cast<const T *>(source.data) + row * source.pitch + column;
-  if (valid == kVector) return *reinterpret_cast<const uint4 *>(from);
-  uint4 vector = make_uint4(0, 0, 0, 0);
-#pragma unroll
-  for (int i = 0; i < kVector; ++i)
-    if (i < valid) reinterpret_cast<T *>(&vector)[i] = from[i];
-  return vector;
-}
-
-// For Turing, which has no asynchronous copies: each thread has four loads in flight.
-template <typename T, int kRows, int kColumns, int kBlockThreads>
-__device__ inline void stage_through_registers(T *tile, const Operand &source, const Window &window) {
-  constexpr int kVector = 16 / static_cast<int>(sizeof(T)), kVectors = kColumns / kVector, kLoadsInFlight = 4;
-#pragma unroll 1
-  for (int first = threadIdx.x; first < kRows * kVectors; first += kLoadsInFlight * kBlockThreads) {
-    uint4 vector[kLoadsInFlight];
-#pragma unroll
-    for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int i = first + n * kBlockThreads;
-      const int64_t row = window.row + i / kVectors;
-      const int column = window.column + i % kVectors * kVector;
-      const bool inside = i < kRows * kVectors && row < window.row_end;
-      vector[n] = load_vector<T>(source, row, column, inside ? min(max(window.column_end - column, 0), kVector) : 0);
-    }
-#pragma unroll
-    for (int n = 0; n < kLoadsInFlight; ++n) {
-      const int i = first + n * kBlockThreads;
-      if (i < kRows * kVectors)
-        store_vector(tile + place<T, kColumns>(i / kVectors, i % kVectors * kVector), vector[n]);
-    }
-  }
-}
-
 // Four elements as a vector of 16 or 8 bytes.
 template <typename T>
 __device__ inline auto pack_vec4(const float (&value)[4]) {
@@ -70,82 +33,11 @@ constexpr int kTileLoadsInFlight = !kWhole || kRows <= kStep ? 1
                                    : kRows / kStep < 4       ? kRows / kStep
                                                              : 4;
 
-// Fills a tile from elements of any type of the list at any alignment, with single loads of which a thread has eight in
-// flight. The plan avoids it where it can: it is for old outputs and views whose rows are not aligned, and for ragged
-// rows that are converted. The code of a kernel has it for each operand, so that it is short rather than fast.
-template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
-__device__ inline void stage_elements(Types<S...> types, T *tile, const Operand &source, const Window &window) {
-  constexpr int kSpan = kColumns < kBlockThreads ? kColumns : kBlockThreads, kStep = kBlockThreads / kSpan;
-  constexpr int kLoadsInFlight = kRows / kStep < 8 ? kRows / kStep : 8;
-  static_assert(kRows % (kLoadsInFlight * kStep) == 0);
-#pragma unroll 1
-  for (int c = static_cast<int>(threadIdx.x) % kSpan; c < kColumns; c += kSpan) {
-    const int rows =
-        window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
-#pragma unroll 1
-    for (int first = static_cast<int>(threadIdx.x) / kSpan; first < kRows; first += kLoadsInFlight * kStep) {
-      T value[kLoadsInFlight] = {};
-      with_type(types, source.dtype, [&](auto tag) {
-        using From = decltype(tag);
-        const From *from =
-            static_cast<const From *>(source.data) + (window.row + first) * source.pitch + window.column + c;
-        From raw[kLoadsInFlight] = {};
-#pragma unroll
-        for (int n = 0; n < kLoadsInFlight; ++n) {
-          if (first + n * kStep < rows) raw[n] = *from;
-          from += kStep * source.pitch;
-        }
-#pragma unroll
-        for (int n = 0; n < kLoadsInFlight; ++n)
-          if constexpr (std::is_same_v<From, T>)
-            value[n] = raw[n];
-          else
-            value[n] = from_float<T>(to_float(raw[n]));
-      });
-#pragma unroll
-      for (int n = 0; n < kLoadsInFlight; ++n) tile[place<T, kColumns>(first + n * kStep, c)] = value[n];
-    }
-  }
-}
-
-// Copies a thread's elements of a tile: four columns of every kStep-th row, converted to T. kLoadsInFlight vectors are
-// loaded before the first is converted. Every vector lies inside the window or outside of it.
-template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
-__device__ inline void stage_vec4(Types<S...> types, T *tile, const Operand &source, const Window &window) {
-  constexpr int kVec4PerRow = kColumns / 4, kStep = kBlockThreads / kVec4PerRow,
-                kLoadsInFlight = kTileLoadsInFlight<true, kRows, kStep>;
-  const int c = static_cast<int>(threadIdx.x) % kVec4PerRow * 4;
-  const int rows =
-      window.column + c >= window.column_end ? 0 : static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
-#pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x) / kVec4PerRow; first < kRows; first += kLoadsInFlight * kStep) {
-    float value[kLoadsInFlight][4] = {};
-    if (rows > 0) {
-      with_type(types, source.dtype, [&](auto tag) {
-        using From = decltype(tag);
-        const From *from = static_cast<const From *>(source.data) + window.row * source.pitch + window.column + c;
-        Vec4<From> raw[kLoadsInFlight];
-#pragma unroll
-        for (int n = 0; n < kLoadsInFlight; ++n)
-          raw[n] = load_raw<true>(from + min(first + n * kStep, rows - 1) * source.pitch, 4);
-#pragma unroll
-        for (int n = 0; n < kLoadsInFlight; ++n) convert<From>(raw[n], value[n]);
-      });
-    }
-#pragma unroll
-    for (int n = 0; n < kLoadsInFlight; ++n) {
-#pragma unroll
-      for (int v = 0; v < 4; ++v)
-        if (first + n * kStep >= rows) value[n][v] = 0;
-      store_tile(tile + place<T, kColumns>(first + n * kStep, c), value[n]);
-    }
-  }
-}
-
-// How the threads of a block divide a tile into vectors of kVector elements: each has the columns from `column` on of
-// every kStep-th row from `row` on. What it adds to an address is then the same from each of its rows to the next.
-template <typename T, int kRows, int kColumns, int kBlockThreads, int kVector>
+// How the threads of a block divide a tile into vectors of 16 bytes: each has the columns from `column` on of every
+// kStep-th row from `row` on. What it adds to an address is then the same from each of its rows to the next.
+template <typename T, int kRows, int kColumns, int kBlockThreads>
 struct VectorsOfThread {
+  static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   static constexpr int kVectors = kColumns / kVector, kStep = kBlockThreads / kVectors;
   static constexpr int kCount = (kRows + kStep - 1) / kStep;
   static_assert(kBlockThreads % kVectors == 0 && (kRows % kStep == 0 || kCount == 1));
@@ -164,97 +56,44 @@ struct VectorsOfThread {
   }
 };
 
-// An asynchronous copy of all 16 bytes or of none is one instruction, one of some of them is many: tiles whose rows end
-// within a vector, or begin at multiples of 8 bytes only, have a loop of their own, which is short rather than fast.
-// The other one is not unrolled further: large_product would need more registers than there are. `clears`: as in
-// stage_converted.
-template <typename T, int kRows, int kColumns, int kBlockThreads>
-__device__ inline void stage_copies(T *tile, const Operand &source, const Window &window, bool clears) {
-  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  const VectorsOfThread<T, kRows, kColumns, kBlockThreads, kVector> own;
+// Fills a kRows x kColumns tile from an operand of the tile's type whose rows begin at multiples of 16 bytes and have
+// whole vectors: `cast` has made a copy of any other (kernels/cast.cuh). Vectors outside the window are zero; one that
+// begins inside is copied whole, with the zeros that follow the row. With `clears` false rows outside may stay as they
+// are: with few tokens these are most of a tile. The copies are asynchronous, except on Turing: the caller commits and
+// waits.
+template <typename T, int kRows, int kColumns, int kBlockThreads = kThreads>
+__device__ inline void stage(T *tile, const Operand &source, const Window &window, bool clears = true) {
+  const VectorsOfThread<T, kRows, kColumns, kBlockThreads> own;
   if (own.none()) return;
-  const int columns = min(window.column_end - window.column, kColumns);
   const int inside = static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
-  const int rows = own.column < columns ? inside : 0;
-  const int count = clears ? own.kCount : (inside - own.row + own.kStep - 1) / own.kStep;
+  const int rows = window.column + own.column < window.column_end ? inside : 0;
   // Where nothing is copied the address is not used.
   const T *from =
       static_cast<const T *>(source.data) + (window.row + own.row) * source.pitch + window.column + own.column;
   const int64_t step = own.kStep * source.pitch;
-  if (source.aligned16 && columns % kVector == 0) {
-#pragma unroll 2
-    for (int n = 0; n < count; ++n, from += step)
-      copy_async(tile + own.place_of(n), from, own.row + n * own.kStep < rows ? 16 : 0);
-    return;
-  }
-  const int bytes = min(columns - own.column, kVector) * static_cast<int>(sizeof(T));
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  constexpr int kLoadsInFlight = own.kCount < 4 ? own.kCount : 4;
 #pragma unroll 1
-  for (int n = 0; n < count; ++n, from += step) {
-    T *target = tile + place<T, kColumns>(own.row + n * own.kStep, own.column);
-    const int valid = own.row + n * own.kStep < rows ? bytes : 0;
-    copy_async_8(target, from, min(valid, 8));
-    copy_async_8(target + kVector / 2, from + kVector / 2, max(valid - 8, 0));
+  for (int first = 0; first < own.kCount; first += kLoadsInFlight) {
+    uint4 vector[kLoadsInFlight];
+#pragma unroll
+    for (int i = 0; i < kLoadsInFlight; ++i, from += step)
+      vector[i] =
+          own.row + (first + i) * own.kStep < rows ? *reinterpret_cast<const uint4 *>(from) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int i = 0; i < kLoadsInFlight; ++i) store_vector(tile + own.place_of(first + i), vector[i]);
   }
-}
-
-// Whether stage_whole can fill a tile of this type from the operand.
-template <typename T>
-__device__ inline bool can_stage_whole(const Operand &source) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  return source.aligned16;
 #else
-  return source.aligned8;
+  // Not unrolled further: large_product would need more registers than there are.
+  const int count = clears ? own.kCount : (inside - own.row + own.kStep - 1) / own.kStep;
+#pragma unroll 2
+  for (int n = 0; n < count; ++n, from += step)
+    copy_async(tile + own.place_of(n), from, own.row + n * own.kStep < rows ? 16 : 0);
 #endif
 }
 
-template <typename T, int kRows, int kColumns, int kBlockThreads>
-__device__ inline void stage_whole(T *tile, const Operand &source, const Window &window, bool clears) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  stage_through_registers<T, kRows, kColumns, kBlockThreads>(tile, source, window);
-#else
-  stage_copies<T, kRows, kColumns, kBlockThreads>(tile, source, window, clears);
-#endif
-}
-
-// Fills a kRows x kColumns tile from an operand of any type of the list; elements outside the window are zero, unless
-// `clears` is false: then rows outside of it may stay as they are, which with few tokens are most of a tile. If it is
-// of the tile's type and rows begin at multiples of 8 bytes the copies are asynchronous, except on Turing: the caller
-// commits and waits.
-template <typename T, int kRows, int kColumns, int kBlockThreads, typename... S>
-__device__ inline void stage_converted(Types<S...> types, T *tile, const Operand &source, const Window &window,
-                                       bool clears = true) {
-  constexpr bool kConverts = sizeof...(S) > 1;
-  if ((!kConverts || source.dtype == kDtype<T>) && can_stage_whole<T>(source))
-    stage_whole<T, kRows, kColumns, kBlockThreads>(tile, source, window, clears);
-  else if (kConverts && has_vec4(source) && (window.column_end - window.column) % 4 == 0)
-    stage_vec4<T, kRows, kColumns, kBlockThreads>(types, tile, source, window);
-  else
-    stage_elements<T, kRows, kColumns, kBlockThreads>(types, tile, source, window);
-}
-
-// Likewise from an operand of the tile's type.
-template <typename T, int kRows, int kColumns, int kBlockThreads = kThreads>
-__device__ inline void stage(T *tile, const Operand &source, const Window &window) {
-  stage_converted<T, kRows, kColumns, kBlockThreads>(Types<T>{}, tile, source, window);
-}
-
-template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
-__device__ inline void stage_activations(typename Engine::Scalar *tile, const Operand &source, const Window &window,
-                                         bool clears = true) {
-  stage_converted<typename Engine::Scalar, kRows, kColumns, kBlockThreads>(typename Engine::Activations{}, tile, source,
-                                                                           window, clears);
-}
-
-// For parameters that are not cast first: in decoding, which would take one more launch, and in frozen linear layers.
-template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
-__device__ inline void stage_parameters(typename Engine::Scalar *tile, const Operand &source, const Window &window) {
-  stage_converted<typename Engine::Scalar, kRows, kColumns, kBlockThreads>(typename Engine::Parameters{}, tile, source,
-                                                                           window);
-}
-
-// Fills kRows rows, `pitch` elements apart and not permuted, with the first `columns` elements of rows [row, row_end)
-// that begin at multiples of 16 bytes; the rest of the 16 bytes of the last element, and further rows, are zero. The
-// copies are asynchronous, except on Turing.
+// Fills kRows rows, `pitch` elements apart and not permuted, with the first `columns` elements, and the rest of the
+// last 16 bytes, of rows [row, row_end) of such an operand; further rows are zero.
 template <typename T, int kRows>
 __device__ inline void stage_rows(T *tile, int pitch, const Operand &source, int64_t row, int64_t row_end,
                                   int columns) {
@@ -262,29 +101,55 @@ __device__ inline void stage_rows(T *tile, int pitch, const Operand &source, int
   const int vectors = (columns + kVector - 1) / kVector;
   const int rows = static_cast<int>(min(row_end - row, int64_t{kRows}));
   const T *from = static_cast<const T *>(source.data) + row * source.pitch;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #pragma unroll 4
   for (int i = threadIdx.x; i < kRows * vectors; i += kThreads) {
     const int r = i / vectors, c = i % vectors * kVector;
-    store_vector(tile + r * pitch + c, load_vector<T>(source, row + r, c, r < rows ? min(columns - c, kVector) : 0));
-  }
+    const T *vector = from + r * source.pitch + c;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    store_vector(tile + r * pitch + c, r < rows ? *reinterpret_cast<const uint4 *>(vector) : make_uint4(0, 0, 0, 0));
 #else
-  // As in stage_copies.
-  if (columns % kVector == 0) {
-#pragma unroll 4
-    for (int i = threadIdx.x; i < kRows * vectors; i += kThreads) {
-      const int r = i / vectors, c = i % vectors * kVector;
-      copy_async(tile + r * pitch + c, from + r * source.pitch + c, r < rows ? 16 : 0);
-    }
-  } else {
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kRows * vectors; i += kThreads) {
-      const int r = i / vectors, c = i % vectors * kVector;
-      copy_async(tile + r * pitch + c, from + r * source.pitch + c,
-                 r < rows ? min(columns - c, kVector) * static_cast<int>(sizeof(T)) : 0);
-    }
-  }
+    copy_async(tile + r * pitch + c, vector, r < rows ? 16 : 0);
 #endif
+  }
+}
+
+// ---- An output that is added to: y, dx ----
+
+// Fills a tile with the old contents of the output, if it can be copied (Output::stages).
+template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
+__device__ inline void stage_old(typename Engine::Scalar *tile, const Output &target, const Window &window) {
+  if (target.accumulate && target.stages)
+    stage<typename Engine::Scalar, kRows, kColumns, kBlockThreads>(tile, target.operand(), window);
+}
+
+// Otherwise fills it where the result is added, with up to eight elements in flight per thread. Ends with a barrier
+// then.
+template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
+__device__ inline void load_old(typename Engine::Scalar *tile, const Output &target, const Window &window) {
+  using T = typename Engine::Scalar;
+  constexpr int kAll = kRows * kColumns / kBlockThreads, kLoadsInFlight = kAll < 8 ? kAll : 8;
+  if (!target.accumulate || target.stages) return;
+  with_type(typename Engine::Activations{}, target.dtype, [&](auto tag) {
+    using From = decltype(tag);
+    const From *from = static_cast<const From *>(target.data);
+#pragma unroll 1
+    for (int first = threadIdx.x; first < kRows * kColumns; first += kLoadsInFlight * kBlockThreads) {
+      From raw[kLoadsInFlight];
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n) {
+        const int i = first + n * kBlockThreads;
+        const int64_t row = min(window.row + i / kColumns, window.row_end - 1);
+        raw[n] = from[row * target.pitch + min(window.column + i % kColumns, window.column_end - 1)];
+      }
+#pragma unroll
+      for (int n = 0; n < kLoadsInFlight; ++n) {
+        const int i = first + n * kBlockThreads, r = i / kColumns, c = i % kColumns;
+        const bool inside = window.row + r < window.row_end && window.column + c < window.column_end;
+        tile[place<T, kColumns>(r, c)] = from_float<T>(inside ? to_float(raw[n]) : 0.0f);
+      }
+    }
+  });
+  __syncthreads();
 }
 
 // Writes the elements of the tile that lie inside the window.

@@ -38,7 +38,7 @@ struct Tiles<E, 2> {
   using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 32>, ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,
                        ShrinkTile<E, 64, 128, 8>, ShrinkTile<E, 128, 128, 8>>;
   // forward_expand. BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). lhs is read d / BLOCK_N times.
-  using Expand = Table<StripTile<E, 64, 128, 64, 8>, StripTile<E, 64, 128, 128, 8>>;
+  using Expand = Table<StripTile<E, 64, 64, 64>, StripTile<E, 64, 128, 64, 8>, StripTile<E, 64, 128, 128, 8>>;
   // backward_dy. Token blocks, then column blocks.
   using Dy = Table<DyTiles<ShrinkTile<E, 16, 16>, StripTile<E, 64, 16, 64>>,
                    DyTiles<ShrinkTile<E, 64, 32>, StripTile<E, 64, 32, 64>>,

@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Incremented with every change of a struct or its meaning. A library of another version is rejected at load time. */
-#define LILY_ABI_VERSION 8
+#define LILY_ABI_VERSION 9
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -84,6 +84,8 @@ typedef struct lily_problem {
   int32_t parameter_dtype;  /* of a, router and b: float32 or activation_dtype */
   float scaling;            /* s */
   int32_t device;
+  int64_t unaligned; /* 1: x, dy, a, b or hidden may have rows that do not begin at multiples of 16 bytes, although they
+                        consist of whole 16 bytes: the workspace has room for copies of them */
 } lily_problem;
 
 /* The mask and the sequences of the tokens. Absent pointers are NULL. */
@@ -166,6 +168,7 @@ typedef struct lily_linear_problem {
   int32_t activation_dtype; /* of x and y */
   int32_t parameter_dtype;  /* of W and the bias: float32 or activation_dtype */
   int32_t device;
+  int32_t unaligned; /* as in lily_problem, of x and W */
 } lily_linear_problem;
 
 /*
