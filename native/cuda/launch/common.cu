@@ -80,7 +80,8 @@ void load_common(KernelLoader &load) {
   load(forward_route<void>);
   load(pool<void>);
   load(reduce<void>);
-  load(write_weights<void>);
+  load(backward_hidden<void>);
+  load(form_u<void>);
   load(fold<void>);
   load(ascend<void>);
 }

@@ -48,13 +48,10 @@ void load_kernels(KernelLoader &load) {
   for_each_row(typename Rows::Once{}, [&](auto row) { load(backward_dy_once<decltype(row)>); });
   for_each_row(typename Rows::X{}, [&](auto row) { load(backward_x<decltype(row)>); });
   for_each_row(typename Rows::Large{}, [&](auto row) {
-    load(large_shrink<decltype(row)>);
-    load(large_strip<decltype(row)>);
-    load(linear<decltype(row), false>);
-    load(linear<decltype(row), true>);
+    load(large_product<decltype(row), false>);
+    load(large_product<decltype(row), true>);
+    load(large_outer<decltype(row)>);
   });
-  load(combine<Engine>);
-  load(backward_hidden<Engine>);
 }
 
 template <typename Engine>
