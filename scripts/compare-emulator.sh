@@ -5,6 +5,10 @@
 #   scripts/compare-emulator.sh                    on a machine with a GPU, nvcc and CMake
 #   scripts/compare-emulator.sh --record FILE      write the GPU's results to FILE; does not need CMake
 #   scripts/compare-emulator.sh --against FILE     compare the emulator with recorded results; does not need a GPU
+#   scripts/compare-emulator.sh --prepare SM       build the programs for GPUs of compute capability SM, and record the emulator's
+#                                                  results, in build/compare; does not need a GPU
+#   scripts/compare-emulator.sh --prepared         compare a GPU with these results; needs neither nvcc nor CMake. Builds
+#                                                  what is missing
 #   scripts/compare-emulator.sh --emulated-twice   use the emulator on both sides, to test this script
 #     --wrong PROGRAM:CASE                         change one result in each line of the case on the first side, which
 #                                                  must be detected; may be repeated
@@ -27,11 +31,13 @@ fail() {
   exit 2
 }
 
-device=gpu record= against= wrong=
+device=gpu record= against= wrong= prepare= prepared=
 while [ $# -gt 0 ]; do
   case $1 in
     --record) [ $# -gt 1 ] || fail "$1 requires a file"; record=$2; shift ;;
     --against) [ $# -gt 1 ] || fail "$1 requires a file"; against=$2; shift ;;
+    --prepare) [ $# -gt 1 ] || fail "$1 requires a compute capability: 75, 90, ..."; prepare=$2; shift ;;
+    --prepared) prepared=$folder/emulator.txt ;;
     --emulated-twice) device=emulator ;;
     --wrong) [ $# -gt 1 ] || fail "$1 requires PROGRAM:CASE"; wrong="$wrong $2"; shift ;;
     *) fail "unknown option $1" ;;
@@ -68,8 +74,8 @@ build_emulator() {
 
 build_for_gpu() {
   command -v nvcc >/dev/null || fail 'nvcc was not found; the programs for the GPU require it'
-  # `native` leaves out the instructions that only Hopper has.
-  target=-arch=native
+  # sm_90 leaves out the instructions that only Hopper has.
+  target=-arch=sm_$architecture
   [ "$architecture" != 90 ] || target=-gencode=arch=compute_90a,code=sm_90a
   for program in numerics matrix_product instructions; do
     nvcc -std=c++17 -O2 $target -cudart static -o "$folder/$program" \
@@ -78,6 +84,13 @@ build_for_gpu() {
 }
 
 mkdir -p "$folder"
+if [ -n "$prepare" ]; then
+  architecture=$prepare
+  build_for_gpu
+  build_emulator
+  { echo "architecture $architecture"; run_emulator 1 ''; } >"$folder/emulator.txt"
+  exit 0
+fi
 first=$folder/first.txt second=$folder/second.txt
 
 if [ -n "$against" ]; then
@@ -94,7 +107,8 @@ else
     fail 'nvidia-smi was not found, so there is no GPU; --emulated-twice tests the script without one'
   architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d '. ')
   [ -n "$architecture" ] || fail 'nvidia-smi reports no GPU'
-  build_for_gpu
+  if [ -n "$prepared" ] && [ "$(head -n 1 "$prepared" 2>/dev/null)" != "architecture $architecture" ]; then prepared=; fi
+  [ -n "$prepared" ] || build_for_gpu
   { echo "architecture $architecture"; run_all "$folder" "$wrong"; } >"$first"
 fi
 
@@ -104,8 +118,12 @@ if [ -n "$record" ]; then
   exit 0
 fi
 
-[ "$device" = emulator ] && [ -z "$against" ] || build_emulator
-run_emulator 1 '' >"$second"
+if [ -n "$prepared" ]; then
+  second=$prepared
+else
+  [ "$device" = emulator ] && [ -z "$against" ] || build_emulator
+  run_emulator 1 '' >"$second"
+fi
 
 awk -F '\t' '
   function differ(text) { printf "DIFFERS %s\n", text; differences++ }

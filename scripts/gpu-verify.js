@@ -1,24 +1,30 @@
 #!/usr/bin/env node
-// Runs all checks that require a GPU, in under ten minutes. The steps are in the order of what they tell, in case the run
-// is cut short: the build, a self-test, the benchmark and PyTorch's times for the same shapes, with a table of both; then
-// the test suite, after the built package that it imports, compute-sanitizer, and the comparison of the emulator with the
-// GPU. Writes one JSON file to bench/results after every step. A step that fails or exceeds its time limit does not prevent
-// the later steps; time that one step does not use is available to the next. With --only, the steps have the time of those
-// left out: where the machine allows ten minutes per command and keeps files, `--only build` may run first.
+// Runs all checks that require a GPU, in three steps of less than ten minutes each: a machine may be lent for minutes, and be
+// gone between two commands. Every part of a step writes its results at once; a part that fails or exceeds its time limit does
+// not prevent the later ones, and time that it does not use is available to the next. Where OUT has the result of a part that
+// passed with the same library, the part does not run again, unless --only names it.
 //
-//   node scripts/gpu-verify.js [--out FILE] [--only STEP,...]
-//   node scripts/gpu-verify.js --list          print the steps and their time limits in seconds
-//   node scripts/gpu-verify.js --emulated      run the same steps with less work on the emulator, to test this script
-import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+//   node scripts/gpu-verify.js [--out OUT] [--only NAME,...]
+//     --out OUT     folder of the results (default: build/gpu-verify)
+//     --only NAME   steps or parts
+//     --list        print the steps, their parts, and the time limits in seconds
+//     --emulated    run the same with less work on the emulator, to test this script
+//
+//   check      the self-test; the tests of every kernel; instructions compared with the emulator; the suite; compute-sanitizer
+//   bench      times, with outputs compared with those of the cpu backend, and replays of graphs; PyTorch; a table of both
+//   launches   Nsight Compute: time and bytes of each launch beside the prediction, and the constants of the cost function
+//              that fit the times
+//
+// scripts/gpu-verify.sh carries a build to a machine without Node, npm or nvcc.
+import { spawn, spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { createWriteStream, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { delimiter, dirname, join } from 'node:path'
+import { delimiter, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { codeOf, targetOf } from './cuda-targets.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const folder = join(root, 'build', 'gpu-verify')
 const { values: options } = parseArgs({
   options: {
     emulated: { type: 'boolean', default: false },
@@ -28,8 +34,9 @@ const { values: options } = parseArgs({
   },
 })
 const isEmulated = options.emulated
+const out = resolve(options.out ?? join(root, 'build', 'gpu-verify'))
 
-/** @typedef {{ status: 'passed' | 'failed' | 'skipped', seconds: number, detail: string, data?: unknown }} Outcome */
+/** @typedef {{ status: 'passed' | 'failed' | 'skipped', seconds: number, detail: string, library: string, data?: unknown }} Outcome */
 
 /** @type {(command: string, args?: string[]) => string | null} */
 function outputOf(command, args = ['--version']) {
@@ -37,15 +44,47 @@ function outputOf(command, args = ['--version']) {
   return status === 0 ? stdout.trim() : null
 }
 
-const gpu = outputOf('nvidia-smi', ['--query-gpu=name,compute_cap,driver_version', '--format=csv,noheader'])
-const python = ['python3', '/usr/bin/python3'].find((each) => outputOf(each, ['-c', 'import torch']) !== null)
-const vitest = ['node_modules/vitest/vitest.mjs', 'run', '--project', 'cuda']
-const emulated = isEmulated ? [process.execPath, 'scripts/emulated.js'] : []
+/** @type {<T>(ask: () => T) => () => T} */
+function once(ask) {
+  /** @type {{ answer: ReturnType<typeof ask> } | undefined} */
+  let known
+  return () => (known ??= { answer: ask() }).answer
+}
 
-// Large and small ranks, decoding, and the default of PEFT; on the emulator a shape that takes seconds.
+const gpu = outputOf('nvidia-smi', ['--query-gpu=name,compute_cap,driver_version', '--format=csv,noheader'])
+const gpuName = isEmulated ? 'Lily emulator' : (gpu?.split(',')[0].trim() ?? '')
+/** A Python with PyTorch. Asked once, because importing it takes seconds. @type {() => string | undefined} */
+const python = once(() =>
+  ['python3', '/usr/bin/python3'].find((each) => outputOf(each, ['-c', 'import torch']) !== null),
+)
+const emulated = isEmulated ? [process.execPath, 'scripts/emulated.js'] : []
+const tsx = [process.execPath, '--import', 'tsx']
+const vitest = [process.execPath, 'node_modules/vitest/vitest.mjs', 'run', '--project', 'cuda']
+
+/**
+ * M,d,r,E. Training at d = 4096 and the ranks of PEFT's experiments; the shapes of docs/performance.md, decoding among them;
+ * and one more token than splits of d serve.
+ */
 const shapes = isEmulated
   ? ['64,128,16,4']
-  : ['8192,4096,16,4', '8192,4096,64,4', '2048,4096,448,2', '512,3072,896,2', '512,768,16,4', '1,4096,16,4']
+  : [
+      ...['8192,4096,16,4', '8192,4096,64,4', '8192,4096,128,4', '8192,4096,448,2', '8192,4096,896,2'],
+      ...['512,768,16,4', '2048,768,32,4', '2048,4096,16,4', '2048,4096,64,4', '1,4096,16,4', '64,4096,16,4'],
+      ...['512,1024,128,4', '512,3072,896,2', '512,3072,448,2', '1,4096,896,2', '65,4096,64,4'],
+    ]
+
+/** @type {(text: string) => { tokens: number, d: number, rank: number, experts: number }} */
+function shapeOf(text) {
+  const [tokens, d, rank, experts] = text.split(',').map(Number)
+  return { tokens, d, rank, experts }
+}
+
+const profiled = [
+  ...shapes.map((shape) => ({ shape: shapeOf(shape), dtype: 'bfloat16', method: 'batch' })),
+  ...shapes.slice(0, 5).map((shape) => ({ shape: shapeOf(shape), dtype: 'bfloat16', method: 'lora' })),
+  { shape: shapeOf(shapes[0]), dtype: 'bfloat16', method: 'token' },
+  { shape: shapeOf(shapes[0]), dtype: 'mixed', method: 'batch' },
+]
 
 /** Calls for compute-sanitizer: every routing granularity and kind of kernel, with sizes that no tile divides. */
 const sanitized = [
@@ -57,33 +96,14 @@ const sanitized = [
   { shape: { tokens: 65, d: 136, rank: 20, experts: 2 }, dtype: 'float32', method: 'lora' },
 ]
 
-const tests = join(root, 'build', 'test-results.json')
-/** Builds dist/, which tests import. A pack has dist/ in its place. */
-const tsdown = 'node_modules/tsdown/dist/run.mjs'
-const figures = { bench: join(folder, 'bench.json'), pytorch: join(folder, 'pytorch.json') }
-
 /** Where PyTorch's packages and the CUDA toolkit may have cuBLASLt. @type {() => string[]} */
 function libraryFolders() {
   const ask = `import glob, os, torch
 print(*glob.glob(os.path.join(os.path.dirname(os.path.dirname(torch.__file__)), 'nvidia', '*', 'lib')), sep='\\n')`
-  const ofPython = python === undefined ? [] : (outputOf(python, ['-c', ask]) ?? '').split('\n').filter(Boolean)
+  const program = python()
+  const ofPython = program === undefined ? [] : (outputOf(program, ['-c', ask]) ?? '').split('\n').filter(Boolean)
   const nvcc = outputOf('which', ['nvcc'])
   return [...ofPython, ...(nvcc === null ? [] : [join(dirname(dirname(nvcc)), 'lib64')])]
-}
-
-/**
- * Code for the GPU present only, compiled on all cores: the largest file of a development build takes minutes on one.
- *
- * @type {() => NodeJS.ProcessEnv}
- */
-function buildForGpu() {
-  const architecture = Number(gpu?.split(',')[1]?.trim().replace('.', ''))
-  const code = codeOf({ ...targetOf(architecture), real: [architecture] })
-  return {
-    // ON: without a suitable nvcc the build fails, and says why.
-    LILY_CMAKE_ARGS: `${process.env.LILY_CMAKE_ARGS ?? ''} -DLILY_CUDA=ON -DLILY_CUDA_TARGETS=${code}`,
-    NVCC_APPEND_FLAGS: '--split-compile 0 -lineinfo',
-  }
 }
 
 /** @type {(tool: string) => string | null} */
@@ -91,127 +111,154 @@ function whyNot(tool) {
   return isEmulated || outputOf(tool) !== null ? null : `${tool} was not found`
 }
 
-/**
- * `limit`: time limit on a GPU in seconds; the sum is below ten minutes. `file`: output of the step. `find`: number of
- * results in the output, and a summary.
- *
- * @type {{ name: string, limit: number, why?: string | null, command: string[], env?: NodeJS.ProcessEnv, file?: string, find?: (written: any) => readonly [number, string] }[]}
- */
-const steps = [
-  {
-    name: 'build',
-    // Without it the later steps have nothing to run, and nvcc takes two minutes of processor time for the PTX alone, not all
-    // of it side by side.
-    limit: 280,
-    command: isEmulated
-      ? ['sh', '-c', 'npm run build:native && npm run build:emulator']
-      : [process.execPath, 'scripts/build-native.js'],
-    env: isEmulated ? {} : buildForGpu(),
-  },
-  {
-    name: 'self-test',
-    limit: 20,
-    command: [...emulated, process.execPath, '--import', 'tsx', 'cli/main.ts', 'doctor'],
-  },
-  {
-    name: 'bench',
-    limit: 80,
-    command: [
-      ...emulated,
-      process.execPath,
-      '--import',
-      'tsx',
-      'cli/main.ts',
-      'bench',
-      '--backend',
-      'cuda',
-      '--json',
-      figures.bench,
-      '--dtype',
-      'bfloat16,mixed',
-      '--seconds',
-      isEmulated ? '5' : '60',
-      ...shapes.flatMap((shape) => ['--shape', shape]),
-    ],
-    // For cuBLASLt, the roof.
-    env: { LD_LIBRARY_PATH: [process.env.LD_LIBRARY_PATH, ...libraryFolders()].filter(Boolean).join(delimiter) },
-    file: figures.bench,
-    find: (/** @type {{ results: unknown[] }[]} */ [{ results }]) => [results.length, `${results.length} figures`],
-  },
-  {
-    name: 'pytorch',
-    limit: 80,
-    why: python === undefined ? 'PyTorch was not found' : null,
-    command: [
-      python ?? '',
-      'bench/peers/pytorch.py',
-      '--json',
-      figures.pytorch,
-      '--seconds',
-      '0.1',
-      '--limit',
-      '60',
-      '--dtype',
-      'bfloat16',
-      '--dtype',
-      'mixed',
-      '--device',
-      isEmulated ? 'cpu' : 'cuda',
-      ...shapes,
-    ],
-    file: figures.pytorch,
-    find: (/** @type {{ milliseconds: unknown[], missing: unknown[] }} */ { milliseconds, missing }) => [
-      milliseconds.length,
-      `${milliseconds.length} figures, ${missing.length} not measured`,
-    ],
-  },
-  {
-    name: 'table',
-    limit: 10,
-    command: [process.execPath, '--import', 'tsx', 'bench/peers/gpu-table.ts', figures.bench, figures.pytorch],
-  },
-  {
-    name: 'package',
-    limit: 9,
-    why: existsSync(join(root, tsdown)) ? null : 'dist/ is that of the pack',
-    command: [process.execPath, tsdown],
-  },
-  {
-    name: 'suite',
-    limit: 60,
-    command: [process.execPath, ...vitest, ...(isEmulated ? ['test/golden.test.ts'] : [])],
-    env: isEmulated ? {} : { LILY_TEST_GPU: '1' },
-    file: tests,
-    find: (/** @type {{ numPassedTests: number, numFailedTests: number }} */ { numPassedTests, numFailedTests }) => [
-      numPassedTests,
-      `${numPassedTests} passed, ${numFailedTests} failed`,
-    ],
-  },
-  ...['memcheck', 'racecheck', 'synccheck'].map((tool) => ({
-    name: tool,
-    limit: 12,
-    why: whyNot('compute-sanitizer'),
-    command: [
-      // The emulator performs its own checks.
-      ...(isEmulated ? emulated : ['compute-sanitizer', '--tool', tool, '--error-exitcode', '9']),
-      process.execPath,
-      '--import',
-      'tsx',
-      'bench/counters/counted-call.ts',
-      'forward+backward',
-      ...sanitized.map((job) => JSON.stringify(job)),
-    ],
-    // These tools are slow: their time is for the calls above, and the self-test is a step of its own.
-    env: { LILY_SELF_TEST: '0' },
-  })),
-  {
-    name: 'emulator',
-    limit: 24,
-    command: ['scripts/compare-emulator.sh', ...(isEmulated ? ['--emulated-twice'] : [])],
-  },
-]
+const files = {
+  bench: join(out, 'bench.json'),
+  pytorch: join(out, 'pytorch.json'),
+  launches: join(out, 'launches.json'),
+}
+const testResults = join(root, 'build', 'test-results.json')
 
-/** Undefined if there is no such file, or if a step was stopped while it wrote it. @type {(file: string) => unknown} */
+/** @type {(name: string, limit: number, files: string[]) => Part} */
+const testsOf = (name, limit, names) => ({
+  name,
+  limit,
+  command: () => [...vitest, ...names],
+  env: () => (isEmulated ? {} : { LILY_TEST_GPU: '1' }),
+  file: testResults,
+  find: (/** @type {{ numPassedTests: number, numFailedTests: number }} */ { numPassedTests, numFailedTests }) => [
+    numPassedTests,
+    `${numPassedTests} passed, ${numFailedTests} failed`,
+  ],
+})
+
+/** What racecheck does not see. */
+const remarks = { memcheck: '', racecheck: 'knows little of wgmma and its copies', synccheck: '' }
+
+/** @type {(tool: keyof typeof remarks, limit: number) => Part} */
+const sanitizer = (tool, limit) => ({
+  name: tool,
+  limit,
+  remark: remarks[tool],
+  why: () => whyNot('compute-sanitizer'),
+  command: () => [
+    // The emulator performs its own checks.
+    ...(isEmulated ? emulated : ['compute-sanitizer', '--tool', tool, '--error-exitcode', '9']),
+    ...tsx,
+    'bench/counters/counted-call.ts',
+    'forward+backward',
+    ...sanitized.map((job) => JSON.stringify(job)),
+  ],
+  // The self-test of the process is a part of its own.
+  env: () => ({ LILY_SELF_TEST: '0' }),
+})
+
+/**
+ * `limit`: time limit on a GPU in seconds; the sum of a step is below ten minutes, to which the instrumentation of a library as
+ * large as this adds most for memcheck. `file`: output of the part. `find`: number of results in the output, and a summary.
+ *
+ * @typedef {{ name: string, limit: number, why?: () => string | null, remark?: string, command: () => string[], env?: () => NodeJS.ProcessEnv, file?: string, find?: (written: any) => readonly [number, string] }} Part
+ * @type {Readonly<Record<string, readonly Part[]>>}
+ */
+const steps = {
+  check: [
+    { name: 'self-test', limit: 20, command: () => [...emulated, ...tsx, 'cli/main.ts', 'doctor'] },
+    testsOf('kernels', 100, isEmulated ? ['test/golden.test.ts'] : ['test/cuda/kernels.test.ts']),
+    {
+      name: 'instructions',
+      limit: 30,
+      // Without a toolkit, those that the pack has: the programs, and the emulator's results.
+      command: () => ['sh', 'scripts/compare-emulator.sh', isEmulated ? '--emulated-twice' : '--prepared'],
+    },
+    testsOf('suite', 200, isEmulated ? ['test/golden.test.ts'] : []),
+    sanitizer('memcheck', 120),
+    sanitizer('synccheck', 55),
+    sanitizer('racecheck', 55),
+  ],
+  bench: [
+    {
+      name: 'times',
+      limit: 330,
+      command: () => [
+        ...[...emulated, ...tsx, 'cli/main.ts', 'bench', '--backend', 'cuda', '--json', files.bench],
+        ...['--dtype', 'bfloat16,mixed', '--seconds', isEmulated ? '5' : '150'],
+        ...shapes.flatMap((shape) => ['--shape', shape]),
+      ],
+      // For cuBLASLt, the roof.
+      env: () => ({
+        LD_LIBRARY_PATH: [process.env.LD_LIBRARY_PATH, ...libraryFolders()].filter(Boolean).join(delimiter),
+      }),
+      file: files.bench,
+      find: (/** @type {{ results: unknown[], failures: { reason: string }[] }[]} */ [{ results, failures }]) => [
+        failures.length > 0 ? 0 : results.length,
+        [`${results.length} times`, ...failures.map(({ reason }) => reason)].join('; '),
+      ],
+    },
+    {
+      name: 'pytorch',
+      limit: 200,
+      why: () => (python() === undefined ? 'PyTorch was not found' : null),
+      command: () => [
+        ...[python() ?? '', 'bench/peers/pytorch.py', '--json', files.pytorch, '--seconds', '0.1'],
+        ...['--limit', '170', '--dtype', 'bfloat16', '--dtype', 'mixed', '--device', isEmulated ? 'cpu' : 'cuda'],
+        ...shapes,
+      ],
+      file: files.pytorch,
+      find: (/** @type {{ milliseconds: unknown[], missing: unknown[] }} */ { milliseconds, missing }) => [
+        milliseconds.length,
+        `${milliseconds.length} figures, ${missing.length} not measured`,
+      ],
+    },
+    {
+      name: 'table',
+      limit: 20,
+      command: () => [...tsx, 'bench/peers/gpu-table.ts', files.bench, files.pytorch],
+    },
+  ],
+  launches: [
+    {
+      name: 'profile',
+      limit: 480,
+      why: () => (isEmulated ? 'the emulator has no times of launches' : whyNot('ncu')),
+      command: () => [
+        ...tsx,
+        'bench/counters/launches.ts',
+        'profile',
+        out,
+        ...profiled.map((job) => JSON.stringify(job)),
+      ],
+    },
+    {
+      name: 'predictions',
+      limit: 60,
+      command: () => [...tsx, 'bench/counters/launches.ts', 'report', out, gpuName],
+      file: files.launches,
+      find: (/** @type {{ rows: unknown[], calls: unknown[] }} */ { rows, calls }) => [
+        rows.length + calls.length,
+        `${rows.length} launches, ${calls.length} whole calls`,
+      ],
+    },
+  ],
+}
+
+if (options.list) {
+  for (const [step, parts] of Object.entries(steps))
+    for (const { name, limit } of parts) console.log(`${step} ${name} ${limit}`)
+  process.exit()
+}
+if (gpu === null && !isEmulated) {
+  console.error('gpu-verify: nvidia-smi was not found, so there is no GPU; --emulated tests the script without one')
+  process.exit(2)
+}
+const only = options.only?.split(',')
+const names = Object.entries(steps).flatMap(([step, parts]) => [step, ...parts.map(({ name }) => name)])
+const unknown = only?.find((name) => !names.includes(name))
+if (unknown !== undefined) {
+  console.error(`gpu-verify: --only: unknown step ${unknown}; expected ${names.join(', ')}`)
+  process.exit(2)
+}
+mkdirSync(out, { recursive: true })
+
+/** Undefined if there is no such file, or if a part was stopped while it wrote it. @type {(file: string) => unknown} */
 function readJson(file) {
   try {
     return JSON.parse(readFileSync(file, 'utf8'))
@@ -220,85 +267,85 @@ function readJson(file) {
   }
 }
 
-/** @type {(step: (typeof steps)[number], seconds: number) => Outcome} */
-function run({ why, command, env, file, find }, limit) {
-  if (file !== undefined) rmSync(file, { force: true })
-  if (why) return { status: 'skipped', seconds: 0, detail: why }
-  const begin = performance.now()
-  // Unlike the timeout of spawnSync, this also ends the processes that a step has started.
-  const { status, error } = spawnSync('timeout', ['--kill-after=5', String(limit), ...command], {
-    cwd: root,
-    stdio: 'inherit',
-    env: { ...process.env, ...env },
+/** So that a result is not taken for that of another build. */
+const library = (() => {
+  const file = join(root, 'build', isEmulated ? 'emulator' : 'Release', 'lily_cuda.so')
+  return existsSync(file) ? createHash('sha256').update(readFileSync(file)).digest('hex').slice(0, 16) : 'none'
+})()
+
+/** Runs a command in a copy of its output to `log`; returns its exit code. @type {(command: string[], env: NodeJS.ProcessEnv, log: string) => Promise<number | string>} */
+function runInto([program, ...args], env, log) {
+  const copy = createWriteStream(log)
+  return new Promise((ended) => {
+    const child = spawn(program, args, {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...env },
+    })
+    for (const [from, to] of /** @type {const} */ ([
+      [child.stdout, process.stdout],
+      [child.stderr, process.stderr],
+    ])) {
+      from.pipe(to, { end: false })
+      from.pipe(copy, { end: false })
+    }
+    const end = (/** @type {number | string} */ code) => copy.end(() => ended(code))
+    child.on('error', (error) => end(error.message))
+    child.on('close', (code, signal) => end(code ?? signal ?? ''))
   })
+}
+
+/** @type {(part: Part, limit: number) => Promise<Outcome>} */
+async function run({ name, why, remark, command, env, file, find }, limit) {
+  if (file !== undefined) rmSync(file, { force: true })
+  const reason = why?.()
+  if (reason) return { status: 'skipped', seconds: 0, detail: reason, library }
+  const begin = performance.now()
+  // `timeout` also ends the processes that a part has started.
+  const limited = ['timeout', '--kill-after=5', String(limit), ...command()]
+  const code = await runInto(limited, env?.() ?? {}, join(out, `${name}.log`))
   const seconds = Math.round((performance.now() - begin) / 100) / 10
   const written = file === undefined ? undefined : readJson(file)
   const [found, text] =
-    written === undefined ? [0, `${file} was not written, or not to its end`] : (find?.(written) ?? [0, ''])
-  const texts = file === undefined ? [] : [text]
-  if (status === 124 || status === 137) texts.push(`stopped after ${limit} s`)
-  else if (status !== 0) texts.push(error?.message ?? `exited with ${status ?? 'a signal'}`)
-  const isGood = status === 0 && (file === undefined || found > 0)
-  // The summary of the test suite is sufficient: its file lists every test.
-  const data = file === tests ? undefined : written
-  return { status: isGood ? 'passed' : 'failed', seconds, detail: texts.join('; '), data }
+    written === undefined ? [0, `${file ?? ''} was not written, or not to its end`] : (find?.(written) ?? [0, ''])
+  const texts = [...(remark ? [remark] : []), ...(file === undefined ? [] : [text])]
+  if (code === 124 || code === 137) texts.push(`stopped after ${limit} s`)
+  else if (code !== 0) texts.push(`exited with ${code}`)
+  const isGood = code === 0 && (file === undefined || found > 0)
+  return { status: isGood ? 'passed' : 'failed', seconds, detail: texts.join('; '), library }
 }
-
-if (options.list) {
-  for (const { name, limit } of steps) console.log(`${name} ${limit}`)
-  process.exit()
-}
-if (gpu === null && !isEmulated) {
-  console.error('gpu-verify: nvidia-smi was not found, so there is no GPU; --emulated tests the script without one')
-  process.exit(2)
-}
-const only = options.only?.split(',')
-const unknown = only?.find((name) => !steps.some((step) => step.name === name))
-if (unknown !== undefined) {
-  console.error(`gpu-verify: --only: unknown step ${unknown}; expected ${steps.map(({ name }) => name).join(', ')}`)
-  process.exit(2)
-}
-mkdirSync(folder, { recursive: true })
 
 const machine = {
   gpu: isEmulated ? 'emulated' : gpu,
-  nvcc: outputOf('nvcc')?.split('\n').at(-1) ?? null,
   node: process.version,
   cores: availableParallelism(),
 }
-const label = isEmulated
-  ? 'emulated'
-  : (gpu ?? '')
-      .split(',')[0]
-      .trim()
-      .toLowerCase()
-      .replaceAll(/[^a-z0-9]+/g, '-')
-const out = options.out ?? join(root, isEmulated ? 'build' : 'bench/results', `gpu-verify-${label}.json`)
-
-/** @type {Record<string, Outcome>} */
-const outcomes = {}
-// Time that one step does not use is available to the next, as is that of the steps that --only leaves out. The emulator
-// gets ten times the limit.
-const isSelected = (/** @type {{ name: string }} */ { name }) => only === undefined || only.includes(name)
-const milliseconds = (/** @type {{ limit: number }} */ { limit }) => limit * 1000 * (isEmulated ? 10 : 1)
-let deadline = performance.now()
-for (const step of steps) if (!isSelected(step)) deadline += milliseconds(step)
-for (const step of steps.filter(isSelected)) {
-  console.log(`\n::: ${step.name}`)
-  deadline += milliseconds(step)
-  outcomes[step.name] = run(step, Math.max(1, Math.ceil((deadline - performance.now()) / 1000)))
-  // Written after every step, in case the run is interrupted.
-  writeFileSync(out, `${JSON.stringify({ machine, steps: outcomes }, null, 2)}\n`)
+const summaryFile = join(out, 'summary.json')
+const known = /** @type {{ parts?: Record<string, Outcome> } | undefined} */ (readJson(summaryFile))
+const outcomes = known?.parts ?? {}
+for (const [step, parts] of Object.entries(steps)) {
+  // The emulator gets ten times the limit.
+  let deadline = performance.now()
+  for (const part of parts) {
+    const { name, limit } = part
+    if (only !== undefined && !only.includes(step) && !only.includes(name)) continue
+    const before = /** @type {Outcome | undefined} */ (outcomes[name])
+    if (!only?.includes(name) && before?.status === 'passed' && before.library === library) {
+      console.log(`\n::: ${name}: passed before`)
+      continue
+    }
+    console.log(`\n::: ${name}`)
+    deadline = Math.max(deadline, performance.now()) + limit * 1000 * (isEmulated ? 10 : 1)
+    outcomes[name] = await run(part, Math.max(1, Math.ceil((deadline - performance.now()) / 1000)))
+    // Whole at any time, in case the machine is lost.
+    writeFileSync(`${summaryFile}.new`, `${JSON.stringify({ machine, parts: outcomes }, null, 2)}\n`)
+    renameSync(`${summaryFile}.new`, summaryFile)
+  }
 }
 
-// Once more below the output of the later steps.
-if (outcomes.table?.status === 'passed') {
-  const table = steps.find(({ name }) => name === 'table')
-  if (table !== undefined) console.log(`\n${outputOf(table.command[0], table.command.slice(1)) ?? ''}`)
-}
-console.log(`\n${machine.gpu}, ${machine.nvcc ?? 'no nvcc'}, Node ${machine.node}`)
+console.log(`\n${machine.gpu}, Node ${machine.node}, library ${library}`)
 for (const [name, { status, seconds, detail }] of Object.entries(outcomes)) {
-  console.log(`${name.padEnd(10)} ${status.padEnd(8)} ${`${seconds.toFixed(1)} s`.padStart(8)}  ${detail}`)
+  console.log(`${name.padEnd(12)} ${status.padEnd(8)} ${`${seconds.toFixed(1)} s`.padStart(8)}  ${detail}`)
 }
 console.log(`results: ${out}`)
 process.exitCode = Object.values(outcomes).some(({ status }) => status === 'failed') ? 1 : 0

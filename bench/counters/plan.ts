@@ -10,6 +10,7 @@ import { type DTypeName, dtypes, type Float } from '../workload/dtypes.js'
 import { sequenceOffsets } from '../workload/sequences.js'
 import type { Shape } from '../workload/shapes.js'
 import type { Job } from './counted-call.js'
+import type { Constants } from './fit.js'
 import type { Gpu } from './gpus.js'
 
 type TileTable = 'shrink' | 'strip' | 'large' | 'mix'
@@ -104,9 +105,21 @@ function run(input: string, ...args: readonly string[]): string {
   return stdout
 }
 
-/** All outputs are required and accumulate. */
-export function planCalls(calls: readonly PlannedCall[]): Plan[] {
-  return run(calls.map((call) => `${lineOf(call)}\n`).join(''))
+/** The constants of a GPU, by name. */
+export const constantsOf = ({ capability }: Pick<Gpu, 'capability'>): Constants =>
+  JSON.parse(run('', '--show-constants', String(capability))) as Constants
+
+/**
+ * All outputs are required and accumulate.
+ *
+ * @param predictedWith constants of the GPU for predictions alone; the choices are those of the library
+ */
+export function planCalls(calls: readonly PlannedCall[], predictedWith: Constants = {}): Plan[] {
+  const list = Object.entries(predictedWith).map(([name, value]) => `${name}=${value}`)
+  return run(
+    calls.map((call) => `${lineOf(call)}\n`).join(''),
+    ...(list.length > 0 ? ['--predict', list.join(',')] : []),
+  )
     .split('\n')
     .filter(Boolean)
     .map((line) => JSON.parse(line) as Plan)
