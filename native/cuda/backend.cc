@@ -132,7 +132,12 @@ template <typename Work>
 lily_status on_problem(const lily_problem &problem, Work work) {
   if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
     return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
-  return on_device(problem.device, work);
+  return on_device(problem.device, [&](const Device &device) {
+    Device planned = device;
+    const int64_t most = problem.multiprocessors;
+    if (most > 0 && most < planned.multiprocessors) planned.multiprocessors = static_cast<int>(most);
+    return work(planned);
+  });
 }
 
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {

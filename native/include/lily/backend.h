@@ -69,12 +69,14 @@ typedef struct lily_matrix {
 
 /* The parameters that determine the workspace size and the plan of a call. */
 typedef struct lily_problem {
-  int64_t tokens;  /* M >= 0 */
-  int64_t d_in;    /* >= 1 */
-  int64_t d_out;   /* >= 1 */
-  int64_t rank;    /* r, 1 .. 4096 */
-  int64_t experts; /* E, 1 .. 64; 1 with LILY_ROUTING_NONE */
-  int64_t groups;  /* G: number of sequences with LILY_ROUTING_SEQUENCE and LILY_ROUTING_FIXED, otherwise 1 */
+  int64_t tokens;          /* M >= 0 */
+  int64_t d_in;            /* >= 1 */
+  int64_t d_out;           /* >= 1 */
+  int64_t rank;            /* r, 1 .. 4096 */
+  int64_t experts;         /* E, 1 .. 64; 1 with LILY_ROUTING_NONE */
+  int64_t groups;          /* G: number of sequences with LILY_ROUTING_SEQUENCE and LILY_ROUTING_FIXED, otherwise 1 */
+  int64_t multiprocessors; /* that the plan for a device counts, at most; 0: all. With one, a small problem has the
+                              tiles of a large one, for the self-test */
   int32_t routing;
   int32_t pool;
   int32_t activation;

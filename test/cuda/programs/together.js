@@ -4,7 +4,7 @@ import { isMainThread, Worker, workerData } from 'node:worker_threads'
 import { AdamW, DeviceBuffer, lilyForward, Stream } from 'lily-kernels'
 
 const device = { type: 'cuda', id: 0 }
-const [tokens, d, rank, calls] = [3, 64, 4, 300]
+const [tokens, d, rank, calls] = [3, 64, 4, 200]
 const filled = (...shape) => DeviceBuffer.allocate(shape, 'float32', device).fill(0)
 const started = new Int32Array(isMainThread ? new SharedArrayBuffer(4) : workerData.started)
 
