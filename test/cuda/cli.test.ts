@@ -38,7 +38,7 @@ test('bench fails where results on the device are wrong', async (context) => {
   expect(code).toBe(1)
   const [{ results, failures }] = JSON.parse(stdout) as Report[]
   expect(results).toEqual([])
-  expect(failures.map(({ reason }) => reason)).toEqual([expect.stringContaining('a block of operand 3 of lily')])
+  expect(failures.map(({ reason }) => reason)).toEqual([expect.stringContaining('a block of output 1 of lily')])
 })
 
 test('doctor tests the device', async () => {
