@@ -51,11 +51,11 @@ export interface AdapterForwardOperands {
   /** `[..., d_out]`: the base layer's output, to which the adapter's is added in place. Default: a new tensor. */
   readonly y?: TensorLike | undefined
   /**
-   * `[d_out, d_in]`, in the type of x or float32, except on CUDA devices also of 16 bits under an x in float32: the base layer's frozen
+   * `[d_out, d_in]`, in the type of x or float32, or of 16 bits under an x in float32: the base layer's frozen
    * weight, which the call computes, too (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
-  /** `[d_out]`, in the type of weight, except on CUDA devices also float32: the base layer's bias, together with `weight`. */
+  /** `[d_out]`, in the type of weight or float32: the base layer's bias, together with `weight`. */
   readonly bias?: TensorLike | undefined
 }
 

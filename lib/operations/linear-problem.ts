@@ -130,13 +130,13 @@ export function checkLinear({ x, weight: of, bias, y }: LinearInputs, transposed
       `expected ${expected} (${names.x} has ${names.size} ${x.columns}), got ${shapeText(matrix.shape)}`,
     )
   }
-  checkWeightType(weight, x)
+  // It may have 16 bits under an x in float32.
+  if (x.dtype !== 'float32') checkTypeOrFloat32('weight', weight, x.dtype)
   if (bias !== null) {
     if (bias.shape.length !== 1 || bias.columns !== dOut) {
       fail('ERR_LILY_SHAPE', 'bias', `expected [${dOut}], got ${shapeText(bias.shape)}`)
     }
-    if (x.device.type === 'cuda') checkType('bias', bias, weight.dtype)
-    else checkTypeOrFloat32('bias', bias, weight.dtype)
+    checkTypeOrFloat32('bias', bias, weight.dtype)
   }
   if (y === null) return
   checkTokenRows(names.y, y.operand, x.rows, transposed ? dIn : dOut)
@@ -144,20 +144,6 @@ export function checkLinear({ x, weight: of, bias, y }: LinearInputs, transposed
   refuseOverlap(names.y, y.operand, names.x, x)
   refuseOverlap(names.y, y.operand, 'weight', weight)
   refuseOverlap(names.y, y.operand, 'bias', bias)
-}
-
-/** Checks that the weight has the type of x or float32, or, except on CUDA devices, 16 bits under an x in float32. */
-function checkWeightType(weight: Operand, x: Operand): void {
-  if (x.dtype !== 'float32' || weight.dtype === 'float32') {
-    checkTypeOrFloat32('weight', weight, x.dtype)
-  } else if (x.device.type === 'cuda') {
-    fail(
-      'ERR_LILY_DTYPE',
-      'weight',
-      `expected float32 on ${deviceText(x.device)}, got ${weight.dtype}, which no CUDA device multiplies under an x in float32; ` +
-        'convert it',
-    )
-  }
 }
 
 /**

@@ -25,9 +25,9 @@ import { PRECISIONS } from './read.js'
 export interface LinearForwardOperands {
   /** `[..., d_in]`: activations entering the layer. */
   readonly x: TensorLike
-  /** [d_out, d_in], in the type of x or float32; except on CUDA devices also bfloat16 or float16 under an x in float32. */
+  /** [d_out, d_in], in the type of x or float32, or of 16 bits under an x in float32. */
   readonly weight: TensorLike | PackedLinear
-  /** [d_out], in the type of weight; except on CUDA devices also float32. */
+  /** [d_out], in the type of weight or float32. */
   readonly bias?: TensorLike | undefined
   /** [..., d_out], accumulated in place. Without it a new tensor is returned. */
   readonly y?: TensorLike | undefined

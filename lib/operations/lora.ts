@@ -30,11 +30,11 @@ export interface LoraForwardOperands {
   /** `[..., d_in]`: activations entering the adapted layer. */
   readonly x: TensorLike
   /**
-   * `[d_out, d_in]`, in the type of x or float32, except on CUDA devices also of 16 bits under an x in float32: the frozen weight of the
+   * `[d_out, d_in]`, in the type of x or float32, or of 16 bits under an x in float32: the frozen weight of the
    * layer, which the call computes, too (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
-  /** `[d_out]`, in the type of weight, except on CUDA devices also float32: the bias of the layer, together with `weight`. */
+  /** `[d_out]`, in the type of weight or float32: the bias of the layer, together with `weight`. */
   readonly bias?: TensorLike | undefined
   /** [r, d_in]. r is at most 4096. */
   readonly a: TensorLike

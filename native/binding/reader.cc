@@ -347,7 +347,7 @@ class Reader {
     problem.parameter_dtype = choice(parameterDtype);
     problem.device = source_.device;
     call.stream = stream();
-    check(problem_error(problem, source_.backend == lily_cpu_backend()));
+    check(problem_error(problem));
     activation_dtype_ = problem.activation_dtype;
     parameter_dtype_ = problem.parameter_dtype;
     sizes_[size::tokens] = problem.tokens;

@@ -8,28 +8,31 @@ const char *d_out_error(int64_t d_out) {
   return d_out < 1 || d_out > kMaxDimension ? "d_out must be from 1 to 2^40" : nullptr;
 }
 
-// What all operations require of the sizes and the types that they have in common. `widens`: parameters may have 16
-// bits under float32 activations.
+// What all operations require of the sizes and the types that they have in common.
 template <typename P>
-const char *common_error(const P &problem, bool widens) {
+const char *common_error(const P &problem) {
   // The parentheses: GCC would warn that `tokens <` looks like the arguments of a template.
   if ((problem.tokens < 0) || (problem.tokens > INT32_MAX)) return "tokens must be from 0 to 2^31 - 1";
   if (problem.d_in < 1 || problem.d_in > kMaxDimension) return "d_in must be from 1 to 2^40";
   if (const char *wrong = d_out_error(problem.d_out)) return wrong;
   if (problem.precision < LILY_PRECISION_DEFAULT || problem.precision > LILY_PRECISION_TF32) return "unknown precision";
   if (dtype_bytes(problem.activation_dtype) == 0 || dtype_bytes(problem.parameter_dtype) == 0) return "unknown dtype";
-  const bool is_wide = widens && problem.activation_dtype == LILY_FLOAT32;
-  if (problem.parameter_dtype != LILY_FLOAT32 && problem.parameter_dtype != problem.activation_dtype && !is_wide) {
-    return "the dtype of the parameters must be float32 or that of the activations";
-  }
   return nullptr;
 }
 
+template <typename P>
+bool has_parameter_dtype(const P &problem) {
+  return problem.parameter_dtype == LILY_FLOAT32 || problem.parameter_dtype == problem.activation_dtype;
+}
+
+constexpr char kParameterDtype[] = "the dtype of the parameters must be float32 or that of the activations";
+
 }  // namespace
 
-const char *problem_error(const lily_linear_problem &problem, bool widens_weights) {
+const char *problem_error(const lily_linear_problem &problem) {
   if (problem.transposed < 0 || problem.transposed > 1) return "transposed must be 0 or 1";
-  return common_error(problem, widens_weights);
+  if (const char *wrong = common_error(problem)) return wrong;
+  return problem.activation_dtype == LILY_FLOAT32 || has_parameter_dtype(problem) ? nullptr : kParameterDtype;
 }
 
 const char *stack_error(int64_t rank, int64_t experts, int64_t d_out) {
@@ -39,7 +42,8 @@ const char *stack_error(int64_t rank, int64_t experts, int64_t d_out) {
 }
 
 const char *problem_error(const lily_problem &problem) {
-  if (const char *wrong = common_error(problem, false)) return wrong;
+  if (const char *wrong = common_error(problem)) return wrong;
+  if (!has_parameter_dtype(problem)) return kParameterDtype;
   if (const char *wrong = stack_error(problem.rank, problem.experts, problem.d_out)) return wrong;
   if (problem.routing < LILY_ROUTING_BATCH || problem.routing > LILY_ROUTING_NONE) return "unknown routing";
   if (problem.pool < LILY_POOL_PROBABILITIES || problem.pool > LILY_POOL_LOGITS) return "unknown pool";

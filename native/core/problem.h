@@ -13,8 +13,8 @@ constexpr int64_t kMaxDimension = int64_t{1} << 40;  // of d_in and d_out: no pr
 // Returns nullptr if the problem is valid, otherwise a message that says what is wrong.
 const char *problem_error(const lily_problem &problem);
 
-// `widens_weights`: whether the backend multiplies float32 activations by a weight of 16 bits.
-const char *problem_error(const lily_linear_problem &problem, bool widens_weights);
+// The weight may have 16 bits under float32 activations.
+const char *problem_error(const lily_linear_problem &problem);
 
 // The same for the sizes of b.
 const char *stack_error(int64_t rank, int64_t experts, int64_t d_out);

@@ -27,8 +27,8 @@ struct Engine {
 };
 
 // Those of 16 bits have other kernels for large ranks, with other instructions on Hopper. Planned for one
-// multiprocessor, y and D have the largest tiles there (128 x 256): two warpgroups, several panels of either operand,
-// and y two tiles of tokens in turn.
+// multiprocessor, y has the largest tiles there (128 x 256): two warpgroups, several panels of B, and two tiles of
+// tokens that a block computes in turn.
 constexpr Engine kEngines[] = {
     {"float32", LILY_FLOAT32, LILY_PRECISION_DEFAULT, 70, 40, 8, 0, 1e-5f},
     {"tf32", LILY_FLOAT32, LILY_PRECISION_TF32, 70, 40, 8, 0, 4e-3f},

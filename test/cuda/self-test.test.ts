@@ -34,13 +34,12 @@ test('one problem has the largest tiles, and two in turn, whatever the number of
   const { stdout, text } = await runProgram('disabled.js', { VERBOSE: '1', SMS: '132' }, { LILY_SELF_TEST })
   expect(stdout, text).toContain('"available":true')
   // Two tiles of 128 tokens by one of 256 columns, by one block of two warpgroups.
-  const launches = text.split('\n').filter((line) => /Li128ELi256E.*, \(256, 1, 1\)/.test(line))
-  for (const type of ['nv_bfloat16', 'half']) {
-    const blocks = launches.filter((line) => line.includes(type)).map((line) => /<<<\((\d+), /.exec(line)?.[1])
-    // Of forward, and of the products along the tokens in backward.
-    expect(blocks, type).toHaveLength(2)
-    expect(blocks[0], type).toBe('1')
-  }
+  const launches = text.split('\n').filter((line) => /Li128ELi256E.*<<<\(1, 1, 1\), \(256, 1, 1\)/.test(line))
+  for (const type of ['nv_bfloat16', 'half'])
+    expect(
+      launches.some((line) => line.includes(type)),
+      text,
+    ).toBe(true)
 })
 
 describe('a wrong result disables the device', () => {

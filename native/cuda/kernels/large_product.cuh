@@ -49,7 +49,7 @@ struct Finish {
 #pragma unroll
     for (int j = 0; j < Tile::kWarpN; ++j) bias[j] = make_float2(0, 0);
     if (call.bias.data == nullptr) return;
-    with_type(typename Tile::Engine::Parameters{}, call.bias.dtype, [&](auto tag) {
+    with_type(AllTypes{}, call.bias.dtype, [&](auto tag) {
       using T = decltype(tag);
       const T *values = static_cast<const T *>(call.bias.data);
       const int first = column + static_cast<int>(threadIdx.x) % 4 * 2;

@@ -41,14 +41,15 @@ void for_each_share(int rows, int most, int unit, const Visit &visit) {
 }
 
 // Calls visit(tiles per block) with the numbers of an output's `tiles` that a block may compute in turn, one before 9.0
-// (large.cuh): also the number that gives each multiprocessor one block.
+// (large.cuh): also the number that gives each multiprocessor one block, alone if there is a single one.
 template <typename Visit>
 void for_each_count(const LargeRow &row, const Device &device, int64_t tiles, const Visit &visit) {
-  visit(1);
-  if (!row.continues || device.compute_major < 9) return;
-  for (int each = 2; each <= 16; each *= 2) visit(each);
+  const bool continues = row.continues && device.compute_major >= 9, is_single = device.multiprocessors == 1;
+  if (!continues || !is_single) visit(1);
+  if (!continues) return;
+  for (int each = 2; each <= 16 && !is_single; each *= 2) visit(each);
   const int all = ceil_divide(tiles, device.multiprocessors);
-  if (all > 1) visit(all);
+  if (all > 1 || is_single) visit(std::max(all, 1));
 }
 
 // The units of the rows and the columns of a large tile: fragments that its warps execute at the same time.
