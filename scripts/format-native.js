@@ -1,13 +1,13 @@
 #!/usr/bin/env node
-// Formats native/ and emulator/ in place; --check only reports files that are not formatted. Requires clang-format 19,
-// because other versions format some code differently.
+// Formats native/, emulator/ and bench/counters/model/ in place; --check only reports files that are not formatted. Requires
+// clang-format 19, because other versions format some code differently.
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const files = ['native', 'emulator'].flatMap((folder) =>
+const files = ['native', 'emulator', 'bench/counters/model'].flatMap((folder) =>
   readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
     .filter((name) => /\.(h|cc|cu|cuh)$/.test(name))
     .map((name) => join(folder, name)),
@@ -21,6 +21,6 @@ if (clangFormat) {
   process.exitCode = spawnSync(clangFormat, [...mode, ...files], { cwd: root, stdio: 'inherit' }).status ?? 1
 } else {
   console.log(
-    'lily-kernels: native/ and emulator/ were not formatted: clang-format 19 was not found (Debian: apt install clang-format-19)',
+    'lily-kernels: native/, emulator/ and bench/counters/model/ were not formatted: clang-format 19 was not found (Debian: apt install clang-format-19)',
   )
 }

@@ -1,6 +1,6 @@
 /**
- * Plans of calls on GPUs that need not be present, and what the backend's model predicts of them: bytes and times. A
- * program that is built with the backend (native/cuda/print_plans.cc) makes them, with the code of the backend itself.
+ * Plans of calls on GPUs that need not be present, and what the model of time predicts of them: bytes and times. A program
+ * that is built with the backend (model/print_plans.cc) makes them, with the code of the backend itself.
  */
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -37,8 +37,6 @@ export interface PlannedLaunch {
   readonly requested: number
   /** Predicted, not measured: of the launch, of its traffic with L2 alone, and of its products alone. */
   readonly seconds: number
-  /** By which the choice of tiles compares: with a further share of the traffic with L2. */
-  readonly comparedSeconds: number
   readonly l2Seconds: number
   readonly busySeconds: number
 }
@@ -145,7 +143,6 @@ export const touched = (plan: Plan): number => sum(plan, (launch) => launch.touc
 export const moved = (plan: Plan): number => sum(plan, (launch) => launch.touched + launch.reread)
 export const requested = (plan: Plan): number => sum(plan, (launch) => launch.requested)
 export const predictedSeconds = (plan: Plan): number => sum(plan, (launch) => launch.seconds)
-export const comparedSeconds = (plan: Plan): number => sum(plan, (launch) => launch.comparedSeconds)
 
 /** Shares of the data sheet's rates that good programs reach: 3.0 of 3.35 TB/s and 800 of 989e12 FLOP/s on an H100. */
 const MEMORY_SHARE = 0.9

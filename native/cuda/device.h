@@ -11,6 +11,8 @@ namespace lily::cuda {
 // The first compute capability for which CUDA 13 compiles, times ten.
 constexpr int kLeastCapability = 75;
 
+struct Constants;
+
 struct Device {
   int id;
   int compute_major, compute_minor;
@@ -22,6 +24,9 @@ struct Device {
   int threads_per_multiprocessor;
   double clock_hz;               // of the multiprocessors, at most
   double dram_bytes_per_second;  // of the data sheet
+  const Constants *constants;    // null: those of the capability (launch/constants.h); others for tools
+
+  bool operator==(const Device &) const = default;
 };
 
 // Returns nullptr if the device does not exist or is not supported; last_error then has the reason. The first call for

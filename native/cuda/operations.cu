@@ -1,11 +1,10 @@
-// The operations of the C ABI: each plans a call once and executes the plan.
+// The operations of the C ABI: each plans a call and executes the plan.
 #include <algorithm>
 
 #include "core/problem.h"
 #include "cuda/error.h"
 #include "cuda/launch/cublaslt.h"
 #include "cuda/launch/launch.h"
-#include "cuda/launch/plan_cache.h"
 #include "cuda/launch/plan_linear.h"
 #include "cuda/operations.h"
 
@@ -33,19 +32,14 @@ lily_status check(const Call &call, const Plan &plan) {
 
 Alignment alignment(const lily_matrix &matrix) { return operand(matrix).aligned16 ? kAligned : kMisaligned; }
 
-// A workspace depends on the problem alone.
-struct Nothing {};
-
 }  // namespace
 
 size_t forward_workspace(const lily_problem &problem, const Device &device) {
-  thread_local PlanCache<Nothing, size_t> sizes;
-  return sizes.find(problem, device.architecture, {}, [&] { return forward_workspace_bytes(problem, device); });
+  return forward_workspace_bytes(problem, device);
 }
 
 size_t backward_workspace(const lily_problem &problem, const Device &device) {
-  thread_local PlanCache<Nothing, size_t> sizes;
-  return sizes.find(problem, device.architecture, {}, [&] { return backward_workspace_bytes(problem, device); });
+  return backward_workspace_bytes(problem, device);
 }
 
 lily_status forward(const lily_forward &call, const Device &device) {
@@ -57,9 +51,7 @@ lily_status forward(const lily_forward &call, const Device &device) {
   operands.x = alignment(call.x);
   operands.a = alignment(call.a);
   operands.b = alignment(call.b);
-  thread_local PlanCache<ForwardOperands, ForwardPlan> plans;
-  const ForwardPlan &plan = plans.find(call.problem, device.architecture, operands,
-                                       [&] { return plan_forward(call.problem, operands, device); });
+  const ForwardPlan plan = plan_forward(call.problem, operands, device);
   LILY_TRY(check(call, plan));
   if (call.unchecked_offsets != nullptr) {
     // A launcher of its own: the launches of the plan read the offsets before they wait for the one before them.
@@ -86,9 +78,7 @@ lily_status backward(const lily_backward &call, const Device &device) {
   operands.a = alignment(call.a);
   operands.b = alignment(call.b);
   operands.hidden = alignment({const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0});
-  thread_local PlanCache<BackwardOperands, BackwardPlan> plans;
-  const BackwardPlan &plan = plans.find(call.problem, device.architecture, operands,
-                                        [&] { return plan_backward(call.problem, operands, device); });
+  const BackwardPlan plan = plan_backward(call.problem, operands, device);
   LILY_TRY(check(call, plan));
   Launcher launcher(call.stream, device);
   return functions(plan.engine).backward(call, plan, launcher);

@@ -56,7 +56,7 @@ export const SHARED_CLOCKS = 1.05
  * blocks that combine C behind those of another product.
  */
 export const largeRanks: readonly { rank: number; gpu: GpuName; forward: number; backward: number }[] = [
-  { rank: 448, gpu: 'h100', forward: 0.61, backward: 0.54 },
+  { rank: 448, gpu: 'h100', forward: 0.6, backward: 0.54 },
   { rank: 448, gpu: 'a100', forward: 0.69, backward: 0.69 },
   { rank: 896, gpu: 'h100', forward: 0.64, backward: 0.66 },
   { rank: 896, gpu: 'a100', forward: 0.78, backward: 0.73 },
@@ -83,8 +83,8 @@ export const atScale: readonly { rank: number; forward: Limits; backward: Limits
   },
   {
     rank: 64,
-    forward: { t4: 1.05, a100: 1.05, rtx4090: 1.05, h100: 1.05, b200: 1.05, rtx5090: 1.05 },
-    backward: { t4: 1.27, a100: 1.18, rtx4090: 1.15, h100: 1.17, b200: 1.15, rtx5090: 1.15 },
+    forward: { t4: 1.05, a100: 1.05, rtx4090: 1.05, h100: 1.05, b200: 1.18, rtx5090: 1.05 },
+    backward: { t4: 1.27, a100: 1.24, rtx4090: 1.15, h100: 1.25, b200: 1.17, rtx5090: 1.16 },
   },
 ]
 
@@ -116,14 +116,14 @@ export const requests: readonly {
   {
     methods: ONE_GROUP,
     rank: 64,
-    forward: { t4: 2, a100: 2, rtx4090: 2, h100: 2, b200: 2, rtx5090: 2 },
-    backward: { t4: 2.2, a100: 2.2, rtx4090: 2.2, h100: 2.2, b200: 2.2, rtx5090: 2.2 },
+    forward: { t4: 2, a100: 2.02, rtx4090: 2.01, h100: 2.01, b200: 2, rtx5090: 2.34 },
+    backward: { t4: 2.2, a100: 2.2, rtx4090: 2.65, h100: 2.2, b200: 2.2, rtx5090: 2.2 },
   },
   {
     methods: ONE_GROUP,
     rank: 128,
-    forward: { t4: 2.33, a100: 2, rtx4090: 2.01, h100: 2, b200: 2, rtx5090: 2.03 },
-    backward: { t4: 2.88, a100: 2.2, rtx4090: 2.2, h100: 2.2, b200: 2.2, rtx5090: 2.24 },
+    forward: { t4: 5.43, a100: 2.44, rtx4090: 2.01, h100: 2.01, b200: 2.02, rtx5090: 2.03 },
+    backward: { t4: 5.01, a100: 2.2, rtx4090: 5.01, h100: 2.2, b200: 2.2, rtx5090: 4.9 },
   },
   {
     methods: TOKEN_WEIGHTS,
@@ -140,13 +140,13 @@ export const requests: readonly {
   {
     methods: TOKEN_WEIGHTS,
     rank: 64,
-    forward: { t4: 2, a100: 2, rtx4090: 2.08, h100: 2, b200: 2, rtx5090: 2.09 },
-    backward: { t4: 4.42, a100: 3, rtx4090: 3, h100: 3, b200: 3, rtx5090: 3.04 },
+    forward: { t4: 2.08, a100: 2, rtx4090: 2.08, h100: 2, b200: 2, rtx5090: 2.37 },
+    backward: { t4: 4.66, a100: 3, rtx4090: 4.27, h100: 3, b200: 3, rtx5090: 4.23 },
   },
   {
     methods: TOKEN_WEIGHTS,
     rank: 128,
-    forward: { t4: 3.04, a100: 3.24, rtx4090: 2.32, h100: 2.02, b200: 2.58, rtx5090: 3.81 },
-    backward: { t4: 7.69, a100: 4.31, rtx4090: 4.92, h100: 4.14, b200: 4.14, rtx5090: 4.68 },
+    forward: { t4: 3.04, a100: 3.76, rtx4090: 2.98, h100: 2.32, b200: 2.6, rtx5090: 4.23 },
+    backward: { t4: 9.69, a100: 3.62, rtx4090: 9.69, h100: 3.59, b200: 3.84, rtx5090: 8.11 },
   },
 ]

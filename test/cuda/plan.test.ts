@@ -1,13 +1,11 @@
 /**
- * The plans of the CUDA backend for GPUs that need not be present: the choice of tiles by the model of time. Nothing is
- * executed, and no time is measured.
+ * The plans of the CUDA backend for GPUs that need not be present: the choice of tiles, with the model of time as the judge.
+ * Nothing is executed, and no time is measured.
  */
 import { execFileSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
 import { type GpuName, gpuNames, gpus } from '../../bench/counters/gpus.js'
 import {
-  comparedSeconds,
-  type Plan,
   type PlannedCall,
   type PlannedMethod,
   planCalls,
@@ -107,7 +105,8 @@ describe.each(gpuNames)('on %s', (device) => {
     })
   })
 
-  test('the choice compares as the best, and no row of the tables used throughout is faster by 1 %', () => {
+  // The model knows more of a launch than the cost function (native/cuda/launch/cost.h) by which plans choose.
+  test('no row of the tables used throughout is much faster by the model', () => {
     const points = pairs.flatMap((pair) =>
       [64, 512, 2048, 8192].flatMap((tokens) =>
         [8, 16, 40, 64, 128, 320, 896]
@@ -115,22 +114,24 @@ describe.each(gpuNames)('on %s', (device) => {
           .map((rank): Point => ({ ...pair, tokens, rank, d: 2048 })),
       ),
     )
-    const chosen = planCalls(points.map(callOf))
-    const isBetter = (plan: Plan, than: Plan) =>
-      comparedSeconds(plan) < comparedSeconds(than) * (1 - 1e-9) ||
-      predictedSeconds(plan) < predictedSeconds(than) * 0.99
+    const chosen = secondsOf(points)
+    const best = [...chosen]
     const { shrink, expand, x, mix, large } = tileRows(2, gpus[device])
     for (const [table, rows] of Object.entries({ shrink, strip: [...expand, ...x], mix, large }))
       for (const row of rows) {
         const plans = planCalls(points.map((point) => ({ ...callOf(point), only: { [table]: row } })))
-        const better = plans.flatMap((plan, i) => (plan.supported && isBetter(plan, chosen[i]) ? [points[i]] : []))
-        expect(better, `${table} ${row.join(' x ')}`).toEqual([])
+        for (const [i, plan] of plans.entries())
+          if (plan.supported) best[i] = Math.min(best[i], predictedSeconds(plan))
       }
+    const losses = chosen.map((seconds, i) => seconds / best[i] - 1)
+    expect(losses.reduce((sum, loss) => sum + loss, 0) / losses.length).toBeLessThan(0.005)
+    const worst = Math.max(...losses)
+    expect(worst, JSON.stringify(points[losses.indexOf(worst)])).toBeLessThan(0.12)
   })
 })
 
-test('plans of random calls have valid launches, and need no more workspace than the query says', () => {
-  const names = ['model', 'model_backward', 'model_forward', 'plan_backward', 'plan_forward', 'walk']
+test('plans of random calls have valid launches, and are made once for a bucket of M', () => {
+  const names = ['cost', 'plan_backward', 'plan_forward', 'plan_linear', 'walk']
   const sources = [...names.map((name) => `cuda/launch/${name}.cc`), 'cuda/tiles/rows.cc', 'core/problem.cc']
   const program = compileProgram('cuda-plan', sources, temporaryFolder())
   for (const seed of ['1', '2'])

@@ -15,16 +15,14 @@ const emulator = join(root, 'build/emulator')
 const DEVICE_SOURCES = ['launch/engines_bfloat16', 'launch/common', 'operations']
 // The plan has the table of tiles too.
 const HOST_SOURCES = [
-  'launch/model',
-  'launch/model_backward',
-  'launch/model_forward',
+  'launch/cost',
   'launch/plan_backward',
   'launch/plan_forward',
   'launch/plan_linear',
   'launch/walk',
   'tiles/rows',
 ]
-const BUILT_ANEW = /\/(engines?\w*|common|operations|model\w*|plan_\w+|walk|rows)\.\w+\.o$/
+const BUILT_ANEW = /\/(engines?\w*|common|operations|cost|plan_\w+|walk|rows)\.\w+\.o$/
 
 // The other engines are never asked; the emulator would read all their PTX.
 const ONE_ENGINE = `#include "cuda/launch/engine.cuh"

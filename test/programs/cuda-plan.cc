@@ -1,13 +1,18 @@
-// Plans random calls on random devices, and checks of each plan what every launch requires. Prints the number of plans;
-// a plan with a mistake is printed and fails the program.
+// Plans random calls on random devices, and checks of each plan what every launch requires; that a repeated call, and one
+// with as many tokens as others of its bucket, chooses nothing; and that no plan depends on the calls before. Prints the
+// number of plans; a plan with a mistake is printed and fails the program.
 //
 //   cuda-plan SEED COUNT
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <random>
+#include <thread>
 
+#include "cuda/launch/choices.h"
+#include "cuda/launch/plan_linear.h"
 #include "cuda/launch/planner.h"
 
 namespace {
@@ -81,7 +86,6 @@ void check(const Plan &plan, size_t query, const lily_problem &problem, const De
     const Grid &grid = launch.grid;
     if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0 || grid.y > 65535 || grid.z > 65535) wrong = "a grid is invalid";
     if (launch.shared_bytes > most_shared_bytes(device)) wrong = "a launch has too much shared memory";
-    if (!(launch.work.requested >= 0)) wrong = "the model has no bytes";
   }
   if (wrong == nullptr) return;
   printf("%s, %s: sm_%d%d, %d multiprocessors, routing %d, M %lld, d %lld to %lld, r %lld, E %lld, G %lld, types %d %d, "
@@ -94,10 +98,51 @@ void check(const Plan &plan, size_t query, const lily_problem &problem, const De
   exit(1);
 }
 
+bool same(const Launch &a, const Launch &b) {
+  return a.step == b.step && a.tile == b.tile && a.strip_tile == b.strip_tile && a.grid.x == b.grid.x &&
+         a.grid.y == b.grid.y && a.grid.z == b.grid.z && a.shared_bytes == b.shared_bytes && a.threads == b.threads;
+}
+
+template <typename Plan>
+bool same(const Plan &a, const Plan &b) {
+  return a.workspace_bytes == b.workspace_bytes && a.launches.count == b.launches.count &&
+         std::equal(a.launches.begin(), a.launches.end(), b.launches.begin(),
+                    [](const Launch &one, const Launch &other) { return same(one, other); });
+}
+bool same(const LinearPlan &a, const LinearPlan &b) { return same(a.launch, b.launch); }
+
+void expect(bool holds, const char *what) {
+  if (holds) return;
+  printf("%s\n", what);
+  exit(1);
+}
+
+// plan(tokens) makes a plan of a call in a thread that has made no other, and in this one.
+template <typename Plan>
+void check_choices(int64_t tokens, const Plan &plan) {
+  decltype(plan(tokens)) fresh;
+  std::thread([&] { fresh = plan(tokens); }).join();
+  plan(bucket(tokens));
+  const int64_t made = choices_made;
+  const auto kept = plan(tokens);
+  plan(tokens);
+  expect(choices_made == made, "a call whose bucket is known was planned");
+  expect(same(fresh, kept), "a plan depends on the calls before");
+}
+
+void check_buckets() {
+  for (int64_t tokens = 1; tokens < 100000; tokens += 1 + tokens / 100) {
+    const int64_t end = bucket(tokens);
+    expect(end >= tokens && end <= tokens + tokens / 16 && bucket(end) == end, "a bucket ends elsewhere");
+  }
+  expect(bucket(INT32_MAX) == INT32_MAX && bucket(64) == 64 && bucket(65) > 64, "a bucket ends elsewhere");
+}
+
 }  // namespace
 
 int main(int, char **arguments) {
   Random random(static_cast<uint32_t>(atoi(arguments[1])));
+  check_buckets();
   int plans = 0;
   while (plans < atoi(arguments[2])) {
     const Device device = random_device(random);
@@ -117,6 +162,25 @@ int main(int, char **arguments) {
     operands.a = alignment(), operands.b = alignment();
     check(plan_backward(problem, operands, device), backward_workspace_bytes(problem, device), problem, device,
           "backward");
+    if (plans % 100 == 0) {
+      const auto at = [&](int64_t tokens) {
+        lily_problem other = problem;
+        other.tokens = tokens;
+        return other;
+      };
+      check_choices(problem.tokens, [&](int64_t tokens) { return plan_forward(at(tokens), {has_offsets, true, true}, device); });
+      check_choices(problem.tokens, [&](int64_t tokens) { return plan_backward(at(tokens), operands, device); });
+      lily_linear_problem linear = {};
+      linear.d_in = problem.d_in;
+      linear.d_out = problem.d_out;
+      linear.activation_dtype = linear.parameter_dtype = problem.activation_dtype;
+      linear.transposed = random.flip();
+      check_choices(problem.tokens, [&](int64_t tokens) {
+        linear.tokens = tokens;
+        suits_cublaslt(linear, device);
+        return plan_linear(linear, {}, device);
+      });
+    }
     plans += 2;
   }
   printf("%d plans\n", plans);

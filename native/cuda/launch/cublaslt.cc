@@ -7,6 +7,7 @@
 
 #include "core/environment.h"
 #include "cuda/error.h"
+#include "cuda/launch/choices.h"
 
 namespace lily::cuda {
 namespace {
@@ -161,7 +162,25 @@ lily_status CublasLtProduct::open(const Product &product, size_t workspace_bytes
   LILY_TRY(describe(&b_, product.depth, product.columns, product.b_pitch));
   LILY_TRY(describe(&d_, product.rows, product.columns, product.d_pitch));
   accumulates_ = product.accumulates;
-  return choose(workspace_bytes);
+  struct Key {
+    Product product;
+    size_t workspace_bytes;
+    int device;
+
+    bool operator==(const Key &) const = default;
+  };
+  Key key = {product, workspace_bytes, device.id};
+  // The library chooses without these.
+  key.product.bias = product.bias != nullptr ? "" : nullptr;
+  key.product.accumulates = false;
+  thread_local Recent<Key, Algorithm> algorithms;
+  if (const Algorithm *kept = algorithms.find(key)) {
+    algorithm_ = *kept;
+    return LILY_OK;
+  }
+  LILY_TRY(choose(workspace_bytes));
+  algorithms.keep(key, algorithm_);
+  return LILY_OK;
 }
 
 lily_status CublasLtProduct::choose(size_t workspace_bytes) {
@@ -183,14 +202,14 @@ lily_status CublasLtProduct::choose(size_t workspace_bytes) {
   if (count < 1 || result.status != kSuccess || result.workspace_bytes > workspace_bytes)
     return fail(LILY_ERROR_UNAVAILABLE, "cuBLASLt has no algorithm for this product");
   memcpy(algorithm_.data, result.algorithm, sizeof algorithm_.data);
-  workspace_bytes_ = result.workspace_bytes;
+  algorithm_.workspace_bytes = result.workspace_bytes;
   return LILY_OK;
 }
 
 lily_status CublasLtProduct::run(const void *a, const void *b, void *d, void *workspace, cudaStream_t stream) {
   const float alpha = 1, beta = accumulates_ ? 1 : 0;
-  const int status = library()->multiply(handle_, description_, &alpha, a, a_, b, b_, &beta, d, d_, d, d_, &algorithm_,
-                                         workspace, workspace_bytes_, stream);
+  const int status = library()->multiply(handle_, description_, &alpha, a, a_, b, b_, &beta, d, d_, d, d_,
+                                         algorithm_.data, workspace, algorithm_.workspace_bytes, stream);
   switch (status) {
     case kSuccess: return LILY_OK;
     // The library has checked the call, and launched nothing.

@@ -20,6 +20,8 @@ struct Product {
   int64_t a_pitch, b_pitch, d_pitch;
   bool accumulates;
   const void *bias;  // `rows` elements; null: none
+
+  bool operator==(const Product &) const = default;
 };
 
 // The largest workspace that a product can use: what NVIDIA recommends from Hopper on.
@@ -32,9 +34,9 @@ class CublasLtProduct {
   CublasLtProduct &operator=(const CublasLtProduct &) = delete;
   ~CublasLtProduct();
 
-  // Chooses an algorithm, for matrices, bias and columns that begin at multiples of 16 bytes. Returns
-  // LILY_ERROR_UNAVAILABLE if the library is not installed or has no algorithm. The context of the device must be
-  // entered.
+  // Chooses an algorithm, for matrices, bias and columns that begin at multiples of 16 bytes, or takes that of an equal
+  // product before. Returns LILY_ERROR_UNAVAILABLE if the library is not installed or has no algorithm. The context of
+  // the device must be entered.
   lily_status open(const Product &product, size_t workspace_bytes, const Device &device);
 
   // Enqueues the product. Returns LILY_ERROR_UNAVAILABLE, and has enqueued nothing, if the library refuses it.
@@ -43,13 +45,13 @@ class CublasLtProduct {
  private:
   struct Algorithm {
     uint64_t data[8];  // cublasLtMatmulAlgo_t
+    size_t workspace_bytes;
   };
 
   lily_status choose(size_t workspace_bytes);
 
   void *handle_ = nullptr, *description_ = nullptr, *a_ = nullptr, *b_ = nullptr, *d_ = nullptr;
   Algorithm algorithm_ = {};
-  size_t workspace_bytes_ = 0;
   bool accumulates_ = false;
 };
 

@@ -10,8 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <algorithm>
+
 #include "cuda/device.h"
-#include "cuda/launch/work.h"
 #include "cuda/tiles/table.h"
 #include "lily/backend.h"
 
@@ -67,7 +68,6 @@ struct Launch {
   Grid grid;
   int shared_bytes;  // dynamic
   int threads = kThreads;
-  Work work = {};  // if every output is required and accumulates: see model.h
 };
 
 struct Launches {
@@ -97,6 +97,13 @@ struct Walk {
   int row_tiles;  // of the rank: tiles of the left operand's columns
   int tile_rows;  // columns of the left operand per tile
   int splits, split_tokens;
+
+  // The same walk over another number of tokens.
+  Walk over(int tokens) const {
+    Walk walk = *this;
+    walk.splits = std::max(1, ceil_divide(tokens, split_tokens));
+    return walk;
+  }
 
   int outer_blocks() const { return column_tiles * row_tiles * splits; }
 };
@@ -211,15 +218,17 @@ struct LinearPlan {
   size_t workspace_bytes;
 };
 
-// Restricts the choice to one row of the tables, for comparison; zeros: no restriction.
+// Restricts the choice to one row of the tables, for comparison; zeros: no restriction. Such a choice is not kept.
 struct Restriction {
   Tile shrink, strip, large, mix;
+
+  bool operator==(const Restriction &) const = default;
 };
 
 ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &operands, const Device &device,
-                         const Restriction &only = {});
+                         const Restriction *only = nullptr);
 BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
-                           const Restriction &only = {});
+                           const Restriction *only = nullptr);
 
 struct LinearOperands {
   Alignment x = kAligned, weight = kAligned;

@@ -1,13 +1,14 @@
-// The plan of a frozen linear layer: one launch, with the tile that the model of time predicts to be fastest, after one
-// that casts operands of another type or alignment.
+// The plan of a frozen linear layer: one launch, with the tile that is fastest by cost.h, after one that casts operands
+// of another type or alignment.
 #include "cuda/launch/plan_linear.h"
 
+#include "cuda/launch/choices.h"
 #include "cuda/launch/planner.h"
 
 namespace lily::cuda {
 namespace {
 
-// To the model, the product is h = x A^T with a rank of as many rows as y has columns. It has no outputs but h.
+// To a chooser, the product is h = x A^T with a rank of as many rows as y has columns. It has no outputs but h.
 lily_problem problem_of(const lily_linear_problem &linear) {
   const bool transposed = linear.transposed != 0;
   lily_problem problem = {};
@@ -31,6 +32,30 @@ bool has_faster_instructions(const Device &device) { return device.compute_major
 // Fewer tokens wait for the weight, whatever multiplies them. They keep bits that do not depend on the batch.
 constexpr int64_t kFewTokens = 128;
 
+struct LinearChoice {
+  Fastest<ProductChoice> product;
+  bool multiplies;  // the matrix units take most of the time
+};
+
+class LinearChooser : Chooser {
+ public:
+  LinearChooser(const lily_problem &problem, const Device &device) : Chooser(problem, false, device, nullptr) {}
+
+  LinearChoice choose() const {
+    const double weight = double(problem_.rank) * problem_.d_in * dtype_bytes(problem_.parameter_dtype);
+    const double memory = activations(double(problem_.d_in) + problem_.rank) + weight;
+    const Fastest<ProductChoice> product = choose_output(problem_.d_in, problem_.rank, memory);
+    if (!product.found) return {};
+    const Time time = output_time(product.best, problem_.d_in, problem_.rank, memory);
+    return {product, 2 * time.occupied > time.seconds};
+  }
+};
+
+const LinearChoice &choose(const lily_problem &problem, const Device &device) {
+  thread_local Choices<LinearChoice> choices;
+  return choices.find(problem, 0, device, [&](const lily_problem &at) { return LinearChooser(at, device).choose(); });
+}
+
 }  // namespace
 
 bool suits_cublaslt(const lily_linear_problem &linear, const Device &device) {
@@ -38,47 +63,31 @@ bool suits_cublaslt(const lily_linear_problem &linear, const Device &device) {
   // cuBLASLt multiplies matrices of one type.
   if (linear.parameter_dtype != linear.activation_dtype) return false;
   const lily_problem problem = problem_of(linear);
-  const LinearPlan plan = plan_linear(linear, {}, device);
-  if (!plan.is_supported || plan.engine == EngineKind::kExact) return false;
-  // Whether the matrix units take most of the time of our kernel.
-  const Prediction predicted =
-      Model(problem, plan.engine, false, tile_rows(plan.engine, device), device).predict(plan.launch.work);
-  return 2 * predicted.busy_seconds > predicted.seconds;
+  if (engine_kind(problem, device) == EngineKind::kExact) return false;
+  const LinearChoice &choice = choose(problem, device);
+  return choice.product.found && choice.multiplies;
 }
 
 LinearPlan plan_linear(const lily_linear_problem &linear, const LinearOperands &operands, const Device &device) {
   const lily_problem problem = problem_of(linear);
+  const Fastest<ProductChoice> &product = choose(problem, device).product;
   LinearPlan plan = {};
   plan.engine = engine_kind(problem, device);
-  const TileRows &rows = tile_rows(plan.engine, device);
-  const Model model(problem, plan.engine, false, rows, device);
   const auto cast = [&](int64_t count, int64_t columns, int32_t dtype, Alignment alignment) {
     return plan_cast(count, columns, dtype, scalar_dtype(plan.engine), alignment, linear.unaligned != 0, true);
   };
   plan.x_cast = cast(linear.tokens, problem.d_in, linear.activation_dtype, operands.x);
   plan.weight_cast = cast(linear.d_out, linear.d_in, linear.parameter_dtype, operands.weight);
   Workspace workspace(nullptr);
-  lay_out_casts(workspace, rows.scalar_bytes, {&plan.x_cast, &plan.weight_cast});
+  lay_out_casts(workspace, tile_rows(plan.engine, device).scalar_bytes, {&plan.x_cast, &plan.weight_cast});
   plan.workspace_bytes = workspace.bytes();
-  add_casts(plan.casts, model, {plan.x_cast, plan.weight_cast});
-  Fastest<ProductChoice> fastest;
-  for_each_output_tile(rows.large, device, problem.tokens, problem.rank,
-                       [&](const LargeRow &row, const ProductPlan &product) {
-                         fastest.consider({&row, product}, model.seconds(model.linear(row, product)));
-                       });
-  plan.is_supported = fastest.found;
-  if (!fastest.found) return plan;
-  const LargeRow &row = *fastest.best.row;
-  plan.product = fastest.best.plan;
-  const int64_t blocks = product_blocks(fastest.best, problem.tokens, problem.rank);
+  add_casts(plan.casts, {plan.x_cast, plan.weight_cast});
+  if (!product.found) return plan;
+  const LargeRow &row = *product.best.row;
+  plan.product = product.best.plan;
+  const int64_t blocks = product.best.blocks(problem.tokens, problem.rank);
   plan.is_supported = blocks * plan.product.tiles_each <= INT32_MAX;
-  plan.launch = {Step::kLinear,
-                 row.tile,
-                 {},
-                 {static_cast<int>(blocks), 1, 1},
-                 row.output_bytes,
-                 row.threads(),
-                 model.linear(row, plan.product)};
+  plan.launch = {Step::kLinear, row.tile, {}, {static_cast<int>(blocks), 1, 1}, row.output_bytes, row.threads()};
   return plan;
 }
 

@@ -1,11 +1,13 @@
 // What plan_forward and plan_backward share.
 #pragma once
 
+#include <cmath>
 #include <initializer_list>
 
 #include "core/problem.h"
 #include "core/workspace.h"
-#include "cuda/launch/model.h"
+#include "cuda/launch/cost.h"
+#include "cuda/launch/walk.h"
 
 namespace lily::cuda {
 
@@ -50,8 +52,8 @@ inline int32_t scalar_dtype(EngineKind engine) {
 inline int vector_elements(const TileRows &rows) { return 16 / rows.scalar_bytes; }
 
 inline void add(Launches &launches, Step step, const Tile &tile, const Tile &strip_tile, const Grid &grid,
-                int shared_bytes, const Work &work, int threads = kThreads) {
-  launches.list[launches.count++] = {step, tile, strip_tile, grid, shared_bytes, threads, work};
+                int shared_bytes, int threads = kThreads) {
+  launches.list[launches.count++] = {step, tile, strip_tile, grid, shared_bytes, threads};
 }
 
 // Places the next array of `count` elements.
@@ -77,70 +79,34 @@ inline void lay_out_casts(Workspace &workspace, int scalar_bytes, std::initializ
     cast->offset = cast->has_room ? take(workspace, cast->rows * cast->pitch, scalar_bytes) : kAbsent;
 }
 
-// `blocks` blocks that combine, and their work, come first.
-inline void add_casts(Launches &launches, const Model &model, std::initializer_list<CastPlan> casts, int64_t blocks = 0,
-                      Work work = {}) {
-  for (const CastPlan &cast : casts) {
-    if (!cast.casts) continue;
-    blocks += cast_blocks(cast.rows, cast.pitch);
-    model.add_cast(work, cast);
-  }
-  if (blocks > 0) add(launches, Step::kCast, {}, {}, {static_cast<int>(blocks), 1, 1}, 0, work);
+// `blocks` blocks that combine come first.
+inline void add_casts(Launches &launches, std::initializer_list<CastPlan> casts, int64_t blocks = 0) {
+  for (const CastPlan &cast : casts)
+    if (cast.casts) blocks += cast_blocks(cast.rows, cast.pitch);
+  if (blocks > 0) add(launches, Step::kCast, {}, {}, {static_cast<int>(blocks), 1, 1}, 0);
 }
-
-// The fastest of the candidates that a choice considers; the first of equals.
-template <typename Candidate>
-struct Fastest {
-  Candidate best = {};
-  double seconds = 0;
-  bool found = false;
-
-  void consider(const Candidate &candidate, double its_seconds) {
-    if (found && its_seconds >= seconds) return;
-    best = candidate;
-    seconds = its_seconds;
-    found = true;
-  }
-};
-
-// Whether a restriction excludes a tile.
-inline bool excludes(const Tile &only, const Tile &tile) { return only.block_m != 0 && !(only == tile); }
 
 // A tile of large_product, and how blocks divide the result into such tiles.
 struct ProductChoice {
   const LargeRow *row;
   ProductPlan plan;
+
+  // Blocks for a result with so many rows and columns.
+  int64_t blocks(int64_t tokens, int64_t columns) const {
+    const int64_t tiles = int64_t{ceil_divide(columns, plan.tile_columns)} * ceil_divide(tokens, row->tile.block_m);
+    return ceil_divide(tiles, plan.tiles_each);
+  }
 };
 
-// Calls visit(row, plan) with the tiles of an output with `columns` columns that fit the device.
-template <typename Visit>
-void for_each_output_tile(std::span<const LargeRow> rows, const Device &device, int64_t tokens, int64_t columns,
-                          const Visit &visit) {
-  for (const LargeRow &row : rows) {
-    if (row.output_bytes > most_shared_bytes(device)) continue;
-    const int64_t tiles = int64_t{ceil_divide(columns, row.tile.block_n)} * ceil_divide(tokens, row.tile.block_m);
-    for_each_count(row, device, tiles, [&](int tiles_each) { visit(row, ProductPlan{row.tile.block_n, tiles_each}); });
-  }
-}
-
-// Blocks of large_product.
-inline int64_t product_blocks(const ProductChoice &choice, int64_t tokens, int64_t columns) {
-  const auto &[row, plan] = choice;
-  const int64_t tiles = int64_t{ceil_divide(columns, plan.tile_columns)} * ceil_divide(tokens, row->tile.block_m);
-  return ceil_divide(tiles, plan.tiles_each);
-}
-
-// What the plans of both directions derive from a call.
+// What choices and plans of both directions derive from a call.
 class Planner {
  protected:
-  Planner(const lily_problem &problem, bool has_offsets, const Device &device, const Restriction &only)
+  Planner(const lily_problem &problem, bool has_offsets, const Device &device)
       : problem_(problem),
         device_(device),
-        only_(only),
         engine_(engine_kind(problem, device)),
         rows_(tile_rows(engine_, device)),
         has_token_weights_(has_token_weights(problem, has_offsets)),
-        model_(problem, engine_, has_token_weights_, rows_, device),
         tokens_(static_cast<int>(problem.tokens)),
         rank_(static_cast<int>(problem.rank)),
         experts_(static_cast<int>(problem.experts)),
@@ -155,32 +121,11 @@ class Planner {
     return cast(problem_.tokens, columns, dtype, alignment, reads);
   }
 
-  // The fastest tile of a product of a large rank whose result is an output; work(row, plan) is that of the launch.
-  template <typename WorkOf>
-  Fastest<ProductChoice> choose_output(int columns, const WorkOf &work) const {
-    Fastest<ProductChoice> fastest;
-    for_each_output_tile(rows_.large, device_, tokens_, columns, [&](const LargeRow &row, const ProductPlan &plan) {
-      if (!excludes(only_.large, row.tile)) fastest.consider({&row, plan}, model_.seconds(work(row, plan)));
-    });
-    return fastest;
-  }
-  // Likewise if it is h, or dh with the scratch memory of so many experts.
-  template <typename WorkOf>
-  Fastest<ProductChoice> choose_hidden(int experts, const WorkOf &work) const {
-    Fastest<ProductChoice> fastest;
-    for (const LargeRow &row : rows_.large) {
-      if (excludes(only_.large, row.tile) || row.hidden_bytes(experts) > most_shared_bytes(device_)) continue;
-      for_each_share(rank_, row.tile.block_n, column_unit(row), [&](int tile_columns) {
-        const ProductPlan plan = {tile_columns, 1};
-        fastest.consider({&row, plan}, model_.seconds(work(row, plan)));
-      });
-    }
-    return fastest;
-  }
-  void add_product(Launches &launches, Step step, const ProductChoice &choice, int columns, int shared_bytes,
-                   const Work &work) const {
-    const auto blocks = static_cast<int>(product_blocks(choice, tokens_, columns));
-    add(launches, step, choice.row->tile, {}, {blocks, 1, 1}, shared_bytes, work, choice.row->threads());
+  bool is_lora() const { return problem_.routing == LILY_ROUTING_NONE; }
+
+  void add_product(Launches &launches, Step step, const ProductChoice &choice, int columns, int shared_bytes) const {
+    const auto blocks = static_cast<int>(choice.blocks(tokens_, columns));
+    add(launches, step, choice.row->tile, {}, {blocks, 1, 1}, shared_bytes, choice.row->threads());
   }
 
  private:
@@ -191,13 +136,27 @@ class Planner {
  protected:
   const lily_problem &problem_;
   const Device &device_;
-  const Restriction &only_;
   const EngineKind engine_;
   const TileRows &rows_;
   const bool has_token_weights_;
-  const Model model_;
   const int tokens_, rank_, experts_, d_out_;
   const bool routes_;
+};
+
+// The fastest of the candidates that a choice considers; the first of equals.
+template <typename Candidate>
+struct Fastest {
+  Candidate best = {};
+  double seconds = 0;
+  bool found = false;
+
+  // Returns whether the candidate is the fastest so far.
+  bool consider(const Candidate &candidate, double its_seconds) {
+    if (found && its_seconds >= seconds) return false;
+    best = candidate;
+    seconds = its_seconds;
+    return found = true;
+  }
 };
 
 // The smallest size that is at least `needed`; if there is none, the largest. A tile of a larger rank multiplies zeros.
@@ -220,6 +179,9 @@ inline int fitting_block_n(const TileRows &rows, int needed) {
   return fitting_size(rows.shrink, needed, [](const ShrinkRow &row) { return row.tile.block_n; });
 }
 
+// Whether a restriction excludes a tile.
+inline bool excludes(const Tile &only, const Tile &tile) { return only.block_m != 0 && !(only == tile); }
+
 // The row of a table with this tile.
 template <typename Row>
 const Row &row_of(std::span<const Row> rows, const Tile &tile) {
@@ -228,5 +190,72 @@ const Row &row_of(std::span<const Row> rows, const Tile &tile) {
 
 // Shared memory of a launch with router blocks too.
 inline int bytes_with_router(int bytes, int router_experts) { return std::max(bytes, router_bytes(router_experts)); }
+
+// What the choosers of both directions have. They choose for the largest M of a bucket (choices.h).
+class Chooser : protected Planner {
+ protected:
+  Chooser(const lily_problem &problem, bool has_offsets, const Device &device, const Restriction *only)
+      : Planner(problem, has_offsets, device),
+        only_(only != nullptr ? *only : Restriction{}),
+        cost_(engine_, rows_.scalar_bytes, device) {}
+
+  // Bytes of M x columns activations, and of B.
+  double activations(double columns) const { return tokens_ * columns * dtype_bytes(problem_.activation_dtype); }
+  double b_bytes() const { return double(experts_) * rank_ * d_out_ * dtype_bytes(problem_.parameter_dtype); }
+
+  // Rounds of loads in which the threads of a block load rows x columns elements, and combine as many of C.
+  static double rounds(double rows, double columns, int threads) { return std::ceil(rows * columns / (16 * threads)); }
+  double combining(double rows, double columns, int threads) const {
+    return rounds(rows, columns, threads) * std::ceil(experts_ / 4.0);
+  }
+
+  // ---- Large ranks ----
+
+  // large_product, of sums of `depth` terms.
+  Part product_part(const ProductChoice &choice, int64_t depth, int64_t columns) const {
+    const auto &[row, plan] = choice;
+    const Tile &tile = row->tile;
+    const double n = std::min<double>(plan.tile_columns, columns);
+    return cost_.product(choice.blocks(tokens_, columns), double(plan.tiles_each) * ceil_divide(depth, tile.block_k),
+                         tile.block_m, n, *row, (std::min(tile.block_m, tokens_) + n) * tile.block_k);
+  }
+
+  // The fastest tile of large_product for an output with `columns` columns. `memory`: bytes of all operands.
+  Fastest<ProductChoice> choose_output(int64_t depth, int64_t columns, double memory) const {
+    Fastest<ProductChoice> fastest;
+    for (const LargeRow &row : rows_.large) {
+      if (excludes(only_.large, row.tile) || row.output_bytes > most_shared_bytes(device_)) continue;
+      const int64_t tiles = int64_t{ceil_divide(columns, row.tile.block_n)} * ceil_divide(tokens_, row.tile.block_m);
+      for_each_count(row, device_, tiles, [&](int tiles_each) {
+        const ProductChoice choice = {&row, {row.tile.block_n, tiles_each}};
+        fastest.consider(choice, output_time(choice, depth, columns, memory).seconds);
+      });
+    }
+    return fastest;
+  }
+  Time output_time(const ProductChoice &choice, int64_t depth, int64_t columns, double memory) const {
+    const LargeRow &row = *choice.row;
+    return cost_.time(memory, {row.output_bytes, row.threads(), row.accumulators},
+                      {product_part(choice, depth, columns)});
+  }
+
+  // Likewise for h, or dh with the scratch memory of so many experts.
+  Fastest<ProductChoice> choose_hidden(int64_t depth, int experts) const {
+    Fastest<ProductChoice> fastest;
+    for (const LargeRow &row : rows_.large) {
+      if (excludes(only_.large, row.tile) || row.hidden_bytes(experts) > most_shared_bytes(device_)) continue;
+      for_each_share(rank_, row.tile.block_n, column_unit(row), [&](int tile_columns) {
+        const ProductChoice choice = {&row, {tile_columns, 1}};
+        fastest.consider(choice,
+                         cost_.seconds(activations(depth), {row.hidden_bytes(experts), row.threads(), row.accumulators},
+                                       {product_part(choice, depth, rank_)}));
+      });
+    }
+    return fastest;
+  }
+
+  const Restriction only_;
+  const Cost cost_;
+};
 
 }  // namespace lily::cuda

@@ -35,24 +35,53 @@ template <typename E>
 struct Tiles<E, 2> {
   // forward_shrink. BLOCK_M (tokens), BLOCK_N (rank). Each element has three accumulators: the two halves of a split,
   // and the sum over splits.
-  using Shrink = Table<ShrinkTile<E, 16, 16>, ShrinkTile<E, 64, 32>, ShrinkTile<E, 16, 64>, ShrinkTile<E, 64, 64>,
-                       ShrinkTile<E, 64, 128, 8>, ShrinkTile<E, 128, 128, 8>>;
-  // forward_expand. BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). lhs is read d / BLOCK_N times.
-  using Expand = Table<StripTile<E, 64, 64, 64>, StripTile<E, 64, 128, 64, 8>, StripTile<E, 64, 128, 128, 8>>;
+  using Shrink = Table<
+      // 32 KiB. Small ranks; 16 tokens (of which 8 may be used) give enough blocks, and every rank has this tile.
+      ShrinkTile<E, 16, 16>,
+      // Ranks up to 32, and some thousand tokens of larger ones, for which it gives the blocks.
+      ShrinkTile<E, 64, 32>,
+      // Few tokens: x is read r / 64 times.
+      ShrinkTile<E, 16, 64>,
+      // Many tokens: A is read M / 64 times. 96 accumulators in 48 KiB.
+      ShrinkTile<E, 64, 64>,
+      // Eight warps: x is read once up to r = 128. 96 accumulators in 60 KiB, which Turing has too.
+      ShrinkTile<E, 64, 128, 8>>;
+  // forward_expand. BLOCK_M (tokens), BLOCK_K (rank), BLOCK_N (columns). h is read d / BLOCK_N times.
+  using Expand = Table<
+      // 28 to 33 KiB, which Turing has too: three blocks. Ranks up to 64, and few tokens, for which it gives blocks.
+      StripTile<E, 64, 64, 32>,
+      // Eight warps, 96 KiB: C of ranks up to 128 is combined once, before the first tile.
+      StripTile<E, 64, 128, 128, 8>>;
   // backward_dy. Token blocks, then column blocks.
-  using Dy = Table<DyTiles<ShrinkTile<E, 16, 16>, StripTile<E, 64, 16, 64>>,
-                   DyTiles<ShrinkTile<E, 64, 32>, StripTile<E, 64, 32, 64>>,
-                   DyTiles<ShrinkTile<E, 16, 64>, StripTile<E, 64, 64, 32>>,
-                   DyTiles<ShrinkTile<E, 64, 64>, StripTile<E, 64, 64, 128>>,
-                   DyTiles<ShrinkTile<E, 128, 128, 8>, StripTile<E, 64, 128, 256, 8>>>;
-  // backward_x. 128 accumulators for both products.
-  using X = Table<StripTile<E, 64, 64, 32>, StripTile<E, 64, 128, 128, 8>>;
-  // forward_mix. BLOCK_M (tokens), BLOCK_N (columns), BLOCK_K (E r). If B stays in shared memory, a block has E r 128
-  // bytes of it with 64 columns: with E = 4 two blocks fit into 164 KiB up to r = 64, one up to r = 256.
-  using Mix = Table<MixTile<E, 128, 64, 64>, MixTile<E, 32, 32, 64>>;
+  using Dy = Table<
+      // Ranks up to 16: memory limits them.
+      DyTiles<ShrinkTile<E, 16, 16>, StripTile<E, 64, 16, 64>>,
+      // Ranks up to 32; few tokens of larger ones.
+      DyTiles<ShrinkTile<E, 64, 32>, StripTile<E, 64, 32, 64>>,
+      // Weights per token, where the column blocks form u and are many: 32 columns of each. Few tokens: token blocks of
+      // 16. Without it the calls of few tokens take half as long again.
+      DyTiles<ShrinkTile<E, 16, 64>, StripTile<E, 64, 64, 32>>,
+      // Ranks up to 64 and many tokens: h is read d / 128 times.
+      DyTiles<ShrinkTile<E, 64, 64>, StripTile<E, 64, 64, 128>>,
+      // Eight warps, 132 KiB. r = 128 and many tokens: C is read M / 128 times, h d / 256 times. 192 accumulators.
+      DyTiles<ShrinkTile<E, 128, 128, 8>, StripTile<E, 64, 128, 256, 8>>>;
+  // backward_x. dx and dA in one pass.
+  using X = Table<
+      // 41 KiB, which Turing has too. Ranks up to 64, and few tokens.
+      StripTile<E, 64, 64, 32>,
+      // Eight warps, 96 accumulators for both products, 128 KiB. Ranks from 65, dh is read d / 128 times.
+      StripTile<E, 64, 128, 128, 8>>;
+  // forward_mix. BLOCK_M (tokens), BLOCK_N (columns), BLOCK_K (E r).
+  using Mix = Table<
+      // If B stays in shared memory, a block has E r 128 bytes of it: with E = 4 two blocks fit into 164 KiB up to
+      // r = 64, one up to r = 256. 128 tokens need a third less of fragments than 64.
+      MixTile<E, 128, 64, 64>,
+      // Half of B; fits into the 64 or 100 KiB of Turing and RTX. Few tokens.
+      MixTile<E, 32, 32, 64>>;
   // forward_decode. BLOCK_M (tokens): fragments of 16 rows without a token are not multiplied.
   using Decode = Table<DecodeTile<E, kDecodeTokens>>;
-  // backward_dy_once. BLOCK_K (rank): above it the partial sums of q and D exceed a second read of dy.
+  // backward_dy_once. BLOCK_K (rank): above it the partial sums of q and D exceed a second read of dy. Few tokens and
+  // LoRA: a launch less.
   using Once = Table<OnceTile<E, 16>>;
   // BLOCK_M, BLOCK_N, BLOCK_K, stages. The comments compare, per K step of 16, the clocks of shared memory (fragments,
   // and copies) with those of the matrix units (2 per instruction on A100; 1 on H100, whose full rate requires wgmma):

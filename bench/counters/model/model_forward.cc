@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "core/problem.h"
-#include "cuda/launch/model.h"
-#include "cuda/launch/model_terms.h"
+#include "model/model.h"
+#include "model/model_terms.h"
 
 namespace lily::cuda {
 namespace {
@@ -37,7 +37,7 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, int splits, bool share
   const int row_tiles = ceil_divide(problem_.rank, tile.block_n);
   work.reads(tokens_ * d_in_ * scalar_, row_tiles);
   work.reads(rank_ * d_in_ * scalar_, token_tiles);
-  double tail = rates_.dram_latency;
+  double tail = constants_.dram_latency;
   if (splits > 0) {
     work.writes(4 * splits * tokens_ * round_up(problem_.rank, 4));
   } else {
@@ -53,7 +53,7 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, int splits, bool share
       (std::min<double>(tile_tokens, tokens_) + std::min<double>(tile.block_n, rank_)) * tile.block_k * scalar_;
   const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, row.warps, copied);
   work.add({int64_t{token_tiles} * row_tiles * std::max(splits, 1), steps * step,
-            steps * rates_.dram_latency / (row.stages - 1), tail, static_cast<int>((row.stages - 1) * copied)});
+            steps * constants_.dram_latency / (row.stages - 1), tail, static_cast<int>((row.stages - 1) * copied)});
   work.shared_bytes = row.bytes;
   work.registers = registers(kShrinkRegisters, row.accumulators);
   work.threads = row.threads;
@@ -62,7 +62,7 @@ Work Model::shrink(const ShrinkRow &row, int tile_tokens, int splits, bool share
 
 // Clocks of the logits of a block's tokens, and of what follows from them.
 double Model::route_clocks(int tile_tokens, int threads) const {
-  return 3 * rates_.l2_latency + ceil_of(tile_tokens * experts_, threads) * rank_ * 2;
+  return 3 * constants_.l2_latency + ceil_of(tile_tokens * experts_, threads) * rank_ * 2;
 }
 
 // A block loads R before the partial sums have been written.
@@ -73,8 +73,8 @@ Work Model::route(int tile_tokens, int splits, bool shares_hidden, int shared_by
   work.reads(16.0 * splits * tokens_ * std::ceil(rank_ / 4));
   add_hidden_outputs(work, shares_hidden);
   add_route(work, blocks);
-  work.add({blocks, 0, ceil_of(vectors, kThreads) * ceil_of(splits, 8) * rates_.l2_latency,
-            routes_ ? route_clocks(tile_tokens, kThreads) : 2 * rates_.l2_latency,
+  work.add({blocks, 0, ceil_of(vectors, kThreads) * ceil_of(splits, 8) * constants_.l2_latency,
+            routes_ ? route_clocks(tile_tokens, kThreads) : 2 * constants_.l2_latency,
             static_cast<int>(std::min<double>(vectors, kThreads) * std::min(splits, 8) * 16)});
   work.shared_bytes = shared_bytes;
   work.registers = 64;
@@ -111,7 +111,7 @@ Work Model::route(int tile_tokens) const {
     work.requested += kSector * (experts_ + 1) * blocks;
   }
   const double rounds = ceil_of(tile_tokens, kWarpTokens * kWarps) * experts_ * ceil_of(rank_, 8 * kWarp);
-  work.add({blocks, 0, rounds * rates_.l2_latency, 2 * rates_.dram_latency, kThreads * 80});
+  work.add({blocks, 0, rounds * constants_.l2_latency, 2 * constants_.dram_latency, kThreads * 80});
   work.registers = 64;
   return work;
 }
@@ -122,7 +122,7 @@ Work Model::pool(int threads) const {
   work.reads(4 * tokens_ * experts_);
   work.writes(4 * groups_ * experts_);
   const double rounds = ceil_of(experts_, 4) * ceil_of(tokens_ / groups_, threads * kLoadsInFlight);
-  work.add({problem_.groups, 0, rounds * rates_.dram_latency, 3 * rates_.l2_latency,
+  work.add({problem_.groups, 0, rounds * constants_.dram_latency, 3 * constants_.l2_latency,
             static_cast<int>(threads * 16 * kLoadsInFlight)});
   work.registers = 64;
   return work;
@@ -138,7 +138,7 @@ Work Model::combine(int partial_count) const {
     work.reads(kSector, blocks);
   work.writes(rank_ * d_out_ * scalar_);
   const double passes = VectorLoads(kCombineRows, kCombineColumns).passes * ceil_of(experts_, 4);
-  work.add({blocks, 0, passes * rates_.dram_latency, sum_rows_clocks(experts_ + 1, partial_count, kThreads),
+  work.add({blocks, 0, passes * constants_.dram_latency, sum_rows_clocks(experts_ + 1, partial_count, kThreads),
             static_cast<int>(kThreads * 16 * scalar_)});
   work.shared_bytes = static_cast<int>(kCombineRows * kCombineColumns * scalar_);
   work.registers = 48;
@@ -155,7 +155,7 @@ Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) con
   // Combining loads all rows of a tile: those beyond the rank are the last row again, once per warp.
   const double beyond = round_up(problem_.rank, tile.block_k) - rank_, warp_rows = 4.0 * kWarp / tile.block_n;
   work.requested += experts_ * ceil_of(beyond, std::max(1.0, warp_rows)) * d_out_ * parameter_ * combined;
-  double serial = 2 * rates_.dram_latency, step = rates_.dram_latency / 2;  // two tiles are in flight
+  double serial = 2 * constants_.dram_latency, step = constants_.dram_latency / 2;  // two tiles are in flight
   work.reads(tokens_ * rank_ * scalar_, walk.column_tiles);
   if (partial_count > 0) {
     add_sum_rows(work, experts_ + 1, partial_count, blocks);
@@ -164,7 +164,7 @@ Work Model::expand(const StripRow &row, const Walk &walk, int partial_count) con
   const VectorLoads combined_rows(tile.block_k, tile.block_n, row.threads);
   const double combining = combined_rows.passes * ceil_of(experts_, 4);
   serial += sum_rows_clocks(experts_ + 1, partial_count, row.threads);
-  (walk.row_tiles == 1 ? serial : step) += combining * rates_.dram_latency;
+  (walk.row_tiles == 1 ? serial : step) += combining * constants_.dram_latency;
   work.updates(tokens_ * d_out_ * activation_);
   const double copied = (rank_ / walk.row_tiles + 2 * tile.block_n) * tile.block_m * scalar_;
   const double busy = walk.row_tiles * product_clocks(tile.block_m, tile.block_n, std::min<double>(rank_, tile.block_k),
@@ -202,10 +202,10 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   const int ahead = mix_stages(walk.row_tiles) - 1;
   // Of operands that have arrived: a barrier, and the first products. If B stays, a tile of tokens is one step.
   constexpr double kStepClocks = 100;
-  const double steps = b_stays ? kStepClocks : walk.row_tiles * std::max(kStepClocks, rates_.l2_latency / 2);
+  const double steps = b_stays ? kStepClocks : walk.row_tiles * std::max(kStepClocks, constants_.l2_latency / 2);
   const double of_tokens = (rank_ + tile.block_n) * tile.block_m * scalar_;
   work.add({int64_t{walk.column_tiles} * walk.splits, tiles * busy,
-            tiles * std::max(rates_.dram_latency / ahead, steps), 2 * rates_.dram_latency,
+            tiles * std::max(constants_.dram_latency / ahead, steps), 2 * constants_.dram_latency,
             static_cast<int>(ahead * of_tokens)});
   work.shared_bytes = walk.shared_bytes;
   work.registers = registers(kMixRegisters, row.accumulators);
@@ -218,7 +218,7 @@ Work Model::form_u() const {
   work.reads(4 * (per_token_ ? tokens_ : groups_) * experts_, per_token_ ? 1 : tokens_ / groups_);
   work.writes(tokens_ * experts_ * rank_ * scalar_);
   const double rounds = ceil_of(rank_, 4 * kWarp);
-  work.add({ceil_divide(problem_.tokens, kWarps), 0, rounds * rates_.dram_latency, rates_.l2_latency,
+  work.add({ceil_divide(problem_.tokens, kWarps), 0, rounds * constants_.dram_latency, constants_.l2_latency,
             static_cast<int>(kThreads * 4 * scalar_)});
   work.registers = 40;
   return work;
@@ -245,13 +245,13 @@ Work Model::decode(const DecodeRow &row, const DecodeStages &stages, int shared_
     work.writes(4 * tokens_ * experts_ + 4 * groups_ * experts_);
   }
   // The first stages of B arrive while the partial sums are added and the weights are formed.
-  const double sums = ceil_of(tokens_ * pitch / 4, kThreads) * ceil_of(splits, 8) * rates_.l2_latency;
-  const double serial = std::max(0.0, sums + 5 * rates_.l2_latency - rates_.dram_latency);
+  const double sums = ceil_of(tokens_ * pitch / 4, kThreads) * ceil_of(splits, 8) * constants_.l2_latency;
+  const double serial = std::max(0.0, sums + 5 * constants_.l2_latency - constants_.dram_latency);
   const double later = std::max(0, stages.count() - kDecodeStages) / (kDecodeStages - 1.0);
   const double rows = has_token_weights_ ? experts_ * rank_ : rank_;
   const double in_flight = std::min(kDecodeStages * stages.rows() * 1.0, experts_ * rank_) * tile.block_n * parameter_;
   const double fragment_rows = 16 * ceil_of(tokens_, 16);
-  work.add({blocks, product_clocks(fragment_rows, tile.block_n, rows, {1, 4}, 0), (1 + later) * rates_.dram_latency,
+  work.add({blocks, product_clocks(fragment_rows, tile.block_n, rows, {1, 4}, 0), (1 + later) * constants_.dram_latency,
             serial, static_cast<int>(in_flight)});
   work.shared_bytes = shared_bytes;
   work.registers = 164;

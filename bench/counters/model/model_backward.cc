@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "core/problem.h"
-#include "cuda/launch/model.h"
-#include "cuda/launch/model_terms.h"
+#include "model/model.h"
+#include "model/model_terms.h"
 
 namespace lily::cuda {
 namespace {
@@ -28,12 +28,12 @@ void Model::add_gradient(Work &work, double rows, double columns, int splits, do
 // flight.
 double Model::gradient_clocks(const Tile &tile, int splits, double copies) const {
   const double loads = tile.block_m * tile.block_n / 4.0 / kThreads;
-  return rates_.dram_latency * (splits > 1 ? 1 : copies * ceil_of(loads, 8));
+  return constants_.dram_latency * (splits > 1 ? 1 : copies * ceil_of(loads, 8));
 }
 
 double Model::d_weights_clocks(double rows, double columns, int threads) const {
   if (!routes_ || has_token_weights_) return 0;
-  return ceil_of(experts_, kDWeightExperts) * (VectorLoads(rows, columns, threads).passes + 1) * rates_.l2_latency;
+  return ceil_of(experts_, kDWeightExperts) * (VectorLoads(rows, columns, threads).passes + 1) * constants_.l2_latency;
 }
 
 // dl, and dh from q, of `tiles` tiles of rows x columns elements in `blocks` blocks. Returns the clocks of a block.
@@ -41,7 +41,7 @@ double Model::add_completion(Work &work, double tiles, double blocks, double row
                              int d_weights_partials, int threads) const {
   const VectorLoads loads(rows, columns, threads);
   work.writes(tokens_ * rank_ * scalar_);
-  if (!routes_) return rates_.l2_latency;
+  if (!routes_) return constants_.l2_latency;
   work.read += experts_ * rank_ * parameter_;
   work.requested +=
       tiles * loads.passes * threads / kWarp * 4 * ceil_of(experts_, 4) * std::min(columns, rank_) * parameter_;
@@ -49,7 +49,8 @@ double Model::add_completion(Work &work, double tiles, double blocks, double row
   if (per_token_) work.requested += 4 * tokens_ * experts_;
   if (per_token_ || !pools_logits_) work.reads(4 * tokens_ * experts_);
   work.writes(4 * tokens_ * experts_);
-  double clocks = (kFormDLogitsLatencies + loads.passes * ceil_of(experts_, 4)) * rates_.l2_latency * tiles / blocks;
+  double clocks =
+      (kFormDLogitsLatencies + loads.passes * ceil_of(experts_, 4)) * constants_.l2_latency * tiles / blocks;
   if (!has_token_weights_) {
     add_sum_rows(work, experts_, d_weights_partials, blocks);
     clocks += sum_rows_clocks(experts_, d_weights_partials, threads);
@@ -63,7 +64,7 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
   const double shrink_rows = has_token_weights_ ? experts_ * rank_ : rank_;
   const double row_tiles = ceil_of(shrink_rows, tile.block_n);
   const double q_bytes = 4 * tokens_ * round_up(problem_.rank, 4);
-  double tail = rates_.dram_latency;
+  double tail = constants_.dram_latency;
   work.requested += tokens_ * d_out_ * scalar_ * row_tiles;
   if (has_token_weights_) {
     work.reads(experts_ * rank_ * d_out_ * scalar_, blocks);
@@ -81,7 +82,7 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
     if (routes_) {
       work.written += 4 * tokens_ * experts_;
       work.requested += tokens_ * experts_ * (kSector + std::max(kSector, rank_ * hidden_));
-      tail += ceil_of(tile_tokens * experts_, shrink_row.threads / kWarp * 4) * rates_.l2_latency;
+      tail += ceil_of(tile_tokens * experts_, shrink_row.threads / kWarp * 4) * constants_.l2_latency;
     }
   } else {
     work.reads(rank_ * d_out_ * scalar_, blocks);
@@ -94,8 +95,9 @@ void Model::add_token_blocks(Work &work, const ShrinkRow &shrink_row, int tile_t
   const double steps = ceil_of(d_out_, tile.block_k) * (has_token_weights_ ? row_tiles : 1);
   const double copied = (tile_tokens + std::min<double>(tile.block_n, shrink_rows)) * tile.block_k * scalar_;
   const double step = product_clocks(tile.block_m, tile.block_n, tile.block_k, shrink_row.warps, copied);
-  work.add({static_cast<int64_t>(blocks * units), steps * step, steps * rates_.dram_latency / (shrink_row.stages - 1),
-            tail, static_cast<int>((shrink_row.stages - 1) * copied)});
+  work.add({static_cast<int64_t>(blocks * units), steps * step,
+            steps * constants_.dram_latency / (shrink_row.stages - 1), tail,
+            static_cast<int>((shrink_row.stages - 1) * copied)});
 }
 
 void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk, int outer_rows) const {
@@ -103,12 +105,13 @@ void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk,
   const double shrink_rows = has_token_weights_ ? experts_ * rank_ : rank_;
   work.requested += tokens_ * d_out_ * scalar_ * walk.row_tiles;
   work.read += tokens_ * rank_ * scalar_;
-  double lhs_step = rates_.dram_latency / 2;  // two tiles are in flight
+  double lhs_step = constants_.dram_latency / 2;  // two tiles are in flight
   if (has_token_weights_) {
     work.requested +=
         tokens_ * walk.column_tiles * outer_rows / (experts_ * rank_) *
         (form_u_bytes(tile.block_k) + ceil_of(shrink_rows, tile.block_k) * tile.block_k / 128.0 * kSector);
-    lhs_step = std::max(lhs_step, 2 * VectorLoads(tile.block_m, tile.block_k, row.threads).passes * rates_.l2_latency);
+    lhs_step =
+        std::max(lhs_step, 2 * VectorLoads(tile.block_m, tile.block_k, row.threads).passes * constants_.l2_latency);
     add_gradient(work, outer_rows, d_out_, walk.splits, 1);
   } else {
     work.requested += tokens_ * rank_ * scalar_ * walk.column_tiles;
@@ -124,7 +127,7 @@ void Model::add_column_blocks(Work &work, const StripRow &row, const Walk &walk,
   // Rows beyond the rank are multiplied too: they are zeros.
   const double busy = product_clocks(tile.block_k, tile.block_n, tile.block_m, row.outer_warps, copied);
   work.add({walk.outer_blocks(), tiles * busy, tiles * lhs_step,
-            2 * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, row.threads),
+            2 * constants_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, row.threads),
             static_cast<int>(2 * copied)});
 }
 
@@ -138,7 +141,8 @@ void Model::add_combine_blocks(Work &work) const {
     work.reads(experts_ * rank_ * d_out_ * parameter_);
   work.reads(4 * experts_, blocks * kSector / (4 * experts_));
   work.writes(rank_ * d_out_ * scalar_);
-  work.add({grid.blocks(), 0, ceil_of(experts_, 4) * rates_.dram_latency, 2 * rates_.dram_latency, kThreads * 32});
+  work.add(
+      {grid.blocks(), 0, ceil_of(experts_, 4) * constants_.dram_latency, 2 * constants_.dram_latency, kThreads * 32});
 }
 
 Work Model::dy(const StripRow &row, const Walk &walk, const ShrinkRow &shrink_row, int tile_tokens, int outer_rows,
@@ -212,8 +216,8 @@ Work Model::dy_once(const OnceRow &row, const Walk &walk) const {
                       product_clocks(tile.block_m, tile.block_k, tile.block_n, {1, 2}, 0);
   const double combining = VectorLoads(tile.block_k, tile.block_n).passes * ceil_of(experts_, 4);
   work.add({static_cast<int64_t>(blocks), tiles * busy,
-            tiles * (rates_.dram_latency / (row.stages - 1) + rates_.l2_latency),
-            combining * rates_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, kThreads),
+            tiles * (constants_.dram_latency / (row.stages - 1) + constants_.l2_latency),
+            combining * constants_.dram_latency + d_weights_clocks(tile.block_k, tile.block_n, kThreads),
             static_cast<int>((row.stages - 1) * copied)});
   work.shared_bytes = row.bytes;
   work.registers = registers(kXRegisters, tile.block_k / 16 * tile.block_n / 8);
@@ -224,15 +228,15 @@ Work Model::d_hidden(int q_partials, int d_weights_partials, const BackwardPlan 
   Work work = {};
   const double tiles = ceil_of(tokens_, kHiddenTokens), blocks = ceil_of(tokens_, plan.hidden_tokens);
   work.reads(4 * q_partials * tokens_ * rank_);
-  double clocks = ceil_of(q_partials, 4) * rates_.dram_latency * tiles / blocks;
+  double clocks = ceil_of(q_partials, 4) * constants_.dram_latency * tiles / blocks;
   clocks += add_completion(work, tiles, blocks, kHiddenTokens, std::min(rank_, 128.0), d_weights_partials, kThreads);
   if (has_token_weights_ && routes_) {
     // Each block adds dw of the sequences of its tokens.
     const double sequence = tokens_ / groups_;
     work.reads(4 * tokens_ * experts_, std::max(1.0, blocks * sequence / tokens_));
-    clocks += ceil_of(sequence, kThreads * 8) * ceil_of(experts_, 4) * rates_.l2_latency;
+    clocks += ceil_of(sequence, kThreads * 8) * ceil_of(experts_, 4) * constants_.l2_latency;
   }
-  work.add({static_cast<int64_t>(blocks), 0, clocks, 2 * rates_.dram_latency, kThreads * 64});
+  work.add({static_cast<int64_t>(blocks), 0, clocks, 2 * constants_.dram_latency, kThreads * 64});
   work.shared_bytes = backward_hidden_bytes(problem_.experts, has_token_weights_);
   work.registers = 96;
   return work;
@@ -247,7 +251,7 @@ void Model::add_router_blocks(Work &work, const BackwardPlan &plan) const {
   work.writes(4 * plan.router_splits * elements);
   const double tiles = plan.router_split_tokens / kRouterTile;
   work.add({int64_t{plan.router_splits} * plan.router_element_tiles, 0,
-            tiles * (2 * rates_.dram_latency + rates_.l2_latency), rates_.dram_latency, kThreads * 16 * 2});
+            tiles * (2 * constants_.dram_latency + constants_.l2_latency), constants_.dram_latency, kThreads * 16 * 2});
 }
 
 Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) const {
@@ -264,8 +268,8 @@ Work Model::x(const StripRow &row, const Walk &walk, const BackwardPlan &plan) c
   const double copied = (depth + 3 * tile.block_n) * tile.block_m * scalar_;
   const double expand = product_clocks(tile.block_m, tile.block_n, depth, row.expand_warps, copied);
   const double outer = product_clocks(tile.block_k, tile.block_n, tile.block_m, row.outer_warps, 0);
-  const double step = rates_.dram_latency / 2;  // two tiles are in flight
-  const double serial = 2 * rates_.dram_latency;
+  const double step = constants_.dram_latency / 2;  // two tiles are in flight
+  const double serial = 2 * constants_.dram_latency;
   const int in_flight = static_cast<int>(2 * (depth + (is_one ? 2 : 1) * tile.block_n) * tile.block_m * scalar_);
   if (is_one) {
     work.add({int64_t{walk.column_tiles} * walk.splits, tiles * (expand + outer), tiles * step, serial, in_flight});
@@ -287,10 +291,10 @@ void Model::add_large_outer(Work &work, const LargeRow &row, const Walk &walk, d
   const double steps = ceil_of(walk.split_tokens, tile.block_k);
   const double copied = (walk.tile_rows + tile.block_n) * tile.block_k * scalar_;
   const double serial =
-      rates_.dram_latency + gradient_clocks(tile, walk.splits, copies) * kThreads / row.threads() + tail;
+      constants_.dram_latency + gradient_clocks(tile, walk.splits, copies) * kThreads / row.threads() + tail;
   const double written = walk.splits > 1 ? 1 : copies;
   work.add({walk.outer_blocks(), large_clocks(row, walk.tile_rows, tile.block_n, walk.split_tokens, tile.block_m),
-            steps * rates_.dram_latency / (row.stages - 1), serial, static_cast<int>((row.stages - 1) * copied),
+            steps * constants_.dram_latency / (row.stages - 1), serial, static_cast<int>((row.stages - 1) * copied),
             serial + result_clocks(walk.tile_rows, tile.block_n, 1 + written, sizeof(float),
                                    walk.splits > 1 ? sizeof(float) : copies * parameter_)});
 }
@@ -353,7 +357,7 @@ Work Model::reduce(int dy_splits, int x_splits, int outer_rows, int router_split
   if (dy_splits > 1) add(dy_splits, outer_rows, d_out_, has_token_weights_ ? 1 : experts_);
   if (x_splits > 1) add(x_splits, rank_, d_in_, 1);
   if (router_splits > 0) add(router_splits, experts_, rank_, 1);
-  work.add({static_cast<int64_t>(blocks), 0, 0, 4 * rates_.dram_latency, kThreads * 64});
+  work.add({static_cast<int64_t>(blocks), 0, 0, 4 * constants_.dram_latency, kThreads * 64});
   work.registers = 32;
   return work;
 }

@@ -55,7 +55,6 @@ struct Prediction {
   double waves;
   double in_flight;  // bytes per multiprocessor
   double seconds;
-  double compared_seconds;  // by which a choice compares: with a further share of the traffic of L2
   // The parts of it that do not overlap with themselves: the traffic of L2, and the blocks' use of the matrix units.
   double l2_seconds, busy_seconds;
 };

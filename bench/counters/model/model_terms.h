@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cuda/launch/model.h"
+#include "model/model.h"
 
 namespace lily::cuda {
 

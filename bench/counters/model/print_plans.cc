@@ -1,5 +1,5 @@
-// Not part of the library: prints plans and what the model predicts of them, for bench/counters/plan.ts. It is the plan
-// of the backend itself, compiled for the host.
+// Prints plans and what the model of time predicts of them, for bench/counters/plan.ts. The plans are those of the
+// backend itself, compiled for the host; the model is a tool's alone.
 //
 // Reads one call per line, as numbers, and writes one line of JSON for each:
 //
@@ -8,15 +8,25 @@
 //   call       0 forward or 1 backward, M, d_in, d_out, r, E, G, routing, dtypes of activations and of parameters
 //   tiles      shrink, strip, large and mix: three sizes each, zeros for a free choice
 //
-// With --rows N A it prints the rows of the tables of engines with elements of N bytes instead, of which code of the
-// virtual architecture A has kernels.
+// Options:
+//
+//   --constants LIST   with these constants of the GPU, name=value,..., in place of those of its capability
+//   --predict LIST     the same for predictions alone: the choices are those of the library
+//   --show-constants C prints the names and values of the constants of compute capability C instead
+//   --rows N A         prints the rows of the tables of engines with elements of N bytes instead, of which code of the
+//                      virtual architecture A has kernels
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
+#include <map>
+#include <sstream>
+#include <string>
 #include <string_view>
 
-#include "cuda/launch/model.h"
+#include "cuda/launch/choices.h"
 #include "cuda/launch/planner.h"
+#include "model/works.h"
 
 namespace lily::cuda {
 namespace {
@@ -58,9 +68,11 @@ void print(const Plan &plan, const lily_problem &problem, const Device &device) 
   const Model model(problem, plan.engine, plan.has_token_weights, tile_rows(plan.engine, device), device);
   std::printf("{\"supported\":%s,\"workspaceBytes\":%zu,\"launches\":[", plan.is_supported ? "true" : "false",
               plan.workspace_bytes);
+  const std::vector<Work> works = works_of(problem, plan, device);
   bool first = true;
   for (const Launch &launch : plan.launches) {
-    const Prediction predicted = model.predict(launch.work);
+    const Work &work = works[static_cast<size_t>(&launch - plan.launches.begin())];
+    const Prediction predicted = model.predict(work);
     std::printf("%s{\"kernel\":\"%s\",\"tile\":", first ? "" : ",", name(launch.step));
     print(launch.tile);
     std::printf(",\"stripTile\":");
@@ -68,11 +80,11 @@ void print(const Plan &plan, const lily_problem &problem, const Device &device) 
     std::printf(
         ",\"blocks\":%lld,\"threads\":%d,\"sharedBytes\":%d,\"resident\":%d,\"waves\":%.17g,\"inFlight\":%.17g,"
         "\"touched\":%.17g,"
-        "\"reread\":%.17g,\"requested\":%.17g,\"seconds\":%.17g,\"comparedSeconds\":%.17g,\"l2Seconds\":%.17g,"
+        "\"reread\":%.17g,\"requested\":%.17g,\"seconds\":%.17g,\"l2Seconds\":%.17g,"
         "\"busySeconds\":%.17g}",
         static_cast<long long>(launch.grid.blocks()), launch.threads, launch.shared_bytes, predicted.resident,
-        predicted.waves, predicted.in_flight, launch.work.touched(), launch.work.reread, launch.work.requested,
-        predicted.seconds, predicted.compared_seconds, predicted.l2_seconds, predicted.busy_seconds);
+        predicted.waves, predicted.in_flight, work.touched(), work.reread, work.requested, predicted.seconds,
+        predicted.l2_seconds, predicted.busy_seconds);
     first = false;
   }
   std::printf("]}\n");
@@ -115,9 +127,56 @@ int print_rows(int scalar_bytes, int architecture) {
   return 0;
 }
 
+constexpr struct {
+  const char *name;
+  double Constants::*value;
+} kNames[] = {{"tensor", &Constants::tensor},
+              {"tf32", &Constants::tf32},
+              {"fma", &Constants::fma},
+              {"wgmma", &Constants::wgmma},
+              {"l2Bytes", &Constants::l2_bytes},
+              {"l2Latency", &Constants::l2_latency},
+              {"dramLatency", &Constants::dram_latency},
+              {"dramShare", &Constants::dram_share},
+              {"launchGap", &Constants::launch_gap}};
+
+void set_capability(Device &device, int capability) {
+  device.compute_major = capability / 10;
+  device.compute_minor = capability % 10;
+}
+
+int show_constants(int capability) {
+  Device device = {};
+  set_capability(device, capability);
+  const char *separator = "{";
+  for (const auto &[name, value] : kNames) {
+    std::printf("%s\"%s\":%.17g", separator, name, constants_of(device).*value);
+    separator = ",";
+  }
+  std::printf("}\n");
+  return 0;
+}
+
+// Returns whether the list names constants alone.
+bool change(Constants &constants, const std::string &list) {
+  std::istringstream items(list);
+  std::string item;
+  while (std::getline(items, item, ',')) {
+    const size_t equals = item.find('=');
+    const auto *found = std::find_if(std::begin(kNames), std::end(kNames),
+                                     [&](const auto &each) { return item.substr(0, equals) == each.name; });
+    if (equals == std::string::npos || found == std::end(kNames)) {
+      std::cerr << item << ": expected name=value with a name of --show-constants\n";
+      return false;
+    }
+    constants.*found->value = std::strtod(item.c_str() + equals + 1, nullptr);
+  }
+  return true;
+}
+
 bool read(std::istream &in, Tile &tile) { return !!(in >> tile.block_m >> tile.block_n >> tile.block_k); }
 
-int run() {
+int run(const std::string &constants, const std::string &predicting) {
   Device device = {};
   int capability = 0, backward = 0;
   lily_problem problem = {};
@@ -130,17 +189,28 @@ int run() {
              problem.routing >> problem.activation_dtype >> problem.parameter_dtype &&
          read(std::cin, only.shrink) && read(std::cin, only.strip) && read(std::cin, only.large) &&
          read(std::cin, only.mix)) {
-    device.compute_major = capability / 10;
-    device.compute_minor = capability % 10;
+    set_capability(device, capability);
     if (const char *wrong = problem_error(problem)) {
       std::cerr << wrong << '\n';
       return 1;
     }
+    device.constants = nullptr;
+    Constants chosen = constants_of(device);
+    if (!change(chosen, constants)) return 1;
+    Constants predicted = chosen;
+    if (!change(predicted, predicting)) return 1;
+    // The address is part of the key of kept choices.
+    static std::map<int, Constants> kept;
+    if (!constants.empty()) device.constants = &kept.emplace(capability, chosen).first->second;
+    Device model_device = device;
+    model_device.constants = &predicted;
     const bool has_offsets = problem.routing == LILY_ROUTING_SEQUENCE;
+    const Restriction *restricted = only == Restriction{} ? nullptr : &only;
     if (backward != 0)
-      print(plan_backward(problem, {has_offsets, false, false, true, true, true, true}, device, only), problem, device);
+      print(plan_backward(problem, {has_offsets, false, false, true, true, true, true}, device, restricted), problem,
+            model_device);
     else
-      print(plan_forward(problem, {has_offsets, true, true}, device, only), problem, device);
+      print(plan_forward(problem, {has_offsets, true, true}, device, restricted), problem, model_device);
   }
   return 0;
 }
@@ -149,6 +219,21 @@ int run() {
 }  // namespace lily::cuda
 
 int main(int count, char **arguments) {
-  const bool rows = count > 3 && std::string_view(arguments[1]) == "--rows";
-  return rows ? lily::cuda::print_rows(std::atoi(arguments[2]), std::atoi(arguments[3])) : lily::cuda::run();
+  using namespace lily::cuda;
+  std::string constants, predicting;
+  for (int i = 1; i < count; ++i) {
+    const std::string_view option = arguments[i];
+    const char *const value = i + 1 < count ? arguments[++i] : "";
+    if (option == "--rows" && i + 1 < count) return print_rows(std::atoi(value), std::atoi(arguments[i + 1]));
+    if (option == "--show-constants") return show_constants(std::atoi(value));
+    if (option == "--constants")
+      constants = value;
+    else if (option == "--predict")
+      predicting = value;
+    else {
+      std::cerr << option << ": unknown option\n";
+      return 1;
+    }
+  }
+  return run(constants, predicting);
 }

@@ -13,10 +13,10 @@
 // reasoned; nothing was measured on a GPU.
 #pragma once
 
+#include "cuda/launch/constants.h"
 #include "cuda/launch/plan.h"
-#include "cuda/launch/rates.h"
 #include "cuda/launch/walk.h"
-#include "cuda/launch/work.h"
+#include "model/work.h"
 
 namespace lily::cuda {
 
@@ -26,8 +26,6 @@ class Model {
         const Device &device);
 
   Prediction predict(const Work &work) const;
-  // The time by which a choice compares.
-  double seconds(const Work &work) const { return predict(work).compared_seconds; }
 
   void add_cast(Work &work, const CastPlan &cast) const;
 
@@ -92,7 +90,7 @@ class Model {
 
   const lily_problem &problem_;
   const Device &device_;
-  const Rates &rates_;
+  const Constants &constants_;
   const double tokens_, d_in_, d_out_, rank_, experts_, groups_;
   const double activation_, parameter_, hidden_, scalar_;  // bytes per element
   const bool has_token_weights_, routes_, per_token_, pools_logits_;

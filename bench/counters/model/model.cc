@@ -1,16 +1,14 @@
-#include "cuda/launch/model.h"
+#include "model/model.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/problem.h"
-#include "cuda/launch/model_terms.h"
+#include "model/model_terms.h"
 
 namespace lily::cuda {
 namespace {
 
-// Between two dependent launches of a stream: the first drains and the second starts.
-constexpr double kLaunchGap = 1.5e-6;
 // The share of its rate that a multiprocessor reaches with one, two, and more resident blocks of four warps: a single
 // block waits at its barriers. The tile table expects 80 % for two. A block of eight warps counts as two: it waits at
 // its barriers too, but has twice as many products between two of them.
@@ -20,9 +18,6 @@ double busy_share(double resident) {
 // Static shared memory of the kernels that have most of it: the weights of the experts and their sums.
 constexpr int kTypicalStaticBytes = 576;
 constexpr double kRegisters = 65536;
-// Of tiles that take about as long, those are chosen that request fewer bytes: the bandwidth of L2 is the least certain
-// of the rates, because it depends on which part of L2 a block reads. It costs less than 1 % of the predicted time.
-constexpr double kL2Preference = 0.1;
 
 // The loads of multiprocessors that each take the next block of the grid as soon as they have ended one.
 class Loads {
@@ -67,7 +62,7 @@ Model::Model(const lily_problem &problem, EngineKind engine, bool has_token_weig
              const Device &device)
     : problem_(problem),
       device_(device),
-      rates_(rates_of(device)),
+      constants_(constants_of(device)),
       tokens_(static_cast<double>(problem.tokens)),
       d_in_(static_cast<double>(problem.d_in)),
       d_out_(static_cast<double>(problem.d_out)),
@@ -83,9 +78,9 @@ Model::Model(const lily_problem &problem, EngineKind engine, bool has_token_weig
       per_token_(problem.routing == LILY_ROUTING_TOKEN),
       pools_logits_(problem.routing != LILY_ROUTING_TOKEN && problem.pool == LILY_POOL_LOGITS) {
   switch (engine) {
-    case EngineKind::kTf32: rate_ = rates_.tf32; break;
-    case EngineKind::kExact: rate_ = rates_.fma / 2; break;  // every second instruction loads operands
-    default: rate_ = rates_.tensor;
+    case EngineKind::kTf32: rate_ = constants_.tf32; break;
+    case EngineKind::kExact: rate_ = constants_.fma / 2; break;  // every second instruction loads operands
+    default: rate_ = constants_.tensor;
   }
 }
 
@@ -123,7 +118,7 @@ Prediction Model::predict(const Work &work) const {
   result.in_flight = in_flight / blocks * std::min(resident, ceil_of(blocks, multiprocessors));
   // A wave takes the latency of its loads, which rises with their bytes in flight: to twice that of an idle memory
   // where they would just fill its bandwidth. Rings that stop at barriers need about twice as much in flight.
-  const double filling = device_.dram_bytes_per_second * rates_.dram_latency / device_.clock_hz;
+  const double filling = device_.dram_bytes_per_second * constants_.dram_latency / device_.clock_hz;
   const auto wave_clocks = [&](double count) {
     return streaming / blocks * (1 + std::min(1.0, count * in_flight / blocks / filling));
   };
@@ -134,16 +129,15 @@ Prediction Model::predict(const Work &work) const {
     latency = std::max(result.waves, 1.0) * wave_clocks(std::min(blocks, at_once));
   else if (rest > 0)
     latency += wave_clocks(rest) + serial / blocks;
-  const double memory = (work.touched() + work.reread) / (device_.dram_bytes_per_second * kDramShare);
-  const double l2 = work.requested / (rates_.l2_bytes * multiprocessors * device_.clock_hz);
+  const double memory = (work.touched() + work.reread) / (device_.dram_bytes_per_second * constants_.dram_share);
+  const double l2 = work.requested / (constants_.l2_bytes * multiprocessors * device_.clock_hz);
   const double on_blocks = std::max(busiest, latency) / device_.clock_hz;
   result.l2_seconds = l2;
   result.busy_seconds = busiest / device_.clock_hz;
   // The limits interfere: a norm instead of the maximum, which exceeds it by at most 44 %.
   const auto cube = [](double value) { return value * value * value; };
   const double bound = std::cbrt(cube(memory) + cube(l2) + cube(on_blocks));
-  result.seconds = kLaunchGap + serial / blocks / device_.clock_hz + bound;
-  result.compared_seconds = result.seconds + kL2Preference * l2;
+  result.seconds = constants_.launch_gap + serial / blocks / device_.clock_hz + bound;
   return result;
 }
 
@@ -168,7 +162,7 @@ double Model::large_clocks(const LargeRow &row, double m, double n, double depth
   const double columns = ceil_of(n, column_unit(row)) * column_unit(row);
   // A warpgroup reads its rows of a, and all of b.
   const Warps readers = row.has_wgmma ? Warps{static_cast<int>(rows) / kGroupRows, 1} : row.warps;
-  return steps * product_clocks(rows, columns, tile.block_k, readers, row.has_wgmma ? rates_.wgmma : rate_, copied);
+  return steps * product_clocks(rows, columns, tile.block_k, readers, row.has_wgmma ? constants_.wgmma : rate_, copied);
 }
 
 // Tokens whose rows a block copies for a stage.
@@ -195,7 +189,7 @@ Work Model::large_product(const LargeRow &row, const ProductPlan &plan, double d
   const double copied = (rows_copied(row) + n) * tile.block_k * scalar_;
   work.add({static_cast<int64_t>(ceil_of(token_tiles * column_tiles, plan.tiles_each)),
             plan.tiles_each * large_clocks(row, tile.block_m, n, depth, rows_copied(row)),
-            plan.tiles_each * steps * rates_.dram_latency / (row.stages - 1), 2 * rates_.dram_latency,
+            plan.tiles_each * steps * constants_.dram_latency / (row.stages - 1), 2 * constants_.dram_latency,
             static_cast<int>((row.stages - 1) * copied)});
   work.registers = registers(kLargeProductRegisters, row.accumulators);
   work.threads = row.threads();
@@ -230,14 +224,14 @@ void Model::add_sum_rows(Work &work, double rows, double columns, double blocks)
 
 // Clocks of sum_rows: one row per warp at a time, eight loads per lane in flight.
 double Model::sum_rows_clocks(double rows, double columns, int threads) const {
-  return ceil_of(rows, threads / kWarp) * ceil_of(columns, 8 * kWarp) * rates_.l2_latency;
+  return ceil_of(rows, threads / kWarp) * ceil_of(columns, 8 * kWarp) * constants_.l2_latency;
 }
 
 void Model::add_cast(Work &work, const CastPlan &cast) const {
   const auto rows = static_cast<double>(cast.rows);
   work.reads(rows * static_cast<double>(cast.columns) * cast.from_bytes);
   work.writes(rows * cast.pitch * scalar_);
-  work.add({cast_blocks(cast.rows, cast.pitch), 0, rates_.dram_latency, rates_.l2_latency,
+  work.add({cast_blocks(cast.rows, cast.pitch), 0, constants_.dram_latency, constants_.l2_latency,
             kThreads * kCastVectors * 4 * cast.from_bytes});
   work.registers = 64;
 }
