@@ -38,8 +38,6 @@ struct Tiles<E, 2> {
   using Shrink = Table<
       // 32 KiB. Small ranks; 16 tokens (of which 8 may be used) give enough blocks, and every rank has this tile.
       ShrinkTile<E, 16, 16>,
-      // Ranks up to 32, and some thousand tokens of larger ones, for which it gives the blocks.
-      ShrinkTile<E, 64, 32>,
       // Few tokens: x is read r / 64 times.
       ShrinkTile<E, 16, 64>,
       // Many tokens: A is read M / 64 times. 96 accumulators in 48 KiB.
@@ -56,8 +54,6 @@ struct Tiles<E, 2> {
   using Dy = Table<
       // Ranks up to 16: memory limits them.
       DyTiles<ShrinkTile<E, 16, 16>, StripTile<E, 64, 16, 64>>,
-      // Ranks up to 32; few tokens of larger ones.
-      DyTiles<ShrinkTile<E, 64, 32>, StripTile<E, 64, 32, 64>>,
       // Weights per token, where the column blocks form u and are many: 32 columns of each. Few tokens: token blocks of
       // 16. Without it the calls of few tokens take half as long again.
       DyTiles<ShrinkTile<E, 16, 64>, StripTile<E, 64, 64, 32>>,
