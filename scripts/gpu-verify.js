@@ -155,13 +155,19 @@ const sanitizer = (tool, limit) => ({
 /**
  * `limit`: time limit on a GPU in seconds; the sum of a step is below ten minutes, to which the instrumentation of a library as
  * large as this adds most for memcheck. `file`: output of the part. `find`: number of results in the output, and a summary.
+ * `says`: what the part prints if it has passed.
  *
- * @typedef {{ name: string, limit: number, why?: () => string | null, remark?: string, command: () => string[], env?: () => NodeJS.ProcessEnv, file?: string, find?: (written: any) => readonly [number, string] }} Part
+ * @typedef {{ name: string, limit: number, why?: () => string | null, remark?: string, command: () => string[], env?: () => NodeJS.ProcessEnv, file?: string, says?: RegExp, find?: (written: any) => readonly [number, string] }} Part
  * @type {Readonly<Record<string, readonly Part[]>>}
  */
 const steps = {
   check: [
-    { name: 'self-test', limit: 20, command: () => [...emulated, ...tsx, 'cli/main.ts', 'doctor'] },
+    {
+      name: 'self-test',
+      limit: 20,
+      command: () => [...emulated, ...tsx, 'cli/main.ts', 'doctor'],
+      says: /^cuda +self-test passed/m,
+    },
     testsOf('kernels', 100, isEmulated ? ['test/golden.test.ts'] : ['test/cuda/kernels.test.ts']),
     {
       name: 'instructions',
@@ -296,7 +302,7 @@ function runInto([program, ...args], env, log) {
 }
 
 /** @type {(part: Part, limit: number) => Promise<Outcome>} */
-async function run({ name, why, remark, command, env, file, find }, limit) {
+async function run({ name, why, remark, command, env, file, says, find }, limit) {
   if (file !== undefined) rmSync(file, { force: true })
   const reason = why?.()
   if (reason) return { status: 'skipped', seconds: 0, detail: reason, library }
@@ -311,7 +317,9 @@ async function run({ name, why, remark, command, env, file, find }, limit) {
   const texts = [...(remark ? [remark] : []), ...(file === undefined ? [] : [text])]
   if (code === 124 || code === 137) texts.push(`stopped after ${limit} s`)
   else if (code !== 0) texts.push(`exited with ${code}`)
-  const isGood = code === 0 && (file === undefined || found > 0)
+  const isSaid = says === undefined || says.test(readFileSync(join(out, `${name}.log`), 'utf8'))
+  if (!isSaid) texts.push(`did not print ${String(says)}`)
+  const isGood = code === 0 && isSaid && (file === undefined || found > 0)
   return { status: isGood ? 'passed' : 'failed', seconds, detail: texts.join('; '), library }
 }
 
