@@ -1,34 +1,71 @@
 /** Every kernel, and every way in which backward reads dy. The way depends on the device, whose size variables lower. */
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
-import { emulatedGpu, gpuOf } from '../../bench/counters/gpus.js'
-import { planCall, tileRows } from '../../bench/counters/plan.js'
+import { type Emulated, emulatedGpu, gpuOf } from '../../bench/counters/gpus.js'
+import { planCall } from '../../bench/counters/plan.js'
 import { backends } from '../../lib/index.js'
 import { isEmulated } from '../support/backend.js'
 import { makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { type Job, runInChild } from '../support/child.js'
-import { expectSameBits } from '../support/compare.js'
+import { expectSameBits, relativeError } from '../support/compare.js'
+import type { Types } from '../support/dtypes.js'
 import { emptyGroupJobs, expectNoGradientOfEmptyGroups } from '../support/empty-groups.js'
+import { kernelsWithCode, recording } from '../support/executed.js'
+import { ask } from '../support/fork.js'
 import {
   DEVICES,
   expectSameRows,
   kernelJobs,
   largeJob,
+  linearTileSpecs,
   severalTilesJob,
   TWO_MULTIPROCESSORS,
 } from '../support/kernels.js'
+import { expectMatches } from '../support/linear-check.js'
+import type { LinearJob, LinearReport } from '../support/linear.js'
 import type { Result } from '../support/run.js'
 import { tileCover } from '../support/tile-cover.js'
 
-async function check(jobs: Job[], environment: Record<string, string>): Promise<Result[]> {
-  const { results, refused } = await runInChild(jobs, environment)
+/** What the tests have launched on the emulator, by its architecture. */
+const executed = new Map<string, Set<string>>()
+
+function recorded<T>(
+  environment: Record<string, string>,
+  run: (environment: Record<string, string>) => Promise<T>,
+): Promise<T> {
+  if (!isEmulated) return run(environment)
+  const architecture = environment.LILY_EMULATOR_ARCH ?? '90'
+  const names = executed.get(architecture) ?? new Set()
+  executed.set(architecture, names)
+  return recording(names, (counters) => run({ ...environment, ...counters }))
+}
+
+async function collect(jobs: Job[], environment: Record<string, string>): Promise<Result[]> {
+  const { results, refused } = await recorded(environment, (all) => runInChild(jobs, all))
   expect(refused).toBeUndefined()
   expect(results.length).toBe(jobs.length)
+  for (const { damaged } of results) expect(damaged).toEqual([])
+  return results
+}
+
+async function check(jobs: Job[], environment: Record<string, string>): Promise<Result[]> {
+  const results = await collect(jobs, environment)
   results.forEach((result, i) => {
-    expect(result.damaged).toEqual([])
     checkResult(makeCase(jobs[i].spec), result, jobs[i].how)
   })
   return results
+}
+
+/** Of products whose operands are rounded to 11 bits, of which a result has three at most. */
+const TF32 = 6 * 2 ** -11
+
+function expectTf32(rounded: readonly Result[], full: readonly Result[]): void {
+  for (const [i, { values }] of full.entries())
+    for (const name of Object.keys(values) as (keyof typeof values)[]) {
+      const error = relativeError(rounded[i].values[name] ?? [], values[name] ?? [])
+      expect(error, `${name} of problem ${i}`).toBeLessThan(TF32)
+    }
 }
 
 const titleOf = (device: (typeof DEVICES)[number]): string =>
@@ -59,36 +96,6 @@ describe('every kernel', () => {
       const { results, refused } = await runInChild(emptyGroupJobs, device)
       expect(refused).toBeUndefined()
       expectNoGradientOfEmptyGroups(emptyGroupJobs, results)
-    })
-
-  // A GPU of compute capability 11.0 executes the published PTX. A kernel without code gives wrong results. On Turing some
-  // rows do not fit.
-  for (const [activations, scalarBytes, capability] of [
-    ['bfloat16', 2, 90],
-    ['bfloat16', 2, 100],
-    ['float32', 4, 90],
-    ['bfloat16', 2, 110],
-    ['float32', 4, 110],
-    ['float16', 2, 75],
-  ] as const)
-    test(`every row of the tile table, ${activations} on sm_${capability}`, async (context) => {
-      const gpu = isEmulated ? emulatedGpu(capability) : gpuOf(backends()[1].devices[0].name)
-      if (gpu === undefined)
-        return context.skip('the device is a GPU whose data sheet is not in bench/counters/gpus.ts')
-      if (gpu.capability !== capability) return context.skip('the device is a GPU, which has one architecture')
-      const cover = tileCover(activations, DEVICES, gpu)
-      const names = new Set(cover.flatMap(({ kernels }) => [...kernels]))
-      const { dy, ...others } = tileRows(scalarBytes, { capability })
-      const rows = [...Object.values(others).flat(), ...dy.flat()]
-      // A row that no problem launches is not tested: the grid of tile-cover.ts lacks one, or the row can go.
-      const missing = rows.filter((row) => ![...names].some((name) => name.includes(row.join(' x '))))
-      if (capability !== 75) expect(missing).toEqual([])
-      for (const device of DEVICES) {
-        const jobs = cover
-          .filter((each) => each.device === device)
-          .map(({ spec }): Job => ({ spec, how: { outputs: 'add' } }))
-        await check(jobs, { ...device, ...(isEmulated && { LILY_EMULATOR_ARCH: String(capability) }) })
-      }
     })
 
   test('a block computes several tiles of eight warps, the last block fewer, with the bits of other tiles', async () => {
@@ -137,5 +144,88 @@ describe('every kernel', () => {
       jobs.push({ spec: { ...spec, routing: 'token', activations }, how: { outputs: 'add' } })
     }
     await check(jobs, { LILY_EMULATOR_ARCH: '75' })
+  })
+})
+
+/** What each engine multiplies. */
+const ENGINES = {
+  bfloat16: { activations: 'bfloat16' },
+  float16: { activations: 'float16' },
+  exact: {},
+  tf32: { precision: 'tf32' },
+} satisfies Record<string, Types>
+
+interface Covering {
+  readonly capability: Emulated
+  readonly scalarBytes: 2 | 4
+  readonly engines: readonly (keyof typeof ENGINES)[]
+  /** Of the kernels with tiles; all if left out. */
+  readonly isCovered?: (kernel: string) => boolean
+}
+
+// With wgmma, and without it the tiles that replace it; Turing has matrix units for float16 alone, and other instructions.
+const COVERINGS: readonly Covering[] = [
+  { capability: 90, scalarBytes: 2, engines: ['bfloat16', 'float16'] },
+  { capability: 90, scalarBytes: 4, engines: ['exact', 'tf32'] },
+  { capability: 100, scalarBytes: 2, engines: ['bfloat16', 'float16'], isCovered: (name) => name.startsWith('large_') },
+  { capability: 75, scalarBytes: 2, engines: ['float16'] },
+]
+
+/** Kernels that calls do not launch, which other files test: roofs.test.ts, and adamw.test.ts. */
+const ELSEWHERE = /roof_|adamw_/
+
+describe('every kernel with every tile', () => {
+  const linearModule = fileURLToPath(new URL('../support/linear.ts', import.meta.url))
+
+  for (const { capability, scalarBytes, engines, isCovered } of COVERINGS)
+    test(`${engines.join(' and ')} on sm_${capability}`, async (context) => {
+      const gpu = isEmulated ? emulatedGpu(capability) : gpuOf(backends()[1].devices[0].name)
+      if (gpu === undefined)
+        return context.skip('the device is a GPU whose data sheet is not in bench/counters/gpus.ts')
+      if (!isEmulated && capability !== 90) return context.skip('the device is a GPU, on which the first tests run')
+      const cover = tileCover(scalarBytes, DEVICES, gpu, isCovered)
+      const [, oneMultiprocessor] = DEVICES
+      for (const device of DEVICES) {
+        const environment = { ...device, ...(isEmulated && { LILY_EMULATOR_ARCH: String(capability) }) }
+        const specs = cover.filter((each) => each.device === device).map(({ spec }) => spec)
+        const results: Result[][] = []
+        for (const name of engines) {
+          const jobs = specs.map((spec): Job => ({ spec: { ...spec, ...ENGINES[name] }, how: { outputs: 'add' } }))
+          results.push(name === 'tf32' ? await collect(jobs, environment) : await check(jobs, environment))
+        }
+        if (engines[1] === 'tf32') expectTf32(results[1], results[0])
+        if (device !== oneMultiprocessor) continue
+        const jobs = engines.flatMap((name) =>
+          linearTileSpecs.map((spec): LinearJob => ({
+            spec: { ...spec, ...ENGINES[name] },
+            how: { outputs: 'overwrite' },
+          })),
+        )
+        const linear = await recorded(environment, (all) =>
+          ask<LinearReport>(linearModule, jobs, { ...all, LILY_CUBLASLT: '0' }),
+        )
+        linear.results.forEach((result, i) => {
+          const { spec } = jobs[i]
+          if (spec.precision !== 'tf32') {
+            expectMatches(jobs[i], result)
+            return
+          }
+          const full = linear.results[jobs.findIndex((other) => other.spec.seed === spec.seed)]
+          for (const name of ['y', 'dx'] as const) expect(relativeError(result[name], full[name])).toBeLessThan(TF32)
+        })
+      }
+    })
+
+  test('is launched by the tests of this file', (context) => {
+    if (!isEmulated) return context.skip('the device is a GPU, which does not report launches')
+    const library = kernelsWithCode(process.env.LILY_CUDA_LIBRARY ?? '')
+    expect(library.size).toBeGreaterThan(100)
+    const all = new Set([...executed.values()].flatMap((names) => [...names]))
+    const names = [...library.keys()].filter((name) => !ELSEWHERE.test(name))
+    // Of Turing the code of float16 is another.
+    const isOther = (name: string) => name.includes('__half') && library.get(name)?.includes('sm_75') === true
+    const missing = names.filter((name) => !all.has(name))
+    const ofTuring = names.filter((name) => isOther(name) && executed.get('75')?.has(name) !== true)
+    expect({ missing, ofTuring }).toEqual({ missing: [], ofTuring: [] })
   })
 })

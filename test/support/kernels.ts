@@ -78,6 +78,8 @@ const specs: Spec[] = [
   { ...small, routing: 'batch', tokens: 70, dIn: 1060, rank: 20, masked: 0.3, activation: 'relu', seed: 36 },
   { ...small, routing: 'token', tokens: 70, dIn: 1600, rank: 36, seed: 37 },
   { ...small, routing: 'uniform', tokens: 70, dIn: 4100, rank: 24, seed: 38 },
+  // Without tokens the weights alone are written.
+  { ...small, routing: 'batch', tokens: 0, rank: 9, seed: 36 },
 ]
 
 /** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */
@@ -164,3 +166,10 @@ export const linearJobs = linearSpecs.map((spec, i): LinearJob => ({
   spec: { ...spec, activations: 'bfloat16', ...(i % 2 === 0 && { parameters: 'float32' }) },
   how: { outputs: 'add' },
 }))
+
+/** With one multiprocessor they reach every tile of that kernel, on an architecture with wgmma and on one without. */
+export const linearTileSpecs: LinearSpec[] = [
+  { tokens: 9, dIn: 40, dOut: 40, seed: 4 },
+  { tokens: 20, dIn: 136, dOut: 70, seed: 5 },
+  { tokens: 70, dIn: 136, dOut: 136, bias: true, seed: 6 },
+]

@@ -8,11 +8,10 @@ import { type PlannedCall, planCalls, type PlannedLaunch } from '../../bench/cou
 import type { Spec } from './cases.js'
 
 type Device = Readonly<{ LILY_CUDA_MULTIPROCESSORS: string; LILY_CUDA_L2: string }>
-type Activations = 'bfloat16' | 'float16' | 'float32'
 
 export interface Covered {
   readonly device: Device
-  readonly spec: Spec
+  readonly spec: Omit<Spec, 'activations'>
   /** Each kernel with its tiles, as text. */
   readonly kernels: ReadonlySet<string>
 }
@@ -34,7 +33,10 @@ export function lowered(gpu: Gpu, device: Device): Gpu {
 const nameOf = ({ kernel, tile, stripTile }: PlannedLaunch): string =>
   [kernel, ...[tile, stripTile].filter((each) => each[0] > 0).map((each) => each.join(' x '))].join(', ')
 
-function candidates(activations: Activations, devices: readonly Device[], present: Gpu): Covered[] {
+function candidates(scalarBytes: 2 | 4, devices: readonly Device[], present: Gpu): Covered[] {
+  // Of 16 bits, float16: Turing has matrix units for it.
+  const dtype = scalarBytes === 2 ? 'float16' : 'float32'
+
   const problems = devices.flatMap((device) => {
     const gpu = lowered(present, device)
     return METHODS.flatMap((method) =>
@@ -42,7 +44,7 @@ function candidates(activations: Activations, devices: readonly Device[], presen
         WIDTHS.flatMap((d) =>
           RANKS.flatMap((rank) => {
             const shape = { tokens, d, rank, experts: method === 'lora' ? 1 : 3 }
-            return [{ device, method, call: { gpu, shape, dtype: activations, method } satisfies Partial<PlannedCall> }]
+            return [{ device, method, call: { gpu, shape, dtype, method } satisfies Partial<PlannedCall> }]
           }),
         ),
       ),
@@ -51,20 +53,31 @@ function candidates(activations: Activations, devices: readonly Device[], presen
   const plans = (['forward', 'backward'] as const).map((direction) =>
     planCalls(problems.map(({ call }) => ({ ...call, direction }))),
   )
-  return problems.map(({ device, method, call: { shape } }, i) => {
-    const launches = plans.flatMap((of) => of[i].launches).filter(({ tile }) => tile[0] > 0)
+  return problems.flatMap(({ device, method, call: { shape } }, i) => {
+    // Without tiles that fit into the shared memory of Turing.
+    if (plans.some((of) => !of[i].supported)) return []
+    const launches = plans.flatMap((of) => of[i].launches)
     const { tokens, d, rank, experts } = shape
     const sizes = { tokens, dIn: d, dOut: d, rank, experts, scaling: 2, seed: i }
-    return { device, spec: { ...sizes, routing: method, activations }, kernels: new Set(launches.map(nameOf)) }
+    return [{ device, spec: { ...sizes, routing: method }, kernels: new Set(launches.map(nameOf)) }]
   })
 }
 
 const work = ({ spec: { tokens, dIn, rank, experts } }: Covered): number => OVERHEAD + tokens * dIn * rank * experts
 
-/** The problems, and the names of all kernels and tiles that any problem of the grid has. */
-export function tileCover(activations: Activations, devices: readonly Device[], gpu: Gpu): Covered[] {
-  const all = candidates(activations, devices, gpu)
-  const left = new Set(all.flatMap(({ kernels }) => [...kernels]))
+/**
+ * The problems, which have the same plans with both types of elements of that many bytes.
+ *
+ * @param isCovered false for kernels that need no problem
+ */
+export function tileCover(
+  scalarBytes: 2 | 4,
+  devices: readonly Device[],
+  gpu: Gpu,
+  isCovered: (kernel: string) => boolean = () => true,
+): Covered[] {
+  const all = candidates(scalarBytes, devices, gpu)
+  const left = new Set(all.flatMap(({ kernels }) => [...kernels]).filter(isCovered))
   const chosen: Covered[] = []
   const gain = (each: Covered) => [...each.kernels].filter((kernel) => left.has(kernel)).length / work(each)
   while (left.size > 0) {
