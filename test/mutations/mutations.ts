@@ -1142,6 +1142,18 @@ export const mutations: readonly Mutation[] = [
     replace: '',
   },
   {
+    file: 'launch/choices.h',
+    what: 'a choice is used for calls with other operands',
+    find: 'flags == other.flags && ',
+    replace: '',
+  },
+  {
+    file: 'launch/choices.h',
+    what: 'a choice is used for other problems',
+    find: 'memcmp(&problem, &other.problem, sizeof problem) == 0 && ',
+    replace: '',
+  },
+  {
     file: 'launch/plan_backward.cc',
     what: 'reduce has no blocks for dR',
     find: 'if (plan_.needs_d_router) blocks += reduce_blocks(experts_, rank_);',
@@ -1182,18 +1194,6 @@ export const mutations: readonly Mutation[] = [
     what: 'the kept tokens are not counted if dR alone requires them',
     find: '(plan_.needs_q || (plan_.needs_d_weights && plan_.counts_kept));',
     replace: 'plan_.needs_q;',
-  },
-  {
-    file: 'launch/plan_cache.h',
-    what: 'a plan is used for calls with other operands',
-    find: 'memcmp(&entry.problem, &key.problem, sizeof key.problem) == 0 &&\n          memcmp(&entry.operands, &key.operands, sizeof key.operands) == 0)',
-    replace: 'memcmp(&entry.problem, &key.problem, sizeof key.problem) == 0)',
-  },
-  {
-    file: 'launch/plan_cache.h',
-    what: 'a plan is used for other problems',
-    find: 'memcmp(&entry.problem, &key.problem, sizeof key.problem) == 0 &&\n          memcmp',
-    replace: 'memcmp',
   },
   {
     file: 'launch/plan_forward.cc',

@@ -72,15 +72,17 @@ Time Cost::time(double memory, const Block &block, std::initializer_list<Part> p
     requested += part.count * (part.steps * part.loaded + part.requested);
     busy += rounds * clocks;
     fullest = std::max(fullest, std::ceil(rounds) * clocks);
-    shortest = std::min(shortest, clocks);
+    if (clocks > 0) shortest = std::min(shortest, clocks);
     waiting += part.count * part.steps / part.ahead * latency;
     ends += part.count * part.latencies * latency;
     in_flight += part.count * std::min(part.steps, part.ahead) * part.loaded;
   }
   if (blocks == 0) return {};
-  // The multiprocessor that ends last. Blocks of several kinds fill each other's gaps. Few warps wait at barriers.
-  const bool is_mixed = kinds > 1;
-  if (is_mixed) fullest = std::max(fullest, busy + shortest / 2);
+  // The multiprocessor that ends last, if blocks of several kinds fill each other's gaps.
+  if (multiplying > 0) {
+    const double rounds = multiplying / multiprocessors;
+    fullest = std::max(fullest, busy + (std::ceil(rounds) - rounds) * shortest);
+  }
   const double most = resident(block),
                resident_warps = std::min(most, std::ceil(multiplying / multiprocessors)) * block.threads / kThreads;
   const double occupied = fullest / std::min(0.9, 0.5 + 0.15 * resident_warps);
@@ -89,7 +91,7 @@ Time Cost::time(double memory, const Block &block, std::initializer_list<Part> p
   const double filling = device_.dram_bytes_per_second * latency / device_.clock_hz;
   const double wave = waiting / blocks * (1 + std::min(1.0, at_once * in_flight / blocks / filling));
   const double waves = std::ceil(blocks / at_once), end = ends / blocks;
-  const double waited = (is_mixed ? blocks / at_once : waves) * wave + (waves - 1) * end;
+  const double waited = (kinds > 1 ? blocks / at_once : waves) * wave + (waves - 1) * end;
   // These interfere: a norm instead of the largest.
   const double on_blocks = std::max(occupied, waited) / device_.clock_hz;
   const double from_memory = memory_seconds(memory);
