@@ -196,7 +196,7 @@ class Reader {
     return {
         .data = memory.data + found.offset,
         // The pitch of a single row has no meaning, and may be anything: the address of the next row must not overflow.
-        .pitch = std::max(found.pitch, columns),
+        .pitch = sizes_[source_.slot(slot).rows] == 1 ? columns : std::max(found.pitch, columns),
         .dtype = found.dtype,
         .accumulate = numbers_of(slot)[slot_field::access] == double{slot_access::add} ? 1 : 0,
     };
@@ -381,10 +381,8 @@ class Reader {
     call.problem.unaligned = is_unaligned(call.x, sizes_[size::depth]) || is_unaligned(call.weight, call.problem.d_in);
     call.bias = matrix_if_given(bias);
     // The cpu backend adds it in both directions: the product of a weight that is stored as W^T is the transposed one.
-    // It also adds one in float32 beside a weight of 16 bits.
-    if (has(bias) && source_.backend != lily_cpu_backend() &&
-        (call.problem.transposed != 0 || call.bias.dtype != parameter_dtype_)) {
-      fail("ERR_LILY_ARGUMENT", "bias is for the forward direction on a device, in the dtype of the weight");
+    if (has(bias) && source_.backend != lily_cpu_backend() && call.problem.transposed != 0) {
+      fail("ERR_LILY_ARGUMENT", "bias is for the forward direction on a device");
     }
     call.y = matrix(y);
   }

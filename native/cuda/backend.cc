@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <type_traits>
+#include <unordered_map>
 
 #include "core/problem.h"
 #include "cuda/device.h"
@@ -321,11 +322,19 @@ lily_status event_elapsed(int32_t id, lily_event start, lily_event end, float *m
   });
 }
 
+// Of each stream that captures: whether the device had wgmma when the capture began.
+std::mutex captures_mutex;
+std::unordered_map<lily_stream, bool> captures;
+
 // Relaxed mode: the capture does not record, and does not forbid, this thread's calls on other streams and its
 // allocations.
 lily_status capture_begin(int32_t id, lily_stream stream) {
   return on_device(id, [&](const Device &device) {
     if (const lily_status status = load_kernels(device)) return status;
+    {
+      const std::lock_guard<std::mutex> lock(captures_mutex);
+      captures[stream] = !has_left_wgmma(id);
+    }
     return report(cudaStreamBeginCapture(cuda_stream(stream), cudaStreamCaptureModeRelaxed),
                   "beginning a stream capture");
   });
@@ -352,7 +361,9 @@ lily_status capture_end(int32_t id, lily_stream stream, lily_graph *graph) {
     // The executable graph does not depend on the captured one.
     const lily_status destroyed = report(cudaGraphDestroy(recorded), "destroying a captured graph");
     if (made != LILY_OK) return made;
-    *graph = reinterpret_cast<lily_graph>(new Graph{executable, !has_left_wgmma(id)});
+    const std::lock_guard<std::mutex> lock(captures_mutex);
+    *graph = reinterpret_cast<lily_graph>(new Graph{executable, captures[stream]});
+    captures.erase(stream);
     return destroyed;
   });
 }

@@ -17,7 +17,6 @@ import {
   DEVICES,
   expectSameRows,
   kernelJobs,
-  largeJob,
   linearTileSpecs,
   severalTilesJob,
   TWO_MULTIPROCESSORS,
@@ -117,20 +116,6 @@ describe('every kernel', () => {
     for (const other of others)
       for (const name of ['y', 'hidden', 'dx'] as const)
         expectSameBits(name, other[0].values[name] as Float32Array, small[0].values[name] as Float32Array)
-  })
-
-  // In a process of its own: the limit of a kernel that was raised stays raised.
-  test('48 KiB of dynamic shared memory beside static shared memory', async () => {
-    const spec = { tokens: 33, dIn: 33, dOut: 33, rank: 32, experts: 3, scaling: 2, seed: 22 }
-    const shape = { tokens: spec.tokens, d: spec.dIn, rank: spec.rank, experts: spec.experts }
-    const call = { shape, dtype: 'bfloat16', method: 'batch', direction: 'backward' } as const
-    const planned = planCall({ ...call, gpu: emulatedGpu(90, 1, 16 * 1024) }).launches
-    expect(planned).toContainEqual(expect.objectContaining({ kernel: 'backward_dy', sharedBytes: 48 * 1024 }))
-    await check([{ spec: { ...spec, routing: 'batch', activations: 'bfloat16' }, how: {} }], DEVICES[1])
-  })
-
-  test('dy is read once at a rank above 16', async () => {
-    await check([largeJob], DEVICES[1])
   })
 
   test('only the smallest tile fits, with many experts at a large rank on Turing', async (context) => {

@@ -72,7 +72,7 @@ test('a capture begins by loading all kernels, and calls in it load none', async
   expect(code, text).toBe(0)
   const [before, captured = ''] = text.split(/cudaStream(?:Begin|End)Capture/)
   const loads = (of: string) => [...of.matchAll(/loads the kernel .*/g)].map(([line]) => line)
-  expect(loads(before).length).toBeGreaterThan(100)
+  expect(loads(before).length).toBeGreaterThan(90)
   expect(captured.match(/: cudaLaunchKernelExC/g)?.length).toBeGreaterThan(100)
   expect(loads(captured)).toEqual([])
 })

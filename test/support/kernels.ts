@@ -128,12 +128,6 @@ export function expectSameRows(first: readonly Result[], second: readonly Result
   })
 }
 
-/** The larger tile of the separate kernel for dy, which is used from these sizes on: dy exceeds the default L2. */
-export const largeJob: Job = {
-  spec: { ...small, routing: 'batch', tokens: 2100, dIn: 9, dOut: 1000, rank: 18, activations: 'bfloat16', seed: 14 },
-  how: { outputs: 'add' },
-}
-
 /** With so many multiprocessors the last block of a product of large ranks, or of a frozen layer, has fewer tiles than others. */
 export const TWO_MULTIPROCESSORS = { ...DEVICES[0], LILY_CUDA_MULTIPROCESSORS: '2' } as const
 

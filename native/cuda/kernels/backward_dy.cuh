@@ -50,53 +50,60 @@ struct BackwardDy {
 };
 
 // dw_te of `count` tokens from rows [row, row_end) of v, one (token, expert) pair per warp and iteration. Loads of h
-// are in flight for kLoadsInFlight pairs.
+// are in flight for kLoadsInFlight pairs. The sum is over chunks of 16 rows of v in order, which no tile divides: it
+// does not depend on the tile.
 template <typename Tile>
 __device__ inline void add_token_d_weights(const BackwardDy &call, const float *product, int token, int count, int row,
                                            int row_end) {
-  constexpr int kLoadsInFlight = 8;
+  constexpr int kLoadsInFlight = 8, kChunk = kWarp / 2;
+  static_assert(Tile::kBlockN % kChunk == 0);
   const int lane = threadIdx.x % kWarp;
   const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
 #pragma unroll 1
   for (int first = warp_of_block(); first < count * experts; first += kLoadsInFlight * Tile::kWarps) {
     int token_of[kLoadsInFlight], expert[kLoadsInFlight], begin[kLoadsInFlight], end[kLoadsInFlight];
-    float sum[kLoadsInFlight] = {};
+    float *d_weight[kLoadsInFlight], sum[kLoadsInFlight];
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
       const int i = min(first + n * Tile::kWarps, count * experts - 1);
       token_of[n] = i / experts, expert[n] = first_expert + i % experts;
       begin[n] = max(row, expert[n] * call.rank), end[n] = min(row_end, (expert[n] + 1) * call.rank);
+      d_weight[n] =
+          call.token_d_weights + static_cast<int64_t>(token + token_of[n]) * call.token_weights.experts + expert[n];
+      sum[n] = begin[n] == expert[n] * call.rank ? 0.0f : *d_weight[n];
     }
 #pragma unroll 1
-    for (int offset = lane; offset < min(call.rank, Tile::kBlockN); offset += kWarp) {
+    for (int offset = 0; offset < min(call.rank, Tile::kBlockN) + kChunk - 1; offset += kWarp) {
+      const auto row_of = [&](int n) { return begin[n] / kChunk * kChunk + offset + lane; };
+      const auto clamped = [&](int n) { return max(begin[n], min(row_of(n), end[n] - 1)); };
       float h[kLoadsInFlight];
       with_type(typename Tile::Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
         using T = decltype(tag);
         const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
         T raw[kLoadsInFlight];
 #pragma unroll
-        for (int n = 0; n < kLoadsInFlight; ++n) {
-          const int j = min(begin[n] + offset, end[n] - 1);
-          raw[n] = hidden[token_of[n] * call.hidden.pitch + j - expert[n] * call.rank];
-        }
+        for (int n = 0; n < kLoadsInFlight; ++n)
+          raw[n] = hidden[token_of[n] * call.hidden.pitch + clamped(n) - expert[n] * call.rank];
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n) h[n] = to_float(raw[n]);
       });
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
-        const int j = min(begin[n] + offset, end[n] - 1);
-        const float next = fmaf(h[n], product[token_of[n] * Tile::kProductPitch + j - row], sum[n]);
-        sum[n] = begin[n] + offset < end[n] ? next : sum[n];
+        const int j = row_of(n);
+        const float each = h[n] * product[token_of[n] * Tile::kProductPitch + clamped(n) - row];
+        float chunk = j >= begin[n] && j < end[n] ? each : 0.0f;
+#pragma unroll
+        for (int step = kChunk / 2; step > 0; step /= 2) chunk += __shfl_xor_sync(0xffffffffu, chunk, step);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float value = __shfl_sync(0xffffffffu, chunk, half * kChunk);
+          if (j - lane + half * kChunk < end[n]) sum[n] = fmaf(value, call.scale, sum[n]);
+        }
       }
     }
 #pragma unroll
-    for (int n = 0; n < kLoadsInFlight; ++n) {
-      const float value = sum_over_warp(sum[n]) * call.scale;
-      if (lane != 0 || first + n * Tile::kWarps >= count * experts) continue;
-      float *d_weight =
-          call.token_d_weights + static_cast<int64_t>(token + token_of[n]) * call.token_weights.experts + expert[n];
-      *d_weight = begin[n] == expert[n] * call.rank ? value : *d_weight + value;
-    }
+    for (int n = 0; n < kLoadsInFlight; ++n)
+      if (lane == 0 && first + n * Tile::kWarps < count * experts) *d_weight[n] = sum[n];
   }
 }
 
@@ -113,8 +120,8 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
   for (int i = threadIdx.x; i < elements; i += kLoadsInFlight * Tile::kThreads) {
     int token_of[kLoadsInFlight], k[kLoadsInFlight];
     const float *weights[kLoadsInFlight];
-    float *q[kLoadsInFlight];  // null: this row tile has no part of the element
-    float old[kLoadsInFlight] = {}, sum[kLoadsInFlight] = {};
+    float *q[kLoadsInFlight];        // null: this row tile has no part of the element
+    float sum[kLoadsInFlight] = {};  // s is multiplied last: the sum over experts does not depend on the tile
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
       const int at = min(i + n * Tile::kThreads, elements - 1), j = first * call.rank + at % call.rank;
@@ -122,7 +129,7 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
       const bool adds = i + n * Tile::kThreads < elements && (j >= row ? j : j + call.rank) < row_end;
       weights[n] = call.token_weights.of(token + token_of[n]);
       q[n] = adds ? call.q + static_cast<int64_t>(token + token_of[n]) * call.q_pitch + k[n] : nullptr;
-      if (adds && k[n] < row) old[n] = *q[n];  // else this row tile holds the first expert's element
+      if (adds && k[n] < row) sum[n] = *q[n];  // else this row tile holds the first expert's element
     }
 #pragma unroll 1
     for (int e = first; e <= last; ++e) {
@@ -138,7 +145,8 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
     }
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n)
-      if (q[n] != nullptr) *q[n] = k[n] >= row ? sum[n] * call.scale : fmaf(call.scale, sum[n], old[n]);
+      if (q[n] != nullptr)
+        *q[n] = (call.token_weights.experts - 1) * call.rank + k[n] < row_end ? sum[n] * call.scale : sum[n];
   }
   if (call.token_d_weights != nullptr) add_token_d_weights<Tile>(call, product, token, count, row, row_end);
 }

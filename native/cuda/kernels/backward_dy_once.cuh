@@ -5,7 +5,7 @@
 //
 // Each block owns a wide tile of columns (BLOCK_N) and iterates over its tokens in tiles of BLOCK_M; its columns of C
 // stay in shared memory. Compared with reading dy twice (2 M d_out more bytes), the block writes and reads 8 r (column
-// tiles * M + splits * d_out) bytes of partial sums. The launch compares the two.
+// tiles * M + splits * d_out) bytes of partial sums. The plan compares the two.
 #pragma once
 
 #include "cuda/kernels/gradient.cuh"

@@ -265,6 +265,7 @@ __device__ inline void store_d_hidden(const DHidden &call, const DHiddenScratch<
       const RowsInFlight rows = {first, step, count};
       load_rows(is_whole, rows, k, value);
       finish_d_hidden<Engine, kWhole>(call, scratch, token, rows, k, value);
+      if constexpr (!kWhole) clear_beyond(value[0], call.rank - k);
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n)
         if (first + n * step < count)

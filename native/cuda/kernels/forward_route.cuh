@@ -82,11 +82,11 @@ __device__ inline void form_hidden(const ForwardRoute &call, float *product, flo
   if (routes) load_router(AllTypes{}, route, router);
   wait_for_previous_launch();
   const int rank = call.partials.rank;
-  // The partial sums beyond r are zeros, which end the rows for the next phase.
   const int padded = call.expand.data != nullptr ? padded_end(call.expand, rank, rank) : rank;
-  sum_partials(call.partials, product, token, count, [&](int t, int k, const float(&h)[4]) {
+  sum_partials(call.partials, product, token, count, [&](int t, int k, float(&h)[4]) {
     if (call.saved.data != nullptr) store_vec4(AllTypes{}, call.saved, t, k, rank, h);
     if (call.expand.data == nullptr) return;
+    clear_beyond(h, rank - k);
     store_vec4(AllTypes{}, call.expand, t, k, padded, h);
     constexpr float kZeros[4] = {};
     if (k + 4 >= rank && k + 4 < padded) store_vec4(AllTypes{}, call.expand, t, k + 4, padded, kZeros);

@@ -156,6 +156,7 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
     }
     if (call.hidden.data != nullptr)
       store_vec4(typename Tile::Engine::Activations{}, call.hidden, token + t, row + n, row + columns, value);
+    clear_beyond(value, columns - n);
     if (call.expand.data != nullptr)
       store_vec4(Types<typename Tile::Scalar>{}, call.expand, token + t, row + n, row + columns_end, value);
   }

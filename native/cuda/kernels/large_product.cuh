@@ -85,6 +85,7 @@ __device__ inline void write_hidden(const LargeProduct &call, const float *produ
     if (call.saved.data != nullptr)
       store_vec4(typename Tile::Engine::Activations{}, call.saved, tile.row + t, tile.column + n, tile.column_end,
                  value);
+    clear_beyond(value, call.columns - tile.column - n);
     if (call.out.data != nullptr)
       store_vec4(Types<typename Tile::Scalar>{}, call.out, tile.row + t, tile.column + n, padded, value);
   }
@@ -109,15 +110,6 @@ __device__ inline void write_d_hidden(char *shared, const LargeProduct &call, co
         load_product<Tile::kResultPitch>(product + k - column, call.scale, rows, value);
       });
 }
-
-// Before 9.0 the loop over tiles does not fit into the registers beside the sums: a plan has one tile per block.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-template <typename Tile>
-constexpr bool kContinuesHere = false;
-#else
-template <typename Tile>
-constexpr bool kContinuesHere = Tile::kContinues;
-#endif
 
 // A block computes `tiles_each` tiles in turn, one unless the tile continues: then the copies of the next one are in
 // flight while a tile is written.
@@ -154,7 +146,7 @@ __global__ __launch_bounds__(Tile::kThreads,
       stage<Scalar, Tile::kBlockN, Tile::kBlockK, Tile::kThreads>(b, call.weight,
                                                                   {tile.column, tile.column_end, k, call.depth});
   };
-  const int steps = large_steps<Tile>(call.depth), count = kContinuesHere<Tile> ? tiles : 1;
+  const int steps = large_steps<Tile>(call.depth), count = Tile::kContinues ? tiles : 1;
   wait_for_previous_launch();
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
@@ -167,7 +159,7 @@ __global__ __launch_bounds__(Tile::kThreads,
         if (step == Tile::kStages - 1) fill_slice<Tile>(shared, steps, 0, call.y, tile);
         const bool is_new = i == 0 && step < Tile::kStages;
         int next = i;
-        if constexpr (kContinuesHere<Tile>)
+        if constexpr (Tile::kContinues)
           for (; step >= steps; step -= steps) ++next;
         else if (step >= steps)
           return;

@@ -19,7 +19,7 @@ struct LeftOperand {
   int one_hot;  // kU: weight 1 for the token's group and 0 for others, which keeps the groups' products apart
 };
 
-// Computes a tile of u. kWhole requires r to be a multiple of 4.
+// Computes a tile of u. kWhole requires r to be a multiple of 4 and rows of h to begin at multiples of four elements.
 template <typename Engine, bool kWhole, int kBlockM, int kBlockK, int kBlockThreads>
 __device__ inline void form_u(typename Engine::Scalar *tile, const LeftOperand &lhs, const int *group_of, int token,
                               int token_end, int column) {
@@ -85,7 +85,7 @@ __device__ inline void compute_lhs(typename Engine::Scalar *tile, const LeftOper
     for (int t = threadIdx.x; t < kBlockM; t += kBlockThreads) group_of[t] = lhs.token_weights.groups.of(token + t);
     __syncthreads();
   }
-  with_whole(lhs.rank % 4 == 0, [&](auto whole) {
+  with_whole(lhs.rank % 4 == 0 && has_vec4(lhs.hidden), [&](auto whole) {
     form_u<Engine, decltype(whole)::value, kBlockM, kBlockK, kBlockThreads>(tile, lhs, group_of, token, token_end,
                                                                             column);
   });

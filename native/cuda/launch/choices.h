@@ -14,11 +14,12 @@
 namespace lily::cuda {
 
 // Calls whose M is in the same bucket have the same choices, made for its largest M, whichever of them comes first. A
-// bucket ends at each multiple of a sixteenth of the power of two below it, and therefore at each power of two.
+// bucket ends at each multiple of a sixteenth of the power of two below it, and therefore at each power of two. Near
+// 2^31 each M is its own: tiles beyond the end would overflow.
 inline int64_t bucket(int64_t tokens) {
-  if (tokens <= 32) return tokens;
+  if (tokens <= 32 || tokens > INT32_MAX / 16 * 15) return tokens;
   const auto unit = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(tokens - 1)) / 16);
-  return std::min<int64_t>((tokens + unit - 1) / unit * unit, INT32_MAX);
+  return (tokens + unit - 1) / unit * unit;
 }
 
 // The problem at the end of its bucket, without what no choice depends on.

@@ -27,7 +27,8 @@ int executed_architecture(int32_t device) {
       cudaGetLastError();  // the launch fails, too, and reports it
       return 0;
     }
-    architecture = static_cast<int>(attributes.sharedSizeBytes);
+    // From 9.0 on CUDA keeps 1024 bytes more per block, which the attribute may contain.
+    architecture = static_cast<int>(attributes.sharedSizeBytes % 1024);
     // Another thread may have found it, and left wgmma, in the meantime.
     int known = 0;
     if (!known_architectures[device].compare_exchange_strong(known, architecture)) return known;

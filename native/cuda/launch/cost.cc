@@ -92,8 +92,10 @@ Time Cost::time(double memory, const Block &block, std::initializer_list<Part> p
   const double wave = waiting / blocks * (1 + std::min(1.0, at_once * in_flight / blocks / filling));
   const double waves = std::ceil(blocks / at_once), end = ends / blocks;
   const double waited = (kinds > 1 ? blocks / at_once : waves) * wave + (waves - 1) * end;
+  // Nothing overlaps with the ends of a block that is alone on its multiprocessor.
+  const double exposed = most < 2 ? (waves - 1) * end : 0;
   // These interfere: a norm instead of the largest.
-  const double on_blocks = std::max(occupied, waited) / device_.clock_hz;
+  const double on_blocks = std::max(occupied + exposed, waited) / device_.clock_hz;
   const double from_memory = memory_seconds(memory);
   const double from_l2 = requested / (constants_.l2_bytes * multiprocessors * device_.clock_hz);
   const double bound = std::cbrt(cube(on_blocks) + cube(from_memory) + cube(from_l2));

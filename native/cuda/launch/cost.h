@@ -52,7 +52,6 @@ class Cost {
   // The share of `bytes` that has left L2 before it is read again: none up to half of L2, all from the size of L2 on.
   double missing_share(double bytes) const;
 
-  double gap_seconds() const { return constants_.launch_gap; }
   double memory_seconds(double bytes) const { return bytes / (device_.dram_bytes_per_second * constants_.dram_share); }
   // A latency of L2, in latencies of memory.
   double l2_latencies() const { return constants_.l2_latency / constants_.dram_latency; }

@@ -165,8 +165,8 @@ void load_adamw(KernelLoader &load);
 template <typename Table, typename Visit>
 lily_status with_tile(const Tile &tile, const Visit &visit) {
   lily_status status = LILY_OK;
-  with_row(Table{}, [&](auto row) { return tile.is(row); }, [&](auto row) { status = visit(row); });
-  return status;
+  const bool found = with_row(Table{}, [&](auto row) { return tile.is(row); }, [&](auto row) { status = visit(row); });
+  return found ? status : fail(LILY_ERROR_UNSUPPORTED, "the plan has a tile without a kernel");
 }
 
 }  // namespace lily::cuda

@@ -72,11 +72,11 @@ class Backward {
              planned.strip_tile.is(typename decltype(tiles)::Strip{});
     };
     lily_status status = LILY_OK;
-    with_row(typename Tiles<Engine>::Dy{}, has_pair, [&](auto tiles) {
+    const bool found = with_row(typename Tiles<Engine>::Dy{}, has_pair, [&](auto tiles) {
       status = launcher_.launch(backward_dy<decltype(tiles)>, "launching the backward_dy kernel", planned,
                                 dy_call(planned.step));
     });
-    return status;
+    return found ? status : fail(LILY_ERROR_UNSUPPORTED, "the plan has a tile without a kernel");
   }
 
   template <typename T>

@@ -30,6 +30,8 @@ lily_status linear_by_cublaslt(const lily_linear &call, const Device &device) {
   if (!is_aligned(call.x) || !is_aligned(call.weight) || !is_aligned(call.y) || !is_aligned(call.bias.data) ||
       !is_aligned(call.workspace))
     return fail(LILY_ERROR_UNAVAILABLE, "cuBLASLt requires rows that begin at multiples of 16 bytes");
+  if (call.bias.data != nullptr && call.bias.dtype != problem.activation_dtype)
+    return fail(LILY_ERROR_UNAVAILABLE, "cuBLASLt requires a bias in the type of the product");
   const bool transposed = problem.transposed != 0;
   Product product = {};
   product.type = cuda_type(problem.activation_dtype);

@@ -370,10 +370,11 @@ class BackwardPlanner : Planner {
     plan_.dy_cast = cast_activation(d_out_, activation, operands_.dy, plan_.needs_db || reads_b);
     plan_.x_cast = cast_activation(d_in_, activation, operands_.x, operands_.has_da);
     plan_.a_cast = cast_parameter(rank_, d_in_, operands_.a, operands_.has_dx);
-    if (has_token_weights_)
-      plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, reads_b);
-    else
-      plan_.hidden_cast = cast_activation(rank_, hidden_dtype(problem_), operands_.hidden, needs_outer_of_dy());
+    if (has_token_weights_) plan_.b_cast = cast_parameter(int64_t{experts_} * rank_, d_out_, operands_.b, reads_b);
+    // u is formed element by element, from rows of h with any alignment.
+    const int32_t hidden = hidden_dtype(problem_);
+    if (!has_token_weights_ || hidden != scalar_dtype(engine_))
+      plan_.hidden_cast = cast_activation(rank_, hidden, operands_.hidden, needs_outer_of_dy());
     if (plan_.is_large && is_lora()) plan_.b_cast = cast_parameter(d_out_, rank_, operands_.b, reads_b);
     plan_.combine_grid = plan_.combines ? combine_blocks() : Grid{};
     plan_.cast_combines = plan_.combines && !plan_.d_first && !plan_.reads_dy_once;

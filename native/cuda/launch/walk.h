@@ -40,13 +40,13 @@ void for_each_share(int rows, int most, int unit, const Visit &visit) {
   if (smaller < share) visit(smaller);
 }
 
-// Calls visit(tiles per block) with the numbers of an output's `tiles` that a block may compute in turn, one before 9.0
-// (large.cuh): also the number that gives each multiprocessor one block, alone if there is a single one.
+// Calls visit(tiles per block) with the numbers of an output's `tiles` that a block may compute in turn: also the
+// number that gives each multiprocessor one block, alone if there is a single one.
 template <typename Visit>
 void for_each_count(const LargeRow &row, const Device &device, int64_t tiles, const Visit &visit) {
-  const bool continues = row.continues && device.compute_major >= 9, is_single = device.multiprocessors == 1;
-  if (!continues || !is_single) visit(1);
-  if (!continues) return;
+  const bool is_single = device.multiprocessors == 1;
+  if (!row.continues || !is_single) visit(1);
+  if (!row.continues) return;
   for (int each = 2; each <= 16 && !is_single; each *= 2) visit(each);
   const int all = ceil_divide(tiles, device.multiprocessors);
   if (all > 1 || is_single) visit(std::max(all, 1));

@@ -44,6 +44,14 @@ __device__ inline int padded_end(const Output &matrix, int end, int columns) {
   return end >= columns ? static_cast<int>(matrix.pitch) : end;
 }
 
+// Sets the elements of a vector that lie beyond a row to zero, of which it has `valid` elements: a product of what pads
+// the operands is not zero if the other one is infinite.
+__device__ inline void clear_beyond(float (&value)[4], int valid) {
+#pragma unroll
+  for (int v = 0; v < 4; ++v)
+    if (v >= valid) value[v] = 0;
+}
+
 template <typename T>
 constexpr int32_t kDtype = LILY_FLOAT32;
 template <>
@@ -215,13 +223,6 @@ __device__ inline void load_vec4(const Operand &matrix, int64_t row, int column,
     load_vec4(static_cast<const __half *>(matrix.data) + offset, valid, matrix.aligned16, value);
 }
 
-__device__ inline float load_one(const Operand &matrix, int64_t row, int column) {
-  const int64_t offset = row * matrix.pitch + column;
-  if (matrix.dtype == LILY_FLOAT32) return static_cast<const float *>(matrix.data)[offset];
-  if (matrix.dtype == LILY_BFLOAT16) return to_float(static_cast<const __nv_bfloat16 *>(matrix.data)[offset]);
-  return to_float(static_cast<const __half *>(matrix.data)[offset]);
-}
-
 // Stores the elements, or adds them to the output and rounds once.
 __device__ inline void store_vec4(const Output &matrix, int64_t row, int column, int columns, float (&value)[4]) {
   const int64_t offset = row * matrix.pitch + column;
@@ -248,17 +249,6 @@ __device__ inline void store_vec4(Types<T...> types, const Output &matrix, int64
     store_vec4(static_cast<decltype(tag) *>(matrix.data) + row * matrix.pitch + column, columns - column,
                matrix.aligned16, value);
   });
-}
-
-__device__ inline void store_one(const Output &matrix, int64_t row, int column, float value) {
-  const int64_t offset = row * matrix.pitch + column;
-  if (matrix.accumulate) value += load_one(matrix.operand(), row, column);
-  if (matrix.dtype == LILY_FLOAT32)
-    static_cast<float *>(matrix.data)[offset] = value;
-  else if (matrix.dtype == LILY_BFLOAT16)
-    static_cast<__nv_bfloat16 *>(matrix.data)[offset] = from_float<__nv_bfloat16>(value);
-  else
-    static_cast<__half *>(matrix.data)[offset] = from_float<__half>(value);
 }
 
 }  // namespace lily::cuda

@@ -44,15 +44,7 @@ __device__ inline void copy_async(void *shared, const void *global, int bytes) {
 #endif
 }
 
-// Like copy_async, for 8 bytes and cached in L1.
-__device__ inline void copy_async_8(void *shared, const void *global, int bytes) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
-               : "memory");
-#endif
-}
-
-// Like copy_async_8, for 4 bytes.
+// Copies 4 bytes, cached in L1.
 __device__ inline void copy_async_4(void *shared, const void *global) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global) : "memory");

@@ -90,9 +90,6 @@ constexpr int warps_along_rows(int warps, int m, int n) {
   return best;
 }
 
-// A multiple of kBlockM of every strip tile: splits of whole tiles can be chosen before the tile.
-constexpr int kMaxStripBlockM = 64;
-
 // Experts whose dw a block computes at a time: floats for their sums in each warp follow z in shared memory.
 constexpr int kDWeightExperts = 4;
 
@@ -109,7 +106,7 @@ struct StripTile : BlockOf<kWarps_> {
   static constexpr int kOuterWarpsM = warps_along_rows(kWarps, kBlockK, kBlockN), kOuterWarpsN = kWarps / kOuterWarpsM;
   static constexpr int kOuterM = kBlockK / 16 / kOuterWarpsM, kOuterN = kBlockN / 8 / kOuterWarpsN;
   static constexpr int kResultRows = kBlockK, kResultPitch = kBlockN + 8;  // of z in shared memory; pitch in floats
-  static_assert(kExpandN > 0 && kOuterN > 0 && kMaxStripBlockM % kBlockM == 0);
+  static_assert(kExpandN > 0 && kOuterN > 0);
 
   // Bytes of shared memory. `streams`: lhs has more than one K tile, so w is loaded again for each.
   static constexpr int bytes(bool expands, bool has_outer, bool streams) {
