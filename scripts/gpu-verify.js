@@ -2,7 +2,8 @@
 // Runs all checks that require a GPU, in three steps of less than ten minutes each: a machine may be lent for minutes, and be
 // gone between two commands. Every part of a step writes its results at once; a part that fails or exceeds its time limit does
 // not prevent the later ones, and time that it does not use is available to the next. Where OUT has the result of a part that
-// passed with the same library, the part does not run again, unless --only names it.
+// passed with the same library on the same GPU, the part does not run again, unless --only names it, or a part whose results
+// it reads has run since. Measured times are in a folder of OUT for each library and GPU.
 //
 //   node scripts/gpu-verify.js [--out OUT] [--only NAME,...]
 //     --out OUT     folder of the results (default: build/gpu-verify)
@@ -12,8 +13,8 @@
 //
 //   check      the self-test; the tests of every kernel; instructions compared with the emulator; the suite; compute-sanitizer
 //   bench      times, with outputs compared with those of the cpu backend, and replays of graphs; PyTorch; a table of both
-//   launches   Nsight Compute: time and bytes of each launch beside the prediction, and the constants of the cost function
-//              that fit the times
+//   launches   Nsight Compute: time and bytes of each launch beside the prediction of the long model (bench/counters/model),
+//              and the constants of the GPU with which that model fits the times
 //
 // scripts/gpu-verify.sh carries a build to a machine without Node, npm or nvcc.
 import { spawn, spawnSync } from 'node:child_process'
@@ -36,7 +37,7 @@ const { values: options } = parseArgs({
 const isEmulated = options.emulated
 const out = resolve(options.out ?? join(root, 'build', 'gpu-verify'))
 
-/** @typedef {{ status: 'passed' | 'failed' | 'skipped', seconds: number, detail: string, library: string, data?: unknown }} Outcome */
+/** @typedef {{ status: 'passed' | 'failed' | 'skipped', seconds: number, detail: string, library: string, gpu: string }} Outcome */
 
 /** @type {(command: string, args?: string[]) => string | null} */
 function outputOf(command, args = ['--version']) {
@@ -53,6 +54,10 @@ function once(ask) {
 
 const gpu = outputOf('nvidia-smi', ['--query-gpu=name,compute_cap,driver_version', '--format=csv,noheader'])
 const gpuName = isEmulated ? 'Lily emulator' : (gpu?.split(',')[0].trim() ?? '')
+const library = (() => {
+  const file = join(root, 'build', isEmulated ? 'emulator' : 'Release', 'lily_cuda.so')
+  return existsSync(file) ? createHash('sha256').update(readFileSync(file)).digest('hex').slice(0, 16) : 'none'
+})()
 /** A Python with PyTorch. Asked once, because importing it takes seconds. @type {() => string | undefined} */
 const python = once(() =>
   ['python3', '/usr/bin/python3'].find((each) => outputOf(each, ['-c', 'import torch']) !== null),
@@ -111,10 +116,12 @@ function whyNot(tool) {
   return isEmulated || outputOf(tool) !== null ? null : `${tool} was not found`
 }
 
+/** So that no result is taken for that of another build or GPU. */
+const measured = join(out, `${library}-${gpuName.replace(/\W+/g, '-')}`)
 const files = {
-  bench: join(out, 'bench.json'),
-  pytorch: join(out, 'pytorch.json'),
-  launches: join(out, 'launches.json'),
+  bench: join(measured, 'bench.json'),
+  pytorch: join(measured, 'pytorch.json'),
+  launches: join(measured, 'launches.json'),
 }
 const testResults = join(root, 'build', 'test-results.json')
 
@@ -155,9 +162,9 @@ const sanitizer = (tool, limit) => ({
 /**
  * `limit`: time limit on a GPU in seconds; the sum of a step is below ten minutes, to which the instrumentation of a library as
  * large as this adds most for memcheck. `file`: output of the part. `find`: number of results in the output, and a summary.
- * `says`: what the part prints if it has passed.
+ * `says`: what the part prints if it has passed. `reads`: parts whose results it reads.
  *
- * @typedef {{ name: string, limit: number, why?: () => string | null, remark?: string, command: () => string[], env?: () => NodeJS.ProcessEnv, file?: string, says?: RegExp, find?: (written: any) => readonly [number, string] }} Part
+ * @typedef {{ name: string, limit: number, why?: () => string | null, remark?: string, command: () => string[], env?: () => NodeJS.ProcessEnv, file?: string, says?: RegExp, reads?: string[], find?: (written: any) => readonly [number, string] }} Part
  * @type {Readonly<Record<string, readonly Part[]>>}
  */
 const steps = {
@@ -217,6 +224,7 @@ const steps = {
     {
       name: 'table',
       limit: 20,
+      reads: ['times', 'pytorch'],
       command: () => [...tsx, 'bench/peers/gpu-table.ts', files.bench, files.pytorch],
     },
   ],
@@ -229,14 +237,15 @@ const steps = {
         ...tsx,
         'bench/counters/launches.ts',
         'profile',
-        out,
+        measured,
         ...profiled.map((job) => JSON.stringify(job)),
       ],
     },
     {
       name: 'predictions',
       limit: 60,
-      command: () => [...tsx, 'bench/counters/launches.ts', 'report', out, gpuName],
+      reads: ['times', 'profile'],
+      command: () => [...tsx, 'bench/counters/launches.ts', 'report', measured, gpuName],
       file: files.launches,
       find: (/** @type {{ rows: unknown[], calls: unknown[] }} */ { rows, calls }) => [
         rows.length + calls.length,
@@ -262,7 +271,7 @@ if (unknown !== undefined) {
   console.error(`gpu-verify: --only: unknown step ${unknown}; expected ${names.join(', ')}`)
   process.exit(2)
 }
-mkdirSync(out, { recursive: true })
+mkdirSync(measured, { recursive: true })
 
 /** Undefined if there is no such file, or if a part was stopped while it wrote it. @type {(file: string) => unknown} */
 function readJson(file) {
@@ -272,12 +281,6 @@ function readJson(file) {
     return undefined
   }
 }
-
-/** So that a result is not taken for that of another build. */
-const library = (() => {
-  const file = join(root, 'build', isEmulated ? 'emulator' : 'Release', 'lily_cuda.so')
-  return existsSync(file) ? createHash('sha256').update(readFileSync(file)).digest('hex').slice(0, 16) : 'none'
-})()
 
 /** Runs a command in a copy of its output to `log`; returns its exit code. @type {(command: string[], env: NodeJS.ProcessEnv, log: string) => Promise<number | string>} */
 function runInto([program, ...args], env, log) {
@@ -303,9 +306,9 @@ function runInto([program, ...args], env, log) {
 
 /** @type {(part: Part, limit: number) => Promise<Outcome>} */
 async function run({ name, why, remark, command, env, file, says, find }, limit) {
-  if (file !== undefined) rmSync(file, { force: true })
   const reason = why?.()
-  if (reason) return { status: 'skipped', seconds: 0, detail: reason, library }
+  if (reason) return { status: 'skipped', seconds: 0, detail: reason, library, gpu: gpuName }
+  if (file !== undefined) rmSync(file, { force: true })
   const begin = performance.now()
   // `timeout` also ends the processes that a part has started.
   const limited = ['timeout', '--kill-after=5', String(limit), ...command()]
@@ -320,7 +323,7 @@ async function run({ name, why, remark, command, env, file, says, find }, limit)
   const isSaid = says === undefined || says.test(readFileSync(join(out, `${name}.log`), 'utf8'))
   if (!isSaid) texts.push(`did not print ${String(says)}`)
   const isGood = code === 0 && isSaid && (file === undefined || found > 0)
-  return { status: isGood ? 'passed' : 'failed', seconds, detail: texts.join('; '), library }
+  return { status: isGood ? 'passed' : 'failed', seconds, detail: texts.join('; '), library, gpu: gpuName }
 }
 
 const machine = {
@@ -330,30 +333,40 @@ const machine = {
 }
 const summaryFile = join(out, 'summary.json')
 const known = /** @type {{ parts?: Record<string, Outcome> } | undefined} */ (readJson(summaryFile))
-const outcomes = known?.parts ?? {}
+const outcomes = new Map(Object.entries(known?.parts ?? {}))
+/** @type {(outcome: Outcome) => boolean} */
+const isOfThis = (outcome) => outcome.library === library && outcome.gpu === gpuName
 for (const [step, parts] of Object.entries(steps)) {
   // The emulator gets ten times the limit.
   let deadline = performance.now()
   for (const part of parts) {
     const { name, limit } = part
     if (only !== undefined && !only.includes(step) && !only.includes(name)) continue
-    const before = /** @type {Outcome | undefined} */ (outcomes[name])
-    if (!only?.includes(name) && before?.status === 'passed' && before.library === library) {
+    const before = outcomes.get(name)
+    if (!only?.includes(name) && before?.status === 'passed' && isOfThis(before)) {
       console.log(`\n::: ${name}: passed before`)
       continue
     }
     console.log(`\n::: ${name}`)
     deadline = Math.max(deadline, performance.now()) + limit * 1000 * (isEmulated ? 10 : 1)
-    outcomes[name] = await run(part, Math.max(1, Math.ceil((deadline - performance.now()) / 1000)))
+    const outcome = await run(part, Math.max(1, Math.ceil((deadline - performance.now()) / 1000)))
+    outcomes.set(name, outcome)
+    if (outcome.status !== 'skipped') {
+      for (const { name: other, reads } of Object.values(steps).flat())
+        if (reads?.includes(name)) outcomes.delete(other)
+    }
     // Whole at any time, in case the machine is lost.
-    writeFileSync(`${summaryFile}.new`, `${JSON.stringify({ machine, parts: outcomes }, null, 2)}\n`)
+    const text = JSON.stringify({ machine, parts: Object.fromEntries(outcomes) }, null, 2)
+    writeFileSync(`${summaryFile}.new`, `${text}\n`)
     renameSync(`${summaryFile}.new`, summaryFile)
   }
 }
 
 console.log(`\n${machine.gpu}, Node ${machine.node}, library ${library}`)
-for (const [name, { status, seconds, detail }] of Object.entries(outcomes)) {
-  console.log(`${name.padEnd(12)} ${status.padEnd(8)} ${`${seconds.toFixed(1)} s`.padStart(8)}  ${detail}`)
+for (const [name, outcome] of outcomes) {
+  const { status, seconds, detail } = outcome
+  const origin = isOfThis(outcome) ? '' : ` (${outcome.gpu}, library ${outcome.library})`
+  console.log(`${name.padEnd(12)} ${status.padEnd(8)} ${`${seconds.toFixed(1)} s`.padStart(8)}  ${detail}${origin}`)
 }
-console.log(`results: ${out}`)
-process.exitCode = Object.values(outcomes).some(({ status }) => status === 'failed') ? 1 : 0
+console.log(`results: ${out}, times: ${measured}`)
+process.exitCode = [...outcomes.values()].some(({ status }) => status === 'failed') ? 1 : 0

@@ -1,11 +1,13 @@
 /**
- * Launches on a GPU beside the predictions of the cost function, and the constants that fit the measured times best.
+ * Launches on a GPU beside the predictions of the long model (bench/counters/model, not the cost function by which the backend
+ * chooses), and the constants with which that model fits the measured times best.
  *
  *     tsx bench/counters/launches.ts profile FOLDER JOB...   run each job under Nsight Compute (ncu), into a file of its own
  *     tsx bench/counters/launches.ts report FOLDER GPU       print a row for each launch, and fit the constants of the GPU
  *
- * A job is one of counted-call.ts as JSON. The report reads what `profile` has written so far, and FOLDER/bench.json, the times
- * of whole calls; it writes FOLDER/launches.json.
+ * A job is one of counted-call.ts as JSON. A job whose file is in FOLDER is not profiled again, so a folder is of one build and
+ * one GPU. The report reads what `profile` has written so far, and FOLDER/bench.json, the times of whole calls; it writes
+ * FOLDER/launches.json, first without the fit, which takes longest.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
@@ -95,7 +97,7 @@ function profile(folder: string, jobs: readonly Job[]): void {
     if (existsSync(file)) continue
     console.log(textOf(job))
     const options = ['--csv', '--print-units', 'base', '--metrics', Object.values(METRICS).join(',')]
-    // Cold caches, as the cost function assumes; the clock that a call has.
+    // Cold caches, as the model assumes; the clock that a call has.
     const state = ['--cache-control', 'all', '--clock-control', 'none', '--target-processes', 'all']
     const call = [process.execPath, '--import', 'tsx', program, 'forward+backward']
     const unfinished = `${file}.part`
@@ -139,8 +141,11 @@ export interface Launches {
   readonly calls: readonly (MeasuredCall & { readonly predictedSeconds: number })[]
   /** Jobs whose launches are not those of the plan. */
   readonly mismatches: readonly string[]
-  readonly fit: (Fit & { readonly before: Constants }) | null
+  /** Null if nothing was measured. */
+  readonly fit: () => FittedConstants | null
 }
+
+type FittedConstants = Fit & { readonly before: Constants }
 
 /**
  * @param profiles the profiled launches of each job, `REPEATS` times those of forward and backward
@@ -211,7 +216,7 @@ export function reportOn(
       predictedSeconds: sum(call.calls.flatMap((each) => launchesOf(call.job, each).map(({ seconds }) => seconds))),
     })),
     mismatches,
-    fit: measured.length === 0 ? null : { ...fit(before, measured, predict), before },
+    fit: () => (measured.length === 0 ? null : { ...fit(before, measured, predict), before }),
   }
 }
 
@@ -231,7 +236,7 @@ function tableOf(titles: readonly string[], texts: number, lines: readonly (read
     .join('\n')
 }
 
-export function textOfLaunches({ gpu, rows, calls, mismatches, fit: found }: Launches): string {
+export function textOfLaunches({ gpu, rows, calls, mismatches }: Launches): string {
   const sections = [
     `${gpu}. us: predicted, measured by Nsight Compute one launch at a time with cold caches, and measured / predicted.\n` +
       'MB: bytes of memory, predicted and measured; L2: share of hits in percent',
@@ -276,24 +281,22 @@ export function textOfLaunches({ gpu, rows, calls, mismatches, fit: found }: Lau
       ),
     )
   if (mismatches.length > 0) sections.push(['not the launches of the plan:', ...mismatches].join('\n'))
-  if (found !== null) {
-    const { before, constants, undetermined, errorBefore, errorAfter } = found
-    const percent = (error: number) => `${(100 * error).toFixed(1)} %`
-    sections.push(
-      `constants, fitted; the error of a time goes from ${percent(errorBefore)} to ${percent(errorAfter)} (root mean square)`,
-      tableOf(
-        ['', 'now', 'fitted', ''],
-        1,
-        Object.keys(before).map((name) => [
-          name,
-          before[name].toPrecision(4),
-          constants[name].toPrecision(4),
-          undetermined.includes(name) ? 'undetermined' : '',
-        ]),
-      ),
-    )
-  }
   return sections.join('\n\n')
+}
+
+export function textOfFit({ before, constants, undetermined, errorBefore, errorAfter }: FittedConstants): string {
+  const percent = (error: number) => `${(100 * error).toFixed(1)} %`
+  const table = tableOf(
+    ['', 'now', 'fitted', ''],
+    1,
+    Object.keys(before).map((name) => [
+      name,
+      before[name].toPrecision(4),
+      constants[name].toPrecision(4),
+      undetermined.includes(name) ? 'undetermined' : '',
+    ]),
+  )
+  return `constants, fitted; the error of a time goes from ${percent(errorBefore)} to ${percent(errorAfter)} (root mean square)\n\n${table}`
 }
 
 /** Replays of graphs, in which the host takes no time: the times of `lily-kernels bench`. */
@@ -328,7 +331,13 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     const bench = join(folder, 'bench.json')
     const [report] = existsSync(bench) ? (JSON.parse(readFileSync(bench, 'utf8')) as Report[]) : []
     const launches = reportOn(name, gpu, profiles, report === undefined ? [] : callsOf(report))
-    writeFileSync(join(folder, 'launches.json'), `${JSON.stringify(launches, null, 2)}\n`)
+    const write = (written: object) => {
+      writeFileSync(join(folder, 'launches.json'), `${JSON.stringify(written, null, 2)}\n`)
+    }
+    write(launches)
     console.log(textOfLaunches(launches))
+    const found = launches.fit()
+    write({ ...launches, fit: found })
+    if (found !== null) console.log(`\n${textOfFit(found)}`)
   }
 }

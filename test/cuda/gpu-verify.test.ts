@@ -1,13 +1,14 @@
 /** scripts/gpu-verify.js without a GPU: its steps, its tables of predicted and measured times, and the fit of constants. */
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { delimiter, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import type { Job } from '../../bench/counters/counted-call.js'
 import type { Constants } from '../../bench/counters/fit.js'
 import { gpus } from '../../bench/counters/gpus.js'
-import { parseNcu, REPEATS, reportOn, textOfLaunches } from '../../bench/counters/launches.js'
+import { parseNcu, REPEATS, reportOn, textOfFit, textOfLaunches } from '../../bench/counters/launches.js'
 import { constantsOf, planCall, planCalls, predictedSeconds } from '../../bench/counters/plan.js'
 import type { Report, Result } from '../../bench/harness/report.js'
 import { gpuTable, type PytorchReport } from '../../bench/peers/gpu-table.js'
@@ -34,6 +35,9 @@ test('each step ends within ten minutes', () => {
 const folder = temporaryFolder()
 const nvidiaSmi = "echo 'NVIDIA H100 80GB HBM3, 9.0, 580.65.06'"
 
+/** For any Python. */
+const withoutTorch = { 'torch.py': 'raise ImportError' }
+
 /**
  * Runs the script with shell programs of these names in the place of others, in a copy of the script: this may be the suite of
  * a run of the script itself.
@@ -49,14 +53,14 @@ function verifyWith(programs: Record<string, string>, place: string, ...args: st
   const out = join(copy, 'out')
   const run = spawnSync(process.execPath, ['scripts/gpu-verify.js', '--out', out, ...args], {
     cwd: copy,
-    env: { ...process.env, LILY_SELF_TEST: '1', PATH: [bin, process.env.PATH].join(delimiter) },
+    env: { ...process.env, LILY_SELF_TEST: '1', PYTHONPATH: bin, PATH: [bin, process.env.PATH].join(delimiter) },
     encoding: 'utf8',
   })
   return { ...run, out, summary: JSON.parse(readFileSync(join(out, 'summary.json'), 'utf8')) as Summary }
 }
 
 interface Summary {
-  parts: Record<string, { status: string; detail: string }>
+  parts: Record<string, { status: string; detail: string; gpu: string }>
 }
 
 test('a part that is stopped while it writes its results does not prevent the later ones', () => {
@@ -82,6 +86,36 @@ test('parts that passed do not run again in a step, but by their name', () => {
   const rest = verifyWith({ ...programs, timeout: 'exit 3' }, 'resumed', '--only', 'check')
   expect(rest.stdout).toContain('::: memcheck: passed before')
   expect(rest.summary.parts).toMatchObject({ memcheck: { status: 'passed' }, suite: { status: 'failed' } })
+})
+
+test('a part runs again on another GPU, and after a part whose results it reads', () => {
+  // `timeout --kill-after=5 SECONDS node --import tsx bench/counters/launches.ts report FOLDER GPU`
+  const timeout = `case $7 in report) echo '{"rows": [1], "calls": []}' >"$8/launches.json" ;; esac`
+  const launches = (name = 'NVIDIA H100', ...args: string[]) => {
+    const programs = { 'nvidia-smi': `echo '${name}, 9.0, 580.65.06'`, ncu: '', timeout, ...withoutTorch }
+    const { stdout, summary } = verifyWith(programs, 'inputs', '--only', ...(args.length > 0 ? args : ['launches']))
+    return { summary, titles: [...stdout.matchAll(/^::: (.*)/gm)].map(([, title]) => title) }
+  }
+  expect(launches().titles).toEqual(['profile', 'predictions'])
+  expect(launches().titles).toEqual(['profile: passed before', 'predictions: passed before'])
+  launches(undefined, 'times')
+  expect(launches().titles).toEqual(['profile: passed before', 'predictions'])
+  launches(undefined, 'profile')
+  expect(launches().titles).toEqual(['profile: passed before', 'predictions'])
+  const other = launches('NVIDIA H200')
+  expect(other.titles).toEqual(['profile', 'predictions'])
+  expect(other.summary.parts).toMatchObject({ times: { gpu: 'NVIDIA H100' }, predictions: { gpu: 'NVIDIA H200' } })
+  const folders = readdirSync(join(folder, 'inputs/out'), { withFileTypes: true }).filter((each) => each.isDirectory())
+  expect(folders.map(({ name }) => name)).toEqual(['none-NVIDIA-H100', 'none-NVIDIA-H200'])
+})
+
+test('a part that is skipped leaves its earlier results', () => {
+  const timeout = `case $* in *pytorch.py*) echo '{"milliseconds": [1], "missing": []}' >"$6" ;; esac`
+  const first = verifyWith({ timeout, 'torch.py': '' }, 'skipped', '--only', 'pytorch')
+  expect(first.summary.parts.pytorch.status).toBe('passed')
+  const again = verifyWith(withoutTorch, 'skipped', '--only', 'pytorch')
+  expect(again.summary.parts.pytorch.status).toBe('skipped')
+  expect(readdirSync(join(again.out, 'none-NVIDIA-H100-80GB-HBM3'))).toEqual(['pytorch.json'])
 })
 
 // ---- Launches ----
@@ -149,11 +183,11 @@ describe('launches', () => {
     expect(
       lines.filter((line) => /^8192, 4096, 16, 2 bfloat16 batch +forward +forward_shrink /.test(line)),
     ).toHaveLength(1)
-    expect(lines.some((line) => line.startsWith('launchGap'))).toBe(true)
   })
 
   test('the fit finds the constants with which the times were made', () => {
-    const { fit: found } = reportOn('NVIDIA H100', gpus.h100, profiles, calls)
+    const found = reportOn('NVIDIA H100', gpus.h100, profiles, calls).fit()
+    expect(found && textOfFit(found)).toMatch(/^launchGap /m)
     expect(found?.errorBefore).toBeGreaterThan(0.1)
     expect(found?.errorAfter).toBeLessThan(0.002)
     for (const [name, value] of Object.entries(truth)) {
@@ -165,9 +199,9 @@ describe('launches', () => {
   })
 
   test('whole calls alone fit, too', () => {
-    const { rows, fit: found } = reportOn('NVIDIA H100', gpus.h100, [], calls)
-    expect(rows).toEqual([])
-    expect(found?.errorAfter).toBeLessThan(0.01)
+    const report = reportOn('NVIDIA H100', gpus.h100, [], calls)
+    expect(report.rows).toEqual([])
+    expect(report.fit()?.errorAfter).toBeLessThan(0.01)
   })
 
   test('launches that were not planned are named, and are not part of the fit', () => {
@@ -176,6 +210,23 @@ describe('launches', () => {
     const { mismatches, rows } = reportOn('NVIDIA H100', gpus.h100, [[job, changed], ...others], [])
     expect(mismatches).toEqual([expect.stringMatching(/^8192, 4096, 16, 2 bfloat16 batch: .* with 7 blocks, planned /)])
     expect(rows.every((row) => row.job !== job)).toBe(true)
+  })
+
+  test('the rows are written before the fit', async () => {
+    const place = join(folder, 'report')
+    mkdirSync(place)
+    const file = 'ncu-8192-4096-16-2-bfloat16-batch.csv'
+    writeFileSync(join(place, file), ncuOutput(jobs[0], truth))
+    // Of a named pipe, each reading is one that was written.
+    const written = join(place, 'launches.json')
+    execFileSync('mkfifo', [written])
+    const args = ['--import', 'tsx', 'bench/counters/launches.ts', 'report', place, 'NVIDIA H100 80GB HBM3']
+    spawn(process.execPath, args, { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] })
+    const read = async () => JSON.parse(await readFile(written, 'utf8')) as { rows: unknown[] }
+    const first = await read()
+    expect(first.rows).not.toHaveLength(0)
+    expect(first).not.toHaveProperty('fit')
+    expect(await read()).toMatchObject({ rows: first.rows, fit: { before: known } })
   })
 
   test('each job is a file of its own, which exists as a whole or not at all', () => {
