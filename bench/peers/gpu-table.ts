@@ -112,7 +112,7 @@ export function gpuTable(report: Report, pytorch?: PytorchReport): string {
   const legend = [
     `Microseconds on ${machine.device} (${machine.detail}), medians. eager, compiled and products are PyTorch ${pytorch?.pytorch ?? '(not measured)'}.`,
     isPredicted
-      ? 'predicted: by the model of time that chooses the tiles, from the data sheet of the GPU'
+      ? 'predicted: by the long model of time (bench/counters/model), from the data sheet of the GPU'
       : 'predicted: the data sheet of this GPU is not in bench/counters/gpus.ts',
     roofs === null
       ? 'of floor: no roof was measured'

@@ -1,11 +1,11 @@
 /**
  * Rows of y, h and p have the same bits in every batch: the places at which d is split follow from d alone, whichever launches
- * a plan chooses for so many tokens. kernels.test.ts compares those of dx.
+ * a plan chooses for so many tokens. Those of dx with token routing do not depend on the tile of v either.
  */
 import { expect, test } from 'vitest'
 import { emulatedGpu } from '../../bench/counters/gpus.js'
 import { type PlannedCall, planCall } from '../../bench/counters/plan.js'
-import { isEmulated, lilyForward } from '../support/backend.js'
+import { isEmulated, lilyBackward, lilyForward } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
 import { pack } from '../support/dtypes.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -51,4 +51,43 @@ test.each([
       expect(rows.length).toBeGreaterThan(0)
       expectSameBits(`${name} of ${each.tokens}`, rows, expected.slice(0, rows.length))
     }
+})
+
+test('of dx with token routing, whose experts cancel each other nearly', async () => {
+  const [d, rank, experts] = [40, 16, 4]
+  // The tile of v has 16 rows for some of them and 64 for others.
+  const batches = [100, 200, 400]
+  if (isEmulated) {
+    const tiles = batches.map((tokens) => {
+      const shape = { tokens, d, rank, experts }
+      const call = { shape, dtype: 'bfloat16', method: 'token', direction: 'backward', gpu: emulatedGpu(90) } as const
+      return planCall(call).launches.find(({ kernel }) => kernel === 'backward_dy')?.tile[1]
+    })
+    expect(new Set(tiles)).toEqual(new Set([16, 64]))
+  }
+  const random = randomFrom(5)
+  const of = (rows: number, columns: number, scale = 1) =>
+    gaussian(random, rows * columns).map((value) => value * scale)
+  const tensorOf = (values: Float32Array, shape: number[]) => ({
+    data: pack('bfloat16', values),
+    shape,
+    dtype: 'bfloat16' as const,
+  })
+  const [x, dy, half] = [of(400, d), of(400, d), of(rank, d)]
+  const b = Float32Array.from({ length: experts * rank * d }, (_, i) => {
+    const [expert, at] = [Math.floor(i / half.length), i % half.length]
+    return expert % 2 === 0 ? half[at] : -half[at]
+  })
+  const given = {
+    a: tensorOf(of(rank, d), [rank, d]),
+    router: tensorOf(of(experts, rank, 0.01), [experts, rank]),
+    b: tensorOf(b, [experts, rank, d]),
+  }
+  const rows = []
+  for (const tokens of batches) {
+    const part = (values: Float32Array) => tensorOf(values.slice(0, tokens * d), [tokens, d])
+    const { saved } = await lilyForward({ x: part(x), ...given }, { routing: 'token', scaling: 0.5 })
+    rows.push((await lilyBackward({ dy: part(dy) }, saved)).dx.data as Uint16Array)
+  }
+  for (const each of rows) expectSameBits('dx', each, rows[2].slice(0, each.length))
 })

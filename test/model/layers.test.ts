@@ -23,7 +23,7 @@ import {
 } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/lily-config.js'
 import { forward } from '../reference.js'
-import { backend, isWebGpu } from '../support/backend.js'
+import { isWebGpu } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { createLora, createModel, numbersOf, place, runChain } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
