@@ -62,15 +62,17 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
 #pragma unroll 1
   for (int first = warp_of_block(); first < count * experts; first += kLoadsInFlight * Tile::kWarps) {
     int token_of[kLoadsInFlight], expert[kLoadsInFlight], begin[kLoadsInFlight], end[kLoadsInFlight];
-    float *d_weight[kLoadsInFlight], sum[kLoadsInFlight];
+    float *d_weight[kLoadsInFlight];  // of the first lane; null: none
+    float sum[kLoadsInFlight] = {};   // likewise
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n) {
       const int i = min(first + n * Tile::kWarps, count * experts - 1);
       token_of[n] = i / experts, expert[n] = first_expert + i % experts;
       begin[n] = max(row, expert[n] * call.rank), end[n] = min(row_end, (expert[n] + 1) * call.rank);
-      d_weight[n] =
-          call.token_d_weights + static_cast<int64_t>(token + token_of[n]) * call.token_weights.experts + expert[n];
-      sum[n] = begin[n] == expert[n] * call.rank ? 0.0f : *d_weight[n];
+      const bool owns = lane == 0 && first + n * Tile::kWarps < count * experts;
+      const int64_t at = static_cast<int64_t>(token + token_of[n]) * call.token_weights.experts + expert[n];
+      d_weight[n] = owns ? call.token_d_weights + at : nullptr;
+      if (owns && begin[n] > expert[n] * call.rank) sum[n] = *d_weight[n];
     }
 #pragma unroll 1
     for (int offset = 0; offset < min(call.rank, Tile::kBlockN) + kChunk - 1; offset += kWarp) {
@@ -103,7 +105,7 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
     }
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n)
-      if (lane == 0 && first + n * Tile::kWarps < count * experts) *d_weight[n] = sum[n];
+      if (d_weight[n] != nullptr) *d_weight[n] = sum[n];
   }
 }
 
