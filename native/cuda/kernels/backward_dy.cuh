@@ -59,6 +59,8 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
   static_assert(Tile::kBlockN % kChunk == 0);
   const int lane = threadIdx.x % kWarp;
   const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
+  // From the beginning of a chunk: that of an expert, unless r is a multiple of it, is elsewhere.
+  const int span = min(call.rank, Tile::kBlockN) + (call.rank % kChunk == 0 ? 0 : kChunk - 1);
 #pragma unroll 1
   for (int first = warp_of_block(); first < count * experts; first += kLoadsInFlight * Tile::kWarps) {
     int token_of[kLoadsInFlight], expert[kLoadsInFlight], begin[kLoadsInFlight], end[kLoadsInFlight];
@@ -75,7 +77,7 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
       if (owns && begin[n] > expert[n] * call.rank) sum[n] = *d_weight[n];
     }
 #pragma unroll 1
-    for (int offset = 0; offset < min(call.rank, Tile::kBlockN) + kChunk - 1; offset += kWarp) {
+    for (int offset = 0; offset < span; offset += kWarp) {
       const auto row_of = [&](int n) { return begin[n] / kChunk * kChunk + offset + lane; };
       const auto clamped = [&](int n) { return max(begin[n], min(row_of(n), end[n] - 1)); };
       float h[kLoadsInFlight];
