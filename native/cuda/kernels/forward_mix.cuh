@@ -184,7 +184,7 @@ __device__ inline void multiply_u(Accumulators<Tile::kM, Tile::kN> &sum, UFragme
 
 template <typename Tile>
 __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_constant__ ForwardMix call) {
-  if constexpr (!kHasCode<Tile, 0>) return stop_without_code();
+  if constexpr (!kHasCode<Tile, kMixBytes<Tile>>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
   const int column = static_cast<int>(blockIdx.x) % call.column_tiles * Tile::kBlockN;

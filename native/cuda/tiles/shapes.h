@@ -175,13 +175,27 @@ struct MixTile {
   static constexpr int k_tiles(int columns) { return (columns + kBlockK - 1) / kBlockK; }
 
   // Bytes of shared memory. `stays`: all rows of a block's columns of B stay there.
-  static int bytes(int experts, int rank, bool stays) {
+  static constexpr int bytes(int experts, int rank, bool stays) {
     const int tiles = k_tiles(experts * rank);
     const int of_tokens = kBlockM * hidden_pitch(rank) + kStrip, of_b = (stays ? tiles : kRhsStages) * kRhs;
     return (mix_stages(tiles) * of_tokens + of_b) * static_cast<int>(sizeof(Scalar)) +
            mix_stages(tiles) * kBlockM * experts * static_cast<int>(sizeof(float));
   }
+  // With the number of experts for which h and their weights are smallest, of those that are powers of two.
+  static constexpr int least_bytes() {
+    int least = bytes(1, 1, true);
+    for (int columns = kBlockK + 1; columns <= 2 * kBlockK + 1; columns += kBlockK)
+      for (int experts = 1; experts <= kMostExperts; experts *= 2)
+        for (const bool stays : {false, true}) {
+          const int needed = bytes(experts, (columns + experts - 1) / experts, stays);
+          least = needed < least ? needed : least;
+        }
+    return least;
+  }
 };
+
+template <typename Tile>
+constexpr int kMixBytes = Tile::least_bytes();
 
 // Limits of forward_decode. The warps of one block do all of the pooling. Every block adds all partial sums of h: of
 // more than this (128 KiB), it takes less time to add them once, in one more launch.
