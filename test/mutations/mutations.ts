@@ -303,8 +303,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_route.cuh',
     what: 'the next phase has no h of its own',
-    find: 'if (call.expand.data != nullptr) store_vec4',
-    replace: 'if (call.expand.data != nullptr && call.saved.data == nullptr) store_vec4',
+    find: 'if (call.expand.data == nullptr) return;',
+    replace: 'if (call.expand.data == nullptr || call.saved.data != nullptr) return;',
   },
   {
     file: 'kernels/forward_route.cuh',
@@ -836,8 +836,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'an expert that begins within a tile of rows resets q',
-    find: '*q[n] = k[n] >= row ? sum[n] * call.scale',
-    replace: '*q[n] = true ? sum[n] * call.scale',
+    find: 'if (adds && k[n] < row) sum[n] = *q[n];',
+    replace: '',
   },
   {
     file: 'kernels/backward_dy.cuh',
@@ -860,8 +860,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/backward_dy.cuh',
     what: 'dw of an expert that begins in the tile of rows before lacks its rows there',
-    find: '*d_weight = begin[n] == expert[n] * call.rank ? value : *d_weight + value;',
-    replace: '*d_weight = value;',
+    find: 'if (owns && begin[n] > expert[n] * call.rank) sum[n] = *d_weight[n];',
+    replace: '',
   },
   {
     file: 'kernels/backward_dy.cuh',
@@ -1082,8 +1082,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/large_product.cuh',
     what: 'the last row of W is not read',
-    find: 'b, call.weight, {tile.column, tile.column_end, k, call.depth});',
-    replace: 'b, call.weight, {tile.column, tile.column_end - 1, k, call.depth});',
+    find: '{tile.column, tile.column_end, k, call.depth});',
+    replace: '{tile.column, tile.column_end - 1, k, call.depth});',
   },
   {
     file: 'kernels/large_product.cuh',
@@ -1333,8 +1333,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_route.cuh',
     what: 'it does not wait for the partial sums of h',
-    find: '  wait_for_previous_launch();\n  sum_partials',
-    replace: '  sum_partials',
+    find: '  wait_for_previous_launch();\n  const int rank',
+    replace: '  const int rank',
   },
   {
     file: 'kernels/forward_route.cuh',
