@@ -16,6 +16,7 @@ import { ask } from '../support/fork.js'
 import {
   DEVICES,
   expectSameRows,
+  highJobs,
   kernelJobs,
   linearTileSpecs,
   severalTilesJob,
@@ -84,6 +85,10 @@ describe('every kernel', () => {
     test(`with ${titleOf(device)}`, async () => {
       await resultsOn(device)
     })
+
+  test('h of 16 bits with precision high', async () => {
+    await check(highJobs, DEVICES[0])
+  })
 
   test('rows have the same bits with both', async () => {
     expectSameRows(await resultsOn(DEVICES[0]), await resultsOn(DEVICES[1]))
