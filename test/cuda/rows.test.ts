@@ -91,3 +91,28 @@ test('of dx with token routing, whose experts cancel each other nearly', async (
   }
   for (const each of rows) expectSameBits('dx', each, rows[2].slice(0, each.length))
 })
+
+test('of y where an infinity in x becomes 0, whatever pads the rows of h', async () => {
+  const [d, experts] = [64, 3]
+  // r is no whole vector of 16 bytes: with many tokens, with partial sums of h, and in the kernels of large ranks.
+  for (const [tokens, rank] of [
+    [4, 4],
+    [100, 4],
+    [1100, 4],
+    [100, 140],
+  ]) {
+    const of = (value: number, shape: number[]) => ({
+      data: pack(
+        'bfloat16',
+        new Float32Array(shape.reduce((p, q) => p * q)).map(() => value),
+      ),
+      shape,
+      dtype: 'bfloat16' as const,
+    })
+    const x = of(1, [tokens, d])
+    x.data[0] = pack('bfloat16', Float32Array.of(Infinity))[0]
+    const given = { x, a: of(-1, [rank, d]), b: of(1, [experts, rank, d]) }
+    const { y } = await lilyForward(given, { routing: 'uniform', activation: 'relu', scaling: 1 })
+    expect(new Set(y.data), `${tokens} tokens, r = ${rank}`).toEqual(new Set([0]))
+  }
+})

@@ -229,18 +229,9 @@ class BackwardChooser : Chooser {
   // ---- The products of dh ----
 
   Fastest<Walk> choose_x(bool may_split) const {
-    Fastest<Walk> fastest;
-    const WalkShape shape = {rank_, tokens_, d_in_, experts_};
-    const int fitting = fitting_block_k(rows_.x, rank_);
-    for (const StripRow &row : rows_.x) {
-      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
-      for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_in_, row.tile.block_n), [&](int split_tokens) {
-        const Walk walk = strip_walk(row, device_, shape, true, true, split_tokens);
-        if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
-        fastest.consider(walk, x_seconds(row, walk) + reduce_da_seconds(walk.splits));
-      });
-    }
-    return fastest;
+    return choose_strip(rows_.x, d_in_, true, may_split, [&](const StripRow &row, const Walk &walk) {
+      return x_seconds(row, walk) + reduce_da_seconds(walk.splits);
+    });
   }
 
   double x_seconds(const StripRow &row, const Walk &walk) const {

@@ -77,7 +77,8 @@ class ForwardChooser : Chooser {
     } else if (has_token_weights_) {
       choice.mix = choose_mix();
     } else {
-      choice.expand = choose_expand();
+      choice.expand = choose_strip(rows_.expand, d_out_, false, true,
+                                   [&](const StripRow &row, const Walk &walk) { return expand_seconds(row, walk); });
     }
     return choice;
   }
@@ -181,20 +182,6 @@ class ForwardChooser : Chooser {
                          {forward_route_bytes(tokens, experts_, rank_, shrink.splits > 0, routes_), kThreads, 0},
                          {{double(ceil_divide(tokens_, tokens)), steps * cost_.l2_latencies(), 0, 0, loaded, 1,
                            3 * cost_.l2_latencies()}});
-  }
-
-  Fastest<Walk> choose_expand() const {
-    Fastest<Walk> fastest;
-    const WalkShape shape = {rank_, tokens_, d_out_, experts_};
-    const int fitting = fitting_block_k(rows_.expand, rank_);
-    for (const StripRow &row : rows_.expand) {
-      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
-      for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(d_out_, row.tile.block_n), [&](int split_tokens) {
-        const Walk walk = strip_walk(row, device_, shape, true, false, split_tokens);
-        if (walk.column_tiles != 0) fastest.consider(walk, expand_seconds(row, walk));
-      });
-    }
-    return fastest;
   }
 
   double expand_seconds(const StripRow &row, const Walk &walk) const {

@@ -30,8 +30,7 @@ inline EngineKind engine_kind(const lily_problem &problem, const Device &device)
     return problem.precision == LILY_PRECISION_TF32 && ampere ? EngineKind::kTf32 : EngineKind::kExact;
   if (problem.precision == LILY_PRECISION_HIGH) return EngineKind::kExact;
   if (problem.activation_dtype == LILY_FLOAT16) return EngineKind::kFloat16;
-  // Turing's matrix units do not support bfloat16, and float16 has too small a range: elements are converted to float32
-  // as they are loaded.
+  // Turing's matrix units do not support bfloat16, and float16 has too small a range: operands are cast to float32.
   return ampere ? EngineKind::kBfloat16 : EngineKind::kExact;
 }
 
@@ -150,12 +149,11 @@ struct Fastest {
   double seconds = 0;
   bool found = false;
 
-  // Returns whether the candidate is the fastest so far.
-  bool consider(const Candidate &candidate, double its_seconds) {
-    if (found && its_seconds >= seconds) return false;
+  void consider(const Candidate &candidate, double its_seconds) {
+    if (found && its_seconds >= seconds) return;
     best = candidate;
     seconds = its_seconds;
-    return found = true;
+    found = true;
   }
 };
 
@@ -207,6 +205,24 @@ class Chooser : protected Planner {
   static double rounds(double rows, double columns, int threads) { return std::ceil(rows * columns / (16 * threads)); }
   double combining(double rows, double columns, int threads) const {
     return rounds(rows, columns, threads) * std::ceil(experts_ / 4.0);
+  }
+
+  // The fastest strips of `columns` columns, of rows of a table with that product, or with both. seconds(row, walk).
+  template <typename Seconds>
+  Fastest<Walk> choose_strip(std::span<const StripRow> rows, int columns, bool has_outer, bool may_split,
+                             const Seconds &seconds) const {
+    Fastest<Walk> fastest;
+    const WalkShape shape = {rank_, tokens_, columns, experts_};
+    const int fitting = fitting_block_k(rows, rank_);
+    for (const StripRow &row : rows) {
+      if (row.tile.block_k > fitting || excludes(only_.strip, row.tile)) continue;
+      for_each_split(tokens_, row.tile.block_m, device_, ceil_divide(columns, row.tile.block_n), [&](int split_tokens) {
+        const Walk walk = strip_walk(row, device_, shape, true, has_outer, split_tokens);
+        if (walk.column_tiles == 0 || (walk.splits > 1 && !may_split)) return;
+        fastest.consider(walk, seconds(row, walk));
+      });
+    }
+    return fastest;
   }
 
   // ---- Large ranks ----
