@@ -44,7 +44,7 @@ function expectWithin(counts: Counts, budget: Budget, minBytes: number): void {
 }
 
 /**
- * What the backend's model of time assumes agrees with the counts. Bytes touched differ only in the ends of rows that share
+ * What the model of time (bench/counters/model) assumes agrees with the counts. Bytes touched differ only in the ends of rows that share
  * a sector. Of bytes requested the model leaves out masks, offsets and whatever else is less than a hundredth.
  */
 function expectModelled(counts: Counts, direction: Direction, job: Job, architecture: 75 | 90 = 90): void {

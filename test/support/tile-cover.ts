@@ -1,6 +1,6 @@
 /**
  * Small problems that together launch every kernel of the CUDA backend with every tile that a plan chooses for them. The
- * tiles follow from the model of time, so the problems are searched for: of a grid of sizes, with the two devices of
+ * tiles follow from the cost function, so the problems are searched for: of a grid of sizes, with the two devices of
  * kernels.ts on one GPU, those that cover the most kernels for the least work.
  */
 import { type Gpu } from '../../bench/counters/gpus.js'

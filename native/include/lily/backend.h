@@ -168,7 +168,7 @@ typedef struct lily_linear_problem {
                          1: y (+)= x W, which is dx (+)= dy W: x is M x d_out and y is M x d_in */
   int32_t precision;
   int32_t activation_dtype; /* of x and y */
-  int32_t parameter_dtype;  /* of W and the bias: float32 or activation_dtype */
+  int32_t parameter_dtype;  /* of W: float32 or activation_dtype, or 16 bits under float32 */
   int32_t device;
   int32_t unaligned; /* as in lily_problem, of x and W */
 } lily_linear_problem;
