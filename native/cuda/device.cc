@@ -4,9 +4,11 @@
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <mutex>
 #include <unordered_map>
 
@@ -26,9 +28,11 @@ lily_status attribute(int id, cudaDeviceAttr which, int *value) {
 lily_status lower(const char *variable, long long *property) {
   const char *text = getenv(variable);
   if (text == nullptr || *text == '\0') return LILY_OK;
-  char *end = nullptr;
-  const long long value = strtoll(text, &end, 10);
-  if (*end != '\0' || value < 1)
+  // Not strtoll, which binds the library to glibc 2.38 where it is compiled with a later one.
+  const char *text_end = text + strlen(text);
+  long long value = 0;
+  const auto [end, error] = std::from_chars(text, text_end, value);
+  if (error != std::errc() || end != text_end || value < 1)
     return fail(LILY_ERROR_UNAVAILABLE, "%s must be a positive integer; change it or unset it", variable);
   *property = std::min(*property, value);
   return LILY_OK;
