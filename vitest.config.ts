@@ -25,25 +25,25 @@ const longest = [
   'site/site',
   'arm64/instruction-sets',
   'arm64/arm64',
-  'property',
-  'identities',
+  'operations/property',
+  'operations/identities',
   'webgpu/kernels',
   'cuda/kernels',
   'cuda/counters',
-  'isa',
-  'determinism',
-  'cli',
-  'cli-failures',
-  'modes',
+  'cpu/sets/adapter',
+  'operations/determinism',
+  'cli/cli',
+  'cli/failures',
+  'operations/modes',
   'interop/webgpu',
-  'workers',
+  'cpu/workers',
   'emulator/emulator',
-  'linear',
-  'peers',
-  'adamw',
-  'threads',
+  'operations/linear',
+  'bench/peers',
+  'optimiser/adamw',
+  'cpu/threads',
   'cuda/emulated',
-  'leak',
+  'memory/leak',
   'model/training',
   'cuda/self-test',
 ]
@@ -124,14 +124,14 @@ if (webGpuMissing !== undefined) console.log(`the tests of WebGPU are skipped: $
 
 /** Tests that run on both backends. */
 const both = [
-  'adamw',
-  'async',
+  'optimiser/adamw',
+  'operations/async',
   'checkpoint/device',
-  'determinism',
-  'errors',
-  'golden',
-  'identities',
-  'linear',
+  'operations/determinism',
+  'refusals/calls',
+  'operations/golden',
+  'operations/identities',
+  'operations/linear',
   'model/adapters',
   'model/calibrate',
   'model/layers',
@@ -139,12 +139,12 @@ const both = [
   'model/merge',
   'model/routing',
   'model/training',
-  'modes',
-  'property',
+  'operations/modes',
+  'operations/property',
 ]
 
 /** Tests that run on WebGPU, too. That of frozen linear layers is test/webgpu/linear.test.ts, which compiles fewer kernels. */
-const webgpu = both.filter((name) => name !== 'linear')
+const webgpu = both.filter((name) => name !== 'operations/linear')
 
 const webGpuProject = {
   name: 'webgpu',
@@ -166,34 +166,43 @@ const webGpuProject = {
 /** Half of the time of the CPU suite: other processors under QEMU, the tarball, long sweeps, a training. `npm run test:cpu` leaves them out. */
 const slow = [
   'checkpoint/hostile-headers',
-  'example-finetune',
-  'identities',
-  'isa',
-  'linear-isa',
-  'matmul-isa',
-  'package',
+  'examples/finetune',
+  'operations/identities',
+  'cpu/sets/adapter',
+  'cpu/sets/linear',
+  'cpu/sets/matmul',
+  'package/package',
 ]
 
 /** Tests of the AMX kernels on a model of their instructions, on every processor. */
-const amx = ['adapted-linear', 'determinism', 'golden', 'identities', 'linear', 'modes', 'property', 'tf32']
+const amx = [
+  'operations/adapted-linear',
+  'operations/determinism',
+  'operations/golden',
+  'operations/identities',
+  'operations/linear',
+  'operations/modes',
+  'operations/property',
+  'cpu/tf32',
+]
 
 /** Tests that run on WebAssembly, too. Of those of checkpoints, two do without a backend or require locks of files. */
 const wasm = [
-  'adamw',
-  'async',
-  'attention',
-  'binding/refusals',
-  'determinism',
-  'errors',
-  'golden',
-  'identities',
-  'linear',
-  'matmul',
-  'modes',
-  'property',
-  'slots',
-  'wasm',
-  'wasm-threads',
+  'optimiser/adamw',
+  'operations/async',
+  'operations/attention',
+  'refusals/binding',
+  'operations/determinism',
+  'refusals/calls',
+  'operations/golden',
+  'operations/identities',
+  'operations/linear',
+  'operations/matmul',
+  'operations/modes',
+  'operations/property',
+  'binding/slots',
+  'wasm/module',
+  'wasm/threads',
   'analysis/*',
   'checkpoint/*',
   'model/*',
@@ -203,7 +212,7 @@ const wasm = [
 const hasWasm = existsSync(path('build/wasm/wasm.wasm'))
 
 /** Tests that run on WebAssembly without shared memory, too: it differs in where operands lie, and in the Async forms. */
-const wasmUnshared = ['async', 'errors', 'golden', 'modes']
+const wasmUnshared = ['operations/async', 'refusals/calls', 'operations/golden', 'operations/modes']
 
 /** LILY_TEST_LONG=1, which .ci/run --long sets, runs all problems everywhere. */
 const half = (LILY_TEST_HALF: '0' | '1') =>
@@ -211,24 +220,28 @@ const half = (LILY_TEST_HALF: '0' | '1') =>
 
 /**
  * All tests once; the numerical tests also on an architecture that executes the published PTX and on the oldest one, with
- * other schedules of the emulator. Those two run half of the fixed problems of test/property.test.ts each, and half as many
+ * other schedules of the emulator. Those two run half of the fixed problems of test/operations/property.test.ts each, and half as many
  * random ones.
  */
 const cudaProjects =
   cuda.missing !== undefined
     ? [{ name: 'cuda', include: ['test/cuda/missing.test.ts'], env: {} }]
     : [
-        { name: 'cuda', include: ['test/cuda/**/*.test.ts', ...files(both)], env: {} },
+        {
+          name: 'cuda',
+          include: ['test/cuda/**/*.test.ts', ...files(['dlpack/device', 'refusals/cuda', ...both])],
+          env: {},
+        },
         ...(cuda.env.LILY_TEST_EMULATED === '1'
           ? [
               {
                 name: 'cuda newer',
-                include: files(['golden', 'property']),
+                include: files(['operations/golden', 'operations/property']),
                 env: { LILY_EMULATOR_SEED: '2', LILY_EMULATOR_ARCH: '110', ...half('1') },
               },
               {
                 name: 'cuda turing',
-                include: files(['golden', 'property']),
+                include: files(['operations/golden', 'operations/property']),
                 env: { LILY_EMULATOR_SEED: '3', LILY_EMULATOR_ARCH: '75', ...half('0') },
               },
             ]
@@ -283,7 +296,8 @@ export default defineConfig({
             'test/browser/**',
             'test/site/**',
             'test/webgpu/**',
-            ...files([...slow, 'wasm', 'wasm-threads']),
+            'test/wasm/**',
+            ...files([...slow, 'dlpack/device', 'refusals/cuda']),
           ],
         },
         { name: 'cpu slow', include: files(slow), exclude: [] },
@@ -291,8 +305,8 @@ export default defineConfig({
         {
           name: 'wasm',
           // Without the build, one file says so.
-          include: files(hasWasm ? wasm : ['wasm-threads']),
-          exclude: files(['checkpoint/hostile-headers', 'checkpoint/whole-saves']),
+          include: files(hasWasm ? wasm : ['wasm/threads']),
+          exclude: files(['checkpoint/hostile-headers']),
           env: { LILY_CPU_ISA: 'wasm' },
         },
         ...(hasWasm

@@ -175,14 +175,14 @@ const steps = {
       command: () => [...emulated, ...tsx, 'cli/main.ts', 'doctor'],
       says: /^cuda +self-test passed/m,
     },
-    testsOf('kernels', 100, isEmulated ? ['test/golden.test.ts'] : ['test/cuda/kernels.test.ts']),
+    testsOf('kernels', 100, isEmulated ? ['test/operations/golden.test.ts'] : ['test/cuda/kernels.test.ts']),
     {
       name: 'instructions',
       limit: 30,
       // Without a toolkit, those that the pack has: the programs, and the emulator's results.
       command: () => ['sh', 'scripts/compare-emulator.sh', isEmulated ? '--emulated-twice' : '--prepared'],
     },
-    testsOf('suite', 200, isEmulated ? ['test/golden.test.ts'] : []),
+    testsOf('suite', 200, isEmulated ? ['test/operations/golden.test.ts'] : []),
     sanitizer('memcheck', 120),
     sanitizer('synccheck', 55),
     sanitizer('racecheck', 55),

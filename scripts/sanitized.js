@@ -28,31 +28,31 @@ const SANITIZERS = {
     // Every instruction set, mode, data type and error, objects whose lifetime the garbage collector determines, and
     // invalid calls of the addon.
     tests: [
-      'adamw',
+      'optimiser/adamw',
       'analysis/eigenvalues',
-      'async',
-      'attention',
-      'attention-isa',
+      'operations/async',
+      'operations/attention',
+      'cpu/sets/attention',
       'binding/addon',
       'binding/fuzz',
-      'binding/refusals',
-      'dlpack',
-      'errors',
-      'golden',
-      'isa',
-      'leak',
-      'linear',
-      'linear-isa',
-      'matmul-isa',
-      'modes',
-      'overlap',
-      'property',
-      'tensor',
-      'transfer',
+      'refusals/binding',
+      'dlpack/host',
+      'refusals/calls',
+      'operations/golden',
+      'cpu/sets/adapter',
+      'memory/leak',
+      'operations/linear',
+      'cpu/sets/linear',
+      'cpu/sets/matmul',
+      'operations/modes',
+      'memory/overlap',
+      'operations/property',
+      'tensor/tensor',
+      'memory/transferred',
     ],
     workers: 2,
     env: {
-      // Only test/leak.test.ts checks for leaks: vitest ends its processes before they free their memory. GCC 12
+      // Only test/memory/leak.test.ts checks for leaks: vitest ends its processes before they free their memory. GCC 12
       // misaligns 64-byte vectors on AddressSanitizer's fake stack.
       ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0',
       UBSAN_OPTIONS: 'print_stacktrace=1',
@@ -66,7 +66,7 @@ const SANITIZERS = {
     flags: 'thread',
     libraries: ['libtsan.so'],
     // The thread pool and the binding: promises, workers (some terminated during a call), and numbers of threads.
-    tests: ['async', 'determinism', 'workers'],
+    tests: ['operations/async', 'operations/determinism', 'cpu/workers'],
     workers: 1, // four threads each
     // node itself is not instrumented: only its libc calls are visible, and they would be reported as races.
     env: { TSAN_OPTIONS: 'ignore_noninstrumented_modules=1:halt_on_error=1', LILY_NUM_THREADS: '4' },

@@ -1,7 +1,7 @@
 // One vector type for every instruction set, made of the vector extensions of GCC and Clang. Each translation unit
 // defines LILY_VECTOR_BYTES and LILY_VECTOR_REGISTERS and has its own compiler flags. Everything here has internal
 // linkage, so that the linker cannot put code for a wider instruction set into a narrower one. For the same reason
-// kernel files include no C++ library header. test/objects.test.ts looks at the object files.
+// kernel files include no C++ library header. test/cpu/register-tiles.test.ts looks at the object files.
 #pragma once
 
 #include "cpu/kernels.h"

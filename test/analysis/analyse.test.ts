@@ -2,10 +2,10 @@
 import { describe, expect, it } from 'vitest'
 import { analyseExperts } from '../../lib/analysis/experts.js'
 import { analyse, type LilyConfigOptions, type LilyLayer, LilyModel, LoraModel, tensor } from '../../lib/index.js'
-import { forward } from '../reference.js'
+import { forward } from '../support/reference.js'
 import { GOLDEN, newFolder } from '../support/checkpoint.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const Q = 'layers.1.self_attn.q_proj'
 

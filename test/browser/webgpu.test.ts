@@ -40,7 +40,7 @@ describe.skipIf(missing !== undefined)('WebGPU in Chromium', () => {
   beforeAll(async () => {
     site = new Site({
       'golden.html': page(GOLDEN),
-      'suites.js': await bundleSuites({ suites: ['golden'], backend: 'webgpu' }),
+      'suites.js': await bundleSuites({ suites: ['operations/golden'], backend: 'webgpu' }),
       'tfjs.html': page(program.source),
     })
     await site.build()

@@ -14,7 +14,7 @@ import {
   TENSORS,
   withTensors,
 } from '../support/checkpoint.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 const FROZEN = 'adapter_frozen.json'

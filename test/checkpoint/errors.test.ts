@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { LilyError, LilyModel, SafetensorsFile, writeSafetensors } from '../../lib/index.js'
 import { CONFIG, goldenCopy, newFolder, readFields, TENSORS } from '../support/checkpoint.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 /** Characters of a message beside the path. */
 const MOST_CHARACTERS = 650

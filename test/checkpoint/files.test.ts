@@ -14,7 +14,7 @@ import {
   tensor,
 } from '../../lib/index.js'
 import { CONFIG, GOLDEN, goldenCopy, newFolder, TENSORS, withFields } from '../support/checkpoint.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 const COMPACT = 'adapter_model.compact.safetensors'

@@ -15,7 +15,7 @@ import {
   withFields,
   withTensors,
 } from '../support/checkpoint.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const KEY = 'base_model.model.layers.1.self_attn.q_proj'
 const A = `${KEY}.lily_A.weight`

@@ -19,7 +19,7 @@ import {
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { type Float, pack } from '../support/dtypes.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 const fixtures = fileURLToPath(new URL('../fixtures/lora', import.meta.url))

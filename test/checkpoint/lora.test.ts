@@ -3,11 +3,11 @@ import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { LilyModel } from '../../lib/index.js'
-import { forward } from '../reference.js'
+import { forward } from '../support/reference.js'
 import { CONFIG, GOLDEN, goldenCopy, newFolder, readFields, TENSORS, withFields } from '../support/checkpoint.js'
 import { relativeError } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 describe('saveLora', () => {

@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import { LilyModel, LoraModel } from '../../lib/index.js'
 import { CONFIG } from '../support/checkpoint.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const ATTENTION = ['blocks.0.attn.to_out.0', 'blocks.1.attn.to_out.0']
 const BOTH = [...ATTENTION, 'blocks.0.ff.net.0', 'blocks.1.ff.net.0']

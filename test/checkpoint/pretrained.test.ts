@@ -31,7 +31,7 @@ import {
 import { expectSameBits } from '../support/compare.js'
 import { type Float, pack } from '../support/dtypes.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 const LORA = fileURLToPath(new URL('../fixtures/lora/plain', import.meta.url))

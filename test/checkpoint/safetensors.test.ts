@@ -10,7 +10,7 @@ import { describe, expect, it, vi } from 'vitest'
 import { SafetensorsFile } from '../../lib/checkpoint/safetensors-file.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
 import { LilyError, packLinear, saveState, tensor, writeSafetensors } from '../../lib/index.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 import { temporaryFolder } from '../support/temporary.js'
 

@@ -1,4 +1,4 @@
-/** The state of an optimiser as a file; test/adamw.test.ts continues a training from one. */
+/** The state of an optimiser as a file; test/optimiser/adamw.test.ts continues a training from one. */
 import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
@@ -21,7 +21,7 @@ import {
 } from '../../lib/index.js'
 import { newFolder, TENSORS } from '../support/checkpoint.js'
 import { expectSameBits } from '../support/compare.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 const numbers = (length: number, from: number) => Float32Array.from({ length }, (_, i) => from + i / 7)

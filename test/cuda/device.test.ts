@@ -21,7 +21,7 @@ import {
 } from '../../lib/index.js'
 import { collect, gc } from '../support/collect.js'
 import { expectSameBits } from '../support/compare.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { type HostTensor, sizes, smallOperands } from '../support/small.js'
 
 const device = { type: 'cuda', id: 0 } as const

@@ -22,7 +22,7 @@ import { native } from '../../lib/binding/native.js'
 import { collect } from '../support/collect.js'
 import { expectSameBits } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { type HostTensor, sizes, smallOperands } from '../support/small.js'
 
 const device = { type: 'cuda', id: 0 } as const

@@ -4,7 +4,7 @@ import { LilyModel, memoryStats } from '../../lib/index.js'
 import { collect } from '../support/collect.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { numbersOf, place, runChain } from '../support/model.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const options = {
   layers: ['0.q', '1.q'].map((name) => ({ name, inFeatures: 4, outFeatures: 4 })),

@@ -6,11 +6,11 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 import { lilyBackward, lilyForward, type MaskLike, type TensorLike } from '../../lib/index.js'
 import { expectSameBits } from '../support/compare.js'
-import { buildAddon } from '../support/dlpack.js'
+import { buildAddon } from '../dlpack/exchange.js'
 import { interopProject, requireLibrary } from '../support/interop.js'
 import { embedding, matrixProduct } from '../support/onnx.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { filled, sizes, smallOperands } from '../support/small.js'
 
 const { tokens, dIn, dOut } = sizes

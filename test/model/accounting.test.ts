@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { accountFor, LilyModel, rankForLora, ranksForLora } from '../../lib/index.js'
 import { projections } from '../support/model.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const layers = projections(5, { q_proj: [8, 8], v_proj: [8, 4] })
 const config = { r: 3, strideA: 2, numB: 4, targetModules: ['q_proj', 'v_proj'] }

@@ -16,7 +16,7 @@ import { backend } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const [tokens, dIn, dOut] = [3, 4, 5]
 const layers = ['q', 'v'].map((name) => ({ name, inFeatures: dIn, outFeatures: dOut }))

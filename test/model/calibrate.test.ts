@@ -1,12 +1,12 @@
 /** Weights pooled over samples and the error that they cause, compared with float64. */
 import { describe, expect, it } from 'vitest'
 import type { LilyConfigOptions, LilyLayer } from '../../lib/index.js'
-import { forward } from '../reference.js'
+import { forward } from '../support/reference.js'
 import { isWebGpu } from '../support/backend.js'
 import { relativeError } from '../support/compare.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 type Modes = Pick<LilyConfigOptions, 'routing' | 'pool' | 'activation'>
 

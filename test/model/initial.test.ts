@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import { type DType, LilyModel } from '../../lib/index.js'
 import { unpack } from '../support/dtypes.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: 5, outFeatures: 6 }))
 const config = { r: 2, numB: 2, strideA: 2, targetModules: ['q'] }

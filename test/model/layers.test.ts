@@ -22,12 +22,12 @@ import {
   tensor,
 } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/lily-config.js'
-import { forward } from '../reference.js'
+import { forward } from '../support/reference.js'
 import { isWebGpu } from '../support/backend.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { createLora, createModel, numbersOf, place, runChain } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 const golden = fileURLToPath(new URL('../fixtures/golden', import.meta.url))

@@ -22,7 +22,7 @@ import { expectSameBits, relativeError } from '../support/compare.js'
 import { type Float, quantum, roundAll } from '../support/dtypes.js'
 import { createLora, createModel, moved, numbersOf, place, runChain } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
 
 const fixtures = fileURLToPath(new URL('../fixtures/lora', import.meta.url))

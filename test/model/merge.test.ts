@@ -14,7 +14,7 @@ import { expectSameBits, relativeError } from '../support/compare.js'
 import { type Float, pack, quantum, roundAll } from '../support/dtypes.js'
 import { createModel, moved, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 // More rows than one block, and sizes that are no multiples of a tile.
 const [dIn, dOut, rank, experts, scaling] = [19, 301, 5, 3, 0.75]

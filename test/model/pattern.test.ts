@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { compilePattern, needsBacktracking } from '../../lib/model/pattern.js'
 import { shareLayers } from '../../lib/model/sharing.js'
 import { readConfig } from '../../lib/model/lily-config.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const r = String.raw
 

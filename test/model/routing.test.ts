@@ -11,11 +11,11 @@ import {
   LilyModel,
   tensor,
 } from '../../lib/index.js'
-import { backward, forward, type Problem } from '../reference.js'
+import { backward, forward, type Problem } from '../support/reference.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { createLora, createModel, moved, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 type Modes = Pick<LilyConfigOptions, 'routing' | 'pool' | 'activation'>

@@ -4,7 +4,7 @@ import type { LayerShape, LilyConfigOptions } from '../../lib/index.js'
 import { readConfig } from '../../lib/model/lily-config.js'
 import { shareLayers } from '../../lib/model/sharing.js'
 import { projections } from '../support/model.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const share = (layers: readonly LayerShape[], config: LilyConfigOptions) => shareLayers(layers, readConfig(config))
 

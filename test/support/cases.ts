@@ -1,4 +1,4 @@
-import type { Problem, Routing } from '../reference.js'
+import type { Problem, Routing } from './reference.js'
 import { roundAll, type Types } from './dtypes.js'
 import { eighths, gaussian, integer, randomFrom } from './random.js'
 

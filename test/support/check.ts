@@ -1,6 +1,6 @@
 /** Comparison of a case with the reference. */
 import { expect } from 'vitest'
-import { backward, type Forward, forward, type Gradients, Matrix } from '../reference.js'
+import { backward, type Forward, forward, type Gradients, Matrix } from './reference.js'
 import { isSanitized } from './backend.js'
 import type { Case } from './cases.js'
 import { expectClose, expectCloseAsPlain } from './compare.js'

@@ -1,5 +1,5 @@
 import { expect } from 'vitest'
-import type { Matrix } from '../reference.js'
+import type { Matrix } from './reference.js'
 
 /** The unit roundoff of float32. */
 const ROUNDING = 2 ** -24

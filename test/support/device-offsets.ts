@@ -1,6 +1,6 @@
 /**
  * Sequence offsets in device memory, which the host does not read: they may be any numbers. Every output then follows from
- * the operands of the call as test/reference.ts says, and tokens outside of all sequences have no share in any gradient.
+ * the operands of the call as test/support/reference.ts says, and tokens outside of all sequences have no share in any gradient.
  */
 import { expect } from 'vitest'
 import { type Case, makeCase, type Spec, splitTokens } from './cases.js'

@@ -8,7 +8,7 @@ import { packageRoot } from '../../lib/binding/root.js'
 /** What a program requires. */
 type Runs = 'cpu' | 'cuda' | 'webgpu'
 
-/** The pages with programs, and who runs them. test/documents.test.ts checks that no page is missing. */
+/** The pages with programs, and who runs them. test/docs/documents.test.ts checks that no page is missing. */
 export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number>>> & { readonly other?: string }>> = {
   'README.md': { cpu: 4 },
   'docs/browsers.md': { other: 'requires the file input of a page; test/browser does the same with one' },

@@ -1,6 +1,6 @@
 /** Comparison of frozen linear layers with the reference. */
 import { expect } from 'vitest'
-import { linear, Matrix } from '../reference.js'
+import { linear, Matrix } from './reference.js'
 import { expectClose, expectCloseAsPlain } from './compare.js'
 import type { Types } from './dtypes.js'
 import { type LinearHow, type LinearJob, type LinearResult, type LinearSpec, makeLinear } from './linear.js'

@@ -1,6 +1,6 @@
 /** Frozen linear layers: makes a problem, runs it through the public API. Child processes use this file, too. */
 import { type BackendInfo, backends, PackedLinear } from '../../lib/index.js'
-import type { Linear } from '../reference.js'
+import type { Linear } from './reference.js'
 import { linearBackward, linearBackwardAsync, linearForward, linearForwardAsync, packLinear } from './backend.js'
 import { roundAll, type Types, unpack } from './dtypes.js'
 import { answer } from './fork.js'

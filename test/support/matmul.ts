@@ -1,6 +1,6 @@
 /** Batched matrix products: makes a problem, runs it, and its reference. Child processes use this file, too. */
 import { type BackendInfo, backends, matMul, matMulAsync } from '../../lib/index.js'
-import { linear, Matrix } from '../reference.js'
+import { linear, Matrix } from './reference.js'
 import { expectClose } from './compare.js'
 import { type Float, roundAll, unpack } from './dtypes.js'
 import { answer } from './fork.js'

@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { attention, type AttentionOptions } from '../../lib/tfjs/index.js'
 import { relativeError } from '../support/compare.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { BACKENDS, normal, TOLERANCE } from '../support/tfjs.js'
 
 const [BATCH, TOKENS, KEYS, HEADS, D] = [2, 5, 7, 3, 12]

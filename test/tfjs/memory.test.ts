@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type AdapterLayer, LilyModel } from '../../lib/index.js'
 import { adapt, adaptedLinear, frozenLinear, variableGrads } from '../../lib/tfjs/index.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { BACKENDS, gradsOf, normal } from '../support/tfjs.js'
 
 const [TOKENS, D_IN, D_OUT, RANK, EXPERTS] = [64, 96, 80, 4, 3]

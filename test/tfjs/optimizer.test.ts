@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { AdamW, LilyModel, LoraModel, tensor, type Tensor } from '../../lib/index.js'
 import { adapt, AdapterOptimizer, variableGrads } from '../../lib/tfjs/index.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { BACKENDS, gradsOf, normal } from '../support/tfjs.js'
 
 const [TOKENS, D_IN, D_OUT] = [10, 6, 5]

@@ -12,7 +12,7 @@ import {
   toTf,
   variableGrads,
 } from '../../lib/tfjs/index.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { BACKENDS, expectEqual, gradsOf, normal } from '../support/tfjs.js'
 
 const [TOKENS, D_IN, D_OUT, RANK, EXPERTS] = [12, 8, 6, 4, 3]

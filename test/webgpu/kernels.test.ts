@@ -11,7 +11,7 @@ import { expectClose, expectSameBits } from '../support/compare.js'
 import { type Float, round, TYPES } from '../support/dtypes.js'
 import { testGpu } from '../support/gpu-device.js'
 import { integer, randomFrom } from '../support/random.js'
-import { forward } from '../reference.js'
+import { forward } from '../support/reference.js'
 import { type How, runOnGpu } from './run.js'
 
 const { gpu, device } = testGpu()

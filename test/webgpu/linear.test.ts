@@ -18,7 +18,7 @@ import { testGpu } from '../support/gpu-device.js'
 import { expectMatches } from '../support/linear-check.js'
 import { type LinearHow, type LinearSpec, makeLinear, runLinear } from '../support/linear.js'
 import { gaussian, randomFrom } from '../support/random.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 
 const { device, lily } = testGpu()
 

@@ -7,7 +7,7 @@ import { AdamW, emptyCache, memoryStats, tensor, Tensor, type TensorLike } from 
 import { createLily, type Lily } from '../../lib/webgpu/index.js'
 import { expectSameBits } from '../support/compare.js'
 import { testGpu } from '../support/gpu-device.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { type HostTensor, smallOperands } from '../support/small.js'
 
 const { gpu: instance, device, lily } = testGpu()

@@ -17,7 +17,7 @@ import {
 import { AdaptedDense } from '../../lib/tfjs-layers/index.js'
 import { relativeError } from '../support/compare.js'
 import { testGpu } from '../support/gpu-device.js'
-import { expectRefused } from '../support/refused.js'
+import { expectRefused } from '../refusals/refused.js'
 import { type Case, lilyOf, loraOf, normal, TOLERANCE, valueOf } from '../support/tfjs.js'
 
 const [BATCH, LENGTH, D_IN, D_OUT, RANK, EXPERTS] = [3, 5, 9, 7, 4, 3]

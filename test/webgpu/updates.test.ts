@@ -9,7 +9,7 @@ import { pack, unpack } from '../support/dtypes.js'
 import { testGpu } from '../support/gpu-device.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import type { History, TrainedParameter } from '../support/training.js'
-import { Matrix } from '../reference.js'
+import { Matrix } from '../support/reference.js'
 import { readBuffer, submit } from './run.js'
 
 const { device } = testGpu()

@@ -13,7 +13,7 @@ const test = join(packageRoot, 'test')
 const golden = join(test, 'fixtures', 'golden')
 
 /** Test files that run in all runtimes. */
-const SUITES = ['golden', 'modes']
+const SUITES = ['operations/golden', 'operations/modes']
 
 /** Where a bundle runs. */
 interface Target {
@@ -41,7 +41,7 @@ export async function bundleSuites({ suites = SUITES, backend = 'cpu' }: Target 
     loader: { '.safetensors': 'binary', '.json': 'binary' },
     define: {
       'process.env': JSON.stringify({ LILY_TEST_BACKEND: backend }),
-      'import.meta.url': '"file:///test/suite.ts"',
+      'import.meta.url': '"file:///test/operations/suite.ts"',
     },
     plugins: [substitutes],
     logLevel: 'error',

@@ -1,0 +1,219 @@
+/** The numbers of the documents: their tables and sentences about times have those of the reports in bench/results. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { packageRoot } from '../../lib/binding/root.js'
+
+interface Shape {
+  readonly tokens: number
+  readonly d: number
+  readonly rank: number
+  readonly experts: number
+}
+
+/** A row of a report of `npm run bench`. */
+interface Result {
+  readonly shape: Shape
+  readonly dtype: string
+  readonly routing: string
+  readonly pass: string
+  readonly method: string
+  readonly median: number
+  readonly floor: number
+  readonly ratioToLora: number
+  readonly ratioToLayer: number
+}
+
+/** A row of a report of `npm run bench:peers`. */
+interface Row {
+  readonly shape: Shape
+  readonly dtype: string
+  readonly adapter: string
+  readonly pass: string
+  readonly results: readonly { readonly contender: string; readonly median: number; readonly ratioToOurs: number }[]
+}
+
+const TYPES = ['float32', 'bfloat16']
+const PASSES = ['forward', 'forward+backward']
+
+const read = (file: string) => readFileSync(join(packageRoot, file), 'utf8')
+const bench = (name: string) => {
+  const [{ results }] = JSON.parse(read(`bench/results/${name}.json`)) as [{ results: Result[] }]
+  return results.filter(({ routing }) => routing === 'batch')
+}
+const peers = (name: string) => (JSON.parse(read(`bench/results/${name}.json`)) as { rows: Row[] }).rows
+
+/** The cells of all tables, without the headers. */
+function tablesOf(document: string): string[][][] {
+  const tables = read(document).match(/(?:^\|.*\n)+/gm) ?? []
+  return tables.map((table) =>
+    table
+      .trimEnd()
+      .split('\n')
+      .slice(2)
+      .map((line) => Array.from(line.matchAll(/[^|]+/g), ([cell]) => cell.trim())),
+  )
+}
+
+const nameOf = ({ tokens, d, rank, experts }: Shape) => `${tokens}, ${d}, ${rank}, ${experts}`
+
+/** The number with the digits of a cell; zero has no sign. */
+const as = (cell: string, value: number) => value.toFixed(/\.(\d+)/.exec(cell)?.[1].length ?? 0).replace(/^-0$/, '0')
+
+/** Compares the cells of a row with numbers, of which percentages are shares of 1. */
+function expectCells(cells: string[], values: number[]): void {
+  const expected = cells.map((cell, i) => {
+    const [number] = /-?[\d.]+/.exec(cell)!
+    return cell.replace(number, as(number, cell.includes('%') ? values[i] * 100 : values[i]))
+  })
+  expect(cells).toEqual(expected)
+  expect(cells).toHaveLength(values.length)
+}
+
+/** The ratio of the PyTorch that is faster: eager or compiled. */
+function toPyTorch({ results }: Row): number {
+  return Math.min(...results.filter(({ contender }) => /PyTorch/.test(contender)).map((result) => result.ratioToOurs))
+}
+
+describe('docs/performance.md', () => {
+  const tables = tablesOf('docs/performance.md')
+
+  test.each([
+    ['cpu-zen5-avx512bf16-2-threads', 0],
+    ['cpu-zen4-avx512bf16-2-threads', 2],
+  ])('has the numbers of %s', (name, index) => {
+    const results = bench(name)
+    expect(tables[index].length).toBe(8)
+    for (const [shape, ...cells] of tables[index]) {
+      const values = TYPES.flatMap((type) => {
+        const [forward, both] = PASSES.map((pass) =>
+          results.find(
+            (result) =>
+              nameOf(result.shape) === shape &&
+              result.dtype === type &&
+              result.pass === pass &&
+              result.method === 'lily',
+          )!,
+        )
+        const times = [forward, both].flatMap(({ median, floor }) => [median * 1000, floor / median])
+        return [...times, both.ratioToLora]
+      })
+      expectCells(cells, values)
+    }
+  })
+
+  test.each([
+    ['peers-zen5-avx512bf16-2-threads', 1, TYPES],
+    ['peers-zen4-avx512bf16-2-threads', 3, TYPES],
+    ['peers-xeon-avx512-2-threads', 4, ['float32']],
+  ])('has the ratios of %s', (name, index, types) => {
+    const rows = peers(name)
+    expect(tables[index].length).toBeGreaterThan(1)
+    for (const [shape, ...cells] of tables[index]) {
+      const values = types.flatMap((type) =>
+        ['lily', 'lora'].flatMap((adapter) =>
+          PASSES.map((pass) =>
+            toPyTorch(
+              rows.find(
+                (row) =>
+                  nameOf(row.shape) === shape && row.dtype === type && row.adapter === adapter && row.pass === pass,
+              )!,
+            ),
+          ),
+        ),
+      )
+      expectCells(cells, values)
+    }
+  })
+})
+
+describe('docs/linear.md', () => {
+  const tables = tablesOf('docs/linear.md')
+
+  test.each([
+    ['linear-zen4-avx512bf16-2-threads', 0],
+    ['linear-xeon-avx512-2-threads', 1],
+  ])('has the numbers of %s', (name, index) => {
+    const [report] = tablesOf(`bench/results/${name}.md`)
+    expect(tables[index].length).toBe(report.length)
+    for (const [row, [shape, direction, ...cells]] of tables[index].entries()) {
+      expect([shape, direction]).toEqual(report[row].slice(0, 2))
+      expectCells(cells, report[row].slice(2, 7).map(Number))
+    }
+  })
+
+  test.each([
+    ['cpu-zen4-avx512bf16-2-threads-layer', 2],
+    ['cpu-xeon-avx512-2-threads-layer', 3],
+  ])('has the numbers of %s', (name, index) => {
+    const results = bench(name)
+    expect(tables[index].length).toBeGreaterThan(7)
+    let shape = ''
+    for (const [row, [first, ...cells]] of tables[index].entries()) {
+      if (row % 2 === 0) shape = first
+      const values = TYPES.flatMap((type) => {
+        const [layer, lily, lora] = ['layer', 'lily-layer', 'lora-layer'].map((method) =>
+          results.find(
+            (result) =>
+              nameOf(result.shape) === shape &&
+              result.dtype === type &&
+              result.pass === PASSES[row % 2] &&
+              result.method === method,
+          )!,
+        )
+        return [layer.median * 1000, lily.ratioToLayer - 1, lora.ratioToLayer - 1]
+      })
+      expectCells(cells, values)
+    }
+  })
+})
+
+test('docs/webassembly.md has the times of the reports', () => {
+  const contenders = [
+    ['wasm', 'lily-kernels'],
+    ['portable', 'lily-kernels'],
+    ['wasm', 'TensorFlow.js wasm'],
+    ['wasm', 'PyTorch eager'],
+  ]
+  const times = contenders.map(([set, name]) =>
+    peers(`peers-xeon-${set}-1-thread`)
+      .filter(({ adapter }) => adapter === 'lily')
+      .map(({ results }) => results.find(({ contender }) => contender === name)!.median * 1000),
+  )
+  const table = tablesOf('docs/webassembly.md').at(-1)!
+  expect(table).toHaveLength(contenders.length)
+  for (const [i, [, ...cells]] of table.entries()) expectCells(cells, times[i])
+})
+
+describe.each(['README.md', 'docs/index.md'])('%s', (document) => {
+  const text = read(document).replace(/\s+/g, ' ')
+  const range = (values: number[]) => `${Math.min(...values).toFixed(2)} to ${Math.max(...values).toFixed(2)}`
+
+  test('has the times of Lily relative to LoRA on the Zen 5', () => {
+    const ratios = TYPES.map((type) =>
+      bench('cpu-zen5-avx512bf16-2-threads')
+        .filter(({ dtype, pass, method }) => dtype === type && pass !== 'forward' && method === 'lily')
+        .map(({ ratioToLora }) => ratioToLora),
+    )
+    expect(ratios.map(({ length }) => length)).toEqual([8, 8])
+    const [float32, bfloat16] = ratios.map(range)
+    expect(text).toMatch(
+      new RegExp(`${float32} times as long as .*LoRA .*in float32, and ${bfloat16} times in bfloat16`),
+    )
+  })
+
+  test('has the times of PyTorch on the Zen 5', () => {
+    const rows = peers('peers-zen5-avx512bf16-2-threads').filter(({ adapter }) => adapter === 'lily')
+    const both = rows.filter(({ pass }) => pass !== 'forward')
+    const [float32, bfloat16] = TYPES.map((type) => range(both.filter(({ dtype }) => dtype === type).map(toPyTorch)))
+    expect(both).toHaveLength(16)
+    expect(text).toMatch(
+      new RegExp(`PyTorch 2.6, .* takes ${float32} times as long .*in float32, and ${bfloat16} times in bfloat16`),
+    )
+    const slowest = both.reduce((most, row) => (toPyTorch(row) > toPyTorch(most) ? row : most))
+    expect(slowest.shape.tokens, 'the most at one token').toBe(1)
+    const slower = rows.filter((row) => toPyTorch(row) < 1)
+    expect(slower.map((row) => [row.pass, toPyTorch(row).toFixed(2)])).toEqual([['forward', '0.95']])
+    if (document === 'README.md') expect(text).toContain('Forward alone takes PyTorch less time in one case, 0.95 ')
+  })
+})

@@ -1,0 +1,189 @@
+/** examples/finetune with --quick, as `npm run example:finetune` runs it. */
+import { spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseHTML } from 'linkedom'
+import { LilyModel, LoraModel } from 'lily-kernels'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import type { Results } from '../../examples/finetune/results.js'
+import { install } from '../../scripts/example-finetune.js'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const folder = mkdtempSync(join(tmpdir(), 'lily-finetune-'))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+const isInstalled = install()
+beforeEach(({ skip }) => {
+  skip(!isInstalled, 'the packages of examples/finetune cannot be installed; npm says why above')
+})
+
+/** The subset of the DOM that the tests use. */
+interface Page {
+  readonly textContent: string
+  querySelector(selector: string): Page
+  querySelectorAll(selector: string): Iterable<Page>
+}
+
+interface Ended {
+  readonly code: number | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** Runs a program of the example. `onStderr` is called with what has been printed so far. */
+async function run(
+  program: string,
+  options: string[],
+  onStderr?: (text: string, interrupt: () => void) => void,
+): Promise<Ended> {
+  const child = spawn(process.execPath, ['--import', 'tsx', `examples/finetune/${program}`, ...options], { cwd: root })
+  let [stdout, stderr] = ['', '']
+  child.stdout.on('data', (text: Buffer) => (stdout += text.toString()))
+  child.stderr.on('data', (text: Buffer) => {
+    stderr += text.toString()
+    onStderr?.(stderr, () => child.kill('SIGINT'))
+  })
+  const code = await new Promise<number | null>((resolve) => child.on('close', resolve))
+  return { code, stdout, stderr }
+}
+
+function readReport(output: string): { html: string; page: Page; results: Results } {
+  const html = readFileSync(join(output, 'report.html'), 'utf8')
+  const { document } = parseHTML(html) as unknown as { document: Page }
+  return { html, page: document, results: JSON.parse(document.querySelector('#report').textContent) as Results }
+}
+
+test('the encoder is that of the graph', async () => {
+  const { code, stdout, stderr } = await run('check.ts', [])
+  expect(code, stderr).toBe(0)
+  // Embeddings have norm 1, and their elements a rounding error of a few units of 2^-24; a wrong constant shows as 1e-3.
+  expect(Number(stdout)).toBeGreaterThan(0)
+  expect(Number(stdout)).toBeLessThan(2e-6)
+}, 300_000)
+
+describe('a quick run', () => {
+  const output = join(folder, 'complete')
+  let ended: Ended
+  let report: ReturnType<typeof readReport>
+  beforeAll(async () => {
+    if (!isInstalled) return
+    ended = await run('main.ts', ['--quick', '--output', output])
+    expect(ended.code, ended.stderr).toBe(0)
+    report = readReport(output)
+  }, 600_000)
+
+  test('lowers the loss with every method', () => {
+    const { runs, isComplete } = report.results
+    expect(isComplete).toBe(true)
+    expect(runs.map(({ method, loraRank, seed }) => [method, loraRank, seed])).toEqual([
+      ['head', 2, 1],
+      ['lora', 2, 1],
+      ['lily', 2, 1],
+      ['head', 2, 2],
+      ['lora', 2, 2],
+      ['lily', 2, 2],
+      ['lora', 1, 1],
+      ['lily', 1, 1],
+    ])
+    for (const { losses } of runs) {
+      // A head of zeros: all probabilities are 1/2.
+      expect(losses[0]).toBeCloseTo(Math.LN2, 6)
+      expect(losses.at(-1)).toBeLessThan(losses[0] - 0.1)
+    }
+  })
+
+  test('trains the adapters, which have equally many parameters', () => {
+    const { runs, analyses } = report.results
+    const of = (method: string, loraRank: number) =>
+      runs.find((run) => run.method === method && run.loraRank === loraRank && run.seed === 1)!
+    for (const rank of [1, 2]) {
+      const [lora, lily] = [of('lora', rank).parameters, of('lily', rank).parameters]
+      // q, k and v of a block of 256 and of one of 512.
+      expect(lora).toBe(rank * 3 * (2 * 256 + 2 * 512))
+      expect(Math.abs(lily / lora - 1)).toBeLessThan(0.01)
+    }
+    // In the same order, with the same head: only the adapter makes a difference.
+    for (const method of ['lora', 'lily']) expect(of(method, 2).losses.at(-1)).not.toBe(of('head', 2).losses.at(-1))
+    const updates = [analyses.lora!.layers, ...analyses.lily!.targets.map(({ layers }) => layers)].flat()
+    expect(updates).toHaveLength(12)
+    for (const { name, update } of updates) expect(update.norm, name).toBeGreaterThan(0)
+    for (const { layers } of analyses.lily!.targets) {
+      for (const { router } of layers) expect(router.source).toBe('samples')
+    }
+  })
+
+  test('saves adapters that give the same logits, bit for bit', async () => {
+    const { reloads } = report.results
+    expect(reloads.map(({ method }) => method)).toEqual(['lora', 'lily'])
+    for (const { isEqual, heldOut, heldOutBefore } of reloads) {
+      expect(isEqual).toBe(true)
+      expect(heldOut).toBe(heldOutBefore)
+    }
+    for (const [Model, method] of [
+      [LoraModel, 'lora'],
+      [LilyModel, 'lily'],
+    ] as const) {
+      const model = await Model.fromPretrained(join(output, method))
+      expect(model.layers.size).toBe(6)
+      const head = model.modulesToSave.get('classifier')
+      expect(head?.get('weight')?.shape).toEqual([512, 1])
+      expect(head?.get('bias')?.shape).toEqual([1])
+    }
+  })
+
+  test('measures where the time goes', () => {
+    for (const { method, seconds } of report.results.runs) {
+      for (const [part, value] of Object.entries(seconds)) {
+        const isMeasured = method !== 'head' || part === 'optimiser' || part === 'TensorFlow.js'
+        expect(value > 0, `${method}: ${part}`).toBe(isMeasured)
+      }
+    }
+  })
+
+  test('prints a table and writes a page without other resources', () => {
+    const rows = ended.stdout.split('\n')
+    expect(rows[0]).toMatch(/^method +parameters +seeds +held out, % +imdb, % +s \/ epoch$/)
+    expect(rows[1]).toMatch(/^head only +0 +2 +\d+\.\d ± \d+\.\d +\d+\.\d ± \d+\.\d +\d+\.\d$/)
+    expect(ended.stdout).toContain('Lily minus LoRA, seed by seed: ')
+
+    const { html, page } = report
+    const titles = Array.from(page.querySelectorAll('figure h3'), ({ textContent }) => textContent)
+    expect(titles).toEqual([
+      'Loss',
+      'Accuracy during training',
+      'Accuracy by size',
+      'Routers of Lily',
+      'Experts of Lily',
+      'Effective rank of the updates',
+      'Seconds per epoch',
+    ])
+    expect([...page.querySelectorAll('figure svg')]).toHaveLength(titles.length)
+    expect([...page.querySelectorAll('link, img, iframe, script[src]')]).toEqual([])
+    expect(html).not.toMatch(/@import|url\(/)
+    expect(html).not.toContain('NaN')
+  })
+})
+
+test('refuses other options, and says which there are', async () => {
+  const { code, stdout, stderr } = await run('main.ts', ['--epochs', '3'])
+  expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+  expect(stderr).toMatch(/^error: Unknown option '--epochs'.*; the options are --quick and --output FOLDER\n$/)
+})
+
+test('an interrupt keeps the runs that are complete', async () => {
+  const output = join(folder, 'interrupted')
+  let isInterrupted = false
+  const { code, stderr } = await run('main.ts', ['--quick', '--output', output], (text, interrupt) => {
+    if (isInterrupted || !text.includes('Lily, rank 2, seed 1')) return
+    isInterrupted = true
+    interrupt()
+  })
+  expect(code, stderr).toBe(130)
+  expect(stderr).toContain('interrupted')
+  const { page, results } = readReport(output)
+  expect(results.isComplete).toBe(false)
+  expect(results.runs.map(({ method }) => method)).toEqual(['head', 'lora'])
+  expect(page.querySelector('.alert').textContent).toContain('Interrupted')
+}, 600_000)

@@ -1,0 +1,320 @@
+/** Attention, compared with the reference: sizes, masks, layouts, refusals. */
+import fc from 'fast-check'
+import { describe, expect, it, test } from 'vitest'
+import { attentionBackward, attentionForward, AttentionSaved, tensor } from '../../lib/index.js'
+import {
+  type AttentionHow,
+  type AttentionResult,
+  type AttentionSpec,
+  makeAttention,
+  runAttention,
+} from '../support/attention.js'
+import { attention, expectMatches } from '../support/attention-reference.js'
+import { isSlow } from '../support/backend.js'
+import { expectSameBits } from '../support/compare.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import { expectRefused } from '../refusals/refused.js'
+
+const check = (spec: AttentionSpec, how: AttentionHow = {}) => {
+  expectMatches({ spec, how }, runAttention(makeAttention(spec), how))
+}
+
+describe('matches the reference', () => {
+  test('random problems', () => {
+    fc.assert(
+      fc.property(
+        fc.record({
+          batch: fc.integer({ min: 0, max: 2 }),
+          tokens: fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 0, max: 40 }) }, fc.constantFrom(128, 200)),
+          keys: fc.oneof({ weight: 4, arbitrary: fc.integer({ min: 0, max: 40 }) }, fc.constantFrom(128, 200)),
+          heads: fc.integer({ min: 1, max: 3 }),
+          dHead: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constantFrom(31, 64, 65, 130)),
+          causal: fc.boolean(),
+          masked: fc.boolean(),
+          seed: fc.integer(),
+        }),
+        fc.record({
+          layout: fc.record({ gap: fc.constantFrom(0, 0, 1, 3, 16), margin: fc.constantFrom(0, 1, 5) }),
+          outputs: fc.constantFrom('new', 'add', 'overwrite'),
+        }),
+        check,
+      ),
+      { numRuns: Number(process.env.FAST_CHECK_RUNS ?? (isSlow ? 8 : 20)) },
+    )
+  })
+
+  // Blocks of keys have 256 in forward and 128 in backward, and blocks of queries have 192.
+  test.each([
+    { tokens: 192, keys: 256 },
+    { tokens: 193, keys: 257 },
+    { tokens: 7, keys: 520 },
+    { tokens: 400, keys: 9 },
+  ])('several blocks, $tokens queries and $keys keys', (sizes) => {
+    for (const causal of [false, true]) {
+      check({ batch: 2, heads: 1, dHead: 17, ...sizes, causal, masked: true, seed: 5 }, { outputs: 'add' })
+    }
+  })
+
+  test('no queries and no keys of many items', () => {
+    const none = tensor(new Float32Array(0), [2 ** 31 - 1, 0, 1024])
+    const { saved } = attentionForward({ q: none, k: none, v: none }, { heads: 1024 })
+    expect(attentionBackward({ dy: none }, saved).dq.shape).toEqual(none.shape)
+  })
+
+  test('a scale', () => {
+    for (const scale of [0, 2, -0.5]) check({ batch: 1, tokens: 9, keys: 13, heads: 2, dHead: 5, scale, seed: 3 })
+  })
+
+  test('scores whose exponentials overflow, and those of one key that are nearly one', () => {
+    check({ batch: 1, tokens: 33, keys: 300, heads: 1, dHead: 16, scale: 40, seed: 4 })
+  })
+
+  test('the reference: its gradients are its differences', () => {
+    const spec = { batch: 2, tokens: 3, keys: 4, heads: 2, dHead: 3, causal: true, masked: true, seed: 1 }
+    const made = makeAttention(spec)
+    const { value } = attention(made)
+    const loss = () => attention(made).value.y.reduce((sum, y, i) => sum + y * made.dy[i], 0)
+    for (const name of ['q', 'k', 'v'] as const) {
+      for (let i = 0; i < made[name].length; i += 5) {
+        const [before, step] = [made[name][i], 2 ** -10]
+        made[name][i] = before + step
+        const more = loss()
+        made[name][i] = before - step
+        const difference = (more - loss()) / (made[name][i] === before - step ? 2 * step : NaN)
+        made[name][i] = before
+        if (!Number.isNaN(difference)) expect(value[`d${name}`][i]).toBeCloseTo(difference, 5)
+      }
+    }
+  })
+})
+
+describe('a key that is not seen', () => {
+  const [batch, tokens, keys, d] = [2, 3, 5, 4]
+  const random = randomFrom(1)
+  const made = (rows: number) => tensor(gaussian(random, batch * rows * d), [batch, rows, d])
+  const [q, k, v, dy] = [made(tokens), made(keys), made(keys), made(tokens)]
+  const mask = { data: Uint8Array.of(1, 0, 1, 1, 0, 0, 0, 0, 0, 0), shape: [batch, keys] }
+  const numbers = ({ data }: { data: unknown }) => data as Float32Array
+
+  it('has no effect, whatever its numbers are, and no gradient', () => {
+    const run = (fill: number) => {
+      const [other, values] = [numbers(k).slice(), numbers(v).slice()]
+      for (const key of [1, 4]) for (const rows of [other, values]) rows.fill(fill, key * d, (key + 1) * d)
+      const { y, saved } = attentionForward(
+        { q, k: tensor(other, k.shape), v: tensor(values, v.shape), mask },
+        { heads: 2 },
+      )
+      return { y, ...attentionBackward({ dy }, saved) }
+    }
+    const [ofZeros, ofNaN] = [run(0), run(NaN)]
+    for (const name of ['y', 'dq', 'dk', 'dv'] as const) expect(numbers(ofNaN[name])).toEqual(numbers(ofZeros[name]))
+    for (const key of [1, 4]) expect([...numbers(ofNaN.dk).subarray(key * d, (key + 1) * d)]).toEqual([0, 0, 0, 0])
+  })
+
+  it('leaves a query without keys a y and gradients of zeros', () => {
+    const { y, saved } = attentionForward({ q, k, v, mask }, { heads: 2 })
+    const { dq, dk, dv } = attentionBackward({ dy }, saved)
+    for (const [tensor, rows] of [
+      [y, tokens],
+      [dq, tokens],
+      [dk, keys],
+      [dv, keys],
+    ] as const) {
+      expect(
+        numbers(tensor)
+          .subarray(rows * d)
+          .every((number) => number === 0),
+      ).toBe(true)
+    }
+  })
+
+  // But on those of its tile, which has at most 6 queries.
+  it('has no effect on queries far before it with causal', () => {
+    const made = () => tensor(gaussian(random, 48 * d), [48, d])
+    const [q, k, v, dy] = [made(), made(), made(), made()]
+    const run = (fill: number) => {
+      const [ofK, ofV] = [k, v].map((rows) => {
+        const changed = numbers(rows).slice()
+        return tensor(changed.fill(fill, 47 * d), [48, d])
+      })
+      const { y, saved } = attentionForward({ q, k: ofK, v: ofV }, { heads: 2, causal: true })
+      return [y, attentionBackward({ dy }, saved).dq].map((rows) => numbers(rows).slice(0, 32 * d))
+    }
+    expect(run(NaN)).toEqual(run(0))
+  })
+
+  it('has no effect on a query that sees no key with causal', () => {
+    const v = tensor(new Float32Array(2 * d).fill(NaN), [2, d])
+    const { y } = attentionForward(
+      { q: tensor(new Float32Array(3 * d), [3, d]), k: tensor(new Float32Array(2 * d), [2, d]), v },
+      { heads: 2, causal: true },
+    )
+    expect([...numbers(y)]).toEqual([0, 0, 0, 0, ...new Array<number>(2 * d).fill(NaN)])
+  })
+
+  it('is the same in every form of a mask', () => {
+    const expected = numbers(attentionForward({ q, k, v, mask }, { heads: 1 }).y)
+    for (const other of [
+      { data: Int32Array.from(mask.data), shape: mask.shape, dtype: 'int32' as const },
+      { data: Float32Array.from(mask.data), shape: mask.shape },
+    ]) {
+      expect(numbers(attentionForward({ q, k, v, mask: other }, { heads: 1 }).y)).toEqual(expected)
+    }
+    const one = (rows: number) => tensor(numbers(rows === tokens ? q : k).slice(0, rows * d), [rows, d])
+    const first = attentionForward({ q: one(tokens), k: one(keys), v: one(keys), mask: [1, 0, 1, 1, 0] }, { heads: 1 })
+    expect(first.y.shape).toEqual([tokens, d])
+  })
+})
+
+describe('the bits', () => {
+  const spec: AttentionSpec = { batch: 3, tokens: 67, keys: 150, heads: 2, dHead: 24, masked: true, seed: 2 }
+  const expectSame = (actual: AttentionResult, expected: AttentionResult, title: string) => {
+    for (const name of ['y', 'dq', 'dk', 'dv'] as const)
+      expectSameBits(`${name} ${title}`, actual[name], expected[name])
+  }
+
+  test('do not depend on the layout', () => {
+    const expected = runAttention(makeAttention(spec), { outputs: 'overwrite' })
+    const layout = { gap: 3, margin: 1 }
+    expectSame(runAttention(makeAttention(spec), { outputs: 'overwrite', layout }), expected, 'with gaps')
+    expectSame(runAttention(makeAttention(spec)), expected, 'of new outputs')
+  })
+
+  test('of an item do not depend on other items', () => {
+    const all = makeAttention(spec)
+    const expected = runAttention(all)
+    const { tokens, keys, heads, dHead } = spec
+    const part = (values: Float32Array, rows: number, width = heads * dHead) =>
+      values.slice(2 * rows * width, 3 * rows * width)
+    const last = {
+      ...all,
+      batch: 1,
+      q: part(all.q, tokens),
+      k: part(all.k, keys),
+      v: part(all.v, keys),
+      dy: part(all.dy, tokens),
+      mask: all.mask?.slice(2 * keys),
+    }
+    const result = runAttention(last)
+    expectSameBits('y', result.y, part(expected.y, tokens))
+    expectSameBits('dq', result.dq, part(expected.dq, tokens))
+    expectSameBits('dk', result.dk, part(expected.dk, keys))
+    expectSameBits('dv', result.dv, part(expected.dv, keys))
+  })
+})
+
+describe('backward', () => {
+  const [tokens, d] = [5, 6]
+  const random = randomFrom(9)
+  const made = () => tensor(gaussian(random, tokens * d), [tokens, d])
+  const [q, k, v, dy] = [made(), made(), made(), made()]
+
+  it('computes the gradients that are needed, with the same bits', () => {
+    const { saved } = attentionForward({ q, k, v }, { heads: 2, causal: true })
+    const all = attentionBackward({ dy }, saved)
+    for (const name of ['dq', 'dk', 'dv'] as const) {
+      const needs = { dq: false, dk: false, dv: false, [name]: true }
+      const only = attentionBackward({ dy }, saved, { needs })
+      expect(only[name]?.data).toEqual(all[name].data)
+      expect(Object.values(only).filter((gradient) => gradient !== undefined).length).toBe(1)
+    }
+    expect(attentionBackward({ dy }, saved, { needs: { dq: false, dk: false, dv: false } }).dq).toBe(undefined)
+  })
+
+  it('takes operands again that have moved', () => {
+    const { y, saved } = attentionForward({ q, k, v }, { heads: 1 })
+    const expected = attentionBackward({ dy }, saved)
+    const [moved] = [{ q, k, v, y }].map((all) =>
+      Object.fromEntries(Object.entries(all).map(([name, { data, shape }]) => [name, tensor(data.slice(), shape)])),
+    )
+    expect(attentionBackward({ dy, ...moved }, saved).dk.data).toEqual(expected.dk.data)
+  })
+
+  it('writes to columns of one buffer', () => {
+    const { saved } = attentionForward({ q, k, v }, { heads: 1 })
+    const expected = attentionBackward({ dy }, saved)
+    const fused = new Float32Array(tokens * 3 * d)
+    const columns = (i: number) => ({ data: fused, shape: [tokens, d], strides: [3 * d, 1], byteOffset: 4 * i * d })
+    const { dq, dk, dv } = attentionBackward({ dy, dq: columns(0), dk: columns(1), dv: columns(2) }, saved)
+    for (const [i, gradient] of [dq, dk, dv].entries()) expect(gradient.byteOffset).toBe(4 * i * d)
+    expect([...fused.subarray(0, d)]).toEqual([...(expected.dq.data as Float32Array).subarray(0, d)])
+    expect([...fused.subarray(2 * d, 3 * d)]).toEqual([...(expected.dv.data as Float32Array).subarray(0, d)])
+  })
+})
+
+describe('refusals', () => {
+  const zeros = (...shape: number[]) => tensor(new Float32Array(shape.reduce((p, q) => p * q)), shape)
+  const halves = (...shape: number[]) => ({
+    data: new Uint16Array(shape.reduce((p, q) => p * q)),
+    dtype: 'bfloat16' as const,
+    shape,
+  })
+  const [q, k, v] = [zeros(2, 3, 4), zeros(2, 5, 4), zeros(2, 5, 4)]
+  const options = { heads: 2 }
+
+  test.each([
+    ['a q of one dimension', 'ERR_LILY_SHAPE', 'q: expected [batch, tokens, d]', { q: zeros(4) }],
+    ['a q of four dimensions', 'ERR_LILY_SHAPE', 'q: expected [batch, tokens, d]', { q: zeros(2, 2, 3, 4) }],
+    ['a q without columns', 'ERR_LILY_SHAPE', 'q: expected', { q: zeros(2, 3, 0) }],
+    ['a q of another type', 'ERR_LILY_DTYPE', 'q: expected float32', { q: halves(2, 3, 4) }],
+    ['a k of another batch', 'ERR_LILY_SHAPE', 'k: expected [2, keys, 4]', { k: zeros(3, 5, 4) }],
+    ['a k of other columns', 'ERR_LILY_SHAPE', 'k: expected [2, keys, 4]', { k: zeros(2, 5, 6) }],
+    ['a k of another type', 'ERR_LILY_DTYPE', 'k: expected float32', { k: halves(2, 5, 4) }],
+    ['a v of other keys', 'ERR_LILY_SHAPE', 'v: expected [2, 5, 4]', { v: zeros(2, 6, 4) }],
+    ['a v of another type', 'ERR_LILY_DTYPE', 'v: expected float32', { v: halves(2, 5, 4) }],
+    ['a mask of other keys', 'ERR_LILY_SHAPE', 'mask: expected one flag per key, [2, 5]', { mask: new Uint8Array(10) }],
+    [
+      'a mask that is no flag',
+      'ERR_LILY_ARGUMENT',
+      'mask: element 0',
+      { mask: tensor(new Float32Array(10).fill(2), [2, 5]) },
+    ],
+    ['a y of another shape', 'ERR_LILY_SHAPE', 'y: expected [2, 3, 4]', { y: zeros(6, 4) }],
+    ['a y of another type', 'ERR_LILY_DTYPE', 'y: expected float32', { y: halves(2, 3, 4) }],
+    ['a y that is q', 'ERR_LILY_ARGUMENT', 'y: its memory overlaps that of q', { y: q }],
+    ['an unknown operand', 'ERR_LILY_ARGUMENT', 'x: is not a property', { x: q }],
+  ])('forward: %s', async (_, code, text, changed) => {
+    await expectRefused(code, text, () => attentionForward({ q, k, v, ...(changed as object) }, options))
+  })
+
+  test.each([
+    ['no heads', 'heads: expected an integer', {}],
+    ['heads that do not divide d', 'heads: expected a number that divides d', { heads: 3 }],
+    ['a causal that is no flag', 'causal: expected true or false', { heads: 2, causal: 1 }],
+    ['a scale that is not finite', 'scale: expected a finite float32', { heads: 2, scale: Infinity }],
+    ['a save that is no flag', 'save: expected true or false', { heads: 2, save: 0 }],
+    ['an unknown option', 'head: is not a property of options (did you mean heads?)', { head: 2 }],
+  ])('options: %s', async (_, text, changed) => {
+    await expectRefused('ERR_LILY_ARGUMENT', text, () => attentionForward({ q, k, v }, changed as never))
+  })
+
+  const dy = zeros(2, 3, 4)
+  test.each([
+    ['a dy of another shape', 'ERR_LILY_SHAPE', 'dy: expected [2, 3, 4], the shape of y', { dy: zeros(2, 4, 3) }, {}],
+    ['a dq of another shape', 'ERR_LILY_SHAPE', 'dq: expected [2, 3, 4]', { dq: zeros(6, 4) }, {}],
+    ['a dk of another type', 'ERR_LILY_DTYPE', 'dk: expected float32', { dk: halves(2, 5, 4) }, {}],
+    ['a dv that is v', 'ERR_LILY_ARGUMENT', 'dv: its memory overlaps that of v', { dv: v }, {}],
+    ['a q of another shape', 'ERR_LILY_SHAPE', 'q: expected [2, 3, 4], the shape of the q', { q: zeros(2, 2, 4) }, {}],
+    ['a gradient that is not needed', 'ERR_LILY_ARGUMENT', 'dk: is given, but', { dk: k }, { needs: { dk: false } }],
+    ['an unknown need', 'ERR_LILY_ARGUMENT', 'dx: is not a property of needs', {}, { needs: { dx: true } }],
+    ['a need that is no flag', 'ERR_LILY_ARGUMENT', 'needs.dq: expected true or false', {}, { needs: { dq: 1 } }],
+    ['an accumulate that is no flag', 'ERR_LILY_ARGUMENT', 'accumulate', {}, { accumulate: 1 }],
+  ])('backward: %s', async (_, code, text, changed, options) => {
+    const { saved } = attentionForward({ q, k, v }, { heads: 2 })
+    await expectRefused(code, text, () => attentionBackward({ dy, ...changed }, saved, options as never))
+  })
+
+  test('a saved call that is none, or disposed of', async () => {
+    await expectRefused('ERR_LILY_ARGUMENT', 'saved: expected what attentionForward', () =>
+      attentionBackward({ dy }, {} as never),
+    )
+    const { saved } = attentionForward({ q, k, v }, { heads: 2 })
+    expect(saved).toBeInstanceOf(AttentionSaved)
+    expect(saved.isDisposed).toBe(false)
+    saved.dispose()
+    saved.dispose()
+    expect(saved.isDisposed).toBe(true)
+    await expectRefused('ERR_LILY_DISPOSED', 'saved', () => attentionBackward({ dy }, saved))
+    expect(attentionForward({ q, k, v }, { heads: 2, save: false }).saved).toBe(undefined)
+  })
+})
