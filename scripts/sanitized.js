@@ -1,12 +1,12 @@
 #!/usr/bin/env node
 // Builds the addon with sanitizers into build/<name>/, without touching the normal build, and runs tests with it:
 //
-//   node scripts/sanitized.js address|thread [TESTS...]      TESTS: arguments for vitest; default: the selection below
+//   node scripts/sanitized.js address|thread [TESTS...]      TESTS: arguments for vitest; default: the files that say so
 //
 // `address` is AddressSanitizer with UndefinedBehaviorSanitizer. LD_PRELOAD loads the sanitizers' libraries into node.
 // The first finding ends its process and the run.
 import { spawnSync } from 'node:child_process'
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -16,7 +16,8 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
  * @typedef {object} Sanitizer
  * @property {string} flags value of -fsanitize
  * @property {string[]} libraries
- * @property {string[]} tests that cover the native code within minutes
+ * @property {string} tag in the first comment of the tests that cover the native code within minutes
+ * @property {string[]} projects of vitest
  * @property {number} workers how many test files run at a time
  * @property {Record<string, string>} env
  */
@@ -25,31 +26,10 @@ const SANITIZERS = {
   address: {
     flags: 'address,undefined',
     libraries: ['libasan.so', 'libubsan.so'],
-    // Every instruction set, mode, data type and error, objects whose lifetime the garbage collector determines, and
+    // Every instruction set, mode and data type, objects whose lifetime the garbage collector determines, and
     // invalid calls of the addon.
-    tests: [
-      'optimiser/adamw',
-      'analysis/eigenvalues',
-      'operations/async',
-      'operations/attention',
-      'cpu/sets/attention',
-      'binding/addon',
-      'binding/fuzz',
-      'refusals/binding',
-      'dlpack/host',
-      'refusals/calls',
-      'operations/golden',
-      'cpu/sets/adapter',
-      'memory/leak',
-      'operations/linear',
-      'cpu/sets/linear',
-      'cpu/sets/matmul',
-      'operations/modes',
-      'memory/overlap',
-      'operations/property',
-      'tensor/tensor',
-      'memory/transferred',
-    ],
+    tag: '@asan',
+    projects: ['cpu', 'amx'],
     workers: 2,
     env: {
       // Only test/memory/leak.test.ts checks for leaks: vitest ends its processes before they free their memory. GCC 12
@@ -66,7 +46,8 @@ const SANITIZERS = {
     flags: 'thread',
     libraries: ['libtsan.so'],
     // The thread pool and the binding: promises, workers (some terminated during a call), and numbers of threads.
-    tests: ['operations/async', 'operations/determinism', 'cpu/workers'],
+    tag: '@tsan',
+    projects: ['cpu'],
     workers: 1, // four threads each
     // node itself is not instrumented: only its libc calls are visible, and they would be reported as races.
     env: { TSAN_OPTIONS: 'ignore_noninstrumented_modules=1:halt_on_error=1', LILY_NUM_THREADS: '4' },
@@ -102,9 +83,16 @@ const libraries = sanitizer.libraries.map((library) => {
   // The compiler prints the name unchanged if it does not find the library.
   return path.startsWith('/') ? path : fail(`${library} was not found; it comes with g++`)
 })
-const tests = chosen.length > 0 ? chosen : sanitizer.tests.map((test) => `test/${test}.test.ts`)
+const tagged = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' }).flatMap((name) => {
+  const file = join('test', name)
+  if (!file.endsWith('.test.ts')) return []
+  const [comment] = readFileSync(join(root, file), 'utf8').split('*/', 1)
+  return comment.includes(sanitizer.tag) ? [file] : []
+})
+const tests = chosen.length > 0 ? chosen : tagged
+const projects = sanitizer.projects.flatMap((project) => ['--project', project])
 const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
-run(process.execPath, [vitest, 'run', '--project', 'cpu*', `--maxWorkers=${sanitizer.workers}`, ...tests], root, {
+run(process.execPath, [vitest, 'run', ...projects, `--maxWorkers=${sanitizer.workers}`, ...tests], root, {
   // The addon is loaded from this folder.
   LILY_KERNELS_PREBUILD: folder,
   LILY_TEST_SANITIZER: name,

@@ -1,4 +1,8 @@
-/** The analysis of an adapter, compared with plain computations. */
+/**
+ * The analysis of an adapter, compared with plain computations.
+ *
+ * @project cpu wasm
+ */
 import { describe, expect, it } from 'vitest'
 import { analyseExperts } from '../../lib/analysis/experts.js'
 import { analyse, type LilyConfigOptions, type LilyLayer, LilyModel, LoraModel, tensor } from '../../lib/index.js'

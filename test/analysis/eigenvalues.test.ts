@@ -1,4 +1,8 @@
-/** Eigenvalues and singular values from products of size r, compared with a library that uses another method. */
+/**
+ * Eigenvalues and singular values from products of size r, compared with a library that uses another method.
+ *
+ * @project cpu wasm @asan
+ */
 import fc from 'fast-check'
 import { EigenvalueDecomposition, Matrix, SingularValueDecomposition } from 'ml-matrix'
 import { describe, expect, it } from 'vitest'

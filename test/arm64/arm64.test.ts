@@ -1,4 +1,8 @@
-/** The prebuilt addon, and WebAssembly, on an arm64 processor: threads, workers, promises. */
+/**
+ * The prebuilt addon, and WebAssembly, on an arm64 processor: threads, workers, promises.
+ *
+ * @long
+ */
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

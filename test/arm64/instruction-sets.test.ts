@@ -1,4 +1,8 @@
-/** Every instruction set of the prebuilt addon on an arm64 processor, compared with the reference. */
+/**
+ * Every instruction set of the prebuilt addon on an arm64 processor, compared with the reference.
+ *
+ * @long
+ */
 import { beforeAll, test } from 'vitest'
 import { isLong } from '../support/backend.js'
 import { runInChild } from '../support/child.js'

@@ -1,4 +1,8 @@
-/** What the addon refuses and ensures by itself beside the calls that refusals.test.ts has. */
+/**
+ * What the addon refuses and ensures by itself beside the calls that refusals.test.ts has.
+ *
+ * @asan
+ */
 import { spawnSync } from 'node:child_process'
 import { pbkdf2 } from 'node:crypto'
 import { promisify } from 'node:util'

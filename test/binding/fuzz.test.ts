@@ -2,6 +2,8 @@
  * The binding stands alone: no argument of any function crashes the process, traps, or makes it access memory beyond the
  * buffers that it was given. `npm run test:asan` runs this with AddressSanitizer, which sees such an access of the addon, and
  * `npm run test:long` runs a million calls.
+ *
+ * @asan
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'

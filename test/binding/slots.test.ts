@@ -1,4 +1,8 @@
-/** The numbers and operands of calls: one list for lib/ and the binding, and the binding's own checks of lists. */
+/**
+ * The numbers and operands of calls: one list for lib/ and the binding, and the binding's own checks of lists.
+ *
+ * @project cpu wasm
+ */
 import { spawnSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
 import '../../lib/index.js'

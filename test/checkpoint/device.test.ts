@@ -1,4 +1,8 @@
-/** Checkpoints and analysis of a model on the backend under test. */
+/**
+ * Checkpoints and analysis of a model on the backend under test.
+ *
+ * @project cpu wasm webgpu cuda
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'

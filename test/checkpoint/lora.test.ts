@@ -1,4 +1,8 @@
-/** Export of a frozen Lily adapter as a LoRA adapter folder of PEFT. */
+/**
+ * Export of a frozen Lily adapter as a LoRA adapter folder of PEFT.
+ *
+ * @project cpu wasm
+ */
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'

@@ -1,4 +1,8 @@
-/** Adapter folders: files of PEFT are read and written again bit for bit, in both formats. */
+/**
+ * Adapter folders: files of PEFT are read and written again bit for bit, in both formats.
+ *
+ * @project cpu wasm
+ */
 import { existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -1,4 +1,8 @@
-/** The state of an optimiser as a file; test/optimiser/adamw.test.ts continues a training from one. */
+/**
+ * The state of an optimiser as a file; test/optimiser/adamw.test.ts continues a training from one.
+ *
+ * @project cpu wasm
+ */
 import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'

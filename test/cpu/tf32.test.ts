@@ -1,6 +1,8 @@
 /**
  * precision 'tf32' on the CPU: two terms of bfloat16 on the model of AMX, and nothing on other instruction sets. The
  * numerical suites check its tolerance; see `terms` in support/dtypes.ts.
+ *
+ * @project cpu amx
  */
 import { describe, expect, test } from 'vitest'
 import { backends } from '../../lib/index.js'

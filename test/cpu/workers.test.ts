@@ -1,4 +1,8 @@
-/** Many workers in one process: results are bit-equal, and terminating workers during calls does not affect others. */
+/**
+ * Many workers in one process: results are bit-equal, and terminating workers during calls does not affect others.
+ *
+ * @tsan
+ */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'

@@ -1,4 +1,8 @@
-/** Memory accesses and MMA instructions of the kernels, counted by the emulator, against budgets.ts. */
+/**
+ * Memory accesses and MMA instructions of the kernels, counted by the emulator, against budgets.ts.
+ *
+ * @long
+ */
 import { describe, expect, test } from 'vitest'
 import { count, countForward, type Counts } from '../../bench/counters/count.js'
 import type { Job } from '../../bench/counters/counted-call.js'

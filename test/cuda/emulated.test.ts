@@ -1,4 +1,8 @@
-/** Tests that require the emulator: injected faults, leaks, orders of execution of the streams, missing drivers. */
+/**
+ * Tests that require the emulator: injected faults, leaks, orders of execution of the streams, missing drivers.
+ *
+ * @long
+ */
 import { describe, expect, test } from 'vitest'
 import { isEmulated } from '../support/backend.js'
 import { runProgram } from '../support/program.js'

@@ -1,4 +1,8 @@
-/** Every kernel, and every way in which backward reads dy. The way depends on the device, whose size variables lower. */
+/**
+ * Every kernel, and every way in which backward reads dy. The way depends on the device, whose size variables lower.
+ *
+ * @long
+ */
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { type Emulated, emulatedGpu, gpuOf } from '../../bench/counters/gpus.js'

@@ -1,4 +1,8 @@
-/** Tensors of DLPack in device memory, on a GPU or the emulator, exchanged with a second addon. */
+/**
+ * Tensors of DLPack in device memory, on a GPU or the emulator, exchanged with a second addon.
+ *
+ * @project cuda
+ */
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { native } from '../../lib/binding/native.js'

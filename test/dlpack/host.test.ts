@@ -1,4 +1,8 @@
-/** Tensors of DLPack in host memory, exchanged with a second addon that counts the calls of deleters. */
+/**
+ * Tensors of DLPack in host memory, exchanged with a second addon that counts the calls of deleters.
+ *
+ * @asan
+ */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'

@@ -1,4 +1,8 @@
-/** The emulator: single instructions, kernels with known results, planted mistakes and their correct variants. */
+/**
+ * The emulator: single instructions, kernels with known results, planted mistakes and their correct variants.
+ *
+ * @long
+ */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

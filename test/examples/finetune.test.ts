@@ -1,4 +1,8 @@
-/** examples/finetune with --quick, as `npm run example:finetune` runs it. */
+/**
+ * examples/finetune with --quick, as `npm run example:finetune` runs it.
+ *
+ * @long
+ */
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,4 +1,8 @@
-/** The programs of docs/interop.md in which libraries share a GPUDevice, in headless Chromium on its software adapter. */
+/**
+ * The programs of docs/interop.md in which libraries share a GPUDevice, in headless Chromium on its software adapter.
+ *
+ * @long
+ */
 import { readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'

@@ -1,6 +1,8 @@
 /**
  * 10,000 forward/backward pairs (2000 with a sanitizer, unless the run is a long one) leak nothing, and V8 accounts for the
  * memory of live results.
+ *
+ * @asan
  */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'

@@ -1,4 +1,8 @@
-/** Overlap of an output with an operand through another object of the same memory: refused before anything is written. */
+/**
+ * Overlap of an output with an operand through another object of the same memory: refused before anything is written.
+ *
+ * @asan
+ */
 import { describe, expect, it } from 'vitest'
 import {
   AdamW,

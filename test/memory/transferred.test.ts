@@ -1,4 +1,8 @@
-/** Memory that is transferred or resized while a call runs off the main thread, as docs/memory.md describes it. */
+/**
+ * Memory that is transferred or resized while a call runs off the main thread, as docs/memory.md describes it.
+ *
+ * @asan
+ */
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { inspect } from 'node:util'

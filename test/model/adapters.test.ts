@@ -1,4 +1,8 @@
-/** Several adapters on one model. */
+/**
+ * Several adapters on one model.
+ *
+ * @project cpu wasm webgpu cuda
+ */
 import { describe, expect, it } from 'vitest'
 import {
   type AdaptersSaved,

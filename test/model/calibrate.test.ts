@@ -1,4 +1,8 @@
-/** Weights pooled over samples and the error that they cause, compared with float64. */
+/**
+ * Weights pooled over samples and the error that they cause, compared with float64.
+ *
+ * @project cpu wasm webgpu cuda
+ */
 import { describe, expect, it } from 'vitest'
 import type { LilyConfigOptions, LilyLayer } from '../../lib/index.js'
 import { forward } from '../support/reference.js'

@@ -1,4 +1,8 @@
-/** Layers that share parameters, forward and backward. */
+/**
+ * Layers that share parameters, forward and backward.
+ *
+ * @project cpu wasm webgpu cuda
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'

@@ -1,4 +1,8 @@
-/** LoraModel: its layers compared with PyTorch, and what it shares with LilyModel. */
+/**
+ * LoraModel: its layers compared with PyTorch, and what it shares with LilyModel.
+ *
+ * @project cpu wasm webgpu cuda
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'

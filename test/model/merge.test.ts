@@ -1,4 +1,8 @@
-/** Merging the update of a frozen layer into its base weight, and exporting it as LoRA, compared with float64. */
+/**
+ * Merging the update of a frozen layer into its base weight, and exporting it as LoRA, compared with float64.
+ *
+ * @project cpu wasm webgpu cuda
+ */
 import { describe, expect, it } from 'vitest'
 import {
   deviceTensor,

@@ -1,4 +1,8 @@
-/** Routing, pool and activation of a model's config: in calls, in files, and where a layer is merged. */
+/**
+ * Routing, pool and activation of a model's config: in calls, in files, and where a layer is merged.
+ *
+ * @project cpu wasm webgpu cuda
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'

@@ -1,4 +1,8 @@
-/** Training on a small regression, and resuming from a saved state with bit-equal results. */
+/**
+ * Training on a small regression, and resuming from a saved state with bit-equal results.
+ *
+ * @project cpu wasm webgpu cuda
+ */
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { AdamW, type AdamWState, LilyModel, SafetensorsFile, type Tensor, writeSafetensors } from '../../lib/index.js'

@@ -1,4 +1,8 @@
-/** An adapter with the weight of its frozen layer: the bits of two calls, and checks of both before anything is written. */
+/**
+ * An adapter with the weight of its frozen layer: the bits of two calls, and checks of both before anything is written.
+ *
+ * @project cpu amx
+ */
 import { describe, expect, it } from 'vitest'
 import {
   AdamW,

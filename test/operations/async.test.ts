@@ -1,4 +1,8 @@
-/** The async functions: bit-equal results, computation off the main thread, concurrent calls, rejections. */
+/**
+ * The async functions: bit-equal results, computation off the main thread, concurrent calls, rejections.
+ *
+ * @project cpu wasm unshared webgpu cuda @asan @tsan
+ */
 import { describe, expect, it, vi } from 'vitest'
 import { native } from '../../lib/binding/native.js'
 import * as lily from '../../lib/index.js'

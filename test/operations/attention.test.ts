@@ -1,4 +1,8 @@
-/** Attention, compared with the reference: sizes, masks, layouts, refusals. */
+/**
+ * Attention, compared with the reference: sizes, masks, layouts, refusals.
+ *
+ * @project cpu wasm @asan
+ */
 import fc from 'fast-check'
 import { describe, expect, it, test } from 'vitest'
 import { attentionBackward, attentionForward, AttentionSaved, tensor } from '../../lib/index.js'

@@ -1,4 +1,8 @@
-/** Equal inputs give bit-equal results: from run to run, and with any number of threads. */
+/**
+ * Equal inputs give bit-equal results: from run to run, and with any number of threads.
+ *
+ * @project cpu amx wasm webgpu cuda @tsan
+ */
 import { describe, expect, test } from 'vitest'
 import { backend, isLong, isSanitized, isSlow, isWebGpu } from '../support/backend.js'
 import { makeCase, type Spec, splitTokens } from '../support/cases.js'

@@ -8,6 +8,8 @@
  * tolerance that the reference derives.
  *
  * LILY_GOLDEN may name a folder with more cases.
+ *
+ * @project cpu amx wasm unshared webgpu cuda newer turing @asan
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,4 +1,8 @@
-/** Identities between the results of any problem, independent of the reference. See docs/math.md, Identities. */
+/**
+ * Identities between the results of any problem, independent of the reference. See docs/math.md, Identities.
+ *
+ * @project cpu amx wasm webgpu cuda @long
+ */
 import { describe, expect, test } from 'vitest'
 import {
   backend,

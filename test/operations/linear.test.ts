@@ -1,4 +1,8 @@
-/** Frozen linear layers, compared with the reference: types, sizes, layouts, packed weights, refusals. */
+/**
+ * Frozen linear layers, compared with the reference: types, sizes, layouts, packed weights, refusals.
+ *
+ * @project cpu amx wasm cuda @asan
+ */
 import fc from 'fast-check'
 import { describe, expect, it, test } from 'vitest'
 import {

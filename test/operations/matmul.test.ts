@@ -1,4 +1,8 @@
-/** Batched matrix products, compared with the reference: transposes, batches, sizes, layouts, bits, refusals. */
+/**
+ * Batched matrix products, compared with the reference: transposes, batches, sizes, layouts, bits, refusals.
+ *
+ * @project cpu wasm
+ */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { matMul, tensor } from '../../lib/index.js'

@@ -1,4 +1,8 @@
-/** The routings in every data type: required and rejected operands, groups, contents of saved. */
+/**
+ * The routings in every data type: required and rejected operands, groups, contents of saved.
+ *
+ * @project cpu amx wasm unshared webgpu cuda @asan
+ */
 import { describe, expect, it } from 'vitest'
 import type { Exact, LilyForwardOperands, LilyForwardOptions, Tensor } from '../../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from '../support/backend.js'

@@ -3,6 +3,8 @@
  * larger shapes that cross the block sizes of the kernels. fast-check prints the seed of a failure: set FAST_CHECK_SEED to
  * repeat it, and FAST_CHECK_RUNS to change the number of problems. Where LILY_TEST_HALF is 0 or 1, every second one of the
  * fixed problems runs: 0 and 1 together run all of them.
+ *
+ * @project cpu amx wasm webgpu cuda turing @asan
  */
 import fc from 'fast-check'
 import { describe, test } from 'vitest'

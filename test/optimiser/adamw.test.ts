@@ -1,4 +1,8 @@
-/** AdamW compared with recorded results of PyTorch, with its formula in float64, and with a second run. */
+/**
+ * AdamW compared with recorded results of PyTorch, with its formula in float64, and with a second run.
+ *
+ * @project cpu wasm webgpu cuda @asan
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, test } from 'vitest'

@@ -1,4 +1,8 @@
-/** A bundle for Node.js that has the package in it, which has no files there: the error says what to do. */
+/**
+ * A bundle for Node.js that has the package in it, which has no files there: the error says what to do.
+ *
+ * @project cpu
+ */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

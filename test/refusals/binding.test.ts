@@ -1,4 +1,8 @@
-/** What the reader of calls refuses by itself, without lib/ before it: one test for each kind of mistake. */
+/**
+ * What the reader of calls refuses by itself, without lib/ before it: one test for each kind of mistake.
+ *
+ * @project cpu wasm @asan
+ */
 import { describe, expect, test } from 'vitest'
 import '../../lib/index.js'
 import { native } from '../../lib/binding/native.js'

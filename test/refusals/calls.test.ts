@@ -1,4 +1,8 @@
-/** Invalid calls: each fails with its error code and the name of the argument in the message, and writes nothing. */
+/**
+ * Invalid calls: each fails with its error code and the name of the argument in the message, and writes nothing.
+ *
+ * @project cpu cuda
+ */
 import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import {

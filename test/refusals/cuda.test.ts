@@ -1,4 +1,8 @@
-/** Every argument of what exists on a device only, replaced by values of other kinds; see test/refusals/arguments.test.ts. */
+/**
+ * Every argument of what exists on a device only, replaced by values of other kinds; see test/refusals/arguments.test.ts.
+ *
+ * @project cuda
+ */
 import { captureGraph, DeviceBuffer, Event, Stream, tensor } from '../../lib/index.js'
 import { type Row, testRows } from './kinds.js'
 

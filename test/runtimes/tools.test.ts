@@ -1,6 +1,8 @@
 /**
  * The packed package in test runners, bundlers and servers: it runs, or says what to set. The table of docs/platforms.md has
  * the results.
+ *
+ * @long
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'

@@ -1,6 +1,8 @@
 /**
  * The documentation site as `npm run docs` builds it, served on the loopback and looked at in headless Chromium: what a page
  * shows on a phone and on a desktop, in light and in dark colours, and to a screen reader (axe-core).
+ *
+ * @long
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'

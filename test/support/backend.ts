@@ -1,6 +1,6 @@
 /**
- * The backend under test. The same tests run on the cpu backend, on a CUDA device and on a GPUDevice (vitest.config.ts has
- * a project for each): they import the operations from here and call them with `await`. On a device, operands are copied to
+ * The backend under test. The same tests run on the cpu backend, on a CUDA device and on a GPUDevice (each is a project, see
+ * project.ts): they import the operations from here and call them with `await`. On a device, operands are copied to
  * it before a call, and operands and results are copied back after it, so tests access host memory only.
  */
 import * as lily from '../../lib/index.js'
@@ -25,7 +25,7 @@ export const isEmulated = backend === 'cuda' && process.env.LILY_TEST_EMULATED =
 /** The kernels run on a software adapter, and compile when they are first used. */
 export const isWebGpu = backend === 'webgpu'
 
-/** The AMX kernels run on a model of their instructions, which is as slow; see `cpu amx` in vitest.config.ts. */
+/** The AMX kernels run on a model of their instructions, which is as slow; see test/cpu/vitest.amx.config.ts. */
 export const isModelled = backend === 'cpu' && process.env.LILY_CPU_ISA === 'amx-model'
 
 /** A scheduled run (.ci/run --long), which also runs what the gate leaves out because it takes long. */
@@ -34,7 +34,7 @@ export const isLong = process.env.LILY_TEST_LONG === '1'
 /** The addon is built with a sanitizer, and the run is not a long one. `npm test` checks the numbers of the same tests. */
 export const isSanitized = process.env.LILY_TEST_SANITIZER !== undefined && !isLong
 
-/** The kernels run as WebAssembly; see `wasm` in vitest.config.ts. */
+/** The kernels run as WebAssembly; see test/wasm/vitest.config.ts. */
 const isWebAssembly = backend === 'cpu' && process.env.LILY_CPU_ISA === 'wasm'
 
 /** Large problems take too long. */

@@ -1,5 +1,5 @@
 /**
- * The GPUDevice of the tests of WebGPU, which vitest.config.ts lists as a setup file of their projects: Dawn for Node.js on
+ * The GPUDevice of the tests of WebGPU, a setup file of their project: Dawn for Node.js on
  * any adapter that Vulkan has, without a GPU the software adapter of Mesa.
  */
 import { create, globals } from 'webgpu'

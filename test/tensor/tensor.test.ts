@@ -1,4 +1,8 @@
-/** Host forms of operands, which give equal results without a copy; tensors and their lifetime. */
+/**
+ * Host forms of operands, which give equal results without a copy; tensors and their lifetime.
+ *
+ * @asan
+ */
 import { getFloat16, setFloat16 } from '@petamoriken/float16'
 import { inspect } from 'node:util'
 import { runInThisContext } from 'node:vm'

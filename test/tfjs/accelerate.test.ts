@@ -1,4 +1,8 @@
-/** Matrix products of TensorFlow.js with the kernels of this package, compared with its own. */
+/**
+ * Matrix products of TensorFlow.js with the kernels of this package, compared with its own.
+ *
+ * @project cpu wasm
+ */
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import * as products from '../../lib/operations/matmul.js'

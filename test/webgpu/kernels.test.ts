@@ -1,6 +1,8 @@
 /**
  * The kernels for WebGPU on their own, with operands in GPU buffers: random problems over all modes, data types and layouts,
  * compared with the float64 reference on the inputs as rounded. A validation error of WebGPU fails a test.
+ *
+ * @long
  */
 import { afterAll, describe, expect, test } from 'vitest'
 import { GpuKernels } from '../../lib/webgpu/kernels.js'

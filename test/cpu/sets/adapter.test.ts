@@ -1,4 +1,8 @@
-/** Every instruction set, compared with the reference in a separate process. */
+/**
+ * Every instruction set, compared with the reference in a separate process.
+ *
+ * @long @asan
+ */
 import { spawnSync } from 'node:child_process'
 import { describe, expect, test } from 'vitest'
 import { packageRoot } from '../../../lib/binding/root.js'
@@ -31,7 +35,7 @@ import { roundInTiles } from '../../support/rounding.js'
 const NAMES = [
   'portable',
   ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),
-  // The project `cpu amx` runs the model in all numerical tests, but not with a sanitizer.
+  // The project `amx` runs the model in all numerical tests, but not with a sanitizer.
   ...(isSanitized || isLong ? ['amx-model'] : []),
 ]
 

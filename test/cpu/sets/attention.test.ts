@@ -1,4 +1,8 @@
-/** Attention with every instruction set and with other numbers of threads, in separate processes. */
+/**
+ * Attention with every instruction set and with other numbers of threads, in separate processes.
+ *
+ * @asan
+ */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'

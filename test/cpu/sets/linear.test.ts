@@ -1,4 +1,8 @@
-/** Frozen linear layers with every instruction set and with other numbers of threads, in separate processes. */
+/**
+ * Frozen linear layers with every instruction set and with other numbers of threads, in separate processes.
+ *
+ * @long @asan
+ */
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { isSanitized } from '../../support/backend.js'

@@ -1,4 +1,8 @@
-/** Batched matrix products with every instruction set and with other numbers of threads, in separate processes. */
+/**
+ * Batched matrix products with every instruction set and with other numbers of threads, in separate processes.
+ *
+ * @long @asan
+ */
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { expectSameBits } from '../../support/compare.js'

@@ -1,0 +1,3 @@
+import { project } from '../support/project.js'
+
+export default project('browser')
