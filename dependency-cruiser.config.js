@@ -7,6 +7,7 @@ const layers = [
   'binding',
   'memory',
   'tensor',
+  'dlpack',
   'operations',
   'webgpu',
   'model',

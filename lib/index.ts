@@ -73,7 +73,7 @@ export {
 } from './operations/linear.js'
 export { matMul, matMulAsync, type MatMulOperands, type MatMulOptions, type MatMulResult } from './operations/matmul.js'
 export { PackedLinear, packLinear, type PackLinearOptions } from './operations/packed-linear.js'
-export { type DLPackOptions, fromDLPack, toDLPack } from './tensor/dlpack.js'
+export { type DLPackOptions, fromDLPack, toDLPack } from './dlpack/dlpack.js'
 export { captureGraph, type Graph } from './tensor/graph.js'
 export type { MaskLike, OffsetsLike, WeightsLike } from './operations/small-operands.js'
 export {

@@ -98,7 +98,10 @@ function lineOf({ gpu, direction, shape: { tokens, d, rank, experts }, method, d
 
 function run(input: string, ...args: readonly string[]): string {
   const { error, status, stdout, stderr } = spawnSync(program, args, { input, encoding: 'utf8', maxBuffer: 2 ** 30 })
-  if (error !== undefined) throw new Error(`${program}: ${error.message}; run npm run build:native`)
+  if (error !== undefined)
+    throw new Error(
+      `${program}: ${error.message}; run npm run build:native, then cmake --build build/cmake --target lily_print_plans`,
+    )
   if (status !== 0) throw new Error(`${program}: ${stderr}`)
   return stdout
 }

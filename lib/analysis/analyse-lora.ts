@@ -1,7 +1,7 @@
 /** Analysis of a LoRA adapter: the singular values of the updates of its layers. */
 import type { LoraModel } from '../model/lora-model.js'
 import { valuesOf } from './values.js'
-import { gramFactor } from './eigenvalues.js'
+import { gramFactor } from './spectrum.js'
 import { analyseSingularValues, type SingularValueAnalysis } from './updates.js'
 
 /** Analysis of one layer. */

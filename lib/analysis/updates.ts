@@ -3,7 +3,7 @@
  * factorisation A Aᵀ = L Lᵀ, their squares are the eigenvalues of scaling² Lᵀ (C Cᵀ) L, an r x r matrix. dW itself,
  * [d_out, d_in], is not computed.
  */
-import { congruenceEigenvalues } from './eigenvalues.js'
+import { congruenceEigenvalues } from './spectrum.js'
 import { entropy } from './entropy.js'
 
 /** The singular values of an update, and quantities derived from them. */

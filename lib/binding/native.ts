@@ -125,7 +125,7 @@ export interface Native {
    * @returns the offset of the block
    */
   placeHostBlock(memory: Uint8Array, byteLength: number): number
-  // Float64 on the CPU, on the calling thread and the thread pool; lib/analysis/eigenvalues.ts describes them.
+  // Float64 on the CPU, on the calling thread and the thread pool; lib/analysis/spectrum.ts describes them.
   gramFactor(x: Float64Array, r: number, columns: number, l: Float64Array): void
   congruenceEigenvalues(l: Float64Array, x: Float64Array, r: number, columns: number, values: Float64Array): void
   backends(): NativeBackend[]

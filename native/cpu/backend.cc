@@ -14,7 +14,7 @@
 #include "cpu/plan/plan.h"
 #include "cpu/processor.h"
 #include "cpu/roofs.h"
-#include "cpu/spectrum.h"
+#include "cpu/spectrum/spectrum.h"
 #include "cpu/thread_pool.h"
 #include "lily/cpu.h"
 

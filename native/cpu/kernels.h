@@ -457,8 +457,8 @@ struct Kernels {
   double (*sum_of_squares)(const void *values, int32_t dtype, int64_t begin, int64_t end);
   void (*adamw)(const AdamWUpdate &, int64_t begin, int64_t end);
 
-  // Float64, for spectrum.cc. A tile of a product has double_rows x double_columns elements; count_below takes `shifts`
-  // values.
+  // Float64, for spectrum/spectrum.cc. A tile of a product has double_rows x double_columns elements; count_below takes
+  // `shifts` values.
   int64_t double_rows, double_columns, shifts;
   void (*multiply_double_tile)(const double *a, const double *b, int64_t depth, double *c, int64_t pitch);
   void (*reflect_row)(const ReflectRow &, double *row, int64_t i);

@@ -17,7 +17,7 @@
 #include "cpu/forward_shrink.h"
 #include "cpu/linear_direct.h"
 #include "cpu/roof_loops.h"
-#include "cpu/spectrum_kernels.h"
+#include "cpu/spectrum/kernels.h"
 #include "cpu/token_routing.h"
 
 namespace lily::cpu {

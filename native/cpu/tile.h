@@ -1,6 +1,6 @@
 // The register tile, which BLIS calls a micro-kernel. The products of the vector kernels run through it, except for
 // those of few tokens, which read A, B or a weight in place because packing would take longer (forward_direct.h,
-// backward_direct.h, linear_direct.h), and those of float64 (spectrum_kernels.h).
+// backward_direct.h, linear_direct.h), and those of float64 (spectrum/kernels.h).
 //
 //   out[i][j] (+)= sum_k lhs(i, k) * rhs[k][j]      i < rows <= 6, j < vectors * lanes, vectors <= kPanelVectors
 //

@@ -15,7 +15,7 @@ Napi::Value backends(const Napi::CallbackInfo &info);
 Napi::Value processor(const Napi::CallbackInfo &info);
 Napi::Value measure_roof(const Napi::CallbackInfo &info);
 
-// analysis.cc
+// spectrum.cc
 void gram_factor(const Napi::CallbackInfo &info);
 void congruence_eigenvalues(const Napi::CallbackInfo &info);
 
@@ -33,7 +33,7 @@ void add_stream_functions(Napi::Env env, Napi::Object exports);
 void add_graph_functions(Napi::Env env, Napi::Object exports);
 void add_pool_functions(Napi::Env env, Napi::Object exports);
 
-// dlpack.cc
+// dlpack/dlpack.cc
 void add_dlpack_functions(Napi::Env env, Napi::Object exports);
 
 }  // namespace lily::napi

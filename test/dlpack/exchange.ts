@@ -54,7 +54,7 @@ export interface SecondAddon {
 export function buildAddon(source: string, folder: string): string {
   const { include_dir: headers } = require('node-api-headers') as { include_dir: string }
   const path = join(folder, 'dlpack.node')
-  const include = [join(packageRoot, 'native', 'include'), headers].flatMap((at) => ['-I', at])
+  const include = [join(packageRoot, 'native', 'napi'), headers].flatMap((at) => ['-I', at])
   const flags = ['-std=c11', '-Wall', '-Wextra', '-Werror', '-DNAPI_VERSION=9', '-shared', '-fPIC', '-pthread', '-g']
   execFileSync(process.env.CC ?? 'cc', [...flags, ...include, source, '-o', path])
   return path

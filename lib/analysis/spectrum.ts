@@ -1,4 +1,4 @@
-/** Eigenvalues of symmetric matrices in float64, computed by the CPU backend: native/cpu/spectrum.cc says how. */
+/** Eigenvalues of symmetric matrices in float64, computed by the CPU backend: native/cpu/spectrum/ says how. */
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 

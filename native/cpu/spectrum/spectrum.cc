@@ -1,4 +1,4 @@
-#include "cpu/spectrum.h"
+#include "cpu/spectrum/spectrum.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -16,11 +16,11 @@ import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, layOut, type Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
-import { contiguousStrides } from './layout.js'
-import { resolve, type TensorLike } from './resolve.js'
-import { readStream } from './stream-option.js'
-import type { Stream } from './stream.js'
-import { type Tensor, tensorOf } from './tensor.js'
+import { contiguousStrides } from '../tensor/layout.js'
+import { resolve, type TensorLike } from '../tensor/resolve.js'
+import { readStream } from '../tensor/stream-option.js'
+import type { Stream } from '../tensor/stream.js'
+import { type Tensor, tensorOf } from '../tensor/tensor.js'
 
 /** Options of {@link toDLPack} and {@link fromDLPack}. */
 export interface DLPackOptions {

@@ -6,7 +6,7 @@
 import fc from 'fast-check'
 import { EigenvalueDecomposition, Matrix, SingularValueDecomposition } from 'ml-matrix'
 import { describe, expect, it } from 'vitest'
-import { congruenceEigenvalues, gramFactor } from '../../lib/analysis/eigenvalues.js'
+import { congruenceEigenvalues, gramFactor } from '../../lib/analysis/spectrum.js'
 import { analyseUpdate } from '../../lib/analysis/updates.js'
 import '../../lib/index.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -55,7 +55,7 @@ describe('eigenvalues', () => {
       { numRuns: 300 },
     )
   })
-  // Beyond the blocks, panels and shift groups of native/cpu/spectrum.cc.
+  // Beyond the blocks, panels and shift groups of native/cpu/spectrum/spectrum.cc.
   it.each([1, 2, 33, 113, 145, 300])('of random numbers, n = %d', (n) => {
     expectEigenvaluesOf(Matrix.identity(n), integers(n, n, 1000))
     expectEigenvaluesOf(integers(n, n, 4), integers(n, 2 * n, 100))

@@ -1,5 +1,5 @@
 // Tensors of DLPack that addons give each other through JavaScript: docs/interop.md has the contract.
-#include "dlpack/dlpack.h"
+#include "napi/dlpack/dlpack.h"
 
 #include <math.h>
 
