@@ -20,10 +20,10 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 emulator=$root/build/emulator
 folder=$root/build/compare
 cases='
-numerics:reduction numerics:softmax numerics:layer_norm numerics:grid_sync numerics:streams
-numerics:spaces matrix_product:half matrix_product:bfloat16
-instructions:integers instructions:floats instructions:conversions instructions:halves instructions:warps
-instructions:approximations instructions:ampere instructions:hopper instructions:movement instructions:atomics
+numerics:reduction numerics:softmax numerics:layer_norm numerics:streams numerics:spaces
+matrix_product:half matrix_product:bfloat16
+instructions:integers instructions:floats instructions:conversions instructions:warps
+instructions:approximations instructions:ampere instructions:hopper instructions:movement
 instructions:products instructions:warpgroups'
 
 fail() {

@@ -1,8 +1,9 @@
 // The race checker's records for one cell of memory: its last writer and its last readers.
 //
 // Order is tracked with vector clocks. Each block counts its synchronisations; a thread's epoch is the count at the
-// last synchronisation in which the thread took part. An access is ordered before a later one if a barrier or a fenced
-// atomic has since given the later access's thread a clock value above the epoch of the earlier access.
+// last synchronisation in which the thread took part. An access is ordered before a later one of the same block if a
+// barrier has since given the later access's thread a clock value above the epoch of the earlier access. Blocks of a
+// launch do not synchronise.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@ struct AccessRecord {
 
   uint32_t block = kNoBlock;
   uint32_t thread_and_pc = 0;
-  uint32_t epoch_and_strength = 0;  // bit 0: strong or atomic
+  uint32_t epoch_and_strength = 0;  // bit 0: strong
 
   bool exists() const { return block != kNoBlock; }
   uint32_t thread() const { return thread_and_pc & ((1u << kThreadBits) - 1); }

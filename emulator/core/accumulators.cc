@@ -13,8 +13,7 @@ bool has_32_bits(const Operand &operand) { return size_of(operand.type) == 4; }
 
 bool is_copy(const Instruction &in) {
   return in.opcode == "mov" && in.operands[0].kind == Operand::Kind::kRegister && has_32_bits(in.operands[0]) &&
-         in.operands[1].kind == Operand::Kind::kRegister && in.operands[1].offset == 0 && !in.operands[1].is_clock &&
-         has_32_bits(in.operands[1]);
+         in.operands[1].kind == Operand::Kind::kRegister && in.operands[1].offset == 0 && has_32_bits(in.operands[1]);
 }
 
 // Not an instruction of the machine code, wherever nvcc puts it.

@@ -1,6 +1,4 @@
-// Block barriers (bar, barrier) and the warp barrier (bar.warp.sync).
-#include "core/barriers.h"
-
+// Block barriers (bar.sync) and the warp barrier (bar.warp.sync).
 #include <algorithm>
 
 #include "core/block.h"
@@ -12,26 +10,9 @@ void join(std::vector<uint32_t> &known, const std::vector<uint32_t> &other) {
   for (size_t i = 0; i < known.size(); ++i) known[i] = std::max(known[i], other[i]);
 }
 
-// Computes the result of bar.red over the waiting threads.
-void reduce(const Barrier &barrier) {
-  uint64_t yes = 0, all = 0;
-  for (const Thread *thread : barrier.waiting) {
-    const Instruction &in = thread->block->launch->code->instructions[thread->pc];
-    if (in.variant == kBarrierSync) return;
-    yes += thread->predicate(in.operands[in.operand_count - 1]);
-    ++all;
-  }
-  for (Thread *thread : barrier.waiting) {
-    const Instruction &in = thread->block->launch->code->instructions[thread->pc];
-    const uint64_t result = in.operation == kReducePopc ? yes : in.operation == kReduceAnd ? yes == all : yes != 0;
-    thread->set(in.operands[0], result);
-  }
-}
-
 void complete(Block &block, uint32_t number) {
   const Barrier barrier = std::move(block.barriers[number]);
   block.barriers.erase(number);
-  reduce(barrier);
   std::vector<uint32_t> known = barrier.vector_clock;
   const uint32_t now = ++block.time;
   for (const Thread *thread : barrier.waiting) known[thread->index / 32] = now;
@@ -59,10 +40,8 @@ uint32_t needed(const Block &block, const Barrier &barrier) {
 
 void arrive_at_barrier(Thread &thread, const Instruction &in) {
   Block &block = *thread.block;
-  const int first = in.variant == kBarrierReduce ? 1 : 0;
-  const int numbers = in.operand_count - first - (in.variant == kBarrierReduce ? 1 : 0);
-  const uint32_t number = static_cast<uint32_t>(thread.get(in.operands[first]));
-  const uint32_t count = numbers > 1 ? static_cast<uint32_t>(thread.get(in.operands[first + 1])) : 0;
+  const uint32_t number = static_cast<uint32_t>(thread.get(in.operands[0]));
+  const uint32_t count = in.operand_count > 1 ? static_cast<uint32_t>(thread.get(in.operands[1])) : 0;
   if (number > 15)
     add_finding(thread, in, FindingKind::kBadOperand, "barrier number " + std::to_string(number) + " is above 15",
                 true);
@@ -72,7 +51,7 @@ void arrive_at_barrier(Thread &thread, const Instruction &in) {
   }
 
   Barrier &barrier = block.barriers[number];
-  if (barrier.arrived == 0) {
+  if (barrier.waiting.empty()) {
     barrier.needed = count;
     barrier.vector_clock.assign(block.warps.size(), 0);
   } else if (barrier.needed != count) {
@@ -81,31 +60,22 @@ void arrive_at_barrier(Thread &thread, const Instruction &in) {
                     " of the threads that wait at barrier " + std::to_string(number),
                 true);
   }
-  if (const Thread *other = thread.warp->at_barrier; in.flag && other != nullptr && other->pc != thread.pc) {
+  if (const Thread *other = thread.warp->at_barrier; other != nullptr && other->pc != thread.pc) {
     add_finding(thread, in, FindingKind::kDivergentBarrier,
                 "lane " + std::to_string(other->lane) + " of the same warp waits at " +
                     describe(*block.launch->code, other->pc),
                 true);
   }
-  ++barrier.arrived;
   join(barrier.vector_clock, thread.warp->vector_clock);
-  if (in.variant == kBarrierArrive) {
-    thread.epoch = ++block.time;
-    uint32_t &known = barrier.vector_clock[thread.index / 32];
-    known = std::max(known, thread.epoch);
-    ++thread.pc;
-    thread.warp->ready.push_back(&thread);
-  } else {
-    thread.state = Thread::State::kAtBarrier;
-    thread.warp->at_barrier = &thread;
-    barrier.waiting.push_back(&thread);
-  }
-  if (barrier.arrived >= needed(block, barrier)) complete(block, number);
+  thread.state = Thread::State::kAtBarrier;
+  thread.warp->at_barrier = &thread;
+  barrier.waiting.push_back(&thread);
+  if (barrier.waiting.size() >= needed(block, barrier)) complete(block, number);
 }
 
 void complete_barriers_after_exit(Block &block) {
   for (auto &[number, barrier] : block.barriers) {
-    if (barrier.needed != 0 || block.live == 0 || barrier.arrived != block.live) continue;
+    if (barrier.needed != 0 || block.live == 0 || barrier.waiting.size() != block.live) continue;
     complete(block, number);
     return;
   }

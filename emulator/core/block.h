@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -32,7 +31,6 @@ struct Warp {
   uint32_t priority = 0;
   std::vector<Thread *> ready;
   std::vector<PendingOperation> pending;
-  std::vector<Thread *> converging;  // at activemask
   // Per warp of the block: accesses of earlier epochs are ordered before ours.
   std::vector<uint32_t> vector_clock;
   uint32_t live = 0;                   // lanes that have not exited
@@ -44,9 +42,8 @@ struct Warp {
 
 struct Barrier {
   uint32_t needed = 0;  // thread count of the barrier; 0: all threads that have not exited
-  uint32_t arrived = 0;
   std::vector<Thread *> waiting;
-  std::vector<uint32_t> vector_clock;  // the joined vector clocks of the threads that have arrived
+  std::vector<uint32_t> vector_clock;  // the joined vector clocks of the waiting threads
 };
 
 // State of a byte of shared or local memory: kInFlight marks the destination of a cp.async before its wait. A byte of
@@ -79,10 +76,6 @@ struct Block {
   uint32_t time = 1;  // the block's clock: number of synchronisations so far
   uint64_t random_state;
   uint64_t instructions = 0;
-  // Vector clocks released at a location in memory; the key is an offset in shared memory or an address.
-  std::unordered_map<uint64_t, std::vector<uint32_t>> released;
-  // Per other block: accesses of earlier epochs are ordered before ours, by a fenced atomic.
-  std::unordered_map<uint32_t, uint32_t> block_clocks;
   // Per warp: the epoch of a thread's first griddepcontrol.wait; 0: none so far.
   std::vector<uint32_t> wait_epochs;
   bool waited = false, started_dependents = false;
@@ -96,15 +89,12 @@ struct LaunchState {
   Dim3 grid, block_size;
   size_t dynamic_shared_bytes = 0;
   const uint8_t *parameters = nullptr;
-  void *grid_workspace = nullptr;
   uint64_t id = 0;  // unique in the process, so that race records of other launches can be recognised as stale
 
   std::mutex findings_mutex;
   std::vector<Finding> findings;
   std::atomic<bool> ended{false};  // set by a finding; blocks on other host threads stop too
   std::atomic<uint64_t> instructions{0};
-  // Clocks released at an address by a fenced atomic or a strong store: block -> time.
-  std::unordered_map<uint64_t, std::unordered_map<uint32_t, uint32_t>> released;
   TrafficTotals traffic;
   std::unique_ptr<const RegisterUses> register_uses;          // null unless counting
   std::vector<std::pair<Allocation *, uint64_t>> race_pages;  // pages accessed by this launch
@@ -135,10 +125,6 @@ std::vector<TouchedPage> touched_pages(const LaunchState &launch);
 // a proxy fence. `known` is the last write that passed, `known_fence` its fence.
 void check_product_read(std::span<Thread *const> readers, const Instruction &in, uint32_t offset, AccessRecord &known,
                         uint32_t &known_fence);
-void release_in_block(Thread &thread, uint64_t location);
-void acquire_in_block(Thread &thread, uint64_t location);
-void release_to_blocks(Thread &thread, uint64_t location);
-void acquire_from_blocks(Thread &thread, uint64_t location);
 
 // async_proxy.cc
 void note_shared_write(Thread &thread, uint32_t offset, uint32_t bytes);
@@ -154,10 +140,9 @@ void complete_barriers_after_exit(Block &block);
 
 // warp_operations.cc
 void arrive_at_warp_operation(Thread &thread, const Instruction &in);
-void converge(Warp &warp);
 void exit_thread(Thread &thread, const Instruction &in);
 
-// scheduler.cc: runs the blocks to completion, interleaving their warps.
-void run_blocks(const std::vector<Block *> &blocks);
+// scheduler.cc: runs the block to completion, interleaving its warps.
+void run_warps(Block &block);
 
 }  // namespace lily::emulator

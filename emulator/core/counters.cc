@@ -11,7 +11,7 @@ struct Field {
   const char *name;
   uint64_t Counters::*value;
 };
-constexpr std::array<Field, 12> kFields = {{
+constexpr std::array<Field, 11> kFields = {{
     {"thread_instructions", &Counters::thread_instructions},
     {"matrix_instructions", &Counters::matrix_instructions},
     {"global_requests", &Counters::global_requests},
@@ -21,7 +21,6 @@ constexpr std::array<Field, 12> kFields = {{
     {"shared_wavefronts", &Counters::shared_wavefronts},
     {"shared_wavefronts_ideal", &Counters::shared_wavefronts_ideal},
     {"barriers", &Counters::barriers},
-    {"atomics", &Counters::atomics},
     {"repeated_load_bytes", &Counters::repeated_load_bytes},
     {"short_wait_bytes", &Counters::short_wait_bytes},
 }};

@@ -18,7 +18,6 @@ struct Counters {
   uint64_t shared_wavefronts = 0;
   uint64_t shared_wavefronts_ideal = 0;  // without bank conflicts
   uint64_t barriers = 0;                 // per block and per warp barrier
-  uint64_t atomics = 0;                  // per thread
   // Bytes of the sectors that blocks load from global memory, not asynchronously, at places of the source where a
   // thread loads repeatedly; and of these the bytes for which it waits with few loads in flight (loads_in_flight.h).
   uint64_t repeated_load_bytes = 0;

@@ -1,9 +1,8 @@
-// Parses numbers, declarations and initial values.
+// Parses numbers and declarations.
 #include "core/declaration.h"
 
 #include <bit>
 #include <cstdlib>
-#include <cstring>
 
 namespace lily::emulator {
 
@@ -47,7 +46,6 @@ Declaration parse_declaration(TokenStream &tokens) {
   declaration.name = tokens.word();
   if (!has_type) tokens.fail("no type in the declaration of " + declaration.name);
   while (tokens.accept("[")) {
-    declaration.is_array = true;
     if (tokens.accept("]")) {
       declaration.unsized = true;
     } else {
@@ -57,52 +55,6 @@ Declaration parse_declaration(TokenStream &tokens) {
   }
   declaration.alignment = std::max<size_t>(declaration.alignment, size_of(declaration.type));
   return declaration;
-}
-
-namespace {
-
-uint64_t initial_value(TokenStream &tokens, const Declaration &declaration, const ModuleContents &module) {
-  const bool negative = tokens.accept("-");
-  const bool is_number = tokens.at_number();
-  const std::string word = tokens.word();
-  if (is_number) {
-    const uint64_t value = parse_number(tokens, word, declaration.type == Type::kF64);
-    if (!negative) return value;
-    if (word.find('.') == std::string::npos) return 0 - value;
-    return value ^ (declaration.type == Type::kF64 ? 1ull << 63 : 1ull << 31);
-  }
-  const bool wrapped = word == "generic" && tokens.accept("(");
-  const std::string name = wrapped ? tokens.word() : word;
-  if (wrapped) tokens.expect(")");
-  const auto variable = module.variables.find(name);
-  if (variable == module.variables.end() || variable->second.address == nullptr) {
-    tokens.fail("unsupported initial value: " + name);
-  }
-  uint64_t address = reinterpret_cast<uint64_t>(variable->second.address);
-  if (tokens.accept("+")) address += parse_number(tokens, tokens.word(), false);
-  return address;
-}
-
-}  // namespace
-
-void parse_initialiser(TokenStream &tokens, const Declaration &declaration, const ModuleContents &module,
-                       void *memory) {
-  if (!tokens.accept("=")) return;
-  const size_t size = size_of(declaration.type);
-  size_t element = 0;
-  // Inner braces can be ignored: the order of the values determines their positions.
-  int depth = 0;
-  do {
-    if (tokens.accept("{")) {
-      ++depth;
-    } else if (tokens.accept("}")) {
-      --depth;
-    } else if (!tokens.accept(",")) {
-      if (element >= declaration.count) tokens.fail("too many initial values for " + declaration.name);
-      const uint64_t value = initial_value(tokens, declaration, module);
-      std::memcpy(static_cast<char *>(memory) + element++ * size, &value, size);
-    }
-  } while (depth > 0);
 }
 
 }  // namespace lily::emulator

@@ -13,14 +13,11 @@ struct Declaration {
   Type type = Type::kB8;
   size_t count = 1;
   size_t alignment = 1;
-  bool is_array = false;
   bool unsized = false;  // name[]
   size_t bytes() const { return count * size_of(type); }
 };
 
 Declaration parse_declaration(TokenStream &tokens);
-// Parses what follows the name of a .global or .const variable: `= {1, 2}` or nothing. The memory must be zeroed.
-void parse_initialiser(TokenStream &tokens, const Declaration &declaration, const ModuleContents &module, void *memory);
 
 constexpr size_t align_up(size_t offset, size_t alignment) { return (offset + alignment - 1) / alignment * alignment; }
 

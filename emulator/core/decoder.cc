@@ -23,19 +23,14 @@ int Modifiers::take_any(std::initializer_list<std::string_view> names) {
   return -1;
 }
 
-std::optional<Type> Modifiers::take_optional_type() {
+Type Modifiers::take_type() {
   for (size_t i = 0; i < names_.size(); ++i) {
     if (taken_[i]) continue;
     if (const std::optional<Type> type = type_named(names_[i])) {
       taken_[i] = true;
-      return type;
+      return *type;
     }
   }
-  return std::nullopt;
-}
-
-Type Modifiers::take_type() {
-  if (const std::optional<Type> type = take_optional_type()) return *type;
   throw Error("the type is missing");
 }
 
@@ -89,17 +84,15 @@ void decode(Instruction &in, std::vector<std::string> names) {
   if (const std::vector<std::string> left = modifiers.left(); !left.empty()) {
     refuse(in, "unsupported modifier ." + left.front());
   }
-  const bool complete = in.flow == Flow::kWarp                              ? in.warp_executor != nullptr
-                        : in.flow == Flow::kWarpgroup                       ? in.warpgroup_executor != nullptr
-                        : in.flow == Flow::kNext || in.flow == Flow::kYield ? in.executor != nullptr
-                                                                            : true;
+  const bool complete = in.flow == Flow::kWarp        ? in.warp_executor != nullptr
+                        : in.flow == Flow::kWarpgroup ? in.warpgroup_executor != nullptr
+                        : in.flow == Flow::kNext      ? in.executor != nullptr
+                                                      : true;
   if (!complete) refuse(in, "unsupported combination of modifiers");
   cache_registers(in);
   for (int i = in.operand_count; i-- > 0;) {
     if (in.operands[i].kind == Operand::Kind::kAddress) in.offset = in.operands[i].offset;
   }
-  // A thread that polls a location must let the thread that stores to it run.
-  if (in.opcode == "ld" && in.is_strong) in.flow = Flow::kYield;
 }
 
 }  // namespace lily::emulator

@@ -56,14 +56,14 @@ void check_before_wait(Thread &thread, const Instruction &in, const Allocation &
     if (found == launch.earlier.end()) continue;
     for (const auto &[earlier, page] : found->second) {
       const size_t index = unit % TouchedPage::kUnits;
-      const bool changed = page->written[index] || page->atomic[index];
+      const bool changed = page->written[index];
       if (!changed && !(access.write && page->read[index])) continue;
-      thread.report(
-          in, FindingKind::kNoWait,
-          describe_access(bytes, access.write) + "global offset " + std::to_string(offset) + " of the allocation " +
-              (waited ? "by ld.global.nc or ldu, whose cache is not coherent" : "before griddepcontrol.wait") + "; " +
-              earlier->name + ", which " + (changed ? "writes" : "reads") + " it, may still " +
-              (waited ? "have been running when the kernel began" : "be running"));
+      thread.report(in, FindingKind::kNoWait,
+                    describe_access(bytes, access.write) + "global offset " + std::to_string(offset) +
+                        " of the allocation " +
+                        (waited ? "by ld.global.nc, whose cache is not coherent" : "before griddepcontrol.wait") +
+                        "; " + earlier->name + ", which " + (changed ? "writes" : "reads") + " it, may still " +
+                        (waited ? "have been running when the kernel began" : "be running"));
       return;
     }
   }

@@ -44,17 +44,6 @@ void *DeviceMemory::allocate(size_t bytes, MemoryKind kind, int device, std::str
   return (live_[address_of(allocation->base)] = std::move(allocation))->base;
 }
 
-bool DeviceMemory::adopt(void *base, size_t bytes, MemoryKind kind, int device) {
-  auto allocation = std::make_shared<Allocation>();
-  allocation->base = static_cast<char *>(base);
-  allocation->size = bytes;
-  allocation->kind = kind;
-  allocation->device = device;
-  const std::unique_lock lock(mutex_);
-  allocation->id = next_id_++;
-  return live_.emplace(address_of(base), std::move(allocation)).second;
-}
-
 bool DeviceMemory::release(void *base) {
   const std::unique_lock lock(mutex_);
   const auto found = live_.find(address_of(base));
@@ -62,7 +51,6 @@ bool DeviceMemory::release(void *base) {
   std::shared_ptr<Allocation> allocation = std::move(found->second);
   live_.erase(found);
   allocation->freed = true;
-  if (allocation->raw == nullptr) return true;
   allocation->race_pages.clear();
   freed_bytes_ += allocation->size;
   freed_order_.push_back(address_of(base));
@@ -99,14 +87,9 @@ std::shared_ptr<Allocation> DeviceMemory::find_before(const void *pointer) const
   return next == live_.begin() ? nullptr : std::prev(next)->second;
 }
 
-bool DeviceMemory::contains(const void *pointer, size_t bytes) const {
-  const std::shared_ptr<Allocation> allocation = find(pointer);
-  return allocation != nullptr && allocation->contains(address_of(pointer), bytes);
-}
-
 void DeviceMemory::mark_initialised(const void *pointer, size_t bytes) {
   const std::shared_ptr<Allocation> allocation = find(pointer);
-  if (allocation == nullptr || allocation->initialised == nullptr) return;
+  if (allocation == nullptr) return;
   const size_t offset = static_cast<const char *>(pointer) - allocation->base;
   std::memset(allocation->initialised + offset, 1, std::min(bytes, allocation->size - offset));
 }
@@ -114,23 +97,13 @@ void DeviceMemory::mark_initialised(const void *pointer, size_t bytes) {
 void DeviceMemory::copy(void *to, const void *from, size_t bytes) {
   std::memmove(to, from, bytes);
   const std::shared_ptr<Allocation> source = find(from), target = find(to);
-  if (target == nullptr || target->initialised == nullptr || !target->contains(address_of(to), bytes)) return;
+  if (target == nullptr || !target->contains(address_of(to), bytes)) return;
   uint8_t *state = target->initialised + (static_cast<char *>(to) - target->base);
-  if (source == nullptr || source->initialised == nullptr || !source->contains(address_of(from), bytes)) {
+  if (source == nullptr || !source->contains(address_of(from), bytes)) {
     std::memset(state, 1, bytes);
   } else {
     std::memmove(state, source->initialised + (static_cast<const char *>(from) - source->base), bytes);
   }
-}
-
-std::optional<size_t> DeviceMemory::first_uninitialised(const void *pointer, size_t bytes) const {
-  const std::shared_ptr<Allocation> allocation = find(pointer);
-  if (allocation == nullptr || allocation->initialised == nullptr) return std::nullopt;
-  const size_t offset = static_cast<const char *>(pointer) - allocation->base;
-  const size_t end = std::min(bytes, allocation->size - offset);
-  const void *found = std::memchr(allocation->initialised + offset, 0, end);
-  if (found == nullptr) return std::nullopt;
-  return static_cast<const uint8_t *>(found) - (allocation->initialised + offset);
 }
 
 std::vector<std::shared_ptr<Allocation>> DeviceMemory::live() const {

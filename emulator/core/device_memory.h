@@ -9,14 +9,13 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <vector>
 
 namespace lily::emulator {
 
-enum class MemoryKind : uint8_t { kDevice, kPinnedHost, kRegisteredHost, kManaged, kModuleVariable };
+enum class MemoryKind : uint8_t { kDevice, kPinnedHost };
 
 struct AccessCell;
 
@@ -26,7 +25,7 @@ struct Allocation {
   size_t size = 0;
   MemoryKind kind = MemoryKind::kDevice;
   int device = 0;
-  std::string label;  // for messages: a variable's name
+  std::string label;  // for messages
   bool freed = false;
 
   bool contains(uint64_t address, size_t bytes) const {
@@ -37,7 +36,7 @@ struct Allocation {
   // Used by the registry and the race checker only.
   static constexpr size_t kRacePageBytes = 1024;
   void *raw = nullptr;
-  uint8_t *initialised = nullptr;  // 1 for each byte that was written; null: all are (adopted memory)
+  uint8_t *initialised = nullptr;  // 1 for each byte that was written; null if the host is out of memory
   struct RacePage {
     uint64_t launch = 0;
     std::unique_ptr<AccessCell[]> cells;  // covers kRacePageBytes
@@ -52,9 +51,7 @@ class DeviceMemory {
  public:
   // Null if the host is out of memory. Zero bytes give a valid pointer to an empty allocation.
   void *allocate(size_t bytes, MemoryKind kind = MemoryKind::kDevice, int device = 0, std::string label = {});
-  // Registers memory of the host program that kernels may access (cudaHostRegister). It counts as initialised.
-  bool adopt(void *base, size_t bytes, MemoryKind kind = MemoryKind::kRegisteredHost, int device = 0);
-  // Frees an allocation, or unregisters adopted memory. False if `base` is not the start of a live allocation.
+  // Frees an allocation. False if `base` is not the start of a live allocation.
   bool release(void *base);
 
   // The live allocation that contains `pointer`; null for a pointer to an empty allocation or past the end of one.
@@ -63,14 +60,11 @@ class DeviceMemory {
   std::shared_ptr<Allocation> find_freed(const void *pointer) const;
   // The live allocation with the highest start at or below `pointer`, for messages.
   std::shared_ptr<Allocation> find_before(const void *pointer) const;
-  bool contains(const void *pointer, size_t bytes) const;
 
   // Marks bytes that the host wrote as initialised. Bytes outside allocations are ignored.
   void mark_initialised(const void *pointer, size_t bytes);
   // memmove between device or host memory that also copies the initialised state of each byte.
   void copy(void *to, const void *from, size_t bytes);
-  // Offset of the first byte that was never written, if any.
-  std::optional<size_t> first_uninitialised(const void *pointer, size_t bytes) const;
 
   std::vector<std::shared_ptr<Allocation>> live() const;  // in order of allocation; those left at exit are leaks
 

@@ -1,6 +1,6 @@
 // The emulator's interface: load PTX, launch a kernel on device memory, get findings and counters.
 //
-//   auto module = Module::load("kernels.ptx");
+//   auto module = Module::parse(ptx);
 //   float *x = static_cast<float *>(device_memory().allocate(bytes));
 //   LaunchResult result = run(module->kernel("scale"), {grid}, {block}, dynamic_shared_bytes, options, x, 2.0f, n);
 #pragma once
@@ -39,7 +39,7 @@ struct TouchedPage {
   static constexpr size_t kBytes = 1024, kUnits = kBytes / 2;
   uint64_t allocation = 0;  // its id
   uint64_t page = 0;
-  std::bitset<kUnits> read, written, atomic;
+  std::bitset<kUnits> read, written;
 };
 
 // A launch that may still be running when a dependent launch starts.
@@ -56,8 +56,7 @@ struct LaunchOptions {
   bool global_races = true;
   bool uninitialised = true;
   bool counters = false;
-  bool touched = false;      // returns the memory that the launch accessed; requires global_races
-  bool cooperative = false;  // keeps all blocks resident, so that they may wait for each other
+  bool touched = false;  // returns the memory that the launch accessed; requires global_races
   // Programmatic dependent launch: every block must execute griddepcontrol.wait, and a thread before its wait must not
   // access what the earlier launches access.
   bool dependent = false;
@@ -144,17 +143,11 @@ class Kernel {
   const KernelCode *code_;
 };
 
-struct ModuleVariable {
-  void *address = nullptr;
-  size_t size = 0;
-};
-
 class Module {
  public:
   // Throws Error that names the line and what is not supported. Kernels are parsed later, at the first call of
-  // kernel(). `device` owns the module's variables.
-  static std::unique_ptr<Module> parse(std::string_view ptx, int device = 0);
-  static std::unique_ptr<Module> load(const std::string &path);
+  // kernel().
+  static std::unique_ptr<Module> parse(std::string_view ptx);
   ~Module();
 
   std::vector<std::string> kernel_names() const;
@@ -162,8 +155,6 @@ class Module {
   // Accepts the exact (mangled) name, the name in C++, or part of the mangled name if only one kernel matches. Throws
   // Error.
   Kernel kernel(std::string_view name) const;
-  // A .global or .const variable; the address is null if there is none of that name.
-  ModuleVariable variable(std::string_view name) const;
   std::string target() const;  // "sm_80"
 
  private:

@@ -33,7 +33,6 @@ struct Operand {
 
   Kind kind = Kind::kSink;
   bool negated = false;               // !%p
-  bool is_clock = false;              // a special register whose value changes while the thread runs
   int32_t reg = kNone;                // of kRegister, kConstant, and the base of kAddress; kNone for `_`
   int32_t second = kNone;             // q in the destination p|q
   Type type = Type::kNone;            // as declared for the register
@@ -53,8 +52,7 @@ enum class Flow : uint8_t {
   kNext,       // execute, then continue with thread.pc (the next instruction, unless the executor changes it)
   kWarp,       // wait for the lanes of the member mask, then run warp_executor
   kWarpgroup,  // wait for the threads of the warpgroup, then run warpgroup_executor
-  kBarrier,    // bar, barrier
-  kYield,      // execute, then let other threads run
+  kBarrier,    // bar.sync
   kExit,
   kTrap,
 };
@@ -67,7 +65,7 @@ struct alignas(64) Instruction {
   std::array<int32_t, kCachedOperands> registers{};  // operands[i].reg of the first operands
   int32_t guard = Operand::kNone;                    // guard predicate: executes if (register != 0) != guard_negated
   bool guard_negated = false;
-  Flow flow = Flow::kNext;  // decode() sets kYield for a strong load, so that spin loops let other threads run
+  Flow flow = Flow::kNext;
 
   // Set by the decoder and read by the executor; each pair of them defines the meaning.
   Type type = Type::kNone, source_type = Type::kNone;
@@ -75,10 +73,9 @@ struct alignas(64) Instruction {
   uint8_t vector_width = 1;
   Rounding rounding{};
   uint8_t operation = 0, variant = 0;
-  bool flush_subnormals = false, saturate = false, relu = false, propagate_nan = false, flag = false;
-  bool is_strong = false;  // volatile, relaxed, acquire or release: does not race with other strong accesses
-  bool is_release = false, is_acquire = false;
-  bool is_constant = false;  // ld.global.nc, ldu: of memory that nothing writes while the kernel runs
+  bool flag = false;
+  bool is_strong = false;    // volatile: does not race with other strong accesses
+  bool is_constant = false;  // ld.global.nc: of memory that nothing writes while the kernel runs
   bool is_matrix = false;    // counts as a matrix instruction
   int32_t pc = 0;
   int64_t offset = 0;  // of the first address operand, set by decode()
@@ -97,8 +94,7 @@ struct alignas(64) Instruction {
   uint8_t operand_count = 0;
   std::array<Operand, kMaxOperands> operands;
 
-  int32_t target = -1;           // bra
-  std::vector<int32_t> targets;  // brx.idx
+  int32_t target = -1;  // bra
 
   std::string opcode;     // "ld"
   std::string full_name;  // "ld.global.v4.f32"
@@ -128,7 +124,6 @@ class Modifiers {
   }
   // Takes the first untaken modifier that is a type (.f32, .b64, ...); throws Error if there is none.
   Type take_type();
-  std::optional<Type> take_optional_type();
   bool has(std::string_view name) const;
   // Untaken modifiers, for messages.
   std::vector<std::string> left() const;
@@ -151,8 +146,7 @@ void expect_operands(const Instruction &in, int least, int most);
 
 // All opcodes except control flow and barriers (core/control.cc); defined in core/instructions/.
 std::span<const OpcodeEntry> instruction_table();
-// bra, brx, ret, exit, trap, brkpt, bar, barrier, fence, membar, nanosleep, activemask. Takes precedence over the other
-// table.
+// bra, ret, exit, trap, bar, fence.
 std::span<const OpcodeEntry> control_table();
 
 // Throws for an opcode that no table contains, before its operands are parsed.

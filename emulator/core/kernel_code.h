@@ -1,4 +1,4 @@
-// The parsed form of a module: kernels as decoded instructions, variables, source positions.
+// The parsed form of a module: kernels as decoded instructions, shared variables, source positions.
 #pragma once
 
 #include <cstdint>
@@ -43,14 +43,12 @@ struct KernelCode {
   size_t dynamic_shared_offset = 0;   // where extern shared arrays start
   std::vector<int32_t> accumulators;  // registers that may belong to a warpgroup's product in flight
   uint32_t max_threads = 0;
-  uint32_t required_threads = 0;  // .reqntid
 };
 
+// A shared variable of the module, which each kernel that uses it places.
 struct Variable {
-  Space space = Space::kGlobal;
   size_t size = 0, alignment = 1;
-  bool external = false;    // extern shared array, sized at launch
-  void *address = nullptr;  // null for shared variables, which each kernel that uses them places
+  bool external = false;  // extern array, sized at launch
 };
 
 struct ModuleContents {
@@ -64,8 +62,6 @@ struct ModuleContents {
   std::map<std::string, Variable, std::less<>> variables;
   std::map<int, std::string> files;
   std::string target;
-  int device = 0;
-  ~ModuleContents();
 };
 
 SourceLine source_line(const KernelCode &code, const Instruction &in);

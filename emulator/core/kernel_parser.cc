@@ -75,9 +75,7 @@ class KernelParser {
       }
       if (name == ".maxntid") {
         code_->max_threads = static_cast<uint32_t>(product);
-      } else if (name == ".reqntid") {
-        code_->max_threads = code_->required_threads = static_cast<uint32_t>(product);
-      } else if (name != ".minnctapersm" && name != ".maxnctapersm" && name != ".maxnreg" && name != ".noreturn") {
+      } else if (name != ".minnctapersm") {
         tokens_.fail("unsupported kernel attribute " + name);
       }
     }
@@ -88,11 +86,6 @@ class KernelParser {
     const std::string label = tokens_.word();
     tokens_.expect(":");
     labels_[label] = static_cast<int32_t>(code_->instructions.size());
-    if (tokens_.accept(".branchtargets")) {
-      do tables_[label].push_back(tokens_.word());
-      while (tokens_.accept(","));
-      tokens_.expect(";");
-    }
     return true;
   }
 
@@ -168,10 +161,6 @@ class KernelParser {
       find_decoder(in);
       if (in.opcode == "bra") {
         branches_.emplace_back(in.pc, tokens_.word());
-      } else if (in.opcode == "brx") {
-        in.operands[in.operand_count++] = operands_.parse(false);
-        tokens_.expect(",");
-        branches_.emplace_back(in.pc, tokens_.word());
       } else {
         parse_operands(in, modifiers);
       }
@@ -226,7 +215,6 @@ class KernelParser {
           in.opcode != "cvta") {
         refuse(in, "an operand register + offset is supported in addresses only");
       }
-      if (operand.is_clock && in.opcode != "mov") refuse(in, "only mov can read a clock register");
       in.operands[in.operand_count++] = operand;
     } while (tokens_.accept(","));
   }
@@ -242,22 +230,11 @@ class KernelParser {
     code_->instructions.push_back(std::move(in));
   }
 
-  int32_t label(const std::string &name) const {
-    const auto found = labels_.find(name);
-    if (found == labels_.end()) tokens_.fail("unknown label " + name + " in " + code_->name);
-    return found->second;
-  }
-
   void resolve_branches() {
     for (const auto &[pc, name] : branches_) {
-      Instruction &in = code_->instructions[pc];
-      if (in.opcode == "bra") {
-        in.target = label(name);
-        continue;
-      }
-      const auto table = tables_.find(name);
-      if (table == tables_.end()) tokens_.fail("unknown branch table " + name + " in " + code_->name);
-      for (const std::string &target : table->second) in.targets.push_back(label(target));
+      const auto found = labels_.find(name);
+      if (found == labels_.end()) tokens_.fail("unknown label " + name + " in " + code_->name);
+      code_->instructions[pc].target = found->second;
     }
   }
 
@@ -266,7 +243,6 @@ class KernelParser {
   KernelSymbols symbols_;
   OperandParser operands_;
   std::unordered_map<std::string, int32_t> labels_;
-  std::unordered_map<std::string, std::vector<std::string>> tables_;
   std::vector<std::pair<int32_t, std::string>> branches_;
 };
 

@@ -62,7 +62,7 @@ KernelSymbols::Register KernelSymbols::find(const TokenStream &tokens, const std
     if (const auto found = specials_.find(name); found != specials_.end()) return found->second;
     const std::optional<SpecialRegister> which = special_register_named(name);
     if (!which) tokens.fail("unsupported special register " + name);
-    const Register special{new_register(), Type::kU32, false, *which == SpecialRegister::kClock};
+    const Register special{new_register(), Type::kU32, false};
     code_.special_registers.push_back({special.index, *which});
     return specials_[name] = special;
   }
@@ -80,12 +80,9 @@ KernelSymbols::Register KernelSymbols::find(const TokenStream &tokens, const std
     // Not a constant: the offset is known only after all shared variables are placed.
     return {external_shared_[name] = new_register(), Type::kU64, false};
   }
-  if (variable->second.space == Space::kShared) {
-    const size_t offset = place_shared(variable->second.size, variable->second.alignment);
-    addresses_[name] = offset;
-    return {constant(offset), Type::kU64, true};
-  }
-  return {constant(reinterpret_cast<uint64_t>(variable->second.address)), Type::kU64, true};
+  const size_t offset = place_shared(variable->second.size, variable->second.alignment);
+  addresses_[name] = offset;
+  return {constant(offset), Type::kU64, true};
 }
 
 void KernelSymbols::finish() {

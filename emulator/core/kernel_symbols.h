@@ -16,14 +16,12 @@ class KernelSymbols {
     int32_t index;
     Type type;
     bool is_constant;
-    bool is_clock = false;
   };
 
   KernelSymbols(KernelCode &code, const ModuleContents &module) : code_(code), module_(module), scopes_(1) {}
 
   void open_scope() { scopes_.emplace_back(); }
   void close_scope() { scopes_.pop_back(); }
-  bool in_scope() const { return !scopes_.empty(); }
 
   void declare_registers(TokenStream &tokens);  // parses what follows .reg
   void declare_parameter(const Declaration &declaration);

@@ -1,6 +1,5 @@
 // Launches a kernel: limits, order of the blocks, host threads of the fast mode.
 #include <algorithm>
-#include <cstring>
 #include <exception>
 #include <mutex>
 #include <numeric>
@@ -24,27 +23,20 @@ void check_configuration(const KernelCode &code, Dim3 grid, Dim3 block, size_t d
     refuse_launch(std::to_string(block.count()) + " threads per block exceed the kernel's maximum of " +
                   std::to_string(code.max_threads));
   }
-  if (code.required_threads != 0 && block.count() != code.required_threads) {
-    refuse_launch("the kernel requires blocks of " + std::to_string(code.required_threads) + " threads");
-  }
   if (code.dynamic_shared_offset + dynamic_shared_bytes > options.max_shared_bytes) {
     refuse_launch(std::to_string(code.dynamic_shared_offset + dynamic_shared_bytes) +
                   " bytes of shared memory per block exceed the limit");
   }
 }
 
-void finish(LaunchState &launch, Block &block) {
-  launch.instructions += block.instructions;
-  if (block.traffic != nullptr) block.traffic->merge_into(launch.traffic, launch.findings_mutex);
-}
-
 void run_block(LaunchState &launch, uint32_t number) {
   Block block(launch, number);
   try {
-    run_blocks({&block});
+    run_warps(block);
   } catch (const LaunchEnded &) {
   }
-  finish(launch, block);
+  launch.instructions += block.instructions;
+  if (block.traffic != nullptr) block.traffic->merge_into(launch.traffic, launch.findings_mutex);
 }
 
 // A device may run blocks in any order, so the order is random.
@@ -57,20 +49,6 @@ void run_sequentially(LaunchState &launch) {
     std::swap(order[i - 1], order[(state >> 33) % i]);
   }
   for (size_t i = 0; i < order.size() && !launch.ended; ++i) run_block(launch, order[i]);
-}
-
-void run_cooperatively(LaunchState &launch) {
-  std::vector<std::unique_ptr<Block>> blocks;
-  std::vector<Block *> pointers;
-  for (uint32_t i = 0; i < launch.grid.count(); ++i) {
-    blocks.push_back(std::make_unique<Block>(launch, i));
-    pointers.push_back(blocks.back().get());
-  }
-  try {
-    run_blocks(pointers);
-  } catch (const LaunchEnded &) {
-  }
-  for (Block *block : pointers) finish(launch, *block);
 }
 
 void run_on_threads(LaunchState &launch) {
@@ -95,33 +73,6 @@ void run_on_threads(LaunchState &launch) {
   if (error) std::rethrow_exception(error);
 }
 
-// The memory behind %envreg1 and %envreg2, which the blocks of a cooperative launch use for grid.sync().
-class GridWorkspace {
- public:
-  explicit GridWorkspace(LaunchState &launch) {
-    constexpr size_t kBytes = 64;
-    const auto &specials = launch.code->special_registers;
-    const bool used = std::any_of(specials.begin(), specials.end(), [](const KernelCode::Special &special) {
-      return special.which == SpecialRegister::kGridWorkspaceHigh ||
-             special.which == SpecialRegister::kGridWorkspaceLow;
-    });
-    if (!used) return;
-    memory_ = device_memory().allocate(kBytes, MemoryKind::kModuleVariable, 0, "grid workspace");
-    if (memory_ == nullptr) throw Error("out of memory for the grid workspace");
-    std::memset(memory_, 0, kBytes);
-    device_memory().mark_initialised(memory_, kBytes);
-    launch.grid_workspace = memory_;
-  }
-  ~GridWorkspace() {
-    if (memory_ != nullptr) device_memory().release(memory_);
-  }
-  GridWorkspace(const GridWorkspace &) = delete;
-  GridWorkspace &operator=(const GridWorkspace &) = delete;
-
- private:
-  void *memory_ = nullptr;
-};
-
 }  // namespace
 
 LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_shared_bytes, const void *parameters,
@@ -143,10 +94,7 @@ LaunchResult launch(const Kernel &kernel, Dim3 grid, Dim3 block, size_t dynamic_
   state.parameters = static_cast<const uint8_t *>(parameters);
   state.id = ++launches;
   if (options.counters) state.register_uses = std::make_unique<RegisterUses>(code);
-  const GridWorkspace workspace(state);
-  if (options.cooperative) {
-    run_cooperatively(state);
-  } else if (options.checks) {
+  if (options.checks) {
     run_sequentially(state);
   } else {
     run_on_threads(state);

@@ -12,7 +12,6 @@ const char *name_of(Space space) {
     case Space::kShared: return "shared";
     case Space::kLocal: return "local";
     case Space::kParam: return "parameter";
-    case Space::kConst: return "constant";
     default: return "global";
   }
 }
@@ -96,8 +95,7 @@ MemoryLocation locate(Thread &thread, const Instruction &in, Space space, uint64
     default:
       if (Allocation *allocation = find_allocation(block, address, bytes)) {
         const uint64_t offset = address - reinterpret_cast<uint64_t>(allocation->base);
-        uint8_t *state = allocation->initialised == nullptr ? nullptr : allocation->initialised + offset;
-        return {reinterpret_cast<uint8_t *>(address), state, space, offset, allocation};
+        return {reinterpret_cast<uint8_t *>(address), allocation->initialised + offset, space, offset, allocation};
       }
       report_outside(thread, in, address, bytes, write);
       return {};
@@ -165,23 +163,6 @@ void count(Thread &thread, const Instruction &in, const MemoryLocation &location
                   bytes);
 }
 
-// Offsets in shared memory are lower than any address, so the two cannot collide.
-uint64_t location_key(const MemoryLocation &location) {
-  return location.space == Space::kGlobal ? reinterpret_cast<uint64_t>(location.data) : location.offset;
-}
-
-// A strong store or an atomic orders the writes before it if the thread executed a fence in between.
-void release(Thread &thread, const Instruction &in, const MemoryLocation &location) {
-  const bool global = location.space == Space::kGlobal;
-  if (in.is_release || thread.fenced >= 1) release_in_block(thread, location_key(location));
-  if (global && (in.is_release || thread.fenced == 2)) release_to_blocks(thread, location_key(location));
-}
-
-void acquire(Thread &thread, const MemoryLocation &location) {
-  acquire_in_block(thread, location_key(location));
-  if (location.space == Space::kGlobal) acquire_from_blocks(thread, location_key(location));
-}
-
 void mark_written(Thread &thread, const MemoryLocation &location, uint32_t bytes) {
   if (location.space == Space::kShared) note_shared_write(thread, static_cast<uint32_t>(location.offset), bytes);
   if (location.state != nullptr) std::memset(location.state, static_cast<int>(ByteState::kWritten), bytes);
@@ -220,7 +201,6 @@ void Thread::load(const Instruction &in, Space space, uint64_t address, void *to
   count(*this, in, location, bytes, false);
   if (block->traffic != nullptr && location.space == Space::kGlobal)
     block->traffic->loads.load(*this, in, address, bytes);
-  if (in.is_strong) acquire(*this, location);
   std::memcpy(to, location.data, bytes);
 }
 
@@ -230,39 +210,12 @@ void Thread::store(const Instruction &in, Space space, uint64_t address, const v
   count(*this, in, location, bytes, true);
   if (block->traffic != nullptr && location.space == Space::kGlobal) block->traffic->loads.store(*this);
   std::memcpy(location.data, from, bytes);
-  if (in.is_strong) {
-    release(*this, in, location);
-  } else {
-    fenced = 0;
-  }
 }
 
-void Thread::load_row(const Instruction &in, uint64_t shared_address, void *to, uint32_t bytes) {
-  const MemoryLocation location = access_memory(*this, in, Space::kShared, shared_address, bytes, {false, false});
-  if (location.data != nullptr) std::memcpy(to, location.data, bytes);
-}
-
-void Thread::store_row(const Instruction &in, uint64_t shared_address, const void *from, uint32_t bytes) {
-  const MemoryLocation location = access_memory(*this, in, Space::kShared, shared_address, bytes, {true, false});
-  if (location.data != nullptr) std::memcpy(location.data, from, bytes);
-}
-
-void *Thread::atomic_location(const Instruction &in, Space space, uint64_t address, uint32_t bytes) {
-  static thread_local uint64_t nowhere;
-  const MemoryLocation location = locate(*this, in, space, address, bytes, true);
-  if (location.data == nullptr) return &(nowhere = 0);
-  if (block->launch->options.checks) {
-    // An atomic reads the value that it updates.
-    check_state(*this, in, location, bytes, false);
-    check_state(*this, in, location, bytes, true);
-    check_race(*this, in, location, bytes, {true, true});
-    acquire(*this, location);
-    release(*this, in, location);
-  }
-  mark_written(*this, location, bytes);
-  count(*this, in, location, bytes, true);
-  if (block->traffic != nullptr) ++block->traffic->at(in.pc).atomics;
-  return location.data;
+void Thread::load_row(const Instruction &in, uint64_t shared_address, void *to) {
+  constexpr uint32_t kBytes = 16;
+  const MemoryLocation location = access_memory(*this, in, Space::kShared, shared_address, kBytes, {false, false});
+  if (location.data != nullptr) std::memcpy(to, location.data, kBytes);
 }
 
 }  // namespace lily::emulator

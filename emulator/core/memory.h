@@ -1,4 +1,4 @@
-// Functions that loads, stores, atomics and asynchronous copies share.
+// Functions that loads, stores and asynchronous copies share.
 #pragma once
 
 #include <string>

@@ -1,7 +1,4 @@
 // Implements Module and Kernel.
-#include <fstream>
-#include <sstream>
-
 #include "core/kernel_code.h"
 #include "core/kernel_parser.h"
 #include "core/parser.h"
@@ -39,25 +36,11 @@ size_t Kernel::static_shared_bytes() const { return code_->static_shared_bytes; 
 size_t Kernel::local_bytes() const { return code_->local_bytes; }
 uint32_t Kernel::max_threads_per_block() const { return code_->max_threads; }
 
-ModuleContents::~ModuleContents() {
-  for (const auto &[name, variable] : variables) {
-    if (variable.address != nullptr) device_memory().release(variable.address);
-  }
-}
-
 Module::Module(std::unique_ptr<ModuleContents> contents) : contents_(std::move(contents)) {}
 Module::~Module() = default;
 
-std::unique_ptr<Module> Module::parse(std::string_view ptx, int device) {
-  return std::unique_ptr<Module>(new Module(parse_module(ptx, device)));
-}
-
-std::unique_ptr<Module> Module::load(const std::string &path) {
-  std::ifstream file(path);
-  if (!file) throw Error("cannot read " + path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return parse(text.str());
+std::unique_ptr<Module> Module::parse(std::string_view ptx) {
+  return std::unique_ptr<Module>(new Module(parse_module(ptx)));
 }
 
 std::vector<std::string> Module::kernel_names() const {
@@ -75,12 +58,6 @@ Kernel Module::kernel(std::string_view name) const {
     entry.code = parse_kernel(tokens, *contents_);
   });
   return Kernel(entry.code.get());
-}
-
-ModuleVariable Module::variable(std::string_view name) const {
-  const auto found = contents_->variables.find(name);
-  if (found == contents_->variables.end()) return {};
-  return {found->second.address, found->second.size};
 }
 
 std::string Module::target() const { return contents_->target; }

@@ -38,7 +38,6 @@ void OperandParser::parse_scalar(Operand &operand, bool as_double) {
   const KernelSymbols::Register found = symbols_.find(tokens_, name);
   operand.reg = found.index;
   operand.type = found.type;
-  operand.is_clock = found.is_clock;
   operand.kind = found.is_constant ? Operand::Kind::kConstant : Operand::Kind::kRegister;
   if (found.is_constant) operand.constant = code_.initial_registers[found.index];
 }

@@ -1,30 +1,15 @@
 // Parses directives at module level.
 #include "core/parser.h"
 
-#include <cstring>
-
 #include "core/declaration.h"
 #include "core/kernel_parser.h"
 
 namespace lily::emulator {
 namespace {
 
-void parse_variable(TokenStream &tokens, ModuleContents &module, Space space, bool external) {
+void parse_shared(TokenStream &tokens, ModuleContents &module, bool external) {
   const Declaration declaration = parse_declaration(tokens);
-  Variable variable{space, declaration.bytes(), declaration.alignment, false, nullptr};
-  if (space == Space::kShared) {
-    variable.external = external || declaration.unsized;
-  } else if (external || declaration.unsized) {
-    tokens.fail("variables defined in another module are not supported: " + declaration.name);
-  } else {
-    variable.address =
-        device_memory().allocate(variable.size, MemoryKind::kModuleVariable, module.device, declaration.name);
-    if (variable.address == nullptr) tokens.fail("out of memory for variable " + declaration.name);
-    std::memset(variable.address, 0, variable.size);
-    device_memory().mark_initialised(variable.address, variable.size);
-  }
-  module.variables[declaration.name] = variable;
-  if (variable.address != nullptr) parse_initialiser(tokens, declaration, module, variable.address);
+  module.variables[declaration.name] = {declaration.bytes(), declaration.alignment, external || declaration.unsized};
   tokens.expect(";");
 }
 
@@ -44,9 +29,8 @@ void parse_file(TokenStream &tokens, ModuleContents &module) {
 
 }  // namespace
 
-std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device) {
+std::unique_ptr<ModuleContents> parse_module(std::string_view ptx) {
   auto module = std::make_unique<ModuleContents>();
-  module->device = device;
   module->text = ptx;
   ModuleText separated = separate_kernels(module->text);
   for (KernelText &kernel : separated.kernels) module->kernels[kernel.name].text = std::move(kernel);
@@ -68,12 +52,8 @@ std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device) {
     } else if (tokens.accept(".section")) {
       while (!tokens.at_end() && !tokens.peek().is("{")) tokens.next();
       tokens.skip_braces();
-    } else if (tokens.accept(".global")) {
-      parse_variable(tokens, *module, Space::kGlobal, external);
-    } else if (tokens.accept(".const")) {
-      parse_variable(tokens, *module, Space::kConst, external);
     } else if (tokens.accept(".shared")) {
-      parse_variable(tokens, *module, Space::kShared, external);
+      parse_shared(tokens, *module, external);
     } else if (tokens.accept(".entry")) {
       tokens.word();  // the name; the body was separated before
     } else if (tokens.accept(".func")) {

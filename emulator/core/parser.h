@@ -1,4 +1,5 @@
-// Parses PTX text into kernels and variables. Throws Error that names the line and what is invalid or not supported.
+// Parses PTX text into kernels and shared variables. Throws Error that names the line and what is invalid or not
+// supported.
 #pragma once
 
 #include <memory>
@@ -9,6 +10,6 @@
 namespace lily::emulator {
 
 // Records the text of each kernel without parsing it: a library has many kernels, and most programs launch few of them.
-std::unique_ptr<ModuleContents> parse_module(std::string_view ptx, int device);
+std::unique_ptr<ModuleContents> parse_module(std::string_view ptx);
 
 }  // namespace lily::emulator

@@ -15,10 +15,7 @@ struct Checker {
   bool ordered(const AccessRecord &record) const {
     if (!record.exists()) return true;
     const Block &block = *thread.block;
-    if (record.block != block.linear) {
-      const auto known = block.block_clocks.find(record.block);
-      return known != block.block_clocks.end() && record.epoch() < known->second;
-    }
+    if (record.block != block.linear) return false;
     if (record.thread() == thread.index) return true;
     const uint32_t warp = record.thread() / 32;
     if (warp != thread.index / 32u) return record.epoch() < thread.warp->vector_clock[warp];
@@ -60,7 +57,7 @@ struct Checker {
                   std::string(access.write ? "write" : "read") + " of global byte " + std::to_string(offset) +
                       " of the allocation, which the same kernel " + (access.write ? "reads" : "writes") + " at " +
                       describe(*thread.block->launch->code, other.pc()) +
-                      ": ld.global.nc and ldu require memory that nothing writes while the kernel runs");
+                      ": ld.global.nc requires memory that nothing writes while the kernel runs");
   }
 
   bool same_warp(const AccessRecord &other) const {
@@ -142,8 +139,6 @@ void check_global_race(Thread &thread, const Instruction &in, Allocation &alloca
   if (allocation.race_pages.empty()) {
     allocation.race_pages.resize(allocation.size / Allocation::kRacePageBytes + 1);
   }
-  // An aligned access of at most 16 bytes lies in one page, unless the base address itself is odd, which adopted memory
-  // allows.
   for (uint64_t i = offset / 2; i <= (offset + bytes - 1) / 2; ++i) {
     Allocation::RacePage &page = allocation.race_pages[i / kCells];
     if (page.cells == nullptr) page.cells = std::make_unique<AccessCell[]>(kCells);
@@ -161,14 +156,13 @@ std::vector<TouchedPage> touched_pages(const LaunchState &launch) {
   constexpr uint8_t kBoth = 3;
   std::vector<TouchedPage> pages;
   for (const auto &[allocation, index] : launch.race_pages) {
-    if (allocation->base == launch.grid_workspace) continue;
     TouchedPage &page = pages.emplace_back();
     page.allocation = allocation->id;
     page.page = index;
     const AccessCell *cells = allocation->race_pages[index].cells.get();
     const auto add = [&](size_t unit, const AccessRecord &record, uint8_t bytes, bool write) {
       if (!record.exists() || bytes != kBoth) return;
-      (record.strong() ? page.atomic : write ? page.written : page.read).set(unit);
+      (write ? page.written : page.read).set(unit);
     };
     for (size_t unit = 0; unit < TouchedPage::kUnits; ++unit) {
       const AccessCell &cell = cells[unit];
@@ -178,63 +172,6 @@ std::vector<TouchedPage> touched_pages(const LaunchState &launch) {
     }
   }
   return pages;
-}
-
-// ---- Order through flags and counters: a fence and a strong access, observed by a strong access to the location ----
-
-namespace {
-
-bool tracks_order(const Thread &thread) {
-  const LaunchOptions &options = thread.block->launch->options;
-  return options.checks && (options.global_races || options.shared_races);
-}
-
-}  // namespace
-
-void release_in_block(Thread &thread, uint64_t location) {
-  if (!tracks_order(thread)) return;
-  Block &block = *thread.block;
-  std::vector<uint32_t> &released = block.released[location];
-  released.resize(block.warps.size());
-  for (size_t i = 0; i < released.size(); ++i) released[i] = std::max(released[i], thread.warp->vector_clock[i]);
-  // Later accesses of this thread belong to a new epoch, so this release does not order them.
-  thread.epoch = released[thread.index / 32] = ++block.time;
-}
-
-void acquire_in_block(Thread &thread, uint64_t location) {
-  const auto found = thread.block->released.find(location);
-  if (found == thread.block->released.end()) return;
-  const std::vector<uint32_t> &released = found->second;
-  for (size_t i = 0; i < released.size(); ++i) {
-    uint32_t &known = thread.warp->vector_clock[i];
-    known = std::max(known, released[i]);
-  }
-  thread.epoch = std::max(thread.epoch, released[thread.index / 32]);
-}
-
-void release_to_blocks(Thread &thread, uint64_t location) {
-  if (!tracks_order(thread)) return;
-  Block &block = *thread.block;
-  auto &released = block.launch->released[location];
-  const auto join = [&](uint32_t other, uint32_t time) {
-    uint32_t &known = released[other];
-    known = std::max(known, time);
-  };
-  for (const auto &[other, time] : block.block_clocks) join(other, time);
-  thread.epoch = ++block.time;
-  join(block.linear, block.time);
-}
-
-void acquire_from_blocks(Thread &thread, uint64_t location) {
-  Block &block = *thread.block;
-  if (!tracks_order(thread)) return;
-  const auto released = block.launch->released.find(location);
-  if (released == block.launch->released.end()) return;
-  for (const auto &[other, time] : released->second) {
-    if (other == block.linear) continue;
-    uint32_t &known = block.block_clocks[other];
-    known = std::max(known, time);
-  }
 }
 
 }  // namespace lily::emulator

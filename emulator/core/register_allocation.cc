@@ -51,7 +51,7 @@ struct BasicBlock {
 };
 
 bool ends_basic_block(const Instruction &in) {
-  return in.target >= 0 || !in.targets.empty() || in.flow == Flow::kExit || in.flow == Flow::kTrap;
+  return in.target >= 0 || in.flow == Flow::kExit || in.flow == Flow::kTrap;
 }
 
 std::vector<BasicBlock> find_basic_blocks(const KernelCode &code) {
@@ -62,7 +62,6 @@ std::vector<BasicBlock> find_basic_blocks(const KernelCode &code) {
     if (!ends_basic_block(in)) continue;
     if (in.pc + 1 < count) begins[in.pc + 1] = true;
     if (in.target >= 0) begins[in.target] = true;
-    for (const int32_t target : in.targets) begins[target] = true;
   }
   std::vector<BasicBlock> blocks;
   std::vector<int32_t> block_of(count);
@@ -74,7 +73,6 @@ std::vector<BasicBlock> find_basic_blocks(const KernelCode &code) {
   for (BasicBlock &block : blocks) {
     const Instruction &last = code.instructions[block.end - 1];
     if (last.target >= 0) block.successors.push_back(block_of[last.target]);
-    for (const int32_t target : last.targets) block.successors.push_back(block_of[target]);
     const bool continues = !ends_basic_block(last) || last.guard >= 0;
     if (continues && block.end < count) block.successors.push_back(block_of[block.end]);
   }

@@ -1,18 +1,13 @@
 #include "core/register_uses.h"
 
-#include <algorithm>
-#include <array>
 #include <map>
-#include <string_view>
 #include <tuple>
 
 namespace lily::emulator {
 
 bool has_result(const Instruction &in) {
-  constexpr std::array<std::string_view, 10> kWithout = {"st",        "stmatrix", "red",     "cp",  "prefetch",
-                                                         "prefetchu", "bar",      "barrier", "brx", "nanosleep"};
   if (in.opcode == "wgmma") return updates_result(in);
-  return in.operand_count > 0 && std::find(kWithout.begin(), kWithout.end(), in.opcode) == kWithout.end();
+  return in.operand_count > 0 && in.opcode != "st" && in.opcode != "cp" && in.opcode != "bar";
 }
 
 RegisterUses::RegisterUses(const KernelCode &code) : register_count_(code.initial_registers.size()) {
@@ -21,7 +16,7 @@ RegisterUses::RegisterUses(const KernelCode &code) : register_count_(code.initia
     Uses uses;
     uses.first = static_cast<uint32_t>(all_.size());
     uses.is_move = in.opcode == "mov";
-    uses.is_load = in.opcode == "ld" || in.opcode == "ldu";
+    uses.is_load = in.opcode == "ld";
     const SourcePosition &at = code.locations[in.location];
     uses.place = places
                      .emplace(std::tuple{at.file, at.line, at.inlined_file, at.inlined_line},
@@ -36,10 +31,9 @@ RegisterUses::RegisterUses(const KernelCode &code) : register_count_(code.initia
   }
   for (size_t pc = 0; pc < code.instructions.size(); ++pc) {
     const Instruction &in = code.instructions[pc];
-    if (in.target < 0 && in.targets.empty()) continue;
+    if (in.target < 0) continue;
     if (pc + 1 < uses_.size()) uses_[pc + 1].begins_basic_block = true;
-    if (in.target >= 0) uses_[in.target].begins_basic_block = true;
-    for (const int32_t target : in.targets) uses_[target].begins_basic_block = true;
+    uses_[in.target].begins_basic_block = true;
   }
 }
 

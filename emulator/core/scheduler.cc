@@ -2,24 +2,22 @@
 // its exit, or the end of its time slice. Random priorities, redrawn at each barrier, decide which warp runs next.
 #include <algorithm>
 
-#include "core/barriers.h"
 #include "core/block.h"
 
 namespace lily::emulator {
 namespace {
 
-// Instructions per time slice: long, because switching is slow; shorter for cooperative launches, whose blocks wait for
-// each other in loops.
-constexpr int kTimeSlice = 20000, kCooperativeTimeSlice = 2000;
+// Instructions per time slice: long, because switching is slow.
+constexpr int kTimeSlice = 20000;
 
 // Runs the thread until an instruction that is not Flow::kNext and returns that instruction, or null at the end of the
 // slice.
-const Instruction *run_slice(Thread &thread, int slice) {
+const Instruction *run_slice(Thread &thread) {
   Block &block = *thread.block;
   const Instruction *code = block.launch->code->instructions.data();
   Traffic *traffic = block.traffic.get();
   const uint64_t *registers = thread.registers;
-  for (int i = 0; i < slice; ++i) {
+  for (int i = 0; i < kTimeSlice; ++i) {
     const Instruction &in = code[thread.pc];
     if (in.guard >= 0 && static_cast<bool>(registers[in.guard] & 1) == in.guard_negated) {
       ++thread.pc;
@@ -38,25 +36,18 @@ const Instruction *run_slice(Thread &thread, int slice) {
     block.instructions += i + 1;
     return &in;
   }
-  block.instructions += slice;
+  block.instructions += kTimeSlice;
   return nullptr;
 }
 
-void step(Thread &thread, int slice) {
-  Warp &warp = *thread.warp;
-  const Instruction *in = run_slice(thread, slice);
+void step(Thread &thread) {
+  const Instruction *in = run_slice(thread);
   if (in == nullptr) {
-    warp.ready.push_back(&thread);
-    warp.priority = thread.block->random();
+    thread.warp->ready.push_back(&thread);
+    thread.warp->priority = thread.block->random();
     return;
   }
   switch (in->flow) {
-    case Flow::kYield:
-      ++thread.pc;
-      in->executor(thread, *in);
-      warp.ready.push_back(&thread);
-      warp.priority = thread.block->random();
-      break;
     case Flow::kWarp: arrive_at_warp_operation(thread, *in); break;
     case Flow::kWarpgroup: arrive_at_warpgroup_operation(thread, *in); break;
     case Flow::kBarrier: arrive_at_barrier(thread, *in); break;
@@ -67,31 +58,23 @@ void step(Thread &thread, int slice) {
 
 class Scheduler {
  public:
-  explicit Scheduler(const std::vector<Block *> &blocks) : launch_(*blocks.front()->launch), blocks_(blocks) {
-    for (Block *block : blocks) {
-      for (Warp &warp : block->warps) warps_.push_back(&warp);
-    }
-  }
+  explicit Scheduler(Block &block) : launch_(*block.launch), block_(block) {}
 
   void run() {
-    const int slice = blocks_.size() > 1 ? kCooperativeTimeSlice : kTimeSlice;
     while (Warp *warp = choose()) {
       Thread &thread = take(warp->ready);
-      step(thread, slice);
-      if (warp->ready.empty() && !warp->converging.empty()) converge(*warp);
+      step(thread);
       if (++steps_ % 1024 == 0) check_limits(thread);
     }
-    for (Block *block : blocks_) {
-      for (Thread &thread : block->threads) {
-        if (thread.state != Thread::State::kExited) report_deadlock(thread);
-      }
+    for (Thread &thread : block_.threads) {
+      if (thread.state != Thread::State::kExited) report_deadlock(thread);
     }
   }
 
  private:
   // Removes and returns a random ready lane; the first one with seed 0.
   Thread &take(std::vector<Thread *> &ready) {
-    const size_t index = launch_.options.seed == 0 ? 0 : blocks_.front()->random() % ready.size();
+    const size_t index = launch_.options.seed == 0 ? 0 : block_.random() % ready.size();
     Thread &thread = *ready[index];
     if (launch_.options.seed == 0) {
       ready.erase(ready.begin());
@@ -105,26 +88,26 @@ class Scheduler {
   Warp *choose() {
     // Round robin, because a spinning warp must not be chosen repeatedly. Redrawn priorities give the same guarantee
     // below.
-    if (blocks_.size() > 1 || launch_.options.seed == 0) {
-      for (size_t i = 0; i < warps_.size(); ++i) {
-        const size_t index = (turn_ + i) % warps_.size();
-        if (warps_[index]->ready.empty()) continue;
-        turn_ = (index + 1) % warps_.size();
-        return warps_[index];
+    std::vector<Warp> &warps = block_.warps;
+    if (launch_.options.seed == 0) {
+      for (size_t i = 0; i < warps.size(); ++i) {
+        const size_t index = (turn_ + i) % warps.size();
+        if (warps[index].ready.empty()) continue;
+        turn_ = (index + 1) % warps.size();
+        return &warps[index];
       }
       return nullptr;
     }
     Warp *best = nullptr;
-    for (Warp *warp : warps_) {
-      if (!warp->ready.empty() && (best == nullptr || warp->priority > best->priority)) best = warp;
+    for (Warp &warp : warps) {
+      if (!warp.ready.empty() && (best == nullptr || warp.priority > best->priority)) best = &warp;
     }
     return best;
   }
 
   void check_limits(const Thread &thread) {
     if (launch_.ended) throw LaunchEnded{};
-    uint64_t instructions = launch_.instructions;
-    for (const Block *block : blocks_) instructions += block->instructions;
+    const uint64_t instructions = launch_.instructions + block_.instructions;
     if (instructions <= launch_.options.max_instructions) return;
     add_finding(thread, launch_.code->instructions[thread.pc], FindingKind::kTimeout,
                 "still running after " + std::to_string(instructions) + " instructions", true);
@@ -136,7 +119,7 @@ class Scheduler {
       if (thread.state != Thread::State::kAtBarrier) break;
       if (std::find(barrier.waiting.begin(), barrier.waiting.end(), &thread) == barrier.waiting.end()) continue;
       const uint32_t needed = barrier.needed == 0 ? thread.block->live : barrier.needed;
-      text += ": " + std::to_string(barrier.arrived) + " of " + std::to_string(needed) +
+      text += ": " + std::to_string(barrier.waiting.size()) + " of " + std::to_string(needed) +
               " threads have arrived at barrier " + std::to_string(number);
     }
     for (const PendingOperation &pending : thread.warp->pending) {
@@ -152,14 +135,13 @@ class Scheduler {
   }
 
   LaunchState &launch_;
-  const std::vector<Block *> &blocks_;
-  std::vector<Warp *> warps_;
+  Block &block_;
   size_t turn_ = 0;
   uint64_t steps_ = 0;
 };
 
 }  // namespace
 
-void run_blocks(const std::vector<Block *> &blocks) { Scheduler(blocks).run(); }
+void run_warps(Block &block) { Scheduler(block).run(); }
 
 }  // namespace lily::emulator

@@ -24,27 +24,9 @@ enum class SpecialRegister : uint8_t {
   kNctaidY,
   kNctaidZ,
   kLaneid,
-  kWarpid,
-  kNwarpid,
-  kSmid,
-  kNsmid,
-  kGridid,
-  kLanemaskEq,
-  kLanemaskLt,
-  kLanemaskLe,
-  kLanemaskGt,
-  kLanemaskGe,
-  kDynamicSharedSize,
-  kTotalSharedSize,
-  kGridWorkspaceHigh,
-  kGridWorkspaceLow,  // %envreg1, %envreg2: address of the barrier of cooperative groups
-  kZero,
-  kOne,  // for clusters, which always have one block
-  kClock,
 };
 
-// Empty for a register that is not supported. The emulator has no time: a clock register counts how often it was read.
-// Only mov can read it.
+// Empty for a register that is not supported.
 std::optional<SpecialRegister> special_register_named(std::string_view name);
 uint64_t value_of(SpecialRegister which, const Thread &thread);
 

@@ -1,7 +1,6 @@
 // A thread and a warp operation, as executors see them.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -31,9 +30,7 @@ struct Thread {
   uint64_t *registers = nullptr;
   int32_t pc = 0;  // index of the next instruction while an executor runs; a branch changes it
   uint8_t lane = 0;
-  bool carry = false;   // the condition code register CC.CF of add.cc and similar instructions
   bool waited = false;  // for the launch before: by griddepcontrol.wait, or ordered after another thread's
-  uint8_t fenced = 0;   // 1: a fence, with no weak store since; 2: a fence with device scope
   uint16_t index = 0;   // linear index in the block
   uint32_t epoch = 1;   // the block's clock at the thread's last synchronisation
   Warp *warp = nullptr;
@@ -69,17 +66,8 @@ struct Thread {
   // an exception.
   void load(const Instruction &in, Space space, uint64_t address, void *to, uint32_t bytes);
   void store(const Instruction &in, Space space, uint64_t address, const void *from, uint32_t bytes);
-  // Atomically replaces the value by update(old) and returns the old value. bytes: 2, 4 or 8.
-  template <class Update>
-  uint64_t atomic_update(const Instruction &in, Space space, uint64_t address, uint32_t bytes, Update update) {
-    void *location = atomic_location(in, space, address, bytes);
-    if (bytes == 2) return exchange<uint16_t>(location, update);
-    if (bytes == 4) return exchange<uint32_t>(location, update);
-    return exchange<uint64_t>(location, update);
-  }
-  // Rows of ldmatrix and stmatrix: as load and store, but counted by count_matrix_rows.
-  void load_row(const Instruction &in, uint64_t shared_address, void *to, uint32_t bytes = 16);
-  void store_row(const Instruction &in, uint64_t shared_address, const void *from, uint32_t bytes = 16);
+  // Rows of ldmatrix: as load, but counted by count_matrix_rows.
+  void load_row(const Instruction &in, uint64_t shared_address, void *to);
 
   // ---- cp.async. If `source_bytes` is less than `bytes`, the rest is filled with zeros. The data arrives at the wait;
   // until then the destination must be neither read nor written.
@@ -93,22 +81,9 @@ struct Thread {
   }
 
   // ---- Ordering and findings.
-  void fence(bool reaches_other_blocks) { fenced = std::max<uint8_t>(fenced, reaches_other_blocks ? 2 : 1); }
   // fence.proxy.async: makes this thread's writes to shared memory visible to the products of warpgroups.
   void fence_proxy();
   void report(const Instruction &in, FindingKind kind, const std::string &message);
-
- private:
-  void *atomic_location(const Instruction &in, Space space, uint64_t address, uint32_t bytes);
-  template <class Word, class Update>
-  static uint64_t exchange(void *location, Update &update) {
-    Word *word = static_cast<Word *>(location);
-    Word old = __atomic_load_n(word, __ATOMIC_SEQ_CST);
-    while (!__atomic_compare_exchange_n(word, &old, static_cast<Word>(update(static_cast<uint64_t>(old))), false,
-                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-    }
-    return old;
-  }
 };
 
 // A warp operation at which all lanes have arrived.
@@ -128,8 +103,8 @@ struct WarpOperation {
   Thread &first() const { return *lanes[std::countr_zero(mask)]; }
   // bar.warp.sync: orders the memory accesses of the lanes.
   void synchronise();
-  // Counts wavefronts of ldmatrix and stmatrix: one per 8 rows of 16 bytes without bank conflicts.
-  void count_matrix_rows(const Instruction &in, const uint64_t *addresses, int rows, bool is_store);
+  // Counts wavefronts of ldmatrix: one per 8 rows of 16 bytes without bank conflicts.
+  void count_matrix_rows(const Instruction &in, const uint64_t *addresses, int rows);
 };
 
 }  // namespace lily::emulator

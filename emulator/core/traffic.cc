@@ -110,7 +110,7 @@ void Traffic::matrix_rows(const Instruction &in, const uint64_t *addresses, int 
   }
 }
 
-void WarpOperation::count_matrix_rows(const Instruction &in, const uint64_t *addresses, int rows, bool) {
+void WarpOperation::count_matrix_rows(const Instruction &in, const uint64_t *addresses, int rows) {
   if (block->traffic != nullptr) block->traffic->matrix_rows(in, addresses, rows);
 }
 

@@ -36,12 +36,11 @@ std::optional<Type> type_named(std::string_view name);  // "f32", without the do
 std::string_view name_of(Type type);
 int size_of(Type type);  // bytes in memory
 constexpr bool is_signed(Type type) { return type >= Type::kS8 && type <= Type::kS64; }
-constexpr bool is_unsigned(Type type) { return type >= Type::kU8 && type <= Type::kU64; }
 constexpr bool is_bits(Type type) { return type >= Type::kB8 && type <= Type::kB128; }
 constexpr bool is_integer(Type type) { return type >= Type::kB8 && type <= Type::kS64; }
 constexpr bool is_float(Type type) { return type >= Type::kF16; }
 
-enum class Space : uint8_t { kGeneric, kGlobal, kShared, kLocal, kParam, kConst };
+enum class Space : uint8_t { kGeneric, kGlobal, kShared, kLocal, kParam };
 
 // Generic addresses of shared and local memory lie in windows that contain no host allocation. Generic addresses of
 // global memory are host addresses.

@@ -1,5 +1,4 @@
 // Warp operations: lanes wait for the others of their member mask, and exits release lanes that wait.
-#include "core/barriers.h"
 #include "core/block.h"
 
 namespace lily::emulator {
@@ -41,11 +40,6 @@ void execute(Warp &warp, size_t index) {
 
 void arrive_at_warp_operation(Thread &thread, const Instruction &in) {
   Warp &warp = *thread.warp;
-  if (in.mask_operand == kConverged) {
-    thread.state = Thread::State::kAtWarpOperation;
-    warp.converging.push_back(&thread);
-    return;
-  }
   if (in.is_tracked) check_results_in_flight(thread, in);
   const uint32_t mask = member_mask(thread, in);
   const auto joins = [&](const PendingOperation &pending) {
@@ -70,26 +64,6 @@ void arrive_at_warp_operation(Thread &thread, const Instruction &in) {
   pending.arrived |= 1u << thread.lane;
   pending.lanes[thread.lane] = &thread;
   if (pending.arrived == (mask & warp.live_mask())) execute(warp, i);
-}
-
-// Lanes at activemask continue together once no other lane of the warp can run, so the warp is as converged as it can
-// be.
-void converge(Warp &warp) {
-  PendingOperation pending;
-  std::vector<Thread *> others;
-  for (Thread *thread : warp.converging) {
-    const Instruction &in = thread->block->launch->code->instructions[thread->pc];
-    if (pending.in == nullptr) pending.in = &in;
-    if (pending.in != &in) {
-      others.push_back(thread);
-      continue;
-    }
-    pending.arrived |= 1u << thread->lane;
-    pending.lanes[thread->lane] = thread;
-  }
-  warp.converging = std::move(others);
-  warp.pending.push_back(pending);
-  execute(warp, warp.pending.size() - 1);
 }
 
 void exit_thread(Thread &thread, const Instruction &in) {

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "print.h"
@@ -22,10 +23,16 @@ inline void check(cudaError_t error, const char *call) {
 }
 #define CHECK(call) check(call, #call)
 
-// Checks for launch errors, waits for the kernel, and checks for its errors.
-inline void finish() {
+// Checks for launch errors, waits for the work of the streams, and checks for its errors.
+inline void finish(std::initializer_list<cudaStream_t> streams = {nullptr}) {
   CHECK(cudaGetLastError());
-  CHECK(cudaDeviceSynchronize());
+  for (cudaStream_t stream : streams) CHECK(cudaStreamSynchronize(stream));
+}
+
+// Copies and waits until the host may use its memory and non-blocking streams the memory of the device.
+inline void copy(void *to, const void *from, size_t bytes) {
+  CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, nullptr));
+  CHECK(cudaStreamSynchronize(nullptr));
 }
 
 template <class T>
@@ -35,9 +42,7 @@ class DeviceArray {
     CHECK(cudaMalloc(reinterpret_cast<void **>(&data_), count * sizeof(T)));
   }
   explicit DeviceArray(const std::vector<T> &values) : DeviceArray(values.size()) {
-    CHECK(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice));
-    // A copy from pageable memory may return before the data has arrived, and non-blocking streams do not wait for it.
-    CHECK(cudaDeviceSynchronize());
+    copy(data_, values.data(), count_ * sizeof(T));
   }
   ~DeviceArray() { cudaFree(data_); }
   DeviceArray(const DeviceArray &) = delete;
@@ -46,7 +51,7 @@ class DeviceArray {
   T *get() const { return data_; }
   std::vector<T> host() const {
     std::vector<T> values(count_);
-    CHECK(cudaMemcpy(values.data(), data_, count_ * sizeof(T), cudaMemcpyDeviceToHost));
+    copy(values.data(), data_, count_ * sizeof(T));
     return values;
   }
 

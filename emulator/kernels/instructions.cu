@@ -3,10 +3,15 @@
 #include "instructions_warpgroup.cuh"
 
 int main(int count, char **arguments) {
-  static const Case cases[] = {
-      {"integers", test_integers}, {"floats", test_floats},     {"conversions", test_conversions},
-      {"halves", test_halves},     {"warps", test_warps},       {"approximations", test_approximations},
-      {"ampere", test_ampere},     {"hopper", test_hopper},     {"movement", test_movement},
-      {"atomics", test_atomics},   {"products", test_products}, {"warpgroups", test_warpgroups}};
+  static const Case cases[] = {{"integers", test_integers},
+                               {"floats", test_floats},
+                               {"conversions", test_conversions},
+                               {"warps", test_warps},
+                               {"approximations", test_approximations},
+                               {"ampere", test_ampere},
+                               {"hopper", test_hopper},
+                               {"movement", test_movement},
+                               {"products", test_products},
+                               {"warpgroups", test_warpgroups}};
   return run_case(count, arguments, cases);
 }

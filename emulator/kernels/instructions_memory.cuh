@@ -40,7 +40,7 @@ __global__ void move(const uint4 *in, uint32_t *out) {
   put_tile();
   for (int bytes = 0; bytes <= 16; bytes += 8) {
 #ifdef HAS_ASYNC_COPY
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(&tile[lane])),
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(&tile[lane])),
                  "l"(in + (lane * 5) % 32), "r"(bytes)
                  : "memory");
     asm volatile("cp.async.commit_group; cp.async.wait_group 0;" ::: "memory");
@@ -67,15 +67,13 @@ __global__ void move(const uint4 *in, uint32_t *out) {
                : "r"(shared_address(&tile[lane % 16 * 2])));
   put(r[0]);
   put(r[1]);
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r[2]) : "r"(r[0]));
-  put(r[2]);
 }
 
 inline bool test_movement() {
   std::vector<uint4> in(32);
   const std::vector<uint32_t> words = random_words(9);
   std::memcpy(in.data(), words.data(), in.size() * sizeof(uint4));
-  constexpr int kRows = 7 * 4 + 1 + 8 + 4;  // tiles, local memory, matrices
+  constexpr int kRows = 7 * 4 + 1 + 8 + 3;  // tiles, local memory, matrices
   DeviceArray<uint4> device_in(in);
   DeviceArray<uint32_t> out(kRows * 32);
   move<<<1, 32>>>(device_in.get(), out.get());
@@ -85,32 +83,6 @@ inline bool test_movement() {
     print_exact(("movement, row " + std::to_string(row)).c_str(),
                 std::vector<uint32_t>(results.begin() + row * 32, results.begin() + row * 32 + 32));
   }
-  return true;
-}
-
-// Atomics whose results do not depend on the order of the threads.
-__global__ void apply_atomics(const uint32_t *in, uint32_t *out) {
-  __shared__ uint32_t sums[4];
-  if (threadIdx.x < 4) sums[threadIdx.x] = 0;
-  __syncthreads();
-  const uint32_t value = in[blockIdx.x * blockDim.x + threadIdx.x];
-  atomicAdd(&sums[0], value);
-  atomicXor(&sums[1], value);
-  atomicMax(&sums[2], value);
-  atomicInc(&sums[3], 20);
-  __syncthreads();
-  if (threadIdx.x < 4) atomicAdd(&out[threadIdx.x], sums[threadIdx.x]);
-  atomicMin(reinterpret_cast<int *>(&out[4]), static_cast<int>(value));
-  atomicAnd(&out[5], value | 0xff);
-  atomicAdd(reinterpret_cast<float *>(&out[6]), static_cast<float>(value % 16));  // exact: below 2^24
-  for (uint32_t old = atomicAdd(&out[7], 0), seen; (seen = atomicCAS(&out[7], old, old + 3)) != old;) old = seen;
-}
-
-inline bool test_atomics() {
-  DeviceArray<uint32_t> in(random_words(10)), out(std::vector<uint32_t>{0, 0, 0, 0, 0, 0xffffffff, 0, 0});
-  apply_atomics<<<kSources / kSourceThreads, kSourceThreads>>>(in.get(), out.get());
-  finish();
-  print_exact("atomics", out.host());
   return true;
 }
 

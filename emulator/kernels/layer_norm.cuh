@@ -22,7 +22,7 @@ __global__ void layer_norm(const __nv_bfloat16 *x, const float *gain, __nv_bfloa
   sum = combine_block(sum, partial, add);
   squares = combine_block(squares, partial, add);
   const float mean = sum / columns;
-  const float scale = rsqrtf(squares / columns - mean * mean + 1e-5f);
+  const float scale = 1 / sqrtf(squares / columns - mean * mean + 1e-5f);
   for (int i = threadIdx.x; i < columns; i += blockDim.x) {
     const int at = blockIdx.x * columns + i;
     y[at] = __float2bfloat16((__bfloat162float(x[at]) - mean) * scale * gain[i]);

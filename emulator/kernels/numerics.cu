@@ -1,5 +1,4 @@
 // Small kernels with known results.
-#include "grid_sync.cuh"
 #include "layer_norm.cuh"
 #include "reduction.cuh"
 #include "softmax.cuh"
@@ -7,8 +6,10 @@
 #include "streams.cuh"
 
 int main(int count, char **arguments) {
-  static const Case cases[] = {{"reduction", test_reduction},   {"softmax", test_softmax},
-                               {"layer_norm", test_layer_norm}, {"grid_sync", test_grid_sync},
-                               {"streams", test_streams},       {"spaces", test_spaces}};
+  static const Case cases[] = {{"reduction", test_reduction},
+                               {"softmax", test_softmax},
+                               {"layer_norm", test_layer_norm},
+                               {"streams", test_streams},
+                               {"spaces", test_spaces}};
   return run_case(count, arguments, cases);
 }

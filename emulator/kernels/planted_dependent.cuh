@@ -95,7 +95,7 @@ bool run_after_first(const Launch &launch) {
   CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   dependent_first<<<1, kCount, 0, stream>>>(x.get(), y.get());
   launch(stream, x.get(), y.get());
-  finish();
+  finish({stream});
   CHECK(cudaStreamDestroy(stream));
   return y.host()[kCount - 1] == 7;
 }
@@ -141,7 +141,7 @@ bool run_dependent_graph() {
   CHECK(cudaStreamEndCapture(stream, &graph));
   CHECK(cudaGraphInstantiate(&executable, graph, 0));
   for (int launch = 0; launch < 2; ++launch) CHECK(cudaGraphLaunch(executable, stream));
-  finish();
+  finish({stream});
   CHECK(cudaGraphExecDestroy(executable));
   CHECK(cudaGraphDestroy(graph));
   CHECK(cudaStreamDestroy(stream));

@@ -20,7 +20,7 @@ bool run_missing_event() {
   CHECK(cudaEventRecord(added, first));
   if (!kBug) CHECK(cudaStreamWaitEvent(second, added, 0));
   scale<<<1, kCount, 0, second>>>(device_x.get(), 2, kCount);
-  finish();
+  finish({first, second});
   CHECK(cudaEventDestroy(added));
   for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
   return device_x.host()[0] == 8;
@@ -38,7 +38,7 @@ bool run_unordered_copy() {
   add_one<<<1, kCount, 0, first>>>(x.get(), kCount);
   if (!kBug) CHECK(cudaStreamSynchronize(first));
   CHECK(cudaMemcpyAsync(pinned, x.get(), kCount * sizeof(float), cudaMemcpyDeviceToHost, second));
-  finish();
+  finish({first, second});
   const bool right = pinned[0] == 4;
   for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
   CHECK(cudaFreeHost(pinned));
@@ -68,7 +68,7 @@ bool run_unordered_graph() {
   CHECK(cudaStreamEndCapture(stream, &graph));
   CHECK(cudaGraphInstantiate(&executable, graph, 0));
   for (int launch = 0; launch < 2; ++launch) CHECK(cudaGraphLaunch(executable, stream));
-  finish();
+  finish({stream});
   const std::vector<float> got = x.host();
   CHECK(cudaGraphExecDestroy(executable));
   CHECK(cudaGraphDestroy(graph));
@@ -77,20 +77,20 @@ bool run_unordered_graph() {
   return got[0] == 1 && got[kCount - 1] == 7;
 }
 
-// Stream-ordered memory is freed in a stream that does not wait for the kernel.
+// Memory is freed while a kernel that is queued uses it.
 template <bool kBug>
 bool run_early_free() {
-  cudaStream_t first, second;
+  cudaStream_t stream;
   float *x = nullptr;
-  CHECK(cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking));
-  CHECK(cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking));
-  CHECK(cudaMallocAsync(reinterpret_cast<void **>(&x), kCount * sizeof(float), first));
-  CHECK(cudaMemsetAsync(x, 0, kCount * sizeof(float), first));
-  CHECK(cudaStreamSynchronize(first));
-  add_one<<<1, kCount, 0, first>>>(x, kCount);
-  CHECK(cudaFreeAsync(x, kBug ? second : first));
-  finish();
-  for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&x), kCount * sizeof(float)));
+  CHECK(cudaMemsetAsync(x, 0, kCount * sizeof(float), stream));
+  CHECK(cudaStreamSynchronize(stream));
+  add_one<<<1, kCount, 0, stream>>>(x, kCount);
+  if (!kBug) CHECK(cudaStreamSynchronize(stream));
+  CHECK(cudaFree(x));
+  finish({stream});
+  CHECK(cudaStreamDestroy(stream));
   return true;
 }
 
@@ -99,7 +99,7 @@ template <bool kBug>
 bool run_leak() {
   float *x = nullptr;
   CHECK(cudaMalloc(reinterpret_cast<void **>(&x), kCount * sizeof(float)));
-  CHECK(cudaMemset(x, 0, kCount * sizeof(float)));
+  CHECK(cudaMemsetAsync(x, 0, kCount * sizeof(float), nullptr));
   finish();
   if (!kBug) CHECK(cudaFree(x));
   return true;
@@ -116,7 +116,7 @@ bool run_leak_pinned() {
 template <bool kBug>
 bool run_leak_stream() {
   cudaStream_t stream;
-  CHECK(cudaStreamCreate(&stream));
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamDefault));
   if (!kBug) CHECK(cudaStreamDestroy(stream));
   return true;
 }
@@ -134,7 +134,7 @@ bool run_leak_graph() {
   cudaStream_t stream;
   cudaGraph_t graph;
   cudaGraphExec_t executable;
-  CHECK(cudaStreamCreate(&stream));
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamDefault));
   CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   CHECK(cudaStreamEndCapture(stream, &graph));
   CHECK(cudaGraphInstantiate(&executable, graph, 0));

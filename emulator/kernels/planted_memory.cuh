@@ -108,7 +108,7 @@ bool run_uninitialised_shared() {
 template <bool kBug>
 bool run_uninitialised_global() {
   DeviceArray<float> x(kCount);
-  CHECK(cudaMemset(x.get(), 0, (kBug ? kCount - 1 : kCount) * sizeof(float)));
+  CHECK(cudaMemsetAsync(x.get(), 0, (kBug ? kCount - 1 : kCount) * sizeof(float), nullptr));
   increment<<<1, kCount>>>(x.get());
   finish();
   return x.host()[0] == 1;
@@ -118,7 +118,7 @@ template <bool kBug>
 bool run_use_after_free() {
   float *x = nullptr;
   CHECK(cudaMalloc(reinterpret_cast<void **>(&x), kCount * sizeof(float)));
-  CHECK(cudaMemset(x, 0, kCount * sizeof(float)));
+  CHECK(cudaMemsetAsync(x, 0, kCount * sizeof(float), nullptr));
   finish();
   if (kBug) CHECK(cudaFree(x));
   increment<<<1, kCount>>>(x);

@@ -15,13 +15,8 @@ __global__ void shared_race(float *x) {
 }
 
 template <bool kBug>
-__global__ void global_race(float *sum) {
-  if (threadIdx.x != 0) return;
-  if (kBug) {
-    *sum += 1;  // finding: global_race
-  } else {
-    atomicAdd(sum, 1);
-  }
+__global__ void global_race(float *sums) {
+  if (threadIdx.x == 0) sums[kBug ? 0 : blockIdx.x] += 1;  // finding: global_race
 }
 
 template <bool kBug>
@@ -88,10 +83,10 @@ bool run_shared_race() {
 
 template <bool kBug>
 bool run_global_race() {
-  DeviceArray<float> sum(std::vector<float>{0});
-  global_race<kBug><<<4, 32>>>(sum.get());
+  DeviceArray<float> sums(std::vector<float>(4, 0));
+  global_race<kBug><<<4, 32>>>(sums.get());
   finish();
-  return sum.host()[0] == 4;
+  return sums.host()[3] == 1;
 }
 
 template <bool kBug>

@@ -5,13 +5,12 @@
 
 int main(int count, char **arguments) {
   static const Case cases[] = {
-      {"devices", runtime_devices},   {"attributes", runtime_attributes},
-      {"errors", runtime_errors},     {"memory", runtime_memory},
-      {"capture", runtime_capture},   {"graph", runtime_graph},
-      {"legacy", runtime_legacy},     {"host_functions", runtime_host_functions},
-      {"polling", runtime_polling},   {"peer", runtime_peer},
-      {"threads", runtime_threads},   {"ordered", runtime_ordered},
-      {"contexts", runtime_contexts},
+      {"devices", runtime_devices}, {"attributes", runtime_attributes},
+      {"errors", runtime_errors},   {"memory", runtime_memory},
+      {"capture", runtime_capture}, {"graph", runtime_graph},
+      {"legacy", runtime_legacy},   {"host_functions", runtime_host_functions},
+      {"polling", runtime_polling}, {"threads", runtime_threads},
+      {"ordered", runtime_ordered}, {"contexts", runtime_contexts},
   };
   return run_case(count, arguments, cases);
 }

@@ -20,9 +20,9 @@ __global__ void runtime_scale(float *x, float factor, int n) {
   if (i < n) x[i] *= factor;
 }
 
-__global__ void runtime_add(float *sum, const float *x, int n) {
+__global__ void runtime_copy(float *to, const float *from, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) atomicAdd(sum, x[i]);
+  if (i < n) to[i] = from[i];
 }
 
 __global__ void runtime_reverse(float *x) {
@@ -70,12 +70,12 @@ inline bool runtime_devices() {
 inline bool runtime_attributes() {
   float *x = nullptr;
   CHECK(cudaMalloc(reinterpret_cast<void **>(&x), 32 * sizeof(float)));
-  CHECK(cudaMemset(x, 0, 32 * sizeof(float)));
+  CHECK(cudaMemsetAsync(x, 0, 32 * sizeof(float), nullptr));
   // Without the attribute, this is the limit of dynamic and static shared memory together.
   constexpr int kWithout = 48 << 10;
   const auto launch = [&](dim3 grid, dim3 block, int bytes) {
     runtime_reverse<<<grid, block, bytes>>>(x);
-    return cudaPeekAtLastError();
+    return cudaGetLastError();
   };
   EXPECT(launch(1, 32, 60000), cudaErrorInvalidValue);
   EXPECT(launch(1, 32, kWithout), cudaSuccess);
@@ -85,7 +85,7 @@ inline bool runtime_attributes() {
   EXPECT(launch(1, 32, 60000), cudaSuccess);
   const auto launch_static = [&](int bytes) {
     runtime_static_shared<<<1, 32, bytes>>>(x);
-    return cudaPeekAtLastError();
+    return cudaGetLastError();
   };
   EXPECT(launch_static(kWithout), cudaErrorInvalidValue);
   EXPECT(launch_static(kWithout - 32 * static_cast<int>(sizeof(float))), cudaSuccess);
@@ -97,23 +97,6 @@ inline bool runtime_attributes() {
   cudaFuncAttributes attributes;
   CHECK(cudaFuncGetAttributes(&attributes, runtime_reverse));
   EXPECT_TRUE(attributes.maxDynamicSharedSizeBytes == 60000 && attributes.maxThreadsPerBlock == 1024);
-  int blocks = 0;
-  CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, runtime_reverse, 32, 60000));
-  EXPECT_TRUE(blocks >= 1 && blocks <= 3);
-
-  cudaLaunchAttribute launch_attributes[2];
-  launch_attributes[0].id = cudaLaunchAttributePriority;
-  launch_attributes[0].val.priority = 0;
-  launch_attributes[1].id = cudaLaunchAttributeCooperative;
-  launch_attributes[1].val.cooperative = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = 1;
-  config.blockDim = 32;
-  config.attrs = launch_attributes;
-  config.numAttrs = 2;
-  EXPECT(cudaLaunchKernelEx(&config, runtime_scale, x, 1.0f, 32), cudaSuccess);
-  config.gridDim = 1 << 20;
-  EXPECT(cudaLaunchKernelEx(&config, runtime_scale, x, 1.0f, 32), cudaErrorCooperativeLaunchTooLarge);
   finish();
   EXPECT(cudaFree(x), cudaSuccess);
   return true;
@@ -121,15 +104,13 @@ inline bool runtime_attributes() {
 
 inline bool runtime_errors() {
   EXPECT_TRUE(std::strcmp(cudaGetErrorName(cudaErrorIllegalAddress), "cudaErrorIllegalAddress") == 0);
-  EXPECT_TRUE(std::strcmp(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory") == 0);
   EXPECT_TRUE(std::strcmp(cudaGetErrorName(static_cast<cudaError_t>(12345)), "unrecognized error code") == 0);
   float host[4] = {};
   EXPECT_TRUE(cudaFree(host) == cudaErrorInvalidValue);
-  EXPECT_TRUE(cudaPeekAtLastError() == cudaErrorInvalidValue);
   EXPECT_TRUE(cudaGetLastError() == cudaErrorInvalidValue);
   EXPECT_TRUE(cudaGetLastError() == cudaSuccess);
   EXPECT(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(host)), cudaErrorInvalidResourceHandle);
-  EXPECT(cudaMemcpy(host, host + 1, 4, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+  EXPECT(cudaMemcpyAsync(host, host + 1, 4, cudaMemcpyHostToDevice, nullptr), cudaErrorInvalidValue);
   cudaEvent_t event;
   float elapsed;
   CHECK(cudaEventCreate(&event));
@@ -140,14 +121,10 @@ inline bool runtime_errors() {
 }
 
 inline bool runtime_memory() {
-  char *device = nullptr, *pinned = nullptr, *pooled = nullptr;
+  char *device = nullptr, *pinned = nullptr;
   cudaPointerAttributes attributes;
-  size_t free = 0, total = 0, before = 0;
-  CHECK(cudaMemGetInfo(&before, &total));
   CHECK(cudaMalloc(reinterpret_cast<void **>(&device), 1000));
   CHECK(cudaMallocHost(reinterpret_cast<void **>(&pinned), 1000));
-  CHECK(cudaMemGetInfo(&free, &total));
-  EXPECT_TRUE(before - free == 1000);
   CHECK(cudaPointerGetAttributes(&attributes, device + 999));
   EXPECT_TRUE(attributes.type == cudaMemoryTypeDevice && attributes.device == 0);
   CHECK(cudaPointerGetAttributes(&attributes, pinned));
@@ -158,24 +135,16 @@ inline bool runtime_memory() {
   // Copies 5 of 10 bytes per row into rows with a pitch of 7 bytes, and back.
   char rows[50], back[50] = {};
   for (int i = 0; i < 50; ++i) rows[i] = static_cast<char>(i);
-  CHECK(cudaMemset(device, 1, 1000));
-  CHECK(cudaMemcpy2D(device, 7, rows, 10, 5, 5, cudaMemcpyHostToDevice));
-  CHECK(cudaMemcpy2D(back, 10, device, 7, 5, 5, cudaMemcpyDeviceToHost));
+  const auto copy_rows = [](void *to, size_t to_pitch, const void *from, size_t from_pitch) {
+    return cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, 5, 5, cudaMemcpyDefault, nullptr);
+  };
+  CHECK(cudaMemsetAsync(device, 1, 1000, nullptr));
+  CHECK(copy_rows(device, 7, rows, 10));
+  CHECK(copy_rows(back, 10, device, 7));
+  CHECK(cudaStreamSynchronize(nullptr));
   for (int i = 0; i < 50; ++i) EXPECT_TRUE(back[i] == (i % 10 < 5 ? i : 0));
-  EXPECT(cudaMemcpy2D(device, 4, rows, 10, 5, 5, cudaMemcpyHostToDevice), cudaErrorInvalidPitchValue);
-
-  cudaMemPool_t pool;
-  uint64_t keep = UINT64_MAX, kept = 0;
-  CHECK(cudaDeviceGetDefaultMemPool(&pool, 0));
-  CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
-  CHECK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept));
-  EXPECT_TRUE(kept == keep);
-  CHECK(cudaMallocAsync(reinterpret_cast<void **>(&pooled), 100, nullptr));
-  CHECK(cudaFreeAsync(pooled, nullptr));
-  finish();
+  EXPECT(copy_rows(device, 4, rows, 10), cudaErrorInvalidPitchValue);
   CHECK(cudaFree(device));
   CHECK(cudaFreeHost(pinned));
-  CHECK(cudaMemGetInfo(&free, &total));
-  EXPECT_TRUE(free == before);
   return true;
 }

@@ -1,4 +1,4 @@
-// Two streams that alternately modify an array, ordered by events, with asynchronous copies and stream-ordered memory.
+// Two streams that alternately modify an array, ordered by events, with asynchronous copies.
 #pragma once
 
 #include "check.h"
@@ -27,7 +27,7 @@ inline bool test_streams() {
   float *device = nullptr, *pinned = nullptr;
   CHECK(cudaMallocHost(reinterpret_cast<void **>(&pinned), n * sizeof(float)));
   std::memcpy(pinned, x.data(), n * sizeof(float));
-  CHECK(cudaMallocAsync(reinterpret_cast<void **>(&device), n * sizeof(float), first));
+  CHECK(cudaMalloc(reinterpret_cast<void **>(&device), n * sizeof(float)));
   CHECK(cudaMemcpyAsync(device, pinned, n * sizeof(float), cudaMemcpyHostToDevice, first));
   CHECK(cudaEventRecord(start, first));
   for (int round = 0; round < 3; ++round) {
@@ -40,12 +40,12 @@ inline bool test_streams() {
   }
   CHECK(cudaEventRecord(stop, first));
   CHECK(cudaMemcpyAsync(pinned, device, n * sizeof(float), cudaMemcpyDeviceToHost, first));
-  CHECK(cudaFreeAsync(device, first));
   CHECK(cudaStreamSynchronize(first));
   std::memcpy(got.data(), pinned, n * sizeof(float));
   float milliseconds = -1;
   CHECK(cudaEventElapsedTime(&milliseconds, start, stop));
   CHECK(cudaFreeHost(pinned));
+  CHECK(cudaFree(device));
   for (cudaEvent_t event : {scaled, added, start, stop}) CHECK(cudaEventDestroy(event));
   for (cudaStream_t stream : {first, second}) CHECK(cudaStreamDestroy(stream));
   return compare("streams", got, want, 0) && milliseconds >= 0;

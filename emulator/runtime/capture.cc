@@ -14,16 +14,10 @@ std::vector<std::shared_ptr<Capture>> &captures() {
   return *captures;
 }
 
-cudaStreamCaptureMode &thread_mode() {
-  thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
-  return mode;
-}
-
-// Implements the rules in the documentation of cudaThreadExchangeStreamCaptureMode.
+// The rules in the documentation of cudaThreadExchangeStreamCaptureMode, which no thread calls.
 bool forbids_unsafe_calls(const Capture &capture) {
-  if (thread_mode() == cudaStreamCaptureModeRelaxed || capture.mode == cudaStreamCaptureModeRelaxed) return false;
-  if (capture.thread == std::this_thread::get_id()) return true;
-  return thread_mode() == cudaStreamCaptureModeGlobal && capture.mode == cudaStreamCaptureModeGlobal;
+  if (capture.mode == cudaStreamCaptureModeRelaxed) return false;
+  return capture.mode == cudaStreamCaptureModeGlobal || capture.thread == std::this_thread::get_id();
 }
 
 // True if the last node of every stream is a direct or indirect dependency of the origin stream's next node.
@@ -126,10 +120,11 @@ cudaError_t capture_wait(Stream &stream, Event &event) {
   return cudaSuccess;
 }
 
+namespace {
+
 cudaError_t begin_capture(Stream &stream, cudaStreamCaptureMode mode) {
   if (stream.kind == Stream::Kind::kLegacy) return cudaErrorStreamCaptureUnsupported;
   if (stream.capture) return cudaErrorIllegalState;
-  static unsigned long long next_id = 1;
   auto capture = std::make_shared<Capture>();
   capture->graph = std::make_unique<Graph>();
   capture->graph->device = stream.device;
@@ -137,7 +132,6 @@ cudaError_t begin_capture(Stream &stream, cudaStreamCaptureMode mode) {
   capture->thread = std::this_thread::get_id();
   capture->origin = &stream;
   capture->streams.assign(1, &stream);
-  capture->id = next_id++;
   captures().push_back(capture);
   stream.capture = capture;
   stream.capture_dependencies.clear();
@@ -165,6 +159,8 @@ cudaError_t end_capture(Stream &stream, cudaGraph_t *graph) {
   return cudaSuccess;
 }
 
+}  // namespace
+
 void remove_from_capture(Stream &stream) {
   const std::shared_ptr<Capture> capture = stream.capture;
   if (!capture) return;
@@ -182,11 +178,14 @@ using namespace lily::emulator::runtime;
 
 extern "C" {
 
-cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode) {
-  return call(__func__, [&] {
-    std::swap(*mode, thread_mode());
-    return cudaSuccess;
-  });
+cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
+  return call(__func__,
+              [&] { return with_stream(handle, [&](Stream &stream) { return begin_capture(stream, mode); }); });
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph) {
+  return call(__func__,
+              [&] { return with_stream(handle, [&](Stream &stream) { return end_capture(stream, graph); }); });
 }
 
 }  // extern "C"

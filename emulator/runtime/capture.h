@@ -19,7 +19,6 @@ struct Capture {
   Stream *origin = nullptr;
   std::vector<Stream *> streams;  // all streams that take part, including the origin
   bool invalid = false;
-  unsigned long long id = 0;
 };
 
 void invalidate(Capture &capture);
@@ -37,9 +36,6 @@ cudaError_t check_captured_event(Event &event);
 // capture_work adds work to the stream's capture; capture_wait makes the stream join the event's capture.
 cudaError_t capture_work(Stream &stream, Work work);
 cudaError_t capture_wait(Stream &stream, Event &event);
-
-cudaError_t begin_capture(Stream &stream, cudaStreamCaptureMode mode);
-cudaError_t end_capture(Stream &stream, cudaGraph_t *graph);
 
 // Removes a stream that is destroyed while it is capturing.
 void remove_from_capture(Stream &stream);

@@ -208,14 +208,6 @@ cudaError_t cudaSetDevice(int index) {
   });
 }
 
-cudaError_t cudaInitDevice(int index, unsigned, unsigned) {
-  return call(__func__, Requirement::kDriver, [&] {
-    if (!is_device(index)) return cudaErrorInvalidDevice;
-    create_context(index, "cudaInitDevice");
-    return cudaSuccess;
-  });
-}
-
 cudaError_t cudaDeviceReset() {
   return call(__func__, Requirement::kDriver, [&] {
     destroy_context(current_device_index());

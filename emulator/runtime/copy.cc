@@ -1,18 +1,28 @@
-#include "runtime/copy.h"
-
+// Copies and memsets, checked against the allocations when they are called and again when they run.
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "runtime/call.h"
 #include "runtime/capture.h"
 #include "runtime/findings.h"
-#include "runtime/memory.h"
+#include "runtime/stream.h"
 #include "runtime/unordered.h"
 
 namespace lily::emulator::runtime {
 namespace {
+
+// A rectangle of bytes; the height is 1 for a one-dimensional copy.
+struct Rectangle {
+  void *to = nullptr;
+  size_t to_pitch = 0;
+  const void *from = nullptr;
+  size_t from_pitch = 0;
+  size_t width = 0, height = 1;
+  cudaMemcpyKind kind = cudaMemcpyDefault;
+};
 
 size_t extent(size_t pitch, size_t width, size_t height) { return height == 0 ? 0 : pitch * (height - 1) + width; }
 
@@ -23,17 +33,15 @@ Side side_of(const void *pointer) {
   // Freed memory counts as device memory, so that the use after free is reported later instead of a copy from host
   // memory.
   if (found == nullptr) return device_memory().find_freed(pointer) == nullptr ? Side::kPageable : Side::kDevice;
-  return is_host_pinned(pointer) ? Side::kPinned : Side::kDevice;
+  return found->kind == MemoryKind::kPinnedHost ? Side::kPinned : Side::kDevice;
 }
 
 bool direction_fits(cudaMemcpyKind kind, Side to, Side from) {
-  const bool managed_or_device_to = to == Side::kDevice;
-  const bool managed_or_device_from = from == Side::kDevice;
   switch (kind) {
     case cudaMemcpyHostToHost:
     case cudaMemcpyDefault: return true;
-    case cudaMemcpyHostToDevice: return managed_or_device_to || to == Side::kPinned;
-    case cudaMemcpyDeviceToHost: return managed_or_device_from || from == Side::kPinned;
+    case cudaMemcpyHostToDevice: return to != Side::kPageable;
+    case cudaMemcpyDeviceToHost: return from != Side::kPageable;
     case cudaMemcpyDeviceToDevice: return to != Side::kPageable && from != Side::kPageable;
   }
   return false;
@@ -88,15 +96,12 @@ std::shared_ptr<std::vector<char>> stage(Rectangle &r) {
   return staged;
 }
 
-}  // namespace
-
-cudaError_t copy(Stream &stream, Rectangle r, bool wait) {
+cudaError_t copy(Stream &stream, Rectangle r) {
   if (r.width == 0 || r.height == 0) return cudaSuccess;
   if (r.to == nullptr || r.from == nullptr) return cudaErrorInvalidValue;
   if (r.height > 1 && (r.to_pitch < r.width || r.from_pitch < r.width)) return cudaErrorInvalidPitchValue;
   const Side to = side_of(r.to), from = side_of(r.from);
   if (!direction_fits(r.kind, to, from)) return cudaErrorInvalidValue;
-  if (wait && stream.capture) return check_not_capturing(stream);
   if (!check_rectangle(r, stream.device)) return cudaErrorInvalidValue;
 
   std::shared_ptr<std::vector<char>> staged;
@@ -105,32 +110,52 @@ cudaError_t copy(Stream &stream, Rectangle r, bool wait) {
   const auto run = [r, staged, device] {
     if (check_rectangle(r, device)) copy_now(r);
   };
-  const cudaError_t error = enqueue(stream, {.name = "a copy", .run = run, .node = cudaGraphNodeTypeMemcpy});
+  const cudaError_t error = enqueue(stream, {.name = "a copy", .run = run});
   if (error != cudaSuccess || stream.capture) return error;
-  // A copy within the device never waits, and a copy from pageable memory already has its data. Every copy to pageable
-  // memory waits.
-  const bool within_device = to == Side::kDevice && from == Side::kDevice;
-  const bool returns_early = within_device || staged != nullptr;
-  if (to == Side::kPageable || (wait && !returns_early)) return synchronize(stream);
-  return cudaSuccess;
+  // Every copy to pageable memory waits.
+  return to == Side::kPageable ? synchronize(stream) : cudaSuccess;
 }
 
-cudaError_t fill(Stream &stream, void *to, size_t pitch, int value, size_t width, size_t height) {
-  if (width == 0 || height == 0) return cudaSuccess;
-  if (height > 1 && pitch < width) return cudaErrorInvalidPitchValue;
+cudaError_t fill(Stream &stream, void *to, int value, size_t bytes) {
+  if (bytes == 0) return cudaSuccess;
   if (to == nullptr || side_of(to) == Side::kPageable) return cudaErrorInvalidValue;
-  const size_t bytes = extent(pitch, width, height);
   const int device = stream.device;
   if (!check("a memset", to, bytes, device)) return cudaErrorInvalidValue;
   const auto run = [=] {
     if (!check("a memset", to, bytes, device)) return;
-    for (size_t row = 0; row < height; ++row) {
-      note_written(static_cast<char *>(to) + row * pitch, width);
-      memset(static_cast<char *>(to) + row * pitch, value, width);
-      device_memory().mark_initialised(static_cast<char *>(to) + row * pitch, width);
-    }
+    note_written(to, bytes);
+    memset(to, value, bytes);
+    device_memory().mark_initialised(to, bytes);
   };
-  return enqueue(stream, {.name = "a memset", .run = run, .node = cudaGraphNodeTypeMemset});
+  return enqueue(stream, {.name = "a memset", .run = run});
 }
 
+}  // namespace
 }  // namespace lily::emulator::runtime
+
+using namespace lily::emulator;
+using namespace lily::emulator::runtime;
+
+extern "C" {
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t handle) {
+  return call(__func__, [&] {
+    return with_stream(
+        handle, [&](Stream &stream) { return copy(stream, {.to = to, .from = from, .width = bytes, .kind = kind}); });
+  });
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t handle) {
+  return call(__func__, [&] {
+    return with_stream(
+        handle, [&](Stream &stream) { return copy(stream, {to, to_pitch, from, from_pitch, width, height, kind}); });
+  });
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t handle) {
+  return call(__func__,
+              [&] { return with_stream(handle, [&](Stream &stream) { return fill(stream, to, value, bytes); }); });
+}
+
+}  // extern "C"

@@ -1,10 +1,6 @@
 #include "runtime/device.h"
 
-#include <cstdio>
-#include <cstring>
-
 #include "runtime/call.h"
-#include "runtime/capture.h"
 #include "runtime/device_properties.h"
 #include "runtime/environment.h"
 
@@ -24,16 +20,6 @@ Device &device(int index) {
 }
 
 Device &current_device() { return device(current_device_index()); }
-
-namespace {
-
-cudaError_t peer_access(int *result, int device, int peer) {
-  if (!is_device(device) || !is_device(peer)) return cudaErrorInvalidDevice;
-  *result = device != peer;
-  return cudaSuccess;
-}
-
-}  // namespace
 }  // namespace lily::emulator::runtime
 
 using namespace lily::emulator;
@@ -56,32 +42,10 @@ cudaError_t cudaGetDevice(int *index) {
   });
 }
 
-cudaError_t cudaSetDeviceFlags(unsigned flags) {
-  return call(__func__, [&] {
-    current_device().flags = flags;
-    return cudaSuccess;
-  });
-}
-
-cudaError_t cudaGetDeviceFlags(unsigned *flags) {
-  return call(__func__, [&] {
-    *flags = current_device().flags;
-    return cudaSuccess;
-  });
-}
-
-cudaError_t cudaDeviceSynchronize() {
-  return call(__func__, [&] {
-    if (const cudaError_t error = check_unsafe_call()) return error;
-    finish_device(current_device_index());
-    return current_device().sticky_error;
-  });
-}
-
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int index) {
   return call(__func__, Requirement::kDriver, [&] {
     if (!is_device(index)) return cudaErrorInvalidDevice;
-    *properties = device_properties(index);
+    *properties = device_properties();
     return cudaSuccess;
   });
 }
@@ -89,41 +53,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int index) {
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int index) {
   return call(__func__, Requirement::kDriver, [&] {
     if (!is_device(index)) return cudaErrorInvalidDevice;
-    return device_attribute(value, attribute, index);
-  });
-}
-
-cudaError_t cudaDeviceGetPCIBusId(char *id, int length, int index) {
-  return call(__func__, Requirement::kDriver, [&] {
-    if (!is_device(index)) return cudaErrorInvalidDevice;
-    return snprintf(id, length, "0000:%02x:00.0", index + 1) < length ? cudaSuccess : cudaErrorInvalidValue;
-  });
-}
-
-cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
-  return call(__func__, [&] {
-    if (least != nullptr) *least = 0;
-    if (greatest != nullptr) *greatest = -5;
-    return cudaSuccess;
-  });
-}
-
-cudaError_t cudaDeviceCanAccessPeer(int *result, int index, int peer) {
-  return call(__func__, Requirement::kDriver, [&] { return peer_access(result, index, peer); });
-}
-
-cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
-  return call(__func__, [&] {
-    if (!is_device(peer) || peer == current_device_index()) return cudaErrorInvalidDevice;
-    if (flags != 0) return cudaErrorInvalidValue;
-    return current_device().peers.insert(peer).second ? cudaSuccess : cudaErrorPeerAccessAlreadyEnabled;
-  });
-}
-
-cudaError_t cudaDeviceDisablePeerAccess(int peer) {
-  return call(__func__, [&] {
-    if (!is_device(peer)) return cudaErrorInvalidDevice;
-    return current_device().peers.erase(peer) == 1 ? cudaSuccess : cudaErrorPeerAccessNotEnabled;
+    return device_attribute(value, attribute);
   });
 }
 
@@ -141,19 +71,6 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
     *version = CUDART_VERSION;
     return cudaSuccess;
   });
-}
-
-// The emulator has no limits and no profiler.
-cudaError_t cudaDeviceSetLimit(cudaLimit, size_t) {
-  return call(__func__, [] { return cudaSuccess; });
-}
-
-cudaError_t cudaProfilerStart() {
-  return call(__func__, [] { return cudaSuccess; });
-}
-
-cudaError_t cudaProfilerStop() {
-  return call(__func__, [] { return cudaSuccess; });
 }
 
 }  // extern "C"

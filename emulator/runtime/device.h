@@ -4,7 +4,6 @@
 #include <cuda_runtime_api.h>
 
 #include <memory>
-#include <set>
 #include <vector>
 
 #include "runtime/context.h"
@@ -18,9 +17,7 @@ struct Device {
   int index = 0;
   unsigned long long context = 0;          // id of the primary context; 0: there is none
   cudaError_t sticky_error = cudaSuccess;  // returned by every call after a fatal error, until the process ends
-  unsigned flags = cudaDeviceScheduleAuto;
-  size_t allocated = 0;  // bytes of device and managed memory
-  std::set<int> peers;   // devices whose memory it may access
+  size_t allocated = 0;                    // bytes of device memory
   std::shared_ptr<Stream> legacy_stream;
   std::vector<OperationPtr> orphans;  // last work of destroyed blocking streams, which the legacy stream waits for
 };
@@ -31,7 +28,7 @@ Device &device(int index);
 
 Device &current_device();
 
-// The properties of a device, as configured by the environment.
-cudaDeviceProp device_properties(int index);
+// The properties of every device, as configured by the environment.
+cudaDeviceProp device_properties();
 
 }  // namespace lily::emulator::runtime

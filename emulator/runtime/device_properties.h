@@ -5,6 +5,6 @@
 
 namespace lily::emulator::runtime {
 
-cudaError_t device_attribute(int *value, cudaDeviceAttr attribute, int index);
+cudaError_t device_attribute(int *value, cudaDeviceAttr attribute);
 
 }  // namespace lily::emulator::runtime

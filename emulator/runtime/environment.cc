@@ -100,7 +100,7 @@ void read_fail_call(Environment &result) {
 void read_fail_error(cudaError_t &result) {
   const char *value = variable("FAIL_ERROR");
   if (value != nullptr && !find_error(value, &result))
-    reject("FAIL_ERROR", value, "the name or number of a CUDA error");
+    reject("FAIL_ERROR", value, "the name of a CUDA error that runtime/errors.cc lists");
 }
 
 // A misspelt variable must not silently disable a check.

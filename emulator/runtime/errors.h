@@ -1,4 +1,4 @@
-// CUDA errors: their names and texts, and the last error of each thread.
+// CUDA errors: their names, and the last error of each thread.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,8 +7,8 @@
 
 namespace lily::emulator::runtime {
 
-// Finds an error by name (cudaErrorInvalidValue) or number; returns false if there is none.
-bool find_error(std::string_view name_or_number, cudaError_t *error);
+// Finds an error by name (cudaErrorInvalidValue); returns false if there is none.
+bool find_error(std::string_view name, cudaError_t *error);
 
 // Whether every later call on the device fails after this error.
 bool loses_context(cudaError_t error);

@@ -1,4 +1,4 @@
-// Functions on events. Those that take a stream are in stream_calls.cc.
+// Functions on events; cudaStreamWaitEvent is in stream.cc.
 #include <map>
 
 #include "runtime/call.h"
@@ -16,9 +16,8 @@ std::map<const void *, std::unique_ptr<Event>> &events() {
 }
 
 cudaError_t create_event(cudaEvent_t *handle, unsigned flags) {
-  constexpr unsigned known = cudaEventBlockingSync | cudaEventDisableTiming | cudaEventInterprocess;
+  constexpr unsigned known = cudaEventBlockingSync | cudaEventDisableTiming;
   if ((flags & ~known) != 0) return cudaErrorInvalidValue;
-  if ((flags & cudaEventInterprocess) != 0) return cudaErrorNotSupported;
   auto event = std::make_unique<Event>();
   event->flags = flags;
   event->device = current_device_index();
@@ -26,6 +25,21 @@ cudaError_t create_event(cudaEvent_t *handle, unsigned flags) {
   *handle = reinterpret_cast<cudaEvent_t>(event.get());
   events()[event.get()] = std::move(event);
   return cudaSuccess;
+}
+
+cudaError_t record(Stream &stream, Event &event) {
+  using Clock = std::chrono::steady_clock;
+  if (event.device != stream.device) return cudaErrorInvalidResourceHandle;
+  if (stream.capture) {
+    event.capture = stream.capture;
+    event.capture_dependencies = stream.capture_dependencies;
+    return stream.capture->invalid ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
+  }
+  event.capture = nullptr;
+  event.time = std::make_shared<Clock::time_point>();
+  const cudaError_t error = enqueue(stream, {.name = "an event", .run = [time = event.time] { *time = Clock::now(); }});
+  if (error == cudaSuccess) event.record = stream.last;
+  return error;
 }
 
 }  // namespace
@@ -65,6 +79,15 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
 cudaError_t cudaEventDestroy(cudaEvent_t handle) {
   return call(__func__, Requirement::kRelease,
               [&] { return events().erase(handle) == 1 ? cudaSuccess : cudaErrorInvalidResourceHandle; });
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event_handle, cudaStream_t handle) {
+  return call(__func__, [&] {
+    return with_stream(handle, [&](Stream &stream) {
+      Event *event = find_event(event_handle);
+      return event != nullptr ? record(stream, *event) : cudaErrorInvalidResourceHandle;
+    });
+  });
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t handle) {

@@ -5,7 +5,7 @@
 #include "runtime/device.h"
 #include "runtime/environment.h"
 #include "runtime/findings.h"
-#include "runtime/occupancy.h"
+#include "runtime/registration.h"
 
 using namespace lily::emulator;
 using namespace lily::emulator::runtime;
@@ -15,7 +15,7 @@ namespace {
 cudaError_t set_attribute(Function &function, cudaFuncAttribute attribute, int value) {
   // The kernel's static shared memory also counts towards the limit; Function::kernel() checks it once the kernel is
   // parsed.
-  const auto limit = static_cast<int>(device_properties(current_device_index()).sharedMemPerBlockOptin);
+  const auto limit = static_cast<int>(device_properties().sharedMemPerBlockOptin);
   switch (attribute) {
     case cudaFuncAttributeMaxDynamicSharedMemorySize:
       if (value < 0 || value > limit) return cudaErrorInvalidValue;
@@ -51,24 +51,13 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *ho
     *attributes = {};
     attributes->sharedSizeBytes = function.kernel().static_shared_bytes();
     attributes->localSizeBytes = function.kernel().local_bytes();
-    attributes->maxThreadsPerBlock = max_threads_per_block(function);
+    attributes->maxThreadsPerBlock = function.max_threads_per_block();
     attributes->numRegs = 32;  // a placeholder: PTX does not contain the register count
     attributes->ptxVersion = function.ptx_architecture();
     attributes->binaryVersion = environment().architecture;
     attributes->maxDynamicSharedSizeBytes = function.max_dynamic_shared_bytes();
     attributes->preferredShmemCarveout = function.shared_carveout;
     return cudaSuccess;
-  });
-}
-
-cudaError_t cudaFuncSetCacheConfig(const void *host, cudaFuncCache) {
-  return with_function(__func__, host, [](const Function &) { return cudaSuccess; });
-}
-
-cudaError_t cudaFuncGetName(const char **name, const void *host) {
-  return call(__func__, [&] {
-    *name = find_name(host);
-    return *name != nullptr ? cudaSuccess : cudaErrorInvalidDeviceFunction;
   });
 }
 

@@ -31,23 +31,13 @@ std::map<const void *, std::unique_ptr<ExecutableGraph>> &executables() {
 cudaError_t instantiate(cudaGraphExec_t *result, cudaGraph_t handle, unsigned long long flags) {
   const auto found = graphs().find(handle);
   if (found == graphs().end()) return cudaErrorInvalidValue;
-  constexpr unsigned long long ignored = cudaGraphInstantiateFlagUpload | cudaGraphInstantiateFlagUseNodePriority |
-                                         cudaGraphInstantiateFlagAutoFreeOnLaunch;
-  if ((flags & ~ignored) != 0) return cudaErrorNotSupported;
+  if (flags != 0) return cudaErrorNotSupported;
   auto executable = std::make_unique<ExecutableGraph>();
   executable->graph = found->second;
   executable->label = describe_call("an executable graph");
   *result = reinterpret_cast<cudaGraphExec_t>(executable.get());
   executables()[executable.get()] = std::move(executable);
   return cudaSuccess;
-}
-
-}  // namespace
-
-cudaGraph_t add_graph(std::unique_ptr<Graph> graph) {
-  const cudaGraph_t handle = reinterpret_cast<cudaGraph_t>(graph.get());
-  graphs()[graph.get()] = std::move(graph);
-  return handle;
 }
 
 // The nodes run after the work already in the stream, ordered among each other by their dependencies only. Work queued
@@ -113,6 +103,14 @@ cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream) {
   return cudaSuccess;
 }
 
+}  // namespace
+
+cudaGraph_t add_graph(std::unique_ptr<Graph> graph) {
+  const cudaGraph_t handle = reinterpret_cast<cudaGraph_t>(graph.get());
+  graphs()[graph.get()] = std::move(graph);
+  return handle;
+}
+
 std::vector<std::string> live_graphs(int device) {
   std::vector<std::string> result;
   for (const auto &[handle, each] : graphs()) {
@@ -140,8 +138,9 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *result, cudaGraph_t graph, uns
   return call(__func__, [&] { return instantiate(result, graph, flags); });
 }
 
-cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *result, cudaGraph_t graph, unsigned long long flags) {
-  return call(__func__, [&] { return instantiate(result, graph, flags); });
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t handle) {
+  return call(__func__,
+              [&] { return with_stream(handle, [&](Stream &stream) { return launch_graph(graph, stream); }); });
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -152,30 +151,6 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
   return call(__func__, Requirement::kRelease,
               [&] { return executables().erase(graph) == 1 ? cudaSuccess : cudaErrorInvalidValue; });
-}
-
-// Returns the number of nodes, or the nodes themselves, up to `count`.
-cudaError_t cudaGraphGetNodes(cudaGraph_t handle, cudaGraphNode_t *nodes, size_t *count) {
-  return call(__func__, [&] {
-    const auto found = graphs().find(handle);
-    if (found == graphs().end()) return cudaErrorInvalidValue;
-    const auto &all = found->second->nodes;
-    if (nodes != nullptr) {
-      for (size_t i = 0; i < *count; ++i) {
-        nodes[i] = i < all.size() ? reinterpret_cast<cudaGraphNode_t>(all[i].get()) : nullptr;
-      }
-    }
-    if (nodes == nullptr || *count > all.size()) *count = all.size();
-    return cudaSuccess;
-  });
-}
-
-// `node` must be a result of cudaGraphGetNodes.
-cudaError_t cudaGraphNodeGetType(cudaGraphNode_t node, cudaGraphNodeType *type) {
-  return call(__func__, [&] {
-    *type = reinterpret_cast<const GraphNode *>(node)->work.node;
-    return cudaSuccess;
-  });
 }
 
 }  // extern "C"

@@ -26,8 +26,6 @@ struct Graph {
 // Registers a captured graph and returns its handle.
 cudaGraph_t add_graph(std::unique_ptr<Graph> graph);
 
-cudaError_t launch_graph(cudaGraphExec_t handle, Stream &stream);
-
 std::vector<std::string> live_graphs(int device);
 void destroy_graphs(int device);
 

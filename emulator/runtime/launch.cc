@@ -1,20 +1,29 @@
-#include "runtime/launch.h"
-
+// Kernel launches, including those that nvcc generates calls to for <<<>>>.
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "runtime/call.h"
 #include "runtime/counters_file.h"
 #include "runtime/device.h"
 #include "runtime/environment.h"
 #include "runtime/findings.h"
-#include "runtime/occupancy.h"
+#include "runtime/registration.h"
+#include "runtime/stream.h"
 #include "runtime/unordered.h"
 
 namespace lily::emulator::runtime {
 namespace {
+
+struct LaunchRequest {
+  const void *host = nullptr;
+  dim3 grid, block;
+  void **arguments = nullptr;
+  size_t dynamic_shared_bytes = 0;
+  bool dependent = false;  // programmatic dependent launch
+};
 
 // The error that a GPU returns, or cudaErrorLaunchFailure for mistakes that a GPU does not detect.
 cudaError_t error_of(FindingKind kind) {
@@ -28,7 +37,7 @@ cudaError_t error_of(FindingKind kind) {
   }
 }
 
-LaunchOptions options_for(const LaunchRequest &request, int device) {
+LaunchOptions options_for(const LaunchRequest &request) {
   static uint64_t launches = 0;
   const Environment &env = environment();
   LaunchOptions options;
@@ -38,12 +47,11 @@ LaunchOptions options_for(const LaunchRequest &request, int device) {
   options.global_races = env.global_races;
   options.counters = !env.counters.empty();
   options.touched = checks_order() || !env.wrong_kernel.empty();
-  options.cooperative = request.cooperative;
   // Earlier architectures ignore the attribute.
   options.dependent = request.dependent && env.architecture >= 90;
   if (const OperationPtr &before = running_operation()->follows; options.dependent && before != nullptr)
     options.earlier = before->running;
-  options.max_shared_bytes = static_cast<uint32_t>(device_properties(device).sharedMemPerBlockOptin);
+  options.max_shared_bytes = static_cast<uint32_t>(device_properties().sharedMemPerBlockOptin);
   return options;
 }
 
@@ -89,7 +97,7 @@ void run(const Launch &launched) {
   const LaunchRequest &r = launched.request;
   const std::string &name = launched.kernel.name();
   try {
-    const LaunchOptions options = options_for(r, launched.device);
+    const LaunchOptions options = options_for(r);
     LaunchResult result = launch(launched.kernel, {r.grid.x, r.grid.y, r.grid.z}, {r.block.x, r.block.y, r.block.z},
                                  r.dynamic_shared_bytes, launched.parameters.data(), options);
     if (environment().verbose >= 1) {
@@ -124,22 +132,16 @@ cudaError_t check_request(const Function &function, const LaunchRequest &r, cons
   if (!grid || !block) return cudaErrorInvalidConfiguration;
   const uint64_t threads = uint64_t{r.block.x} * r.block.y * r.block.z;
   if (threads > static_cast<uint64_t>(p.maxThreadsPerBlock)) return cudaErrorInvalidConfiguration;
-  if (threads > static_cast<uint64_t>(max_threads_per_block(function))) return cudaErrorInvalidValue;
-  if (r.dynamic_shared_bytes > static_cast<size_t>(function.max_dynamic_shared_bytes())) return cudaErrorInvalidValue;
-  if (!r.cooperative) return cudaSuccess;
-  const uint64_t resident = uint64_t{1} * p.multiProcessorCount *
-                            blocks_per_multiprocessor(function, static_cast<int>(threads), r.dynamic_shared_bytes);
-  const uint64_t blocks = uint64_t{r.grid.x} * r.grid.y * r.grid.z;
-  return blocks <= resident ? cudaSuccess : cudaErrorCooperativeLaunchTooLarge;
+  if (threads > static_cast<uint64_t>(function.max_threads_per_block())) return cudaErrorInvalidValue;
+  return r.dynamic_shared_bytes <= static_cast<size_t>(function.max_dynamic_shared_bytes()) ? cudaSuccess
+                                                                                            : cudaErrorInvalidValue;
 }
-
-}  // namespace
 
 cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request) {
   const Function *function = find_function(request.host);
   if (function == nullptr) return cudaErrorInvalidDeviceFunction;
   if (stream.device != current_device_index()) return cudaErrorInvalidResourceHandle;
-  if (const cudaError_t error = check_request(*function, request, device_properties(stream.device))) return error;
+  if (const cudaError_t error = check_request(*function, request, device_properties())) return error;
 
   // Arguments are copied at the time of the call.
   std::vector<char> parameters(function->kernel().parameter_bytes());
@@ -151,31 +153,44 @@ cudaError_t launch_kernel(Stream &stream, const LaunchRequest &request) {
       Launch{function->kernel(), request, std::move(parameters), stream.device, function->shared_carveout});
   return enqueue(stream, {.name = "the kernel " + readable_name(function->kernel().name()),
                           .run = [launched] { run(*launched); },
-                          .node = cudaGraphNodeTypeKernel,
                           .dependent = request.dependent});
 }
 
+// Copies the launch attributes into the request.
 void read_attributes(const cudaLaunchConfig_t &config, LaunchRequest *request) {
   for (unsigned i = 0; i < config.numAttrs; ++i) {
     const cudaLaunchAttribute &attribute = config.attrs[i];
-    switch (attribute.id) {
-      case cudaLaunchAttributeIgnore:
-      case cudaLaunchAttributePriority:
-      case cudaLaunchAttributePreferredSharedMemoryCarveout:
-      case cudaLaunchAttributeAccessPolicyWindow: break;
-      case cudaLaunchAttributeProgrammaticStreamSerialization:
-        request->dependent = attribute.val.programmaticStreamSerializationAllowed != 0;
-        break;
-      case cudaLaunchAttributeCooperative: request->cooperative = attribute.val.cooperative != 0; break;
-      case cudaLaunchAttributeClusterDimension: {
-        const auto &cluster = attribute.val.clusterDim;
-        if (uint64_t{cluster.x} * cluster.y * cluster.z == 1) break;
-        unsupported("cudaLaunchKernelExC: clusters are not emulated");
-      }
-      default:
-        unsupported("cudaLaunchKernelExC: launch attribute " + std::to_string(attribute.id) + " is not emulated");
-    }
+    if (attribute.id != cudaLaunchAttributeProgrammaticStreamSerialization)
+      unsupported("cudaLaunchKernelExC: launch attribute " + std::to_string(attribute.id) + " is not emulated");
+    request->dependent = attribute.val.programmaticStreamSerializationAllowed != 0;
   }
 }
 
+cudaError_t launch_in(cudaStream_t handle, const LaunchRequest &request) {
+  return with_stream(handle, [&](Stream &stream) { return launch_kernel(stream, request); });
+}
+
+}  // namespace
 }  // namespace lily::emulator::runtime
+
+using namespace lily::emulator;
+using namespace lily::emulator::runtime;
+
+extern "C" {
+
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **arguments,
+                               size_t dynamic_shared_bytes, cudaStream_t stream) {
+  return call("cudaLaunchKernel", [&] {
+    return launch_in(stream, {static_cast<const void *>(kernel), grid, block, arguments, dynamic_shared_bytes});
+  });
+}
+
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *host, void **arguments) {
+  return call(__func__, [&] {
+    LaunchRequest request{host, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes};
+    read_attributes(*config, &request);
+    return launch_in(config->stream, request);
+  });
+}
+
+}  // extern "C"

@@ -15,8 +15,7 @@ namespace lily::emulator::runtime {
 
 struct FatBinary {
   const void *wrapper = nullptr;
-  std::map<int, std::unique_ptr<Module>>
-      modules;  // per device, because each has its own variables; parsed at first use
+  std::unique_ptr<Module> module;  // parsed at first use
 };
 
 namespace {
@@ -27,32 +26,20 @@ struct RegisteredFunction {
   std::map<int, Function> on_device;
 };
 
-struct RegisteredVariable {
-  FatBinary *binary;
-  std::string name;
-};
-
 std::map<const void *, RegisteredFunction> &functions() {
   static auto *const functions = new std::map<const void *, RegisteredFunction>;
   return *functions;
 }
 
-std::map<const void *, RegisteredVariable> &variables() {
-  static auto *const variables = new std::map<const void *, RegisteredVariable>;
-  return *variables;
-}
-
 Module &module_of(FatBinary &binary) {
-  const int index = current_device_index();
-  std::unique_ptr<Module> &module = binary.modules[index];
-  if (module == nullptr) {
+  if (binary.module == nullptr) {
     try {
-      module = Module::parse(ptx_of(binary.wrapper), index);
+      binary.module = Module::parse(ptx_of(binary.wrapper));
     } catch (const Error &error) {
       unsupported(error.what());
     }
   }
-  return *module;
+  return *binary.module;
 }
 
 }  // namespace
@@ -85,7 +72,7 @@ const Kernel &Function::kernel() const {
   } catch (const Error &error) {
     unsupported(error.what());
   }
-  const size_t most = device_properties(current_device_index()).sharedMemPerBlockOptin;
+  const size_t most = device_properties().sharedMemPerBlockOptin;
   const auto dynamic = static_cast<size_t>(allowed_dynamic_shared_bytes.value_or(0));
   if (dynamic > 0 && kernel_->static_shared_bytes() + dynamic > most) {
     unsupported("cudaFuncSetAttribute: " + std::to_string(dynamic) + " bytes of dynamic shared memory and " +
@@ -95,25 +82,19 @@ const Kernel &Function::kernel() const {
   return *kernel_;
 }
 
+int Function::max_threads_per_block() const {
+  const int bound = static_cast<int>(kernel().max_threads_per_block());
+  return bound != 0 ? bound : 1024;
+}
+
 int Function::max_dynamic_shared_bytes() const {
   if (allowed_dynamic_shared_bytes) return *allowed_dynamic_shared_bytes;
-  const size_t limit = device_properties(current_device_index()).sharedMemPerBlock;
+  const size_t limit = device_properties().sharedMemPerBlock;
   return static_cast<int>(limit - std::min<size_t>(limit, kernel().static_shared_bytes()));
 }
 
 void forget_attributes(int device) {
   for (auto &[host, function] : functions()) function.on_device.erase(device);
-}
-
-const char *find_name(const void *host) {
-  const auto found = functions().find(host);
-  return found != functions().end() ? found->second.name.c_str() : nullptr;
-}
-
-ModuleVariable find_variable(const void *host) {
-  const auto found = variables().find(host);
-  if (found == variables().end()) return {};
-  return module_of(*found->second.binary).variable(found->second.name);
 }
 
 }  // namespace lily::emulator::runtime
@@ -135,21 +116,10 @@ void __cudaRegisterFatBinaryEnd(void **) {}
 // The kernels may still be queued, and unregistering them at exit has no benefit.
 void __cudaUnregisterFatBinary(void **) {}
 
-char __cudaInitModule(void **) { return 1; }
-
 void __cudaRegisterFunction(void **handle, const char *host, char *, const char *name, int, uint3 *, uint3 *, dim3 *,
                             dim3 *, int *) {
   std::lock_guard<std::mutex> lock(runtime_mutex());
   functions()[host] = {reinterpret_cast<FatBinary *>(handle), name, {}};
-}
-
-void __cudaRegisterVar(void **handle, char *host, char *, const char *name, int, size_t, int, int) {
-  std::lock_guard<std::mutex> lock(runtime_mutex());
-  variables()[host] = {reinterpret_cast<FatBinary *>(handle), name};
-}
-
-void __cudaRegisterManagedVar(void **, void **, char *, const char *name, int, size_t, int, int) {
-  unsupported(std::string("__managed__ variables are not emulated: ") + name);
 }
 
 cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *host) {
@@ -161,21 +131,6 @@ cudaError_t cudaGetFuncBySymbol(cudaFunction_t *function, const void *host) {
   return call(__func__, [&] {
     *function = reinterpret_cast<cudaFunction_t>(const_cast<void *>(host));
     return find_function(host) != nullptr ? cudaSuccess : cudaErrorInvalidDeviceFunction;
-  });
-}
-
-cudaError_t cudaGetSymbolAddress(void **pointer, const void *symbol) {
-  return call(__func__, [&] {
-    *pointer = find_variable(symbol).address;
-    return *pointer != nullptr ? cudaSuccess : cudaErrorInvalidSymbol;
-  });
-}
-
-cudaError_t cudaGetSymbolSize(size_t *size, const void *symbol) {
-  return call(__func__, [&] {
-    const ModuleVariable variable = find_variable(symbol);
-    *size = variable.size;
-    return variable.address != nullptr ? cudaSuccess : cudaErrorInvalidSymbol;
   });
 }
 

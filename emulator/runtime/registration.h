@@ -1,4 +1,4 @@
-// The kernels and variables of the program, by the host addresses that nvcc's generated code registers.
+// The kernels of the program, by the host addresses that nvcc's generated code registers.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -31,6 +31,7 @@ class Function {
   // may have 48 KiB.
   std::optional<int> allowed_dynamic_shared_bytes;
   int max_dynamic_shared_bytes() const;
+  int max_threads_per_block() const;
   int shared_carveout = -1;
 
  private:
@@ -42,10 +43,7 @@ class Function {
 
 // On the current device; null if there is none.
 Function *find_function(const void *host);
-const char *find_name(const void *host);
 // Resets the attributes of all kernels on a device.
 void forget_attributes(int device);
-// The address is null if there is none.
-ModuleVariable find_variable(const void *host);
 
 }  // namespace lily::emulator::runtime

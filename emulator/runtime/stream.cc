@@ -1,6 +1,5 @@
 #include "runtime/stream.h"
 
-#include <algorithm>
 #include <map>
 #include <thread>
 
@@ -25,24 +24,23 @@ Registry &registry() {
   return *registry;
 }
 
-std::shared_ptr<Stream> make_stream(Kind kind, int device, int priority) {
+std::shared_ptr<Stream> make_stream(Kind kind, int device) {
   auto stream = std::make_shared<Stream>();
   stream->kind = kind;
   stream->device = device;
-  stream->priority = priority;
   stream->id = registry().next_id++;
   return stream;
 }
 
 Stream &legacy_stream(int index) {
   std::shared_ptr<Stream> &stream = device(index).legacy_stream;
-  if (stream == nullptr) stream = make_stream(Kind::kLegacy, index, 0);
+  if (stream == nullptr) stream = make_stream(Kind::kLegacy, index);
   return *stream;
 }
 
 Stream &per_thread_stream(int index) {
   std::shared_ptr<Stream> &stream = registry().per_thread[{std::this_thread::get_id(), index}];
-  if (stream == nullptr) stream = make_stream(Kind::kPerThread, index, 0);
+  if (stream == nullptr) stream = make_stream(Kind::kPerThread, index);
   return *stream;
 }
 
@@ -86,13 +84,20 @@ OperationPtr next_operation(Stream &stream) {
   return operation;
 }
 
-cudaError_t create_stream(cudaStream_t *handle, unsigned flags, int priority) {
+cudaError_t create_stream(cudaStream_t *handle, unsigned flags) {
   if (flags != cudaStreamDefault && flags != cudaStreamNonBlocking) return cudaErrorInvalidValue;
   const Kind kind = flags == cudaStreamNonBlocking ? Kind::kNonBlocking : Kind::kBlocking;
-  const auto stream = make_stream(kind, current_device_index(), std::clamp(priority, -5, 0));
+  const auto stream = make_stream(kind, current_device_index());
   stream->label = describe_call("a stream");
   registry().streams[stream.get()] = stream;
   *handle = reinterpret_cast<cudaStream_t>(stream.get());
+  return cudaSuccess;
+}
+
+cudaError_t wait(Stream &stream, Event &event) {
+  if (event.capture || stream.capture) return capture_wait(stream, event);
+  if (const cudaError_t error = check_not_capturing(stream)) return error;
+  if (event.record != nullptr) enqueue_after(stream, event.record);
   return cudaSuccess;
 }
 
@@ -106,9 +111,8 @@ void destroy(Stream &stream) {
 
 }  // namespace
 
-Stream *find_stream(cudaStream_t handle, bool null_is_per_thread) {
-  const bool per_thread = handle == cudaStreamPerThread || (handle == nullptr && null_is_per_thread);
-  if (per_thread) return &per_thread_stream(current_device_index());
+Stream *find_stream(cudaStream_t handle) {
+  if (handle == cudaStreamPerThread) return &per_thread_stream(current_device_index());
   if (handle == nullptr || handle == cudaStreamLegacy) return &legacy_stream(current_device_index());
   const auto found = registry().streams.find(handle);
   return found != registry().streams.end() ? found->second.get() : nullptr;
@@ -154,15 +158,6 @@ cudaError_t synchronize(Stream &stream) {
   return device(stream.device).sticky_error;
 }
 
-cudaError_t query(Stream &stream) {
-  if (const cudaError_t error = check_not_capturing(stream)) return error;
-  if (!predecessors(stream).operations.empty()) make_progress();
-  const Predecessors before = predecessors(stream);
-  if (!before.operations.empty()) return cudaErrorNotReady;
-  host_clock().join(before.clock);
-  return device(stream.device).sticky_error;
-}
-
 std::vector<std::string> live_streams(int index) {
   std::vector<std::string> result;
   for (const auto &[handle, each] : registry().streams) {
@@ -185,25 +180,40 @@ using namespace lily::emulator::runtime;
 
 extern "C" {
 
-cudaError_t cudaStreamCreate(cudaStream_t *stream) {
-  return call(__func__, [&] { return create_stream(stream, cudaStreamDefault, 0); });
-}
-
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
-  return call(__func__, [&] { return create_stream(stream, flags, 0); });
-}
-
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority) {
-  return call(__func__, [&] { return create_stream(stream, flags, priority); });
+  return call(__func__, [&] { return create_stream(stream, flags); });
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   return call(__func__, Requirement::kRelease, [&] {
     const bool is_created = handle != nullptr && handle != cudaStreamLegacy && handle != cudaStreamPerThread;
-    Stream *stream = is_created ? find_stream(handle, false) : nullptr;
+    Stream *stream = is_created ? find_stream(handle) : nullptr;
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;
     destroy(*stream);
     return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
+  return call(__func__, [&] { return with_stream(handle, [](Stream &stream) { return synchronize(stream); }); });
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event_handle, unsigned flags) {
+  return call(__func__, [&] {
+    return with_stream(handle, [&](Stream &stream) {
+      Event *event = find_event(event_handle);
+      if (event == nullptr) return cudaErrorInvalidResourceHandle;
+      return flags == cudaEventWaitDefault ? wait(stream, *event) : cudaErrorInvalidValue;
+    });
+  });
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void *data) {
+  return call(__func__, [&] {
+    if (function == nullptr) return cudaErrorInvalidValue;
+    return with_stream(handle, [&](Stream &stream) {
+      return enqueue(stream, {.name = "a host function", .run = [=] { function(data); }, .host_function = true});
+    });
   });
 }
 

@@ -20,7 +20,6 @@ struct Stream {
   enum class Kind { kLegacy, kPerThread, kBlocking, kNonBlocking };
   Kind kind = Kind::kBlocking;
   int device = 0;
-  int priority = 0;
   unsigned long long id = 0;
   std::string label;  // for leak findings
   OperationPtr last;  // dependency of the next operation
@@ -41,16 +40,21 @@ struct Event {
   std::vector<GraphNode *> capture_dependencies;
 };
 
-// The stream of a handle. The null handle is the legacy stream, or the per-thread stream in programs built with
-// --default-stream per-thread. Returns null for a handle that is not that of an existing stream.
-Stream *find_stream(cudaStream_t handle, bool null_is_per_thread);
+// The stream of a handle; null for a handle that is not that of an existing stream.
+Stream *find_stream(cudaStream_t handle);
 Event *find_event(cudaEvent_t handle);
+
+// Calls body(stream), or fails if the handle is not that of an existing stream.
+template <class Body>
+cudaError_t with_stream(cudaStream_t handle, Body &&body) {
+  Stream *stream = find_stream(handle);
+  return stream != nullptr ? body(*stream) : cudaErrorInvalidResourceHandle;
+}
 
 struct Work {
   std::string name;  // "a copy", "the kernel scale"
   std::function<void()> run;
   bool host_function = false;
-  cudaGraphNodeType node = cudaGraphNodeTypeEmpty;
   bool dependent = false;  // programmatic dependent launch
 };
 
@@ -63,9 +67,8 @@ void enqueue_after(Stream &stream, const OperationPtr &operation);
 // Fails and invalidates the capture if the stream is capturing or, for the legacy stream, if a blocking stream is.
 cudaError_t check_not_capturing(Stream &stream);
 
-// synchronize waits for all work in the stream; query returns whether it is done and, if it is not, runs one operation.
+// Waits for all work in the stream.
 cudaError_t synchronize(Stream &stream);
-cudaError_t query(Stream &stream);
 
 // For leaks and cudaDeviceReset: objects that the program created and has not destroyed.
 std::vector<std::string> live_streams(int device);

@@ -19,7 +19,7 @@ using Units = std::bitset<TouchedPage::kUnits>;
 struct Record {
   uint32_t timeline = 0, time = 0;
   std::string name;
-  Units read, written, atomic;
+  Units read, written;
 };
 
 using Page = std::vector<Record>;
@@ -52,19 +52,16 @@ bool note(const Operation &operation, const TouchedPage &touched) {
   Page &page = pages()[touched.allocation][touched.page];
   for (Record &each : page) {
     if (!operation.clock.covers(each.timeline, each.time)) {
-      const Units changed = each.written | each.atomic;
-      const Units conflicts = (touched.written & (each.read | changed)) | (touched.read & changed) |
-                              (touched.atomic & (each.read | each.written));
+      const Units conflicts = (touched.written & (each.read | each.written)) | (touched.read & each.written);
       if (conflicts.none()) continue;
       report_conflict(operation, each, touched, conflicts);
       return false;
     }
     each.read &= ~(touched.read | touched.written);
-    each.atomic &= ~(touched.atomic | touched.written);
     each.written &= ~touched.written;
   }
-  std::erase_if(page, [](const Record &each) { return (each.read | each.written | each.atomic).none(); });
-  page.push_back({operation.timeline, operation.time, operation.name, touched.read, touched.written, touched.atomic});
+  std::erase_if(page, [](const Record &each) { return (each.read | each.written).none(); });
+  page.push_back({operation.timeline, operation.time, operation.name, touched.read, touched.written});
   return true;
 }
 

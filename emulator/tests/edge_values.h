@@ -56,13 +56,6 @@ inline std::vector<Bits> edge_values(char kind, bool few) {
       values = {0,      0x8000, 0x7f80, 0xff80, 0x7fc0, 0x0001, 0x807f, 0x3f80,
                 0xbf81, 0x7f7f, 0x0080, 0x4049, 0xc020, 0x3f00, 0x3380, 0x4b01};
       break;
-    case 'X':
-    case 'Y':
-      for (const Bits lower : edge_values(kind == 'X' ? 'H' : 'B', false)) {
-        const std::vector<Bits> upper = edge_values(kind == 'X' ? 'H' : 'B', false);
-        values.push_back(lower | upper[(values.size() * 5 + 3) % upper.size()] << 16);
-      }
-      break;
   }
   const size_t most = kind == 's' ? 13 : kind == 'F' || kind == 'D' ? 18 : 12;
   if (few && values.size() > most) values.resize(most);

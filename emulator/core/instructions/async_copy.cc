@@ -1,23 +1,14 @@
 // cp.async: copies 4, 8 or 16 bytes from global to shared memory. The data arrives at the wait for the copy's group.
 #include "core/instructions/families.h"
-#include "core/instructions/memory_modifiers.h"
 #include "core/instructions/operands.h"
 
 namespace lily::emulator {
 namespace {
 
-// The optional operand is src-size, the number of bytes to read before zero fill, or the predicate ignore-src.
+// The optional operand is src-size, the number of bytes to read before zero fill.
 void copy(Thread &thread, const Instruction &in) {
   const uint32_t bytes = source<uint32_t>(thread, in, 2);
-  uint32_t source_bytes = bytes;
-  if (in.operation != 0) {
-    const Operand &limit = in.operands[3];
-    if (limit.type == Type::kPred) {
-      if (thread.predicate(limit)) source_bytes = 0;
-    } else {
-      source_bytes = source<uint32_t>(thread, in, 3);
-    }
-  }
+  uint32_t source_bytes = in.operand_count == 4 ? source<uint32_t>(thread, in, 3) : bytes;
   if (source_bytes > bytes) {
     thread.report(in, FindingKind::kBadOperand,
                   "source size " + std::to_string(source_bytes) + " exceeds cp-size " + std::to_string(bytes));
@@ -50,10 +41,7 @@ void decode_async_copy(Instruction &in, Modifiers &modifiers) {
     if (modifiers.take_any({"shared", "shared::cta"}) < 0) refuse(in, "the destination must be .shared");
     if (!modifiers.take("global")) refuse(in, "the source must be .global");
     in.space = Space::kShared;
-    modifiers.take_any({"L2::64B", "L2::128B", "L2::256B"});
-    const bool has_policy = modifiers.take("L2::cache_hint");
-    expect_operands(in, has_policy ? 4 : 3, has_policy ? 5 : 4);
-    in.operation = in.operand_count == (has_policy ? 5 : 4);
+    expect_operands(in, 3, 4);
     const Operand &size = in.operands[2];
     const bool allowed = size.kind == Operand::Kind::kConstant &&
                          (size.constant == 16 || (!bypasses_l1 && (size.constant == 4 || size.constant == 8)));

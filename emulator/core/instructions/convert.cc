@@ -1,184 +1,128 @@
-// cvt: conversions between integers and floats of all sizes, packing of two f32 into f16x2 or bf16x2, and f32 to tf32.
+// cvt: conversions between integers, from 32-bit integers to f32, from f32 to integers, between floats, packing of two
+// f32 into f16x2 or bf16x2, and f32 to tf32.
 //
 // Every other float type converts exactly to double, so a conversion goes through double and rounds once, to the
 // destination.
-#include "core/instructions/conversion.h"
 #include "core/instructions/families.h"
-#include "core/instructions/half_arithmetic.h"
 #include "core/instructions/operands.h"
 
 namespace lily::emulator {
 namespace {
 
 template <Type kFrom>
-double widened(const Instruction &in, uint64_t bits) {
+double widened(uint64_t bits) {
   if constexpr (kFrom == Type::kF16) return Half::widen(bits);
   if constexpr (kFrom == Type::kBf16) return Bfloat::widen(bits);
   if constexpr (kFrom == Type::kF64) return double_of(bits);
-  const float value = float_of(bits);
-  return in.flush_subnormals ? flush_subnormal(value) : value;
-}
-
-// .satfinite: infinity becomes the largest finite number. .relu: negative numbers become 0.
-template <class Format>
-uint16_t finish_16(const Instruction &in, uint16_t bits) {
-  if (in.flag && (bits & 0x7fff) == Format::kLargest + 1) bits = (bits & 0x8000) | Format::kLargest;
-  return in.relu ? clamp_negative_16<Format>(bits) : bits;
+  return float_of(bits);
 }
 
 template <Type kTo>
-uint64_t narrowed(const Instruction &in, double value) {
-  if (in.saturate) value = saturate(value);
-  if constexpr (kTo == Type::kF16) return finish_16<Half>(in, Half::narrow(value, in.rounding));
-  if constexpr (kTo == Type::kBf16) return finish_16<Bfloat>(in, Bfloat::narrow(value, in.rounding));
+uint64_t narrowed(double value) {
+  if constexpr (kTo == Type::kF16) return Half::narrow(value);
+  if constexpr (kTo == Type::kBf16) return Bfloat::narrow(value);
   if constexpr (kTo == Type::kF64) return bits_of(value);
-  const float result = double_to_float(value, in.rounding);
-  return bits_of(in.flush_subnormals ? flush_subnormal(result) : result);
+  return bits_of(static_cast<float>(value));
 }
 
 template <Type kTo, Type kFrom>
 void float_to_float(Thread &thread, const Instruction &in) {
-  thread.set(in.operands[0], narrowed<kTo>(in, widened<kFrom>(in, thread.get(in.operands[1]))));
-}
-// .rni, .rzi, .rmi, .rpi between floats of the same size.
-template <Type kType>
-void float_to_whole_float(Thread &thread, const Instruction &in) {
-  const double value = round_to_integer(widened<kType>(in, thread.get(in.operands[1])), in.rounding);
-  thread.set(in.operands[0], narrowed<kType>(in, value));
+  thread.set(in.operands[0], narrowed<kTo>(widened<kFrom>(thread.get(in.operands[1]))));
 }
 
-template <Type kFrom>
+// .sat: clamps to [0, 1]; a NaN becomes +0.
+float saturate(float value) { return !(value > 0) ? 0 : value > 1 ? 1 : value; }
+
+// A value out of range becomes the nearest limit. A NaN becomes 0, except with a 64-bit destination: then only the top
+// bit of the result is set.
 void float_to_int(Thread &thread, const Instruction &in) {
-  const double value = widened<kFrom>(in, thread.get(in.operands[1]));
-  thread.set(in.operands[0],
-             float_to_integer(value, is_signed(in.type), size_of(in.type), kFrom == Type::kF64, in.rounding));
-}
-
-template <Type kTo>
-void int_to_float(Thread &thread, const Instruction &in) {
-  const uint64_t bits = thread.get(in.operands[1]);
-  const bool from_signed = is_signed(in.source_type);
-  const int bytes = size_of(in.source_type);
-  if constexpr (kTo == Type::kF16 || kTo == Type::kBf16) {
-    thread.set(in.operands[0], narrowed<kTo>(in, integer_to_odd(bits, from_signed, bytes)));
+  const float value = source<float>(thread, in, 1);
+  const int bits = size_of(in.type) * 8;
+  const double integer = std::trunc(value), limit = std::ldexp(1.0, bits - 1);
+  int64_t result = 0;
+  if (value != value) {
+    result = bits == 64 ? INT64_MIN : 0;
+  } else if (integer >= limit) {
+    result = static_cast<int64_t>((uint64_t{1} << (bits - 1)) - 1);
   } else {
-    using Number = std::conditional_t<kTo == Type::kF64, double, float>;
-    const Number value = integer_to_float<Number>(bits, from_signed, bytes, in.rounding);
-    set_result<Number>(thread, in, in.saturate ? saturate(value) : value);
+    result = static_cast<int64_t>(std::max(integer, -limit));
   }
+  thread.set(in.operands[0], static_cast<uint64_t>(result));
 }
 
+template <class Int>
+void int_to_float(Thread &thread, const Instruction &in) {
+  set_result<float>(thread, in, static_cast<float>(source<Int>(thread, in, 1)));
+}
+
+// The low bits, extended according to the source's sign and then to the destination's.
 void int_to_int(Thread &thread, const Instruction &in) {
-  thread.set(in.operands[0],
-             integer_to_integer(thread.get(in.operands[1]), is_signed(in.source_type), size_of(in.source_type),
-                                is_signed(in.type), size_of(in.type), in.saturate));
+  const auto extend = [](uint64_t value, Type type) {
+    return is_signed(type) ? static_cast<uint64_t>(sign_extend(value, size_of(type)))
+                           : zero_extend(value, size_of(type));
+  };
+  thread.set(in.operands[0], extend(extend(thread.get(in.operands[1]), in.source_type), in.type));
 }
 
 // The first source is the upper half.
 template <Type kTo>
 void pack(Thread &thread, const Instruction &in) {
-  const uint64_t upper = narrowed<kTo>(in, widened<Type::kF32>(in, thread.get(in.operands[1])));
-  const uint64_t lower = narrowed<kTo>(in, widened<Type::kF32>(in, thread.get(in.operands[2])));
+  const uint64_t upper = narrowed<kTo>(widened<Type::kF32>(thread.get(in.operands[1])));
+  const uint64_t lower = narrowed<kTo>(widened<Type::kF32>(thread.get(in.operands[2])));
   thread.set(in.operands[0], upper << 16 | lower);
 }
 
 void to_tf32(Thread &thread, const Instruction &in) {
-  uint32_t result = narrow_to_tf32(source<float>(thread, in, 1), in.rounding);
-  if (in.flag && (result & 0x7fffffff) == 0x7f800000) result = (result & 0x80000000) | 0x7f7fe000;
-  if (in.relu && (result & 0x80000000)) result = 0;
-  set_result<uint32_t>(thread, in, result);
+  set_result<uint32_t>(thread, in, narrow_to_tf32(source<float>(thread, in, 1)));
 }
 
-template <Type kFrom>
-Executor float_to(const Instruction &in, Type to) {
-  switch (to) {
-    case Type::kF16: return float_to_float<Type::kF16, kFrom>;
-    case Type::kBf16: return float_to_float<Type::kBf16, kFrom>;
-    case Type::kF32: return float_to_float<Type::kF32, kFrom>;
-    case Type::kF64: return float_to_float<Type::kF64, kFrom>;
-    default: refuse(in, "this pair of types is not supported");
+// f32 to and from each of the others.
+Executor between_floats(const Instruction &in) {
+  switch (in.source_type) {
+    case Type::kF16: return float_to_float<Type::kF32, Type::kF16>;
+    case Type::kBf16: return float_to_float<Type::kF32, Type::kBf16>;
+    case Type::kF64: return float_to_float<Type::kF32, Type::kF64>;
+    default: break;
   }
-}
-
-// Chooses an executor by float type: make(std::integral_constant<Type, ...>).
-template <class Make>
-Executor by_float(const Instruction &in, Type type, Make make) {
-  switch (type) {
-    case Type::kF16: return make(std::integral_constant<Type, Type::kF16>{});
-    case Type::kBf16: return make(std::integral_constant<Type, Type::kBf16>{});
-    case Type::kF32: return make(std::integral_constant<Type, Type::kF32>{});
-    case Type::kF64: return make(std::integral_constant<Type, Type::kF64>{});
-    default: refuse(in, "this pair of types is not supported");
+  switch (in.type) {
+    case Type::kF16: return float_to_float<Type::kF16, Type::kF32>;
+    case Type::kBf16: return float_to_float<Type::kBf16, Type::kF32>;
+    default: return float_to_float<Type::kF64, Type::kF32>;
   }
-}
-
-void decode_tf32(Instruction &in, Modifiers &modifiers) {
-  const std::optional<Rounding> rounding = modifiers.take_one<Rounding>(
-      {{"rna", Rounding::kNearestAway}, {"rn", Rounding::kNearestEven}, {"rz", Rounding::kZero}});
-  if (!rounding) refuse(in, "requires .rna, .rn or .rz");
-  if (in.source_type != Type::kF32) refuse(in, "the source must be .f32");
-  in.rounding = *rounding;
-  in.flag = modifiers.take("satfinite");
-  in.relu = *rounding != Rounding::kNearestAway && modifiers.take("relu");
-  expect_operands(in, 2, 2);
-  in.executor = to_tf32;
-}
-
-void decode_pack(Instruction &in, Modifiers &modifiers) {
-  if (in.source_type != Type::kF32) refuse(in, "the sources must be .f32");
-  take_rounding(in, modifiers, true);
-  if (in.rounding != Rounding::kNearestEven && in.rounding != Rounding::kZero) refuse(in, "requires .rn or .rz");
-  in.relu = modifiers.take("relu");
-  in.flag = modifiers.take("satfinite");
-  expect_operands(in, 3, 3);
-  in.executor = in.type == Type::kF16x2 ? pack<Type::kF16> : pack<Type::kBf16>;
-}
-
-void decode_between_floats(Instruction &in, Modifiers &modifiers, std::optional<Rounding> to_whole) {
-  if (to_whole) {
-    if (in.type != in.source_type) refuse(in, "rounding to an integer requires equal types");
-    in.rounding = *to_whole;
-    in.executor = by_float(in, in.type, [](auto type) -> Executor { return float_to_whole_float<type()>; });
-    return;
-  }
-  const bool to_half = in.type == Type::kF16 || in.type == Type::kBf16;
-  const bool narrows = size_of(in.type) < size_of(in.source_type) || (to_half && in.type != in.source_type);
-  if (narrows) take_rounding(in, modifiers, true);
-  if (to_half && in.source_type == Type::kF32) {
-    in.relu = modifiers.take("relu");
-    in.flag = modifiers.take("satfinite");
-  }
-  in.executor = by_float(in, in.source_type, [&](auto from) -> Executor { return float_to<from()>(in, in.type); });
 }
 
 }  // namespace
 
 void decode_convert(Instruction &in, Modifiers &modifiers) {
-  if (modifiers.has("pack")) refuse(in, "cvt.pack is not supported");
-  in.type = modifiers.take_type();
-  in.source_type = modifiers.take_type();
-  if (is_bits(in.type) || is_bits(in.source_type)) refuse(in, ".b types are not supported");
-  if (in.type == Type::kTf32) return decode_tf32(in, modifiers);
-  if (in.type == Type::kF16x2 || in.type == Type::kBf16x2) return decode_pack(in, modifiers);
-
-  expect_operands(in, 2, 2);
-  const bool to_float = is_float(in.type), from_float = is_float(in.source_type);
-  const std::optional<Rounding> to_whole = modifiers.take_one<Rounding>(
-      {{"rni", Rounding::kNearestEven}, {"rzi", Rounding::kZero}, {"rmi", Rounding::kDown}, {"rpi", Rounding::kUp}});
-  if (to_whole && !from_float) refuse(in, "an integer source does not support rounding to an integer");
-  if (in.type == Type::kF32 || in.source_type == Type::kF32) in.flush_subnormals = modifiers.take("ftz");
-  in.saturate = modifiers.take("sat");
-  if (to_float && from_float) {
-    decode_between_floats(in, modifiers, to_whole);
-  } else if (from_float) {
-    if (!to_whole) refuse(in, "requires .rni, .rzi, .rmi or .rpi");
-    in.rounding = *to_whole;
-    in.executor = by_float(in, in.source_type, [](auto from) -> Executor { return float_to_int<from()>; });
-  } else if (to_float) {
-    take_rounding(in, modifiers, true);
-    in.executor = by_float(in, in.type, [](auto to) -> Executor { return int_to_float<to()>; });
-  } else {
+  const Type to = in.type = modifiers.take_type(), from = in.source_type = modifiers.take_type();
+  const bool packs = to == Type::kF16x2 || to == Type::kBf16x2;
+  expect_operands(in, packs ? 3 : 2, packs ? 3 : 2);
+  const auto require = [&](const char *modifier) {
+    if (!modifiers.take(modifier)) refuse(in, std::string("requires .") + modifier);
+  };
+  if (is_bits(to) || is_bits(from)) refuse(in, ".b types are not supported");
+  if (is_integer(to) && is_integer(from)) {
     in.executor = int_to_int;
+  } else if (is_integer(to) && is_signed(to) && from == Type::kF32) {
+    require("rzi");
+    in.executor = float_to_int;
+  } else if (to == Type::kF32 && (from == Type::kS32 || from == Type::kU32)) {
+    require("rn");
+    in.executor = from == Type::kS32 ? int_to_float<int32_t> : int_to_float<uint32_t>;
+  } else if (to == Type::kTf32 && from == Type::kF32) {
+    require("rna");
+    in.executor = to_tf32;
+  } else if (packs && from == Type::kF32) {
+    require("rn");
+    in.executor = to == Type::kF16x2 ? pack<Type::kF16> : pack<Type::kBf16>;
+  } else if (to == Type::kF32 && from == Type::kF32) {
+    require("sat");
+    in.executor = unary<float, saturate>;
+  } else if (is_float(to) && is_float(from) && (to == Type::kF32) != (from == Type::kF32)) {
+    if (size_of(to) < size_of(from)) require("rn");
+    in.executor = between_floats(in);
+  } else {
+    refuse(in, "this pair of types is not supported");
   }
 }
 

@@ -1,9 +1,8 @@
-// ldmatrix, stmatrix and movmatrix: 8x8 matrices of 16-bit elements between shared memory and the registers of a warp.
+// ldmatrix: 8x8 matrices of 16-bit elements from shared memory to the registers of a warp.
 //
 // Lane l holds elements 2(l % 4) and 2(l % 4) + 1 of row l / 4, or of column l / 4 with .trans. Lane 8m + r supplies
 // the address of row r of matrix m.
 #include "core/instructions/families.h"
-#include "core/instructions/memory_modifiers.h"
 #include "core/instructions/operands.h"
 
 namespace lily::emulator {
@@ -17,25 +16,13 @@ uint32_t fragment_of(const Matrix &matrix, int lane, bool transposed) {
   const uint32_t high = transposed ? matrix[column + 1][row] : matrix[row][column + 1];
   return high << 16 | low;
 }
-void place_fragment(Matrix &matrix, int lane, uint32_t fragment, bool transposed) {
-  const int row = lane / 4, column = lane % 4 * 2;
-  (transposed ? matrix[column][row] : matrix[row][column]) = static_cast<uint16_t>(fragment);
-  (transposed ? matrix[column + 1][row] : matrix[row][column + 1]) = static_cast<uint16_t>(fragment >> 16);
-}
-
-uint64_t row_address(const Thread &thread, const Instruction &in, const Operand &operand) {
-  const uint64_t address = thread.address(operand);
-  // Addresses in shared memory have 32 bits.
-  return static_cast<uint32_t>(in.flag && address - kSharedWindow < kWindowBytes ? address - kSharedWindow : address);
-}
-
 void load_matrices(WarpOperation &operation, const Instruction &in) {
   Matrix matrices[4];
   uint64_t addresses[32];
   const int rows = in.vector_width * 8;
   for (int i = 0; i < rows; ++i) {
     Thread &thread = *operation.lanes[i];
-    addresses[i] = row_address(thread, in, in.operands[1]);
+    addresses[i] = static_cast<uint32_t>(thread.address(in.operands[1]));  // shared memory has 32 bits
     thread.load_row(in, addresses[i], matrices[i / 8][i % 8]);
   }
   operation.each([&](int lane, Thread &thread) {
@@ -43,32 +30,7 @@ void load_matrices(WarpOperation &operation, const Instruction &in) {
       thread.set_register(Thread::element(in.operands[0], m), fragment_of(matrices[m], lane, in.variant));
     }
   });
-  operation.count_matrix_rows(in, addresses, rows, false);
-}
-
-void store_matrices(WarpOperation &operation, const Instruction &in) {
-  Matrix matrices[4];
-  uint64_t addresses[32];
-  const int rows = in.vector_width * 8;
-  operation.each([&](int lane, Thread &thread) {
-    for (int m = 0; m < in.vector_width; ++m) {
-      const uint64_t fragment = thread.registers[Thread::element(in.operands[1], m)];
-      place_fragment(matrices[m], lane, static_cast<uint32_t>(fragment), in.variant);
-    }
-  });
-  for (int i = 0; i < rows; ++i) {
-    Thread &thread = *operation.lanes[i];
-    addresses[i] = row_address(thread, in, in.operands[0]);
-    thread.store_row(in, addresses[i], matrices[i / 8][i % 8]);
-  }
-  operation.count_matrix_rows(in, addresses, rows, true);
-}
-
-void transpose(WarpOperation &operation, const Instruction &in) {
-  Matrix matrix;
-  operation.each(
-      [&](int lane, Thread &thread) { place_fragment(matrix, lane, source<uint32_t>(thread, in, 1), false); });
-  operation.each([&](int lane, Thread &thread) { thread.set(in.operands[0], fragment_of(matrix, lane, true)); });
+  operation.count_matrix_rows(in, addresses, rows);
 }
 
 }  // namespace
@@ -79,20 +41,14 @@ void decode_matrix_move(Instruction &in, Modifiers &modifiers) {
   in.flow = Flow::kWarp;
   in.variant = modifiers.take("trans");
   expect_operands(in, 2, 2);
-  if (in.opcode == "movmatrix") {
-    if (!in.variant) refuse(in, "requires .trans");
-    in.warp_executor = transpose;
-  } else {
-    const bool loads = in.opcode == "ldmatrix";
-    const std::optional<uint8_t> count = modifiers.take_one<uint8_t>({{"x1", 1}, {"x2", 2}, {"x4", 4}});
-    if (!count) refuse(in, "requires .x1, .x2 or .x4");
-    in.vector_width = *count;
-    in.flag = modifiers.take_any({"shared", "shared::cta"}) < 0;  // a generic address
-    in.space = in.flag ? Space::kGeneric : Space::kShared;
-    if (Thread::elements(in.operands[loads ? 0 : 1]) != *count)
-      refuse(in, "the number of registers does not match the number of matrices");
-    in.warp_executor = loads ? load_matrices : store_matrices;
-  }
+  const std::optional<uint8_t> count = modifiers.take_one<uint8_t>({{"x1", 1}, {"x2", 2}, {"x4", 4}});
+  if (!count) refuse(in, "requires .x1, .x2 or .x4");
+  in.vector_width = *count;
+  if (modifiers.take_any({"shared", "shared::cta"}) < 0) refuse(in, "requires .shared");
+  in.space = Space::kShared;
+  if (Thread::elements(in.operands[0]) != *count)
+    refuse(in, "the number of registers does not match the number of matrices");
+  in.warp_executor = load_matrices;
   take_type(in, modifiers, {Type::kB16});
 }
 

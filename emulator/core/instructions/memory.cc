@@ -1,6 +1,6 @@
-// Loads and stores: ld, ldu, st; scalars and vectors of up to 16 bytes in all state spaces. Cache hints have no effect.
+// Loads and stores: ld, st; scalars and vectors of up to 16 bytes in all state spaces. The cache hint .cg has no
+// effect.
 #include "core/instructions/families.h"
-#include "core/instructions/memory_modifiers.h"
 #include "core/instructions/operands.h"
 
 namespace lily::emulator {
@@ -78,17 +78,21 @@ Executor by_element(const Instruction &in, Make make) {
 
 void decode_memory(Instruction &in, Modifiers &modifiers) {
   const bool is_store = in.opcode == "st";
-  take_ordering(in, modifiers);
-  take_space(in, modifiers);
-  in.is_constant = in.opcode == "ldu" || (!is_store && in.space == Space::kGlobal && modifiers.take("nc"));
-  const bool has_policy = take_cache_hints(modifiers, is_store);
-  const std::optional<uint8_t> width = modifiers.take_one<uint8_t>({{"v2", 2}, {"v4", 4}, {"v8", 8}});
+  in.is_strong = modifiers.take("volatile");
+  in.space = modifiers
+                 .take_one<Space>({{"global", Space::kGlobal},
+                                   {"shared", Space::kShared},
+                                   {"shared::cta", Space::kShared},
+                                   {"local", Space::kLocal},
+                                   {"param", Space::kParam}})
+                 .value_or(Space::kGeneric);
+  in.is_constant = !is_store && in.space == Space::kGlobal && modifiers.take("nc");
+  modifiers.take("cg");
+  const std::optional<uint8_t> width = modifiers.take_one<uint8_t>({{"v2", 2}, {"v4", 4}});
   in.vector_width = width.value_or(1);
   in.type = modifiers.take_type();
-  expect_operands(in, has_policy ? 3 : 2, has_policy ? 3 : 2);
-  if (is_store && (in.space == Space::kConst || in.space == Space::kParam)) refuse(in, "the state space is read-only");
-  if (is_store && in.is_acquire) refuse(in, "st does not support .acquire");
-  if (!is_store && in.is_release) refuse(in, "ld does not support .release");
+  expect_operands(in, 2, 2);
+  if (is_store && in.space == Space::kParam) refuse(in, "the state space is read-only");
   if (static_cast<uint32_t>(size_of(in.type)) * in.vector_width > kMaxBytes) {
     refuse(in, "accesses of more than 16 bytes are not supported");
   }

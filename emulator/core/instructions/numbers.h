@@ -12,11 +12,10 @@
 
 namespace lily::emulator {
 
-enum class Rounding : uint8_t { kNearestEven, kZero, kDown, kUp, kNearestAway };
+enum class Rounding : uint8_t { kNearestEven, kZero, kDown, kUp };
 
 inline constexpr uint32_t kNanF32 = 0x7fffffff;
 inline constexpr uint16_t kNan16 = 0x7fff;
-inline constexpr uint64_t kNanF64 = 0x7ff8000000000000;
 
 inline float float_of(uint64_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits)); }
 inline double double_of(uint64_t bits) { return std::bit_cast<double>(bits); }
@@ -34,47 +33,26 @@ auto with_rounding(Rounding mode, Operation operation) {
   return static_cast<decltype(operation())>(result);
 }
 
-// x + y rounded to odd: the exact sum if it is a double, otherwise the neighbouring double whose last bit is set.
-// Rounding the result to a format that is at least two bits narrower is equivalent to rounding the exact sum once.
-inline double add_to_odd(double x, double y) {
-  const double sum = x + y;
-  if (!std::isfinite(sum)) return sum;
-  const double y_part = sum - x;
-  const double error = (x - (sum - y_part)) + (y - y_part);
-  const uint64_t bits = bits_of(sum);
-  if (error == 0 || (bits & 1)) return sum;
-  return double_of((error > 0) == (sum > 0) ? bits + 1 : bits - 1);
-}
-
-// Rounds to a 16-bit format with `kMantissa` stored mantissa bits and `kExponent` exponent bits. Overflow gives
-// infinity, or the largest finite number if the mode rounds towards zero at that sign.
+// Rounds to a 16-bit format with `kMantissa` stored mantissa bits and `kExponent` exponent bits, to nearest even.
+// Overflow gives infinity.
 template <int kMantissa, int kExponent>
-uint16_t narrow_to_16(double value, Rounding mode) {
+uint16_t narrow_to_16(double value) {
   constexpr int kBias = (1 << (kExponent - 1)) - 1;
   constexpr uint32_t kInfinity = ((1u << kExponent) - 1) << kMantissa;
   const uint64_t bits = bits_of(value);
   const uint16_t sign = static_cast<uint16_t>(bits >> 63 << 15);
   if (value != value) return kNan16;
   const int exponent = static_cast<int>(bits >> 52 & 0x7ff) - 1023;
-  if (exponent == 1024) return sign | kInfinity;
-  if ((bits << 1) == 0) return sign;
-
-  const bool negative = sign != 0;
-  const bool up_on_any = (mode == Rounding::kUp && !negative) || (mode == Rounding::kDown && negative);
-  const bool nearest = mode == Rounding::kNearestEven || mode == Rounding::kNearestAway;
-  if (exponent > kBias) return sign | static_cast<uint16_t>(nearest || up_on_any ? kInfinity : kInfinity - 1);
+  if (exponent > kBias) return sign | kInfinity;
 
   // Below the smallest normal exponent the mantissa loses its implicit bit and one more bit per power of two.
   const int lost = 52 - kMantissa + (exponent < 1 - kBias ? 1 - kBias - exponent : 0);
-  if (lost > 54) return sign | static_cast<uint16_t>(up_on_any ? 1 : 0);
+  if (lost > 54) return sign;
   const uint64_t mantissa = (bits & 0xfffffffffffff) | 1ull << 52;
   uint32_t result = static_cast<uint32_t>(mantissa >> lost);
   const uint64_t rest = mantissa & ((1ull << lost) - 1), half = 1ull << (lost - 1);
   if (exponent >= 1 - kBias) result += static_cast<uint32_t>(exponent + kBias - 1) << kMantissa;
-  bool up = up_on_any && rest != 0;
-  if (mode == Rounding::kNearestEven) up = rest > half || (rest == half && (result & 1));
-  if (mode == Rounding::kNearestAway) up = rest >= half;
-  return sign | static_cast<uint16_t>(result + up);
+  return sign | static_cast<uint16_t>(result + (rest > half || (rest == half && (result & 1))));
 }
 
 // The formats that are the template arguments of the 16-bit executors.
@@ -87,40 +65,19 @@ struct Half {
     const bool special = (bits & 0x7c00) == 0x7c00;
     return std::bit_cast<float>(sign | (special ? magnitude | 0x7f800000 : std::bit_cast<uint32_t>(scaled)));
   }
-  static uint16_t narrow(double value, Rounding mode = Rounding::kNearestEven) {
-    return narrow_to_16<10, 5>(value, mode);
-  }
-  static constexpr uint16_t kSmallestNormal = 0x0400;
-  static constexpr uint16_t kLargest = 0x7bff;
+  static uint16_t narrow(double value) { return narrow_to_16<10, 5>(value); }
 };
 
 struct Bfloat {
   static float widen(uint64_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits & 0xffff) << 16); }
-  static uint16_t narrow(double value, Rounding mode = Rounding::kNearestEven) {
-    return narrow_to_16<7, 8>(value, mode);
-  }
-  static constexpr uint16_t kSmallestNormal = 0x0080;
-  static constexpr uint16_t kLargest = 0x7f7f;
+  static uint16_t narrow(double value) { return narrow_to_16<7, 8>(value); }
 };
 
-// tf32 is an f32 whose last 13 mantissa bits are ignored. rna: ties away from zero; rn: ties to even; rz: truncation.
-inline uint32_t narrow_to_tf32(float value, Rounding mode) {
+// tf32 is an f32 whose last 13 mantissa bits are ignored. Ties are rounded away from zero.
+inline uint32_t narrow_to_tf32(float value) {
   const uint32_t bits = bits_of(value);
   if (value != value) return kNanF32;
-  if ((bits & 0x7f800000) == 0x7f800000 || mode == Rounding::kZero) return bits & ~0x1fffu;
-  const uint32_t half = mode == Rounding::kNearestAway ? 0x1000 : 0x0fff + (bits >> 13 & 1);
-  return (bits + half) & ~0x1fffu;
-}
-
-template <class Number>
-Number flush_subnormal(Number value) {
-  return std::abs(value) < std::numeric_limits<Number>::min() ? std::copysign(Number(0), value) : value;
-}
-
-// .sat: clamps to [0, 1]; a NaN becomes +0.
-template <class Number>
-Number saturate(Number value) {
-  return !(value > 0) ? Number(0) : value > 1 ? Number(1) : value;
+  return (std::isinf(value) ? bits : bits + 0x1000) & ~0x1fffu;
 }
 
 // Integers of the given number of bytes in a 64-bit register.
