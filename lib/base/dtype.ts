@@ -1,6 +1,6 @@
 /** Data types of tensors, and the typed arrays that hold them on the host. */
 import { describe, fail } from './errors.js'
-import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from './views.js'
+import { classNameOf } from './views.js'
 
 /** Data type of a tensor's elements. Masks are `uint8` and sequence offsets `int32`; all other operands hold floats. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'uint8' | 'int32'
@@ -182,7 +182,7 @@ export function viewOf(dtype: DType, buffer: ArrayBufferLike, byteOffset: number
 
 /** The same memory as a new array of `dtype`; see {@link viewOf}. */
 export function plainView(dtype: DType, data: ArrayBufferView): HostData {
-  return viewOf(dtype, bufferOf(data), byteOffsetOf(data), byteLengthOf(data) / bytesPerElement(dtype))
+  return viewOf(dtype, data.buffer, data.byteOffset, data.byteLength / bytesPerElement(dtype))
 }
 
 export function bytesOf(data: ArrayBufferView): Uint8Array {

@@ -1,34 +1,10 @@
 /** What the buffers of host memory are, and where they lie. */
 import { fail } from '../base/errors.js'
-import { bufferOf, byteLengthOf } from '../base/views.js'
 import { native } from '../binding/native.js'
 
-/** The getter of `resizable`; undefined in a runtime without resizable buffers. */
-const resizable = (
-  Object.getOwnPropertyDescriptor(ArrayBuffer.prototype, 'resizable') as
-    { readonly get: (this: ArrayBufferLike) => boolean } | undefined
-)?.get
-
-type LengthGetter = (this: ArrayBufferLike) => number
-
-function lengthGetterOf(prototype: object | undefined): LengthGetter | undefined {
-  return prototype && (Object.getOwnPropertyDescriptor(prototype, 'byteLength') as { readonly get: LengthGetter }).get
-}
-
-/** The getters of `byteLength`. Each throws for a buffer of the other kind. A page may have no SharedArrayBuffer. */
-const lengthOfUnshared = lengthGetterOf(ArrayBuffer.prototype)
-const lengthOfShared = lengthGetterOf(globalThis.SharedArrayBuffer?.prototype)
-
-/** Whether a buffer is a SharedArrayBuffer. Several of these may be objects of the same memory. */
+/** Whether a buffer is a SharedArrayBuffer, of any realm. Several of these may be objects of the same memory. */
 export function isShared(buffer: ArrayBufferLike): boolean {
-  // The guess is wrong for buffers of another realm only: a getter that throws takes 10 us.
-  const guess = lengthOfShared !== undefined && buffer instanceof SharedArrayBuffer
-  try {
-    ;(guess ? lengthOfShared : lengthOfUnshared)?.call(buffer)
-    return guess
-  } catch {
-    return !guess
-  }
+  return buffer[Symbol.toStringTag] === 'SharedArrayBuffer'
 }
 
 /**
@@ -50,11 +26,6 @@ export function hasAliases(buffer: ArrayBufferLike): boolean {
   return isShared(buffer) || exchanged.has(buffer)
 }
 
-/** Whether a buffer may shrink. A SharedArrayBuffer can only grow, and does not move. */
-function canShrink(buffer: ArrayBufferLike): boolean {
-  return resizable !== undefined && !isShared(buffer) && resizable.call(buffer)
-}
-
 /**
  * Refuses memory that may shrink, for work that goes on after a call returns: the rest of the memory would be gone.
  *
@@ -65,7 +36,8 @@ export function refuseShrinking(
   array: ArrayBufferView,
   until = 'before the promise is settled',
 ): void {
-  if (!canShrink(bufferOf(array))) return
+  // A SharedArrayBuffer can only grow, and does not move. It has no property `resizable`.
+  if (!(array.buffer as { readonly resizable?: boolean }).resizable) return
   fail(
     'ERR_LILY_ARGUMENT',
     argument,
@@ -79,7 +51,7 @@ export function refuseShrinking(
  * becomes valid again.
  */
 export function refuseTransferred(argument: string, array: ArrayBufferView): void {
-  if (byteLengthOf(array) > 0) return
+  if (array.byteLength > 0) return
   fail(
     'ERR_LILY_ARGUMENT',
     argument,

@@ -5,7 +5,6 @@
 import { bytesPerElement, type DType, type HostData } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { flatten, type Matrix, shapeText } from '../base/shape.js'
-import { bufferOf, byteLengthOf } from '../base/views.js'
 import { webGpuBinding } from '../binding/devices.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
@@ -158,9 +157,9 @@ export function checkMemory(argument: string, operand: Operand): void {
     webGpuBinding(argument, device.id).checkBuffer(memory, byteOffset, operand.byteLength, argument)
     return
   }
-  const given = isHostMemory(memory) ? byteLengthOf(memory) : memory.byteLength
+  const given = memory.byteLength
   if (operand.byteOffset + operand.byteLength <= given) return
-  if (isHostMemory(memory) && isDetached(bufferOf(memory))) failDetached(argument)
+  if (isHostMemory(memory) && isDetached(memory.buffer)) failDetached(argument)
   fail(
     'ERR_LILY_SHAPE',
     argument,
@@ -172,7 +171,7 @@ export function checkMemory(argument: string, operand: Operand): void {
 
 /** Checks that data is not longer than its shape, which is more likely a mistake than intended. */
 export function checkNotLonger(argument: string, data: ArrayBufferView, { byteLength, shape, dtype }: Operand): void {
-  const given = byteLengthOf(data)
+  const given = data.byteLength
   if (given <= byteLength) return
   fail(
     'ERR_LILY_SHAPE',
@@ -184,7 +183,7 @@ export function checkNotLonger(argument: string, data: ArrayBufferView, { byteLe
 
 /** Checks that memory that is not empty is not detached. */
 export function checkAttached(argument: string, memory: OperandMemory): void {
-  if (isHostMemory(memory) && byteLengthOf(memory) === 0) failDetached(argument)
+  if (isHostMemory(memory) && memory.byteLength === 0) failDetached(argument)
 }
 
 export function failDetached(argument: string): never {
@@ -233,5 +232,5 @@ export function sharesMemory({ space, memory, byteOffset, byteLength }: Operand,
   if (!isOwn || space !== spaceOf(own)) return false
   if (typeof space !== 'symbol') return true // the whole buffer is the package's
   const [start, ownStart] = [startOf(memory) + byteOffset, startOf(own)]
-  return start < ownStart + (isHostMemory(own) ? byteLengthOf(own) : own.byteLength) && ownStart < start + byteLength
+  return start < ownStart + own.byteLength && ownStart < start + byteLength
 }

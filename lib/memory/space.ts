@@ -1,5 +1,4 @@
 /** Which memory may be the same, and where in it operands begin. */
-import { bufferOf, byteOffsetOf } from '../base/views.js'
 import { addressOf, hasAliases } from './host-memory.js'
 import { gpuBufferOf, isDeviceMemory, isHostMemory, type OperandMemory } from './operand-memory.js'
 
@@ -16,7 +15,7 @@ export type Space = ArrayBufferLike | GPUBuffer | typeof DEVICE | typeof ALIASED
 
 export function spaceOf(memory: OperandMemory): Space {
   if (!isHostMemory(memory)) return gpuBufferOf(memory) ?? DEVICE
-  const buffer = bufferOf(memory)
+  const buffer = memory.buffer
   return hasAliases(buffer) ? ALIASED : buffer
 }
 
@@ -24,5 +23,5 @@ export function spaceOf(memory: OperandMemory): Space {
 export function startOf(memory: OperandMemory): number {
   if (typeof memory === 'bigint') return Number(memory)
   if (!isHostMemory(memory)) return isDeviceMemory(memory) ? memory.address : 0
-  return hasAliases(bufferOf(memory)) ? addressOf(memory) : byteOffsetOf(memory)
+  return hasAliases(memory.buffer) ? addressOf(memory) : memory.byteOffset
 }

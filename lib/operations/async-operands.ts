@@ -3,7 +3,6 @@
  * worker: Node-API neither prevents that nor keeps the memory alive. docs/memory.md says what follows for the caller.
  */
 import { bytesPerElement, type HostData, plainView } from '../base/dtype.js'
-import { bufferOf, byteLengthOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { type Slot, slotAt } from '../binding/tables.js'
@@ -85,7 +84,7 @@ export class AsyncOperands {
 
   #savedPart(part: Part): Part {
     const memory = part.memory as HostData
-    if (byteLengthOf(memory) > COPIED_BYTES) {
+    if (memory.byteLength > COPIED_BYTES) {
       this.#inPlace.push(['saved', memory])
       return part
     }
@@ -98,7 +97,7 @@ export class AsyncOperands {
   #copyOf(argument: string, operand: Operand): Operand | null {
     const memory = operand.memory as HostData
     refuseShrinking(argument, memory)
-    if (operand.byteLength === 0 || isShared(bufferOf(memory))) return null
+    if (operand.byteLength === 0 || isShared(memory.buffer)) return null
     if (operand.rows * operand.columns * bytesPerElement(operand.dtype) > COPIED_BYTES) {
       this.#inPlace.push([argument, memory])
       return null

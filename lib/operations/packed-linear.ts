@@ -6,7 +6,6 @@ import { fail, LilyError } from '../base/errors.js'
 import { type Known, readFlag, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
-import { byteLengthOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
@@ -33,7 +32,7 @@ class Packed implements PackedWeight {
 
   get byteLength(): number {
     let bytes = 0
-    for (const { memory } of this.#forms.values()) bytes += byteLengthOf(memory as HostData)
+    for (const { memory } of this.#forms.values()) bytes += (memory as HostData).byteLength
     return bytes
   }
 

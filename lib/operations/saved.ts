@@ -2,7 +2,6 @@
 import { type DType, viewOf } from '../base/dtype.js'
 import { describeOther, fail, LilyError, reading } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
-import { bufferOf, byteOffsetOf } from '../base/views.js'
 import type { Device } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
 import { checkAttached, layOut, layOutOnDevice, layOutOnHost } from '../memory/operand.js'
@@ -114,7 +113,7 @@ function part(
   if (memory === null) throw new Error('a saved call has kept memory')
   if (isHostMemory(memory)) {
     if (shape[0] > 0) checkAttached(name, memory)
-    const data = viewOf(dtype, bufferOf(memory), byteOffsetOf(memory) + byteOffset, shape[0] * shape[1])
+    const data = viewOf(dtype, memory.buffer, memory.byteOffset + byteOffset, shape[0] * shape[1])
     return tensorOf(layOutOnHost(name, data, dtype, shape))
   }
   if (isDeviceMemory(memory)) return tensorOf(layOutOnDevice(name, memory.retain(), byteOffset, dtype, shape))

@@ -5,7 +5,6 @@
 import { bytesPerElement, dtypeOf, type DTypes, failClass, type HostData, is16Bit } from '../base/dtype.js'
 import { describe, fail, failedToRead } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
-import { bufferOf, byteLengthOf } from '../base/views.js'
 import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOutOnHost, type Operand, type Part } from '../memory/operand.js'
 import { copyRows } from '../tensor/numbers.js'
@@ -70,8 +69,8 @@ function read(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
 
 function wrap(argument: string, data: HostData, dtypes: DTypes): Operand {
   const dtype = dtypeOf(argument, data, undefined, dtypes)
-  const length = byteLengthOf(data) / bytesPerElement(dtype)
-  if (length === 0 && isDetached(bufferOf(data))) failDetached(argument)
+  const length = data.byteLength / bytesPerElement(dtype)
+  if (length === 0 && isDetached(data.buffer)) failDetached(argument)
   return layOutOnHost(argument, data, dtype, [length])
 }
 

@@ -5,7 +5,7 @@ import { describe, describeOther, fail, LilyError, reading } from '../base/error
 import { checkCount, checkKeys, get, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
-import { byteLengthOf, classNameOf } from '../base/views.js'
+import { classNameOf } from '../base/views.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readCudaDevice } from '../memory/backends.js'
@@ -164,7 +164,7 @@ export class DeviceBuffer {
     const data =
       into === undefined ? (allocateOnHost('download', operand.dtype, Math.max(elements - offset, 0)) as T) : into
     const byteOffset = checkRange(operand, 'into', data, offset)
-    const isEmpty = byteLengthOf(data) === 0
+    const isEmpty = data.byteLength === 0
     refuseShrinking('into', data)
     await download(operand, bytesOf(data), byteOffset)
     if (!isEmpty) refuseTransferred('into', data)
@@ -281,7 +281,7 @@ function checkRange(operand: Operand, argument: string, data: unknown, offset: n
   }
   checkOffset(offset)
   const byteOffset = offset * bytesPerElement(dtype)
-  const given = byteLengthOf(data)
+  const given = data.byteLength
   if (byteOffset + given <= byteLength) return byteOffset
   return fail(
     'ERR_LILY_SHAPE',

@@ -1,6 +1,5 @@
 /** Copies of numbers on the host, and their conversion between float32 and the 16-bit float types. */
 import { bytesPerElement, type DType, type HostData, plainView, viewOf } from '../base/dtype.js'
-import { bufferOf, byteOffsetOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import type { Operand } from '../memory/operand.js'
 
@@ -10,7 +9,7 @@ export function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Op
   const bytes = bytesPerElement(dtype)
   const copy = allocateOnHost('a copy', dtype, rows * columns)
   if (columns === 0) return copy // of any number of rows
-  const [buffer, start] = [bufferOf(data), byteOffsetOf(data) + byteOffset]
+  const [buffer, start] = [data.buffer, data.byteOffset + byteOffset]
   for (let row = 0; row < rows; row++) {
     copy.set(viewOf(dtype, buffer, start + row * pitch * bytes, columns), row * columns)
   }

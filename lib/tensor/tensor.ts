@@ -6,7 +6,6 @@ import type { GpuBuffer } from '../base/gpu-types.js'
 import { copyArray } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
-import { byteLengthOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
@@ -85,7 +84,7 @@ export class Tensor {
     if (!isHostMemory(memory)) {
       return fail('ERR_LILY_DEVICE', 'data', 'is not available for a tensor in device memory; await its toHost() first')
     }
-    if (byteLengthOf(memory) === byteLength) return memory
+    if (memory.byteLength === byteLength) return memory
     checkMemory('data', operand)
     const bytes = memory.BYTES_PER_ELEMENT
     return memory.subarray(byteOffset / bytes, (byteOffset + byteLength) / bytes)
@@ -212,7 +211,7 @@ export class Tensor {
 
   #firstValues({ dtype, memory, byteOffset, byteLength, rows, columns }: Operand): string {
     if (!isHostMemory(memory) || is16Bit(dtype) || byteLength === 0) return ''
-    if (byteOffset + byteLength > byteLengthOf(memory)) return '' // transferred, or shrunk
+    if (byteOffset + byteLength > memory.byteLength) return '' // transferred, or shrunk
     const shown = Math.min(columns, 6)
     const values = Array.from(this.data.subarray(0, shown), (value) => Number(value.toPrecision(4)))
     return `: ${values.join(', ')}${rows * columns > shown ? ', ...' : ''}`

@@ -1,7 +1,7 @@
 /**
  * The binding of the cpu backend in WebAssembly: what the addon is elsewhere. The module has the same reader of calls.
  */
-import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from '../../base/views.js'
+import { classNameOf } from '../../base/views.js'
 import type { Binding, NativeBackend } from '../native.js'
 import { backend, signature, status } from '../slots.js'
 import { Calls } from './calls.js'
@@ -85,7 +85,7 @@ function analyses(module: Module): Functions<'gramFactor' | 'congruenceEigenvalu
     const addresses: number[] = []
     try {
       for (const [matrix, length] of matrices) {
-        if (classNameOf(matrix) !== 'Float64Array' || !(byteLengthOf(matrix) >= 8 * length)) {
+        if (classNameOf(matrix) !== 'Float64Array' || !(matrix.byteLength >= 8 * length)) {
           const bytes = 8 * length
           throw bindingError(
             'ERR_LILY_ARGUMENT',
@@ -138,11 +138,11 @@ function hostAddresses(residents: Residents): Binding['hostAddress'] {
   const others = new WeakMap<ArrayBufferLike, number>()
   let otherCount = 0
   return (array) => {
-    const buffer = bufferOf(array)
-    if (residents.has(buffer)) return byteOffsetOf(array)
+    const { buffer, byteOffset } = array
+    if (residents.has(buffer)) return byteOffset
     let begin = others.get(buffer)
     if (begin === undefined) others.set(buffer, (begin = OTHERS_BEGIN + otherCount++ * OTHERS_STEP))
-    return begin + byteOffsetOf(array)
+    return begin + byteOffset
   }
 }
 

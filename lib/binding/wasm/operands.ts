@@ -3,7 +3,7 @@
  * outputs back; the module checks the call before (native/binding/reader.h).
  */
 import { bytesOf, bytesPerElement } from '../../base/dtype.js'
-import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf } from '../../base/views.js'
+import { classNameOf } from '../../base/views.js'
 import type { Memory } from '../native.js'
 import { access, dtype, slotFields } from '../slots.js'
 import { type Slot, SLOT_NUMBERS, slotAt, tableOf } from '../tables.js'
@@ -60,9 +60,9 @@ export class Operands {
     if (classNameOf(numbers) !== 'Float64Array') {
       throw bindingError('ERR_LILY_ARGUMENT', 'the descriptor is not a Float64Array')
     }
-    const count = byteLengthOf(numbers) / Float64Array.BYTES_PER_ELEMENT
+    const count = numbers.byteLength / Float64Array.BYTES_PER_ELEMENT
     // The buffer of no numbers may be detached, of which there can be no view.
-    this.numbers = count === 0 ? new Float64Array() : new Float64Array(bufferOf(numbers), byteOffsetOf(numbers), count)
+    this.numbers = count === 0 ? new Float64Array() : new Float64Array(numbers.buffer, numbers.byteOffset, count)
     const { callBytes } = module
     this.call = this.allocate('a call', callBytes + 8 * count + MEMORY_BYTES * memory.length)
     this.#numbers = this.call + callBytes
@@ -96,7 +96,7 @@ export class Operands {
   /** Copies the outputs back. */
   finish(): void {
     for (const { address, target, rows } of this.#outputs) {
-      if (byteLengthOf(target) === 0) continue // transferred meanwhile: lib/operations/async-operands.ts reports it
+      if (target.byteLength === 0) continue // transferred meanwhile: lib/operations/async-operands.ts reports it
       const byteLength = rows.count * rows.rowBytes
       copyRows(this.module.bytes(address, byteLength), withoutGaps(rows), target, rows)
       this.copied.out += byteLength
@@ -163,19 +163,18 @@ export class Operands {
       return
     }
     const view = array as ArrayBufferView
-    const byteLength = byteLengthOf(view)
-    if (this.#slot(slot)?.use === 'copy' && this.#copyRow(slot, at, view, byteLength)) return
-    const offset = byteOffsetOf(view)
-    this.#set(slot, residents.has(bufferOf(view)) ? offset : standIn(offset), byteLength)
+    if (this.#slot(slot)?.use === 'copy' && this.#copyRow(slot, at, view)) return
+    const { buffer, byteOffset, byteLength } = view
+    this.#set(slot, residents.has(buffer) ? byteOffset : standIn(byteOffset), byteLength)
   }
 
   /** Copies an operand of one row. False: it is empty, or the module refuses where it is and reads none of it. */
-  #copyRow(slot: number, at: number, view: ArrayBufferView, given: number): boolean {
+  #copyRow(slot: number, at: number, view: ArrayBufferView): boolean {
     const { module } = this
     const [byteOffset, rows, columns, , type] = this.#written(at)
     const byteLength = rows * columns * elementBytes(type)
-    if (!(byteOffset >= 0 && byteLength > 0 && byteOffset + byteLength <= given)) return false
-    if ((byteOffsetOf(view) + byteOffset) % elementBytes(type) !== 0) return false
+    if (!(byteOffset >= 0 && byteLength > 0 && byteOffset + byteLength <= view.byteLength)) return false
+    if ((view.byteOffset + byteOffset) % elementBytes(type) !== 0) return false
     const copy = this.allocate('a copy', byteLength)
     module.bytes(copy, byteLength).set(bytesOf(view).subarray(byteOffset, byteOffset + byteLength))
     this.#set(slot, copy, byteLength)
@@ -195,7 +194,7 @@ export class Operands {
     const how = numbers[at + slotFields.access]
     if (how === access.none || this.#slot(slot)?.use === 'copy') return false
     const array = this.memory[slot] as ArrayBufferView
-    if (this.residents.has(bufferOf(array))) return false
+    if (this.residents.has(array.buffer)) return false
     const [byteOffset, rows, columns, pitch, type] = numbers.subarray(at, at + SLOT_NUMBERS)
     const bytes = elementBytes(type)
     const rowBytes = columns * bytes
