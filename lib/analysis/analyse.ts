@@ -1,6 +1,6 @@
 /** Analysis of a trained adapter: reads the arguments, and leaves the rest to the file of its method. */
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { checkKeys, type Known } from '../base/options.js'
 import { checkModel } from '../model/adapter-model.js'
 import { type CalibrationSamples, readSamples } from '../model/calibrate.js'
 import type { LilyModel } from '../model/lily-model.js'
@@ -48,14 +48,13 @@ export async function analyse(
 ): Promise<Analysis | LoraAnalysis> {
   checkModel(model)
   checkKeys('options', options, OPTIONS)
-  const given = get('options', options, 'samples') as CalibrationSamples | undefined
-  const onProgress = get('options', options, 'onProgress') as AnalysisOptions['onProgress']
+  const { samples, onProgress } = options as AnalysisOptions
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     fail('ERR_LILY_ARGUMENT', 'onProgress', `expected a function, got ${describe(onProgress)}`)
   }
   if (model instanceof LoraModel) {
-    if (given === undefined) return analyseLora(model, onProgress)
+    if (samples === undefined) return analyseLora(model, onProgress)
     fail('ERR_LILY_ARGUMENT', 'samples', 'are for routers, which LoRA does not have; leave them out')
   }
-  return analyseLily(model, new Map(given === undefined ? [] : readSamples(model, given)), onProgress)
+  return analyseLily(model, new Map(samples === undefined ? [] : readSamples(model, samples)), onProgress)
 }

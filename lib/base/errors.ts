@@ -62,8 +62,7 @@ export class LilyError extends Error {
    */
   constructor(code: LilyErrorCode, message: string, details?: LilyErrorDetails) {
     const { argument, cudaError, cause } = details ?? {}
-    // A symbol, or an object whose toString throws, would replace the error by another one.
-    super(typeof message === 'string' ? message : describe(message), cause === undefined ? undefined : { cause })
+    super(message, cause === undefined ? undefined : { cause })
     this.code = code
     this.argument = argument
     this.cudaError = cudaError
@@ -111,19 +110,16 @@ function head(text: string, most: number): string {
 }
 
 /**
- * The error to throw after code of the caller (a getter, a `deviceTensor` method) threw `cause` while `argument` was
- * read. A LilyError is returned as it is.
- *
- * @param from the object that `argument` is a property of, if any
+ * The error to throw after code of the caller, such as a `deviceTensor` method, threw `cause` while `argument` was read.
+ * A LilyError is returned as it is.
  */
-export function failedToRead(argument: string, cause: unknown, from?: string): LilyError {
+export function failedToRead(argument: string, cause: unknown): LilyError {
   if (cause instanceof LilyError) return cause
-  const what = from === undefined ? 'reading it' : `reading it from ${from}`
-  const message = `${cut(argument)}: ${what} threw an error (${messageOf(cause)}); see cause`
+  const message = `${cut(argument)}: reading it threw an error (${messageOf(cause)}); see cause`
   return new LilyError('ERR_LILY_ARGUMENT', message, { argument, cause })
 }
 
-/** What `read` returns. An object that the caller passed may be a proxy, which throws. */
+/** What `read` returns, which calls code of the caller. */
 export function reading<T>(argument: string, read: () => T): T {
   try {
     return read()
@@ -160,37 +156,23 @@ export function describeOther(value: unknown, ...classNames: readonly string[]):
   return isOfCopy ? `${text} of another copy of lily-kernels; install one copy` : text
 }
 
-/** A proxy's traps, and getters of Symbol.toStringTag and of `constructor`, may throw. */
 function describeObject(value: object): string {
-  try {
-    if (Array.isArray(value)) return `an array of ${value.length}`
-    const tag = Object.prototype.toString.call(value).slice(8, -1)
-    const name = (tag === 'Object' && (value.constructor as { name?: string } | undefined)?.name) || tag
-    return `an object of type ${cut(name, 40)}${name === 'Promise' ? '; await it' : ''}`
-  } catch {
-    return 'an object that cannot be read'
-  }
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  const tag = Object.prototype.toString.call(value).slice(8, -1)
+  const name = (tag === 'Object' && (value.constructor as { name?: string } | undefined)?.name) || tag
+  return `an object of type ${cut(name, 40)}${name === 'Promise' ? '; await it' : ''}`
 }
 
 /**
  * Whether a value is an error, of any realm: test runners load the package into a context of its own, where the errors of
- * Node.js and of the addon are no instances of Error. False for a proxy whose trap throws.
+ * Node.js and of the addon are no instances of Error.
  */
 export function isError(value: unknown): value is Error {
-  try {
-    return value instanceof Error || Object.prototype.toString.call(value) === '[object Error]'
-  } catch {
-    return false
-  }
+  return value instanceof Error || Object.prototype.toString.call(value) === '[object Error]'
 }
 
 /** The message of an error that is not of this package, which may be anything. */
 export function messageOf(cause: unknown): string {
-  try {
-    const { message } = cause as { readonly message?: unknown }
-    if (typeof message === 'string') return cut(message)
-  } catch {
-    // null and undefined have no properties, and a message may be a getter that throws.
-  }
-  return describe(cause)
+  const message = (cause as { readonly message?: unknown } | null | undefined)?.message
+  return typeof message === 'string' ? cut(message) : describe(cause)
 }

@@ -1,6 +1,6 @@
 /** Shapes. The kernels see every operand as a row-major matrix: the last dimension is columns, all others are rows. */
 import { bytesPerElement, type DType } from './dtype.js'
-import { cut, describe, fail, failedToRead } from './errors.js'
+import { cut, describe, fail } from './errors.js'
 
 /** A shape flattened to a row-major matrix. */
 export interface Matrix {
@@ -96,27 +96,23 @@ function commonPitch(argument: string, shape: readonly number[], strides: readon
  * Copies an array of non-negative integers that the caller passed.
  *
  * @param what name of the array in an error message, such as 'shape' or 'strides'
- * @throws LilyError ERR_LILY_SHAPE; ERR_LILY_ARGUMENT if reading it throws
+ * @throws LilyError ERR_LILY_SHAPE
  */
 export function readIntegers(argument: string, what: string, value: unknown): number[] {
+  if (!Array.isArray(value)) {
+    fail('ERR_LILY_SHAPE', argument, `expected ${what} as an array of integers, got ${describe(value)}`)
+  }
   const copy: number[] = []
-  try {
-    if (!Array.isArray(value)) {
-      fail('ERR_LILY_SHAPE', argument, `expected ${what} as an array of integers, got ${describe(value)}`)
+  for (let i = 0; i < value.length; i++) {
+    const number: unknown = value[i]
+    if (!Number.isSafeInteger(number) || (number as number) < 0) {
+      fail(
+        'ERR_LILY_SHAPE',
+        argument,
+        `expected ${what}[${i}] to be an integer from 0 to 2^53 - 1, got ${describe(number)}`,
+      )
     }
-    for (let i = 0; i < value.length; i++) {
-      const number: unknown = value[i]
-      if (!Number.isSafeInteger(number) || (number as number) < 0) {
-        fail(
-          'ERR_LILY_SHAPE',
-          argument,
-          `expected ${what}[${i}] to be an integer from 0 to 2^53 - 1, got ${describe(number)}`,
-        )
-      }
-      copy.push(number as number)
-    }
-  } catch (cause) {
-    throw failedToRead(argument, cause)
+    copy.push(number as number)
   }
   return copy
 }

@@ -1,5 +1,5 @@
 /** The backends and devices of this machine. */
-import { describe, fail, failedToRead } from '../base/errors.js'
+import { describe, fail } from '../base/errors.js'
 import { webGpu, webGpuBinding } from '../binding/devices.js'
 import { native } from '../binding/native.js'
 import { CPU, cudaDevice, type Device, deviceText } from './device.js'
@@ -101,10 +101,10 @@ export function checkDevice(argument: string, device: Device): void {
  * Reads a device that the caller passed: `{ type: 'cpu' }`, or `{ type: 'cuda', id }` (default id: 0), which must be
  * available, or the `device` of a `createLily` object.
  *
- * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE; ERR_LILY_ARGUMENT if a getter throws
+ * @throws LilyError ERR_LILY_DEVICE, ERR_LILY_BACKEND_UNAVAILABLE
  */
 export function readDevice(argument: string, value: unknown): Device {
-  const read = typeAndId(argument, value)
+  const read = typeAndId(value)
   const { type, id } = read
   if (type === 'cpu' && id === CPU.id) return CPU
   if (type === 'webgpu' && Number.isSafeInteger(id)) {
@@ -118,7 +118,7 @@ export function readDevice(argument: string, value: unknown): Device {
 
 /** Like {@link readDevice}, for a CUDA device only. */
 export function readCudaDevice(argument: string, value: unknown): Device {
-  return cudaDeviceOf(argument, value, typeAndId(argument, value), "{ type: 'cuda', id }")
+  return cudaDeviceOf(argument, value, typeAndId(value), "{ type: 'cuda', id }")
 }
 
 interface TypeAndId {
@@ -126,13 +126,9 @@ interface TypeAndId {
   readonly id?: unknown
 }
 
-function typeAndId(argument: string, value: unknown): TypeAndId {
-  try {
-    const { type, id = 0 } = (typeof value === 'object' && value !== null ? value : {}) as TypeAndId
-    return { type, id }
-  } catch (cause) {
-    throw failedToRead(argument, cause)
-  }
+function typeAndId(value: unknown): TypeAndId {
+  const { type, id = 0 } = (typeof value === 'object' && value !== null ? value : {}) as TypeAndId
+  return { type, id }
 }
 
 function cudaDeviceOf(argument: string, value: unknown, { type, id }: TypeAndId, expected: string): Device {

@@ -1,6 +1,6 @@
 /** One adapted layer of a model: what the layers of {@link LilyModel} and of {@link LoraModel} have in common. */
 import { checkTokenRows, checkType } from '../base/checks.js'
-import { describe, fail, reading } from '../base/errors.js'
+import { describe, fail } from '../base/errors.js'
 import { type Exact, type Known, readProperties } from '../base/options.js'
 import { checkSameDevice } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
@@ -119,8 +119,7 @@ export function readLayerForward(operands: object, options: object = {}, known: 
  * tensor has an unknown property.
  */
 function checkNamed(operands: unknown, required: string, expected: string, form: string): void {
-  const isNamed = () => typeof operands === 'object' && operands !== null && required in operands
-  if (reading('operands', isNamed)) return
+  if (typeof operands === 'object' && operands !== null && required in operands) return
   fail('ERR_LILY_ARGUMENT', 'operands', `expected ${expected}, got ${describe(operands)}; call layer.${form}`)
 }
 

@@ -1,7 +1,7 @@
 /** Several adapters of one base model. */
 import { checkFloat, checkTokenRows, checkType } from '../base/checks.js'
-import { describe, describeOther, fail, reading } from '../base/errors.js'
-import { copyArray, type Exact } from '../base/options.js'
+import { describe, describeOther, fail } from '../base/errors.js'
+import { elementsOf, type Exact } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
@@ -140,7 +140,7 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
    * @throws LilyError ERR_LILY_ARGUMENT
    */
   setAdapter(names: string | readonly string[]): this {
-    const active = (typeof names === 'string' ? [names] : copyArray('names', names)) as string[] | null
+    const active = (typeof names === 'string' ? [names] : elementsOf(names)) as string[] | null
     if (active === null) {
       fail('ERR_LILY_ARGUMENT', 'names', `expected a name or an array of names, got ${describe(names)}`)
     }
@@ -441,7 +441,7 @@ export class AdaptersLayer {
         "is required, got undefined; pass the base layer's gradient of x, to which the adapters add, or needs: { dx: false }",
       )
     }
-    const parts = reading('saved', () => partsOf(saved))
+    const parts = partsOf(saved)
     if (parts === undefined) {
       fail(
         'ERR_LILY_ARGUMENT',

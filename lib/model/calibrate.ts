@@ -1,7 +1,7 @@
 /** Calibration: expert weights pooled over sample activations, and the error of freezing a layer to them. */
 import { checkFloat, checkTokenRows } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
-import { copyArray, entriesOf, isInstance } from '../base/options.js'
+import { elementsOf, entriesOf } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { checkPlace } from '../memory/checks.js'
@@ -65,7 +65,7 @@ export function readSamples(model: LilyModel, samples: CalibrationSamples): [Lil
   }
   return entries.map(([name, calls]) => {
     const layer = layerOf(model.layers, 'samples', name)
-    const given = copyArray('samples', calls)
+    const given = elementsOf(calls)
     if (given !== null && given.length > 0) return [layer, given.map((x, i) => readSample(layer, x, i))]
     return fail('ERR_LILY_ARGUMENT', 'samples', `expected an array of tensors for '${name}', got ${describe(calls)}`)
   })
@@ -90,7 +90,7 @@ function readSample(layer: LilyLayer, x: unknown, index: number): Tensor {
   }
   checkFloat(argument, operand)
   checkPlace(argument, operand, 'the model', resolve(layer.a.name, layer.a.value))
-  return isInstance(x, Tensor) ? x : tensorOf(operand)
+  return x instanceof Tensor ? x : tensorOf(operand)
 }
 
 async function calibrateLayer(layer: LilyLayer, calls: readonly Tensor[]): Promise<LayerCalibration> {

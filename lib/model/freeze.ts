@@ -1,6 +1,6 @@
 /** Reads the weights with which layers are frozen. */
-import { countOf, describe, fail, reading } from '../base/errors.js'
-import { copyArray, entriesOf } from '../base/options.js'
+import { countOf, describe, fail } from '../base/errors.js'
+import { elementsOf, entriesOf } from '../base/options.js'
 import { classNameOf } from '../base/views.js'
 import { layerOf } from './adapter-model.js'
 import type { LilyLayer } from './lily-layer.js'
@@ -38,10 +38,7 @@ function readWeights(weights: unknown, experts: number): [string, Float32Array][
 }
 
 function readNumbers(name: string, values: unknown, experts: number): Float32Array {
-  // Reading a detached Float32Array throws.
-  const given = reading('weights', () =>
-    classNameOf(values) === 'Float32Array' ? Array.from(values as Float32Array) : copyArray('weights', values),
-  )
+  const given = classNameOf(values) === 'Float32Array' ? [...(values as Float32Array)] : elementsOf(values)
   if (given?.length !== experts) {
     fail(
       'ERR_LILY_SHAPE',

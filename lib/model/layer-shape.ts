@@ -1,6 +1,6 @@
 /** The linear layers of a base model, as the caller describes them. */
 import { describe, fail } from '../base/errors.js'
-import { checkCount, checkKeys, copyArray, get, type Known } from '../base/options.js'
+import { checkCount, checkKeys, elementsOf, type Known } from '../base/options.js'
 
 /** A linear layer of the base model. Its weight is [outFeatures, inFeatures], as in torch.nn.Linear. */
 export interface LayerShape {
@@ -20,7 +20,7 @@ const LAYER: Known = new Set<keyof LayerShape>(['name', 'inFeatures', 'outFeatur
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readLayers(shapes: unknown): LayerShape[] {
-  const given = copyArray('layers', shapes)
+  const given = elementsOf(shapes)
   if (given === null) {
     fail('ERR_LILY_ARGUMENT', 'layers', `expected [{ name, inFeatures, outFeatures }], got ${describe(shapes)}`)
   }
@@ -28,9 +28,8 @@ export function readLayers(shapes: unknown): LayerShape[] {
   return given.map((shape, index) => {
     const argument = `layers[${index}]`
     checkKeys(argument, shape, LAYER)
-    const features = (key: string) =>
-      checkCount(`${argument}.${key}`, get(argument, shape, key), 1, Number.MAX_SAFE_INTEGER)
-    const name = get(argument, shape, 'name')
+    const features = (key: string) => checkCount(`${argument}.${key}`, shape[key], 1, Number.MAX_SAFE_INTEGER)
+    const { name } = shape
     // PyTorch has no such modules, and PEFT no target without a name: a folder with one could not be read again.
     if (typeof name !== 'string' || name.split('.').includes('')) {
       fail(

@@ -1,6 +1,6 @@
 /** Values by patterns of the names of layers, as PEFT's rank_pattern and alpha_pattern. */
 import { cut, describe, fail } from '../base/errors.js'
-import { entriesOf, get } from '../base/options.js'
+import { entriesOf, type Properties } from '../base/options.js'
 import { compilePattern, type Pattern, PatternWork, remembered } from './pattern.js'
 import { MAX_LISTED, MAX_NAME } from './targets.js'
 
@@ -19,11 +19,11 @@ const PLAIN = /^[\w.-]+$/
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readPatternValues(
-  config: object,
+  config: Properties,
   field: string,
   check: (argument: string, value: unknown) => number,
 ): PatternValues {
-  const given = get('config', config, field)
+  const given = config[field]
   if (given === undefined || given === null) return Object.freeze({})
   if (typeof given !== 'object') {
     fail('ERR_LILY_ARGUMENT', field, `expected numbers by patterns of names, got ${describe(given)}`)

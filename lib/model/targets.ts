@@ -1,6 +1,6 @@
 /** Which layers an adapter targets: the fields that all configurations of PEFT have for it. */
 import { cut, describe, fail } from '../base/errors.js'
-import { copyArray, get } from '../base/options.js'
+import { elementsOf, type Properties } from '../base/options.js'
 import { compilePattern, needsBacktracking, type Pattern, PatternWork } from './pattern.js'
 
 /** Which layers an adapter targets. Names (in camelCase) and defaults are those of PEFT. */
@@ -50,7 +50,7 @@ export const TARGETS = ['targetModules', 'excludeModules', 'layersToTransform', 
  *   need backtracking: {@link targetedLayers} does not run those
  * @throws LilyError ERR_LILY_ARGUMENT
  */
-export function readTargets(options: object, isStored = false): Targets {
+export function readTargets(options: Properties, isStored = false): Targets {
   const layersToTransform = readIndices(options)
   const layersPattern = readNames(options, 'layersPattern')
   if (layersPattern !== null && layersToTransform === null) {
@@ -89,7 +89,7 @@ export const MAX_LISTED = 2 ** 17
 export const MAX_NAME = 10_000
 
 /** Reads suffixes, sorted and without duplicates, or a regular expression. */
-function readModules(options: object, name: string, isStored: boolean): readonly string[] | string | null {
+function readModules(options: Properties, name: string, isStored: boolean): readonly string[] | string | null {
   const names = readNames(options, name)
   if (typeof names === 'string' && !(isStored && needsBacktracking(names))) compilePattern(names, name)
   if (names === null || typeof names === 'string') return names
@@ -100,11 +100,11 @@ function readModules(options: object, name: string, isStored: boolean): readonly
   return Object.freeze([...new Set(names)].sort())
 }
 
-function readNames(options: object, name: string): readonly string[] | string | null {
-  const value = get('config', options, name)
+function readNames(options: Properties, name: string): readonly string[] | string | null {
+  const value = options[name]
   if (value === undefined || value === null) return null
   if (isName(value)) return value
-  const names = copyArray(name, value)
+  const names = elementsOf(value)
   if (names?.every(isName)) return names
   return fail(
     'ERR_LILY_ARGUMENT',
@@ -127,10 +127,10 @@ function isName(value: unknown): value is string {
   return typeof value === 'string' && value !== ''
 }
 
-function readIndices(options: object): readonly number[] | null {
-  const value = get('config', options, 'layersToTransform')
+function readIndices(options: Properties): readonly number[] | null {
+  const value = options.layersToTransform
   if (value === undefined || value === null) return null
-  const numbers = copyArray('layersToTransform', value) ?? [value]
+  const numbers = elementsOf(value) ?? [value]
   checkListed('layersToTransform', numbers)
   const wrong = numbers.findIndex((number) => !Number.isSafeInteger(number) || (number as number) < 0)
   if (wrong < 0 && numbers.length > 0) return Object.freeze(numbers as number[])

@@ -1,6 +1,6 @@
 /** Scaled dot-product attention on the cpu backend, forward and backward. */
 import { checkType } from '../base/checks.js'
-import { describeOther, fail, LilyError, reading } from '../base/errors.js'
+import { describeOther, fail, LilyError } from '../base/errors.js'
 import { checkCount, type Exact, type Known, readFlag, readFloat32, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
@@ -302,17 +302,13 @@ export function attentionBackward<O extends Exact<O, AttentionBackwardOptions> =
 
 function readNeeds(needs: unknown): readonly boolean[] {
   if (needs === undefined) return GRADIENTS.map(() => true)
-  return readProperties(
-    'needs',
-    needs,
-    NEEDS,
-    (from) => GRADIENTS.map((name) => readFlag(`needs.${name}`, from[name], true)),
-    'needs.',
+  return readProperties('needs', needs, NEEDS, (from) =>
+    GRADIENTS.map((name) => readFlag(`needs.${name}`, from[name], true)),
   )
 }
 
 function readSaved(saved: unknown): State {
-  const state = reading('saved', () => stateOf(saved))
+  const state = stateOf(saved)
   if (state === undefined) {
     const got = describeOther(saved, 'AttentionSaved')
     fail('ERR_LILY_ARGUMENT', 'saved', `expected what attentionForward returned as saved, got ${got}`)

@@ -2,7 +2,7 @@
 import { checkExpertStack, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
 import type { GpuCommandEncoder } from '../base/gpu-types.js'
-import { copyArray, type Known, readFlag, readProperties } from '../base/options.js'
+import { elementsOf, type Known, readFlag, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import { checkDevice } from '../memory/backends.js'
 import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../memory/checks.js'
@@ -81,7 +81,7 @@ export function foldB(saved: LilySaved | readonly LilySaved[], db?: TensorLike, 
 }
 
 function readLayers(saved: unknown): CallState[] {
-  const layers = copyArray('saved', saved)
+  const layers = elementsOf(saved)
   if (layers === null) return [readSaved('saved', saved, 'lilyForward')]
   return layers.map((layer, index) => readSaved(`saved[${index}]`, layer, 'lilyForward'))
 }

@@ -1,7 +1,7 @@
 /** A call of a frozen linear layer, alone or below an adapter, between reading and running. */
 import { checkActivations, checkTokenRows, checkType, checkTypeOrFloat32, checkWeight } from '../base/checks.js'
 import type { DType } from '../base/dtype.js'
-import { fail, reading } from '../base/errors.js'
+import { fail } from '../base/errors.js'
 import { shapeText, type TypedMatrix } from '../base/shape.js'
 import { webGpu } from '../binding/devices.js'
 import { checkDevice } from '../memory/backends.js'
@@ -56,7 +56,7 @@ export interface WeightOperand {
 }
 
 export function readWeight(value: unknown): WeightOperand {
-  const found = reading('weight', () => packedWeightOf(value))
+  const found = packedWeightOf(value)
   const packed = found === undefined ? null : (found ?? failDisposed())
   const operand = packed?.weight ?? resolve('weight', value)
   const matrix = packed?.isTransposed === true ? transposed(operand) : operand

@@ -1,6 +1,5 @@
 /** A result of a call, in memory that the caller gives or in new memory. */
 import type { DType } from '../base/dtype.js'
-import { isInstance } from '../base/options.js'
 import { newOperand } from '../memory/allocate.js'
 import { refuseReadOnly } from '../memory/checks.js'
 import { isHostMemory } from '../memory/operand-memory.js'
@@ -23,7 +22,7 @@ export class Output {
     if (value === undefined) return null
     const operand = resolve(argument, value)
     if (operand.isReadOnly) refuseReadOnly(argument)
-    return new Output(operand, isInstance(value, Tensor) ? value : undefined, true)
+    return new Output(operand, value instanceof Tensor ? value : undefined, true)
   }
 
   static fresh(argument: string, dtype: DType, shape: readonly number[], placement: Placement | null): Output {

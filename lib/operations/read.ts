@@ -161,7 +161,7 @@ export function readBackwardOptions<D>(
 
 function readNeeds(needs: unknown, known: Known): Readonly<Record<GradientName, boolean>> {
   if (needs === undefined) return ALL
-  const read = (given: Readonly<Record<string, unknown>>) =>
-    byGradient((name) => readFlag(`needs.${name}`, given[name], true))
-  return readProperties('needs', needs, known, read, 'needs.')
+  return readProperties('needs', needs, known, (given) =>
+    byGradient((name) => readFlag(`needs.${name}`, given[name], true)),
+  )
 }

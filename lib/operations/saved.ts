@@ -1,6 +1,6 @@
 /** The `saved` object of a forward call, which its backward calls read. */
 import { type DType, viewOf } from '../base/dtype.js'
-import { describeOther, fail, LilyError, reading } from '../base/errors.js'
+import { describeOther, fail, LilyError } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import type { Device } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
@@ -122,7 +122,7 @@ function part(
 
 /** The state of a `saved` argument. Fails if it is not a result of the forward function `of`. */
 export function readSaved(argument: string, saved: unknown, of: 'lilyForward' | 'loraForward'): CallState {
-  const state = reading(argument, () => stateOf(saved))
+  const state = stateOf(saved)
   if (state === undefined) {
     fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got ${describeOther(saved, 'Saved')}`)
   }

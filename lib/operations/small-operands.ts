@@ -3,7 +3,7 @@
  * the checks and the kernels see the same numbers even if the caller or another thread changes them.
  */
 import { bytesPerElement, dtypeOf, type DTypes, failClass, type HostData, is16Bit } from '../base/dtype.js'
-import { describe, fail, failedToRead } from '../base/errors.js'
+import { describe, fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
 import { CPU } from '../memory/device.js'
 import { checkMemory, failDetached, isDetached, layOutOnHost, type Operand, type Part } from '../memory/operand.js'
@@ -44,14 +44,6 @@ const UNREAD = new Float64Array(0)
  * @param dtypes the dtypes on the host; the kernels read the first one
  */
 export function readSmallOperand(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
-  try {
-    return read(argument, value, dtypes)
-  } catch (cause) {
-    throw failedToRead(argument, cause)
-  }
-}
-
-function read(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
   if (Array.isArray(value)) return { numbers: copyArray(argument, value), shape: [value.length], source: null }
   const source = ArrayBuffer.isView(value)
     ? wrap(argument, value as HostData, dtypes)

@@ -1,6 +1,6 @@
 /** The options of AdamW. */
 import { countOf, describe, fail, failedToRead } from '../base/errors.js'
-import { checkKeys, copyArray, get, isRegExp, type Known, readChoice } from '../base/options.js'
+import { checkKeys, elementsOf, isRegExp, type Known, type Properties, readChoice } from '../base/options.js'
 
 /** Parameters with a learning rate or weight decay of their own, like a parameter group of PyTorch. */
 export interface AdamWGroup {
@@ -75,18 +75,18 @@ export interface Settings {
 export function readSettings(options: object, names: readonly string[]): Settings {
   checkKeys('options', options, ADAMW_OPTIONS)
   const rates = readRates('options', options, { lr: 1e-3, weightDecay: 1e-2 })
-  const [beta1, beta2] = readBetas(get('options', options, 'betas'))
+  const [beta1, beta2] = readBetas(options.betas)
   return {
     beta1,
     beta2,
     eps: readNonNegative('options', options, 'eps', 1e-8),
-    maxNorm: readMaxNorm(get('options', options, 'maxNorm')),
-    onNonFinite: readChoice('onNonFinite', get('options', options, 'onNonFinite'), ON_NON_FINITE, 'error'),
-    rates: readGroups(get('options', options, 'groups'), names, rates),
+    maxNorm: readMaxNorm(options.maxNorm),
+    onNonFinite: readChoice('onNonFinite', options.onNonFinite, ON_NON_FINITE, 'error'),
+    rates: readGroups(options.groups, names, rates),
   }
 }
 
-function readRates(argument: string, from: object, fallback: Rates): Rates {
+function readRates(argument: string, from: Properties, fallback: Rates): Rates {
   return {
     lr: readNonNegative(argument, from, 'lr', fallback.lr),
     weightDecay: readNonNegative(argument, from, 'weightDecay', fallback.weightDecay),
@@ -94,8 +94,8 @@ function readRates(argument: string, from: object, fallback: Rates): Rates {
 }
 
 /** Reads a number that must be at least 0, and finite after rounding to float32. */
-function readNonNegative(argument: string, from: object, name: string, fallback: number): number {
-  const value = get(argument, from, name)
+function readNonNegative(argument: string, from: Properties, name: string, fallback: number): number {
+  const value = from[name]
   if (value === undefined) return fallback
   if (typeof value === 'number' && value >= 0 && Number.isFinite(Math.fround(value))) return value
   const full = argument === 'options' ? name : `${argument}.${name}`
@@ -103,7 +103,7 @@ function readNonNegative(argument: string, from: object, name: string, fallback:
 }
 
 /** Reads the factor of all learning rates in a step, each of which must stay finite in float32. */
-export function readLrScale(options: object, rates: Settings['rates']): number {
+export function readLrScale(options: Properties, rates: Settings['rates']): number {
   const lrScale = readNonNegative('options', options, 'lrScale', 1)
   for (const [name, { lr }] of rates) {
     if (Number.isFinite(Math.fround(lr * lrScale))) continue
@@ -119,7 +119,7 @@ export function readLrScale(options: object, rates: Settings['rates']): number {
 
 function readBetas(value: unknown): readonly [number, number] {
   if (value === undefined) return [0.9, 0.999]
-  const betas = copyArray('betas', value) ?? []
+  const betas = elementsOf(value) ?? []
   const valid = betas.every((beta) => typeof beta === 'number' && beta >= 0 && beta < 1)
   if (betas.length === 2 && valid) return betas as [number, number]
   const got = betas.length > 0 ? `[${betas.map(describe).join(', ')}]` : describe(value)
@@ -138,7 +138,7 @@ function readMaxNorm(value: unknown): number | null {
 
 function readGroups(value: unknown, names: readonly string[], fallback: Rates): Map<string, Rates> {
   const rates = new Map<string, Rates>()
-  const groups = value === undefined ? [] : copyArray('groups', value)
+  const groups = value === undefined ? [] : elementsOf(value)
   if (groups === null) {
     fail('ERR_LILY_ARGUMENT', 'groups', `expected an array of groups, got ${describe(value)}`)
   }
@@ -146,7 +146,7 @@ function readGroups(value: unknown, names: readonly string[], fallback: Rates): 
     const argument = `groups[${index}]`
     checkKeys(argument, group, GROUP)
     const groupRates = readRates(argument, group, fallback)
-    for (const name of matched(`${argument}.match`, get(argument, group, 'match'), names)) {
+    for (const name of matched(`${argument}.match`, group.match, names)) {
       if (rates.has(name))
         fail(
           'ERR_LILY_ARGUMENT',
@@ -161,7 +161,7 @@ function readGroups(value: unknown, names: readonly string[], fallback: Rates): 
 
 /** The names that a group matches. It is an error if there are none: the name or the pattern is then misspelt. */
 function matched(argument: string, match: unknown, names: readonly string[]): readonly string[] {
-  const list = copyArray(argument, match)
+  const list = elementsOf(match)
   if (list !== null) {
     const unknown = list.findIndex((name) => !names.includes(name as string))
     const twice = list.find((name, i) => list.indexOf(name) < i)

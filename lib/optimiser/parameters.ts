@@ -1,7 +1,7 @@
 /** Reads and checks the parameters of an optimiser. All checks run before the first value is written. */
 import { checkFloat, checkShape, checkTypeOrFloat32 } from '../base/checks.js'
-import { countOf, describe, fail, failedToRead, reading } from '../base/errors.js'
-import { get, isMap } from '../base/options.js'
+import { countOf, describe, fail, reading } from '../base/errors.js'
+import { isMap, type Properties } from '../base/options.js'
 import { checkPlace, refuseReadOnly } from '../memory/checks.js'
 import { type Device, deviceText } from '../memory/device.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
@@ -45,12 +45,7 @@ export function readNames(parameters: unknown): string[] {
       `expected a Map of { value, grad } by name, such as model.parameters(), got ${describe(parameters)}`,
     )
   }
-  let names: unknown[]
-  try {
-    names = [...parameters.keys()]
-  } catch (cause) {
-    throw failedToRead('parameters', cause)
-  }
+  const names = [...parameters.keys()]
   if (names.length === 0) fail('ERR_LILY_ARGUMENT', 'parameters', 'expected at least one parameter, got an empty Map')
   for (const name of names) {
     if (typeof name !== 'string')
@@ -81,9 +76,8 @@ export function readGradients(
   for (const name of names) {
     const parameter = readParameter(parameters, name)
     const value = readValue(parameters, name) // throws if its model is disposed of
-    const checkGrad = get(name, parameter, 'checkGrad')
+    const { checkGrad, zeroGrad } = parameter
     if (typeof checkGrad === 'function') reading(name, () => void Reflect.apply(checkGrad, parameter, []))
-    const zeroGrad = get(name, parameter, 'zeroGrad')
     if (zeroGrad === undefined) others.push({ name, value, grad: readOperand(parameters, name, 'grad') })
     else if (typeof zeroGrad === 'function') methods.push(() => void Reflect.apply(zeroGrad, parameter, []))
     else fail('ERR_LILY_ARGUMENT', `${name}.zeroGrad`, `expected a function, got ${describe(zeroGrad)}`)
@@ -96,17 +90,12 @@ export function readValue(parameters: Parameters, name: string): Operand {
 }
 
 function readOperand(parameters: Parameters, name: string, of: 'value' | 'grad'): Operand {
-  return resolve(`${name}.${of}`, get(name, readParameter(parameters, name), of))
+  return resolve(`${name}.${of}`, readParameter(parameters, name)[of])
 }
 
-function readParameter(parameters: Parameters, name: string): object {
-  let parameter: unknown
-  try {
-    parameter = parameters.get(name)
-  } catch (cause) {
-    throw failedToRead(name, cause)
-  }
-  if (typeof parameter === 'object' && parameter !== null) return parameter
+function readParameter(parameters: Parameters, name: string): Properties {
+  const parameter: unknown = parameters.get(name)
+  if (typeof parameter === 'object' && parameter !== null) return parameter as Properties
   return fail('ERR_LILY_ARGUMENT', name, `expected a parameter, { value, grad }, got ${describe(parameter)}`)
 }
 

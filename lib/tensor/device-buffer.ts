@@ -1,8 +1,8 @@
 /** Device memory that the caller can write, read and pass to other libraries. */
 import { CREATE, checkCreate } from '../base/create.js'
 import { bytesOf, bytesPerElement, type DType, type HostData, is16Bit, readDType } from '../base/dtype.js'
-import { describe, describeOther, fail, LilyError, reading } from '../base/errors.js'
-import { checkCount, checkKeys, get, type Known } from '../base/options.js'
+import { describe, describeOther, fail, LilyError } from '../base/errors.js'
+import { checkCount, checkKeys, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { classNameOf } from '../base/views.js'
@@ -69,8 +69,7 @@ export class DeviceBuffer {
     const type = readDType('dtype', dtype)
     const place = readCudaDevice('device', device)
     checkKeys('options', options, ALLOCATE_OPTIONS)
-    const given = get('options', options, 'stream')
-    const stream = given === undefined ? StreamState.default(place) : openStream('stream', given)
+    const stream = options.stream === undefined ? StreamState.default(place) : openStream('stream', options.stream)
     if (stream.device !== place) {
       fail(
         'ERR_LILY_DEVICE',
@@ -179,14 +178,14 @@ export class DeviceBuffer {
    */
   copyFrom(source: DeviceBuffer): this {
     const to = this.#open()
-    if (!reading('source', () => source instanceof DeviceBuffer)) {
+    if (!(source instanceof DeviceBuffer)) {
       fail(
         'ERR_LILY_ARGUMENT',
         'source',
         `expected a DeviceBuffer, got ${describeOther(source, 'DeviceBuffer')}; use upload() for host memory`,
       )
     }
-    const from = reading('source', () => bufferOperand(source))
+    const from = bufferOperand(source)
     if (from === null) fail('ERR_LILY_DISPOSED', 'source', 'this buffer is disposed of; use it before dispose()')
     if (from.byteLength !== to.byteLength) {
       fail('ERR_LILY_SHAPE', 'source', `expected ${to.byteLength} bytes, got ${from.byteLength}`)

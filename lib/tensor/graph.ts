@@ -1,6 +1,6 @@
 /** CUDA graphs: the work that a function enqueues, captured once and launched as a whole any number of times. */
 import { describe, fail, LilyError } from '../base/errors.js'
-import { checkKeys, get, type Known } from '../base/options.js'
+import { checkKeys, type Known } from '../base/options.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type GraphHandle, native, type StreamHandle } from '../binding/native.js'
@@ -126,8 +126,7 @@ export function captureGraph(fn: () => void, options: { readonly device?: CudaDe
   if (typeof fn !== 'function') fail('ERR_LILY_ARGUMENT', 'fn', `expected a function, got ${describe(fn)}`)
   refuseInCapture('captureGraph', 'call it before or after')
   checkKeys('options', options, OPTIONS)
-  const device = get('options', options, 'device')
-  const place = readCudaDevice('device', device === undefined ? { type: 'cuda' } : device)
+  const place = readCudaDevice('device', options.device === undefined ? { type: 'cuda' } : options.device)
   const capture = new Capture(StreamState.create(place))
   try {
     return new Graph(captureIn(capture, fn), capture)

@@ -1,5 +1,5 @@
 /** Reads the options `stream` and `encoder` of a call. */
-import { describe, fail, reading } from '../base/errors.js'
+import { describe, fail } from '../base/errors.js'
 import type { StreamOption } from '../memory/placement.js'
 import { StreamState } from '../memory/stream-state.js'
 import { gpuOf, hasMembers } from './gpu-buffer.js'
@@ -29,6 +29,6 @@ function readEncoder(value: unknown): StreamState {
 /** @throws LilyError ERR_LILY_ARGUMENT for anything else than a GPUCommandEncoder */
 export function checkEncoder(value: unknown): asserts value is GPUCommandEncoder {
   const methods = { beginComputePass: 'function', copyBufferToBuffer: 'function', finish: 'function' }
-  if (!reading('encoder', () => hasMembers(value, methods)))
+  if (!hasMembers(value, methods))
     fail('ERR_LILY_ARGUMENT', 'encoder', `expected a GPUCommandEncoder, got ${describe(value)}`)
 }

@@ -1,6 +1,6 @@
 /** CUDA streams and events. */
 import { CREATE, checkCreate } from '../base/create.js'
-import { describeOther, fail, LilyError, reading } from '../base/errors.js'
+import { describeOther, fail, LilyError } from '../base/errors.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type EventHandle, native } from '../binding/native.js'
@@ -43,7 +43,7 @@ export class Stream {
 
   static {
     streamStateOf = (argument, stream) => {
-      const state = reading(argument, () => (stream instanceof Stream ? stream.#state : undefined))
+      const state = stream instanceof Stream ? stream.#state : undefined
       return state === null
         ? fail('ERR_LILY_DISPOSED', argument, 'this stream is disposed of; use it before dispose()')
         : state
@@ -210,7 +210,7 @@ export class Event {
 
   static {
     eventHandleOf = (argument, event) => {
-      const handle = reading(argument, () => (event instanceof Event ? event.#handle : undefined))
+      const handle = event instanceof Event ? event.#handle : undefined
       if (handle === undefined) {
         fail('ERR_LILY_ARGUMENT', argument, `expected an Event of this package, got ${describeOther(event, 'Event')}`)
       }

@@ -3,7 +3,7 @@ import { CREATE, checkCreate } from '../base/create.js'
 import { type DType, dtypeOf, type HostData, is16Bit, leaveOutAndCast, proxyAdvice, readDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
-import { copyArray } from '../base/options.js'
+import { elementsOf } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
@@ -271,7 +271,7 @@ export function tensor<D extends HostData | readonly number[]>(
   ...dtype: DTypeArgument<D>
 ): Tensor
 export function tensor(data: HostData | readonly number[], shape: readonly number[], dtype?: DType): Tensor {
-  const numbers = copyArray('data', data)
+  const numbers = elementsOf(data)
   const memory = numbers !== null ? numbersToFloat32(numbers, dtype) : (data as HostData)
   if (!ArrayBuffer.isView(memory)) {
     fail(

@@ -1,7 +1,7 @@
 /** A frozen linear layer and its adapter as one operation of TensorFlow.js. */
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core'
 import { fail } from '../base/errors.js'
-import { get, type Known } from '../base/options.js'
+import type { Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
 import type { PackedLinear } from '../operations/packed-linear.js'
@@ -43,7 +43,7 @@ export function adaptedLinear(
   checkFloat32('x', x)
   checkLayer(layer)
   const call = readCall(layer, options, OPTIONS)
-  const bias = get('options', options, 'bias') as Tensor | undefined
+  const bias = options.bias
   const weight = readFrozen('kernel', kernel, bias, x)
   const { dIn, dOut } = weight
   if (dIn !== layer.inFeatures || dOut !== layer.outFeatures) {

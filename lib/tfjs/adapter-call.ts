@@ -1,7 +1,7 @@
 /** A call of an adapter on the tape of TensorFlow.js: what `adapt` and `adaptedLinear` share. */
 import { keep, type NamedTensorMap, scalar, type Tensor } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, get, type Known, readFlag } from '../base/options.js'
+import { checkKeys, type Known, readFlag } from '../base/options.js'
 import type { AdapterForwardOptions, AdapterLayer } from '../model/adapter-layer.js'
 import type { LayerForwardOptions } from '../model/lily-layer.js'
 import type { FrozenWeight } from './frozen-weight.js'
@@ -85,13 +85,13 @@ export function readCall(layer: AdapterLayer, options: AdaptOptions, known: Know
   checkKeys('options', options, known)
   const settings: Record<string, unknown> = {}
   for (const name of SETTINGS) {
-    const value: unknown = get('options', options, name)
+    const value: unknown = options[name]
     if (value === undefined) continue
     if (name !== 'precision' && !('router' in layer)) failLora(layer, name, known)
     if (isTensor(value)) checkTensor(name, value, ['float32', 'int32', 'bool'])
     settings[name] = value
   }
-  const recording = recordingFor(layer, readFlag('training', get('options', options, 'training'), undefined))
+  const recording = recordingFor(layer, readFlag('training', options.training, undefined))
   return { place: placeOn('layer', layer.a.value.device), layer, settings, recording }
 }
 

@@ -1,7 +1,7 @@
 /** An optimiser for adapters and variables of TensorFlow.js. */
 import { type NamedTensorMap, Optimizer, type Scalar, type Tensor, type Variable } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, copyArray, entriesOf, get, isInstance, type Known } from '../base/options.js'
+import { checkKeys, elementsOf, entriesOf, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import { AdamW } from '../optimiser/adamw.js'
@@ -146,12 +146,12 @@ export class AdapterOptimizer extends Optimizer {
 /** Reads each option once, also one that is inherited. */
 function readOptions(options: unknown): AdapterOptimizerOptions {
   checkKeys('options', options, OPTIONS)
-  return Object.fromEntries(Array.from(OPTIONS, (name) => [name, get('options', options, name)]))
+  return Object.fromEntries(Array.from(OPTIONS, (name) => [name, options[name]]))
 }
 
 function readOptimizer(optimizer: unknown): Optimizer | null {
   if (optimizer === undefined) return null
-  if (isInstance(optimizer, Optimizer)) return optimizer
+  if (optimizer instanceof Optimizer) return optimizer
   return fail(
     'ERR_LILY_ARGUMENT',
     'optimizer',
@@ -192,7 +192,7 @@ function allParameters(
 }
 
 function listOf(gradients: unknown): NamedTensor[] {
-  const listed = copyArray('variableGradients', gradients)
+  const listed = elementsOf(gradients)
   const list =
     listed?.map(readNamed) ??
     entriesOf('variableGradients', gradients as NamedTensorMap).map(([name, tensor]) => ({ name, tensor }))

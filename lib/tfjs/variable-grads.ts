@@ -11,7 +11,7 @@ import {
   variableGrads as tfVariableGrads,
 } from '@tensorflow/tfjs-core'
 import { describe, fail } from '../base/errors.js'
-import { copyArray, isInstance } from '../base/options.js'
+import { elementsOf } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import { releaseTape } from './operation.js'
@@ -67,7 +67,7 @@ function trainableVariables(): Variable[] {
 }
 
 export function readModels(model: unknown): AdapterModel[] {
-  const models = copyArray('model', model) ?? [model]
+  const models = elementsOf(model) ?? [model]
   for (const one of models) {
     if ((one as Partial<AdapterModel> | null | undefined)?.layers instanceof Map) continue
     fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, or an array of them, got ${describe(one)}`)
@@ -78,12 +78,12 @@ export function readModels(model: unknown): AdapterModel[] {
 }
 
 export function readVariables(variables: unknown): Variable[] {
-  const list = copyArray('variables', variables)
+  const list = elementsOf(variables)
   if (list === null) {
     fail('ERR_LILY_ARGUMENT', 'variables', `expected an array of variables, got ${describe(variables)}`)
   }
   for (const [i, variable] of list.entries()) {
-    if (isInstance(variable, Variable)) continue
+    if (variable instanceof Variable) continue
     fail('ERR_LILY_ARGUMENT', `variables[${i}]`, `expected a tf.Variable, got ${describe(variable)}`)
   }
   return list as Variable[]
@@ -110,7 +110,7 @@ function checkedLoss(f: () => Scalar, { calls }: Recording): Scalar {
       'it calls adaptedLinear or adapt with no layer of model; use tf.variableGrads, or call one of them',
     )
   }
-  if (!isInstance(loss, Tensor)) {
+  if (!(loss instanceof Tensor)) {
     fail('ERR_LILY_ARGUMENT', 'f', `expected it to return the loss, a scalar, got ${describe(loss)}`)
   }
   if (loss.shape.length === 0) return loss

@@ -6,7 +6,7 @@
  * @packageDocumentation
  */
 import type { DType, HostData } from '../base/dtype.js'
-import { describe, fail, LilyError, reading } from '../base/errors.js'
+import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuCommandEncoder, GpuDevice } from '../base/gpu-types.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
@@ -274,5 +274,5 @@ export function createLily(device: GpuDevice): Lily {
 
 function isGpuDevice(value: unknown): value is GPUDevice {
   const types = { createBuffer: 'function', queue: 'object', lost: 'object', limits: 'object' }
-  return reading('device', () => hasMembers(value, types))
+  return hasMembers(value, types)
 }
