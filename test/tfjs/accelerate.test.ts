@@ -7,6 +7,7 @@ import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import * as products from '../../lib/operations/matmul.js'
 import { accelerate } from '../../lib/tfjs/index.js'
+import { expectSameBits } from '../support/compare.js'
 import { BACKENDS, expectEqual, normal } from '../support/tfjs.js'
 
 type Activation = 'linear' | 'relu' | 'relu6' | 'sigmoid' | 'elu' | 'leakyrelu' | 'prelu'
@@ -261,7 +262,8 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       const [old, ours] = both(() => [tf.add(a, b), tf.sub(a, b), tf.mul(a, b), tf.div(a, b)], 0)
       old.forEach((tensor, i) => {
         expect(ours[i].shape).toEqual(tensor.shape)
-        expect(ours[i].dataSync(), `${String(ofA)} with ${String(ofB)}`).toEqual(tensor.dataSync())
+        const [values, expected] = [ours[i].dataSync<'float32'>(), tensor.dataSync<'float32'>()]
+        expectSameBits(`${String(ofA)} with ${String(ofB)}`, values, expected)
       })
       restore?.()
     }
