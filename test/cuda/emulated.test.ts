@@ -8,7 +8,8 @@ import { isEmulated } from '../support/backend.js'
 import { runProgram } from '../support/program.js'
 import { temporaryFolder } from '../support/temporary.js'
 
-const ORDERS = ['0', '1', '2', '3']
+// As queued, and another; a race is found in each.
+const ORDERS = ['0', '2']
 
 /** Skips the test on a GPU. */
 function needsEmulator(context: { skip: (reason: string) => void }): void {
@@ -106,13 +107,9 @@ test('after a failure of any runtime call, nothing leaks and the process is usab
   needsEmulator(context)
   const calls = callsIn((await runProgram('calls.js', { VERBOSE: '2' })).text)
   expect(calls.length).toBeGreaterThan(50)
-  // A process takes a second, so the test covers the first call of every function and every n-th call, of those that load
-  // kernels the first alone; LILY_FAULTS selects all calls.
-  const others = calls.flatMap((name, i) => (/Func(BySymbol|Load|SetAttribute)$/.test(name) ? [] : [i]))
-  const stride = Math.ceil(others.length / 16)
-  const tried = new Set(others.filter((_, at) => at % stride === 0))
+  // A process takes a second, so the test covers the first call of every function; LILY_FAULTS selects all calls.
   for (const [i, name] of calls.entries()) {
-    if (process.env.LILY_FAULTS !== 'all' && !tried.has(i) && calls.indexOf(name) !== i) continue
+    if (process.env.LILY_FAULTS !== 'all' && calls.indexOf(name) !== i) continue
     const { code, stdout, text } = await runProgram('calls.js', { FAIL_CALL: String(i + 1) })
     const label = `call ${i + 1}, ${name}: ${text}`
     // The order of calls differs from run to run, because threads run concurrently.
@@ -142,7 +139,7 @@ test('memory of a stream that ends is not passed on before its work is done', as
 
 // The last event before the call returns is that of the promise.
 describe('a promise that cannot wait for the device rejects with LilyError', () => {
-  test.for(['lilyForwardAsync', 'lilyBackwardAsync', 'linearForwardAsync', 'toHost'])('%s', async (call, context) => {
+  test.for(['lilyForwardAsync', 'toHost'])('%s', async (call, context) => {
     needsEmulator(context)
     const environment = { LILY_TEST_CALL: call }
     const all = await runProgram('promise.js', { LEAKS: '0', VERBOSE: '2' }, environment)
