@@ -11,8 +11,6 @@ interface Call {
   readonly name: string
   /** For each launch, whether it may overlap with the one before. */
   readonly dependent: readonly boolean[]
-  /** For each launch, the share of shared memory that the kernel prefers; null: it has no preference. */
-  readonly shares: readonly (string | null)[]
 }
 
 /** The calls that launches.js announces. */
@@ -25,11 +23,7 @@ async function callsOf(ARCH: string): Promise<Call[]> {
     .map((section) => {
       const [name, ...lines] = section.split('\n')
       const launches = lines.filter((line) => line.includes('<<<'))
-      return {
-        name,
-        dependent: launches.map((line) => line.endsWith(', dependent')),
-        shares: launches.map((line) => /carve-out (\d+ %)/.exec(line)?.[1] ?? null),
-      }
+      return { name, dependent: launches.map((line) => line.endsWith(', dependent')) }
     })
     .filter(({ name }) => name !== 'nothing')
 }
@@ -42,7 +36,7 @@ const ONE_LAUNCH = /^(fold|linear)/
 
 describe('dependent launches', () => {
   test.for(['90', '120'])(
-    "on sm_%s all but the first of each call, none in CUDA's default streams; with one share of shared memory",
+    "on sm_%s all but the first of each call, none in CUDA's default streams",
     async (ARCH, context) => {
       if (!isEmulated) context.skip('the device is a GPU, which does not report launches')
       const calls = await callsOf(ARCH)
