@@ -41,6 +41,8 @@ export interface Plan {
   readonly seconds: number
   /** From one buffer of the memory roofs to the next. */
   readonly roofOctaves: number
+  /** The size of the largest buffer of the memory roofs on a CPU; Infinity: several times the caches. */
+  readonly roofBytes: number
   /** Minimum number of rounds per case and pass. */
   readonly rounds: number
 }
@@ -127,7 +129,7 @@ export async function measure(
     let roofSeconds = 0
     const newRoofs = async (): Promise<Roofs> => {
       const start = performance.now()
-      const roofs = await measureRoofs(backend as BackendName, plan.device, signal, plan.roofOctaves)
+      const roofs = await measureRoofs(backend as BackendName, plan.device, signal, plan.roofOctaves, plan.roofBytes)
       roofSeconds = (performance.now() - start) / 1000
       return roofs
     }
@@ -141,6 +143,8 @@ export async function measure(
     if (gpu !== null) {
       findings.notes.push(...notesOf(gpu))
     } else if (backend === 'cpu') {
+      if (plan.roofBytes < Infinity)
+        findings.notes.push(`the memory roofs end at ${plan.roofBytes / 2 ** 20} MiB, because the run is a short one`)
       const limits: Limits = { seconds: Math.min(1, plan.seconds / 10), rounds: 5, signal }
       onProgress('overhead of a call', limits.seconds + secondsLeft(0))
       await attempt(

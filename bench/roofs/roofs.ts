@@ -34,16 +34,17 @@ const MiB = 2 ** 20
  * Buffer sizes, ascending. On a CPU: from parts that fit in the L1 cache of every thread to a buffer of which the
  * last-level cache holds a small share, each 2^octaves times the size before: half an octave, because around the size of a
  * cache the rate changes within a factor of two. Wider steps find a faster memory for some working sets, and so lower floors.
- * On a GPU: around the size of L2.
+ * On a GPU: around the size of L2. On a CPU no buffer has more than `most` bytes.
  */
 export function bufferSizes(
   backend: BackendName,
   { cache = 64 * MiB, threads = 1 }: DeviceInfo,
   octaves = 0.5,
+  most = Infinity,
 ): number[] {
   if (backend === 'cuda') return [1 / 4, 1 / 2, 1, 2, 4].map((share) => cache * share)
   // Half the memory of a small machine is not available to a benchmark.
-  const largest = Math.min(Math.max(256 * MiB, 4 * cache), totalmem() / 8)
+  const largest = Math.min(Math.max(256 * MiB, 4 * cache), totalmem() / 8, most)
   const sizes = [16 * KiB * threads]
   while (sizes.at(-1)! < largest) {
     sizes.push(Math.min(Math.round(16 * threads * 2 ** (sizes.length * octaves)) * KiB, largest))
@@ -69,12 +70,13 @@ async function bfloat16Roof(name: BackendName, measure: Measure): Promise<[flops
   return [await measure(roof.bfloat16, 0), source]
 }
 
-/** Measures the roofs of the first device of a backend. `octaves` is that of bufferSizes. */
+/** Measures the roofs of the first device of a backend. `octaves` and `most` are those of bufferSizes. */
 export async function measureRoofs(
   name: BackendName,
   device: DeviceInfo,
   signal: AbortSignal,
   octaves?: number,
+  most?: number,
 ): Promise<Roofs> {
   const measure: Measure = async (kind, bytes) => {
     await setImmediate()
@@ -84,7 +86,7 @@ export async function measureRoofs(
   const flops = await measure(roof.multiplyAdd, 0)
   const [bfloat16Flops, bfloat16Source] = await bfloat16Roof(name, measure)
   const memory: MemoryRoof[] = []
-  for (const bytes of bufferSizes(name, device, octaves)) {
+  for (const bytes of bufferSizes(name, device, octaves, most)) {
     memory.push({ bytes, read: await measure(roof.read, bytes), update: await measure(roof.update, bytes) })
   }
   return { flops, bfloat16Flops, bfloat16Source, float16Flops: name === 'cuda' ? bfloat16Flops : flops, memory }

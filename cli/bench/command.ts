@@ -81,10 +81,13 @@ export function benchCommand(version: string): Command {
     )
     .option('--stride-a <count>', 'number of neighbouring layers that share an A in that model', integerUpTo(10_000), 4)
     .option('--layer', 'measure the frozen linear layer, too: alone, and with each adapter in one call (cpu backend)')
-    .option(
-      '--seconds <time>',
-      'time budget per backend, in seconds; at least a few rounds always run (default: 90, with --quick 15)',
-      seconds,
+    .addOption(
+      new Option(
+        '--seconds <time>',
+        'time budget per backend, in seconds; at least a few rounds always run (default: 90, with --quick 15)',
+      )
+        .env('LILY_BENCH_SECONDS')
+        .argParser(seconds),
     )
     .option('--quick', 'measure fewer cases, in less time')
     .option('--json [file]', 'write all results as JSON to a file, or to stdout (-) instead of the table', jsonTarget)

@@ -89,6 +89,7 @@ function unavailable(backend: BenchBackend, reason: string, command: Command): n
 
 function planOf(options: BenchOptions, backend: BenchBackend, device: DeviceInfo, gpu: Gpu | null): Plan {
   const { quick = false } = options
+  const seconds = options.seconds ?? (quick ? 15 : 90)
   return {
     backend,
     device,
@@ -103,9 +104,10 @@ function planOf(options: BenchOptions, backend: BenchBackend, device: DeviceInfo
     caches: options.caches ?? (backend === 'cuda' ? 'cold' : 'warm'),
     model: { layers: options.layers, strideA: options.strideA },
     withLayer: options.layer ?? false,
-    seconds: options.seconds ?? (quick ? 15 : 90),
+    seconds,
     // Allocating and filling the buffers takes most of the time of a short run.
     roofOctaves: quick ? 3 : 0.5,
+    roofBytes: seconds < 1 ? 16 * 2 ** 20 : Infinity,
     rounds: quick ? 3 : 5,
   }
 }

@@ -244,6 +244,7 @@ describe('work and floor', () => {
     // Those of a quick run are some of them.
     const few = bufferSizes('cpu', device as DeviceInfo, 3)
     expect(few).toEqual(found.filter((_, i) => i % 6 === 0 || i === found.length - 1))
+    expect(bufferSizes('cpu', device as DeviceInfo, 3, 2 ** 24)).toEqual([...few.slice(0, 3), 2 ** 24])
   })
 })
 
@@ -328,7 +329,13 @@ describe('a run', () => {
     }
     try {
       const { signal } = new AbortController()
-      await measure({ ...plan, seconds, roofOctaves: 3, rounds: 3 }, findings, signal, onProgress, String)
+      await measure(
+        { ...plan, seconds, roofOctaves: 3, roofBytes: Infinity, rounds: 3 },
+        findings,
+        signal,
+        onProgress,
+        String,
+      )
     } finally {
       vi.restoreAllMocks()
     }

@@ -1,0 +1,184 @@
+/** `lily-kernels doctor`: what a child process prints, and its text for other machines. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test, vi } from 'vitest'
+import { textOf } from '../../cli/doctor/command.js'
+import { diagnose } from '../../cli/doctor/diagnose.js'
+import type { Diagnosis } from '../../cli/doctor/diagnosis.js'
+import { selfTest } from '../../cli/doctor/self-test.js'
+import { runCli } from '../support/cli.js'
+import { temporaryFolder } from '../support/temporary.js'
+
+const folder = temporaryFolder()
+const path = (name: string): string => join(folder, name)
+
+const doctor = async (env: Record<string, string> = {}): Promise<Diagnosis & { code: number | null }> => {
+  const { code, stdout, stderr } = await runCli(['doctor', '--json'], env)
+  expect(stderr).toBe('')
+  return { code, ...(JSON.parse(stdout) as Diagnosis) }
+}
+
+test('reports the machine and tests its backends', async () => {
+  const { code, ok, node, platform, libc, addon, processor, backends } = await doctor({ LILY_NUM_THREADS: '' })
+  expect({ code, ok, node, addon }).toEqual({ code: 0, ok: true, node: process.version, addon: { loads: true } })
+  expect(platform).toBe(`${process.platform}-${process.arch}`)
+  if (process.platform === 'linux') expect(libc).toMatch(/^(glibc|musl) /)
+  expect(processor!.instructionSets[0]).toBe('portable')
+  expect(processor!.instructionSets).toContain(processor!.simd)
+  const { threads, affinity, quota, physicalCores } = processor!
+  expect(physicalCores).not.toBeNull()
+  expect(threads).toBe(Math.min(affinity, quota ?? Infinity, physicalCores!, 256))
+  const limits = { 'physical cores': physicalCores, affinity, 'cgroup quota': quota }
+  const because = Object.entries(limits).flatMap(([name, limit]) => (limit === threads ? [name] : []))
+  expect(processor!.because).toBe(because.join(' and ') || 'the limit of the thread pool')
+  expect(processor!.amxRefusal).not.toBe('')
+  expect(backends[0]).toMatchObject({ name: 'cpu', available: true, selfTest: { passed: true } })
+  expect(backends[1]).toMatchObject({ name: 'cuda', available: false })
+  expect(backends[1]).not.toHaveProperty('selfTest')
+})
+
+test('reports LILY_NUM_THREADS as the limit of threads', async () => {
+  const { processor, environment } = await doctor({ LILY_NUM_THREADS: '3' })
+  expect(processor).toMatchObject({ threads: 3, because: 'LILY_NUM_THREADS' })
+  expect(environment).toMatchObject({ LILY_NUM_THREADS: '3' })
+})
+
+test('reports why the CUDA library does not load and how to fix it', async () => {
+  writeFileSync(path('text.so'), 'no library')
+  const reason = async (library: string) => (await doctor({ LILY_CUDA_LIBRARY: library })).backends[1].reason
+  expect(await reason(path('nothing.so'))).toMatch(/names .*nothing\.so, which does not exist; correct or unset it/)
+  expect(await reason(path('text.so'))).toMatch(/does not load: .*text\.so.*; correct or unset LILY_CUDA_LIBRARY/)
+})
+
+test('exits with code 1 if the cpu backend is not available', async () => {
+  const variables = { LILY_CPU_ISA: 'sse9', LILY_CPU_BLOCKS: '1', LILY_CUBLASLT: '0' }
+  const { code, stdout } = await runCli(['doctor'], variables)
+  expect(code).toBe(1)
+  expect(stdout).toMatch(/^cpu +not available: LILY_CPU_ISA=sse9 is not one of .*portable, .*, wasm, wasm-relaxed;/m)
+  for (const [name, value] of Object.entries(variables)) expect(stdout).toContain(`environment   ${name}=${value}\n`)
+  expect(stdout).not.toMatch(/^threads/m)
+})
+
+test('tests the first device that there is', async () => {
+  expect(await selfTest({ name: 'cuda', devices: [{ id: 7, name: 'a GPU' }] })).toEqual({
+    passed: false,
+    reason: expect.stringContaining('cuda:7 is not available') as string,
+  })
+})
+
+test('says that the package does not work if one of several self-tests fails', async () => {
+  const results = [{ passed: true }, { passed: false, reason: 'y in float32 is 1' }]
+  const device = { id: 0, name: 'a device' }
+  vi.doMock('../../cli/doctor/self-test.js', () => ({ selfTest: () => Promise.resolve(results.shift()) }))
+  vi.doMock('../../lib/memory/backends.js', () => ({
+    backends: () => ['cpu', 'cuda'].map((name) => ({ name, available: true, devices: [device] })),
+  }))
+  try {
+    const { ok, backends } = await diagnose('1.2.3')
+    expect(ok).toBe(false)
+    expect(backends.map(({ selfTest }) => selfTest?.passed)).toEqual([true, false])
+  } finally {
+    vi.doUnmock('../../cli/doctor/self-test.js')
+    vi.doUnmock('../../lib/memory/backends.js')
+  }
+})
+
+test('prints text by default', async () => {
+  const { code, stdout } = await runCli(['doctor'])
+  expect(code).toBe(0)
+  expect(stdout).toMatch(/^cpu +self-test passed$/m)
+  expect(stdout).toMatch(/^cuda +not available: LILY_CUDA_LIBRARY names none, which does not exist/m)
+})
+
+const machine = { version: '1.2.3', node: 'v20.1.0', platform: 'linux-x64', os: 'Linux 6.1' }
+const processor = {
+  instructionSets: ['portable', 'avx2'],
+  simd: 'avx2',
+  threads: 3,
+  because: 'affinity',
+  affinity: 3,
+  quota: null,
+  physicalCores: 4,
+  amxRefusal: null,
+}
+const gpu = { id: 0, name: 'a GPU', computeCapability: '9.0', memory: 80 * 2 ** 30 }
+
+test('the text names what is wrong with a device, and asks for a report once', () => {
+  const reason = 'cuda:1 does not respond'
+  const text = textOf({
+    ok: false,
+    ...machine,
+    libc: 'glibc 2.41',
+    addon: { loads: true },
+    environment: { LILY_NUM_THREADS: '' },
+    processor: { ...processor, quota: 2.5, physicalCores: null, amxRefusal: 'Operation not permitted' },
+    backends: [
+      {
+        name: 'cpu',
+        available: true,
+        devices: [{ id: 0, name: 'a processor', simd: 'avx2' }],
+        selfTest: { passed: false, reason: 'y in float32 is 1,\nexpected 2' },
+      },
+      {
+        name: 'cuda',
+        available: true,
+        reason,
+        devices: [{ ...gpu, without: 'wgmma' }],
+        selfTest: { passed: false, reason: 'please report it' },
+      },
+    ],
+  })
+  expect(text.split('\n').map((line) => line.replace(/  +/, ' | '))).toEqual([
+    'lily-kernels | 1.2.3',
+    'Node | v20.1.0',
+    'platform | linux-x64, Linux 6.1, glibc 2.41',
+    'addon | loads',
+    'environment | LILY_NUM_THREADS=',
+    'instructions | avx2 in use; supported: portable, avx2',
+    'amx | refused: Operation not permitted; bfloat16 runs on avx2, tf32 in float32',
+    'threads | 3, determined by affinity (CPU affinity 3, physical cores in it unknown, cgroup quota 2.5)',
+    'cpu:0 | a processor',
+    'cpu | SELF-TEST FAILED: y in float32 is 1, expected 2; please report this with the output of lily-kernels doctor --json',
+    'cuda:0 | a GPU, compute capability 9.0, 80.0 GiB, WITHOUT wgmma, which gave a wrong result; please report this with the ' +
+      'output of lily-kernels doctor --json',
+    `cuda | ${reason}`,
+    'cuda | SELF-TEST FAILED: please report it',
+  ])
+})
+
+test('the text says what runs in place of the addon, and what does not run', () => {
+  const reason = 'no native addon for sunos-x64'
+  const on = (changes: Partial<Diagnosis>) =>
+    textOf({
+      ok: false,
+      ...machine,
+      libc: null,
+      environment: {},
+      processor,
+      backends: [],
+      addon: { loads: false, reason },
+      ...changes,
+    })
+  expect(on({ processor: null })).toMatch(
+    /^platform +linux-x64, Linux 6\.1\naddon +FAILS: no native addon for sunos-x64$/m,
+  )
+  const wasm = { name: 'cpu', available: true, reason, devices: [], selfTest: { passed: true } } as const
+  expect(
+    on({ backends: [wasm] })
+      .split('\n')
+      .slice(3)
+      .map((line) => line.replace(/  +/, ' | ')),
+  ).toEqual([
+    `addon | not in use: ${reason}`,
+    'instructions | avx2 in use; supported: portable, avx2',
+    'threads | 3, determined by affinity (CPU affinity 3, physical cores in it 4, cgroup quota none)',
+    'cpu | self-test passed',
+  ])
+  const none = { name: 'cpu', available: false, devices: [] } as const
+  const lines = on({
+    processor: { ...processor, simd: null, threads: null },
+    backends: [none],
+    addon: { loads: true },
+  })
+  expect(lines).toMatch(/^instructions +none in use; supported: portable, avx2\ncpu +not available: no reason given$/m)
+})
