@@ -10,7 +10,6 @@ import { type Job, type Report, runInChild } from '../support/child.js'
 import { runCli } from '../support/cli.js'
 import { expectSameBits } from '../support/compare.js'
 import { LEAST_TERMS_RANK, TYPES } from '../support/dtypes.js'
-import { olderProcessor } from '../support/processors.js'
 import type { Values } from '../support/run.js'
 import { temporaryFolder } from '../support/temporary.js'
 import { emulatedTiles } from '../support/tiles.js'
@@ -101,17 +100,9 @@ test('doctor tests the tile registers', async (context) => {
   })
 })
 
-test('the emulated registers do not keep the addon from loading on an older processor', async (context) => {
-  const haswell = olderProcessor('Haswell')
-  if (typeof haswell === 'string') return context.skip(haswell)
-  if (typeof environment === 'string') return context.skip(environment)
-  const { backend } = await runInChild([], { LILY_CPU_ISA: 'amx', ...environment }, haswell)
-  expect(backend).toMatchObject({ available: false, reason: expect.stringContaining('LILY_CPU_ISA=amx') as string })
-})
-
 // The portable kernels do not round float32 parameters to bfloat16.
 test('the model does not run the vector kernels', { timeout: 300_000 }, async () => {
-  const mixed = jobs.filter(({ spec }) => spec.parameters === 'float32').slice(0, 4)
+  const mixed = jobs.filter(({ spec }) => spec.parameters === 'float32').slice(0, 1)
   const model = await runOn('amx-model', mixed)
   const vectors = await runOn('portable', mixed)
   expect(model.backend.devices[0].simd).toBe('amx-model')

@@ -15,6 +15,9 @@ import {
   type TensorLike,
 } from '../../lib/index.js'
 import { type DeviceArray, deviceArray } from './device-array.js'
+import { isLong } from './runs.js'
+
+export { isLong }
 
 const chosen = process.env.LILY_TEST_BACKEND
 export const backend = chosen === 'cuda' || chosen === 'webgpu' ? chosen : 'cpu'
@@ -27,9 +30,6 @@ export const isWebGpu = backend === 'webgpu'
 
 /** The AMX kernels run on a model of their instructions, which is as slow; see test/cpu/vitest.amx.config.ts. */
 export const isModelled = backend === 'cpu' && process.env.LILY_CPU_ISA === 'amx-model'
-
-/** A scheduled run (.ci/run --long), which also runs what the gate leaves out because it takes long. */
-export const isLong = process.env.LILY_TEST_LONG === '1'
 
 /** The addon is built with a sanitizer, and the run is not a long one. `npm test` checks the numbers of the same tests. */
 export const isSanitized = process.env.LILY_TEST_SANITIZER !== undefined && !isLong

@@ -1,4 +1,5 @@
 /** The number types of operands, independent of lib/: rounding, and conversion to bits. */
+import { isLong } from './runs.js'
 
 export type Float = 'float32' | 'bfloat16' | 'float16'
 
@@ -36,8 +37,8 @@ export const LEAST_TERMS_RANK = 128
 /** The name of the combination without 16-bit types. AMX multiplies it with precision 'tf32', as two terms of bfloat16. */
 export const FLOAT32 = isModelled ? 'float32, tf32' : 'float32'
 
-/** On the software adapter of WebGPU compiling takes long, so that other combinations are for scheduled runs (LILY_TEST_LONG). */
-const isBrief = process.env.LILY_TEST_BACKEND === 'webgpu' && process.env.LILY_TEST_LONG !== '1'
+/** On the software adapter of WebGPU compiling takes long, so that other combinations are for long runs. */
+const isBrief = process.env.LILY_TEST_BACKEND === 'webgpu' && !isLong
 const BRIEF = ['float32', 'bfloat16', 'mixed float16']
 
 /** The combinations under test, by a name for tests. */

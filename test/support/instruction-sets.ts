@@ -4,7 +4,7 @@ import { type Case, makeCase, type Spec, splitTokens } from './cases.js'
 import { checkResult } from './check.js'
 import type { Job, Report } from './child.js'
 import { expectSameBits } from './compare.js'
-import { SIXTEEN_BITS, type Types } from './dtypes.js'
+import { SIXTEEN_BITS } from './dtypes.js'
 import type { Result, Values } from './run.js'
 
 const odd = { tokens: 65, dIn: 113, dOut: 136, rank: 33, experts: 3, scaling: 2 }
@@ -101,13 +101,6 @@ export const unevenJobs: Job[] = ['bfloat16', 'float16'].map((activations) => ({
   spec: { routing: 'batch', tokens: 260, dIn: 1024, dOut: 64, rank: 144, experts: 2, seed: 13, activations } as Spec,
   how: { outputs: 'add' },
 }))
-
-/** In float32, with the ranks at which AMX does not use terms of bfloat16. */
-export const tf32Jobs = (precision: Types['precision']): Job[] =>
-  [...specs, { ...odd, routing: 'batch', rank: 127, seed: 14 } as const].map((spec) => ({
-    spec: { ...spec, precision },
-    how: { outputs: 'add' },
-  }))
 
 export function expectSameResults(actual: readonly Result[], expected: readonly Result[], title: string): void {
   expect(actual.length).toBe(expected.length)

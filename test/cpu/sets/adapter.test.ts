@@ -10,7 +10,7 @@ import { dtype } from '../../../lib/binding/slots.js'
 import { argumentsOf } from '../../binding/encoding.js'
 import { makeCall } from '../../binding/fixed-calls.js'
 import { isLong, isSanitized } from '../../support/backend.js'
-import { runInChild } from '../../support/child.js'
+import { type Job, runInChild } from '../../support/child.js'
 import { roundAll, unpack } from '../../support/dtypes.js'
 import {
   afterNaN,
@@ -22,25 +22,24 @@ import {
   cutRankJobs,
   expectMatches,
   expectSameResults,
-  fewJobs,
   jobs,
   largeRankJobs,
-  tf32Jobs,
   unevenJobs,
 } from '../../support/instruction-sets.js'
-import { olderProcessor } from '../../support/processors.js'
 import { integer, randomFrom } from '../../support/random.js'
 import { roundInTiles } from '../../support/rounding.js'
+import { everyNth } from '../../support/runs.js'
+import { ENDS, requireSet, SETS, WIDEST } from './sets.js'
 
-const NAMES = [
-  'portable',
-  ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),
-  // The project `amx` runs the model in all numerical tests, but not with a sanitizer.
-  ...(isSanitized || isLong ? ['amx-model'] : []),
-]
+// The project `amx` runs the model in all numerical tests, but not with a sanitizer.
+const NAMES = [...SETS, ...(isSanitized || isLong ? ['amx-model'] : [])]
 
-/** With a sanitizer, every problem in at least one of its forms. */
-const some = isSanitized ? jobs.filter((_, i) => i % 3 === 0) : jobs
+/** With a sanitizer, every problem in one of its forms. One of the sets avx512 and avx512bf16 differs from the other in bfloat16 only. */
+function jobsOn(isa: string): Job[] {
+  if (isSanitized) return everyNth(5, jobs)
+  const isSecond = isa.startsWith('avx512') && isa !== WIDEST
+  return isSecond ? jobs.filter(({ spec }) => spec.activations === 'bfloat16') : jobs
+}
 
 /** Numbers of float32 with random bits, ties between those of 16 bits, and their neighbours; no subnormal numbers. */
 function roundedNumbers(): Float32Array {
@@ -93,64 +92,10 @@ function foldInChild(isa: string, numbers: Float32Array, type: 'bfloat16' | 'flo
 for (const isa of NAMES)
   describe(isa, () => {
     test('matches the reference', { timeout: 120_000 }, async (context) => {
+      const some = jobsOn(isa)
       const report = await runInChild(some, { LILY_CPU_ISA: isa })
-      const { available, reason } = report.backend
-      if (!available) {
-        expect(isa, 'the portable kernels run everywhere').not.toBe('portable')
-        expect(reason).toContain(`LILY_CPU_ISA=${isa}`)
-        console.log(`LILY_CPU_ISA=${isa} is skipped: ${reason ?? ''}`)
-        context.skip(reason)
-      }
+      requireSet(isa, report.backend, context)
       expectMatches(some, report, isa)
-      expectMatches(unevenJobs, await runInChild(unevenJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: '1' }), isa)
-    })
-
-    test(
-      'ranks above 64 match the reference, with the same bits on any number of threads',
-      { timeout: 300_000 },
-      async (context) => {
-        const on = (threads: number) =>
-          runInChild(largeRankJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads), LILY_CPU_BLOCKS: '1' })
-        const most = await on(3)
-        if (!most.backend.available) return context.skip(most.backend.reason)
-        expectMatches(largeRankJobs, most, isa)
-        // A sanitizer sees the accesses of all threads; `npm test` compares the bits.
-        for (const threads of isSanitized ? [] : isLong ? [1, 2, 4] : [1]) {
-          expectSameResults((await on(threads)).results, most.results, `on ${threads} threads`)
-        }
-      },
-    )
-
-    test('ranks that the dy pass cuts into tiles match the reference', { timeout: 120_000 }, async (context) => {
-      const on = (threads: number) =>
-        runInChild(cutRankJobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads), LILY_CPU_BLOCKS: '0' })
-      const tiles = await on(2)
-      if (!tiles.backend.available) return context.skip(tiles.backend.reason)
-      expectMatches(cutRankJobs, tiles, isa)
-      // Two threads share the tiles; three cannot share them evenly, and take splits of the columns instead.
-      if (!isSanitized) expectSameResults((await on(3)).results, tiles.results, 'on 3 threads')
-    })
-
-    test("precision 'tf32' has an effect on the model of AMX only", async (context) => {
-      const { backend, results } = await runInChild([...tf32Jobs('default'), ...tf32Jobs('tf32')], {
-        LILY_CPU_ISA: isa,
-      })
-      if (!backend.available) return context.skip(backend.reason)
-      const [full, tf32] = [results.slice(0, results.length / 2), results.slice(results.length / 2)]
-      if (isa === 'amx-model')
-        expect(tf32.map(({ values }) => values.y)).not.toEqual(full.map(({ values }) => values.y))
-      else expectSameResults(tf32, full, 'of tf32')
-    })
-
-    test('no gradient of a group without a kept token', async (context) => {
-      for (const blocks of ['0', '1']) {
-        const env = { LILY_CPU_ISA: isa, LILY_CPU_BLOCKS: blocks }
-        const { backend, results } = await runInChild(afterNaN(emptyGroupJobs), env)
-        if (!backend.available) return context.skip(backend.reason)
-        const [withNaN, empty] = [0, 1].map((odd) => results.filter((_, i) => i % 2 === odd))
-        expectNaNOfKeptGroups(emptyGroupJobs, withNaN)
-        expectNoGradientOfEmptyGroups(emptyGroupJobs, empty)
-      }
     })
 
     test.for(['bfloat16', 'float16'] as const)('rounds to the nearest number of %s', (type, context) => {
@@ -173,19 +118,42 @@ for (const isa of NAMES)
     )
   })
 
-// An unsupported instruction terminates the process.
-describe('an older processor uses the widest set that it supports', () => {
-  for (const [name, simd] of [
-    ['Nehalem', 'portable'],
-    ['Haswell', 'avx2'],
-  ] as const)
-    test(`${name}: ${simd}`, { timeout: 300_000 }, async (context) => {
-      const processor = olderProcessor(name)
-      if (typeof processor === 'string') return context.skip(processor)
-      // An emulated processor takes seconds per problem.
-      const few = fewJobs.filter((_, i) => isLong || i % 2 === 0)
-      expectMatches(few, await runInChild(few, { LILY_CPU_ISA: '' }, processor), simd)
-    })
+describe.each(ENDS)('%s', (isa) => {
+  const on = (threads: number, blocks: string, some: Job[]) =>
+    runInChild(some, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads), LILY_CPU_BLOCKS: blocks })
+  /** With a sanitizer half of them, without their bits on other numbers of threads: it sees the accesses of all threads. */
+  const part = (all: Job[]) => (isSanitized ? everyNth(2, all) : all)
+
+  test('ranks above 64 match the reference, with the same bits on any number of threads', async () => {
+    const some = part(largeRankJobs)
+    const most = await on(3, '1', some)
+    expectMatches(some, most, isa)
+    if (!isSanitized) expectSameResults((await on(1, '1', some)).results, most.results, 'on one thread')
+  })
+
+  test('ranks that the dy pass cuts into tiles match the reference', async () => {
+    const some = part(cutRankJobs)
+    const tiles = await on(2, '0', some)
+    expectMatches(some, tiles, isa)
+    // Two threads share the tiles; three cannot share them evenly, and take splits of the columns instead.
+    if (!isSanitized) expectSameResults((await on(3, '0', some)).results, tiles.results, 'on 3 threads')
+  })
+
+  // A sanitizer has nothing to see in numbers.
+  test.each(isSanitized ? ['1'] : ['0', '1'])(
+    'no gradient of a group without a kept token, LILY_CPU_BLOCKS=%s',
+    async (blocks) => {
+      const { results } = await on(2, blocks, afterNaN(emptyGroupJobs))
+      const [withNaN, empty] = [0, 1].map((odd) => results.filter((_, i) => i % 2 === odd))
+      expectNaNOfKeptGroups(emptyGroupJobs, withNaN)
+      expectNoGradientOfEmptyGroups(emptyGroupJobs, empty)
+    },
+  )
+})
+
+test('an uneven split of A on one thread matches the reference', async () => {
+  const report = await runInChild(unevenJobs, { LILY_CPU_ISA: '', LILY_NUM_THREADS: '1' })
+  expectMatches(unevenJobs, report, WIDEST)
 })
 
 test.each([

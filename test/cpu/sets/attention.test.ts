@@ -3,25 +3,17 @@
  *
  * @asan
  */
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
-import { packageRoot } from '../../../lib/binding/root.js'
 import type { AttentionJob, AttentionReport, AttentionSpec } from '../../support/attention.js'
 import { expectMatches } from '../../support/attention-reference.js'
 import { expectSameBits } from '../../support/compare.js'
 import { ask } from '../../support/fork.js'
+import { requireSet, SETS } from './sets.js'
 
 const runInChild = (jobs: AttentionJob[], env: Record<string, string>) =>
   ask<AttentionReport>(fileURLToPath(new URL('../../support/attention.ts', import.meta.url)), jobs, env)
 
-const NAMES = [
-  'portable',
-  ...(process.arch === 'arm64' ? ['neon'] : ['avx2', 'avx512', 'avx512bf16', 'amx']),
-  'amx-model',
-  'wasm',
-]
 const specs: AttentionSpec[] = [
   { batch: 1, tokens: 1, keys: 1, heads: 1, dHead: 1, seed: 1 },
   { batch: 2, tokens: 33, keys: 17, heads: 3, dHead: 5, causal: true, seed: 2 },
@@ -31,22 +23,20 @@ const specs: AttentionSpec[] = [
 ]
 const jobs = specs.map((spec, i): AttentionJob => ({ spec, how: { outputs: i % 2 === 0 ? 'add' : 'overwrite' } }))
 
-test.for(NAMES)('%s, with the same bits on 1 and 3 threads', { timeout: 120_000 }, async (isa, context) => {
-  if (isa === 'wasm' && !existsSync(join(packageRoot, 'build/wasm/wasm.wasm'))) {
-    return context.skip('WebAssembly is not built; npm run build:wasm says why')
-  }
-
-  const on = (threads: number) => runInChild(jobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads) })
-  const [{ backend, results }, other] = [await on(1), await on(3)]
-  if (!backend.available) {
-    expect(isa, 'the portable kernels run everywhere').not.toBe('portable')
-    return context.skip(backend.reason)
-  }
-  expect(results.length).toBe(jobs.length)
-  for (const [i, result] of results.entries()) {
-    expectMatches(jobs[i], result)
-    for (const name of ['y', 'dq', 'dk', 'dv'] as const) {
-      expectSameBits(`${name} of job ${i}`, other.results[i][name], result[name])
+test.for([...SETS, 'amx-model'])(
+  '%s, with the same bits on 1 and 3 threads',
+  { timeout: 120_000 },
+  async (isa, context) => {
+    const on = (threads: number) => runInChild(jobs, { LILY_CPU_ISA: isa, LILY_NUM_THREADS: String(threads) })
+    const { backend, results } = await on(1)
+    requireSet(isa, backend, context)
+    const other = await on(3)
+    expect(results.length).toBe(jobs.length)
+    for (const [i, result] of results.entries()) {
+      expectMatches(jobs[i], result)
+      for (const name of ['y', 'dq', 'dk', 'dv'] as const) {
+        expectSameBits(`${name} of job ${i}`, other.results[i][name], result[name])
+      }
     }
-  }
-})
+  },
+)
