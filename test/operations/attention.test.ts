@@ -14,9 +14,9 @@ import {
   runAttention,
 } from '../support/attention.js'
 import { attention, expectMatches } from '../support/attention-reference.js'
-import { isSlow } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
+import { problems } from '../support/runs.js'
 import { expectRefused } from '../refusals/refused.js'
 
 const check = (spec: AttentionSpec, how: AttentionHow = {}) => {
@@ -43,7 +43,7 @@ describe('matches the reference', () => {
         }),
         check,
       ),
-      { numRuns: Number(process.env.FAST_CHECK_RUNS ?? (isSlow ? 8 : 20)) },
+      problems(8, 20),
     )
   })
 

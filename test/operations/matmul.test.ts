@@ -6,9 +6,9 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { matMul, tensor } from '../../lib/index.js'
-import { isSlow } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
 import { expectMatMul, leadingOf, type MatMulSpec, runMatMul, SPECS, TRANSPOSES } from '../support/matmul.js'
+import { problems } from '../support/runs.js'
 import { expectRefused } from '../refusals/refused.js'
 
 describe('matches the reference', () => {
@@ -39,7 +39,7 @@ describe('matches the reference', () => {
           expectMatMul(spec, await runMatMul(spec))
         },
       ),
-      { numRuns: Number(process.env.FAST_CHECK_RUNS ?? (isSlow ? 20 : 60)) },
+      problems(20, 60),
     )
   })
 

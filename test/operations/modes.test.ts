@@ -5,10 +5,11 @@
  */
 import { describe, expect, it } from 'vitest'
 import type { Exact, LilyForwardOperands, LilyForwardOptions, Tensor } from '../../lib/index.js'
-import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from '../support/backend.js'
+import { foldB, isWebGpu, lilyBackward, lilyForward, loraBackward, loraForward } from '../support/backend.js'
 import { expectSameBits } from '../support/compare.js'
 import { roundoff, TYPES, type Types } from '../support/dtypes.js'
 import { expectRefused } from '../refusals/refused.js'
+import { everyNth } from '../support/runs.js'
 import { filled, numbers, sizes, smallLoraB, typed, typedOperands, type TypedTensor } from '../support/small.js'
 
 const { tokens, dIn, dOut, rank, experts } = sizes
@@ -70,7 +71,7 @@ const modes: Mode[] = [
 /** The combinations of data types; precision 'high' and types of given gradients do not matter here. */
 const combinations = Object.entries(TYPES).filter(([, { precision, gradients }]) => precision !== 'high' && !gradients)
 
-for (const [name, types] of combinations)
+for (const [name, types] of everyNth(isWebGpu ? 2 : 1, combinations))
   describe(name, () => {
     modesIn(types)
   })
