@@ -25,15 +25,16 @@ describe('the devices that get a context', () => {
     expect(contextsOf(ended), ended.text).toEqual([])
   })
 
-  for (const device of ['0', '1'])
-    for (const LILY_SELF_TEST of ['0', '1'])
-      test(`only cuda:${device}, if it is used, with LILY_SELF_TEST=${LILY_SELF_TEST}`, async (context) => {
-        needsEmulator(context)
-        const ended = await runProgram('calls.js', { VERBOSE: '1' }, { LILY_TEST_DEVICE: device, LILY_SELF_TEST })
-        expect(ended.code, ended.text).toBe(0)
-        expect(ended.stdout.trim()).toBe('null')
-        expect(contextsOf(ended), ended.text).toEqual([Number(device)])
-      })
+  test.for([
+    ['0', '0'],
+    ['1', '1'],
+  ])('only cuda:%s, if it is used, with LILY_SELF_TEST=%s', async ([device, LILY_SELF_TEST], context) => {
+    needsEmulator(context)
+    const ended = await runProgram('calls.js', { VERBOSE: '1' }, { LILY_TEST_DEVICE: device, LILY_SELF_TEST })
+    expect(ended.code, ended.text).toBe(0)
+    expect(ended.stdout.trim()).toBe('null')
+    expect(contextsOf(ended), ended.text).toEqual([Number(device)])
+  })
 })
 
 describe('after other code of the process has reset the device', () => {

