@@ -50,14 +50,12 @@ bool names(const Instruction &in, const std::vector<int32_t> &registers) {
   return found;
 }
 
-// The registers of D and A of all products, and those that moves copy to or from them.
+// The registers of D of all products, and those that moves copy to or from them.
 std::vector<int32_t> find_accumulators(const KernelCode &code) {
   std::vector<bool> found(code.initial_registers.size(), false);
   for (const Instruction &in : code.instructions) {
     if (!updates_result(in)) continue;
-    for (const int i : {0, 1}) {
-      for (const int32_t reg : in.operands[i].elements) found[reg] = true;
-    }
+    for (const int32_t reg : in.operands[0].elements) found[reg] = true;
   }
   for (bool changed = true; changed;) {
     changed = false;

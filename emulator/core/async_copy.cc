@@ -20,13 +20,12 @@ void Thread::copy_async(const Instruction &in, uint64_t shared_address, uint64_t
       const uint32_t left = source_bytes - done, step = left >= 16 ? 16 : std::bit_floor(left);
       const MemoryLocation source =
           access_memory(*this, in, Space::kGlobal, global_address + done, step, {false, false});
-      if (source.data != nullptr) std::memcpy(copy.data.data() + done, source.data, step);
+      std::memcpy(copy.data.data() + done, source.data, step);
       done += step;
     }
     if (block->traffic != nullptr) block->traffic->record(*this, in, false, false, global_address, source_bytes);
   }
   const MemoryLocation target = access_memory(*this, in, Space::kShared, shared_address, bytes, {true, false});
-  if (target.data == nullptr) return;
   if (block->traffic != nullptr) block->traffic->record(*this, in, true, true, target.offset, bytes);
   copy.to = static_cast<uint32_t>(target.offset);
   // A read before the wait returns NaNs, even with the checks off.

@@ -43,11 +43,10 @@ void arrive_at_barrier(Thread &thread, const Instruction &in) {
   const uint32_t number = static_cast<uint32_t>(thread.get(in.operands[0]));
   const uint32_t count = in.operand_count > 1 ? static_cast<uint32_t>(thread.get(in.operands[1])) : 0;
   if (number > 15)
-    add_finding(thread, in, FindingKind::kBadOperand, "barrier number " + std::to_string(number) + " is above 15",
-                true);
+    thread.report(in, FindingKind::kBadOperand, "barrier number " + std::to_string(number) + " is above 15");
   if (count % 32 != 0) {
-    add_finding(thread, in, FindingKind::kBadOperand,
-                "thread count " + std::to_string(count) + " is not a multiple of the warp size", true);
+    thread.report(in, FindingKind::kBadOperand,
+                  "thread count " + std::to_string(count) + " is not a multiple of the warp size");
   }
 
   Barrier &barrier = block.barriers[number];
@@ -55,16 +54,14 @@ void arrive_at_barrier(Thread &thread, const Instruction &in) {
     barrier.needed = count;
     barrier.vector_clock.assign(block.warps.size(), 0);
   } else if (barrier.needed != count) {
-    add_finding(thread, in, FindingKind::kDivergentBarrier,
-                "thread count " + std::to_string(count) + " differs from the " + std::to_string(barrier.needed) +
-                    " of the threads that wait at barrier " + std::to_string(number),
-                true);
+    thread.report(in, FindingKind::kDivergentBarrier,
+                  "thread count " + std::to_string(count) + " differs from the " + std::to_string(barrier.needed) +
+                      " of the threads that wait at barrier " + std::to_string(number));
   }
   if (const Thread *other = thread.warp->at_barrier; other != nullptr && other->pc != thread.pc) {
-    add_finding(thread, in, FindingKind::kDivergentBarrier,
-                "lane " + std::to_string(other->lane) + " of the same warp waits at " +
-                    describe(*block.launch->code, other->pc),
-                true);
+    thread.report(in, FindingKind::kDivergentBarrier,
+                  "lane " + std::to_string(other->lane) + " of the same warp waits at " +
+                      describe(*block.launch->code, other->pc));
   }
   join(barrier.vector_clock, thread.warp->vector_clock);
   thread.state = Thread::State::kAtBarrier;

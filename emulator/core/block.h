@@ -110,9 +110,6 @@ struct LaunchState {
 // Thrown to end a launch after a finding.
 struct LaunchEnded {};
 
-// Adds the finding. Throws LaunchEnded if `fatal` is set or if max_findings is reached.
-void add_finding(const Thread &thread, const Instruction &in, FindingKind kind, const std::string &message, bool fatal);
-
 // races.cc
 struct RaceAccess {
   bool write = false, strong = false;

@@ -64,7 +64,6 @@ void check_before_wait(Thread &thread, const Instruction &in, const Allocation &
                         (waited ? "by ld.global.nc, whose cache is not coherent" : "before griddepcontrol.wait") +
                         "; " + earlier->name + ", which " + (changed ? "writes" : "reads") + " it, may still " +
                         (waited ? "have been running when the kernel began" : "be running"));
-      return;
     }
   }
 }

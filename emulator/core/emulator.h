@@ -52,17 +52,15 @@ using EarlierLaunches = std::vector<std::shared_ptr<const EarlierLaunch>>;
 struct LaunchOptions {
   uint64_t seed = 1;         // of the schedule (warp priorities and lane order); 0: in index order
   bool checks = true;        // false: fast mode, which checks bounds only and spreads blocks over host threads
-  bool shared_races = true;  // this and the next two have an effect only if `checks` is set
+  bool shared_races = true;  // this and the next one have an effect only if `checks` is set
   bool global_races = true;
-  bool uninitialised = true;
   bool counters = false;
   bool touched = false;  // returns the memory that the launch accessed; requires global_races
   // Programmatic dependent launch: every block must execute griddepcontrol.wait, and a thread before its wait must not
   // access what the earlier launches access.
   bool dependent = false;
   EarlierLaunches earlier;
-  int threads = 0;          // host threads in fast mode; 0: one per processor
-  size_t max_findings = 1;  // the launch ends at this many findings; a kind is reported once per instruction
+  int threads = 0;                                // host threads in fast mode; 0: one per processor
   uint64_t max_instructions = uint64_t{8} << 30;  // over all threads; above it the launch counts as hung
   uint32_t max_shared_bytes = 227 * 1024;         // per block, static and dynamic
 };
@@ -106,9 +104,9 @@ struct Finding {
 };
 
 struct LaunchResult {
-  std::vector<Finding> findings;
-  uint64_t instructions = 0;  // of all threads
-  KernelCounters counters;    // empty unless LaunchOptions::counters is set
+  std::vector<Finding> findings;  // at most one: it ends the launch
+  uint64_t instructions = 0;      // of all threads
+  KernelCounters counters;        // empty unless LaunchOptions::counters is set
   std::vector<TouchedPage> touched;
   // A dependent launch after this one may start before this one's waits: every block executed
   // griddepcontrol.launch_dependents before griddepcontrol.wait.

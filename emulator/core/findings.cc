@@ -80,26 +80,18 @@ std::string Finding::text() const {
          " (" + position_text(source, inlined_at, ptx_line) + "), block " + triple(block) + " thread " + triple(thread);
 }
 
-void add_finding(const Thread &thread, const Instruction &in, FindingKind kind, const std::string &message,
-                 bool fatal) {
-  LaunchState &launch = *thread.block->launch;
-  const KernelCode &code = *launch.code;
+void Thread::report(const Instruction &in, FindingKind kind, const std::string &message) const {
+  LaunchState &launch = *block->launch;
   {
     const std::lock_guard lock(launch.findings_mutex);
-    bool known = false;
-    for (const Finding &other : launch.findings) known |= other.kind == kind && other.ptx_line == in.ptx_line;
-    if (!known && launch.findings.size() < launch.options.max_findings) {
-      launch.findings.push_back({kind, message, code.name, in.full_name, in.ptx_line, source_line(code, in),
-                                 inlined_at(code, in), thread.block->id, launch.thread_position(thread.index)});
-    }
-    if (!fatal && launch.findings.size() < launch.options.max_findings) return;
+    // Blocks on other host threads may have one, too.
+    if (launch.findings.empty())
+      launch.findings.push_back({kind, message, launch.code->name, in.full_name, in.ptx_line,
+                                 source_line(*launch.code, in), inlined_at(*launch.code, in), block->id,
+                                 launch.thread_position(index)});
   }
   launch.ended = true;
   throw LaunchEnded{};
-}
-
-void Thread::report(const Instruction &in, FindingKind kind, const std::string &message) {
-  add_finding(*this, in, kind, message, false);
 }
 
 }  // namespace lily::emulator

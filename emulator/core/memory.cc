@@ -16,13 +16,12 @@ const char *name_of(Space space) {
   }
 }
 
-void report_outside(Thread &thread, const Instruction &in, uint64_t address, uint32_t bytes, bool write) {
+[[noreturn]] void report_outside(Thread &thread, const Instruction &in, uint64_t address, uint32_t bytes, bool write) {
   const void *pointer = reinterpret_cast<const void *>(address);
   const std::string access = describe_access(bytes, write) + "global address " + hexadecimal(address);
   if (const auto freed = device_memory().find_freed(pointer)) {
     thread.report(in, FindingKind::kUseAfterFree,
                   access + ", in an allocation of " + std::to_string(freed->size) + " bytes that was freed");
-    return;
   }
   const auto before = device_memory().find_before(pointer);
   std::string where;
@@ -98,12 +97,10 @@ MemoryLocation locate(Thread &thread, const Instruction &in, Space space, uint64
         return {reinterpret_cast<uint8_t *>(address), allocation->initialised + offset, space, offset, allocation};
       }
       report_outside(thread, in, address, bytes, write);
-      return {};
   }
   thread.report(in, FindingKind::kOutOfBounds,
                 describe_access(bytes, write) + name_of(space) + " offset " + std::to_string(address) +
                     ", but the size is " + std::to_string(size));
-  return {};
 }
 
 bool all_written(const uint8_t *state, uint32_t bytes) {
@@ -129,7 +126,6 @@ void check_state(Thread &thread, const Instruction &in, const MemoryLocation &lo
     if (stage_of(location.state[i]) != ByteState::kInFlight) continue;
     thread.report(in, FindingKind::kAsyncCopy,
                   where() + ", the destination of an asynchronous copy in flight: its wait is missing or too weak");
-    return;
   }
   if (write) {
     if (std::any_of(location.state, location.state + bytes, [](uint8_t state) { return state >= kProductReader; }))
@@ -137,7 +133,6 @@ void check_state(Thread &thread, const Instruction &in, const MemoryLocation &lo
                     where() + ", which a wgmma.mma_async in flight reads: its wgmma.wait_group is missing or too weak");
     return;
   }
-  if (!thread.block->launch->options.uninitialised) return;
   if (std::all_of(location.state, location.state + bytes,
                   [](uint8_t state) { return stage_of(state) == ByteState::kWritten; }))
     return;
@@ -183,7 +178,6 @@ std::string hexadecimal(uint64_t value) {
 MemoryLocation access_memory(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
                              RaceAccess access) {
   const MemoryLocation location = locate(thread, in, space, address, bytes, access.write);
-  if (location.data == nullptr) return location;
   if (thread.block->launch->options.checks) {
     check_state(thread, in, location, bytes, access.write);
     check_race(thread, in, location, bytes, access);
@@ -194,10 +188,6 @@ MemoryLocation access_memory(Thread &thread, const Instruction &in, Space space,
 
 void Thread::load(const Instruction &in, Space space, uint64_t address, void *to, uint32_t bytes) {
   const MemoryLocation location = access_memory(*this, in, space, address, bytes, {false, in.is_strong});
-  if (location.data == nullptr) {
-    std::memset(to, 0, bytes);
-    return;
-  }
   count(*this, in, location, bytes, false);
   if (block->traffic != nullptr && location.space == Space::kGlobal)
     block->traffic->loads.load(*this, in, address, bytes);
@@ -206,7 +196,6 @@ void Thread::load(const Instruction &in, Space space, uint64_t address, void *to
 
 void Thread::store(const Instruction &in, Space space, uint64_t address, const void *from, uint32_t bytes) {
   const MemoryLocation location = access_memory(*this, in, space, address, bytes, {true, in.is_strong});
-  if (location.data == nullptr) return;
   count(*this, in, location, bytes, true);
   if (block->traffic != nullptr && location.space == Space::kGlobal) block->traffic->loads.store(*this);
   std::memcpy(location.data, from, bytes);
@@ -215,7 +204,7 @@ void Thread::store(const Instruction &in, Space space, uint64_t address, const v
 void Thread::load_row(const Instruction &in, uint64_t shared_address, void *to) {
   constexpr uint32_t kBytes = 16;
   const MemoryLocation location = access_memory(*this, in, Space::kShared, shared_address, kBytes, {false, false});
-  if (location.data != nullptr) std::memcpy(to, location.data, kBytes);
+  std::memcpy(to, location.data, kBytes);
 }
 
 }  // namespace lily::emulator

@@ -8,14 +8,14 @@
 namespace lily::emulator {
 
 struct MemoryLocation {
-  uint8_t *data = nullptr;   // null after a finding
+  uint8_t *data = nullptr;
   uint8_t *state = nullptr;  // a ByteState for each byte; null if bytes are not tracked
   Space space = Space::kGlobal;
   uint64_t offset = 0;
   Allocation *allocation = nullptr;
 };
 
-// Locates the memory and runs all checks of an access; `data` is null after a finding.
+// Locates the memory and runs all checks of an access.
 MemoryLocation access_memory(Thread &thread, const Instruction &in, Space space, uint64_t address, uint32_t bytes,
                              RaceAccess access);
 

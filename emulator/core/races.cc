@@ -40,7 +40,7 @@ struct Checker {
             thread.epoch << 1 | (access.strong ? 1 : 0)};
   }
 
-  void report(const AccessRecord &other, bool other_writes, uint64_t offset) const {
+  [[noreturn]] void report(const AccessRecord &other, bool other_writes, uint64_t offset) const {
     const char *space = kind == FindingKind::kSharedRace ? "shared" : "global";
     std::string text = std::string(access.write ? "write" : "read") + " of " + space + " byte " +
                        std::to_string(offset) + (kind == FindingKind::kGlobalRace ? " of the allocation" : "") +
@@ -52,7 +52,7 @@ struct Checker {
   }
 
   // Whatever orders the two accesses.
-  void report_constant(const AccessRecord &other, uint64_t offset) const {
+  [[noreturn]] void report_constant(const AccessRecord &other, uint64_t offset) const {
     thread.report(in, kind,
                   std::string(access.write ? "write" : "read") + " of global byte " + std::to_string(offset) +
                       " of the allocation, which the same kernel " + (access.write ? "reads" : "writes") + " at " +
@@ -64,13 +64,10 @@ struct Checker {
     return other.block == thread.block->linear && other.thread() / 32 == thread.index / 32u;
   }
 
-  // Returns false after a finding.
-  bool check(AccessCell &cell, uint8_t bytes, uint64_t offset) const {
-    if ((cell.write_bytes & bytes) && conflicts(cell.write)) return report(cell.write, true, offset), false;
-    if (in.is_constant && (cell.write_bytes & bytes) && cell.write.exists())
-      return report_constant(cell.write, offset), false;
-    if (access.write && (cell.read_bytes & bytes) && is_constant(cell.read))
-      return report_constant(cell.read, offset), false;
+  void check(AccessCell &cell, uint8_t bytes, uint64_t offset) const {
+    if ((cell.write_bytes & bytes) && conflicts(cell.write)) report(cell.write, true, offset);
+    if (in.is_constant && (cell.write_bytes & bytes) && cell.write.exists()) report_constant(cell.write, offset);
+    if (access.write && (cell.read_bytes & bytes) && is_constant(cell.read)) report_constant(cell.read, offset);
     if (!access.write) {
       if (cell.read.exists() && !same_warp(cell.read)) {
         cell.other_read = cell.read;
@@ -78,15 +75,13 @@ struct Checker {
       }
       cell.read = record();
       cell.read_bytes = bytes;
-      return true;
+      return;
     }
-    if ((cell.read_bytes & bytes) && conflicts(cell.read)) return report(cell.read, false, offset), false;
-    if ((cell.other_read_bytes & bytes) && conflicts(cell.other_read))
-      return report(cell.other_read, false, offset), false;
+    if ((cell.read_bytes & bytes) && conflicts(cell.read)) report(cell.read, false, offset);
+    if ((cell.other_read_bytes & bytes) && conflicts(cell.other_read)) report(cell.other_read, false, offset);
     cell.write = record();
     cell.write_bytes = bytes;
     cell.read.block = cell.other_read.block = AccessRecord::kNoBlock;
-    return true;
   }
 };
 
@@ -102,7 +97,7 @@ void check_shared_race(Thread &thread, const Instruction &in, uint32_t offset, u
   const Checker checker{thread, in, access, FindingKind::kSharedRace};
   AccessCell *cells = thread.block->shared_cells.data();
   for (uint32_t i = offset / 2; i <= (offset + bytes - 1) / 2; ++i) {
-    if (!checker.check(cells[i], covered(i, offset, bytes), 2 * i)) return;
+    checker.check(cells[i], covered(i, offset, bytes), 2 * i);
   }
 }
 
@@ -117,15 +112,14 @@ void check_product_read(std::span<Thread *const> readers, const Instruction &in,
     fenced.epoch_and_strength = fence << 1;
     for (Thread *reader : readers) {
       const Checker checker{*reader, in, {false, false}, FindingKind::kSharedRace};
-      if (checker.conflicts(write)) return checker.report(write, true, 2 * cell);
+      if (checker.conflicts(write)) checker.report(write, true, 2 * cell);
       if (fence != 0 && checker.ordered(fenced)) continue;
       std::string text = "read of shared byte " + std::to_string(2 * cell);
       if (write.exists())
         text += ", written by thread " + std::to_string(write.thread()) + " at " +
                 describe(*block.launch->code, write.pc());
-      return reader->report(
-          in, FindingKind::kProxyFence,
-          text + ": the writing thread has executed no fence.proxy.async between its write and the barrier");
+      reader->report(in, FindingKind::kProxyFence,
+                     text + ": the writing thread has executed no fence.proxy.async between its write and the barrier");
     }
     known = write;
     known_fence = fence;
@@ -147,7 +141,7 @@ void check_global_race(Thread &thread, const Instruction &in, Allocation &alloca
       thread.block->launch->race_pages.emplace_back(&allocation, i / kCells);
       std::fill_n(page.cells.get(), kCells, AccessCell{});
     }
-    if (!checker.check(page.cells[i % kCells], covered(i, offset, bytes), 2 * i)) return;
+    checker.check(page.cells[i % kCells], covered(i, offset, bytes), 2 * i);
   }
 }
 

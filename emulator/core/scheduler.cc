@@ -52,7 +52,7 @@ void step(Thread &thread) {
     case Flow::kWarpgroup: arrive_at_warpgroup_operation(thread, *in); break;
     case Flow::kBarrier: arrive_at_barrier(thread, *in); break;
     case Flow::kExit: exit_thread(thread, *in); break;
-    default: add_finding(thread, *in, FindingKind::kTrap, in->full_name + " was reached", true);
+    default: thread.report(*in, FindingKind::kTrap, in->full_name + " was reached");
   }
 }
 
@@ -109,8 +109,8 @@ class Scheduler {
     if (launch_.ended) throw LaunchEnded{};
     const uint64_t instructions = launch_.instructions + block_.instructions;
     if (instructions <= launch_.options.max_instructions) return;
-    add_finding(thread, launch_.code->instructions[thread.pc], FindingKind::kTimeout,
-                "still running after " + std::to_string(instructions) + " instructions", true);
+    thread.report(launch_.code->instructions[thread.pc], FindingKind::kTimeout,
+                  "still running after " + std::to_string(instructions) + " instructions");
   }
 
   void report_deadlock(const Thread &thread) {
@@ -131,7 +131,7 @@ class Scheduler {
     if (group.in == &launch_.code->instructions[thread.pc])
       text += ": " + std::to_string(group.arrived) + " of the " + std::to_string(kWarpgroupThreads) +
               " threads of its warpgroup have arrived";
-    add_finding(thread, launch_.code->instructions[thread.pc], FindingKind::kDeadlock, text, true);
+    thread.report(launch_.code->instructions[thread.pc], FindingKind::kDeadlock, text);
   }
 
   LaunchState &launch_;

@@ -62,8 +62,7 @@ struct Thread {
   uint64_t address(const Operand &operand) const { return registers[operand.reg] + operand.offset; }
 
   // ---- Memory. `bytes` is the size of the whole access, 1 to 16, and the address must be a multiple of it. These
-  // functions check bounds, alignment, races and initialisation, and count the access. A finding may end the launch by
-  // an exception.
+  // functions check bounds, alignment, races and initialisation, and count the access.
   void load(const Instruction &in, Space space, uint64_t address, void *to, uint32_t bytes);
   void store(const Instruction &in, Space space, uint64_t address, const void *from, uint32_t bytes);
   // Rows of ldmatrix: as load, but counted by count_matrix_rows.
@@ -83,7 +82,8 @@ struct Thread {
   // ---- Ordering and findings.
   // fence.proxy.async: makes this thread's writes to shared memory visible to the products of warpgroups.
   void fence_proxy();
-  void report(const Instruction &in, FindingKind kind, const std::string &message);
+  // Adds the finding, unless the launch has one, and ends the launch by an exception.
+  [[noreturn]] void report(const Instruction &in, FindingKind kind, const std::string &message) const;
 };
 
 // A warp operation at which all lanes have arrived.

@@ -9,14 +9,14 @@ uint32_t member_mask(const Thread &thread, const Instruction &in) {
   const Warp &warp = *thread.warp;
   if (in.mask_operand == Operand::kNone) {
     if (warp.live_mask() != ~0u) {
-      add_finding(thread, in, FindingKind::kDivergentOperation,
-                  "requires all 32 lanes of the warp, but some do not exist or have exited", true);
+      thread.report(in, FindingKind::kDivergentOperation,
+                    "requires all 32 lanes of the warp, but some do not exist or have exited");
     }
     return ~0u;
   }
   const uint32_t mask = static_cast<uint32_t>(thread.get(in.operands[in.mask_operand]));
   if (!(mask >> thread.lane & 1)) {
-    add_finding(thread, in, FindingKind::kDivergentOperation, "the lane is not in its own member mask", true);
+    thread.report(in, FindingKind::kDivergentOperation, "the lane is not in its own member mask");
   }
   return mask & warp.existing_mask();
 }
@@ -52,10 +52,9 @@ void arrive_at_warp_operation(Thread &thread, const Instruction &in) {
     for (const PendingOperation &pending : warp.pending) {
       // Two groups that wait for each other. Disjoint groups and lanes that arrive later do not.
       if (!(pending.mask >> thread.lane & 1) || !(pending.arrived & mask)) continue;
-      add_finding(thread, in, FindingKind::kDivergentOperation,
-                  "other lanes of the warp wait at " + describe(*thread.block->launch->code, pending.in->pc) +
-                      (pending.in == &in ? " with a different member mask" : ""),
-                  true);
+      thread.report(in, FindingKind::kDivergentOperation,
+                    "other lanes of the warp wait at " + describe(*thread.block->launch->code, pending.in->pc) +
+                        (pending.in == &in ? " with a different member mask" : ""));
     }
     warp.pending.push_back({&in, mask, 0, {}});
   }
@@ -82,8 +81,8 @@ void exit_thread(Thread &thread, const Instruction &in) {
       PendingOperation &pending = warp.pending[i];
       if (!(pending.mask >> thread.lane & 1)) continue;
       if (pending.in->mask_operand == Operand::kNone) {
-        add_finding(thread, *pending.in, FindingKind::kDivergentOperation,
-                    "requires all 32 lanes of the warp, but this thread has exited", true);
+        thread.report(*pending.in, FindingKind::kDivergentOperation,
+                      "requires all 32 lanes of the warp, but this thread has exited");
       }
       if (pending.arrived == (pending.mask & live)) execute(warp, i);
     }

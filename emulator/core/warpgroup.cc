@@ -53,12 +53,12 @@ void arrive_at_warpgroup_operation(Thread &thread, const Instruction &in) {
   Warpgroup &group = group_of(thread);
   const uint32_t first_warp = thread.index / kWarpgroupThreads * (kWarpgroupThreads / 32);
   if (!is_complete(*thread.block, first_warp)) {
-    add_finding(thread, in, FindingKind::kDivergentOperation,
-                "requires all 128 threads of the warpgroup, but some do not exist or have exited", true);
+    thread.report(in, FindingKind::kDivergentOperation,
+                  "requires all 128 threads of the warpgroup, but some do not exist or have exited");
   }
   if (group.arrived > 0 && group.in != &in) {
-    add_finding(thread, in, FindingKind::kDivergentOperation,
-                "other threads of the warpgroup wait at " + describe(*thread.block->launch->code, group.in->pc), true);
+    thread.report(in, FindingKind::kDivergentOperation,
+                  "other threads of the warpgroup wait at " + describe(*thread.block->launch->code, group.in->pc));
   }
   group.in = &in;
   group.threads[thread.index % kWarpgroupThreads] = &thread;
@@ -77,8 +77,8 @@ void arrive_at_warpgroup_operation(Thread &thread, const Instruction &in) {
 void check_warpgroup_at_exit(Thread &thread, const Instruction &in) {
   const Warpgroup &group = group_of(thread);
   if (group.arrived > 0) {
-    add_finding(thread, *group.in, FindingKind::kDivergentOperation,
-                "requires all 128 threads of the warpgroup, but this thread has exited", true);
+    thread.report(*group.in, FindingKind::kDivergentOperation,
+                  "requires all 128 threads of the warpgroup, but this thread has exited");
   }
   if (!group.accumulators.empty() && thread.block->launch->options.checks)
     thread.report(in, FindingKind::kAsyncProduct, "the thread exits with a product of its warpgroup in flight");

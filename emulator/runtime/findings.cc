@@ -41,8 +41,6 @@ void report_and_fail(int index, cudaError_t error, const RuntimeFinding &finding
   if (device(index).sticky_error == cudaSuccess) device(index).sticky_error = error;
 }
 
-uint64_t findings_so_far() { return findings; }
-
 void unsupported(const std::string &what) {
   fprintf(stderr, "emulator: %s\n", what.c_str());
   fflush(nullptr);

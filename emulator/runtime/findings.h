@@ -21,8 +21,6 @@ void report(const RuntimeFinding &finding);
 // Reports the finding and makes all later calls on the device fail with the error, as after a sticky error on a GPU.
 void report_and_fail(int device, cudaError_t error, const RuntimeFinding &finding);
 
-uint64_t findings_so_far();
-
 [[noreturn]] void unsupported(const std::string &what);
 
 }  // namespace lily::emulator::runtime

@@ -239,26 +239,18 @@ void test_others() {
                              "fence.proxy.async.shared::cta;\nbar.sync 0;\nsetp.eq.u32 p0, 0, 1;\n"
                              "wgmma.fence.sync.aligned;\n";
   const KernelCounters filled = count(before, 128);
-  const auto group = [&](const std::string &a, const std::string &end) {
-    return count(before +
-                     "wgmma.mma_async.sync.aligned.m64n24k16.f32.bf16.bf16 {d0, d1, d2, d3, d4, d5, d6, d7, d8, "
-                     "d9, d10, d11}, " +
-                     a + ", 4611686293305294848, p0, 1, 1, " + end +
-                     ";\nwgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;",
-                 128);
-  };
-  for (const bool in_registers : {false, true}) {
-    const KernelCounters counters =
-        in_registers ? group("{w0, w0, w0, w0}", "0") : group("4611686293305294848", "0, 0");
-    const std::string name = in_registers ? "a warpgroup's product, A in registers" : "a warpgroup's product";
-    expect_number(name, counters.total.matrix_instructions, 4 * 3);
-    expect_number(name + ", instructions", counters.total.thread_instructions,
-                  filled.total.thread_instructions + 128 * 3);
-    expect_number(name + ", requests", counters.total.shared_requests - filled.total.shared_requests,
-                  in_registers ? 1 : 2);
-    for (const auto counter : {&Counters::shared_wavefronts, &Counters::shared_wavefronts_ideal})
-      expect_number(name + ", wavefronts", counters.total.*counter - filled.total.*counter, in_registers ? 6 : 16 + 6);
-  }
+  const KernelCounters group = count(
+      before +
+          "wgmma.mma_async.sync.aligned.m64n24k16.f32.bf16.bf16 {d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11}, "
+          "4611686293305294848, 4611686293305294848, p0, 1, 1, 0, 0;\n"
+          "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;",
+      128);
+  expect_number("a warpgroup's product", group.total.matrix_instructions, 4 * 3);
+  expect_number("a warpgroup's product, instructions", group.total.thread_instructions,
+                filled.total.thread_instructions + 128 * 3);
+  expect_number("a warpgroup's product, requests", group.total.shared_requests - filled.total.shared_requests, 2);
+  for (const auto counter : {&Counters::shared_wavefronts, &Counters::shared_wavefronts_ideal})
+    expect_number("a warpgroup's product, wavefronts", group.total.*counter - filled.total.*counter, 16 + 6);
   // Lane i executes i + 1 iterations of 3 instructions.
   const KernelCounters loop =
       count("mov.u32 w0, %tid.x;\nmov.u32 w1, 0;\nNEXT:\nadd.u32 w1, w1, 1;\nsetp.le.u32 p0, w1, w0;\n@p0 bra NEXT;");

@@ -108,9 +108,7 @@ struct Product {
   int columns = 8;
   Swizzle swizzle_a = k128, swizzle_b = k128;
   bool mn_major_a = false, mn_major_b = false;
-  int sign_a = 1, sign_b = 1;
-  bool adds = true;       // the first product adds to D
-  bool fragment = false;  // A in registers
+  bool adds = true;  // the first product adds to D
   int gap = 0;
   int base_offset = 0;  // of both
 };
@@ -135,36 +133,16 @@ void check_product(const Product &product) {
                            number(row_bytes(b.swizzle)) + (b.mn_major ? " MN" : " K") + ", gap " + number(product.gap) +
                            ", base offset " + number(product.base_offset);
 
-  std::string body = ".reg .f32 d<" + number(registers) + ">;\n.reg .b32 a<4>, warp, lane;\n.reg .b64 from;\n" +
-                     fill(bytes) + "mad.wide.u32 out, index, " + number(4 * registers) + ", out;\n";
+  std::string body = ".reg .f32 d<" + number(registers) + ">;\n" + fill(bytes) + "mad.wide.u32 out, index, " +
+                     number(4 * registers) + ", out;\n";
   // D begins with 3 plus the number of the thread.
   body += "cvt.rn.f32.u32 d0, index;\nadd.f32 d0, d0, 0f40400000;\n";
   for (int i = 1; i < registers; ++i) body += "mov.f32 d" + number(i) + ", d0;\n";
   body += std::string("setp.ne.u32 p1, ") + (product.adds ? "1" : "0") + ", 0;\nsetp.ne.u32 p0, 1, 0;\n";
-  if (product.fragment) {
-    // Row 16 warp + lane / 4 of A, and k from 2 (lane % 4), from a K-major tile without a swizzle.
-    body +=
-        "and.b32 lane, index, 31;\nshr.u32 warp, index, 5;\nshr.u32 w0, lane, 2;\nmad.lo.u32 w0, w0, 16, 0;\n"
-        "and.b32 w1, lane, 3;\nmad.lo.u32 w0, w1, 4, w0;\nmad.lo.u32 w0, warp, " +
-        number(2 * a.mn_step()) + ", w0;\nadd.u32 w0, w0, tile;\nadd.u32 w0, w0, " + number(a.base) + ";\n";
-  }
   for (int step = 0; step < kSteps; ++step) {
-    std::string from = number(a.descriptor(step));
-    if (product.fragment) {
-      from = "{a0, a1, a2, a3}";
-      if (step > 0) body += "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
-      for (int i = 0; i < 4; ++i) {
-        body += "ld.shared.b32 a" + number(i) + ", [w0+" +
-                number(i % 2 * a.mn_step() + (2 * step + i / 2) * a.k_step()) + "];\n";
-      }
-    }
-    if (step == 0 || product.fragment) body += "wgmma.fence.sync.aligned;\n";
-    body += opcode + " " + list("d", registers) + ", " + from + ", " + number(b.descriptor(step)) + ", " +
-            (step == 0 ? "p1" : "p0") + ", " + std::to_string(product.sign_a) + ", " + std::to_string(product.sign_b) +
-            ", " +
-            (product.fragment ? ""
-             : a.mn_major     ? "1, "
-                              : "0, ") +
+    if (step == 0) body += "wgmma.fence.sync.aligned;\n";
+    body += opcode + " " + list("d", registers) + ", " + number(a.descriptor(step)) + ", " +
+            number(b.descriptor(step)) + ", " + (step == 0 ? "p1" : "p0") + ", 1, 1, " + (a.mn_major ? "1, " : "0, ") +
             (b.mn_major ? "1" : "0") + ";\n";
   }
   body += "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
@@ -181,8 +159,7 @@ void check_product(const Product &product) {
       const int lane = row % 8 * 4 + column % 8 / 2, thread = row / 16 * 32 + lane;
       const int i = column / 8 * 4 + (row % 16 >= 8 ? 2 : 0) + column % 2;
       int sum = product.adds ? thread + 3 : 0;
-      for (int k = 0; k < kDepth; ++k)
-        sum += product.sign_a * product.sign_b * number_at(0, row, k) * number_at(1, column, k);
+      for (int k = 0; k < kDepth; ++k) sum += number_at(0, row, k) * number_at(1, column, k);
       wrong += out[thread * registers + i] != static_cast<uint32_t>(encode(kFloat, sum));
     }
   }
@@ -240,16 +217,6 @@ void test_forms() {
     product.type = type;
     product.columns = 16;
     product.adds = false;
-    check_product(product);
-    product.sign_a = -1;
-    check_product(product);
-    product.sign_b = -1;
-    check_product(product);
-    product.adds = true;
-    product.sign_a = 1;
-    check_product(product);
-    product.fragment = true;
-    product.swizzle_a = kNone;
     check_product(product);
   }
 }

@@ -127,15 +127,6 @@ void test_registers() {
                  "result of another wgmma.mma_async in flight");
   expect_finding(started + product(kA, kB, "{d0, d1, d2, d3, d4, d5, d6, d7}", "16") + kCommit + kWait + kStore,
                  FindingKind::kAsyncProduct, "of another shape");
-
-  // A in registers.
-  const std::string fragments =
-      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {d0, d1, d2, d3}, {w4, w5, w6, w7}, " + number(kB) +
-      ", p1, 1, 1, 0;\n";
-  const std::string set = "xor.b32 w4, w0, 1;\nxor.b32 w5, w0, 1;\nxor.b32 w6, w0, 1;\nxor.b32 w7, w0, 1;\n";
-  expect_none(kFill + set + kFence + fragments + kCommit + kWait + kStore);
-  expect_finding(kFill + kFence + set + fragments + kCommit + kWait + kStore, FindingKind::kAsyncProduct,
-                 "written after the last wgmma.fence");
 }
 
 void test_shared_memory() {

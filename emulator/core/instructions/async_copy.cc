@@ -12,7 +12,6 @@ void copy(Thread &thread, const Instruction &in) {
   if (source_bytes > bytes) {
     thread.report(in, FindingKind::kBadOperand,
                   "source size " + std::to_string(source_bytes) + " exceeds cp-size " + std::to_string(bytes));
-    source_bytes = bytes;
   }
   thread.copy_async(in, thread.address(in.operands[0]), thread.address(in.operands[1]), bytes, source_bytes);
 }

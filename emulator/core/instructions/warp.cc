@@ -33,12 +33,11 @@ void shuffle(WarpOperation &operation, const Instruction &in) {
   uint32_t values[32] = {};
   operation.each([&](int lane, Thread &thread) { values[lane] = source<uint32_t>(thread, in, 1); });
   operation.each([&](int lane, Thread &thread) {
-    ShuffleSource from = shuffle_source(static_cast<ShuffleMode>(in.operation), lane, source<int32_t>(thread, in, 2),
-                                        source<uint32_t>(thread, in, 3));
+    const ShuffleSource from = shuffle_source(static_cast<ShuffleMode>(in.operation), lane,
+                                              source<int32_t>(thread, in, 2), source<uint32_t>(thread, in, 3));
     if (!(operation.mask >> from.lane & 1)) {
       thread.report(in, FindingKind::kAbsentLane,
                     "reads lane " + std::to_string(from.lane) + ", which does not take part");
-      from.lane = lane;
     }
     thread.set(in.operands[0], values[from.lane]);
     thread.set_register(in.operands[0].second, from.in_range);

@@ -1,14 +1,11 @@
 // wgmma: D = A B + D for a 64 x 16 matrix A, a 16 x N matrix B and a 64 x N matrix D of f32, of a warpgroup.
 //
-// D is distributed over the threads, and A too if it is in registers. With warp w of the group, g = lane / 4 and
-// q = lane % 4:
-//   D, register i:            row 16 w + g + 8 (i / 2 % 2), column 8 (i / 4) + 2 q + i % 2
-//   A, register i, element e: row 16 w + g + 8 (i % 2),     k = 2 q + 8 (i / 2) + e
+// D is distributed over the threads. With warp w of the group, g = lane / 4 and q = lane % 4:
+//   D, register i:  row 16 w + g + 8 (i / 2 % 2), column 8 (i / 4) + 2 q + i % 2
 //
-// B, and A otherwise, is in shared memory where its descriptor says, in pieces of 16 bytes: eight elements that are
-// adjacent in k (K-major), or in the row of A or the column of B (MN-major). With the leading byte offset LBO, the
-// stride byte offset SBO, and W pieces (1, 2, 4 or 8) in a row of the swizzle pattern, the pieces are at the start
-// address plus
+// A and B are in shared memory where their descriptors say, in pieces of 16 bytes: eight elements that are adjacent in
+// k (K-major), or in the row of A or the column of B (MN-major). With the leading byte offset LBO, the stride byte
+// offset SBO, and W pieces (1, 2, 4 or 8) in a row of the swizzle pattern, the pieces are at the start address plus
 //   K-major:  piece j in k of row r:       W = 1:      16 (r % 8) + SBO (r / 8) + LBO j
 //                                          otherwise:  16 W (r % 8) + SBO (r / 8) + 16 j
 //   MN-major: row k of piece u:            W = 1:      16 (k % 8) + LBO (k / 8) + SBO u
@@ -34,7 +31,7 @@ namespace {
 constexpr int kPieceElements = 8;
 constexpr uint32_t kPatternRows = 8;
 
-enum Variant : uint8_t { kTransposeA = 1, kTransposeB = 2, kNegateA = 4, kNegateB = 8 };
+enum Variant : uint8_t { kTransposeA = 1, kTransposeB = 2 };
 
 struct Matrices {
   double a[kProductRows][kProductDepth];
@@ -47,7 +44,6 @@ struct Factor {
   bool is_a;
   int extent;  // rows of A, columns of B
   bool mn_major;
-  double sign;
   double *to;
   int mn_stride, k_stride;  // in `to`
 };
@@ -84,57 +80,52 @@ struct Descriptor {
 };
 
 template <class Format>
-void widen_piece(const uint8_t *from, const Factor &factor, double *to, int step) {
+void widen_piece(const uint8_t *from, double *to, int step) {
   uint16_t elements[kPieceElements];
   std::memcpy(elements, from, sizeof elements);
-  for (int i = 0; i < kPieceElements; ++i) to[i * step] = factor.sign * Format::widen(elements[i]);
+  for (int i = 0; i < kPieceElements; ++i) to[i * step] = Format::widen(elements[i]);
 }
 
 std::string of(const Factor &factor) { return std::string("the descriptor of ") + factor.name; }
 
-// False after a finding.
-bool check_descriptor(Thread &thread, const Instruction &in, uint64_t bits, const Factor &factor) {
+void check_descriptor(Thread &thread, const Instruction &in, uint64_t bits, const Factor &factor) {
   const Descriptor descriptor(bits);
   const auto report = [&](FindingKind kind, const std::string &text) {
     thread.report(in, kind, of(factor) + ", " + hexadecimal(bits) + ", " + text);
-    return false;
   };
-  if (!Descriptor::is_valid(bits)) return report(FindingKind::kBadOperand, "has bits that are not defined");
+  if (!Descriptor::is_valid(bits)) report(FindingKind::kBadOperand, "has bits that are not defined");
   if (!descriptor.has_swizzle()) {
-    return descriptor.base_offset == 0 || report(FindingKind::kBadOperand, "has a base offset but no swizzle");
+    if (descriptor.base_offset != 0) report(FindingKind::kBadOperand, "has a base offset but no swizzle");
+    return;
   }
   const uint32_t pattern = descriptor.pattern_bytes(), row = descriptor.row_bytes;
   const uint32_t from_pattern = (descriptor.start - descriptor.base_offset * 128) % pattern;
   if (from_pattern >= row) {
-    return report(FindingKind::kMisaligned, "begins " + std::to_string(from_pattern) +
-                                                " bytes into a swizzle pattern of " + std::to_string(pattern) +
-                                                " bytes, behind its first row");
+    report(FindingKind::kMisaligned, "begins " + std::to_string(from_pattern) + " bytes into a swizzle pattern of " +
+                                         std::to_string(pattern) + " bytes, behind its first row");
   }
   const uint32_t pieces = factor.mn_major ? factor.extent / kPieceElements : kProductDepth / kPieceElements;
   if (from_pattern + std::min(pieces * kPieceBytes, row) > row)
-    return report(FindingKind::kMisaligned, "begins in a row of the swizzle pattern that ends before the matrix does");
+    report(FindingKind::kMisaligned, "begins in a row of the swizzle pattern that ends before the matrix does");
   const bool uses_stride = factor.mn_major || factor.extent > kPieceElements;
   const bool uses_leading = factor.mn_major && pieces * kPieceBytes > row;
   if ((uses_stride && descriptor.stride % pattern != 0) || (uses_leading && descriptor.leading % pattern != 0)) {
-    return report(FindingKind::kMisaligned,
-                  "has an offset that is not a multiple of the swizzle pattern, " + std::to_string(pattern) + " bytes");
+    report(FindingKind::kMisaligned,
+           "has an offset that is not a multiple of the swizzle pattern, " + std::to_string(pattern) + " bytes");
   }
-  return true;
 }
 
-// False after a finding.
-bool check_piece(Warpgroup &group, const Instruction &in, const Factor &factor, uint32_t offset) {
+void check_piece(Warpgroup &group, const Instruction &in, const Factor &factor, uint32_t offset) {
   Thread &thread = *group.threads[0];
   Block &block = *thread.block;
   const auto report = [&](FindingKind kind, const std::string &text) {
     thread.report(in, kind,
                   describe_access(kPieceBytes, false) + "shared offset " + std::to_string(offset) + " by " +
                       of(factor) + ", " + text);
-    return false;
   };
   if (offset + kPieceBytes > block.shared.size())
-    return report(FindingKind::kOutOfBounds, "but the size is " + std::to_string(block.shared.size()));
-  if (!block.launch->options.checks) return true;
+    report(FindingKind::kOutOfBounds, "but the size is " + std::to_string(block.shared.size()));
+  if (!block.launch->options.checks) return;
   uint8_t *state = block.shared_state.data() + offset;
   bool in_flight = false, written = true;
   for (uint32_t i = 0; i < kPieceBytes; ++i) {
@@ -142,15 +133,13 @@ bool check_piece(Warpgroup &group, const Instruction &in, const Factor &factor, 
     written &= stage_of(state[i]) == ByteState::kWritten;
   }
   if (in_flight) {
-    return report(FindingKind::kAsyncCopy,
-                  "the destination of an asynchronous copy in flight: its wait is missing or too weak");
+    report(FindingKind::kAsyncCopy,
+           "the destination of an asynchronous copy in flight: its wait is missing or too weak");
   }
-  if (!written && block.launch->options.uninitialised)
-    return report(FindingKind::kUninitialised, "which has not been written");
+  if (!written) report(FindingKind::kUninitialised, "which has not been written");
   for (uint32_t i = 0; i < kPieceBytes; ++i) {
     if (state[i] / kProductReader < kMostProductReaders) state[i] += kProductReader;
   }
-  return true;
 }
 
 template <class Format>
@@ -158,7 +147,7 @@ void read_factor(Warpgroup &group, const Instruction &in, uint64_t bits, const F
   const Block &block = *group.threads[0]->block;
   const bool checks = block.launch->options.checks;
   const Descriptor descriptor(bits);
-  if (!check_descriptor(*group.threads[0], in, bits, factor)) return;
+  check_descriptor(*group.threads[0], in, bits, factor);
   const int indices = factor.mn_major ? factor.extent / kPieceElements : kProductDepth / kPieceElements;
   const int rows = factor.mn_major ? kProductDepth : factor.extent;
   Thread *const firsts[] = {group.threads[0], group.threads[32], group.threads[64], group.threads[96]};
@@ -168,7 +157,7 @@ void read_factor(Warpgroup &group, const Instruction &in, uint64_t bits, const F
   for (int index = 0; index < indices; ++index) {
     for (int row = 0; row < rows; ++row) {
       const uint32_t offset = descriptor.address_of(factor.mn_major, index, row);
-      if (!check_piece(group, in, factor, offset)) return;
+      check_piece(group, in, factor, offset);
       const int mn = factor.mn_major ? index * kPieceElements : row, k = factor.mn_major ? row : index * kPieceElements;
       if (checks) {
         // A warp reads only its own rows of A.
@@ -180,20 +169,8 @@ void read_factor(Warpgroup &group, const Instruction &in, uint64_t bits, const F
         check_product_read(readers, in, offset, known, known_fence);
         reads.pieces.push_back({offset, warp});
       }
-      widen_piece<Format>(block.shared.data() + offset, factor, factor.to + mn * factor.mn_stride + k * factor.k_stride,
+      widen_piece<Format>(block.shared.data() + offset, factor.to + mn * factor.mn_stride + k * factor.k_stride,
                           factor.mn_major ? factor.mn_stride : factor.k_stride);
-    }
-  }
-}
-
-template <class Format>
-void gather_a(const Warpgroup &group, const Instruction &in, double sign, Matrices &matrices) {
-  for (int thread = 0; thread < kWarpgroupThreads; ++thread) {
-    const int row = thread / 32 * 16 + thread % 32 / 4, k = thread % 4 * 2;
-    for (int i = 0; i < 4; ++i) {
-      const uint64_t bits = group.threads[thread]->registers[in.operands[1].elements[i]];
-      for (int e = 0; e < 2; ++e)
-        matrices.a[row + i % 2 * 8][k + i / 2 * 8 + e] = sign * Format::widen(bits >> (16 * e));
     }
   }
 }
@@ -280,9 +257,8 @@ void check_operands(const Warpgroup &group, const Instruction &in) {
   Thread &first = *group.threads[0];
   if (group.fences == 0)
     first.report(in, FindingKind::kAsyncProduct, "the warpgroup has not executed a wgmma.fence before");
-  if (in.flag) check_registers(group, in, in.operands[1]);
   for (Thread *thread : group.threads) {
-    const bool same = (in.flag || thread->get(in.operands[1]) == first.get(in.operands[1])) &&
+    const bool same = thread->get(in.operands[1]) == first.get(in.operands[1]) &&
                       thread->get(in.operands[2]) == first.get(in.operands[2]) &&
                       thread->predicate(in.operands[3]) == first.predicate(in.operands[3]);
     if (!same) {
@@ -296,10 +272,10 @@ void check_operands(const Warpgroup &group, const Instruction &in) {
 void count(const Warpgroup &group, const Instruction &in) {
   Traffic *traffic = group.threads[0]->block->traffic.get();
   if (traffic == nullptr) return;
-  const uint64_t rows = (in.flag ? 0 : kProductRows) + kPieceElements * in.vector_width;
+  const uint64_t rows = kProductRows + kPieceElements * in.vector_width;
   Counters &counters = traffic->at(in.pc);
   counters.matrix_instructions += uint64_t{kProductRows} / 16 * in.vector_width;
-  counters.shared_requests += in.flag ? 1 : 2;
+  counters.shared_requests += 2;
   counters.shared_wavefronts += rows * kProductDepth * 2 / 128;
   counters.shared_wavefronts_ideal += rows * kProductDepth * 2 / 128;
 }
@@ -315,17 +291,12 @@ void multiply(Warpgroup &group, const Instruction &in) {
   ProductReads &reads = group.reads.emplace_back();
   reads.in = &in;
   reads.group = group.committed;
-  const double sign_a = in.variant & kNegateA ? -1 : 1, sign_b = in.variant & kNegateB ? -1 : 1;
-  if (in.flag) {
-    gather_a<Format>(group, in, sign_a, matrices);
-  } else {
-    read_factor<Format>(
-        group, in, first.get(a),
-        {"A", true, kProductRows, (in.variant & kTransposeA) != 0, sign_a, matrices.a[0], kProductDepth, 1}, reads);
-  }
-  read_factor<Format>(
-      group, in, first.get(b),
-      {"B", false, columns, (in.variant & kTransposeB) != 0, sign_b, matrices.b[0], 1, kMostProductColumns}, reads);
+  read_factor<Format>(group, in, first.get(a),
+                      {"A", true, kProductRows, (in.variant & kTransposeA) != 0, matrices.a[0], kProductDepth, 1},
+                      reads);
+  read_factor<Format>(group, in, first.get(b),
+                      {"B", false, columns, (in.variant & kTransposeB) != 0, matrices.b[0], 1, kMostProductColumns},
+                      reads);
   Accumulator &accumulator = accumulator_of(group, in);
   accumulator.group = group.committed;
   add_product(matrices, columns, first.predicate(scale_d), accumulator);
@@ -338,10 +309,10 @@ void wait_group(Warpgroup &group, const Instruction &in) {
 }
 
 // A constant that must be one of two values; true for the second.
-bool choice(const Instruction &in, int operand, uint64_t first, uint64_t second) {
+bool choice(const Instruction &in, int operand, uint32_t first, uint32_t second) {
   const Operand &from = in.operands[operand];
   const uint32_t value = static_cast<uint32_t>(from.constant);
-  if (from.kind != Operand::Kind::kConstant || (value != static_cast<uint32_t>(first) && value != second))
+  if (from.kind != Operand::Kind::kConstant || (value != first && value != second))
     refuse(in, "operand " + std::to_string(operand) + " is not a constant that the instruction allows");
   return value == second;
 }
@@ -354,21 +325,17 @@ void decode_product(Instruction &in, Modifiers &modifiers) {
   take_type(in, modifiers, {Type::kF32});
   in.type = take_type(in, modifiers, {Type::kBf16, Type::kF16});
   if (modifiers.take_type() != in.type) refuse(in, "A and B must have the same type");
-  // A in registers is never transposed.
-  in.flag = in.operands[1].kind == Operand::Kind::kVector;
-  expect_operands(in, in.flag ? 7 : 8, in.flag ? 7 : 8);
-  if (Thread::elements(in.operands[0]) != 4 * in.vector_width || (in.flag && Thread::elements(in.operands[1]) != 4))
+  expect_operands(in, 8, 8);
+  if (in.operands[1].kind == Operand::Kind::kVector) refuse(in, "A in registers is not supported");
+  if (Thread::elements(in.operands[0]) != 4 * in.vector_width)
     refuse(in, "the number of registers does not match the shape");
-  for (const int i : {0, 1}) {
-    for (const int32_t reg : in.operands[i].elements) {
-      if (reg < 0) refuse(in, "every element of D and A requires a register");
-    }
+  for (const int32_t reg : in.operands[0].elements) {
+    if (reg < 0) refuse(in, "every element of D requires a register");
   }
+  for (const int i : {4, 5}) choice(in, i, 1, 1);
   in.variant = 0;
-  if (choice(in, 4, 1, static_cast<uint32_t>(-1))) in.variant |= kNegateA;
-  if (choice(in, 5, 1, static_cast<uint32_t>(-1))) in.variant |= kNegateB;
-  if (!in.flag && choice(in, 6, 0, 1)) in.variant |= kTransposeA;
-  if (choice(in, in.flag ? 6 : 7, 0, 1)) in.variant |= kTransposeB;
+  if (choice(in, 6, 0, 1)) in.variant |= kTransposeA;
+  if (choice(in, 7, 0, 1)) in.variant |= kTransposeB;
   in.warpgroup_executor = in.type == Type::kF16 ? multiply<Half> : multiply<Bfloat>;
 }
 
