@@ -28,28 +28,24 @@ export async function withFolderLock<T>(
   })
   try {
     const hasLock = handle !== null && (await lock(folder, handle, kind))
-    return await (hasLock ? work() : inTurn(turns, absolute(folder), work))
+    return await (hasLock ? work() : inTurn(absolute(folder), work))
   } finally {
     await handle?.close()
   }
 }
 
-/** The last call of each folder without a lock. */
+/** The last call of each key. */
 const turns = new Map<string, Promise<unknown>>()
 
-/** Runs `work` after that of earlier calls. A lock that is shared elsewhere is not here: it is held for milliseconds. */
-export async function inTurn<T>(
-  turns: Map<string, Promise<unknown>>,
-  folder: string,
-  work: () => Promise<T>,
-): Promise<T> {
-  const earlier = turns.get(folder) ?? Promise.resolve()
+/** Runs `work` after that of earlier calls with this key. A lock that is shared elsewhere is not here: it is held for milliseconds. */
+export async function inTurn<T>(key: string, work: () => Promise<T>): Promise<T> {
+  const earlier = turns.get(key) ?? Promise.resolve()
   const turn = earlier.catch(() => undefined).then(work)
-  turns.set(folder, turn)
+  turns.set(key, turn)
   try {
     return await turn
   } finally {
-    if (turns.get(folder) === turn) turns.delete(folder)
+    if (turns.get(key) === turn) turns.delete(key)
   }
 }
 

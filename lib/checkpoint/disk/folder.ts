@@ -9,6 +9,12 @@ import { committedPath, readJournal } from './replace-files.js'
 const { readdir, stat } = process.getBuiltinModule('node:fs/promises')
 const { join } = process.getBuiltinModule('node:path')
 
+/** By the code of the file system. */
+const WRONG_FOLDERS: Readonly<Record<string, string | undefined>> = {
+  ENOENT: 'one that does not exist; download an adapter of a hub first, and pass its folder',
+  ENOTDIR: 'one that names a file; pass the folder with the files of the adapter',
+}
+
 /**
  * Uses the files of one save of a folder: no save completes meanwhile, and a save that was interrupted is read as it will
  * be completed. Files that are open stay those of that save after another one has replaced them.
@@ -32,20 +38,9 @@ export async function withFolder<T>(folder: string, use: (files: AdapterFiles) =
       })
     })
   } catch (cause) {
-    const expected = 'expected the path of a folder, got'
-    const code = (cause as NodeJS.ErrnoException | null)?.code
-    if (code === 'ENOENT') {
-      const advice = 'download an adapter of a hub first, and pass its folder'
-      throw checkpointError(folder, `${expected} one that does not exist; ${advice}`, cause)
-    }
-    if (code === 'ENOTDIR') {
-      throw checkpointError(
-        folder,
-        `${expected} one that names a file; pass the folder with the files of the adapter`,
-        cause,
-      )
-    }
-    throw fileSystemError(folder, 'cannot be read', cause)
+    const got = WRONG_FOLDERS[(cause as NodeJS.ErrnoException | null)?.code ?? '']
+    if (got === undefined) throw fileSystemError(folder, 'cannot be read', cause)
+    throw checkpointError(folder, `expected the path of a folder, got ${got}`, cause)
   }
 }
 

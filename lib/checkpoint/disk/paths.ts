@@ -19,11 +19,7 @@ export function readPath(
   if (typeof path !== 'string' || path === '' || path.includes('\0')) {
     fail('ERR_LILY_ARGUMENT', argument, `expected ${expected}, got ${describe(value)}`)
   }
-  return toAbsolute(path)
-}
-
-/** The program may change its working directory while a load or a save runs. */
-function toAbsolute(path: string): string {
+  // The program may change its working directory while a load or a save runs.
   return endsLikeFolder(path) ? join(absolute(path), sep) : absolute(path)
 }
 

@@ -6,6 +6,7 @@
  * journal that lists the renames. From then on the save is valid: the next save completes the renames of a journal that it
  * finds, and a load reads through it. Renames happen under an exclusive lock of the folder.
  */
+import type { Stats } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { native } from '../../binding/native.js'
 import { checkpointError, fileSystemError } from '../errors.js'
@@ -22,14 +23,17 @@ const { chmod, copyFile, link, lstat, mkdir, open, readdir, readFile, rename, rm
 const { basename, dirname, join } = process.getBuiltinModule('node:path')
 const { promisify } = process.getBuiltinModule('node:util')
 
-/** The steps of a save: its renames, in order, and then the files that it removes. */
-export interface Journal {
-  readonly renames: readonly { readonly from: string; readonly to: string; readonly old: Identity }[]
-  readonly removals: readonly { readonly name: string; readonly old: Identity }[]
+/** A file that a save replaces by another one of the folder, or removes. */
+interface Step {
+  readonly to: string
+  /** null: `to` is removed. */
+  readonly from: string | null
+  /** Tells the file `to` from others that take its name later: inode, size and time; null if there was none. */
+  readonly old: string | null
 }
 
-/** Tells a file from others that take its name later: inode, size and time; null if there was no file. */
-type Identity = string | null
+/** The steps of a save, in order. */
+export type Journal = readonly Step[]
 
 const JOURNAL_FILE = '.lily-save.json'
 
@@ -45,9 +49,6 @@ const TEMPORARY = /^\.(.+)\.lily-[0-9a-f]{12}\.tmp$/
 
 /** A journal takes some hundred bytes. */
 const MAX_JOURNAL_BYTES = 1 << 16
-
-/** The last save of each folder: saves of one folder run one after the other, in the order of the calls. */
-const saves = new Map<string, Promise<unknown>>()
 
 /**
  * Writes files of a folder, which is created if it does not exist. Either all files have their new content afterwards,
@@ -66,7 +67,7 @@ export async function replaceFiles(
 ): Promise<void> {
   // Before the first await: the order of the saves is that of the calls.
   const path = absolute(folder)
-  await inTurn(saves, path, () => replaceNow(path, files, obsolete, check))
+  await inTurn(`saves of ${path}`, () => replaceNow(path, files, obsolete, check))
 }
 
 /** Replaces one file, as {@link replaceFiles} does. */
@@ -78,11 +79,6 @@ export async function replaceFile(path: string, content: Omit<FileContent, 'name
   await replaceFiles(dirname(path), [{ ...content, name: basename(path) }])
 }
 
-/** Whether a journal on the disk may name the temporary files and backups of a save: they must stay then. */
-interface Progress {
-  isJournalled: boolean
-}
-
 async function replaceNow(
   folder: string,
   files: readonly FileContent[],
@@ -90,7 +86,6 @@ async function replaceNow(
   check: () => Promise<void>,
 ): Promise<void> {
   const temporaries: Temporary[] = []
-  const progress: Progress = { isJournalled: false }
   let path = folder
   try {
     await makeFolder(folder)
@@ -121,10 +116,13 @@ async function replaceNow(
     await withFolderLock(folder, 'exclusive', async () => {
       await completeSave(folder)
       await check()
-      await commit(folder, temporaries, obsolete, progress)
+      await commit(folder, temporaries, obsolete)
     })
   } catch (cause) {
-    if (!progress.isJournalled) await removeAll(temporaries.map(({ temporary }) => join(folder, temporary)))
+    await removeAll(
+      folder,
+      temporaries.map(({ temporary }) => temporary),
+    )
     throw fileSystemError(path, 'cannot be written', cause)
   } finally {
     await Promise.allSettled(temporaries.map(({ handle }) => handle.close()))
@@ -135,38 +133,46 @@ async function replaceNow(
  * Makes a folder and those above it. The option `recursive` of Node's mkdir is not used: where a file system refuses a
  * folder with ENOENT although the folder above it exists, as /proc does, that call does not come to an end.
  */
-async function makeFolder(folder: string): Promise<void> {
-  const make = async () => {
-    await mkdir(folder).catch(async (error: unknown) => {
-      const found = await stat(folder).catch(() => null)
-      if (found?.isDirectory() === true) return
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-      throw checkpointError(
-        folder,
-        found === null
-          ? 'expected a folder or nothing, got a link to one that does not exist; create that folder, or remove the link'
-          : 'expected a folder or nothing, got a file; pass the path of a folder',
-        error,
-      )
-    })
-  }
+async function makeFolder(folder: string, isParentMade = false): Promise<void> {
   try {
-    await make()
+    await mkdir(folder)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || dirname(folder) === folder) throw error
-    await makeFolder(dirname(folder))
-    await make()
+    const found = await stat(folder).catch(() => null)
+    if (found?.isDirectory() === true) return
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT' && !isParentMade && dirname(folder) !== folder) {
+      await makeFolder(dirname(folder))
+      await makeFolder(folder, true)
+      return
+    }
+    if (code !== 'EEXIST') throw error
+    throw checkpointError(
+      folder,
+      found === null
+        ? 'expected a folder or nothing, got a link to one that does not exist; create that folder, or remove the link'
+        : 'expected a folder or nothing, got a file; pass the path of a folder',
+      error,
+    )
   }
 }
 
-/** A file that cannot be removed does not change the result of a save: the next one tries again. */
-async function removeAll(paths: readonly string[]): Promise<void> {
-  await Promise.allSettled(paths.map((path) => rm(path, { force: true })))
+/**
+ * Removes files of an own save, but not those that a journal may name: they must stay then. A file that cannot be removed
+ * does not change the result of a save: the next one tries again.
+ */
+async function removeAll(folder: string, names: readonly string[]): Promise<void> {
+  const isJournalled = await statsOf(join(folder, JOURNAL_FILE)).catch(() => true)
+  if (isJournalled === null) await Promise.allSettled(names.map((name) => rm(join(folder, name), { force: true })))
+}
+
+/** null if there is no such file. */
+async function statsOf(path: string): Promise<Stats | null> {
+  return lstat(path).catch(ignoreMissing)
 }
 
 /** A rename cannot replace a folder, and must not replace a device or a socket. */
 async function checkReplaceable(path: string): Promise<void> {
-  const stats = await lstat(path).catch(ignoreMissing)
+  const stats = await statsOf(path)
   if (stats === null || stats.isFile() || stats.isSymbolicLink()) return
   throw checkpointError(path, `expected a file or nothing, got ${stats.isDirectory() ? 'a folder' : 'something else'}`)
 }
@@ -195,7 +201,7 @@ async function flush(handle: FileHandle): Promise<void> {
 
 /** As far as this process may: only root gives files away. */
 async function keepPermissions(path: string, folder: string, { temporary, handle }: Temporary): Promise<void> {
-  const old = await lstat(path).catch(ignoreMissing)
+  const old = await statsOf(path)
   if (old?.isFile() !== true) return
   const mode = old.mode & 0o7777
   await handle.chown(old.uid, old.gid).catch(() => undefined)
@@ -211,99 +217,70 @@ function ifForbidden(otherWay: () => Promise<void>): (error: unknown) => Promise
 }
 
 /** Gives all files their names, or none. */
-async function commit(
-  folder: string,
-  temporaries: readonly Temporary[],
-  obsolete: readonly string[],
-  progress: Progress,
-): Promise<void> {
+async function commit(folder: string, temporaries: readonly Temporary[], obsolete: readonly string[]): Promise<void> {
   if (temporaries.length + obsolete.length === 1) {
     await rename(join(folder, temporaries[0].temporary), join(folder, temporaries[0].name))
     await synchronizeFolder(folder)
     return
   }
-  const backups = new Map<string, string>()
+  const backups: Omit<Step, 'old'>[] = []
   try {
-    const names = [...temporaries.map(({ name }) => name), ...obsolete]
-    for (const name of names) await backUp(folder, name, backups)
-    const journal = await describeSteps(
-      folder,
-      temporaries.map(({ name, temporary }) => ({ from: temporary, to: name })),
-      obsolete,
-    )
-    const prepared = await prepareJournal(folder, journal)
-    progress.isJournalled = true
+    const steps = await describeSteps(folder, [
+      ...temporaries.map(({ name, temporary }) => ({ to: name, from: temporary })),
+      ...obsolete.map((to) => ({ to, from: null })),
+    ])
+    for (const { to, old } of steps) {
+      const from = old === null ? null : temporaryName(to)
+      backups.push({ to, from })
+      if (from !== null) await backUp(join(folder, to), join(folder, from))
+    }
     try {
-      await publishJournal(folder, prepared)
-      for (const { from, to } of journal.renames) await rename(join(folder, from), join(folder, to))
-      await finish(folder, journal)
+      await publishJournal(folder, steps)
+      await makeSteps(folder, steps, (error) => {
+        throw error
+      })
     } catch (cause) {
-      await undo(folder, names, backups)
-      progress.isJournalled = false
+      // By steps as well: if this process ends meanwhile, the next save completes them.
+      await publishJournal(folder, await describeSteps(folder, backups))
+      await completeSave(folder)
       throw cause
     }
-    progress.isJournalled = false
   } finally {
-    if (!progress.isJournalled) await removeAll([...backups.values()].map((backup) => join(folder, backup)))
+    await removeAll(
+      folder,
+      backups.flatMap(({ from }) => from ?? []),
+    )
   }
 }
 
-async function describeSteps(
-  folder: string,
-  renames: readonly { readonly from: string; readonly to: string }[],
-  removals: readonly string[],
-): Promise<Journal> {
-  const identify = (name: string) => identityOf(join(folder, name))
-  return {
-    renames: await Promise.all(renames.map(async ({ from, to }) => ({ from, to, old: await identify(to) }))),
-    removals: await Promise.all(removals.map(async (name) => ({ name, old: await identify(name) }))),
-  }
+async function describeSteps(folder: string, steps: readonly Omit<Step, 'old'>[]): Promise<Step[]> {
+  return Promise.all(steps.map(async (step) => ({ ...step, old: await identityOf(join(folder, step.to)) })))
 }
 
-async function identityOf(path: string): Promise<Identity> {
-  const stats = await lstat(path).catch(ignoreMissing)
+async function identityOf(path: string): Promise<Step['old']> {
+  const stats = await statsOf(path)
   return stats === null ? null : `${stats.ino} ${stats.size} ${stats.mtimeMs}`
 }
 
 /** A second name for the old file; a copy on file systems that have one name per file. */
-async function backUp(folder: string, name: string, backups: Map<string, string>): Promise<void> {
-  const path = join(folder, name)
-  if ((await lstat(path).catch(ignoreMissing)) === null) return
-  const backup = temporaryName(name)
-  backups.set(name, backup)
-  await link(path, join(folder, backup)).catch(() => copyFile(path, join(folder, backup)))
+async function backUp(path: string, backup: string): Promise<void> {
+  await link(path, backup).catch(() => copyFile(path, backup))
 }
 
-/** Restores the old files by the same steps: if this process ends meanwhile, the next save completes them. */
-async function undo(folder: string, names: readonly string[], backups: ReadonlyMap<string, string>): Promise<void> {
-  const renames = names.flatMap((to) => {
-    const from = backups.get(to)
-    return from === undefined ? [] : [{ from, to }]
-  })
-  const created = names.filter((name) => !backups.has(name))
-  await publishJournal(folder, await prepareJournal(folder, await describeSteps(folder, renames, created)))
-  await completeSave(folder)
-}
-
-/** Writes a journal under a name that no reader looks for, and returns the name. A full disk has no room for it. */
-async function prepareJournal(folder: string, journal: Journal): Promise<string> {
+/** Writes a journal under a name that no reader looks for, as a full disk has no room for it, and then renames it. */
+async function publishJournal(folder: string, journal: Journal): Promise<void> {
   const temporary = temporaryName('journal')
-  const path = join(folder, temporary)
-  const handle = await open(path, 'wx')
+  const handle = await open(join(folder, temporary), 'wx')
   try {
     await handle.writeFile(JSON.stringify(journal))
     await flush(handle)
   } catch (error) {
-    await removeAll([path])
+    await removeAll(folder, [temporary])
     throw error
   } finally {
     await handle.close()
   }
-  return temporary
-}
-
-/** From here on the journal counts. */
-async function publishJournal(folder: string, temporary: string): Promise<void> {
+  // From here on the journal counts.
   await rename(join(folder, temporary), join(folder, JOURNAL_FILE))
   await synchronizeFolder(folder)
 }
@@ -313,8 +290,18 @@ async function completeSave(folder: string): Promise<void> {
   const journal = await readJournal(folder)
   if (journal === null) return
   await checkOwner(join(folder, JOURNAL_FILE))
-  for (const { from, to } of journal.renames) await rename(join(folder, from), join(folder, to)).catch(ignoreMissing)
-  await finish(folder, journal)
+  await makeSteps(folder, journal, ignoreMissing)
+}
+
+/** Makes the steps of the journal, which is removed once they are on the disk. */
+async function makeSteps(folder: string, journal: Journal, ifMissing: (error: unknown) => null): Promise<void> {
+  for (const { to, from } of journal) {
+    if (from === null) await rm(join(folder, to), { force: true })
+    else await rename(join(folder, from), join(folder, to)).catch(ifMissing)
+  }
+  await synchronizeFolder(folder)
+  await rm(join(folder, JOURNAL_FILE), { force: true })
+  await synchronizeFolder(folder)
 }
 
 /** In a folder that several users write, the journal of one must not make another remove files. */
@@ -325,14 +312,6 @@ async function checkOwner(path: string): Promise<void> {
   throw checkpointError(path, 'belongs to the interrupted save of another user; let that user save again, or remove it')
 }
 
-/** The steps after the renames. The renames are on the disk before the journal is removed. */
-async function finish(folder: string, { removals }: Journal): Promise<void> {
-  for (const { name } of removals) await rm(join(folder, name), { force: true })
-  await synchronizeFolder(folder)
-  await rm(join(folder, JOURNAL_FILE), { force: true })
-  await synchronizeFolder(folder)
-}
-
 /**
  * The journal of a save that has not been completed; null if there is none. The caller holds a lock of the folder.
  *
@@ -340,7 +319,7 @@ async function finish(folder: string, { removals }: Journal): Promise<void> {
  */
 export async function readJournal(folder: string): Promise<Journal | null> {
   const path = join(folder, JOURNAL_FILE)
-  const stats = await lstat(path).catch(ignoreMissing)
+  const stats = await statsOf(path)
   if (stats === null) return null
   const journal = stats.isFile() && stats.size <= MAX_JOURNAL_BYTES ? parseJournal(await readFile(path, 'utf8')) : null
   if (journal === null) {
@@ -351,52 +330,35 @@ export async function readJournal(folder: string): Promise<Journal | null> {
 }
 
 /** The steps that are left must find the files that the interrupted save has found. */
-async function checkUnchanged(folder: string, { renames, removals }: Journal): Promise<void> {
-  const open = await Promise.all(renames.map(({ from }) => identityOf(join(folder, from))))
-  const steps = [
-    ...renames.filter((_, i) => open[i] !== null).map(({ to, old }) => ({ name: to, old, isRemoval: false })),
-    ...removals.map(({ name, old }) => ({ name, old, isRemoval: true })),
-  ]
-  for (const { name, old, isRemoval } of steps) {
-    const found = await identityOf(join(folder, name))
-    if (found === old || (isRemoval && found === null)) continue
+async function checkUnchanged(folder: string, journal: Journal): Promise<void> {
+  for (const { to, from, old } of journal) {
+    if (from !== null && (await statsOf(join(folder, from))) === null) continue
+    const found = await identityOf(join(folder, to))
+    if (found === old || (from === null && found === null)) continue
     throw checkpointError(
       join(folder, JOURNAL_FILE),
-      `is of an interrupted save, and another program has since changed ${name}; remove this file to keep that change, ` +
-        `or ${name} to complete the save`,
+      `is of an interrupted save, and another program has since changed ${to}; remove this file to keep that change, ` +
+        `or ${to} to complete the save`,
     )
   }
 }
 
 /** Only names of files of this folder, so that a folder of unknown origin cannot name others. */
 function parseJournal(text: string): Journal | null {
-  let value: unknown
   try {
-    value = JSON.parse(text)
+    const value = JSON.parse(text) as unknown
+    return Array.isArray(value) && value.every(isStep) ? value : null
   } catch {
     return null
   }
-  if (!isObject(value)) return null
-  const { renames, removals } = value
-  if (!Array.isArray(renames) || !Array.isArray(removals)) return null
-  const areRenames = renames.every(
-    (step: unknown) =>
-      isObject(step) &&
-      isName(step.to) &&
-      isName(step.from) &&
-      isIdentity(step.old) &&
-      TEMPORARY.exec(step.from)?.[1] === step.to,
-  )
-  const areRemovals = removals.every((step: unknown) => isObject(step) && isName(step.name) && isIdentity(step.old))
-  return areRenames && areRemovals ? (value as unknown as Journal) : null
 }
 
-function isIdentity(value: unknown): value is Identity {
-  return value === null || typeof value === 'string'
-}
-
-function isName(value: unknown): value is string {
-  return typeof value === 'string' && value !== '..' && value !== '.' && !/[/\\\0]/.test(value)
+function isStep(value: unknown): value is Step {
+  if (!isObject(value)) return false
+  const { to, from, old } = value
+  const isName = typeof to === 'string' && to !== '..' && to !== '.' && !/[/\\\0]/.test(to)
+  const isOwn = from === null || (typeof from === 'string' && TEMPORARY.exec(from)?.[1] === to)
+  return isName && isOwn && (old === null || typeof old === 'string')
 }
 
 /**
@@ -405,11 +367,11 @@ function isName(value: unknown): value is string {
  */
 export async function committedPath(folder: string, journal: Journal | null, name: string): Promise<string | null> {
   const path = join(folder, name)
-  if (journal?.removals.some((step) => step.name === name) === true) return null
-  const step = journal?.renames.find(({ to }) => to === name)
+  const step = journal?.find(({ to }) => to === name)
   if (step === undefined) return path
+  if (step.from === null) return null
   const temporary = join(folder, step.from)
-  return (await lstat(temporary).catch(ignoreMissing)) === null ? path : temporary
+  return (await statsOf(temporary)) === null ? path : temporary
 }
 
 /** Removes temporary files that no running save holds. On a file system without locks nothing says which those are. */
@@ -422,7 +384,7 @@ async function removeStale(folder: string): Promise<void> {
     const handle = await open(path).catch(() => null)
     if (handle === null) continue
     try {
-      if (native.fileLock(handle.fd, true) === true) await removeAll([path])
+      if (native.fileLock(handle.fd, true) === true) await removeAll(folder, [name])
     } finally {
       await handle.close()
     }

@@ -185,8 +185,8 @@ describe('a save that was interrupted', () => {
       old: identityOf(join(folder, to)),
     }))
     for (const { from, to } of steps) copyFileSync(join(other, to), join(folder, from))
-    const removals = [COMPACT, FROZEN].map((name) => ({ name, old: identityOf(join(folder, name)) }))
-    writeFileSync(join(folder, '.lily-save.json'), JSON.stringify({ renames: steps, removals }))
+    const removals = [COMPACT, FROZEN].map((to) => ({ to, from: null, old: identityOf(join(folder, to)) }))
+    writeFileSync(join(folder, '.lily-save.json'), JSON.stringify([...steps, ...removals]))
     for (const { from, to } of steps.slice(0, done)) renameSync(join(folder, from), join(folder, to))
     return folder
   }
@@ -225,12 +225,13 @@ describe('a save that was interrupted', () => {
     const folder = goldenCopy()
     for (const journal of [
       '{',
-      '[]',
-      { renames: [{ from: '../x', to: TENSORS, old: null }], removals: [] },
-      { renames: [{ from: `.${TENSORS}.lily-0123456789ab.tmp`, to: '../x', old: null }], removals: [] },
-      { renames: [{ from: CONFIG, to: TENSORS, old: null }], removals: [] },
-      { renames: [], removals: [{ name: 'a/b', old: null }] },
-      { renames: [], removals: [{ name: 'a', old: 1 }] },
+      '{}',
+      [{ from: '../x', to: TENSORS, old: null }],
+      [{ from: `.${TENSORS}.lily-0123456789ab.tmp`, to: '../x', old: null }],
+      [{ from: '.../x.lily-0123456789ab.tmp', to: '../x', old: null }],
+      [{ from: CONFIG, to: TENSORS, old: null }],
+      [{ from: null, to: 'a/b', old: null }],
+      [{ from: null, to: 'a', old: 1 }],
     ]) {
       writeFileSync(join(folder, '.lily-save.json'), typeof journal === 'string' ? journal : JSON.stringify(journal))
       await expectRefused('ERR_LILY_CHECKPOINT', 'journal', () => LilyModel.fromPretrained(folder))
