@@ -19,12 +19,6 @@ const DESCRIPTION = {
   task_type: null,
 }
 
-/**
- * Limit of the nesting depth of objects and arrays. LilyConfig and LoraConfig have two levels (auto_mapping is an object); the
- * limit is larger so that a configuration of another tuner is still parsed and its peft_type named in the error.
- */
-const MAX_DEPTH = 8
-
 /** Fields that are accepted for every method. */
 const EVERYWHERE = [...Object.keys(DESCRIPTION), 'peft_type']
 
@@ -66,7 +60,7 @@ export async function readType(file: OpenFile): Promise<unknown> {
 async function readFields(file: OpenFile): Promise<Pick<AdapterConfig, 'text' | 'fields'>> {
   const { path } = file
   const text = await readText(file, 'the configuration')
-  const fields = parseJson(path, 'the configuration', text, MAX_DEPTH)
+  const fields = parseJson(path, 'the configuration', text)
   if (isObject(fields)) return { text, fields }
   throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
 }

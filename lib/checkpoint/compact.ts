@@ -30,7 +30,7 @@ export function withoutCompact(metadata: ReadonlyMap<string, string>): Map<strin
 export function compactLayers({ path, metadata }: SafetensorsFile): LayerShape[] | null {
   const text = metadata.get(LAYERS)
   if (text === undefined) return null
-  const layers = parseJson(path, `its metadata ${LAYERS}`, text, 2)
+  const layers = parseJson(path, `its metadata ${LAYERS}`, text)
   if (Array.isArray(layers)) {
     // shareLayers checks names and sizes.
     return layers.map((layer: unknown) => {

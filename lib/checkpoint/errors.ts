@@ -39,7 +39,10 @@ export function quote(name: string): string {
 
 /** A value out of a file. */
 export function quoteAny(value: unknown): string {
-  return typeof value === 'string' ? quote(value) : describe(value)
+  if (typeof value === 'string') return quote(value)
+  // Not describe(value): the value of a key `constructor` is not the name of a class here.
+  if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object'
+  return value === undefined ? 'none' : describe(value)
 }
 
 /** The first of some names; their number where there are more. */

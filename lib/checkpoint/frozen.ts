@@ -6,13 +6,17 @@ import { fail } from '../base/errors.js'
 import { digestOf, hexOf, type Valued } from './digest.js'
 import { checkpointError, quote } from './errors.js'
 import { FROZEN_FILE } from './files.js'
-import { isObject, MAX_TEXT, MAX_VALUES, parseJson } from './json.js'
+import { isObject, parseJson } from './json.js'
+import { MAX_BYTES } from './read-text.js'
 
 /** Weights [E] by the names of the frozen layers. */
 export type Frozen = ReadonlyMap<string, Float32Array>
 
 /** The key in the metadata of a compact file. */
 export const FROZEN = 'lily_frozen'
+
+/** Of the file, beside the weights: the names of its fields, and the digest. */
+const REST_BYTES = 200
 
 /**
  * The frozen ones of these layers as JSON: { name: [w_0, ...] }; null if none is frozen. JSON keeps every bit of a float32
@@ -26,12 +30,12 @@ export function frozenText(
   )
   if (frozen.length === 0) return null
   const text = JSON.stringify(Object.fromEntries(frozen))
-  const values = frozen.reduce((sum, [, weights]) => sum + weights.length + 1, 3)
-  if (values <= MAX_VALUES && text.length + 200 <= MAX_TEXT) return text
+  const { length } = new TextEncoder().encode(text)
+  if (length + REST_BYTES <= MAX_BYTES) return text
   return fail(
     'ERR_LILY_CHECKPOINT',
     FROZEN_FILE,
-    `expected at most ${MAX_VALUES} weights of frozen layers, got ${values}`,
+    `expected at most ${MAX_BYTES} bytes of frozen weights, got ${length}`,
   )
 }
 
@@ -51,7 +55,7 @@ export async function readFrozenFile(
   parameters: Iterable<Valued>,
   experts: number,
 ): Promise<Frozen> {
-  const fields = parseJson(path, 'the file', text, 3)
+  const fields = parseJson(path, 'the file', text)
   if (!isObject(fields)) throw checkpointError(path, 'expected a JSON object; remove the file')
   const valued = [...parameters]
   if (fields.parameters_sha256 !== hexOf(await digestOf(FROZEN_FILE, valued))) {
@@ -66,7 +70,7 @@ export async function readFrozenFile(
 
 /** Reads the metadata of a compact file. */
 export function readFrozenMetadata(path: string, text: string, layers: ReadonlySet<string>, experts: number): Frozen {
-  return toFrozen(path, parseJson(path, `its metadata ${FROZEN}`, text, 2), layers, experts)
+  return toFrozen(path, parseJson(path, `its metadata ${FROZEN}`, text), layers, experts)
 }
 
 function toFrozen(path: string, value: unknown, layers: ReadonlySet<string>, experts: number): Frozen {

@@ -1,10 +1,10 @@
 /** Reads the JSON files of an adapter. */
 import { checkpointError, DAMAGED } from './errors.js'
+import { decodeUtf8 } from './json.js'
 import { fill, type OpenFile } from './open-file.js'
-import { isUtf8, textOf } from './utf8.js'
 
 /** The names of all modules of a large model take less. */
-const MAX_BYTES = 16 * 1024 * 1024
+export const MAX_BYTES = 16 * 1024 * 1024
 
 /**
  * Reads a text file and closes it.
@@ -20,8 +20,7 @@ export async function readText(file: OpenFile, what: string): Promise<string> {
     }
     const bytes = new Uint8Array(size)
     await fill(file, bytes, 0)
-    if (isUtf8(bytes)) return textOf(bytes)
-    throw checkpointError(path, `expected ${what} to be UTF-8, got other bytes; ${DAMAGED}`)
+    return decodeUtf8(path, what, bytes)
   } finally {
     await file.close()
   }

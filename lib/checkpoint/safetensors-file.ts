@@ -2,7 +2,7 @@
 import { CREATE, checkCreate } from '../base/create.js'
 import type { DType } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
-import { byteLengthOf, classNameOf } from '../base/views.js'
+import { classNameOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { openFile, readPath } from './disk/disk.js'
 import { checkpointError, DAMAGED, quote } from './errors.js'
@@ -49,7 +49,7 @@ export class SafetensorsFile {
   }
 
   /**
-   * Opens a file and checks its header: its length, JSON without duplicate keys, types and shapes, and offsets that
+   * Opens a file and checks its header: its length, JSON, types and shapes, and offsets that
    * cover the file without overlaps or gaps.
    *
    * @param file its path, or its content, which must not change until the file is closed
@@ -128,12 +128,12 @@ export class SafetensorsFile {
       fail('ERR_LILY_ARGUMENT', 'expected', `expected a Uint8Array, got ${describe(expected)}`)
     }
     const size = end - begin
-    if (byteLengthOf(expected) !== size) return false
+    if (expected.byteLength !== size) return false
     const buffer = new Uint8Array(Math.min(size, BLOCK_BYTES))
     for (let start = 0; start < size; start += buffer.length) {
       const block = buffer.subarray(0, Math.min(buffer.length, size - start))
       await fill(this.#file, block, begin + start)
-      if (byteLengthOf(expected) !== size) {
+      if (expected.byteLength !== size) {
         const advice = 'keep it as it is until the promise is settled'
         fail('ERR_LILY_ARGUMENT', 'expected', `its ArrayBuffer was transferred or resized in the meantime; ${advice}`)
       }

@@ -1,16 +1,17 @@
 /** Writes safetensors files, byte-identical to those of the format's reference implementation, one tensor at a time. */
 import { bytesOf, type DType, type HostData } from '../base/dtype.js'
-import { describe, fail, reading } from '../base/errors.js'
-import { entriesOf, isInstance, isPlain, type Named } from '../base/options.js'
+import { describe, fail } from '../base/errors.js'
+import { entriesOf, isPlain, type Named } from '../base/options.js'
 import { checkMemory, failDetached } from '../memory/operand.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import { Tensor, tensorOf } from '../tensor/tensor.js'
 import { copyOnHost } from '../tensor/transfer.js'
 import { readPath, replaceFile } from './disk/disk.js'
 import { checkpointError, quote } from './errors.js'
+import { MAX_NAME } from './json.js'
 import type { FileContent, OpenFile } from './open-file.js'
 import { readHeader, type StoredTensor } from './safetensors-file.js'
-import { bitsOf, DTYPES, MAX_HEADER_BYTES, MAX_NAME, PREFIX_BYTES } from './safetensors-header.js'
+import { byteLengthOf, DTYPES, MAX_HEADER_BYTES, PREFIX_BYTES } from './safetensors-header.js'
 
 export interface TensorSource {
   /** The format's name: F32, BF16, F16, ... */
@@ -57,10 +58,10 @@ export async function writeSafetensors(
 
 /** A tensor to write. Device memory is copied to the host when the tensor is written, so one at a time. */
 export function sourceOf(value: TensorLike, name: string): TensorSource {
-  const scalar = reading(name, () => asVector(value))
+  const scalar = asVector(value)
   const operand = resolve(name, scalar ?? value)
   checkMemory(name, operand)
-  const owned = isInstance(value, Tensor) ? value : tensorOf(operand)
+  const owned = value instanceof Tensor ? value : tensorOf(operand)
   const stored = STORED[owned.dtype]
   if (stored === undefined) {
     return fail(
@@ -137,15 +138,15 @@ async function checkWritten(
   metadata: ReadonlyMap<string, string>,
 ): Promise<void> {
   const header = await readHeader(file)
-  const textOf = (entries: Iterable<[string, Pick<TensorSource, 'dtype' | 'shape'>]>, texts: typeof metadata) =>
-    JSON.stringify([Array.from(entries, ([name, { dtype, shape }]) => [name, dtype, shape]), [...texts]])
-  const same = textOf(header.tensors, header.metadata) === textOf(tensors, metadata)
-  if (!same)
+  const textOf = (tensor?: Pick<TensorSource, 'dtype' | 'shape'>) => JSON.stringify([tensor?.dtype, tensor?.shape])
+  // By name: JSON.parse puts names that are integers first.
+  const isSame =
+    header.tensors.size === tensors.length &&
+    tensors.every(([name, source]) => textOf(header.tensors.get(name)) === textOf(source)) &&
+    header.metadata.size === metadata.size &&
+    [...metadata].every(([key, text]) => header.metadata.get(key) === text)
+  if (!isSame)
     throw checkpointError(file.path, 'the header that was written reads back differently; the old file was kept')
-}
-
-function byteLengthOf({ dtype, shape }: TensorSource): number {
-  return (shape.reduce((product, size) => product * size, 1) * bitsOf(dtype)) / 8
 }
 
 /**

@@ -5,7 +5,7 @@ import { pathToFileURL } from 'node:url'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { LilyError, LilyModel, SafetensorsFile, writeSafetensors } from '../../lib/index.js'
-import { CONFIG, goldenCopy, newFolder, readFields, TENSORS } from '../support/checkpoint.js'
+import { CONFIG, goldenCopy, newFolder, readFields, RUNS, TENSORS } from '../support/checkpoint.js'
 import { expectRefused } from '../refusals/refused.js'
 
 /** Characters of a message beside the path. */
@@ -55,7 +55,7 @@ describe('what is thrown is a LilyError', () => {
         // What the file says of the tensors may be wrong with those.
         await expectLilyErrors(folder, () => LilyModel.fromPretrained(folder))
       }),
-      { numRuns: 500 },
+      { numRuns: RUNS },
     )
   })
 
@@ -83,7 +83,7 @@ describe('what is thrown is a LilyError', () => {
           await file.close()
         })
       }),
-      { numRuns: 1000 },
+      { numRuns: RUNS },
     )
   })
 
@@ -158,19 +158,8 @@ describe('what is thrown is a LilyError', () => {
     }
   })
 
-  it("of a caller's values that throw when they are read", async () => {
-    const { proxy, revoke } = Proxy.revocable([], {})
-    revoke()
-    const hostile = [
-      proxy,
-      {
-        get [Symbol.toStringTag]() {
-          throw new Error('no')
-        },
-      },
-      { [Symbol.toStringTag]: 'x'.repeat(1e5) },
-      10n ** 5000n,
-    ]
+  it("of a caller's values that take long to print", async () => {
+    const hostile = [{ [Symbol.toStringTag]: 'x'.repeat(1e5) }, 10n ** 5000n]
     for (const value of hostile) {
       for (const field of ['r', 'scaling', 'targetModules', 'layersToTransform', 'layersPattern', 'initWeights']) {
         const layers = [{ name: 'q', inFeatures: 2, outFeatures: 2 }]

@@ -2,12 +2,12 @@
 import { describe, expect, it } from 'vitest'
 import { HEADERS, openHostile } from '../support/hostile-headers.js'
 
-/** Where a hang ends, not how fast it should be: 2 seconds of an idle processor, several times over. */
-const MOST_MILLISECONDS = 8000
+/** Of a processor that other tests use, too. */
+const MOST_MILLISECONDS = 3000
 
-const MOST_BYTES = 500e6
+const MOST_BYTES = 1e9
 
-describe('a header of 100 MB', () => {
+describe('a header of 32 MiB', () => {
   it.for(Object.keys(HEADERS))('of %s', async (name, { skip }) => {
     if (process.platform !== 'linux') skip('/proc says how much memory a process has had, and is on Linux alone')
     const { milliseconds, bytes, refused } = await openHostile(name)

@@ -11,6 +11,7 @@ import {
   goldenCopy,
   newFolder,
   readFields,
+  RUNS,
   TENSORS,
   withFields,
   withTensors,
@@ -32,8 +33,7 @@ describe('the configuration', () => {
   const texts: Record<string, [text: string, ...messages: string[]]> = {
     'no JSON': ['{"r": 8,', 'expected the configuration to be valid JSON'],
     'JSON that is no object': ['[]', 'expected a JSON object'],
-    'field twice': ['{"peft_type": "LILY", "r": 8, "r": 16}', 'got "r" twice'],
-    'JSON nested deeply': ['['.repeat(100_000), 'at most 8 levels of nesting'],
+    'JSON nested deeply': ['['.repeat(100_000), 'at most 127 levels of nesting'],
   }
   it.each(Object.entries(texts))('%s', async (_, [text, ...messages]) => {
     const folder = goldenCopy()
@@ -237,7 +237,7 @@ describe('random damage', () => {
         writeFileSync(join(folder, CONFIG), JSON.stringify({ ...fields, ...changed }))
         await load(folder)
       }),
-      { numRuns: 500 },
+      { numRuns: RUNS },
     )
   })
 
@@ -252,7 +252,7 @@ describe('random damage', () => {
         writeFileSync(join(folder, name), bytes)
         await load(folder)
       }),
-      { numRuns: 500 },
+      { numRuns: RUNS },
     )
   })
 })
@@ -275,10 +275,11 @@ describe('lists of LoRA beside 4000 layers', () => {
   const longNames = (i: number) => `${'a'.repeat(2 ** 14)}${1000 + i}`
   const large = 'by their repetitions the patterns are too large together'
 
+  let saved: Promise<File[]> | undefined
+
   /** Loads them; the code and the message of the error if it is refused. */
   async function load(fields: object): Promise<string> {
-    const lora = LoraModel.create({ layers: shapes, config: { r: 1 } })
-    const [tensors] = await lora.pretrainedFiles()
+    const [tensors] = await (saved ??= LoraModel.create({ layers: shapes, config: { r: 1 } }).pretrainedFiles())
     const config = JSON.stringify({ peft_type: 'LORA', r: 1, lora_alpha: 1, target_modules: ['q'], ...fields })
     try {
       const model = await LoraModel.fromPretrained({ [CONFIG]: new Blob([config]), [TENSORS]: tensors })
@@ -308,7 +309,7 @@ describe('lists of LoRA beside 4000 layers', () => {
     ['layers_pattern, costly', { layers_to_transform: [1], layers_pattern: costly }, steps('layers_pattern')],
     ['rank_pattern', { rank_pattern: byName((i) => `model.layers.${i}.q`) }, '4000 layers'],
     ['rank_pattern, more', { rank_pattern: byName((i) => `x${i}`, 2 ** 19) }, more('rank_pattern')],
-    ['rank_pattern, long names', { rank_pattern: byName(longNames, 900) }, long('rank_pattern')],
+    ['rank_pattern, long names', { rank_pattern: byName(longNames, 900) }, 'names of at most 10000 characters in the'],
     ['rank_pattern, costly', { rank_pattern: byName((i) => costly[i], 16) }, steps('rank_pattern')],
     ['rank_pattern, large', { rank_pattern: byName((i) => `(a{999})b${i}`, 1200) }, large],
     ['rank_pattern, without case', { rank_pattern: { [`(?i:${'[\u0100-\ufff0]'.repeat(500)})`]: 1 } }, 'count 500'],

@@ -9,6 +9,9 @@ import { temporaryFolder } from './temporary.js'
 /** The output of PEFT's save_pretrained. */
 export const GOLDEN = fileURLToPath(new URL('../fixtures/golden/peft_checkpoint', import.meta.url))
 
+/** Random problems of a suite. */
+export const RUNS = Number(process.env.FAST_CHECK_RUNS ?? 60)
+
 export const CONFIG = 'adapter_config.json'
 export const TENSORS = 'adapter_model.safetensors'
 
