@@ -1,6 +1,6 @@
 /** The files of an adapter: of a folder, or those that a program gives in place of one. */
-import { describe, fail, reading } from '../base/errors.js'
-import { entriesOf, get, isPlain, type Named } from '../base/options.js'
+import { describe, fail } from '../base/errors.js'
+import { entriesOf, isPlain, type Named } from '../base/options.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { classOfData, type FileData, openData } from './file-data.js'
 import { PICKLE_FILE } from './files.js'
@@ -44,7 +44,7 @@ interface GivenFile {
  */
 export function readFiles(argument: string, value: unknown): AdapterFiles | null {
   if (typeof value !== 'object' || value === null || classOfData(value) !== null) return null
-  const files = reading(argument, () => (isNamed(value) ? readNamed(argument, value) : readList(argument, value)))
+  const files = isNamed(value) ? readNamed(argument, value) : readList(argument, value)
   if (files === null) return null
   if (files.size === 0) fail('ERR_LILY_ARGUMENT', argument, `expected ${FOLDER}, got ${describe(value)} without files`)
   return {
@@ -77,8 +77,9 @@ function readList(argument: string, value: object): Map<string, GivenFile> | nul
   for (const each of value) {
     if (classOfData(each) !== 'File') failMember(argument, value, each)
     const data = each as File
-    const path = get(argument, data, 'webkitRelativePath')
-    picked.push({ name: data.name, path: typeof path === 'string' && path !== '' ? path : data.name, data })
+    // Node.js has no such property.
+    const path = (data as { readonly webkitRelativePath?: string }).webkitRelativePath
+    picked.push({ name: data.name, path: path === undefined || path === '' ? data.name : path, data })
   }
   const folder = commonFolder(picked.map(({ path }) => path))
   const files = new Map<string, GivenFile>()

@@ -1,7 +1,6 @@
 /** Files in the memory of a program, or that a browser has given it. */
 import { messageOf, reading } from '../base/errors.js'
-import { checkCount, get } from '../base/options.js'
-import { bufferOf, byteLengthOf, byteOffsetOf, classNameOf, isFixed } from '../base/views.js'
+import { classNameOf, isFixed } from '../base/views.js'
 import { checkpointError } from './errors.js'
 import type { FileContent, OpenFile } from './open-file.js'
 
@@ -15,12 +14,8 @@ export const FILE_DATA = 'a Blob, an ArrayBuffer or a Uint8Array'
 export function classOfData(value: unknown): 'Blob' | 'File' | 'ArrayBuffer' | 'Uint8Array' | null {
   if (typeof value !== 'object' || value === null) return null
   if (classNameOf(value) === 'Uint8Array') return 'Uint8Array'
-  try {
-    const tag = Object.prototype.toString.call(value).slice(8, -1)
-    return tag === 'Blob' || tag === 'File' || tag === 'ArrayBuffer' ? tag : null
-  } catch {
-    return null // a proxy whose trap throws
-  }
+  const tag = Object.prototype.toString.call(value).slice(8, -1)
+  return tag === 'Blob' || tag === 'File' || tag === 'ArrayBuffer' ? tag : null
 }
 
 /**
@@ -36,11 +31,9 @@ export function openData(path: string, data: FileData): OpenFile {
     if (isBlob) return data as Blob
     if (type === 'ArrayBuffer') return new Uint8Array(data as ArrayBuffer)
     const view = data as Uint8Array
-    return new Uint8Array(bufferOf(view), byteOffsetOf(view), byteLengthOf(view))
+    return new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
   })
-  const size = isBlob
-    ? checkCount(`size of ${path}`, get(path, all, 'size'), 0, Number.MAX_SAFE_INTEGER)
-    : (all as Uint8Array).byteLength
+  const size = isBlob ? (all as Blob).size : (all as Uint8Array).byteLength
   // A browser rejects, for example, if a Blob's file has changed since it was picked. A buffer may have been transferred,
   // or shrunk, since it was opened.
   const advice = isBlob ? 'pick the file again' : 'do not transfer or shrink its buffer until the file is read'
