@@ -1,20 +1,25 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { defineConfig } from 'vitest/config'
 import { BaseSequencer, type Reporter, type TestCase, type TestSpecification } from 'vitest/node'
-import { pragmas } from './test/support/project.js'
+import { path, pragmas } from './test/support/project.js'
 
 /** Prints at the end why tests were skipped, a line for each reason, which the default reporter omits. */
 class SkipReasons implements Reporter {
-  private readonly counts = new Map<string, number>()
+  private readonly skips: { file: string; reason: string }[] = []
 
   onTestCaseResult(test: TestCase): void {
     const result = test.result()
     if (result.state !== 'skipped') return
     const reason = result.note ?? 'no reason was given, or a hook failed'
-    this.counts.set(reason, (this.counts.get(reason) ?? 0) + 1)
+    this.skips.push({ file: test.module.relativeModuleId, reason })
   }
 
   onTestRunEnd(): void {
-    for (const [reason, count] of this.counts) console.log(`skipped, ${count} test${count > 1 ? 's' : ''}: ${reason}`)
+    mkdirSync(path('build'), { recursive: true })
+    writeFileSync(path('build/test-skips.json'), JSON.stringify(this.skips))
+    const counts = new Map<string, number>()
+    for (const { reason } of this.skips) counts.set(reason, (counts.get(reason) ?? 0) + 1)
+    for (const [reason, count] of counts) console.log(`skipped, ${count} test${count > 1 ? 's' : ''}: ${reason}`)
   }
 }
 
@@ -36,7 +41,7 @@ export default defineConfig({
     // Emulated kernels run on one thread, and the default leaves one processor idle.
     maxWorkers: '100%',
     sequence: { sequencer: LongFirst },
-    // .ci/run reads the JSON file.
+    // .ci/run reads the JSON files.
     reporters: ['default', new SkipReasons(), ['json', { outputFile: 'build/test-results.json' }]],
   },
 })

@@ -16,6 +16,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
  * @typedef {object} Sanitizer
  * @property {string} flags value of -fsanitize
  * @property {string[]} libraries
+ * @property {string} sets instruction sets of the addon
  * @property {string} tag in the first comment of the tests that cover the native code within minutes
  * @property {string[]} projects of vitest
  * @property {number} workers how many test files run at a time
@@ -28,6 +29,7 @@ const SANITIZERS = {
     libraries: ['libasan.so', 'libubsan.so'],
     // Every instruction set, mode and data type, objects whose lifetime the garbage collector determines, and
     // invalid calls of the addon.
+    sets: 'ALL',
     tag: '@asan',
     projects: ['cpu', 'amx'],
     workers: 2,
@@ -46,6 +48,8 @@ const SANITIZERS = {
     flags: 'thread',
     libraries: ['libtsan.so'],
     // The thread pool and the binding: promises, workers (some terminated during a call), and numbers of threads.
+    // The threads are those of any set.
+    sets: 'NATIVE',
     tag: '@tsan',
     projects: ['cpu'],
     workers: 1, // four threads each
@@ -72,7 +76,12 @@ if (!sanitizer) fail(`usage: node scripts/sanitized.js ${Object.keys(SANITIZERS)
 
 const folder = join(root, 'build', name)
 mkdirSync(folder, { recursive: true })
-const options = [process.env.LILY_CMAKE_ARGS ?? '', '-DLILY_CUDA=OFF', `-DLILY_SANITIZE=${sanitizer.flags}`]
+const options = [
+  process.env.LILY_CMAKE_ARGS ?? '',
+  '-DLILY_CUDA=OFF',
+  `-DLILY_SANITIZE=${sanitizer.flags}`,
+  `-DLILY_CPU_SETS=${sanitizer.sets}`,
+]
 run(process.execPath, [join(root, 'scripts', 'build-native.js'), '--addon-only'], folder, {
   LILY_CMAKE_ARGS: options.join(' '),
 })
