@@ -1,7 +1,7 @@
-/** Every argument of the subpaths for TensorFlow.js, replaced by values of other kinds; see test/refusals/arguments.test.ts. */
+/** What the subpaths for TensorFlow.js refuse. */
 import * as tf from '@tensorflow/tfjs'
 import { afterAll, beforeAll } from 'vitest'
-import { LilyModel } from '../../lib/index.js'
+import { LilyModel, tensor } from '../../lib/index.js'
 import {
   adapt,
   adaptedLinear,
@@ -14,8 +14,8 @@ import {
   variableGrads,
 } from '../../lib/tfjs/index.js'
 import { AdaptedDense, attachAdapter } from '../../lib/tfjs-layers/index.js'
-import { fields, type Row, testRows } from './kinds.js'
 import { normal } from '../support/tfjs.js'
+import { at, refuse } from './table.js'
 
 beforeAll(async () => {
   await tf.setBackend('cpu')
@@ -34,14 +34,6 @@ const base = () => normal([tokens, dOut], 2)
 const kernel = () => normal([dIn, dOut], 4)
 const lossOf = (model: LilyModel) => tf.sum<tf.Scalar>(adapt(x(), base(), model.layer('proj')))
 
-/** Options that read as absent: they have no property of their own. */
-const EMPTY = ['undefined', '{}'] as const
-const optional = { valid: ['undefined'] } as const
-const rate = { valid: ['undefined', '5'] } as const
-
-/** Tensors of TensorFlow.js are read as it reads them. */
-const PROXIES = ['throwing proxy', 'throwing proxy of an array', 'revoked proxy', 'revoked proxy of an array'] as const
-
 const variable = () => tf.variable(normal([2], 3))
 /** An optimiser of the model and a variable, whose loss depends on both. */
 const optimizerOf = (options: AdapterOptimizerOptions = {}) => {
@@ -49,190 +41,135 @@ const optimizerOf = (options: AdapterOptimizerOptions = {}) => {
   const head = variable()
   return { model, head, optimizer: new AdapterOptimizer(model, { variables: [head], ...options }) }
 }
-const applied = (gradients: (name: string) => unknown) => {
-  const { head, optimizer } = optimizerOf()
-  optimizer.applyGradients(gradients(head.name) as never)
+refuse('adapt', {
+  call: () => ({ x: x(), base: base(), layer: layer(), options: {} }),
+  run: ({ x, base, layer, options }) => adapt(x, base, layer, options),
+  kinds: {
+    required: 'x base layer',
+    options: 'options',
+    optional: at('options', 'routing pool activation precision mask sequenceOffsets weights training'),
+  },
+})
+refuse('adaptedLinear', {
+  call: () => ({ x: x(), kernel: kernel(), layer: layer(), options: {} }),
+  run: ({ x, kernel, layer, options }) => adaptedLinear(x, kernel, layer, options),
+  kinds: { required: 'x kernel layer', options: 'options', optional: at('options', 'bias mask') },
+})
+refuse('frozenLinear', {
+  call: () => ({ x: x(), weight: kernel(), bias: undefined }),
+  run: ({ x, weight, bias }) => frozenLinear(x, weight, bias),
+  kinds: { required: 'x weight', optional: 'bias' },
+})
+refuse('attention', {
+  call: () => ({ q: x(), k: x(), v: x(), options: { heads: 1 } }),
+  run: ({ q, k, v, options }) => attention(q, k, v, options),
+  kinds: {
+    required: 'q k v options options.heads',
+    flag: 'options.causal',
+    numberOrNot: 'options.scale',
+    optional: 'options.mask',
+  },
+  names: { options: /options|heads/ },
+})
+refuse('fromTf', { call: () => ({ source: x() }), run: ({ source }) => fromTf(source), kinds: { required: 'source' } })
+refuse('toTf', {
+  call: () => ({ source: tensor([1, 2], [2]) }),
+  run: ({ source }) => toTf(source),
+  kinds: { required: 'source' },
+})
+
+/* Gradients. */
+
+refuse('variableGrads', {
+  call: () => {
+    const model = newModel()
+    return { f: () => lossOf(model), model, variables: [] as tf.Variable[] }
+  },
+  run: ({ f, model, variables }) => variableGrads(f, model, variables),
+  kinds: { required: 'f model variables.0', listOrNot: 'variables' },
+})
+refuse('variableGrads of what f returns', {
+  call: () => ({ models: [newModel()], value: null as never }),
+  run: ({ models, value }) => variableGrads(() => (lossOf(models[0]), value), models, []),
+  kinds: { required: 'models.0 value' },
+  names: { 'models.0': /model/, value: /\bf\b/ },
+  isInvalid: true,
+})
+
+refuse('AdapterOptimizer', {
+  call: () => ({ model: newModel(), options: { variables: [variable()] } }),
+  run: ({ model, options }) => new AdapterOptimizer(model, options),
+  kinds: {
+    list: 'model',
+    required: 'options.variables.0',
+    options: 'options',
+    optional: at('options', 'betas optimizer'),
+    listOrNot: at('options', 'groups variables'),
+    numberOrNot: at('options', 'lr eps weightDecay maxNorm'),
+  },
+})
+const appliedAs: Record<string, [gradientsOf: (name: string, value: unknown) => unknown, names: RegExp]> = {
+  'an entry of a list': [(_, value) => [value], /variable/],
+  'a gradient by its name': [(name, value) => ({ [name]: value }), /gradient/],
+  'a gradient of a list': [(name, value) => [{ name, tensor: value }], /gradient/],
 }
+for (const [what, [gradientsOf, names]] of Object.entries(appliedAs)) {
+  refuse(`AdapterOptimizer.applyGradients: ${what}`, {
+    call: () => ({ value: null as unknown }),
+    run: ({ value }) => {
+      const { head, optimizer } = optimizerOf()
+      optimizer.applyGradients(gradientsOf(head.name, value) as never)
+    },
+    kinds: { required: 'value' },
+    names: { value: names },
+    isInvalid: true,
+  })
+}
+refuse('AdapterOptimizer.applyGradients', {
+  call: () => {
+    const { head, optimizer } = optimizerOf()
+    return { optimizer, lrScale: 1, gradients: [{ name: head.name, tensor: normal([2], 1) }] }
+  },
+  run: ({ optimizer, lrScale, gradients }) => {
+    optimizer.lrScale = lrScale
+    optimizer.applyGradients(gradients)
+  },
+  kinds: { required: 'gradients gradients.0.name', numberOrNot: 'lrScale' },
+  names: { gradients: /variable/, 'gradients.0.name': /variableGradients|variables/ },
+})
+const losing = () => {
+  const { model, head, optimizer } = optimizerOf()
+  return { optimizer, f: () => tf.add<tf.Scalar>(lossOf(model), tf.sum(head)), variables: [head] }
+}
+const ofLosing = { kinds: { required: 'f variables' }, without: { variables: ['undefined', '[]'] } } as const
+refuse('AdapterOptimizer.computeGradients', {
+  call: losing,
+  run: ({ optimizer, f, variables }) => optimizer.computeGradients(f, variables),
+  ...ofLosing,
+})
+refuse('AdapterOptimizer.minimize', {
+  call: losing,
+  run: ({ optimizer, f, variables }) => optimizer.minimize(f, false, variables),
+  ...ofLosing,
+})
+
+/* Layers. */
+
 const dense = () => tf.layers.dense({ units: dOut, inputShape: [dIn] })
-const net = (args: object) => new AdaptedDense({ dense: dense(), adapter: layer(), ...args })
-
-const rows: Record<string, Record<string, Row>> = {
-  adapt: {
-    x: { argument: /\bx\b/, call: (value) => adapt(value, base(), layer()) },
-    base: { argument: /base/, call: (value) => adapt(x(), value, layer()) },
-    layer: { argument: /layer/, call: (value) => adapt(x(), base(), value) },
-    options: { argument: /options/, valid: EMPTY, call: (options) => adapt(x(), base(), layer(), options) },
-    ...fields(
-      {},
-      {
-        routing: optional,
-        pool: optional,
-        activation: optional,
-        precision: optional,
-        mask: optional,
-        sequenceOffsets: optional,
-        weights: optional,
-        training: optional,
-      },
-      (options) => adapt(x(), base(), layer(), options),
-    ),
-  },
-  adaptedLinear: {
-    x: { argument: /\bx\b/, call: (value) => adaptedLinear(value, kernel(), layer()) },
-    kernel: { argument: /kernel/, call: (value) => adaptedLinear(x(), value, layer()) },
-    layer: { argument: /layer/, call: (value) => adaptedLinear(x(), kernel(), value) },
-    options: {
-      argument: /options/,
-      valid: EMPTY,
-      call: (options) => adaptedLinear(x(), kernel(), layer(), options),
-    },
-    ...fields({}, { bias: optional, mask: optional }, (options) => adaptedLinear(x(), kernel(), layer(), options)),
-  },
-  frozenLinear: {
-    x: { argument: /\bx\b/, call: (value) => frozenLinear(value, normal([dIn, dOut], 1)) },
-    weight: { argument: /weight/, call: (value) => frozenLinear(x(), value) },
-    bias: { argument: /bias/, ...optional, call: (value) => frozenLinear(x(), normal([dIn, dOut], 1), value) },
-  },
-  attention: {
-    q: { argument: /\bq\b/, call: (value) => attention(value, x(), x(), { heads: 1 }) },
-    k: { argument: /\bk\b/, call: (value) => attention(x(), value, x(), { heads: 1 }) },
-    v: { argument: /\bv\b/, call: (value) => attention(x(), x(), value, { heads: 1 }) },
-    options: { argument: /options|heads/, call: (options) => attention(x(), x(), x(), options) },
-    ...fields(
-      { heads: 1 },
-      { heads: {}, causal: { valid: ['undefined', 'true'] }, scale: rate, mask: optional },
-      (options) => attention(x(), x(), x(), options),
-    ),
-  },
-  'fromTf, toTf': {
-    fromTf: { argument: /source/, call: (value) => fromTf(value) },
-    toTf: { argument: /source/, call: (value) => toTf(value) },
-  },
-  variableGrads: {
-    f: { argument: /\bf\b/, call: (f) => variableGrads(f, newModel()) },
-    'what f returns': {
-      argument: /\bf\b/,
-      call: (value) => {
-        const model = newModel()
-        return variableGrads(
-          () => {
-            lossOf(model)
-            return value
-          },
-          model,
-          [],
-        )
-      },
-    },
-    model: {
-      argument: /model/,
-      call: (value) => variableGrads(() => lossOf(newModel()), value),
-    },
-    'models[0]': { argument: /model/, call: (value) => variableGrads(() => lossOf(newModel()), [value]) },
-    variables: {
-      argument: /variables/,
-      valid: ['undefined', '[]'],
-      call: (variables) => {
-        const model = newModel()
-        return variableGrads(() => lossOf(model), model, variables)
-      },
-    },
-    'variables[0]': {
-      argument: /variables/,
-      call: (value) => {
-        const model = newModel()
-        return variableGrads(() => lossOf(model), model, [value])
-      },
-    },
-  },
-  AdapterOptimizer: {
-    model: {
-      argument: /model/,
-      valid: ['[]'],
-      call: (value) => new AdapterOptimizer(value, { variables: [variable()] }),
-    },
-    options: { argument: /options/, valid: EMPTY, call: (options) => new AdapterOptimizer(newModel(), options) },
-    ...fields(
-      {},
-      {
-        lr: rate,
-        betas: optional,
-        eps: rate,
-        weightDecay: rate,
-        maxNorm: rate,
-        groups: { valid: ['undefined', '[]'] },
-        variables: { valid: ['undefined', '[]'] },
-        optimizer: optional,
-      },
-      (options) => new AdapterOptimizer(newModel(), options),
-    ),
-    'variables[0]': {
-      argument: /variables\[0\]/,
-      call: (value) => new AdapterOptimizer(newModel(), { variables: [value] }),
-    },
-  },
-  'AdapterOptimizer.applyGradients': {
-    variableGradients: { argument: /variable/, call: (gradients) => applied(() => gradients) },
-    'an entry': { argument: /variable/, call: (entry) => applied(() => [entry]) },
-    'a gradient': { argument: /gradient/, call: (gradient) => applied((name) => ({ [name]: gradient })) },
-    'a name': {
-      argument: /variableGradients|variables/,
-      call: (name) => applied(() => [{ name, tensor: normal([2], 1) }]),
-    },
-    'a gradient of a list': {
-      argument: /gradient/,
-      call: (gradient) => applied((name) => [{ name, tensor: gradient }]),
-    },
-    lrScale: {
-      argument: /lrScale/,
-      ...rate,
-      call: (lrScale) => {
-        const { head, optimizer } = optimizerOf()
-        optimizer.lrScale = lrScale
-        optimizer.applyGradients({ [head.name]: normal([2], 1) })
-      },
-    },
-  },
-  'AdapterOptimizer.computeGradients, minimize': {
-    f: { argument: /\bf\b/, call: (f) => optimizerOf().optimizer.computeGradients(f) },
-    'f of minimize': { argument: /\bf\b/, call: (f) => optimizerOf().optimizer.minimize(f) },
-    varList: {
-      argument: /variables/,
-      call: (varList) => {
-        const { model, optimizer } = optimizerOf()
-        return optimizer.computeGradients(() => lossOf(model), varList)
-      },
-      without: ['undefined', '[]', ...PROXIES],
-    },
-    'varList of minimize': {
-      argument: /variables/,
-      call: (varList) => {
-        const { model, optimizer } = optimizerOf()
-        return optimizer.minimize(() => lossOf(model), false, varList)
-      },
-      without: ['undefined', '[]', ...PROXIES],
-    },
-  },
-  AdaptedDense: {
-    args: { argument: /args|dense/, call: (args) => new AdaptedDense(args) },
-    dense: { argument: /dense/, call: (value) => net({ dense: value }) },
-    adapter: { argument: /adapter/, call: (adapter) => net({ adapter }) },
-    attach: { argument: /adapter/, call: (adapter) => net({}).attach(adapter) },
-  },
-  attachAdapter: {
-    model: { argument: /model/, call: (value) => attachAdapter(value, newModel()) },
-    adapter: {
-      argument: /adapter/,
-      call: (adapter) => attachAdapter(tf.sequential({ layers: [net({ inputShape: [dIn] })] }), adapter),
-    },
-  },
-}
-
-testRows(
-  Object.fromEntries(
-    Object.entries(rows).map(([group, each]) => [
-      group,
-      Object.fromEntries(Object.entries(each).map(([name, row]) => [name, { without: PROXIES, ...row }])),
-    ]),
-  ),
-)
+const net = () => new AdaptedDense({ dense: dense(), adapter: layer(), inputShape: [dIn] })
+refuse('AdaptedDense', {
+  call: () => ({ args: { dense: dense(), adapter: layer() } }),
+  run: ({ args }) => new AdaptedDense(args),
+  kinds: { required: 'args args.dense args.adapter' },
+  names: { args: /args|dense/ },
+})
+refuse('AdaptedDense.attach', {
+  call: () => ({ adapter: newModel() }),
+  run: ({ adapter }) => net().attach(adapter),
+  kinds: { required: 'adapter' },
+})
+refuse('attachAdapter', {
+  call: () => ({ model: tf.sequential({ layers: [net()] }), adapter: newModel() }),
+  run: ({ model, adapter }) => attachAdapter(model, adapter),
+  kinds: { required: 'model adapter' },
+})
