@@ -1,6 +1,9 @@
 /** Runs the command line from source in a child process. */
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { buildSync } from 'esbuild'
+import { afterAll } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 
 export interface Ended {
@@ -10,7 +13,20 @@ export interface Ended {
   stderr: string
 }
 
-const command = [process.execPath, '--import', 'tsx', join(packageRoot, 'cli', 'main.ts')]
+// Bundled once, as in dist/: compiling the sources takes longer than most commands.
+const folder = mkdtempSync(join(packageRoot, 'build', 'cli-'))
+afterAll(() => rmSync(folder, { recursive: true }))
+buildSync({
+  entryPoints: [join(packageRoot, 'cli', 'main.ts')],
+  outdir: folder,
+  bundle: true,
+  splitting: true,
+  packages: 'external',
+  platform: 'node',
+  format: 'esm',
+  outExtension: { '.js': '.mjs' },
+})
+const command = [process.execPath, join(folder, 'main.mjs')]
 
 /** `onError` receives all of stderr so far whenever the child writes to it. */
 export function runCli(

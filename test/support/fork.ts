@@ -36,8 +36,16 @@ export async function ask<Answer>(
   return answer
 }
 
-/** The bundle is in build/, below the folder of the package, so that lib/binding/root.ts finds the package. */
+/** Those that this process has made. */
+const bundles = new Map<string, string>()
+
+/**
+ * Bundles a program, and returns the path in build/, below the folder of the package, so that lib/binding/root.ts finds the
+ * package.
+ */
 function bundle(file: string): string {
+  const known = bundles.get(file)
+  if (known !== undefined) return known
   const path = join(packageRoot, 'build', `${basename(file, '.ts')}.mjs`)
   const [{ contents }] = buildSync({
     entryPoints: [file],
@@ -51,6 +59,7 @@ function bundle(file: string): string {
   const own = `${path}.${process.pid}`
   writeFileSync(own, contents)
   renameSync(own, path)
+  bundles.set(file, path)
   return path
 }
 
