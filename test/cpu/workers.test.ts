@@ -7,10 +7,10 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
-import { isSanitized } from '../support/backend.js'
+import { isLong, isSanitized } from '../support/backend.js'
 
 // With a sanitizer, workers take several times as long.
-const workers = isSanitized ? 80 : 200
+const workers = isLong ? 200 : isSanitized ? 30 : 60
 const folder = fileURLToPath(new URL('workers', import.meta.url))
 // A crash gives a rejection, because the exit code is not 0.
 const node = (...args: string[]) => promisify(execFile)(process.execPath, args, { cwd: folder })

@@ -104,8 +104,8 @@ if (!isSlow)
 
 // LILY_NUM_THREADS applies to the cpu backend only.
 if (backend === 'cpu') {
-  // One thread races with none.
-  for (const threads of isSanitized ? [2, 4] : [1, 2, 3, 4])
+  // One thread races with none. Where 1 and 3 give the bits of this process, so do 2 and 4.
+  for (const threads of isSanitized ? [4] : [1, 3])
     test(`LILY_NUM_THREADS=${threads}`, async () => {
       const { backend: found, results } = await runInChild(jobs, { LILY_NUM_THREADS: String(threads) })
       expect(found.devices[0].threads).toBe(threads)

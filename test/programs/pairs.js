@@ -1,4 +1,4 @@
-// Runs 10,000 forward/backward pairs (LILY_TEST_PAIRS) in one of these ways, and prints the memory of the process before, after and at peak.
+// Runs pairs of forward and backward, `node pairs.js WAY COUNT`, and prints the memory of the process before, after and at peak.
 import {
   foldB,
   lilyBackward,
@@ -9,8 +9,7 @@ import {
   loraForward,
 } from 'lily-kernels'
 
-const PAIRS = Number(process.env.LILY_TEST_PAIRS ?? 10_000)
-// y and dx have 64 KB each, so all pairs together exceed a gigabyte.
+// y and dx have 64 KB each.
 const [tokens, dIn, dOut, rank, experts] = [128, 128, 128, 8, 2]
 const matrix = (...shape) => ({ data: new Float32Array(shape.reduce((p, q) => p * q)).fill(0.1), shape })
 const [x, a, router, dy] = [matrix(tokens, dIn), matrix(rank, dIn), matrix(experts, rank), matrix(tokens, dOut)]
@@ -65,7 +64,7 @@ async function repeat(count) {
 // Warm up caches and compiled code.
 await repeat(500)
 const before = await held()
-await repeat(PAIRS)
+await repeat(Number(process.argv[3]))
 const peak = process.resourceUsage().maxRSS * 1024
 const after = await held()
 const kept = Array.from({ length: 100 }, () => lilyForward(lily).y)
