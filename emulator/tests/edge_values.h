@@ -26,7 +26,7 @@ inline std::vector<Bits> edge_values(char kind, bool few) {
     case 'F':
       values = {0,          0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0x00000001, 0x80400000, 0x3f800000,
                 0xbf800001, 0x7f7fffff, 0x00800000, 0x807fffff, 0x40490fdb, 0xc0200000, 0x3f000000, 0x3effffff,
-                0x4b800001, 0x4f000000, 0xcf000001, 0x33800000, 0x0d800000, 0x72800001};
+                0x4b800001, 0x4f000000, 0xcf000001, 0x33800000, 0x0d800000, 0x72800001, 0x3fe00000};
       break;
     case 'D':
       values = {0,
