@@ -101,7 +101,10 @@ async function replaceNow(
       await removeStale(folder)
       for (const { name } of files) {
         path = join(folder, name)
-        temporaries.push(await createTemporary(folder, name))
+        const temporary = temporaryName(name)
+        const handle = await open(join(folder, temporary), 'wx+')
+        temporaries.push({ name, temporary, handle })
+        native.fileLock(handle.fd, true)
       }
     })
     for (const [i, { name, blocks, check: checkFile }] of files.entries()) {
@@ -177,13 +180,6 @@ async function checkReplaceable(path: string): Promise<void> {
   throw checkpointError(path, `expected a file or nothing, got ${stats.isDirectory() ? 'a folder' : 'something else'}`)
 }
 
-async function createTemporary(folder: string, name: string): Promise<Temporary> {
-  const temporary = temporaryName(name)
-  const handle = await open(join(folder, temporary), 'wx+')
-  native.fileLock(handle.fd, true)
-  return { name, temporary, handle }
-}
-
 /** Writes all bytes. A single write may write fewer bytes than requested. */
 async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.byteLength;) {
@@ -232,7 +228,10 @@ async function commit(folder: string, temporaries: readonly Temporary[], obsolet
     for (const { to, old } of steps) {
       const from = old === null ? null : temporaryName(to)
       backups.push({ to, from })
-      if (from !== null) await backUp(join(folder, to), join(folder, from))
+      if (from === null) continue
+      const [path, backup] = [join(folder, to), join(folder, from)]
+      // A second name for the old file; a copy on file systems that have one name per file.
+      await link(path, backup).catch(() => copyFile(path, backup))
     }
     try {
       await publishJournal(folder, steps)
@@ -260,11 +259,6 @@ async function describeSteps(folder: string, steps: readonly Omit<Step, 'old'>[]
 async function identityOf(path: string): Promise<Step['old']> {
   const stats = await statsOf(path)
   return stats === null ? null : `${stats.ino} ${stats.size} ${stats.mtimeMs}`
-}
-
-/** A second name for the old file; a copy on file systems that have one name per file. */
-async function backUp(path: string, backup: string): Promise<void> {
-  await link(path, backup).catch(() => copyFile(path, backup))
 }
 
 /** Writes a journal under a name that no reader looks for, as a full disk has no room for it, and then renames it. */

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
   chmodSync,
+  chownSync,
   copyFileSync,
   existsSync,
   mkdirSync,
@@ -239,6 +240,17 @@ describe('a save that was interrupted', () => {
     }
     rmSync(join(folder, '.lily-save.json'))
     await LilyModel.fromPretrained(folder)
+  })
+
+  it('by another user is read, and not completed', async ({ skip }) => {
+    if (process.getuid?.() !== 0) skip('only root gives files away')
+    const folder = await interrupted(1)
+    chownSync(join(folder, '.lily-save.json'), 12345, 12345)
+    expect(await numberIn(folder)).toBe(5)
+    await expectRefused('ERR_LILY_CHECKPOINT', 'belongs to the interrupted save of another user', () =>
+      numbered(1).savePretrained(folder),
+    )
+    expect(await numberIn(folder)).toBe(5)
   })
 
   it('leaves temporary files that the next save removes, and no others', async () => {
