@@ -5,10 +5,9 @@ import { checkCount, type Exact, type Known, readFlag, readFloat32, readProperti
 import { shapeText } from '../base/shape.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
-import { checkDevice } from '../memory/backends.js'
-import { checkPlace, refuseOverlap } from '../memory/checks.js'
+import { refuseOverlap } from '../memory/checks.js'
 import { CPU, deviceText } from '../memory/device.js'
-import { type Operand, type Part } from '../memory/operand.js'
+import { checkMemory, type Operand, type Part } from '../memory/operand.js'
 import { resolve, resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { GradientOf } from './backward.js'
@@ -321,9 +320,8 @@ function readSaved(saved: unknown): State {
 
 /** Checks an operand that is read or written: in host memory, which is valid, and float32. */
 function checkOperand(argument: string, operand: Operand): void {
-  checkDevice(argument, operand.device)
   checkHost(argument, operand)
-  checkPlace(argument, operand, argument, operand)
+  checkMemory(argument, operand)
   checkType(argument, operand, 'float32')
 }
 

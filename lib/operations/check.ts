@@ -57,7 +57,6 @@ export function checkPlaces(inputs: ForwardInputs, settings: ForwardSettings): v
     const source = small[i]?.source
     if (source != null && source.device !== CPU) checkPlace(SMALL[i], source, 'x', x)
   }
-  checkDevice('x', x.device)
 }
 
 /** Checks an operand that is on the device of x: its size and its type are those of its slot. */

@@ -116,7 +116,6 @@ export function checkLinear({ x, weight: of, bias, y }: LinearInputs, transposed
   checkPlace('weight', weight, names.x, x)
   checkPlace('bias', bias, names.x, x)
   if (y !== null) checkPlace(names.y, y.operand, names.x, x)
-  checkDevice(names.x, x.device)
 
   checkActivations(x, names.x, names.size)
   checkWeight(matrix)

@@ -9,7 +9,6 @@ import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { allocateOnHost } from '../memory/allocate.js'
-import { checkDevice } from '../memory/backends.js'
 import { CPU, type Device, refuseWebGpu } from '../memory/device.js'
 import { addressOf } from '../memory/host-memory.js'
 import { isHostMemory } from '../memory/operand-memory.js'
@@ -190,7 +189,6 @@ export function packLinear(weight: TensorLike, options: PackLinearOptions = {}):
   )
   checkMemory('weight', operand)
   checkWeight(operand, isTransposed ? '[d_in, d_out]' : undefined)
-  checkDevice('weight', operand.device)
   refuseWebGpu('weight', 'packLinear', operand.device)
   const isOnHost = isHostMemory(operand.memory)
   if (isTransposed && !isOnHost) {

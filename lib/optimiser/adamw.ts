@@ -146,14 +146,12 @@ export class AdamW {
    *   ERR_LILY_CUDA
    */
   step(options: AdamWStepOptions = {}): void {
-    this.#open()
     refuseInCapture("an optimiser's step()", 'its result depends on the number of the step: call it after replay()')
     const { lrScale, stream } = readProperties('options', options, STEP_OPTIONS, (given) => ({
       lrScale: readLrScale(given, this.#settings.rates),
       stream: readStream(given.stream, given.encoder),
     }))
     const parameters = readParameters(this.#parameters, this.#names)
-    // The getters of the parameters may have replaced the moments by load(), or released them.
     const moments = this.#open()
     for (const { name, value } of parameters) {
       checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
@@ -253,12 +251,10 @@ export class AdamW {
    *   ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA: the old state is unchanged
    */
   load(state: AdamWState<TensorLike>): void {
-    this.#open()
     refuseInCapture("an optimiser's load()", 'call it before')
     const { step, entries } = readEntries(state)
     checkNames(this.#names, [...entries.keys()])
     const loaded = this.#names.map((name) => ({ name, moments: readMoments(name, entries.get(name)) }))
-    // The getters of the state may have loaded another one, or disposed of the optimiser.
     const old = this.#open()
     for (const { name, moments } of loaded) checkMoments(name, moments, (old.get(name) as Moments).expAvg)
     const copies = loaded.map(({ name, moments: { expAvg, expAvgSq } }): [string, Moments] => [
