@@ -24,7 +24,6 @@ export function readFrozenWeights(model: LilyModel, weights: unknown): Map<LilyL
       ? Array.from(model.layers.keys(), (name) => [name, new Float32Array(numB).fill(1 / numB)] as const)
       : readWeights(weights, numB)
   const frozen = new Map(given.map(([name, values]) => [layerOf(model.layers, 'weights', name), values]))
-  // Checked last: the getters of the weights may have merged a layer.
   for (const layer of frozen.keys()) layer.checkNotMerged()
   return frozen
 }

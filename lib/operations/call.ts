@@ -249,9 +249,8 @@ export interface Encoded {
 }
 
 /**
- * Those of calls without a list, by operation. All calls share them: the binding reads them before it returns, and, short of
- * patched built-ins, no code of the caller runs between the first number that is written here and that. It has run when
- * the call was read (read.ts); the later phases read typed arrays of the caller by views.ts only.
+ * Those of calls without a list, by operation. All calls share them: the binding reads them before it returns, and no code of
+ * the caller runs between the first number that is written here and that. It has run when the call was read (read.ts).
  */
 const shared: (Encoded | undefined)[] = []
 
