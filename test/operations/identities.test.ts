@@ -18,6 +18,7 @@ import { type Case, makeCase, type Spec } from '../support/cases.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { FLOAT32, roundoff, TYPES, type Types } from '../support/dtypes.js'
 import { run, type Values, wantedGradients } from '../support/run.js'
+import { everyNth } from '../support/runs.js'
 import { typed } from '../support/small.js'
 
 const sizes = { tokens: 75, dIn: 96, dOut: 113, rank: 16, experts: 4, scaling: 1.5 }
@@ -34,17 +35,15 @@ const specs: Record<string, Spec> = {
   fixed: { ...sizes, routing: 'fixed', lengths, seed: 9 },
   lora: { ...sizes, routing: 'lora', experts: 1, seed: 10 },
 }
-// On WebGPU compiling takes long.
-const types = Object.entries(TYPES).filter(([name]) => !isWebGpu || isLong || name === FLOAT32)
-// On the emulator every mode has half of the types, by turns, unless the run is a long one.
-const modes = Object.entries(specs).flatMap(([mode, spec], i) =>
-  types
-    .filter((_, j) => !isEmulated || isLong || (i + j) % 2 === 0)
-    .map(([types, of]): [string, Spec] => [`${mode}, ${types}`, { ...spec, ...of }]),
-)
-
-/** On WebGPU every other mode, the even or the odd ones, unless the run is a long one. */
-const everyOther = (odd: 0 | 1) => modes.filter((_, i) => !isWebGpu || isLong || i % 2 === odd)
+const types = Object.entries(TYPES)
+const [float32, ...others] = types
+// Every mode in float32 and in one of the other types by turns; on the emulator in one of both. On WebGPU, where compiling
+// takes long, every second mode in float32. A long run has all.
+const modes = everyNth(isWebGpu ? 2 : 1, Object.entries(specs)).flatMap(([mode, spec], i) => {
+  const two = [float32, others[i % others.length]]
+  const some = isLong ? types : isWebGpu ? [float32] : everyNth(isEmulated ? 2 : 1, two, i)
+  return some.map(([types, of]): [string, Spec] => [`${mode}, ${types}`, { ...spec, ...of }])
+})
 
 /**
  * A few times the rounding of float32, for sums of these sizes; for 16-bit types, and for terms of bfloat16, a single
@@ -166,7 +165,7 @@ describe('logits may be far from zero', () => {
 })
 
 describe('the initial state, b = 0', () => {
-  test.each(everyOther(0))('%s', async (_, spec) => {
+  test.each(modes)('%s', async (_, spec) => {
     const c = makeCase(spec)
     c.b.fill(0)
     const { values } = await run(c)
@@ -180,7 +179,7 @@ describe('the initial state, b = 0', () => {
 })
 
 describe('no tokens', () => {
-  test.each(everyOther(1))('%s', async (_, spec) => {
+  test.each(modes)('%s', async (_, spec) => {
     const c = makeCase({ ...spec, tokens: 0, lengths: spec.lengths && [0, 0] })
     for (const outputs of ['new', 'overwrite'] as const) {
       const { values } = await run(c, { outputs })
@@ -233,9 +232,7 @@ describe.each([
       ]
     : []),
 ])('after a call on NaN, %d tokens, rank %d', (tokens, rank) => {
-  // The other types have the same passes.
-  const two = modes.filter(([mode]) => mode.endsWith(`, ${FLOAT32}`) || mode.endsWith(', bfloat16'))
-  test.for(two)('%s', async ([, spec], { skip }) => {
+  test.for(modes)('%s', async ([, spec], { skip }) => {
     if (isWebGpu) skip('WGSL lets an implementation assume that there is no NaN')
     const isLora = spec.routing === 'lora'
     const lengths = spec.lengths && (tokens === sizes.tokens ? spec.lengths : [tokens - 1, 0, 1])
@@ -286,7 +283,7 @@ describe('errors of tf32 are within its roundings', () => {
 })
 
 // Modes may use different formulations, which round operands and results differently.
-describe.each(types)('modes that coincide, %s', (_, types) => {
+describe.each(isWebGpu ? everyNth(types.length, types) : everyNth(3, types))('modes that coincide, %s', (_, types) => {
   const close = 2 * closeTo(types)
   const base = { ...sizes, ...types }
   const all: (keyof Values)[] = ['y', 'hidden', 'dx', 'da', 'db']
@@ -428,8 +425,8 @@ describe.each([
   ] as const
   // With one length all of them, with the others one case of each, with float32 and bfloat16 by turns.
   const all = isLong || length === 70
-  const each = [FLOAT32, 'bfloat16', 'mixed float16']
-    .filter((types) => types in TYPES && (isLong || (all && !isWebGpu) || types !== 'mixed float16'))
+  const each = [FLOAT32, 'bfloat16', ...(isLong ? ['mixed float16'] : [])]
+    .filter((types) => types in TYPES)
     .flatMap((types, turn) =>
       invariant
         .filter(([name]) => all || !name.includes(','))

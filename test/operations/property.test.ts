@@ -1,19 +1,18 @@
 /**
  * Random shapes, modes, data types, masks, sequences, layouts and ways to call, compared with the float64 reference; then
- * larger shapes that cross the block sizes of the kernels. fast-check prints the seed of a failure: set FAST_CHECK_SEED to
- * repeat it, and FAST_CHECK_RUNS to change the number of problems. Where LILY_TEST_HALF is 0 or 1, every second one of the
- * fixed problems runs: 0 and 1 together run all of them.
+ * larger shapes that cross the block sizes of the kernels. support/runs.ts says how many problems run.
  *
  * @project cpu amx wasm webgpu cuda turing @asan
  */
 import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import type { Routing } from '../support/reference.js'
-import { isEmulated, isLong, isModelled, isSlow, isWebGpu } from '../support/backend.js'
+import { isEmulated, isLong, isSanitized, isSlow, isWebGpu } from '../support/backend.js'
 import { makeCase, type Spec, splitTokens } from '../support/cases.js'
 import { checkCase } from '../support/check.js'
 import { FLOAT32, TYPES } from '../support/dtypes.js'
 import { GRADIENTS, type How } from '../support/run.js'
+import { everyNth, problems } from '../support/runs.js'
 
 const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
 
@@ -68,14 +67,14 @@ const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[]
       return { spec: { ...spec, tokens: groups * length, lengths }, leading: [groups, length] }
     })
 
-const seed = process.env.FAST_CHECK_SEED
 // On the emulator a problem takes as long as thousands do on the cpu backend, on the model of AMX as long as tens. WebGPU
 // compiles shaders for most problems.
-const count = isEmulated || isWebGpu ? 12 : isModelled ? 40 : 150
-const parameters = { numRuns: Number(process.env.FAST_CHECK_RUNS ?? count), ...(seed && { seed: Number(seed) }) }
+const isSlowest = isEmulated || isWebGpu
+const [gate, long] = isWebGpu ? [1, 12] : isEmulated ? [3, 12] : isSlow || isSanitized ? [8, 40] : [15, 150]
+const parameters = problems(gate, long)
 
-// A minute for the default number of problems on a slow machine, and in proportion for more.
-const timeout = (isEmulated || isWebGpu ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / count)
+// A minute for the number of problems of a long run on a slow machine, and in proportion for more.
+const timeout = (isSlowest ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / long)
 
 describe('random problems', () => {
   for (const routing of ROUTINGS)
@@ -90,10 +89,10 @@ describe('random problems', () => {
     })
 })
 
-const half = process.env.LILY_TEST_HALF
-
-/** Whether problem `i` of a list runs. */
-const runs = (i: number) => half === undefined || i % 2 === Number(half)
+/** Of a list of fixed problems, those that run: where they are slow, every second one. */
+const part = <T>(list: readonly T[], first = 0) => everyNth(isSlowest || isSanitized ? 2 : 1, list, first)
+/** An architecture other than the emulator's own has its own engines, which the ragged shapes reach. */
+const isOtherArchitecture = isEmulated && process.env.LILY_EMULATOR_ARCH !== undefined && !isLong
 
 // Every number of tokens with every rank; the other sizes, the routing and the data types alternate.
 describe('ragged shapes', () => {
@@ -101,7 +100,7 @@ describe('ragged shapes', () => {
   const pairs = [1, 7, 33, 65].flatMap((tokens) => [4, 8, 33, 128].map((rank) => ({ tokens, rank })))
   pairs.forEach(({ tokens, rank }, i) => {
     // WebGPU compiles shaders for each mode and type: there each number of tokens and each rank runs once.
-    for (const turn of isWebGpu && !isLong ? (i % 5 === 0 ? [i] : []) : [i, i + 3].filter(runs)) {
+    for (const turn of isWebGpu && !isLong ? (i % 5 === 0 ? [i] : []) : part([i, i + 3], i)) {
       const routing = ROUTINGS[turn % ROUTINGS.length]
       const [name, of] = types[(i + turn) % types.length]
       const [dIn, dOut] = [[8, 96, 136][turn % 3], [136, 8, 96][(turn + i) % 3]]
@@ -142,12 +141,14 @@ function reduced(spec: Spec): Spec {
   return { ...spec, ...sizes, lengths: lengths && splitTokens(sizes.tokens, lengths.length, spec.seed) }
 }
 
-describe('problems that cross block sizes', () => {
-  // Each in float32, and in one of the 16-bit types by turns.
+if (!isOtherArchitecture) describe('problems that cross block sizes', crossBlockSizes)
+
+function crossBlockSizes(): void {
+  // By turns in float32 and in one of the 16-bit types; in a long run in both.
   const names = Object.keys(TYPES).filter((name) => name !== FLOAT32)
   const crossing = [...(isSlow ? large.map(reduced) : large), deep]
   crossing.forEach((spec, i) => {
-    for (const types of [FLOAT32, names[i % names.length]].filter((_, second) => runs(i + second)))
+    for (const types of everyNth(2, [FLOAT32, names[i % names.length]], i))
       test(`${spec.routing} ${[spec.tokens, spec.dIn, spec.dOut, spec.rank, spec.experts].join(', ')}, ${types}`, async () => {
         // The error of one group's few weights varies too much for a comparison with the plain computation.
         const plain = spec.pool !== 'logits'
@@ -155,9 +156,10 @@ describe('problems that cross block sizes', () => {
       })
   })
   // A matrix of E r rows gives enough blocks, and one of G r rows requires splits: deferred gradients have partials.
-  for (const types of [FLOAT32, 'bfloat16'].filter((_, i) => runs(i)))
-    test(`three sequences of 64 experts, deferred, ${types}`, async () => {
-      const sizes = { tokens: 150, dIn: 33, dOut: 136, rank: 33, experts: 64, lengths: splitTokens(150, 3, 1) }
+  const experts = isSlowest && !isLong ? 24 : 64
+  for (const types of part([FLOAT32, 'bfloat16'], 1))
+    test(`three sequences of ${experts} experts, deferred, ${types}`, async () => {
+      const sizes = { tokens: 150, dIn: 33, dOut: 136, rank: 33, experts, lengths: splitTokens(150, 3, 1) }
       const c = makeCase({ ...sizes, ...TYPES[types], routing: 'sequence', seed: 12 })
       await checkCase(c, { deferB: true })
       await checkCase(c, { outputs: 'add' })
@@ -169,13 +171,13 @@ describe('problems that cross block sizes', () => {
     const c = makeCase({ ...sizes, routing: 'batch', activation: 'relu', sharpness: 0.1, seed: 13 })
     await checkCase(c, { outputs: 'overwrite' })
   })
+  // Half of the types; the other tests have all of them.
+  const some = everyNth(2, Object.entries(TYPES))
   for (const pool of ['probabilities', 'logits'] as const)
-    for (const [name, types] of Object.entries(TYPES)
-      .slice(0, pool === 'logits' ? 2 : undefined)
-      .filter((_, i) => runs(i)))
+    for (const [name, types] of part(some.slice(0, pool === 'logits' ? 2 : undefined)))
       test(`${many} tokens in 40 ragged sequences, pooled ${pool}, ${name}`, async () => {
         const c = makeCase({ ...ragged, ...types, routing: 'sequence', pool, masked: 0.2, seed: 10 })
         await checkCase(c, { plain: true })
         await checkCase(c, { deferB: true })
       })
-})
+}
