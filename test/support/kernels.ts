@@ -115,10 +115,13 @@ const padded = (
 
 export const kernelJobs = [...complete, ...partial, ...padded]
 
-/** h has 16 bits, and the tiles 32. Not among the problems above: the mutation tests have no other engine. */
+/**
+ * h has 16 bits, and the tiles 32. Not among the problems above: the mutation tests have no other engine. With sequences all of
+ * the kernels without a tile run, too.
+ */
 export const highJobs = (['token', 'sequence'] as const).map((routing, i): Job => ({
   spec: { ...(i === 0 ? small : ragged), routing, rank: 20, activations: 'bfloat16', precision: 'high', seed: 36 + i },
-  how: { outputs: 'add' },
+  how: { outputs: 'add', deferB: i === 1, hasDeviceOffsets: i === 1 },
 }))
 
 /**

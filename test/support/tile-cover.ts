@@ -16,12 +16,12 @@ export interface Covered {
   readonly kernels: ReadonlySet<string>
 }
 
-const TOKENS = [1, 20, 40, 70, 100, 150, 200, 300, 400, 800, 2100]
-const WIDTHS = [33, 70, 136, 200, 530, 800, 1000]
-const RANKS = [3, 9, 16, 20, 32, 33, 64, 70, 100, 128, 132, 200, 256, 300]
+const TOKENS = [20, 70, 100, 300, 600]
+const WIDTHS = [17, 33, 136, 200, 530]
+const RANKS = [3, 16, 20, 33, 64, 70, 128, 132, 200]
 const METHODS = ['batch', 'token', 'lora'] as const
 /** A problem costs at least as much as this many multiply-adds. */
-const OVERHEAD = 1e5
+const OVERHEAD = 1e6
 
 /** The properties that plans get with these variables, as native/cuda/device.cc lowers them. */
 export function lowered(gpu: Gpu, device: Device): Gpu {
