@@ -1,15 +1,14 @@
 /**
- * Batched matrix products, compared with the reference: transposes, batches, sizes, layouts, bits, refusals.
+ * Batched matrix products, compared with the reference: transposes, batches, sizes, layouts, bits.
  *
  * @project cpu wasm
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { matMul, tensor } from '../../lib/index.js'
+import { matMul } from '../../lib/index.js'
 import { expectSameBits } from '../support/compare.js'
 import { expectMatMul, leadingOf, type MatMulSpec, runMatMul, SPECS, TRANSPOSES } from '../support/matmul.js'
 import { problems } from '../support/runs.js'
-import { expectRefused } from '../refusals/refused.js'
 
 describe('matches the reference', () => {
   test.each(SPECS)('$m x $k x $n, $a x $b, $dtype, $transposeA $transposeB', async (spec) => {
@@ -87,55 +86,3 @@ function matrixOf(shape: number[]) {
   const length = shape.reduce((p, q) => p * q)
   return { data: Float32Array.from({ length }, (_, i) => Math.sin(i)), shape }
 }
-
-describe('refusals', () => {
-  const zeros = (...shape: number[]) => tensor(new Float32Array(shape.reduce((p, q) => p * q, 1)), shape)
-  const halves = (...shape: number[]) => ({
-    data: new Uint16Array(shape.reduce((p, q) => p * q)),
-    dtype: 'bfloat16' as const,
-    shape,
-  })
-  const [a, b] = [zeros(2, 3, 4), zeros(2, 4, 5)]
-  test.each([
-    ['a vector', 'ERR_LILY_SHAPE', 'a: expected [..., m, k], got [4]', { a: zeros(4) }, {}],
-    [
-      'a transposed vector',
-      'ERR_LILY_SHAPE',
-      'b: expected [..., n, k], got [4]',
-      { b: zeros(4) },
-      { transposeB: true },
-    ],
-    ['another k', 'ERR_LILY_SHAPE', 'b: expected [..., 4, n] (a has k 4)', { b: zeros(2, 5, 4) }, {}],
-    ['another k, transposed', 'ERR_LILY_SHAPE', 'b: expected [..., n, 4]', {}, { transposeB: true }],
-    ['other batches', 'ERR_LILY_SHAPE', 'b: expected leading dimensions that broadcast', { b: zeros(3, 4, 5) }, {}],
-    ['another type', 'ERR_LILY_DTYPE', 'b', { b: halves(2, 4, 5) }, {}],
-    ['a bias of another size', 'ERR_LILY_SHAPE', 'bias: expected [5]', { bias: zeros(4) }, {}],
-    ['a bias of two dimensions', 'ERR_LILY_SHAPE', 'bias: expected [5]', { bias: zeros(1, 5) }, {}],
-    ['a bias of another type', 'ERR_LILY_DTYPE', 'bias', { bias: halves(5) }, {}],
-    ['a y of another shape', 'ERR_LILY_SHAPE', 'y: expected 6 rows of 5', { y: zeros(2, 3, 4) }, {}],
-    ['a y of another type', 'ERR_LILY_DTYPE', 'y', { y: halves(2, 3, 5) }, {}],
-    ['an unknown operand', 'ERR_LILY_ARGUMENT', 'x: is not a property', { x: a }, {}],
-    ['an unknown option', 'ERR_LILY_ARGUMENT', 'transpose: is not a property', {}, { transpose: true }],
-    ['an option of another type', 'ERR_LILY_ARGUMENT', 'transposeA', {}, { transposeA: 1 as never }],
-  ])('%s', async (_, code, text, operands, options: object) => {
-    await expectRefused(code, text, () => matMul({ a, b, ...operands }, options))
-  })
-
-  test('y in the memory of an operand', async () => {
-    const data = new Float32Array(24)
-    const at = (first: number, ...shape: number[]) => ({
-      data: data.subarray(first, first + shape.reduce((p, q) => p * q)),
-      shape,
-    })
-    const y = at(0, 4, 4)
-    for (const [name, operands] of Object.entries({
-      a: { a: at(4, 4, 4), b: zeros(4, 4) },
-      b: { a: zeros(4, 4), b: at(8, 4, 4) },
-      bias: { a: zeros(4, 4), b: zeros(4, 4), bias: at(15, 4) },
-    })) {
-      await expectRefused('ERR_LILY_ARGUMENT', `y: its memory overlaps that of ${name}`, () =>
-        matMul({ ...operands, y }),
-      )
-    }
-  })
-})

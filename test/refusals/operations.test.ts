@@ -478,12 +478,20 @@ const badLayer: Bad = [
   ['bias', 'another size', room(dOut - 1), 'SHAPE', `bias: expected [${dOut}]`],
   ['bias', 'two dimensions', room(1, dOut), 'SHAPE', `bias: expected [${dOut}]`],
   ['bias', '16 bits', halves([dOut]), 'DTYPE'],
+  [
+    'weight',
+    'another 16-bit type than x',
+    beside({ x: halves([tokens, dIn]) as never, bias: undefined, y: undefined }, halves([dOut, dIn], 'float16')),
+    'DTYPE',
+  ],
   over('y', 'weight', 3, tokens, dOut),
   over('y', 'bias', 3, tokens, dOut),
 ]
 const badFrozen: Bad = [
   ...badLayer,
   ['weight', 'missing beside a bias', MISSING, 'ARGUMENT', 'bias: is given without a weight; pass the weight'],
+  ['a', 'another d_in than the layer', room(rank, dIn + 1), 'SHAPE'],
+  ['b', 'another rank than a', room(experts, rank + 1, dOut), 'SHAPE'],
   ['weight', 'another d_out than b', beside({ bias: undefined }, room(dOut - 1, dIn)), 'SHAPE'],
 ]
 // With a bias, a weight that is left out is refused.
