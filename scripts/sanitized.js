@@ -38,10 +38,6 @@ const SANITIZERS = {
       // misaligns 64-byte vectors on AddressSanitizer's fake stack.
       ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0',
       UBSAN_OPTIONS: 'print_stacktrace=1',
-      // Every second one of the fixed problems, and fewer random ones and pairs, unless the run is a long one.
-      ...(process.env.LILY_TEST_LONG === '1'
-        ? { FAST_CHECK_RUNS: '40' }
-        : { LILY_TEST_HALF: '0', FAST_CHECK_RUNS: '15', LILY_TEST_PAIRS: '2000' }),
     },
   },
   thread: {

@@ -129,9 +129,3 @@ export function checkFloat32(argument: string, value: unknown): number {
   if (typeof value === 'number' && Number.isFinite(Math.fround(value))) return value
   return fail('ERR_LILY_ARGUMENT', argument, `expected a finite float32 number, got ${describe(value)}`)
 }
-
-// For lib/checkpoint, until it does without them.
-export const get = (_: string, from: object, name: string): unknown => (from as Properties)[name]
-export const copyArray = (_: string, value: unknown): unknown[] | null => elementsOf(value)
-export const isInstance = <T>(value: unknown, of: { readonly prototype: T }): value is T =>
-  value instanceof (of as never)

@@ -9,8 +9,3 @@ export function isFixed(buffer: ArrayBufferLike): buffer is ArrayBuffer {
 export function classNameOf(value: unknown): string | undefined {
   return ArrayBuffer.isView(value) && 'length' in value ? (value as Uint8Array)[Symbol.toStringTag] : undefined
 }
-
-// For lib/checkpoint and dlpack.ts, until they read the properties themselves.
-export const bufferOf = (view: ArrayBufferView): ArrayBufferLike => view.buffer
-export const byteOffsetOf = (view: ArrayBufferView): number => view.byteOffset
-export const byteLengthOf = (view: ArrayBufferView): number => view.byteLength

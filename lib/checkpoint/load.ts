@@ -1,7 +1,7 @@
 /** Reads an adapter in PEFT's format, or in the compact format of this package. */
 import { type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
-import { checkKeys, copyArray, get, type Known } from '../base/options.js'
+import { checkKeys, elementsOf, type Known, type Properties } from '../base/options.js'
 import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
@@ -67,8 +67,7 @@ export async function loadPretrained<C extends Targets>(
 ): Promise<Pretrained<C>> {
   const use = readFrom(from)
   checkKeys('options', options, OPTIONS)
-  const order = get('options', options, 'layers')
-  const dtype = get('options', options, 'dtype')
+  const { layers: order, dtype }: Properties = options
   const type = dtype === undefined ? null : readFloatDType('dtype', dtype)
   const { config, text, fields, file, frozenFile } = await use((files) => openAdapter(method, files))
   try {
@@ -178,7 +177,7 @@ function findLayers<C extends Targets>(adapter: Unread<C>, order: unknown): Laye
 
 /** Reads the option `layers`, which must name each layer of the file once. */
 function readOrder({ path }: SafetensorsFile, value: unknown, names: ReadonlySet<string>): string[] {
-  const given = copyArray('layers', value)
+  const given = elementsOf(value)
   if (given === null) fail('ERR_LILY_ARGUMENT', 'layers', `expected names of layers, got ${describe(value)}`)
   const order = new Set<unknown>()
   for (const name of given) {

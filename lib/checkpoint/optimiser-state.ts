@@ -4,7 +4,7 @@
  */
 import { checkShape, checkType } from '../base/checks.js'
 import { describe, fail, reading } from '../base/errors.js'
-import { checkKeys, entriesOf, get, type Known } from '../base/options.js'
+import { checkKeys, entriesOf, type Known, type Properties } from '../base/options.js'
 import type { Operand } from '../memory/operand.js'
 import { type AdapterModel, checkModel } from '../model/adapter-model.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
@@ -160,7 +160,7 @@ export function stateContent(
 ): FileContent {
   const parameters = model.allParameters()
   const isObject = typeof optimiser === 'object' && optimiser !== null
-  const state = isObject ? get('optimiser', optimiser, 'state') : undefined
+  const state = isObject ? (optimiser as Properties).state : undefined
   if (typeof state !== 'function') {
     fail('ERR_LILY_ARGUMENT', 'optimiser', `expected an AdamW, got ${describe(optimiser)}; pass the optimiser itself`)
   }
@@ -206,14 +206,14 @@ function contentsOf({ step, entries }: ReturnType<typeof readEntries>): {
 export function readEntries(state: unknown): { step: number; entries: Map<string, unknown> } {
   checkKeys('state', state, STATE)
   // An optimiser: checkKeys does not see the methods of a class.
-  if (typeof get('state', state, 'state') === 'function') {
+  if (typeof state.state === 'function') {
     fail('ERR_LILY_ARGUMENT', 'state', `expected what state() returns, got ${describe(state)}; pass optimiser.state()`)
   }
-  const step = get('state', state, 'step')
+  const { step } = state
   if (!Number.isSafeInteger(step) || (step as number) < 0) {
     fail('ERR_LILY_ARGUMENT', 'state.step', `expected an integer from 0, got ${describe(step)}`)
   }
-  const given = get('state', state, 'parameters') as Readonly<Record<string, unknown>>
+  const given = state.parameters as Readonly<Record<string, unknown>>
   return { step: step as number, entries: new Map(entriesOf('state.parameters', given)) }
 }
 
@@ -221,7 +221,7 @@ export function readEntries(state: unknown): { step: number; entries: Map<string
 export function readMoments(name: string, value: unknown): Moments {
   const argument = `state.parameters['${name}']`
   checkKeys(argument, value, KEYS)
-  const read = (moment: string) => resolve(`${argument}.${moment}`, get(argument, value, moment))
+  const read = (moment: string) => resolve(`${argument}.${moment}`, value[moment])
   return { expAvg: read('expAvg'), expAvgSq: read('expAvgSq') }
 }
 

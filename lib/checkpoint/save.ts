@@ -1,6 +1,6 @@
 /** Writes an adapter in PEFT's format, or Lily's in the compact format of this package. */
 import { plainView } from '../base/dtype.js'
-import { get, type Known, readChoice, readFlag, readProperties } from '../base/options.js'
+import { type Known, readChoice, readFlag, readProperties } from '../base/options.js'
 import { checkAttached } from '../memory/operand.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import type { LilyModel } from '../model/lily-model.js'
@@ -70,7 +70,7 @@ export async function saveAdapter<C extends Targets>(
 ): Promise<void> {
   const folder = readPath('folder', to)
   const files = adapterContents(method, model, options, inFolder(folder))
-  const replaces = readFlag('replaceOtherMethod', get('options', options, 'replaceOtherMethod'), false)
+  const replaces = readFlag('replaceOtherMethod', options.replaceOtherMethod, false)
   const check = () => checkMethod(method, folder, ', or set replaceOtherMethod to replace that adapter')
   await replaceFiles(folder, files, otherFiles(files), replaces ? undefined : check)
 }

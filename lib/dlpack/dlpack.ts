@@ -5,7 +5,6 @@
 import { bytesPerElement, type DType, viewOf } from '../base/dtype.js'
 import { countOf, describe, fail } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
-import { bufferOf } from '../base/views.js'
 import { bound } from '../binding/errors.js'
 import { type DLPackTensor, native } from '../binding/native.js'
 import { backend } from '../binding/slots.js'
@@ -73,7 +72,7 @@ export function toDLPack(tensor: TensorLike, options: DLPackOptions = {}): objec
   if (isHostMemory(memory)) {
     refuseStream(stream)
     refuseShrinking('tensor', memory, 'while another addon uses it')
-    addExchanged(bufferOf(memory))
+    addExchanged(memory.buffer)
   } else {
     orderAfter(operand, stream)
   }

@@ -87,49 +87,6 @@ describe('what is thrown is a LilyError', () => {
     )
   })
 
-  const values: Record<string, [fields: object, message: string]> = {
-    'a type that is an object': [{ peft_type: { toString: 1 } }, "expected peft_type 'LILY', got an object"],
-    'a layers_pattern that is no pattern': [
-      { layers_pattern: 'a)(b', layers_to_transform: [1] },
-      'layers_pattern: expected a regular expression',
-    ],
-    'a pattern of exponential time': [
-      { layers_pattern: '(?=(a+)+b)', layers_to_transform: [1] },
-      'layers_pattern: expected a regular expression',
-    ],
-    'a pattern that is an object': [{ exclude_modules: { source: 'a' } }, 'exclude_modules: expected strings'],
-    'many unknown fields': [
-      Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`field${i}`, 1])),
-      '"field0", "field1", "field2" and 4997 more',
-    ],
-    'null as the rank': [{ r: null }, 'r: expected an integer from 1 to 4096, got null'],
-    'null as the stride': [{ stride_A: null }, 'stride_A: expected an integer of at least 1, got null'],
-    'null as the number of experts': [{ num_B: null }, 'num_B: expected an integer from 2 to 64, got null'],
-    'null as the scaling': [{ scaling: null }, 'scaling: expected a finite float32 number, got null'],
-    'an unknown routing': [
-      { lily_routing: 'all' },
-      `lily_routing: expected one of 'batch', 'sequence', 'token', 'uniform', got 'all'`,
-    ],
-    'the routing of frozen layers': [{ lily_routing: 'fixed' }, "lily_routing: expected one of 'batch', 'sequence'"],
-    'a routing that is no string': [{ lily_routing: 1 }, "lily_routing: expected one of 'batch', 'sequence'"],
-    'an unknown pool': [{ lily_pool: 'mean' }, "lily_pool: expected one of 'probabilities', 'logits', got 'mean'"],
-    'a pool without groups': [
-      { lily_routing: 'token', lily_pool: 'logits' },
-      "lily_pool: does not go with routing 'token'",
-    ],
-    'an unknown activation': [
-      { lily_activation: 'gelu' },
-      "lily_activation: expected one of 'none', 'relu', got 'gelu'",
-    ],
-    'a long unknown field': [{ ['x'.repeat(1e6)]: 1 }, '... (1000000 characters)'],
-  }
-  it.each(Object.entries(values))('%s', async (_, [changed, message]) => {
-    const folder = goldenCopy()
-    writeFileSync(join(folder, CONFIG), JSON.stringify({ ...readFields(folder), ...changed }))
-    const error = await expectRefused('ERR_LILY_CHECKPOINT', message, () => LilyModel.fromPretrained(folder))
-    expect(error.message.length).toBeLessThan(folder.length + MOST_CHARACTERS)
-  })
-
   it('of a configuration that is no UTF-8', async () => {
     const folder = goldenCopy()
     writeFileSync(join(folder, CONFIG), Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d]))
@@ -192,36 +149,5 @@ describe('a path', () => {
     frozen.freeze('uniform')
     await frozen.saveLora(pathToFileURL(join(folder, 'lora')))
     expect(existsSync(join(folder, 'lora', CONFIG))).toBe(true)
-  })
-
-  const wrong: unknown[] = [
-    Buffer.from('/tmp/x'),
-    new URL('https://example.org/x'),
-    new URL('file:///a%2fb'),
-    '',
-    'a\0b',
-    undefined,
-    null,
-    3,
-    {},
-    { href: 'file:///tmp', toString: () => '/tmp' },
-    { href: 'file:///tmp/x', protocol: 'file:', hostname: '', pathname: '/tmp/x' },
-    ['/tmp'],
-    Symbol('x'),
-  ]
-  it.each(wrong.map((path) => [path]))('%o is refused', async (value) => {
-    const path = value as string
-    // The content of a file may be opened, too.
-    const opens = Buffer.isBuffer(value) ? [] : [() => SafetensorsFile.open(path)]
-    const calls: Record<string, (() => Promise<unknown>)[]> = {
-      path: [...opens, () => writeSafetensors(path, tensors)],
-      folder: [() => LilyModel.fromPretrained(path), () => model.savePretrained(path), () => model.saveLora(path)],
-    }
-    for (const [argument, actions] of Object.entries(calls)) {
-      for (const action of actions) {
-        const error = await expectRefused('ERR_LILY_ARGUMENT', `${argument}: expected a path as a string`, action)
-        expect(error.argument).toBe(argument)
-      }
-    }
   })
 })

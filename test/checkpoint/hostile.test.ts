@@ -41,22 +41,6 @@ describe('the configuration', () => {
     await expectRefusal(folder, CONFIG, ...messages)
   })
 
-  const fields: Record<string, [fields: object, ...messages: string[]]> = {
-    'of LoRA': [{ peft_type: 'LORA' }, 'expected peft_type \'LILY\', got "LORA"'],
-    'of nothing': [{ peft_type: undefined }, "expected peft_type 'LILY'"],
-    'unknown fields': [{ lily_dropout: 0.1, num_A: 4 }, '"lily_dropout", "num_A"'],
-    'rank that is none': [{ r: 0 }, 'r: expected an integer', 'got 0'],
-    'rank as text': [{ r: '8' }, 'r: expected an integer', "got '8'"],
-    'stride of a half': [{ stride_A: 0.5 }, 'stride_A: expected an integer'],
-    'too few experts': [{ num_B: 1 }, 'num_B: expected an integer'],
-    'no scaling': [{ scaling: '2' }, 'scaling: expected a finite'],
-    'targets that are none': [{ target_modules: [3] }, 'target_modules: expected strings'],
-    'a pattern that is none': [{ target_modules: '(' }, 'target_modules: '],
-  }
-  it.each(Object.entries(fields))('%s', async (_, [changed, ...messages]) => {
-    await expectRefusal(withFields(changed), CONFIG, ...messages)
-  })
-
   it('too large', async () => {
     const folder = goldenCopy()
     truncateSync(join(folder, CONFIG), 2 ** 40)

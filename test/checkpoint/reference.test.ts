@@ -11,6 +11,7 @@ import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
 import { LilyError, SafetensorsFile } from '../../lib/index.js'
+import { problems } from '../support/runs.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 /** The one of Debian, whatever else is on PATH. */
@@ -109,9 +110,7 @@ async function compare(header: Buffer, data: Buffer, length = header.length): Pr
   return true
 }
 
-const runs = Number(process.env.FAST_CHECK_RUNS ?? 300)
-const seed = process.env.FAST_CHECK_SEED
-const parameters = { numRuns: runs, ...(seed !== undefined && { seed: Number(seed) }) }
+const parameters = problems(300, 8000)
 
 /** Spellings of JSON that a reader may get wrong, in any place. */
 // prettier-ignore
@@ -188,7 +187,7 @@ const anyExchanges = fc.oneof(fc.constant([]), fc.array(anyExchange, { minLength
 
 describe('the reader beside the reference implementation', () => {
   // Thousands of files, and two readers.
-  const timeout = Math.max(runs * 40, 60_000)
+  const timeout = Math.max(parameters.numRuns * 40, 60_000)
 
   it('accepts the same files, and reads the same', { timeout }, async ({ skip }) => {
     if (missing !== undefined) skip(missing)
@@ -206,7 +205,7 @@ describe('the reader beside the reference implementation', () => {
       }),
       parameters,
     )
-    expect(accepted).toBeGreaterThan(runs / 15)
+    expect(accepted).toBeGreaterThan(parameters.numRuns / 15)
   })
 
   it('agrees about files whose bytes are damaged', { timeout }, async ({ skip }) => {

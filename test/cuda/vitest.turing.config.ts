@@ -1,8 +1,8 @@
-import { half, project } from '../support/project.js'
+import { project } from '../support/project.js'
 import { findEmulator } from './find.js'
 
 /** The oldest architecture, with another schedule of the emulator. */
 export default project('turing', {
   needs: () => findEmulator('75', '3'),
-  env: { LILY_TEST_BACKEND: 'cuda', ...half('0', process.env.FAST_CHECK_RUNS ?? '6') },
+  env: { LILY_TEST_BACKEND: 'cuda' },
 })

@@ -4,13 +4,14 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
 import { SafetensorsFile } from '../../lib/index.js'
+import { runs } from './runs.js'
 import { temporaryFolder } from './temporary.js'
 
 /** The output of PEFT's save_pretrained. */
 export const GOLDEN = fileURLToPath(new URL('../fixtures/golden/peft_checkpoint', import.meta.url))
 
 /** Random problems of a suite. */
-export const RUNS = Number(process.env.FAST_CHECK_RUNS ?? 60)
+export const RUNS = runs(60, 500)
 
 export const CONFIG = 'adapter_config.json'
 export const TENSORS = 'adapter_model.safetensors'

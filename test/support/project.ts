@@ -88,7 +88,3 @@ export function project(name: string, options: Options = {}): UserWorkspaceConfi
     },
   })
 }
-
-/** LILY_TEST_LONG=1, which .ci/run --long sets, runs all problems everywhere. Otherwise every second one of the fixed ones. */
-export const half = (LILY_TEST_HALF: '0' | '1', FAST_CHECK_RUNS: string): Record<string, string> =>
-  process.env.LILY_TEST_LONG === '1' ? {} : { LILY_TEST_HALF, FAST_CHECK_RUNS }

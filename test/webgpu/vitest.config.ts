@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { half, path, project } from '../support/project.js'
+import { path, project } from '../support/project.js'
 
 /** Finds the adapter of Dawn, in a separate process, because an instance of Dawn keeps its process alive. */
 function findAdapter() {
@@ -31,6 +31,5 @@ export default project('webgpu', {
     // Mesa's compiler takes most of the time, and half as long without optimisation and with short vectors.
     GALLIVM_PERF: 'nopt',
     LP_NATIVE_VECTOR_WIDTH: '128',
-    ...half('0', '1'),
   },
 })
