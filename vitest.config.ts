@@ -1,4 +1,5 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
+import { relative } from 'node:path'
 import { defineConfig } from 'vitest/config'
 import { BaseSequencer, type Reporter, type TestCase, type TestSpecification } from 'vitest/node'
 import { path, pragmas } from './test/support/project.js'
@@ -27,8 +28,8 @@ class SkipReasons implements Reporter {
 class LongFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const place = ({ moduleId }: TestSpecification) => {
-      const [, file] = /\/test\/(.*\.test\.ts)$/.exec(moduleId) ?? []
-      return file !== undefined && pragmas(file).isLong ? 0 : 1
+      const file = relative(path('test'), moduleId)
+      return file.endsWith('.test.ts') && pragmas(file).isLong ? 0 : 1
     }
     return (await super.sort(files)).sort((a, b) => place(a) - place(b))
   }

@@ -95,6 +95,7 @@ const tagged = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf
   return comment.includes(sanitizer.tag) ? [file] : []
 })
 const tests = chosen.length > 0 ? chosen : tagged
+if (tests.length === 0) fail(`no test says ${sanitizer.tag}`)
 const projects = sanitizer.projects.flatMap((project) => ['--project', project])
 const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
 run(process.execPath, [vitest, 'run', ...projects, `--maxWorkers=${sanitizer.workers}`, ...tests], root, {

@@ -151,7 +151,8 @@ function readOptions(options: unknown): AdapterOptimizerOptions {
 
 function readOptimizer(optimizer: unknown): Optimizer | null {
   if (optimizer === undefined) return null
-  if (optimizer instanceof Optimizer) return optimizer
+  // TensorFlow.js decides instanceof by methods, which null does not have.
+  if (optimizer !== null && optimizer instanceof Optimizer) return optimizer
   return fail(
     'ERR_LILY_ARGUMENT',
     'optimizer',

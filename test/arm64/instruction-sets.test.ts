@@ -4,7 +4,7 @@
  * @long
  */
 import { beforeAll, test } from 'vitest'
-import { isLong } from '../support/backend.js'
+import { isLong } from '../support/runs.js'
 import { runInChild } from '../support/child.js'
 import { expectMatches, fewJobs, jobs } from '../support/instruction-sets.js'
 import { arm64Processor, type Processor } from '../support/processors.js'

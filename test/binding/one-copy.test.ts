@@ -68,16 +68,3 @@ it('objects of a second copy are called so', async () => {
   const { message } = await refused('saved', () => lilyBackward({ dy }, tensor(x.data, x.shape) as never))
   expect(message).not.toContain('copy')
 })
-
-it('a proxy of an object of the package is refused', async () => {
-  const { dy, ...operands } = smallOperands()
-  const saved = new Proxy(lilyForward(operands).saved, {})
-  await expectRefused('ERR_LILY_ARGUMENT', 'saved: reading it threw', () => lilyBackward({ dy }, saved))
-  const x = new Proxy(tensor(operands.x.data, operands.x.shape), {})
-  await expectRefused('ERR_LILY_ARGUMENT', 'x: reading it threw', () => lilyForward({ ...operands, x }))
-  const refuse = () => {
-    throw new Error('a trap')
-  }
-  const throwing = new Proxy({}, { has: refuse, get: refuse, getPrototypeOf: refuse })
-  await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => lilyBackward({ dy }, throwing as never))
-})

@@ -4,7 +4,7 @@
  */
 import { beforeAll, expect, test } from 'vitest'
 import type { Diagnosis } from '../../cli/doctor/diagnosis.js'
-import { isLong } from '../support/backend.js'
+import { isLong } from '../support/runs.js'
 import { type Spec, splitTokens } from '../support/cases.js'
 import { type Job, type Report, runInChild } from '../support/child.js'
 import { runCli } from '../support/cli.js'

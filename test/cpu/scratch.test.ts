@@ -46,7 +46,7 @@ function expectWithinScratch([routing, ...sizes]: (typeof problems)[number], dty
 
 // Sets other than the default one, half of the problems by turns.
 describe.each(sets.map((env, i) => [JSON.stringify(env), env, i] as const))('%s', (_, env, i) => {
-  test.each(i === 0 ? problems : everyNth(2, problems, i))(
+  test.each(i === 0 ? problems : everyNth(2, problems, i >> 1))(
     '%s, M %i, G %i, d_in %i, d_out %i, r %i, E %i',
     (...problem) => {
       expectWithinScratch(problem, [DTYPES.float32, DTYPES.bfloat16], env)

@@ -7,7 +7,8 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, it } from 'vitest'
-import { isLong, isSanitized } from '../support/backend.js'
+import { isSanitized } from '../support/backend.js'
+import { isLong } from '../support/runs.js'
 
 // With a sanitizer, workers take several times as long.
 const workers = isLong ? 200 : isSanitized ? 30 : 60

@@ -21,7 +21,8 @@ import {
 import { type Direction, minimumBytes } from '../../bench/roofs/work.js'
 import { dtypes } from '../../bench/workload/dtypes.js'
 import { type Shape, shapeText } from '../../bench/workload/shapes.js'
-import { isEmulated, isLong } from '../support/backend.js'
+import { isEmulated } from '../support/backend.js'
+import { isLong } from '../support/runs.js'
 import {
   AT_SCALE,
   atScale,

@@ -7,7 +7,8 @@ import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
-import { isLong, isSanitized } from '../support/backend.js'
+import { isSanitized } from '../support/backend.js'
+import { isLong } from '../support/runs.js'
 
 interface Held {
   arrayBuffers: number

@@ -4,7 +4,8 @@
  * @project cpu amx wasm webgpu cuda @tsan
  */
 import { describe, expect, test } from 'vitest'
-import { backend, isLong, isSanitized, isSlow, isWebGpu } from '../support/backend.js'
+import { backend, isSanitized, isSlow, isWebGpu } from '../support/backend.js'
+import { isLong } from '../support/runs.js'
 import { makeCase, type Spec, splitTokens } from '../support/cases.js'
 import { type Job, runInChild } from '../support/child.js'
 import { expectSameBits } from '../support/compare.js'

@@ -4,21 +4,12 @@
  * @project cpu amx wasm webgpu cuda @long
  */
 import { describe, expect, test } from 'vitest'
-import {
-  backend,
-  isEmulated,
-  isLong,
-  isModelled,
-  isSanitized,
-  isSlow,
-  isWebGpu,
-  lilyForward,
-} from '../support/backend.js'
+import { backend, isEmulated, isModelled, isSanitized, isSlow, isWebGpu, lilyForward } from '../support/backend.js'
 import { type Case, makeCase, type Spec } from '../support/cases.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { FLOAT32, roundoff, TYPES, type Types } from '../support/dtypes.js'
 import { run, type Values, wantedGradients } from '../support/run.js'
-import { everyNth } from '../support/runs.js'
+import { everyNth, isLong } from '../support/runs.js'
 import { typed } from '../support/small.js'
 
 const sizes = { tokens: 75, dIn: 96, dOut: 113, rank: 16, experts: 4, scaling: 1.5 }
@@ -37,11 +28,13 @@ const specs: Record<string, Spec> = {
 }
 const types = Object.entries(TYPES)
 const [float32, ...others] = types
-// Every mode in float32 and in one of the other types by turns; on the emulator in one of both. On WebGPU, where compiling
-// takes long, every second mode in float32. A long run has all.
-const modes = everyNth(isWebGpu ? 2 : 1, Object.entries(specs)).flatMap(([mode, spec], i) => {
-  const two = [float32, others[i % others.length]]
-  const some = isLong ? types : isWebGpu ? [float32] : everyNth(isEmulated ? 2 : 1, two, i)
+// Every mode in float32 and in one of the other types by turns; on the model of AMX, whose set is another only in those, in
+// one of them; on the emulator every second mode in one of both. On WebGPU, where compiling takes long, every second mode in
+// float32. A long run has all.
+const modes = everyNth(isWebGpu || isEmulated ? 2 : 1, Object.entries(specs)).flatMap(([mode, spec], i) => {
+  const other = others[i % others.length]
+  const ofTurn = isWebGpu ? [float32] : isModelled ? [other] : everyNth(isEmulated ? 2 : 1, [float32, other], i)
+  const some = isLong ? types : ofTurn
   return some.map(([types, of]): [string, Spec] => [`${mode}, ${types}`, { ...spec, ...of }])
 })
 
@@ -283,7 +276,7 @@ describe('errors of tf32 are within its roundings', () => {
 })
 
 // Modes may use different formulations, which round operands and results differently.
-describe.each(isWebGpu ? everyNth(types.length, types) : everyNth(3, types))('modes that coincide, %s', (_, types) => {
+describe.each(isWebGpu ? everyNth(types.length, types) : everyNth(2, types))('modes that coincide, %s', (_, types) => {
   const close = 2 * closeTo(types)
   const base = { ...sizes, ...types }
   const all: (keyof Values)[] = ['y', 'hidden', 'dx', 'da', 'db']

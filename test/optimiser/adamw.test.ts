@@ -142,12 +142,12 @@ const rows: [string, AdamWOptions][] = [
 ]
 
 describe('the formula', () => {
-  // Each type with half of the options, by turns.
+  // Each type with half of the options, by turns; float32 gradients, which are every second type, have all of them.
   describe.each(types.map((type, turn) => ({ ...type, turn })))(
     '$dtype, gradients in $gradDtype',
     ({ turn, ...type }) => {
       const trained = makeTrained(sizes.map((shape) => ({ shape, ...type })))
-      it.each(everyNth(isSanitized ? 6 : 2, rows, turn))('%s', async (_, options) => {
+      it.each(everyNth(isSanitized ? 3 : 2, rows, turn >> 1))('%s', async (_, options) => {
         checkHistory(await train(trained, options), trained, options)
       })
     },

@@ -139,7 +139,7 @@ refuse('LilyAdapters.setAdapter', {
   call: () => ({ name: ['one', 'two'] }),
   run: ({ name }) => adapters().setAdapter(name),
   kinds: { list: 'name', required: 'name.1' },
-  names: { 'name.1': /name/ },
+  names: { name: /names?/, 'name.1': /names?/ },
 })
 refuse('LilyAdapters.deleteAdapter', {
   call: () => ({ name: 'one' }),
@@ -163,7 +163,7 @@ function refuseLayer(name: string, make: () => { layer: (name: string) => unknow
   const ofLily = at('options', 'routing pool activation mask sequenceOffsets weights')
   const run = (of: 'forward' | 'backward') => (call: { layer: Layer; operands: Operands; options: object }) =>
     call.layer[of](call.operands, call.options)
-  const names = { 'options.deferB': /deferB|db/ }
+  const names = { 'options.deferB': /deferB|db/, 'operands.weight': /weight|bias/ }
   const forward = () => {
     const operands: Operands = {
       x: smallOperands().x,

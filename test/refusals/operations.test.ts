@@ -1,7 +1,7 @@
 /**
  * What the operations refuse: operands, gradients, saved calls and options, on every backend.
  *
- * @project cpu cuda
+ * @project cpu wasm cuda
  */
 import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
@@ -497,7 +497,14 @@ const badFrozen: Bad = [
 // With a bias, a weight that is left out is refused.
 const layerKinds: Kinds = { required: 'weight', optional: 'bias' }
 const refuseWithLayer = (name: string, call: () => Call, of: (...args: never[]) => unknown) => {
-  refuse(name, { call: () => ({ ...call(), ...layer() }), run: run(of), kinds: onHost(layerKinds), rows: badFrozen })
+  const names = { weight: /weight|bias/ }
+  refuse(name, {
+    call: () => ({ ...call(), ...layer() }),
+    run: run(of),
+    kinds: onHost(layerKinds),
+    names,
+    rows: badFrozen,
+  })
 }
 refuseWithLayer('lilyForward with its layer', lilyCall, ops.lilyForward)
 refuseWithLayer('lilyForwardAsync with its layer', lilyCall, ops.lilyForwardAsync)

@@ -101,7 +101,7 @@ export function refuse<Call extends object>(name: string, subject: Subject<Call>
       })
     }
 
-    if (subject.kinds !== undefined)
+    if (Object.keys(kinds).length > 0)
       it('refuses other kinds of values', async () => {
         const wrong: string[] = []
         for (const [kind, paths] of Object.entries(kinds)) {
@@ -110,9 +110,9 @@ export function refuse<Call extends object>(name: string, subject: Subject<Call>
             for (const [value, make] of Object.entries(VALUES)) {
               if (without[path]?.includes(value as Value) === true) continue
               const error = await errorOf(subject, path, () => ({ value: make() }))
-              const isNamed = error !== null && (names[path] ?? nameOf(path)).test(error.message)
+              const isNamed = error !== null && (names[path] ?? nameOf(path)).test(error.argument ?? error.message)
               if (valid.includes(value) ? error !== null : !isNamed || error.message.length > MOST_CHARACTERS)
-                wrong.push(`${path} = ${value}: ${error === null ? 'accepted' : error.message}`)
+                wrong.push(`${path} = ${value}: ${error === null ? 'accepted' : `${error.argument}; ${error.message}`}`)
             }
           }
         }

@@ -87,6 +87,7 @@ refuse('variableGrads', {
   },
   run: ({ f, model, variables }) => variableGrads(f, model, variables),
   kinds: { required: 'f model variables.0', listOrNot: 'variables' },
+  names: { model: /model|layer/ },
 })
 refuse('variableGrads of what f returns', {
   call: () => ({ models: [newModel()], value: null as never }),
@@ -110,8 +111,8 @@ refuse('AdapterOptimizer', {
 })
 const appliedAs: Record<string, [gradientsOf: (name: string, value: unknown) => unknown, names: RegExp]> = {
   'an entry of a list': [(_, value) => [value], /variable/],
-  'a gradient by its name': [(name, value) => ({ [name]: value }), /gradient/],
-  'a gradient of a list': [(name, value) => [{ name, tensor: value }], /gradient/],
+  'a gradient by its name': [(name, value) => ({ [name]: value }), /gradient|variable/],
+  'a gradient of a list': [(name, value) => [{ name, tensor: value }], /gradient|variable/],
 }
 for (const [what, [gradientsOf, names]] of Object.entries(appliedAs)) {
   refuse(`AdapterOptimizer.applyGradients: ${what}`, {

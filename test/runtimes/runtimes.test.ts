@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
-import { isLong } from '../support/backend.js'
+import { isLong } from '../support/runs.js'
 import {
   asyncConsumer,
   consumer,

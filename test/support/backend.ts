@@ -17,8 +17,6 @@ import {
 import { type DeviceArray, deviceArray } from './device-array.js'
 import { isLong } from './runs.js'
 
-export { isLong }
-
 const chosen = process.env.LILY_TEST_BACKEND
 export const backend = chosen === 'cuda' || chosen === 'webgpu' ? chosen : 'cpu'
 

@@ -3,7 +3,8 @@
  * the operands of the call as test/support/reference.ts says, and tokens outside of all sequences have no share in any gradient.
  */
 import { expect } from 'vitest'
-import { isLong, isSlow } from './backend.js'
+import { isSlow } from './backend.js'
+import { isLong } from './runs.js'
 import { type Case, makeCase, type Spec, splitTokens } from './cases.js'
 import { checkCase } from './check.js'
 import { expectSameBits } from './compare.js'

@@ -6,7 +6,7 @@
  */
 import { afterAll, describe, expect, test } from 'vitest'
 import { GpuKernels } from '../../lib/webgpu/kernels.js'
-import { isLong } from '../support/backend.js'
+import { isLong } from '../support/runs.js'
 import { makeCase, type Spec, splitTokens } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { expectClose, expectSameBits } from '../support/compare.js'

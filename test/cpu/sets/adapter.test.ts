@@ -9,7 +9,7 @@ import { packageRoot } from '../../../lib/binding/root.js'
 import { dtype } from '../../../lib/binding/slots.js'
 import { argumentsOf } from '../../binding/encoding.js'
 import { makeCall } from '../../binding/fixed-calls.js'
-import { isLong, isSanitized } from '../../support/backend.js'
+import { isSanitized } from '../../support/backend.js'
 import { type Job, runInChild } from '../../support/child.js'
 import { roundAll, unpack } from '../../support/dtypes.js'
 import {
@@ -28,7 +28,7 @@ import {
 } from '../../support/instruction-sets.js'
 import { integer, randomFrom } from '../../support/random.js'
 import { roundInTiles } from '../../support/rounding.js'
-import { everyNth } from '../../support/runs.js'
+import { everyNth, isLong } from '../../support/runs.js'
 import { ENDS, requireSet, SETS, WIDEST } from './sets.js'
 
 // The project `amx` runs the model in all numerical tests, but not with a sanitizer.
