@@ -187,12 +187,13 @@ describe('merge', () => {
     expect(model.layer('0.q').frozenWeights).toBeUndefined()
   })
 
-  it.runIf(backend === 'cpu').each<[Float, number]>([
+  it.for<[Float, number]>([
     ['float32', NaN],
     ['float32', -Infinity],
     ['bfloat16', NaN],
     ['float16', Infinity],
-  ])('rejects parameters that are not finite and writes nothing: %s %d', async (dtype, bad) => {
+  ])('rejects parameters that are not finite and writes nothing: %s %d', async ([dtype, bad], { skip }) => {
+    if (backend !== 'cpu') skip('device memory is not looked at before a merge')
     const lora = LoraModel.create({ layers, config: { r: rank, targetModules: ['q'] }, seed: 3, dtype })
     for (const model of [frozenModel(dtype), lora]) {
       const before = baseWeight()
