@@ -21,7 +21,7 @@ function refuseOnDevice<Call extends object>(name: string, call: Call, run: (cal
     call: () => ({ ...call }),
     run,
     kinds: hasDevice ? kinds : { required },
-    names: hasDevice ? { offset: /offset|from element/, id: /device/ } : names,
+    names: hasDevice ? { offset: /offset|data|into/, id: /device/ } : names,
     isInvalid: !hasDevice,
   })
 }

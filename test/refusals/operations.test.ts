@@ -625,8 +625,10 @@ refuse<Fold>('foldB', {
     ['db', 'on a device', onDevice(experts, rank, dOut), 'DEVICE'],
     ['db', 'disposed of', disposed(experts, rank, dOut), 'DISPOSED'],
     ...onHost([
-      transferred({ routing: 'batch' }),
-      transferred({ routing: 'sequence', sequenceOffsets: [0, 2, tokens] }),
+      // Results in the memory of WebAssembly cannot be transferred.
+      ...(ops.isWebAssembly
+        ? []
+        : [transferred({ routing: 'batch' }), transferred({ routing: 'sequence', sequenceOffsets: [0, 2, tokens] })]),
       transferred({ routing: 'fixed', weights: [0.5, 0.5] }),
     ]),
   ],

@@ -33,7 +33,7 @@ export const isModelled = backend === 'cpu' && process.env.LILY_CPU_ISA === 'amx
 export const isSanitized = process.env.LILY_TEST_SANITIZER !== undefined && !isLong
 
 /** The kernels run as WebAssembly; see test/wasm/vitest.config.ts. */
-const isWebAssembly = backend === 'cpu' && process.env.LILY_CPU_ISA === 'wasm'
+export const isWebAssembly = backend === 'cpu' && process.env.LILY_CPU_ISA === 'wasm'
 
 /** Large problems take too long. */
 export const isSlow = isEmulated || isWebGpu || isModelled || (isWebAssembly && !isLong)
