@@ -43,7 +43,8 @@ interface GivenFile {
  * @throws LilyError ERR_LILY_ARGUMENT for files among other things, none, or two of one name
  */
 export function readFiles(argument: string, value: unknown): AdapterFiles | null {
-  if (typeof value !== 'object' || value === null || classOfData(value) !== null) return null
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value) || classOfData(value) !== null)
+    return null
   const files = isNamed(value) ? readNamed(argument, value) : readList(argument, value)
   if (files === null) return null
   if (files.size === 0) fail('ERR_LILY_ARGUMENT', argument, `expected ${FOLDER}, got ${describe(value)} without files`)

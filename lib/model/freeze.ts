@@ -2,6 +2,7 @@
 import { countOf, describe, fail } from '../base/errors.js'
 import { elementsOf, entriesOf } from '../base/options.js'
 import { classNameOf } from '../base/views.js'
+import { failDetached, isDetached } from '../memory/operand.js'
 import { layerOf } from './adapter-model.js'
 import type { LilyLayer } from './lily-layer.js'
 import type { LilyModel } from './lily-model.js'
@@ -37,7 +38,8 @@ function readWeights(weights: unknown, experts: number): [string, Float32Array][
 }
 
 function readNumbers(name: string, values: unknown, experts: number): Float32Array {
-  const given = classNameOf(values) === 'Float32Array' ? [...(values as Float32Array)] : elementsOf(values)
+  const given = classNameOf(values) === 'Float32Array' ? (values as Float32Array) : elementsOf(values)
+  if (ArrayBuffer.isView(given) && isDetached(given.buffer)) failDetached('weights')
   if (given?.length !== experts) {
     fail(
       'ERR_LILY_SHAPE',

@@ -25,6 +25,11 @@ const frozen = () => {
   result.freeze('uniform')
   return result
 }
+const detached = () => {
+  const numbers = new Float32Array(2)
+  structuredClone(null, { transfer: [numbers.buffer] })
+  return numbers
+}
 const tensors = () => ({ w: tensor([1, 2], [2]) })
 const state = () => ({ step: 1, parameters: { p: { expAvg: filled(0, 2, 3), expAvgSq: filled(0, 2, 3) } } })
 
@@ -64,7 +69,7 @@ for (const [name, of, saved] of [
     run: (call) => of.fromPretrained(call.folder, call.options),
     kinds: { required: 'folder', optional: 'options.layers', options: 'options' },
     names: reading,
-    rows: badPaths('folder'),
+    rows: [...badPaths('folder'), ['folder', 'transferred memory', detached, 'ARGUMENT', 'folder: expected a path']],
   })
   refuse(`${name}.savePretrained`, {
     call: () => ({ folder: join(target, saved), options: { modulesToSave: { head: tensors() } } }),

@@ -4,6 +4,11 @@ import { filled, sizes, smallOperands } from '../support/small.js'
 import { at, type Kinds, refuse } from './table.js'
 
 const { tokens, dIn, dOut, rank, experts } = sizes
+const detached = () => {
+  const weights = new Float32Array(experts)
+  structuredClone(null, { transfer: [weights.buffer] })
+  return weights
+}
 const throwing = () => {
   throw new Error('thrown by the caller')
 }
@@ -79,6 +84,7 @@ refuse('LilyModel.freeze', {
   },
   kinds: { required: 'weights.q', number: 'weights.q.0', map: 'weights' },
   names: { 'weights.q.0': /weights/ },
+  rows: [['weights.q', 'transferred memory', detached, 'ARGUMENT', 'weights: its ArrayBuffer is detached']],
 })
 refuse('LilyModel.calibrate', {
   call: () => ({ samples: samples() as never }),
