@@ -30,9 +30,11 @@ const MAX_INDICES = 2 ** 12
  * @throws LilyError ERR_LILY_CHECKPOINT for a text that is not UTF-8
  */
 export function decodeUtf8(file: string, what: string, bytes: Uint8Array): string {
+  // A byte order mark is a character, as files are written again as they were. jsdom under Jest has no TextDecoder, which
+  // says nothing about the file.
+  const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
   try {
-    // A byte order mark is a character, as files are written again as they were. Under Jest, jsdom has no TextDecoder.
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    return decoder.decode(bytes)
   } catch {
     throw checkpointError(file, `expected ${what} to be UTF-8, got other bytes; ${DAMAGED}`)
   }

@@ -313,6 +313,14 @@ describe('rejects a file', () => {
     }
   })
 
+  it('not as damaged where there is no TextDecoder, as in jsdom', async () => {
+    writeFileSync(file, encode({ x: tensor }, data))
+    const { TextDecoder } = globalThis
+    vi.stubGlobal('TextDecoder', undefined)
+    await expect(SafetensorsFile.open(file)).rejects.toThrow(/^TextDecoder is not/)
+    vi.stubGlobal('TextDecoder', TextDecoder)
+  })
+
   it('of a type without numbers here, once it is read', async () => {
     writeFileSync(file, encode({ x: { dtype: 'I64', shape: [1], data_offsets: [0, 8] } }, data))
     const opened = await SafetensorsFile.open(file)
