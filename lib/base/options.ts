@@ -54,9 +54,9 @@ export function elementsOf(value: unknown): unknown[] | null {
   return Array.isArray(value) ? Array.from<unknown>(value) : null
 }
 
-/** Whether a value is a Map, of any realm. */
+/** Whether a value is a Map, of any realm, or of a subclass with a tag of its own. */
 export function isMap(value: unknown): value is ReadonlyMap<unknown, unknown> {
-  return Object.prototype.toString.call(value) === '[object Map]'
+  return value instanceof Map || Object.prototype.toString.call(value) === '[object Map]'
 }
 
 /** Whether a value is a regular expression, of any realm. */

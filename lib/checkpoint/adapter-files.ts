@@ -1,6 +1,6 @@
 /** The files of an adapter: of a folder, or those that a program gives in place of one. */
 import { describe, fail } from '../base/errors.js'
-import { entriesOf, isPlain, type Named } from '../base/options.js'
+import { entriesOf, isMap, isPlain, type Named } from '../base/options.js'
 import { checkpointError, quote, quoteSome } from './errors.js'
 import { classOfData, type FileData, openData } from './file-data.js'
 import { PICKLE_FILE } from './files.js'
@@ -116,7 +116,7 @@ function folderOf(path: string): string {
 }
 
 function isNamed(value: object): value is Named<FileData> {
-  return Object.prototype.toString.call(value) === '[object Map]' || (isPlain(value) && !isIterable(value))
+  return isMap(value) || (isPlain(value) && !isIterable(value))
 }
 
 function isIterable(value: object): value is Iterable<unknown> {

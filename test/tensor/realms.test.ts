@@ -51,6 +51,18 @@ it('AdamW takes a Map and a pattern of another realm', () => {
   expect(parameters.get('p')?.value.data[0]).toBeCloseTo(0.5, 5) // the first step of AdamW is lr
 })
 
+it('freeze takes a subclass of Map with a tag of its own', () => {
+  class Weights extends Map<string, number[]> {
+    override get [Symbol.toStringTag]() {
+      return 'Weights'
+    }
+  }
+  const layers = [{ name: 'a.q', inFeatures: 4, outFeatures: 4 }]
+  const model = LilyModel.create({ layers, config: { r: 2, numB: 2, targetModules: ['q'] } })
+  model.freeze(new Weights([['a.q', [0.25, 0.75]]]))
+  expect(model.layer('a.q').frozenWeights).toEqual(Float32Array.of(0.25, 0.75))
+})
+
 it('freeze takes a Float32Array of another realm, hasBytes a Uint8Array', async () => {
   const layers = [{ name: 'a.q', inFeatures: 4, outFeatures: 4 }]
   const model = LilyModel.create({ layers, config: { r: 2, numB: 2, targetModules: ['q'] } })
