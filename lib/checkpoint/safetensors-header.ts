@@ -16,6 +16,9 @@ export const MAX_HEADER_BYTES = 32 * 2 ** 20
 /** Keys of the metadata: a million of them take longer than all tensors that a header can have. */
 const MAX_KEYS = 2 ** 16
 
+/** Sizes of a shape: the limit of PyTorch and NumPy. The format has none. */
+const MAX_SIZES = 64
+
 /** The format's data types in the order of its reference implementation, whose files have the last types first. */
 export const DTYPES = (
   'BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ ' +
@@ -29,11 +32,13 @@ export function bitsOf(dtype: string): number {
 
 /** Bytes of a tensor: a fraction for bits that fill no byte. */
 export function byteLengthOf({ dtype, shape }: Pick<TensorEntry, 'dtype' | 'shape'>): number {
+  // The product of other sizes may be infinite.
+  if (shape.includes(0)) return 0
   return (shape.reduce((product, size) => product * size, 1) * bitsOf(dtype)) / 8
 }
 
 const EXPECTED_DTYPE = `one of the data types ${DTYPES.join(', ')}`
-const EXPECTED_SHAPE = 'a shape of integers from 0 to 2^53 - 1'
+const EXPECTED_SHAPE = `a shape of at most ${MAX_SIZES} integers from 0 to 2^53 - 1`
 const EXPECTED_OFFSETS = 'data_offsets of two integers, the first not above the second'
 
 /** Where a tensor is in a file. */
@@ -121,7 +126,7 @@ function readEntry(file: string, name: string, value: unknown, dataStart: number
   if (!isObject(value)) throw wrong('an object with dtype, shape, data_offsets', value)
   const { dtype, shape, data_offsets: offsets } = value
   if (!isDType(dtype)) throw wrong(EXPECTED_DTYPE, dtype)
-  if (!areSizes(shape)) throw wrong(EXPECTED_SHAPE, shape)
+  if (!areSizes(shape) || shape.length > MAX_SIZES) throw wrong(EXPECTED_SHAPE, shape)
   if (!areSizes(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) throw wrong(EXPECTED_OFFSETS, offsets)
   const [begin, end] = offsets
   const bytes = byteLengthOf({ dtype, shape })

@@ -28,7 +28,7 @@ interface Contents {
 
 /** Why a file may be accepted by one alone; what matches is in the message or in the header. */
 const OURS_REFUSES: Record<string, RegExp> = {
-  'a size above 2^53 - 1, which no number holds, beside a zero': /shape of integers from 0 to 2\^53 - 1/,
+  'a size above 2^53 - 1, which no number holds, beside a zero': /shape of at most 64 integers from 0 to 2\^53 - 1/,
   'an entry as an array of its fields, which the format does not describe': /an object with dtype.*, got \[/s,
   'a type as an object, which the format does not describe': /one of the data types .*, got an object/s,
 }

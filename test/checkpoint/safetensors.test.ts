@@ -260,8 +260,12 @@ describe('rejects a file', () => {
     'size of a half': [encode({ x: { ...tensor, shape: [0.5] } }, data), 'tensor "x": expected a shape'],
     'size too large': [encode({ x: { ...tensor, shape: [2 ** 53] } }, data), 'tensor "x": expected a shape'],
     'sizes whose product is infinite': [
-      encode({ x: { ...tensor, shape: [...Array<number>(40).fill(2 ** 40), 0], data_offsets: [0, 0] } }),
-      'tensor "x": expected NaN bytes',
+      encode({ x: { ...tensor, shape: [...Array<number>(40).fill(2 ** 40), 0] } }, data),
+      'tensor "x": expected 0 bytes',
+    ],
+    'more than 64 sizes': [
+      encode({ x: { ...tensor, shape: Array<number>(65).fill(0), data_offsets: [0, 0] } }),
+      'tensor "x": expected a shape of at most 64 integers from 0 to 2^53 - 1, got [0, 0, 0, 0, 0, 0, 0, 0, ...]',
     ],
     'wrong shape': [
       encode({ x: { ...tensor, shape: [3] } }, data),

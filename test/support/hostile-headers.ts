@@ -61,7 +61,7 @@ export const HEADERS: Readonly<Record<string, () => Buffer>> = {
   'one long name of escapes': () => repeated('{"', '\\u20ac', `":${EMPTY}}`),
   'as many keys of metadata as permitted': () =>
     repeated('{"__metadata__":{', (i) => `"${i.toString(36)}":"${padded(i, 400)}",`, '}}', 2 ** 16),
-  'a long shape as permitted': () => repeated('{"x":{"dtype":"U8","shape":[', '0,', '0],"data_offsets":[0,0]}}'),
+  'a long shape': () => repeated('{"x":{"dtype":"U8","shape":[', '0,', '0],"data_offsets":[0,0]}}'),
   'ignored keys as permitted': () => inExtra((i) => `{"${i.toString(36)}":0},`, 2 ** 20 - 8),
   'ignored empty arrays': () => inExtra('[],'),
   'deep arrays': () => repeated('', '[', ''),
