@@ -233,8 +233,12 @@ async function commit(folder: string, temporaries: readonly Temporary[], obsolet
       // A second name for the old file; a copy on file systems that have one name per file.
       await link(path, backup).catch(() => copyFile(path, backup))
     }
+    await publishJournal(folder, steps).catch(async (cause: unknown) => {
+      // Nothing has been renamed yet. The journal is there if it could be written, but not flushed.
+      await rm(join(folder, JOURNAL_FILE), { force: true })
+      throw cause
+    })
     try {
-      await publishJournal(folder, steps)
       await makeSteps(folder, steps, (error) => {
         throw error
       })

@@ -7,7 +7,9 @@ import { newFolder } from '../../support/checkpoint.js'
 import { expectRefused } from '../../refusals/refused.js'
 
 const disk = vi.hoisted(() => {
-  const state = { isFull: false }
+  /** The folder of which no journal can be written, or of which none reaches the disk; the errors so far. */
+  const state = { full: '', broken: '', errors: 0 }
+  const failed = () => Object.assign(new Error(`EIO ${++state.errors}`), { code: 'EIO' })
   // Before lib/ is imported, which takes the functions from this object.
   const fs = process.getBuiltinModule('node:fs/promises')
   const { rm, open } = fs
@@ -16,24 +18,25 @@ const disk = vi.hoisted(() => {
     return rm(path, options)
   }
   fs.open = async (path, flags) => {
+    if (path === state.broken && readdirSync(path).includes('.lily-save.json')) throw failed()
     const handle = await open(path, flags)
     // As on a full disk: the file is there, and what is written does not fit.
-    if (state.isFull && String(path).includes('/.journal.')) {
-      handle.writeFile = () => Promise.reject(Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' }))
+    if (state.full !== '' && String(path).startsWith(`${state.full}/.journal.`)) {
+      handle.writeFile = () => Promise.reject(failed())
     }
     return handle
   }
   return state
 })
 
-it('leaves the old files, and nothing else, where the disk has no room for the journal', async () => {
+it.each(['full', 'broken'] as const)('leaves the old files, and nothing else, on a disk that is %s', async (fault) => {
   const folder = newFolder()
   const file = (name: string, content: string) => ({ name, blocks: () => [Buffer.from(content)] })
   await replaceFiles(folder, [file('a', 'old a'), file('b', 'old b')])
-  disk.isFull = true
+  Object.assign(disk, { [fault]: folder, errors: 0 })
   const save = () => replaceFiles(folder, [file('a', 'new a'), file('b', 'new b')])
-  await expectRefused('ERR_LILY_CHECKPOINT', 'ENOSPC', save)
-  disk.isFull = false
+  // The first error: nothing has been renamed, so nothing is tried to undo it.
+  await expectRefused('ERR_LILY_CHECKPOINT', 'EIO 1', save)
   expect(readdirSync(folder).sort()).toEqual(['a', 'b'])
   for (const name of ['a', 'b']) expect(readFileSync(join(folder, name), 'utf8')).toBe(`old ${name}`)
 })
