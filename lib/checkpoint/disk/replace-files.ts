@@ -307,7 +307,10 @@ async function checkOwner(path: string): Promise<void> {
   const user = process.getuid?.()
   const { uid } = await lstat(path)
   if (user === undefined || uid === user || uid === 0) return
-  throw checkpointError(path, 'belongs to the interrupted save of another user; let that user save again, or remove it')
+  throw checkpointError(
+    path,
+    'belongs to the interrupted save of another user; let that user save again, or save into another folder',
+  )
 }
 
 /**
@@ -321,7 +324,11 @@ export async function readJournal(folder: string): Promise<Journal | null> {
   if (stats === null) return null
   const journal = stats.isFile() && stats.size <= MAX_JOURNAL_BYTES ? parseJournal(await readFile(path, 'utf8')) : null
   if (journal === null) {
-    throw checkpointError(path, 'expected the journal of an interrupted save, got something else; remove the file')
+    throw checkpointError(
+      path,
+      'expected the journal of an interrupted save, got something else, such as that of another version; save again ' +
+        'with that version, or into another folder: without this file, the others may be of different saves',
+    )
   }
   await checkUnchanged(folder, journal)
   return journal
