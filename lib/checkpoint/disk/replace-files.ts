@@ -160,12 +160,13 @@ async function makeFolder(folder: string, isParentMade = false): Promise<void> {
 }
 
 /**
- * Removes files of an own save, but not those that a journal may name: they must stay then. A file that cannot be removed
- * does not change the result of a save: the next one tries again.
+ * Removes files of an own save, but not those that a journal names, and none if it cannot be read. A file that cannot be
+ * removed does not change the result of a save: the next one tries again.
  */
 async function removeAll(folder: string, names: readonly string[]): Promise<void> {
-  const isJournalled = await statsOf(join(folder, JOURNAL_FILE)).catch(() => true)
-  if (isJournalled === null) await Promise.allSettled(names.map((name) => rm(join(folder, name), { force: true })))
+  const steps = await readJournal(folder).catch(() => names.map((from) => ({ from })))
+  const others = names.filter((name) => steps?.some(({ from }) => from === name) !== true)
+  await Promise.allSettled(others.map((name) => rm(join(folder, name), { force: true })))
 }
 
 /** null if there is no such file. */

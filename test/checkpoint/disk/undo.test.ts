@@ -1,5 +1,5 @@
-/** A save that fails at its journal, and after its first renames and removals. */
-import { readdirSync, readFileSync } from 'node:fs'
+/** A save that fails: before and at its journal, and after its first renames and removals. */
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it, vi } from 'vitest'
 import { replaceFiles } from '../../../lib/checkpoint/disk/replace-files.js'
@@ -39,6 +39,18 @@ it.each(['full', 'broken'] as const)('leaves the old files, and nothing else, on
   await expectRefused('ERR_LILY_CHECKPOINT', 'EIO 1', save)
   expect(readdirSync(folder).sort()).toEqual(['a', 'b'])
   for (const name of ['a', 'b']) expect(readFileSync(join(folder, name), 'utf8')).toBe(`old ${name}`)
+})
+
+it('removes its own files where another save was interrupted meanwhile, and not those of that save', async () => {
+  const folder = newFolder()
+  const [journal, other] = ['.lily-save.json', '.a.lily-0123456789ab.tmp']
+  const blocks = () => {
+    writeFileSync(join(folder, other), 'of another save')
+    writeFileSync(join(folder, journal), JSON.stringify([{ to: 'a', from: other, old: null }]))
+    throw new Error('thrown by the caller')
+  }
+  await expect(replaceFiles(folder, [{ name: 'b', blocks }])).rejects.toThrow('thrown by the caller')
+  expect(readdirSync(folder).sort()).toEqual([other, journal])
 })
 
 it('restores replaced and removed files, and removes new ones', async () => {
