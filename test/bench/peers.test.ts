@@ -1,6 +1,8 @@
 /**
  * `bench:peers`: the protocol and the order of the samples with a fake peer, and the outputs of the real peers that this
  * machine has. The tests check that times exist, not their values.
+ *
+ * @long
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

@@ -1,6 +1,8 @@
 /**
  * `bench:step`: contenders train alike, and what is measured of them with fake ones. The tests check that times exist, not
  * their values.
+ *
+ * @long
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'

@@ -1,4 +1,8 @@
-/** The addon on older processors, which QEMU emulates: an unsupported instruction terminates the process. */
+/**
+ * The addon on older processors, which QEMU emulates: an unsupported instruction terminates the process.
+ *
+ * @long
+ */
 import { expect, test } from 'vitest'
 import { runInChild } from '../support/child.js'
 import { expectMatches, fewJobs } from '../support/instruction-sets.js'
