@@ -159,7 +159,9 @@ export function describeOther(value: unknown, ...classNames: readonly string[]):
 function describeObject(value: object): string {
   if (Array.isArray(value)) return `an array of ${value.length}`
   const tag = Object.prototype.toString.call(value).slice(8, -1)
-  const name = (tag === 'Object' && (value.constructor as { name?: string } | undefined)?.name) || tag
+  // In an object from a file, `constructor` may be anything.
+  const given: unknown = (value.constructor as { readonly name?: unknown } | null | undefined)?.name
+  const name = tag === 'Object' && typeof given === 'string' && given !== '' ? given : tag
   return `an object of type ${cut(name, 40)}${name === 'Promise' ? '; await it' : ''}`
 }
 

@@ -207,6 +207,11 @@ const badFields: [what: string, fields: object, message: string][] = [
   ['with a scaling as text', { scaling: '2' }, "scaling: expected a finite float32 number, got '2'"],
   ['with null as the scaling', { scaling: null }, 'scaling: expected a finite float32 number, got null'],
   ['with targets that are no strings', { target_modules: [3] }, 'target_modules: expected strings'],
+  [
+    'with a rank that names its constructor',
+    { r: { constructor: { name: Array(50).fill(1) } } },
+    'r: expected an integer',
+  ],
   ['with targets that are no pattern', { target_modules: '(' }, 'target_modules: '],
   ['with a pattern that is an object', { exclude_modules: { source: 'a' } }, 'exclude_modules: expected strings'],
   ['with a broken pattern', inPattern('a)(b'), 'layers_pattern: expected a regular expression'],
