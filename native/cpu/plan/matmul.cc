@@ -17,6 +17,7 @@ lily_linear_problem linear_problem(const lily_matmul_problem &problem) {
       .activation_dtype = problem.dtype,
       .parameter_dtype = problem.dtype,
       .device = 0,
+      .unaligned = 0,
   };
 }
 
