@@ -1,7 +1,7 @@
 /**
  * Untrusted JSON: JSON.parse, behind limits on what takes the engine long. Texts are limited in length where they are read, the
- * longest, headers of safetensors files, to 32 MiB. In V8 a text of that length can take 9 s and 1.6 GB without these
- * limits, and 2 s and 400 MB within them.
+ * longest, headers of safetensors files, to 32 MiB. In V8 a text of that length can take 6 s and 1.6 GB without these
+ * limits, and 2 s and half a gigabyte within them.
  */
 import { checkpointError, DAMAGED, quote } from './errors.js'
 

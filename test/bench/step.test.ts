@@ -48,7 +48,7 @@ const others: [name: string, PeerCommand | null][] = [
   ],
 ]
 
-test.for(others)('%s trains as this package does', { timeout: 300_000 }, async ([name, command], { skip }) => {
+test.for(others)('%s trains as this package does', async ([name, command], { skip }) => {
   if (command === null) return skip(`no module torch; to install it: ${pytorch.install}`)
   const contenders = await Promise.all([start('lily-kernels', node('lily-kernels')), start(name, command)])
   try {

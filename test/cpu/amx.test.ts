@@ -56,7 +56,7 @@ beforeAll(async () => {
   if (!emulated.backend.available) environment = emulated.backend.reason ?? 'no reason given'
 }, 120_000)
 
-test('the machine code computes the bits of the model', { timeout: 300_000 }, async (context) => {
+test('the machine code computes the bits of the model', async (context) => {
   if (typeof environment === 'string') return context.skip(environment)
   const machine = await runOn('amx', some, environment)
   expect(machine.backend.devices[0].simd, 'the permission was granted').toBe('amx')
@@ -101,7 +101,7 @@ test('doctor tests the tile registers', async (context) => {
 })
 
 // The portable kernels do not round float32 parameters to bfloat16.
-test('the model does not run the vector kernels', { timeout: 300_000 }, async () => {
+test('the model does not run the vector kernels', async () => {
   const mixed = jobs.filter(({ spec }) => spec.parameters === 'float32').slice(0, 1)
   const model = await runOn('amx-model', mixed)
   const vectors = await runOn('portable', mixed)

@@ -16,7 +16,7 @@ const folder = temporaryFolder()
 test.for([
   ['Nehalem', 'portable'],
   ['Haswell', 'avx2'],
-] as const)('%s runs the widest set that it supports: %s', { timeout: 300_000 }, async ([name, simd], context) => {
+] as const)('%s runs the widest set that it supports: %s', async ([name, simd], context) => {
   const processor = olderProcessor(name)
   if (typeof processor === 'string') return context.skip(processor)
   // An emulated processor takes seconds per problem.
@@ -24,7 +24,7 @@ test.for([
   expectMatches(few, await runInChild(few, { LILY_CPU_ISA: '' }, processor), simd)
 })
 
-test('emulated tile registers do not keep the addon from loading', { timeout: 300_000 }, async (context) => {
+test('emulated tile registers do not keep the addon from loading', async (context) => {
   const haswell = olderProcessor('Haswell')
   if (typeof haswell === 'string') return context.skip(haswell)
   const environment = emulatedTiles(folder)

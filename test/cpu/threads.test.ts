@@ -51,17 +51,14 @@ async function reportOf(threads: number): Promise<Report> {
   return report
 }
 
-// Threads beyond the processor's cores wait for each other.
-const options = { timeout: 300_000 }
-
-test('16 threads match the reference', options, async () => {
+test('16 threads match the reference', async () => {
   const { backend, results } = await reportOf(16)
   const compared = jobs.filter(({ how }) => how.deferB !== true)
   const report = { backend, results: results.filter((_, i) => compared.includes(all[i])) }
   expectMatches(compared, report, backend.devices[0].simd ?? '')
 })
 
-test.each([3, 16])('%i threads give the bits of one', options, async (threads) => {
+test.each([3, 16])('%i threads give the bits of one', async (threads) => {
   const one = await reportOf(1)
   const many = await reportOf(threads)
   one.results.forEach(({ values }, i) => {

@@ -43,7 +43,7 @@ async function pairs(way: string): Promise<Report> {
 
 describe('pairs of forward and backward', () => {
   for (const way of ['disposed', 'dropped', 'promised', 'folded', 'lora', 'refused'])
-    test(way, { timeout: 300_000 }, async () => {
+    test(way, async () => {
       const { before, after, peak, keeping, keptBytes } = await pairs(way)
       // Less than one y, and a few bytes of JavaScript per pair.
       expect(after.arrayBuffers - before.arrayBuffers).toBeLessThan(64 * KB)

@@ -34,7 +34,7 @@ beforeAll(async () => {
     filter: (path) => !path.endsWith('.node'),
   })
   writeFileSync(join(folder, 'suites.mjs'), await bundleSuites())
-}, 300_000)
+})
 afterAll(() => installed?.remove())
 
 /** Arguments of each runtime before the file. */

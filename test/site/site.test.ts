@@ -80,7 +80,7 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
     address = server.resolvedUrls!.local[0]
     // Containers run tests as root, which the sandbox refuses.
     browser = await chromium.launch({ executablePath: chromiumProgram!, chromiumSandbox: false })
-  }, 300_000)
+  })
   afterAll(async () => {
     await browser?.close()
     await server?.close()

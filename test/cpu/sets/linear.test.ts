@@ -47,7 +47,7 @@ const byDefault = new Map(
 
 const sets = isSanitized ? ENDS : [...SETS, 'amx-model']
 sets.forEach((isa, turn) => {
-  test(`${isa}, with the same bits on 1 and 3 threads`, { timeout: 300_000 }, async (context) => {
+  test(`${isa}, with the same bits on 1 and 3 threads`, async (context) => {
     const jobs = [...few, ...packed, ...pairs, ...(isa === WIDEST ? sizes : everyNth(3, sizes, turn))]
     const on = (threads: number) =>
       ask<LinearReport>(fileURLToPath(new URL('../../support/linear.ts', import.meta.url)), jobs, {

@@ -13,25 +13,21 @@ import { expectMatMul, type MatMulReport, SPECS } from '../../support/matmul.js'
 
 const few = SPECS.filter((_, i) => i % 3 === 0)
 const specs = [...few, ...few.slice(0, 4).map((spec) => ({ ...spec, dtype: 'float32', precision: 'tf32' }) as const)]
-test.for([...SETS, 'amx-model'])(
-  '%s, with the same bits on 1 and 3 threads',
-  { timeout: 300_000 },
-  async (isa, context) => {
-    const on = (threads: number) =>
-      ask<MatMulReport>(fileURLToPath(new URL('../../support/matmul.ts', import.meta.url)), specs, {
-        LILY_CPU_ISA: isa,
-        LILY_NUM_THREADS: String(threads),
-      })
-    const { backend, results } = await on(1)
-    requireSet(isa, backend, context)
-    const others = await on(3)
-    // Precision tf32 rounds on AMX only.
-    specs.forEach((spec, i) => {
-      const rounds = isa === 'amx-model' || (isa === 'amx' && Math.min(spec.k, spec.n) >= LEAST_TERMS_RANK)
-      expectMatMul(spec, results[i], rounds ? spec.precision : 'default')
+test.for([...SETS, 'amx-model'])('%s, with the same bits on 1 and 3 threads', async (isa, context) => {
+  const on = (threads: number) =>
+    ask<MatMulReport>(fileURLToPath(new URL('../../support/matmul.ts', import.meta.url)), specs, {
+      LILY_CPU_ISA: isa,
+      LILY_NUM_THREADS: String(threads),
     })
-    others.results.forEach((other, i) => {
-      expectSameBits(`y of ${i}`, other, results[i])
-    })
-  },
-)
+  const { backend, results } = await on(1)
+  requireSet(isa, backend, context)
+  const others = await on(3)
+  // Precision tf32 rounds on AMX only.
+  specs.forEach((spec, i) => {
+    const rounds = isa === 'amx-model' || (isa === 'amx' && Math.min(spec.k, spec.n) >= LEAST_TERMS_RANK)
+    expectMatMul(spec, results[i], rounds ? spec.precision : 'default')
+  })
+  others.results.forEach((other, i) => {
+    expectSameBits(`y of ${i}`, other, results[i])
+  })
+})
