@@ -1,4 +1,5 @@
 import type { Problem, Routing } from './reference.js'
+import { type RowsAdapter, type RowsProblem, tokensOf } from './rows-reference.js'
 import { roundAll, type Types } from './dtypes.js'
 import { eighths, gaussian, integer, randomFrom } from './random.js'
 
@@ -82,6 +83,83 @@ function dropFirstGroup(c: Case, numbers: 'finite' | 'nan' | 'kept nan'): void {
 
 function total(lengths: readonly number[]): number {
   return lengths.reduce((sum, length) => sum + length, 0)
+}
+
+/** Sizes and modes of a call with an adapter per row; its numbers follow from the seed. */
+export interface RowsSpec extends Types {
+  tokens: number
+  dIn: number
+  dOut: number
+  seed: number
+  adapters: readonly Pick<Spec, 'routing' | 'rank' | 'experts' | 'pool' | 'activation' | 'scaling' | 'sharpness'>[]
+  /**
+   * The order of the adapters, K of them, and of the base in the segments: one after the other, taking turns, or at random. A
+   * list gives the adapter of each segment, -1 for the base.
+   */
+  pattern: 'sorted' | 'turns' | 'random' | readonly number[]
+  /** Whether some segments have the base. Default true. */
+  base?: boolean
+  /** Lengths of the sequences, which are the segments then; without them each token is one. */
+  lengths?: readonly number[] | undefined
+  /** Share of the tokens that the mask drops. */
+  masked?: number | undefined
+  /** Whether each segment has a factor. */
+  scaled?: boolean
+}
+
+export interface RowsCase extends RowsProblem {
+  x: Float32Array
+  dy: Float32Array
+  adapters: readonly (RowsAdapter & { a: Float32Array; router: Float32Array | undefined; b: Float32Array })[]
+  of: Int32Array
+  scale: Float32Array | undefined
+  /** The arguments of a call: by segment; a segment is a sequence, or a token without `offsets`. */
+  segments: { adapterOf: Int32Array; scale: Float32Array | undefined; offsets: Int32Array | undefined }
+  mask: Uint8Array | undefined
+}
+
+export function makeRowsCase(spec: RowsSpec): RowsCase {
+  const { tokens, dIn, dOut, seed, pattern, base = true, masked = 0 } = spec
+  const random = randomFrom(seed)
+  const { activations = 'float32', parameters, precision } = spec
+  const types: Types = { activations, parameters, precision }
+  const lengths = spec.lengths ?? new Array<number>(tokens).fill(1)
+  const count = spec.adapters.length
+  const choices = count + (base ? 1 : 0)
+  const choose = (g: number) => {
+    if (typeof pattern === 'object') return pattern[g]
+    if (pattern === 'random') return integer(random, 0, choices - 1)
+    return pattern === 'turns' ? g % choices : Math.floor((g * choices) / lengths.length)
+  }
+  const adapterOf = Int32Array.from(lengths, (_, g) => {
+    const choice = choose(g)
+    return choice === count ? -1 : choice
+  })
+  const factors = spec.scaled ? Float32Array.from(lengths, () => integer(random, -8, 12) / 7) : undefined
+  const perToken = <T>(values: ArrayLike<T>) => lengths.flatMap((length, g) => new Array<T>(length).fill(values[g]))
+  const of = Int32Array.from(perToken(adapterOf))
+  const mask = masked > 0 ? Uint8Array.from({ length: tokens }, () => (random() < masked ? 0 : 1)) : undefined
+  const relu = spec.adapters.some(({ activation }) => activation === 'relu')
+  const adapters = spec.adapters.map((adapter, k) => {
+    const own = tokensOf({ of }, k)
+    const pooled = adapter.routing === 'batch' || adapter.routing === 'sequence'
+    const ownLengths = adapter.routing === 'sequence' ? lengths.filter((_, g) => adapterOf[g] === k) : undefined
+    const sizes = { ...types, ...adapter, lengths: ownLengths, dIn, dOut, tokens: own.length, seed: seed + 1 + k }
+    const { a, router, b, offsets, weights } = makeCase(sizes)
+    return { ...adapter, a, router, b, offsets, weights, mask: pooled ? mask && own.map((t) => mask[t]) : undefined }
+  })
+  return {
+    ...types,
+    ...{ tokens, dIn, dOut, adapters, of, mask },
+    x: roundAll(activations, relu ? eighths(random, tokens * dIn) : gaussian(random, tokens * dIn)),
+    dy: roundAll(activations, gaussian(random, tokens * dOut)),
+    scale: factors && Float32Array.from(perToken(factors)),
+    segments: {
+      adapterOf,
+      scale: factors,
+      offsets: spec.lengths && Int32Array.from([0, ...lengths.map((_, g) => total(lengths.slice(0, g + 1)))]),
+    },
+  }
 }
 
 /** Random lengths, including zero, that add up to the tokens. */

@@ -1,7 +1,8 @@
 /** The reference compared with central differences: d/dv of sum(y * dy) for every element v of every operand. */
 import { describe, expect, test } from 'vitest'
 import { backward, forward, type Problem } from './reference.js'
-import { makeCase, type Spec } from './cases.js'
+import { makeCase, makeRowsCase, type Spec } from './cases.js'
+import { backwardRows, forwardRows } from './rows-reference.js'
 import { relativeError } from './compare.js'
 
 const STEP = 1e-4
@@ -65,4 +66,71 @@ test('the gradient of relu at zero is zero', () => {
   const gradients = backward(problem, forward(problem), problem.dy)
   expect(gradients.da.value.every((value) => value === 0)).toBe(true)
   expect(gradients.dx.value.every((value) => value === 0)).toBe(true)
+})
+
+describe('adapters per row', () => {
+  const problem = makeRowsCase({
+    ...{ tokens: 9, dIn: 5, dOut: 6, seed: 3, pattern: 'turns', lengths: [2, 0, 3, 1, 3], masked: 0.3, scaled: true },
+    adapters: [
+      { routing: 'lora', rank: 2, experts: 1, scaling: 2 },
+      { routing: 'batch', rank: 3, experts: 3, scaling: -1.5 },
+      { routing: 'sequence', rank: 4, experts: 2, pool: 'logits' },
+    ],
+  })
+  const { y, each } = forwardRows(problem)
+
+  test('a row is that of its adapter alone, times its factor, and the base adds nothing', () => {
+    problem.adapters.forEach((adapter, k) => {
+      const own = Array.from(problem.of.keys()).filter((t) => problem.of[t] === k)
+      const x = own.flatMap((t) => Array.from(problem.x.subarray(t * 5, t * 5 + 5)))
+      const alone = forward({ ...adapter, x, tokens: own.length, dIn: 5, dOut: 6 })
+      own.forEach((t, i) => {
+        const expected = Array.from(alone.y.slice(i, i + 1).value, (value) => (problem.scale?.[t] ?? 1) * value)
+        expect(relativeError(y.slice(t, t + 1).value, expected)).toBeLessThan(1e-12)
+      })
+    })
+    const base = Array.from(problem.of.keys()).filter((t) => problem.of[t] === -1)
+    expect(base.length).toBeGreaterThan(0)
+    for (const t of base) expect([...y.slice(t, t + 1).value]).toEqual(new Array(6).fill(0))
+  })
+
+  test('the gradients are differences of the forward', () => {
+    const loss = (changed: typeof problem) =>
+      forwardRows(changed).y.value.reduce((sum, value, i) => sum + value * problem.dy[i], 0)
+    const differences = (values: Float32Array, change: (values: Float64Array) => object) =>
+      Float64Array.from(values, (value, i) => {
+        const at = (step: number) => loss({ ...problem, ...change(Float64Array.from(values).with(i, value + step)) })
+        return (at(STEP) - at(-STEP)) / (2 * STEP)
+      })
+    const gradients = backwardRows(problem, { y, each }, problem.dy)
+    expect(
+      relativeError(
+        gradients.dx.value,
+        differences(problem.x, (x) => ({ x })),
+      ),
+    ).toBeLessThan(1e-6)
+    problem.adapters.forEach((adapter, k) => {
+      const replace = (part: object) => ({ adapters: problem.adapters.with(k, { ...adapter, ...part }) })
+      const { da, db, dRouter } = gradients.each[k]
+      expect(
+        relativeError(
+          da.value,
+          differences(adapter.a, (a) => replace({ a })),
+        ),
+      ).toBeLessThan(1e-6)
+      expect(
+        relativeError(
+          db.value,
+          differences(adapter.b, (b) => replace({ b })),
+        ),
+      ).toBeLessThan(1e-6)
+      if (adapter.router === undefined) return
+      expect(
+        relativeError(
+          dRouter.value,
+          differences(adapter.router, (router) => replace({ router })),
+        ),
+      ).toBeLessThan(1e-6)
+    })
+  })
 })

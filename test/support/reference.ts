@@ -37,6 +37,8 @@ export interface Problem extends Types {
   offsets?: ArrayLike<number> | undefined
   /** [G, E]; for fixed. */
   weights?: ArrayLike<number> | undefined
+  /** [M]: a factor on what the call adds to each row of y. */
+  scale?: ArrayLike<number> | undefined
 }
 
 export interface Forward {
@@ -248,7 +250,7 @@ function stack(cols: number, parts: Matrix[]): Matrix {
 }
 
 /** Some rows of a matrix. */
-const rowsOf = (matrix: Matrix, indices: number[]) =>
+export const rowsOf = (matrix: Matrix, indices: readonly number[]) =>
   stack(
     matrix.cols,
     indices.map((i) => matrix.slice(i, i + 1)),
@@ -271,6 +273,11 @@ function scaleRows(matrix: Matrix, factors: number[]): Matrix {
     result.set(i, scaled)
   })
   return result
+}
+
+/** The rows times the factors of a call, in a type. */
+function scaled(rows: Matrix, scale: ArrayLike<number> | undefined, type: Float | undefined, exact: boolean): Matrix {
+  return scale === undefined ? rows : scaleRows(rows, Array.from(scale)).rounded(type, exact)
 }
 
 /** Roundings of intermediate values. */
@@ -391,10 +398,11 @@ export function forward(problem: Problem, exact = true): Forward {
     weights = Matrix.exact(groups.length, experts, ones).times(1 / experts)
   }
 
+  const left = scaled(hidden, problem.scale, rounding.operands, exact)
   const y = new Matrix(tokens, dOut)
   groups.forEach(({ first, last }, g) => {
     if (first === last) return
-    const part = multiply(factor(hidden.slice(first, last)), combine(weights, g, b, rank, rounding)).times(scaling)
+    const part = multiply(factor(left.slice(first, last)), combine(weights, g, b, rank, rounding)).times(scaling)
     y.set(first, part)
   })
   return { y, hidden, probabilities, weights }
@@ -406,7 +414,7 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
   const x = Matrix.exact(tokens, dIn, problem.x)
   const a = parameter(rank, dIn, problem.a, rounding)
   const b = expertsOf(problem, rounding)
-  const dy = Matrix.exact(tokens, dOut, dyValues)
+  const dy = scaled(Matrix.exact(tokens, dOut, dyValues), problem.scale, problem.activations, exact)
   const groups = groupsOf(problem)
   const { hidden, weights } = saved
   const factor = (matrix: Matrix) => matrix.rounded(rounding.factors, exact)
