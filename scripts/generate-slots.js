@@ -106,7 +106,7 @@ ${positions('operation', 'LILY_TABLES')}
 export const backend = { cpu: 0, cuda: 1 } as const
 
 ${enumerations.join('\n')}
-${['adapter', 'linear', 'matmul', 'attention', 'elementwise', 'fold', 'adamw', 'adamw_item', 'slot'].map((name) => positions(camelCase(`${name}_fields`), `LILY_${name.toUpperCase()}_FIELDS`)).join('\n')}
+${['adapter', 'rows', 'rows_item', 'linear', 'matmul', 'attention', 'elementwise', 'fold', 'adamw', 'adamw_item', 'slot'].map((name) => positions(camelCase(`${name}_fields`), `LILY_${name.toUpperCase()}_FIELDS`)).join('\n')}
 ${positions('access', 'LILY_ACCESSES')}
 ${positions('size', 'LILY_SIZES')}
 /** Name, rows, columns, kind of type, and what the call does with an operand. */

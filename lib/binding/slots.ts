@@ -17,6 +17,8 @@ export const operation = {
   elementwise: 7,
   fold: 8,
   adamw: 9,
+  forwardRows: 10,
+  backwardRows: 11,
 } as const
 
 /** The backends by number. */
@@ -70,6 +72,39 @@ export const adapterFields = {
   experts: 15,
   groups: 16,
   scaling: 17,
+} as const
+
+/**
+ * Numbers of calls over disjoint rows of one x: many adapters in one call. `tokens` rows, of which the calls have `listed`;
+ * `indices` elements of the operand `index`.
+ */
+export const rowsFields = {
+  operation: 0,
+  backend: 1,
+  device: 2,
+  stream: 3,
+  memoryStream: 4,
+  precision: 5,
+  activationDtype: 6,
+  parameterDtype: 7,
+  tokens: 8,
+  dIn: 9,
+  dOut: 10,
+  listed: 11,
+  indices: 12,
+} as const
+
+/** Numbers of one of these calls. It has `count` rows: from `first` on, or, if that is -1, those of `index`. */
+export const rowsItemFields = {
+  routing: 0,
+  pool: 1,
+  activation: 2,
+  rank: 3,
+  experts: 4,
+  groups: 5,
+  scaling: 6,
+  count: 7,
+  first: 8,
 } as const
 
 /** Numbers of a call of a frozen linear layer, and of the packing of its weight. */
@@ -209,6 +244,8 @@ export const size = {
   headRows: 23,
   statistics: 24,
   elements: 25,
+  listed: 26,
+  indices: 27,
 } as const
 
 /** Name, rows, columns, kind of type, and what the call does with an operand. */
@@ -322,6 +359,50 @@ export const adamwItemSlots = [
   ['expAvgSq', 'one', 'elements', 'float32', 'update'],
 ] as const
 
+/**
+ * `index`: the rows of every call, call by call and ascending in each; then, of each call with sequences (sequence routing,
+ * and fixed routing with another number of groups than 1), groups + 1 offsets from 0 to its count; then the rows that no call
+ * has. `mask` and `scale` have one element for each of the first `listed` elements of `index`.
+ */
+export const forwardRowsSlots = [
+  ['x', 'tokens', 'dIn', 'activation', 'read'],
+  ['y', 'tokens', 'dOut', 'activation', 'output'],
+  ['index', 'one', 'indices', 'int32', 'copy'],
+  ['mask', 'one', 'listed', 'uint8', 'read'],
+  ['scale', 'one', 'listed', 'float32', 'read'],
+] as const
+
+/** `tokens` of a call is its count. */
+export const forwardRowsItemSlots = [
+  ['a', 'rank', 'dIn', 'parameter', 'read'],
+  ['router', 'experts', 'rank', 'parameter', 'read'],
+  ['b', 'bRows', 'bColumns', 'parameter', 'read'],
+  ['hidden', 'tokens', 'rank', 'hidden', 'output'],
+  ['probabilities', 'tokens', 'experts', 'float32', 'output'],
+  ['weights', 'groups', 'experts', 'float32', 'update'],
+] as const
+
+export const backwardRowsSlots = [
+  ['dy', 'tokens', 'dOut', 'activation', 'read'],
+  ['x', 'tokens', 'dIn', 'activation', 'read'],
+  ['dx', 'tokens', 'dIn', 'activation', 'output'],
+  ['index', 'one', 'indices', 'int32', 'copy'],
+  ['mask', 'one', 'listed', 'uint8', 'read'],
+  ['scale', 'one', 'listed', 'float32', 'read'],
+] as const
+
+export const backwardRowsItemSlots = [
+  ['a', 'rank', 'dIn', 'parameter', 'read'],
+  ['router', 'experts', 'rank', 'parameter', 'read'],
+  ['b', 'bRows', 'bColumns', 'parameter', 'read'],
+  ['hidden', 'tokens', 'rank', 'hidden', 'read'],
+  ['probabilities', 'tokens', 'experts', 'float32', 'read'],
+  ['weights', 'groups', 'experts', 'float32', 'read'],
+  ['da', 'rank', 'dIn', 'gradient', 'output'],
+  ['dRouter', 'experts', 'rank', 'gradient', 'output'],
+  ['db', 'bRows', 'bColumns', 'gradient', 'output'],
+] as const
+
 /** How many numbers come before those of the slots, and before each item of a list. */
 export const fieldCounts = {
   forward: 18,
@@ -334,8 +415,10 @@ export const fieldCounts = {
   elementwise: 13,
   fold: 8,
   adamw: 10,
+  forwardRows: 13,
+  backwardRows: 13,
 } as const
 
 /** The text of all lists, for the comparison with that of the addon. */
 export const signature =
-  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, gradient, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;attention:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, output;statistics, headRows, statistics, float32, output;attentionBackward:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;dy, queryRows, headColumns, activation, read;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, read;statistics, headRows, statistics, float32, read;dq, queryRows, headColumns, activation, output;dk, keyRows, headColumns, activation, output;dv, keyRows, headColumns, activation, output;elementwise:operation;backend;device;stream;memoryStream;function;m;n;aRows;aColumns;bRows;bColumns;scale;a, aRows, aColumns, float32, read;b, bRows, bColumns, float32, read;y, rows, width, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;9;'
+  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, gradient, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;attention:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, output;statistics, headRows, statistics, float32, output;attentionBackward:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;dy, queryRows, headColumns, activation, read;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, read;statistics, headRows, statistics, float32, read;dq, queryRows, headColumns, activation, output;dk, keyRows, headColumns, activation, output;dv, keyRows, headColumns, activation, output;elementwise:operation;backend;device;stream;memoryStream;function;m;n;aRows;aColumns;bRows;bColumns;scale;a, aRows, aColumns, float32, read;b, bRows, bColumns, float32, read;y, rows, width, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;forwardRows:operation;backend;device;stream;memoryStream;precision;activationDtype;parameterDtype;tokens;dIn;dOut;listed;indices;routing;pool;activation;rank;experts;groups;scaling;count;first;x, tokens, dIn, activation, read;y, tokens, dOut, activation, output;index, one, indices, int32, copy;mask, one, listed, uint8, read;scale, one, listed, float32, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;backwardRows:operation;backend;device;stream;memoryStream;precision;activationDtype;parameterDtype;tokens;dIn;dOut;listed;indices;routing;pool;activation;rank;experts;groups;scaling;count;first;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;dx, tokens, dIn, activation, output;index, one, indices, int32, copy;mask, one, listed, uint8, read;scale, one, listed, float32, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;10;'

@@ -4,11 +4,15 @@ import {
   adamwSlots,
   attentionBackwardSlots,
   attentionSlots,
+  backwardRowsItemSlots,
+  backwardRowsSlots,
   backwardSlots,
   fieldCounts,
   elementwiseSlots,
   foldItemSlots,
   foldSlots,
+  forwardRowsItemSlots,
+  forwardRowsSlots,
   forwardSlots,
   linearSlots,
   matmulSlots,
@@ -74,6 +78,8 @@ export const tables = {
   adamw: table('adamw', adamwSlots, adamwItemSlots),
   matmul: table('matmul', matmulSlots),
   elementwise: table('elementwise', elementwiseSlots),
+  forwardRows: table('forwardRows', forwardRowsSlots, forwardRowsItemSlots),
+  backwardRows: table('backwardRows', backwardRowsSlots, backwardRowsItemSlots),
 }
 
 const byNumber = (Object.keys(operation) as (keyof typeof operation)[]).map((name): Table => tables[name])

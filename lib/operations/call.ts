@@ -21,6 +21,8 @@ import {
   pool,
   precision,
   routing,
+  rowsFields,
+  rowsItemFields,
   size,
   slotFields,
 } from '../binding/slots.js'
@@ -73,6 +75,36 @@ export interface Call<P extends Sized = Sized> {
 export interface Sized {
   readonly sizes: readonly number[]
   readonly hiddenDtype?: DType
+  /** The problems of a list of calls, which have the sizes of the parts of its items. */
+  readonly calls?: readonly Sized[]
+}
+
+/** The numbers of calls over disjoint rows of one x. */
+export interface RowsProblem extends Sized {
+  readonly precision: Problem['precision']
+  /** The type of x, and that of the parameters. */
+  readonly dtype: DType
+  readonly parameterDtype: DType
+  /** The rows of x. */
+  readonly tokens: number
+  readonly dIn: number
+  readonly dOut: number
+  /** The number of rows that the calls have, and of elements of the operand `index` (native/binding/descriptor.h). */
+  readonly listed: number
+  readonly indices: number
+  /** The calls: `tokens` of each is the number of its rows. */
+  readonly calls: readonly Problem[]
+  /** Of each call: its first row if its rows are one run, otherwise -1. */
+  readonly firsts: readonly number[]
+}
+
+/** The sizes of the parts of a list of calls, by the positions of `size`. */
+export function rowsSizes({ listed, indices }: Pick<RowsProblem, 'listed' | 'indices'>): readonly number[] {
+  const sizes = new Array<number>(Object.keys(size).length).fill(0)
+  sizes[size.one] = 1
+  sizes[size.listed] = listed
+  sizes[size.indices] = indices
+  return sizes
 }
 
 /** Sizes of the stacked experts b, [E, r, d_out]. */
@@ -135,6 +167,9 @@ export interface ElementwiseProblem extends Sized {
   readonly scale: number
 }
 
+const ROWS_FIELDS = Object.keys(rowsFields).length
+const ROWS_ITEM_FIELDS = Object.keys(rowsItemFields).length
+
 function writeAdapter(numbers: Float64Array, problem: Problem): void {
   numbers[adapterFields.routing] = routing[problem.routing]
   numbers[adapterFields.pool] = pool[problem.pool]
@@ -149,6 +184,30 @@ function writeAdapter(numbers: Float64Array, problem: Problem): void {
   numbers[adapterFields.experts] = problem.experts
   numbers[adapterFields.groups] = problem.groups
   numbers[adapterFields.scaling] = problem.scaling
+}
+
+function writeRows(numbers: Float64Array, problem: RowsProblem): void {
+  numbers[rowsFields.precision] = precision[problem.precision]
+  numbers[rowsFields.activationDtype] = numberOf(problem.dtype)
+  numbers[rowsFields.parameterDtype] = numberOf(problem.parameterDtype)
+  numbers[rowsFields.tokens] = problem.tokens
+  numbers[rowsFields.dIn] = problem.dIn
+  numbers[rowsFields.dOut] = problem.dOut
+  numbers[rowsFields.listed] = problem.listed
+  numbers[rowsFields.indices] = problem.indices
+  let at = ROWS_FIELDS
+  for (const [i, call] of problem.calls.entries()) {
+    numbers[at + rowsItemFields.routing] = routing[call.routing]
+    numbers[at + rowsItemFields.pool] = pool[call.pool]
+    numbers[at + rowsItemFields.activation] = activation[call.activation]
+    numbers[at + rowsItemFields.rank] = call.rank
+    numbers[at + rowsItemFields.experts] = call.experts
+    numbers[at + rowsItemFields.groups] = call.groups
+    numbers[at + rowsItemFields.scaling] = call.scaling
+    numbers[at + rowsItemFields.count] = call.tokens
+    numbers[at + rowsItemFields.first] = problem.firsts[i]
+    at += ROWS_ITEM_FIELDS
+  }
 }
 
 function writeLinear(numbers: Float64Array, problem: LinearProblem): void {
@@ -174,6 +233,16 @@ function writeAttention(numbers: Float64Array, problem: AttentionProblem): void 
 
 export const FORWARD: Kind<Problem> = { table: tables.forward, write: writeAdapter }
 export const BACKWARD: Kind<Problem> = { table: tables.backward, write: writeAdapter }
+export const FORWARD_ROWS: Kind<RowsProblem> = {
+  table: tables.forwardRows,
+  itemFields: ROWS_ITEM_FIELDS,
+  write: writeRows,
+}
+export const BACKWARD_ROWS: Kind<RowsProblem> = {
+  table: tables.backwardRows,
+  itemFields: ROWS_ITEM_FIELDS,
+  write: writeRows,
+}
 export const LINEAR: Kind<LinearProblem> = { table: tables.linear, write: writeLinear }
 export const LINEAR_BACKWARD: Kind<LinearProblem> = { table: tables.linearBackward, write: writeLinear }
 export const PACK: Kind<LinearProblem> = { table: tables.pack, write: writeLinear }
@@ -274,7 +343,7 @@ export function encode(call: Call): Encoded {
   numbers[adapterFields.stream] = placement === null ? 0 : placement.stream.cudaStream
   numbers[adapterFields.memoryStream] = placement === null ? 0 : placement.stream.memoryStream.cudaStream
   kind.write(numbers, problem)
-  const { sizes } = problem
+  const { slots, itemSlots } = kind.table
   let at = numbers.length - operands.length * SLOT_NUMBERS
   for (let i = 0; i < operands.length; i++, at += SLOT_NUMBERS) {
     const entry = operands[i]
@@ -283,7 +352,7 @@ export function encode(call: Call): Encoded {
       memory[i] = null
       continue
     }
-    const slot = kind.table.slots[i] ?? slotAt(kind.table, i)
+    const slot = slots[i] ?? slotAt(kind.table, i)
     const operand = 'accumulate' in entry ? entry.operand : entry
     memory[i] = boundMemory(operand.memory)
     numbers[at + slotFields.byteOffset] = operand.byteOffset
@@ -294,9 +363,11 @@ export function encode(call: Call): Encoded {
       numbers[at + slotFields.pitch] = pitch
       numbers[at + slotFields.dtype] = numberOf(dtype)
     } else {
+      const item = i < slots.length ? undefined : problem.calls?.[Math.floor((i - slots.length) / itemSlots.length)]
+      const { sizes } = item ?? problem
       numbers[at + slotFields.rows] = sizes[slot.rows]
       numbers[at + slotFields.columns] = numbers[at + slotFields.pitch] = sizes[slot.columns]
-      numbers[at + slotFields.dtype] = numberOfPart(slot.type, problem)
+      numbers[at + slotFields.dtype] = numberOfPart(slot.type, item ?? problem)
     }
     if (slot.use === 'output') {
       numbers[at + slotFields.access] = 'accumulate' in entry && entry.accumulate ? access.add : access.write

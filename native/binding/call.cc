@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include <algorithm>
 #include <type_traits>
 
 namespace lily::binding {
@@ -31,6 +32,44 @@ lily_status known_bytes(const lily_backend *backend, const Problem &problem, siz
   return LILY_OK;
 }
 
+// The same for a list: what its workspace depends on.
+template <typename List>
+lily_status known_list_bytes(const lily_backend *backend, lily_status (*query)(const List *, size_t *),
+                             const List &list, size_t *bytes) {
+  struct Item {
+    lily_problem problem;
+    bool has_rows, has_scale;
+  };
+  struct Known {
+    const lily_backend *backend;
+    int64_t tokens, rest_count;
+    std::vector<Item> items;
+    size_t bytes;
+  };
+  thread_local Known known = {};
+  const auto matches = [&] {
+    if (known.backend != backend || known.tokens != list.tokens || known.rest_count != list.rest_count) return false;
+    if (static_cast<int64_t>(known.items.size()) != list.count) return false;
+    const auto *call = list.calls;
+    return std::all_of(known.items.begin(), known.items.end(), [&](const Item &item) {
+      const lily_tokens &tokens = call->tokens;
+      return item.has_rows == (tokens.rows != nullptr) && item.has_scale == (tokens.scale != nullptr) &&
+             memcmp(&item.problem, &call++->problem, sizeof item.problem) == 0;
+    });
+  };
+  if (!matches()) {
+    if (const lily_status status = query(&list, bytes)) return status;
+    known = {backend, list.tokens, list.rest_count, {}, *bytes};
+    known.items.reserve(static_cast<size_t>(list.count));
+    for (int64_t i = 0; i < list.count; ++i) {
+      const lily_tokens &tokens = list.calls[i].tokens;
+      known.items.push_back({list.calls[i].problem, tokens.rows != nullptr, tokens.scale != nullptr});
+    }
+  }
+  *bytes = known.bytes;
+  return LILY_OK;
+}
+
 }  // namespace
 
 lily_status Call::workspace_bytes(size_t *bytes) const {
@@ -38,6 +77,9 @@ lily_status Call::workspace_bytes(size_t *bytes) const {
   switch (operation) {
     case operation::forward: return known_bytes<&lily_backend::forward_workspace>(backend, forward.problem, bytes);
     case operation::backward: return known_bytes<&lily_backend::backward_workspace>(backend, backward.problem, bytes);
+    case operation::forwardRows: return known_list_bytes(backend, backend->forward_rows_workspace, forward_rows, bytes);
+    case operation::backwardRows:
+      return known_list_bytes(backend, backend->backward_rows_workspace, backward_rows, bytes);
     case operation::linear: return known_bytes<&lily_backend::linear_workspace>(backend, linear.problem, bytes);
     case operation::attention: return lily_cpu_attention_workspace(&attention.problem, bytes);
     case operation::attentionBackward: return lily_cpu_attention_backward_workspace(&attention_backward.problem, bytes);
@@ -55,6 +97,8 @@ void Call::give_workspace(void *workspace, size_t bytes) {
   switch (operation) {
     case operation::forward: return give(forward);
     case operation::backward: return give(backward);
+    case operation::forwardRows: return give(forward_rows);
+    case operation::backwardRows: return give(backward_rows);
     case operation::linear: return give(linear);
     case operation::attention: return give(attention);
     case operation::attentionBackward: return give(attention_backward);
@@ -68,6 +112,8 @@ lily_status Call::run() const {
   switch (operation) {
     case operation::forward: return backend->forward(&forward);
     case operation::backward: return backend->backward(&backward);
+    case operation::forwardRows: return backend->forward_rows(&forward_rows);
+    case operation::backwardRows: return backend->backward_rows(&backward_rows);
     case operation::linear: return backend->linear(&linear);
     case operation::pack: return backend->linear_pack(&linear, const_cast<void *>(linear.packed));
     case operation::attention: return lily_cpu_attention_forward(&attention);

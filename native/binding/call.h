@@ -23,7 +23,7 @@ struct Error {
   std::string message;
 };
 
-// A call without the vectors that fold and adamw refer to. It can be copied byte by byte.
+// A call without the vectors that those with lists refer to. It can be copied byte by byte.
 struct Call {
   operation::Position operation;
   const lily_backend *backend;
@@ -32,6 +32,8 @@ struct Call {
   union {
     lily_forward forward;
     lily_backward backward;
+    lily_forward_rows forward_rows;
+    lily_backward_rows backward_rows;
     lily_linear linear;
     lily_cpu_attention attention;
     lily_cpu_attention_backward attention_backward;
@@ -47,8 +49,10 @@ struct Call {
   lily_status run() const;
 };
 
-// What a fold or a step of AdamW refers to.
+// What a call with a list refers to.
 struct Lists {
+  std::vector<lily_forward> forwards;
+  std::vector<lily_backward> backwards;
   std::vector<lily_deferred> layers;
   std::vector<lily_adamw_parameter> parameters;
 };

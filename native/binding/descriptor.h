@@ -3,9 +3,9 @@
 // scripts/generate-slots.js writes lib/binding/slots.ts: run that script after a change here. lib/ compares the text of
 // the lists when it loads the addon.
 //
-// The numbers of a call are its fields, then the fields of each item of its list (a parameter of AdamW), then those of
-// each operand, slot by slot; the slots of the items of a list (layers of a fold, parameters) follow the others. The
-// operands are passed in the same order.
+// The numbers of a call are its fields, then the fields of each item of its list (a parameter of AdamW, a call of a
+// list of calls), then those of each operand, slot by slot; the slots of the items of a list (layers of a fold,
+// parameters, calls) follow the others. The operands are passed in the same order.
 #pragma once
 
 #include <stdint.h>
@@ -41,6 +41,31 @@ namespace lily::binding {
   X(experts)                     \
   X(groups)                      \
   X(scaling)
+
+// Numbers of calls over disjoint rows of one x: many adapters in one call. `tokens` rows, of which the calls have `listed`;
+// `indices` elements of the operand `index`.
+#define LILY_ROWS_FIELDS(X)   \
+  LILY_PLACEMENT_FIELDS(X)    \
+  X(precision)                \
+  X(activationDtype)          \
+  X(parameterDtype)           \
+  X(tokens)                   \
+  X(dIn)                      \
+  X(dOut)                     \
+  X(listed)                   \
+  X(indices)
+
+// Numbers of one of these calls. It has `count` rows: from `first` on, or, if that is -1, those of `index`.
+#define LILY_ROWS_ITEM_FIELDS(X)   \
+  X(routing)                       \
+  X(pool)                          \
+  X(activation)                    \
+  X(rank)                          \
+  X(experts)                       \
+  X(groups)                        \
+  X(scaling)                       \
+  X(count)                         \
+  X(first)
 
 // Numbers of a call of a frozen linear layer, and of the packing of its weight.
 #define LILY_LINEAR_FIELDS(X)   \
@@ -164,6 +189,44 @@ namespace lily::binding {
   X(db, bRows, bColumns, gradient, output)                   \
   X(deferredDb, partials, partial, float32, output)
 
+// `index`: the rows of every call, call by call and ascending in each; then, of each call with sequences (sequence routing,
+// and fixed routing with another number of groups than 1), groups + 1 offsets from 0 to its count; then the rows that no call
+// has. `mask` and `scale` have one element for each of the first `listed` elements of `index`.
+#define LILY_FORWARD_ROWS_SLOTS(X)                           \
+  X(x, tokens, dIn, activation, read)                        \
+  X(y, tokens, dOut, activation, output)                     \
+  X(index, one, indices, int32, copy)                        \
+  X(mask, one, listed, uint8, read)                          \
+  X(scale, one, listed, float32, read)
+
+// `tokens` of a call is its count.
+#define LILY_FORWARD_ROWS_ITEM_SLOTS(X)                      \
+  X(a, rank, dIn, parameter, read)                           \
+  X(router, experts, rank, parameter, read)                  \
+  X(b, bRows, bColumns, parameter, read)                     \
+  X(hidden, tokens, rank, hidden, output)                    \
+  X(probabilities, tokens, experts, float32, output)         \
+  X(weights, groups, experts, float32, update)
+
+#define LILY_BACKWARD_ROWS_SLOTS(X)                          \
+  X(dy, tokens, dOut, activation, read)                      \
+  X(x, tokens, dIn, activation, read)                        \
+  X(dx, tokens, dIn, activation, output)                     \
+  X(index, one, indices, int32, copy)                        \
+  X(mask, one, listed, uint8, read)                          \
+  X(scale, one, listed, float32, read)
+
+#define LILY_BACKWARD_ROWS_ITEM_SLOTS(X)                     \
+  X(a, rank, dIn, parameter, read)                           \
+  X(router, experts, rank, parameter, read)                  \
+  X(b, bRows, bColumns, parameter, read)                     \
+  X(hidden, tokens, rank, hidden, read)                      \
+  X(probabilities, tokens, experts, float32, read)           \
+  X(weights, groups, experts, float32, read)                 \
+  X(da, rank, dIn, gradient, output)                         \
+  X(dRouter, experts, rank, gradient, output)                \
+  X(db, bRows, bColumns, gradient, output)
+
 // x is dy, and y is dx, if the call is transposed.
 #define LILY_LINEAR_SLOTS(X)                \
   X(x, tokens, depth, activation, read)     \
@@ -239,7 +302,9 @@ namespace lily::binding {
   X(attentionBackward, LILY_ATTENTION_FIELDS, LILY_NONE, LILY_ATTENTION_BACKWARD_SLOTS, LILY_NONE)      \
   X(elementwise, LILY_ELEMENTWISE_FIELDS, LILY_NONE, LILY_ELEMENTWISE_SLOTS, LILY_NONE)                 \
   X(fold, LILY_FOLD_FIELDS, LILY_NONE, LILY_FOLD_SLOTS, LILY_FOLD_ITEM_SLOTS)                           \
-  X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)
+  X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)                       \
+  X(forwardRows, LILY_ROWS_FIELDS, LILY_ROWS_ITEM_FIELDS, LILY_FORWARD_ROWS_SLOTS, LILY_FORWARD_ROWS_ITEM_SLOTS)      \
+  X(backwardRows, LILY_ROWS_FIELDS, LILY_ROWS_ITEM_FIELDS, LILY_BACKWARD_ROWS_SLOTS, LILY_BACKWARD_ROWS_ITEM_SLOTS)
 
 // What sizes and types of operands are called in the tables; docs/math.md has the symbols. Those of forward and backward
 // come first.
@@ -269,7 +334,9 @@ namespace lily::binding {
   X(headColumns)        \
   X(headRows)           \
   X(statistics)         \
-  X(elements)
+  X(elements)           \
+  X(listed)             \
+  X(indices)
 
 // `gradient`: that of the parameters, or float32. `any`: any of lily_dtype.
 #define LILY_TYPES(X)   \
@@ -292,6 +359,8 @@ namespace lily::binding {
 LILY_DEFINE_ENUM(operation, LILY_TABLES)
 LILY_DEFINE_ENUM(placement_field, LILY_PLACEMENT_FIELDS)
 LILY_DEFINE_ENUM(adapter_field, LILY_ADAPTER_FIELDS)
+LILY_DEFINE_ENUM(rows_field, LILY_ROWS_FIELDS)
+LILY_DEFINE_ENUM(rows_item_field, LILY_ROWS_ITEM_FIELDS)
 LILY_DEFINE_ENUM(linear_field, LILY_LINEAR_FIELDS)
 LILY_DEFINE_ENUM(attention_field, LILY_ATTENTION_FIELDS)
 LILY_DEFINE_ENUM(elementwise_field, LILY_ELEMENTWISE_FIELDS)
@@ -303,6 +372,10 @@ LILY_DEFINE_ENUM(slot_field, LILY_SLOT_FIELDS)
 LILY_DEFINE_ENUM(slot_access, LILY_ACCESSES)
 LILY_DEFINE_ENUM(forward_slot, LILY_FORWARD_SLOTS)
 LILY_DEFINE_ENUM(backward_slot, LILY_BACKWARD_SLOTS)
+LILY_DEFINE_ENUM(forward_rows_slot, LILY_FORWARD_ROWS_SLOTS)
+LILY_DEFINE_ENUM(forward_rows_item_slot, LILY_FORWARD_ROWS_ITEM_SLOTS)
+LILY_DEFINE_ENUM(backward_rows_slot, LILY_BACKWARD_ROWS_SLOTS)
+LILY_DEFINE_ENUM(backward_rows_item_slot, LILY_BACKWARD_ROWS_ITEM_SLOTS)
 LILY_DEFINE_ENUM(linear_slot, LILY_LINEAR_SLOTS)
 LILY_DEFINE_ENUM(pack_slot, LILY_PACK_SLOTS)
 LILY_DEFINE_ENUM(attention_slot, LILY_ATTENTION_SLOTS)
@@ -330,7 +403,7 @@ struct Slot {
 };
 
 struct Table {
-  const char *const *fields;
+  const char *const *fields;  // those of an item follow
   int field_count, item_field_count;
   const Slot *slots;
   int slot_count;
@@ -343,7 +416,7 @@ struct Table {
 // The last element is a place for lists without elements.
 #define LILY_DEFINE_TABLE(operation, fields, item_fields, slots, item_slots)      \
   namespace operation##_table {                                                   \
-  constexpr const char *kFields[] = {fields(LILY_NAME) nullptr};                  \
+  constexpr const char *kFields[] = {fields(LILY_NAME) item_fields(LILY_NAME) nullptr};  \
   constexpr Slot kSlots[] = {slots(LILY_SLOT) Slot{}};                            \
   constexpr Slot kItemSlots[] = {item_slots(LILY_SLOT) Slot{}};                   \
   }

@@ -74,6 +74,13 @@ bool describe(const Slot &slot, const double *numbers, Extent *extent, Error *er
   return true;
 }
 
+// Slots of a call and of an item of its list.
+constexpr int most_slots() {
+  int most = 0;
+  for (const Table &table : kTables) most = std::max(most, table.slot_count + table.item_slot_count);
+  return most;
+}
+
 // Reads the numbers and the operands of one call. After the first error the results mean nothing.
 class Reader {
  public:
@@ -87,6 +94,8 @@ class Reader {
     switch (call->operation) {
       case operation::forward: read_forward(call->forward = {}); break;
       case operation::backward: read_backward(call->backward = {}); break;
+      case operation::forwardRows: read_forward_rows(call->forward_rows = {}, lists->forwards); break;
+      case operation::backwardRows: read_backward_rows(call->backward_rows = {}, lists->backwards); break;
       case operation::linear: read_linear(call->linear = {}); break;
       case operation::pack: read_pack(call->linear = {}); break;
       case operation::attention: read_attention(call->attention = {}); break;
@@ -96,12 +105,7 @@ class Reader {
       case operation::elementwise: read_elementwise(call->elementwise = {}); break;
       default: read_adamw(call->adamw = {}, lists->parameters);
     }
-    // WebAssembly copies every operand that is given, so none may be unchecked.
-    for (int slot = 0; slot < table_.slot_count && !failed(); ++slot) {
-      if (has(slot) && !is_read_[slot]) {
-        fail("ERR_LILY_ARGUMENT", std::string(table_.slots[slot].name) + " is not an operand of such a call");
-      }
-    }
+    check_all_read(0, table_.slot_count);
   }
 
   size_t read_packed_bytes() {
@@ -130,28 +134,46 @@ class Reader {
   bool failed() const { return error_.code != nullptr; }
 
   // Apart from the functions that find an error, which are small enough to be inlined then.
-  [[gnu::cold, gnu::noinline]] void fail_field(int field, const std::string &message) {
+  [[gnu::cold, gnu::noinline]] void fail_field(int64_t field, const std::string &message) {
+    const int64_t of_items = field - table_.field_count;
+    if (of_items >= 0) field = table_.field_count + of_items % table_.item_field_count;
     fail("ERR_LILY_ARGUMENT", table_.fields[field] + message);
   }
 
-  int64_t whole(int field) {
+  int64_t whole(int64_t field) {
     int64_t number = 0;
     if (!to_whole(source_.numbers[field], &number)) fail_field(field, " is not a whole number");
     return number;
   }
 
-  int64_t whole(int field, int64_t least, int64_t most) {
+  int64_t whole(int64_t field, int64_t least, int64_t most) {
     const int64_t number = whole(field);
     if (number < least || number > most) fail_field(field, " must be from " + text(least) + " to " + text(most));
     return number;
   }
 
-  int32_t choice(int field) { return static_cast<int32_t>(whole(field, INT32_MIN, INT32_MAX)); }
+  int32_t choice(int64_t field) { return static_cast<int32_t>(whole(field, INT32_MIN, INT32_MAX)); }
   lily_stream stream() { return static_cast<lily_stream>(whole(placement_field::stream)); }
 
   // ---- Operands ----
 
   bool has(int64_t slot) const { return source_.memory[slot].data != nullptr; }
+
+  // The place of a slot in is_read_: the items of a list share theirs.
+  int64_t position(int64_t slot) const {
+    const int64_t of_items = slot - table_.slot_count;
+    return of_items < 0 ? slot : table_.slot_count + of_items % table_.item_slot_count;
+  }
+
+  // WebAssembly copies every operand that is given, so none may be unchecked.
+  void check_all_read(int64_t first, int64_t count) {
+    for (int64_t slot = first; slot < first + count && !failed(); ++slot) {
+      if (has(slot) && !is_read_[position(slot)]) {
+        fail("ERR_LILY_ARGUMENT", std::string(source_.slot(slot).name) + " is not an operand of such a call");
+      }
+      is_read_[position(slot)] = false;
+    }
+  }
 
   const double *numbers_of(int64_t slot) const { return source_.slot_numbers(slot); }
 
@@ -180,7 +202,7 @@ class Reader {
       fail("ERR_LILY_ARGUMENT", std::string(row.name) + " is not a typed array");
       return {};
     }
-    if (slot < table_.slot_count) is_read_[slot] = true;
+    is_read_[position(slot)] = true;
     Extent found;
     if (!describe(row, numbers_of(slot), &found, &error_)) return {};
     const int64_t rows = sizes_[row.rows], columns = sizes_[row.columns];
@@ -247,8 +269,11 @@ class Reader {
     problem.scaling = static_cast<float>(source_.numbers[scaling]);
     problem.device = source_.device;
     check(problem_error(problem));
-    if (failed()) return problem;
+    if (!failed()) set_sizes(problem);
+    return problem;
+  }
 
+  void set_sizes(const lily_problem &problem) {
     const bool lora = problem.routing == LILY_ROUTING_NONE;
     activation_dtype_ = problem.activation_dtype;
     parameter_dtype_ = problem.parameter_dtype;
@@ -264,23 +289,25 @@ class Reader {
     sizes_[size::bColumns] = lora ? problem.rank : problem.d_out;
     sizes_[size::partials] = deferred_partials(problem);
     sizes_[size::partial] = problem.rank * problem.d_out;
-    return problem;
   }
 
-  // Mask and sequence offsets. Offsets in host memory are checked: they must ascend from 0 to M.
+  // Offsets in host memory. In device memory the kernels clamp what they read.
+  void check_offsets(const lily_problem &problem, const int32_t *first) {
+    if (failed() || source_.backend != lily_cpu_backend()) return;
+    if (first[0] != 0 || first[problem.groups] != problem.tokens ||
+        !std::is_sorted(first, first + problem.groups + 1)) {
+      fail("ERR_LILY_ARGUMENT", "sequenceOffsets do not ascend from 0 to the number of tokens");
+    }
+  }
+
+  // Mask and sequence offsets.
   lily_tokens read_tokens(const lily_problem &problem, int mask, int offsets) {
     lily_tokens tokens = {};
     tokens.mask = array_if_given<uint8_t>(mask);
     if (!may_have_groups(problem)) return tokens;
     if (!has(offsets) && problem.routing == LILY_ROUTING_FIXED && problem.groups == 1) return tokens;
-    const int32_t *const first = array<int32_t>(offsets);
-    tokens.sequence_offsets = first;
-    // In device memory the kernels clamp what they read.
-    if (failed() || source_.backend != lily_cpu_backend()) return tokens;
-    if (first[0] != 0 || first[problem.groups] != problem.tokens ||
-        !std::is_sorted(first, first + problem.groups + 1)) {
-      fail("ERR_LILY_ARGUMENT", "sequenceOffsets do not ascend from 0 to the number of tokens");
-    }
+    tokens.sequence_offsets = array<int32_t>(offsets);
+    check_offsets(problem, tokens.sequence_offsets);
     return tokens;
   }
 
@@ -291,16 +318,26 @@ class Reader {
     call.tokens = read_tokens(problem, mask, sequenceOffsets);
     if (call.tokens.sequence_offsets != nullptr) call.unchecked_offsets = array_if_given<int32_t>(uncheckedOffsets);
     call.x = matrix(x);
-    call.a = matrix(a);
-    if (has_router(problem)) call.router = matrix(router);
-    call.b = matrix(b);
-    call.problem.unaligned = is_unaligned(call.x, problem.d_in) || is_unaligned(call.a, problem.d_in) ||
-                             is_unaligned(call.b, sizes_[size::bColumns]);
     call.y = matrix(y);
-    call.hidden = array_if_given<void>(hidden);
-    if (keeps_probabilities(problem)) call.probabilities = array_if_given(probabilities);
+    read_parameters(call, {a, router, b, hidden, probabilities, weights});
+  }
+
+  // The slots of the parameters of a call, and of what it keeps.
+  struct ParameterSlots {
+    int64_t a, router, b, hidden, probabilities, weights;
+  };
+
+  void read_parameters(lily_forward &call, const ParameterSlots &of) {
+    lily_problem &problem = call.problem;
+    call.a = matrix(of.a);
+    if (has_router(problem)) call.router = matrix(of.router);
+    call.b = matrix(of.b);
+    problem.unaligned = is_unaligned(call.x, problem.d_in) || is_unaligned(call.a, problem.d_in) ||
+                        is_unaligned(call.b, sizes_[size::bColumns]);
+    call.hidden = array_if_given<void>(of.hidden);
+    if (keeps_probabilities(problem)) call.probabilities = array_if_given(of.probabilities);
     if (has_weights(problem)) {
-      call.weights = problem.routing == LILY_ROUTING_FIXED ? array(weights) : array_if_given(weights);
+      call.weights = problem.routing == LILY_ROUTING_FIXED ? array(of.weights) : array_if_given(of.weights);
     }
   }
 
@@ -311,26 +348,210 @@ class Reader {
     call.tokens = read_tokens(problem, mask, sequenceOffsets);
     call.dy = matrix(dy);
     call.x = matrix(x);
-    call.a = matrix(a);
-    call.b = matrix(b);
-    call.hidden = array<void>(hidden);
-    call.problem.unaligned = is_unaligned(call.dy, problem.d_out) || is_unaligned(call.x, problem.d_in) ||
-                             is_unaligned(call.a, problem.d_in) || is_unaligned(call.b, sizes_[size::bColumns]) ||
-                             is_unaligned({const_cast<void *>(call.hidden), problem.rank, hidden_dtype_}, problem.rank);
     call.dx = matrix_if_given(dx);
-    call.da = matrix_if_given(da);
-    if (has_router(problem)) {
-      call.router = matrix(router);
-      call.d_router = matrix_if_given(dRouter);
-    }
-    if (keeps_probabilities(problem)) call.probabilities = array(probabilities);
-    if (has_weights(problem)) call.weights = array(weights);
-    call.db = matrix_if_given(db);
+    read_parameters(call, {a, router, b, hidden, probabilities, weights}, {da, dRouter, db});
     if (!has(deferredDb)) return;
     if (problem.routing == LILY_ROUTING_NONE || has(db)) {
       fail("ERR_LILY_ARGUMENT", "deferredDb is for Lily, and without db");
     }
     call.deferred_db = array(deferredDb);
+  }
+
+  struct GradientSlots {
+    int64_t da, d_router, db;
+  };
+
+  void read_parameters(lily_backward &call, const ParameterSlots &of, const GradientSlots &to) {
+    lily_problem &problem = call.problem;
+    call.a = matrix(of.a);
+    call.b = matrix(of.b);
+    call.hidden = array<void>(of.hidden);
+    problem.unaligned = is_unaligned(call.dy, problem.d_out) || is_unaligned(call.x, problem.d_in) ||
+                        is_unaligned(call.a, problem.d_in) || is_unaligned(call.b, sizes_[size::bColumns]) ||
+                        is_unaligned({const_cast<void *>(call.hidden), problem.rank, hidden_dtype_, 0}, problem.rank);
+    call.da = matrix_if_given(to.da);
+    if (has_router(problem)) {
+      call.router = matrix(of.router);
+      call.d_router = matrix_if_given(to.d_router);
+    }
+    if (keeps_probabilities(problem)) call.probabilities = array(of.probabilities);
+    if (has_weights(problem)) call.weights = array(of.weights);
+    call.db = matrix_if_given(to.db);
+  }
+
+  // ---- Calls over disjoint rows ----
+
+  // The problem that the calls of a list have in common; its tokens are all rows, and its rank is not that of any call.
+  lily_problem read_rows_problem() {
+    using namespace rows_field;
+    lily_problem problem = {};
+    problem.tokens = whole(tokens);
+    problem.d_in = whole(dIn);
+    problem.d_out = whole(dOut);
+    problem.rank = problem.experts = problem.groups = 1;
+    problem.routing = LILY_ROUTING_NONE;
+    problem.precision = choice(precision);
+    problem.activation_dtype = choice(activationDtype);
+    problem.parameter_dtype = choice(parameterDtype);
+    problem.device = source_.device;
+    sizes_[size::listed] = whole(listed, 0, kMaxCount);
+    sizes_[size::indices] = whole(indices, 0, kMaxStep);
+    check(problem_error(problem));
+    if (!failed()) set_sizes(problem);
+    return problem;
+  }
+
+  // The operand `index` and what has one element for each listed row.
+  struct Rows {
+    lily_problem problem;
+    const int32_t *index;
+    const uint8_t *mask;
+    const float *scale;
+    int64_t rest_count;
+    int64_t listed = 0, offsets = 0;   // how many of each the calls read so far have
+    std::vector<bool> is_listed = {};  // by row
+  };
+
+  Rows read_rows(const lily_problem &problem, int index, int mask, int scale) {
+    const int64_t rest_count = problem.tokens - sizes_[size::listed];
+    if (rest_count < 0) fail("ERR_LILY_ARGUMENT", "listed is more than tokens");
+    return {.problem = problem,
+            .index = array<int32_t>(index),
+            .mask = array_if_given<uint8_t>(mask),
+            .scale = array_if_given(scale),
+            .rest_count = rest_count};
+  }
+
+  // One row of the index on the host: every row is there once.
+  bool take_row(Rows &rows, int32_t row) {
+    if (row < 0 || row >= rows.problem.tokens || rows.is_listed[static_cast<size_t>(row)]) return false;
+    return rows.is_listed[static_cast<size_t>(row)] = true;
+  }
+
+  // Where the rows of a call begin, and its tokens. `fields`: the first of the fields of this call.
+  int64_t read_call_rows(Rows &rows, int64_t fields, lily_problem &problem, lily_tokens &tokens) {
+    using namespace rows_item_field;
+    problem = rows.problem;
+    problem.routing = choice(fields + routing);
+    problem.pool = choice(fields + pool);
+    problem.activation = choice(fields + activation);
+    problem.rank = whole(fields + rank);
+    problem.experts = whole(fields + experts);
+    problem.groups = whole(fields + groups);
+    problem.scaling = static_cast<float>(source_.numbers[fields + scaling]);
+    problem.tokens = whole(fields + count, 0, sizes_[size::listed] - rows.listed);
+    const int64_t begin = whole(fields + first, -1, rows.problem.tokens - problem.tokens);
+    check(problem_error(problem));
+    if (failed()) return 0;
+    set_sizes(problem);
+
+    const int32_t *const listed = rows.index + rows.listed;
+    if (begin < 0 && problem.tokens > 0) tokens.rows = listed;
+    if (rows.mask != nullptr) tokens.mask = rows.mask + rows.listed;
+    if (rows.scale != nullptr) tokens.scale = rows.scale + rows.listed;
+    rows.listed += problem.tokens;
+    if (problem.routing == LILY_ROUTING_SEQUENCE || problem.groups != 1) {
+      const int64_t at = sizes_[size::listed] + rows.offsets;
+      rows.offsets += problem.groups + 1;
+      if (sizes_[size::listed] + rows.offsets + rows.rest_count > sizes_[size::indices]) {
+        fail("ERR_LILY_ARGUMENT", "index has no room for the sequences of its calls");
+        return 0;
+      }
+      tokens.sequence_offsets = rows.index + at;
+      check_offsets(problem, tokens.sequence_offsets);
+    }
+    if (source_.backend != lily_cpu_backend()) return std::max<int64_t>(begin, 0);
+    for (int64_t t = 0; t < problem.tokens && !failed(); ++t) {
+      if (!take_row(rows, listed[t])) {
+        fail("ERR_LILY_ARGUMENT", "index must have each row once");
+      } else if (begin >= 0 ? listed[t] != begin + t : t > 0 && listed[t] < listed[t - 1]) {
+        fail("ERR_LILY_ARGUMENT",
+             begin >= 0 ? "index does not have the rows from first on" : "the rows of a call do not ascend in index");
+      }
+    }
+    return std::max<int64_t>(begin, 0);
+  }
+
+  // The rows that no call has.
+  const int32_t *read_rest(Rows &rows) {
+    if (failed()) return nullptr;
+    if (rows.listed != sizes_[size::listed]) fail("ERR_LILY_ARGUMENT", "the calls do not have the listed rows");
+    const int64_t used = rows.listed + rows.offsets;
+    if (used + rows.rest_count != sizes_[size::indices]) {
+      fail("ERR_LILY_ARGUMENT", "indices must be " + text(used + rows.rest_count));
+    }
+    if (failed()) return nullptr;
+    const int32_t *const rest = rows.index + used;
+    if (source_.backend != lily_cpu_backend()) return rest;
+    for (int64_t i = 0; i < rows.rest_count && !failed(); ++i) {
+      if (!take_row(rows, rest[i])) fail("ERR_LILY_ARGUMENT", "index must have each row once");
+    }
+    return rest;
+  }
+
+  // The rows from `begin` on.
+  static lily_matrix rows_from(lily_matrix all, int64_t begin) {
+    if (begin > 0) all.data = static_cast<char *>(all.data) + begin * all.pitch * dtype_bytes(all.dtype);
+    return all;
+  }
+
+  // What lists of both directions have, and the calls of one, each of which `read` completes from the row where it
+  // begins and its first slot.
+  template <typename List, typename Item, typename Read>
+  void read_list(List &list, std::vector<Item> &calls, Rows &rows, Read read) {
+    if (failed()) return;
+    if (source_.backend == lily_cpu_backend()) rows.is_listed.resize(static_cast<size_t>(rows.problem.tokens));
+    list.tokens = rows.problem.tokens;
+    list.d_in = rows.problem.d_in;
+    list.d_out = rows.problem.d_out;
+    list.device = source_.device;
+    list.stream = stream();
+    list.rest_count = rows.rest_count;
+    list.count = item_count();
+    calls.assign(static_cast<size_t>(list.count), {});
+    for (int64_t i = 0; i < list.count && !failed(); ++i) {
+      Item &call = calls[static_cast<size_t>(i)];
+      const int64_t begin =
+          read_call_rows(rows, table_.field_count + i * table_.item_field_count, call.problem, call.tokens);
+      if (failed()) return;
+      call.stream = list.stream;
+      const int64_t slot = table_.slot_count + i * table_.item_slot_count;
+      read(call, begin, slot);
+      check_all_read(slot, table_.item_slot_count);
+    }
+    list.calls = calls.data();
+    list.rest = read_rest(rows);
+  }
+
+  void read_forward_rows(lily_forward_rows &list, std::vector<lily_forward> &calls) {
+    using namespace forward_rows_slot;
+    const lily_problem problem = read_rows_problem();
+    list.x = matrix(x);
+    list.y = matrix(y);
+    Rows rows = read_rows(problem, index, mask, scale);
+    read_list(list, calls, rows, [&](lily_forward &call, int64_t begin, int64_t slot) {
+      using namespace forward_rows_item_slot;
+      call.x = rows_from(list.x, begin);
+      call.y = rows_from(list.y, begin);
+      read_parameters(call, {slot + a, slot + router, slot + b, slot + hidden, slot + probabilities, slot + weights});
+    });
+  }
+
+  void read_backward_rows(lily_backward_rows &list, std::vector<lily_backward> &calls) {
+    using namespace backward_rows_slot;
+    const lily_problem problem = read_rows_problem();
+    list.dy = matrix(dy);
+    list.x = matrix(x);
+    list.dx = matrix_if_given(dx);
+    Rows rows = read_rows(problem, index, mask, scale);
+    read_list(list, calls, rows, [&](lily_backward &call, int64_t begin, int64_t slot) {
+      using namespace backward_rows_item_slot;
+      call.dy = rows_from(list.dy, begin);
+      call.x = rows_from(list.x, begin);
+      call.dx = rows_from(list.dx, begin);
+      read_parameters(call, {slot + a, slot + router, slot + b, slot + hidden, slot + probabilities, slot + weights},
+                      {slot + da, slot + dRouter, slot + db});
+    });
   }
 
   // ---- Frozen linear layers ----
@@ -599,8 +820,8 @@ class Reader {
   const Source &source_;
   const Table &table_;
   int64_t sizes_[size::kCount] = {};
-  // Whether the call has read these slots, those of items aside.
-  bool is_read_[backward_slot::kCount] = {};
+  // Whether the call, or its item, has read these slots.
+  bool is_read_[most_slots()] = {};
   int32_t activation_dtype_ = 0, parameter_dtype_ = 0, hidden_dtype_ = 0;
   Error error_;
 };

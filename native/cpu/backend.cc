@@ -154,6 +154,55 @@ lily_status backward(const lily_backward *call) {
   return LILY_OK;
 }
 
+// ---- Calls over disjoint rows ----
+
+template <typename List>
+lily_status rows_workspace(const List &list, lily_status (*workspace)(const lily_problem *, size_t *), size_t *bytes) {
+  *bytes = 0;
+  for (int64_t i = 0; i < list.count; ++i) {
+    size_t of_call = 0;
+    if (const lily_status status = workspace(&list.calls[i].problem, &of_call)) return status;
+    *bytes = std::max(*bytes, of_call);
+  }
+  return LILY_OK;
+}
+
+// One call after the other.
+template <typename List, typename Run>
+lily_status run_rows(const List &list, const lily_matrix &output, int64_t columns, Run run) {
+  for (int64_t i = 0; i < list.count; ++i) {
+    const lily_tokens &tokens = list.calls[i].tokens;
+    if (tokens.rows != nullptr || tokens.scale != nullptr) {
+      return fail(LILY_ERROR_UNSUPPORTED, "rows that are not one run, and factors, are not implemented");
+    }
+  }
+  for (int64_t i = 0; i < list.count; ++i) {
+    auto &call = list.calls[i];
+    call.workspace = list.workspace;
+    call.workspace_bytes = list.workspace_bytes;
+    if (const lily_status status = run(&call)) return status;
+  }
+  if (output.data == nullptr || output.accumulate != 0) return LILY_OK;
+  const int64_t bytes = dtype_bytes(output.dtype);
+  for (int64_t i = 0; i < list.rest_count; ++i) {
+    memset(static_cast<char *>(output.data) + list.rest[i] * output.pitch * bytes, 0,
+           static_cast<size_t>(columns * bytes));
+  }
+  return LILY_OK;
+}
+
+lily_status forward_rows_workspace(const lily_forward_rows *list, size_t *bytes) {
+  return rows_workspace(*list, forward_workspace, bytes);
+}
+
+lily_status forward_rows(const lily_forward_rows *list) { return run_rows(*list, list->y, list->d_out, forward); }
+
+lily_status backward_rows_workspace(const lily_backward_rows *list, size_t *bytes) {
+  return rows_workspace(*list, backward_workspace, bytes);
+}
+
+lily_status backward_rows(const lily_backward_rows *list) { return run_rows(*list, list->dx, list->d_in, backward); }
+
 lily_status fold(const lily_fold *call) {
   if (const lily_status status = check_available()) return status;
   const Kernels &kernels = *instruction_set().kernels;
@@ -354,6 +403,10 @@ constexpr lily_backend kBackend = {
     .forward = forward,
     .backward_workspace = backward_workspace,
     .backward = backward,
+    .forward_rows_workspace = forward_rows_workspace,
+    .forward_rows = forward_rows,
+    .backward_rows_workspace = backward_rows_workspace,
+    .backward_rows = backward_rows,
     .fold = fold,
     .linear_workspace = linear_workspace,
     .linear = linear,

@@ -14,6 +14,8 @@ import {
   operation,
   precision,
   routing,
+  rowsFields,
+  rowsItemFields,
   size,
   slotFields,
 } from '../../lib/binding/slots.js'
@@ -48,6 +50,14 @@ const FIELDS = {
   adamw: adamwFields,
   matmul: matmulFields,
   elementwise: elementwiseFields,
+  forwardRows: rowsFields,
+  backwardRows: rowsFields,
+}
+
+const ITEM_FIELDS: Partial<Record<OperationName, object>> = {
+  adamw: adamwItemFields,
+  forwardRows: rowsItemFields,
+  backwardRows: rowsItemFields,
 }
 
 const listOf = (positions: object, numbers: Numbers) => Object.keys(positions).map((name) => numbers[name] ?? 0)
@@ -62,13 +72,13 @@ export function argumentsOf({ operation: name, numbers, slots, items }: Call): [
   ]
   const all = [
     ...listOf(FIELDS[name], { ...numbers, operation: operation[name] }),
-    ...(name === 'adamw' ? items.flatMap((item) => listOf(adamwItemFields, item.numbers)) : []),
+    ...items.flatMap((item) => listOf(ITEM_FIELDS[name] ?? {}, item.numbers)),
     ...operands.flatMap((operand) => listOf(slotFields, (operand ?? {}) as Numbers)),
   ]
   return [Float64Array.from(all), ...operands.map((operand) => operand?.memory ?? null)]
 }
 
-/** The sizes of a call by their positions. `partials` and `elements` of a list are those of one item. */
+/** The sizes of a call by their positions. `partials` and `elements` of a list are those of one item, and `tokens` its count. */
 export function sizesOf(numbers: Numbers): number[] {
   const { tokens = 0, dIn = 0, dOut = 0, rank = 0, experts = 0, groups = 0 } = numbers
   const isLora = numbers.routing === routing.none
@@ -99,6 +109,8 @@ export function sizesOf(numbers: Numbers): number[] {
     headRows: batch * heads,
     statistics: 2 * tokens,
     elements: numbers.elements ?? 0,
+    listed: numbers.listed ?? 0,
+    indices: numbers.indices ?? 0,
     rows: 0,
     aRows: 0,
     aColumns: 0,

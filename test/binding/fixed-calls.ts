@@ -19,6 +19,7 @@ export const slotsOf = (name: OperationName) => [...tables[name].slots, ...table
 function memoryOf(name: string, type: number, length: number, fill: number) {
   if (name === 'sequenceOffsets') return Int32Array.from({ length }, (_, g) => (g < length - 1 ? 2 * g : tokens))
   if (name === 'uncheckedOffsets') return new Int32Array(length).fill(-9)
+  if (name === 'index') return Int32Array.from(INDEX)
   if (type === dtype.uint8) return new Uint8Array(length).fill(1)
   return type === dtype.float32 ? new Float32Array(length).fill(fill) : new Uint16Array(length)
 }
@@ -58,6 +59,11 @@ const NUMBERS = {
   parameterDtype: dtype.float32,
 }
 
+/** Those of a list of one call of two sequences: it has all rows but the last. */
+const ROWS = { listed: tokens - 1, indices: tokens + 3 }
+const INDEX = [0, 1, 2, 3, 4, 0, 2, 5, 5]
+const ROWS_ITEM = { tokens: tokens - 1, count: tokens - 1, first: 0 }
+
 /** Those of batched matrix products. */
 const PRODUCTS = { outer: 2, inner: 3, aOuter: 1, aInner: 1, bOuter: 0, bInner: 1, m: 5, k: 4, n: 7 }
 
@@ -67,9 +73,11 @@ const ELEMENTS = { function: 2, m: 5, n: 7, aRows: 1, aColumns: 1, bRows: 0, bCo
 /** A call whose numbers differ from the common ones. `partials` of backward are those of its groups. */
 export function makeCall(name: OperationName, change: Call['numbers'] = {}, without: readonly string[] = []): Call {
   const { partials, ...common } = NUMBERS
+  const isRows = name === 'forwardRows' || name === 'backwardRows'
   const numbers: Call['numbers'] = {
     ...common,
     ...(name === 'fold' ? { partials } : {}),
+    ...(isRows ? ROWS : {}),
     ...(name === 'matmul' ? PRODUCTS : {}),
     ...(name === 'elementwise' ? ELEMENTS : {}),
     ...change,
@@ -77,15 +85,15 @@ export function makeCall(name: OperationName, change: Call['numbers'] = {}, with
   const { slots, itemSlots } = tables[name]
   const left = [...without]
   if (name === 'backward' && !without.includes('db')) left.push('deferredDb')
+  if (isRows) left.push('scale') // until the backends have it
   if (name === 'linear' || name === 'pack') {
     const { weight } = operandsOfSlots(tables.pack.slots, numbers)
     const call: Call = { operation: 'pack', numbers, slots: { weight }, items: [] }
     numbers.packed = native.packedBytes(...argumentsOf(call)) / 4
   }
+  const itemNumbers = isRows ? { ...numbers, ...ROWS_ITEM } : { ...numbers, lr: 0.1, weightDecay: 0 }
   const items: Item[] =
-    itemSlots.length === 0
-      ? []
-      : [{ numbers: { lr: 0.1, weightDecay: 0 }, slots: operandsOfSlots(itemSlots, numbers, without) }]
+    itemSlots.length === 0 ? [] : [{ numbers: itemNumbers, slots: operandsOfSlots(itemSlots, itemNumbers, without) }]
   return { operation: name, numbers, slots: operandsOfSlots(slots, numbers, left), items }
 }
 

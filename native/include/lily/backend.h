@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Incremented with every change of a struct or its meaning. A library of another version is rejected at load time. */
-#define LILY_ABI_VERSION 9
+#define LILY_ABI_VERSION 10
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -90,12 +90,17 @@ typedef struct lily_problem {
                         consist of whole 16 bytes: the workspace has room for copies of them */
 } lily_problem;
 
-/* The mask and the sequences of the tokens. Absent pointers are NULL. */
+/* The mask, the sequences, the rows and the factors of the tokens. Absent pointers are NULL. */
 typedef struct lily_tokens {
   const uint8_t *mask;             /* [M], 1 keeps the token; for batch and sequence routing */
   const int32_t *sequence_offsets; /* [G + 1], from 0 to M, non-decreasing; absent: one group of all tokens. On a device
                                       no group contains tokens before the first offset and after the last: they have the
                                       weights 0 and no gradient. On the CPU there are no such tokens */
+  const int32_t *rows; /* [M], ascending, in calls of lily_forward_rows and lily_backward_rows: token t is row rows[t]
+                          of x, y, dy and dx. hidden, probabilities, mask and scale have one element or row for each
+                          token. Absent: token t is row t. On a device they may be any numbers: kernels take the
+                          nearest row of the list */
+  const float *scale;  /* [M], in the same calls: c_t, by which y_t and, in backward, dy_t are multiplied; absent: 1 */
 } lily_tokens;
 
 /*
@@ -141,6 +146,42 @@ typedef struct lily_backward {
   size_t workspace_bytes;
   lily_stream stream;
 } lily_backward;
+
+/*
+ * Calls over disjoint rows of one x and one y: many adapters in one call. They have one device, stream, d_in, d_out,
+ * precision and types; problem.tokens of a call is the number of its own rows, which may be 0. The bits of y and of
+ * what is kept are those of the calls one after the other.
+ *
+ * A call whose rows are one run has no tokens.rows: its x and y begin at its first row.
+ */
+typedef struct lily_forward_rows {
+  lily_forward *calls; /* in host memory; the backend sets their workspaces */
+  int64_t count;
+  int64_t tokens;      /* rows of x and y */
+  int64_t d_in, d_out; /* their columns */
+  lily_matrix x, y;    /* all rows: the memory of x and y of the calls */
+  const int32_t *rest; /* [rest_count], the rows that no call has. If y is overwritten, they become 0 */
+  int64_t rest_count;
+  int32_t device; /* and stream: those of the calls */
+  void *workspace;
+  size_t workspace_bytes;
+  lily_stream stream;
+} lily_forward_rows;
+
+/* The same for backward, with dy in the place of y, and rows of dx that become 0. No call has deferred_db, and either
+ * all of them have dx or none. */
+typedef struct lily_backward_rows {
+  lily_backward *calls;
+  int64_t count;
+  int64_t tokens, d_in, d_out;
+  lily_matrix dy, x, dx;
+  const int32_t *rest;
+  int64_t rest_count;
+  int32_t device;
+  void *workspace;
+  size_t workspace_bytes;
+  lily_stream stream;
+} lily_backward_rows;
 
 /* The deferred gradient of the shared b from one layer. */
 typedef struct lily_deferred {
@@ -293,6 +334,12 @@ typedef struct lily_backend {
   lily_status (*forward)(const lily_forward *call);
   lily_status (*backward_workspace)(const lily_problem *problem, size_t *bytes);
   lily_status (*backward)(const lily_backward *call);
+  /* The size depends on what a list has beside its matrices: on count, tokens and rest_count, and on the problems of
+   * its calls and whether tokens.rows and tokens.scale of each are given. It reads nothing else. */
+  lily_status (*forward_rows_workspace)(const lily_forward_rows *list, size_t *bytes);
+  lily_status (*forward_rows)(const lily_forward_rows *list);
+  lily_status (*backward_rows_workspace)(const lily_backward_rows *list, size_t *bytes);
+  lily_status (*backward_rows)(const lily_backward_rows *list);
   lily_status (*fold)(const lily_fold *call);
   lily_status (*linear_workspace)(const lily_linear_problem *problem, size_t *bytes);
   lily_status (*linear)(const lily_linear *call);
