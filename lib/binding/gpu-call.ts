@@ -43,8 +43,20 @@ export interface Sizes {
   readonly groups: number
 }
 
+/** The rows of a call in a list: token t is row index[t] of x, y, dy and dx. */
+export interface Listed {
+  /** [M], int32, ascending. Kernels clamp it to the rows that there are. */
+  readonly index: Region
+  /** Rows of x, y, dy and dx. */
+  readonly rows: number
+  /** [M], float32: c, a factor for each token; null: 1. */
+  readonly scale: Region | null
+}
+
 /** What forward and backward read alike. */
 interface Inputs extends Sizes {
+  /** Of a call in a list; otherwise token t is row t. */
+  readonly listed?: Listed
   /** [M, d_in] */
   readonly x: Matrix
   /** [r, d_in] */
@@ -99,6 +111,28 @@ export interface BackwardCall extends Inputs {
   readonly deferredDb: Region | null
 }
 
+/**
+ * Calls over disjoint rows of one x and one y, dy and dx. The results are those of the calls one after the other. Calls of one
+ * kind whose operands are in the same buffers share their dispatches: stacked parameters, one block for all that forward keeps,
+ * one upload for all indices, masks and factors.
+ */
+export interface RowsCall<Each extends ForwardCall | BackwardCall> {
+  readonly calls: readonly (Each & { readonly listed: Listed })[]
+  /** The rows that no call has, which become 0; null: none, or the output accumulates, or it is not computed. */
+  readonly rest: Rest | null
+}
+
+/** Rows that become 0: row index[i] of `out`, for i < count. */
+export interface Rest {
+  /** [rows, cols]: y, or dx. */
+  readonly out: Output
+  readonly rows: number
+  readonly cols: number
+  /** [count], int32, clamped to the rows. */
+  readonly index: Region
+  readonly count: number
+}
+
 /** A call of a frozen linear layer: y (+)= x W^T + bias. If it is transposed: y (+)= x W + bias. */
 export interface LinearCall {
   readonly transposed: boolean
@@ -120,6 +154,8 @@ export interface LinearCall {
 export type GpuWork =
   | { readonly name: 'forward'; readonly call: ForwardCall }
   | { readonly name: 'backward'; readonly call: BackwardCall }
+  | { readonly name: 'forwardRows'; readonly call: RowsCall<ForwardCall> }
+  | { readonly name: 'backwardRows'; readonly call: RowsCall<BackwardCall> }
   | { readonly name: 'linear'; readonly call: LinearCall }
   | { readonly name: 'fold'; readonly call: FoldCall }
   | { readonly name: 'plan'; readonly call: Plan }

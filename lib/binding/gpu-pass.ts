@@ -17,6 +17,18 @@ export interface Operand {
   readonly isWritten: boolean
   /** Whether a store adds to the old number. */
   readonly accumulate: boolean
+  /** Of a call in a list. */
+  readonly listed?: ListedRows
+}
+
+/** Row r of an operand is row index[r] in memory. */
+export interface ListedRows {
+  /** [1, rows of the operand], int32, clamped; bound as `index`. */
+  readonly index: Operand
+  /** Rows in memory. */
+  readonly rows: number
+  /** [1, rows of the operand]: factors of what is loaded from each row, bound as `scale`; null: 1. */
+  readonly scale: Operand | null
 }
 
 export type Operands = Readonly<Record<string, Operand | null>>
@@ -62,6 +74,9 @@ export const bytesPer: Readonly<Record<Operand['dtype'], number>> = {
   int32: 4,
 }
 
+/** The operands that the accessors of an operand use, by name. */
+export const usedBy = ({ listed }: Operand): Operands => (listed ? { index: listed.index, scale: listed.scale } : {})
+
 export const bytesOf = ({ rows, cols, dtype }: Operand) => rows * cols * bytesPer[dtype]
 
 export function input(matrix: Matrix, rows: number, cols: number): Operand {
@@ -88,8 +103,15 @@ export const written = (operand: Operand): Operand => ({ ...operand, isWritten: 
 
 /** Rows first .. first + count - 1. */
 export function rowsOf(operand: Operand, first: number, count: number): Operand {
-  const byteOffset = operand.byteOffset + first * operand.pitch * bytesPer[operand.dtype]
-  return { ...operand, byteOffset, rows: count }
+  const { listed, byteOffset, pitch, dtype } = operand
+  if (listed === undefined) return { ...operand, byteOffset: byteOffset + first * pitch * bytesPer[dtype], rows: count }
+  const { index, scale } = listed
+  const part = (of: Operand): Operand => ({
+    ...of,
+    byteOffset: of.byteOffset + first * bytesPer[of.dtype],
+    cols: count,
+  })
+  return { ...operand, rows: count, listed: { ...listed, index: part(index), scale: scale && part(scale) } }
 }
 
 /** Operands in the workspace begin at multiples of this many bytes: the largest alignment that bindings may require. */

@@ -1,5 +1,5 @@
 /** The ranges of buffers that a pass binds, and which of them a device cannot bind. */
-import { bytesOf, bytesPer, type Operand, type Pass, type Plan } from '../binding/gpu-pass.js'
+import { bytesOf, bytesPer, type Operand, type Operands, type Pass, type Plan, usedBy } from '../binding/gpu-pass.js'
 import { needsAtomics } from './wgsl/accessors.js'
 
 /** A range of one buffer. */
@@ -42,18 +42,22 @@ export function bindingsOf(pass: Pass, limits: GPUSupportedLimits): Binding[] {
 }
 
 function endOf(operand: Operand): number {
-  const { byteOffset, rows, cols, pitch, dtype } = operand
+  const { byteOffset, rows, cols, pitch, dtype, listed } = operand
   if (bytesOf(operand) === 0) return byteOffset
-  return byteOffset + ((rows - 1) * pitch + cols) * bytesPer[dtype]
+  return byteOffset + (((listed?.rows ?? rows) - 1) * pitch + cols) * bytesPer[dtype]
 }
 
 /** The operands of all parts by name. One that any part writes is written. */
 function mergedOperands(pass: Pass): Map<string, Operand> {
   const operands = new Map<string, Operand>()
-  for (const part of pass)
-    for (const [name, operand] of Object.entries(part.operands)) {
-      if (operand !== null && operands.get(name)?.isWritten !== true) operands.set(name, operand)
+  const add = (of: Operands) => {
+    for (const [name, operand] of Object.entries(of)) {
+      if (operand === null) continue
+      if (operands.get(name)?.isWritten !== true) operands.set(name, operand)
+      add(usedBy(operand))
     }
+  }
+  for (const part of pass) add(part.operands)
   return operands
 }
 

@@ -1,6 +1,6 @@
 /** The kernels on a GPUDevice: plans a call, builds the shaders of its passes, and encodes their dispatches. */
 import { fail } from '../base/errors.js'
-import type { GpuWork } from '../binding/gpu-call.js'
+import type { BackwardCall, ForwardCall, GpuWork, RowsCall } from '../binding/gpu-call.js'
 import type { Plan } from '../binding/gpu-pass.js'
 import { type Excess, excessOf } from './bindings.js'
 import { Pipelines } from './pipelines.js'
@@ -9,6 +9,7 @@ import { foldCommon, planFold } from './plan/fold.js'
 import { planForward } from './plan/forward.js'
 import { planLinear } from './plan/linear.js'
 import { Problem } from './plan/problem.js'
+import { planRest } from './plan/rows.js'
 import { threadsOf } from './plan/tiles.js'
 import { type Common, LEAST_THREADS, type Module, moduleOf } from './wgsl/module.js'
 
@@ -53,22 +54,27 @@ export class GpuKernels {
   }
 
   encode(work: readonly GpuWork[], encoder: GPUCommandEncoder, allocate: Allocate): void {
-    const planned = work.map((each) => this.#planned(each))
+    const planned = work.flatMap((each) => this.#planned(each))
     this.#encode(planned, encoder, allocate)
   }
 
   /** Resolves once the pipelines of such work are compiled, off the main thread. */
   async compile(work: readonly GpuWork[]): Promise<void> {
-    const modules = work.flatMap((each) => this.#modules(this.#planned(each)))
+    const modules = work.flatMap((each) => this.#planned(each)).flatMap((each) => this.#modules(each))
     await Promise.all(modules.map((module) => this.#pipelines.compile(module)))
   }
 
-  #planned(work: GpuWork): Planned {
+  #planned(work: GpuWork): Planned | Planned[] {
+    const { limits } = this.#device
     switch (work.name) {
       case 'forward':
         return { plan: this.#checked(work.call, planForward), common: new Problem(work.call).common }
       case 'backward':
         return { plan: this.#checked(work.call, planBackward), common: new Problem(work.call).common }
+      case 'forwardRows':
+        return this.#list(work.call, (call) => planForward(call, limits))
+      case 'backwardRows':
+        return this.#list(work.call, (call) => planBackward(call, limits))
       case 'linear':
         return { plan: this.#checked(work.call, planLinear), common: NONE }
       case 'fold':
@@ -94,6 +100,14 @@ export class GpuKernels {
       else tooMany = tokens
     }
     return refuse(excess, fitting === 0 ? '' : `, or pass at most ${fitting} tokens per call`)
+  }
+
+  #list<Call extends ForwardCall | BackwardCall>(
+    { calls, rest }: RowsCall<Call>,
+    planOf: (call: Call) => Plan,
+  ): Planned[] {
+    const planned = calls.map((call) => ({ plan: this.#within(planOf(call)), common: new Problem(call).common }))
+    return rest === null ? planned : [...planned, { plan: this.#within(planRest(rest)), common: NONE }]
   }
 
   /** A plan whose sizes are not those of tokens. */

@@ -74,7 +74,7 @@ class Backward {
     const { tokens, dOut, rank, experts, dx, da, dRouter, db, deferredDb } = call
     const problem = new Problem(call)
     this.#problem = problem
-    this.#dy = input(call.dy, tokens, dOut)
+    this.#dy = problem.inList(input(call.dy, tokens, dOut), problem.scale)
     this.#hidden = input(call.hidden, tokens, rank)
     this.#needsDHidden = dx !== null || da !== null
     this.#needsLogits = problem.router !== null && (this.#needsDHidden || dRouter !== null)
@@ -355,7 +355,7 @@ class Backward {
           rhs: rowsAreDepth('a'),
           operands: { d_hidden: this.#dHidden, a: problem.a },
           depth: rank,
-          out: ['dx_out', output(dx, tokens, dIn)],
+          out: ['dx_out', problem.inList(output(dx, tokens, dIn))],
           value: 'v',
         }),
       )

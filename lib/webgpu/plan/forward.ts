@@ -21,7 +21,7 @@ import {
   written,
 } from '../../binding/gpu-pass.js'
 import { combine, combined } from '../wgsl/combine.js'
-import { expand } from '../wgsl/expand.js'
+import { type Expand, expand } from '../wgsl/expand.js'
 import { ascend } from '../wgsl/groups.js'
 import { pool } from '../wgsl/pool.js'
 import { rowsAreOuter } from '../wgsl/product.js'
@@ -138,6 +138,12 @@ function poolPart(problem: Problem, call: ForwardCall, router: Router | null, to
 
 const read = (operand: Operand): Operand => ({ ...operand, isWritten: false })
 
+/** y of an expand. */
+const resultOf = (problem: Problem, { y, tokens, dOut }: ForwardCall): Pick<Expand, 'out' | 'value'> => ({
+  out: ['y', problem.inList(output(y, tokens, dOut))],
+  value: problem.scale === null ? 'v * P.scaling' : 'v * P.scaling * scale1(0u, m)',
+})
+
 function perTokenExpand(
   problem: Problem,
   call: ForwardCall,
@@ -145,16 +151,15 @@ function perTokenExpand(
   tokenWeights: Operand,
   limits: TileLimits,
 ): Part {
-  const { tokens, dOut, y } = call
+  const { tokens, dOut } = call
   const part = expand({
     name: 'expand',
     tile: tileFor(TILES.EXPAND, tokens, dOut, limits),
     lhs: uView('k'),
     rhs: problem.expandView,
-    operands: { hidden: read(hidden), token_weights: read(tokenWeights), b: problem.b },
+    operands: { hidden: read(hidden), token_weights: read(tokenWeights), b: problem.b, scale: problem.scale },
     depth: problem.products,
-    out: ['y', output(y, tokens, dOut)],
-    value: 'v * P.scaling',
+    ...resultOf(problem, call),
   })
   return { ...part, helpers: [u] }
 }
@@ -167,7 +172,7 @@ function combinedExpand(
   source: WeightSource,
   limits: TileLimits,
 ): Part {
-  const { tokens, dOut, rank, experts, y } = call
+  const { tokens, dOut, rank, experts } = call
   const mixes = c === null && !problem.isLora
   const prepare = mixes ? prepareWeights(source, experts, keptBy(call)) : undefined
   const part = expand({
@@ -176,10 +181,9 @@ function combinedExpand(
     prepare,
     lhs: rowsAreOuter('hidden'),
     rhs: mixes ? { four: 'combined(k, o)', along: 'outer' } : problem.expandView,
-    operands: { hidden: read(hidden), ...(c === null ? { b: problem.b } : { c }) },
+    operands: { hidden: read(hidden), ...(c === null ? { b: problem.b } : { c }), scale: problem.scale },
     depth: rank,
-    out: ['y', output(y, tokens, dOut)],
-    value: 'v * P.scaling',
+    ...resultOf(problem, call),
   })
   return mixes ? { ...part, helpers: [...(part.helpers ?? []), combined] } : part
 }

@@ -11,15 +11,25 @@ export class Problem {
   readonly b: Operand
   readonly mask: Operand | null
   readonly offsets: Operand | null
+  /** [1, M]: c; null: 1. */
+  readonly scale: Operand | null
 
   constructor(readonly call: ForwardCall | BackwardCall) {
-    const { tokens, dIn, dOut, rank, experts, groups, mask, sequenceOffsets } = call
-    this.x = input(call.x, tokens, dIn)
+    const { tokens, dIn, dOut, rank, experts, groups, mask, sequenceOffsets, listed } = call
+    this.scale = listed?.scale ? dense(listed.scale, 1, tokens) : null
+    this.x = this.inList(input(call.x, tokens, dIn))
     this.a = input(call.a, rank, dIn)
     this.router = call.router === null ? null : input(call.router, experts, rank)
     this.b = this.isLora ? input(call.b, dOut, rank) : input(call.b, experts * rank, dOut)
     this.mask = mask === null ? null : dense(mask, 1, tokens, 'uint8')
     this.offsets = sequenceOffsets === null ? null : dense(sequenceOffsets, 1, groups + 1, 'int32')
+  }
+
+  /** An operand with a row for each token, in memory of the caller. With `scale` what is loaded is multiplied by c. */
+  inList(operand: Operand, scale: Operand | null = null): Operand {
+    const { listed, tokens } = this.call
+    if (listed === undefined) return operand
+    return { ...operand, listed: { index: dense(listed.index, 1, tokens, 'int32'), rows: listed.rows, scale } }
   }
 
   get isLora(): boolean {

@@ -17,11 +17,11 @@ import { conversions, decoded } from './numbers.js'
 import { wgsl } from './text.js'
 
 /** Whether stores into the buffer of the operand require atomics: some row begins in the middle of a word. */
-export const needsAtomics = ({ isWritten, dtype, byteOffset, pitch, rows }: Operand) =>
-  isWritten && bytesPer[dtype] === 2 && (byteOffset % 4 !== 0 || (rows > 1 && pitch % 2 !== 0))
+export const needsAtomics = ({ isWritten, dtype, byteOffset, pitch, rows, listed }: Operand) =>
+  isWritten && bytesPer[dtype] === 2 && (byteOffset % 4 !== 0 || ((listed?.rows ?? rows) > 1 && pitch % 2 !== 0))
 
 export function accessors(name: string, operand: Operand, binding: string, isAtomic: boolean): string {
-  const { dtype, isWritten } = operand
+  const { dtype, isWritten, listed } = operand
   const word = (n: string) => (isAtomic ? `atomicLoad(&${binding}[${n}])` : `${binding}[${n}]`)
   const p = `P.${name}`
   if (dtype === 'int32') {
@@ -29,10 +29,11 @@ export function accessors(name: string, operand: Operand, binding: string, isAto
 ${isWritten && `fn ${name}_put_int(i: u32, v: i32) { ${binding}[${p}_at + i] = bitcast<u32>(v); }`}`
   }
   return wgsl`
+fn ${name}_i(r: u32, c: u32) -> u32 { return ${p}_at + ${listed ? `min(u32(max(index_int(r), 0)), ${p}_all - 1u)` : 'r'} * ${p}_pitch + c; }
 fn ${name}_raw(i: u32) -> f32 { return ${decoded(dtype, word)}; }
 fn ${name}1(r: u32, c: u32) -> f32 {
   let isInside = r < ${p}_rows && c < ${p}_cols;
-  return select(0.0, ${name}_raw(select(${p}_at, ${p}_at + r * ${p}_pitch + c, isInside)), isInside);
+  return select(0.0, ${name}_raw(select(${p}_at, ${name}_i(r, c), isInside))${listed?.scale && ' * scale1(0u, r)'}, isInside);
 }
 fn ${name}4(r: u32, c: u32) -> vec4f { return vec4f(${name}1(r, c), ${name}1(r, c + 1u), ${name}1(r, c + 2u), ${name}1(r, c + 3u)); }
 fn ${name}4t(r: u32, c: u32) -> vec4f { return vec4f(${name}1(r, c), ${name}1(r + 1u, c), ${name}1(r + 2u, c), ${name}1(r + 3u, c)); }
@@ -58,7 +59,7 @@ function stores(name: string, operand: Operand, binding: string, isAtomic: boole
           : `${binding}[i] = bitcast<u32>(value);`
     return `
 fn ${name}_put1(r: u32, c: u32, v: f32) {
-  if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v', `${p}_at + r * ${p}_pitch + c`)}
+  if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v', `${name}_i(r, c)`)}
   ${store}
 }
 ${put4([0, 1, 2, 3].map((j) => `${name}_put1(r, c + ${j}u, v[${j}]);`).join(' '))}`
@@ -66,7 +67,7 @@ ${put4([0, 1, 2, 3].map((j) => `${name}_put1(r, c + ${j}u, v[${j}]);`).join(' ')
   const both = `to_${dtype}(value) | select(old & 0xffff0000u, to_${dtype}(next) << 16u, hasNext)`
   return `
 fn ${name}_put2(r: u32, c: u32, v: vec2f) {
-  if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v.x', `${p}_at + r * ${p}_pitch + c`)}
+  if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v.x', `${name}_i(r, c)`)}
   var next = v.y;
   let hasNext = c + 1u < ${p}_cols;
   if (${p}_add != 0u && hasNext) { next += ${name}_raw(i + 1u); }

@@ -38,6 +38,7 @@ export function moduleOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
       add('u32', { [`${name}_at`]: at, [`${name}_pitch`]: operand.pitch })
       add('u32', { [`${name}_rows`]: operand.rows, [`${name}_cols`]: operand.cols })
       add('u32', { [`${name}_quads`]: ceilDiv(operand.cols, 4) })
+      if (operand.listed) add('u32', { [`${name}_all`]: operand.listed.rows })
       if (operand.isWritten) add('u32', { [`${name}_add`]: operand.accumulate ? 1 : 0 })
       texts.push(accessors(name, operand, `words${index}`, isAtomic))
     }
