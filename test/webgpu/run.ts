@@ -39,7 +39,7 @@ export interface How {
 const GUARD = 0xa5
 
 /** Host bytes that are copied to buffers of the device before the calls, and back after them. */
-class Memory {
+export class Memory {
   readonly #pieces: { bytes: Uint8Array; offset: number; buffer: number }[] = []
   readonly #lengths: number[] = []
   buffers: GPUBuffer[] = []
