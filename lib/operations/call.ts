@@ -394,12 +394,17 @@ export function launch(call: Call): void {
   }
 }
 
-/** The operands of a call on a GPUDevice by name, as regions of its buffers. */
-function gpuOperands({ kind, problem, operands }: Call): Record<string, object | null> {
+/** The operands of slots, the first of which is that of `first`, on a GPUDevice by name, as regions of its buffers. */
+function gpuOperands(
+  slots: Table['slots'],
+  operands: readonly Entry[],
+  problem: Sized,
+  first = 0,
+): Record<string, object | null> {
   const { sizes } = problem
   const named: Record<string, object | null> = {}
-  for (const [i, slot] of kind.table.slots.entries()) {
-    const entry = operands[i]
+  for (const [i, slot] of slots.entries()) {
+    const entry = operands[first + i]
     if (entry === null) {
       named[slot.name] = null
       continue
@@ -420,26 +425,92 @@ function gpuSizes(problem: Problem): gpuCall.Sizes {
   return { routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups }
 }
 
+/** A `hidden` that is not kept: its type, and with it the rounding, is the same. */
+function unkept({ hiddenDtype, rank }: Problem): object {
+  return { buffer: null, byteOffset: 0, dtype: hiddenDtype, pitch: rank }
+}
+
 /** A forward call on a GPUDevice. */
 export function gpuForward(call: Call<Problem>): gpuCall.GpuWork {
   const { problem } = call
-  const { hidden, ...operands } = gpuOperands(call)
-  // Its type, and with it the rounding, is the same if it is not kept.
-  const unkept = { buffer: null, byteOffset: 0, dtype: problem.hiddenDtype, pitch: problem.rank }
-  const named = { ...gpuSizes(problem), ...operands, hidden: hidden ?? unkept }
+  const { hidden, ...operands } = gpuOperands(FORWARD.table.slots, call.operands, problem)
+  const named = { ...gpuSizes(problem), ...operands, hidden: hidden ?? unkept(problem) }
   return { name: 'forward', call: named as unknown as gpuCall.ForwardCall }
 }
 
 /** A backward call on a GPUDevice. */
 export function gpuBackward(call: Call<Problem>): gpuCall.GpuWork {
-  const named = { ...gpuSizes(call.problem), ...gpuOperands(call) }
+  const named = { ...gpuSizes(call.problem), ...gpuOperands(BACKWARD.table.slots, call.operands, call.problem) }
   return { name: 'backward', call: named as unknown as gpuCall.BackwardCall }
+}
+
+/**
+ * Calls over disjoint rows on a GPUDevice.
+ *
+ * @param name of the operand that has rows of no call
+ * @param complete what one call has beside its sizes, its tokens, the operands of all and its own
+ */
+function gpuRows(
+  { kind, problem, operands }: Call<RowsProblem>,
+  name: 'y' | 'dx',
+  columns: number,
+  complete: (problem: Problem, own: Record<string, object | null>) => object,
+): gpuCall.RowsCall<never> {
+  const { slots, itemSlots } = kind.table
+  const { index, mask, scale, ...all } = gpuOperands(slots, operands, problem) as Record<string, gpuCall.Region | null>
+  const { tokens: rows, listed, indices } = problem
+  let at = 0
+  let offsetsAt = listed
+  const calls = problem.calls.map((of, k) => {
+    const own = gpuOperands(itemSlots, operands, of, slots.length + k * itemSlots.length)
+    const hasSequences = of.routing === 'sequence' || of.groups !== 1
+    const named = {
+      ...gpuSizes(of),
+      ...all,
+      ...own,
+      ...complete(of, own),
+      listed: { index: gpuFrom(index, INDEX_BYTES * at), rows, scale: gpuFrom(scale, INDEX_BYTES * at) },
+      mask: of.routing === 'batch' || of.routing === 'sequence' ? gpuFrom(mask, at) : null,
+      sequenceOffsets: hasSequences ? gpuFrom(index, INDEX_BYTES * offsetsAt) : null,
+    }
+    at += of.tokens
+    if (hasSequences) offsetsAt += of.groups + 1
+    return named
+  })
+  const count = rows - listed
+  const out = all[name] as gpuCall.Output | null
+  const isCleared = count > 0 && out !== null && !out.accumulate
+  const first = gpuFrom(index, INDEX_BYTES * (indices - count)) as gpuCall.Region
+  const rest = isCleared ? { out, rows, cols: columns, index: first, count } : null
+  return { calls, rest } as unknown as gpuCall.RowsCall<never>
+}
+
+/** Bytes of an element of `index`, and of `scale`. */
+const INDEX_BYTES = Int32Array.BYTES_PER_ELEMENT
+
+/** A region from `bytes` bytes on. */
+function gpuFrom(region: gpuCall.Region | null, bytes: number): gpuCall.Region | null {
+  return region && { buffer: region.buffer, byteOffset: region.byteOffset + bytes }
+}
+
+/** Forward calls over disjoint rows on a GPUDevice. */
+export function gpuForwardRows(call: Call<RowsProblem>): gpuCall.GpuWork {
+  const complete = (problem: Problem, { hidden }: Record<string, object | null>) => ({
+    hidden: hidden ?? unkept(problem),
+    uncheckedOffsets: null,
+  })
+  return { name: 'forwardRows', call: gpuRows(call, 'y', call.problem.dOut, complete) }
+}
+
+/** Backward calls over disjoint rows on a GPUDevice. */
+export function gpuBackwardRows(call: Call<RowsProblem>): gpuCall.GpuWork {
+  return { name: 'backwardRows', call: gpuRows(call, 'dx', call.problem.dIn, () => ({ deferredDb: null })) }
 }
 
 /** A call of a frozen linear layer on a GPUDevice. */
 export function gpuLinear(call: Call<LinearProblem>): gpuCall.GpuWork {
   const { transposed, tokens, weight } = call.problem
-  const operands = gpuOperands({ ...call, kind: LINEAR })
+  const operands = gpuOperands(LINEAR.table.slots, call.operands, call.problem)
   const named = { transposed, tokens, dIn: weight.columns, dOut: weight.rows, ...operands }
   return { name: 'linear', call: named as unknown as gpuCall.LinearCall }
 }

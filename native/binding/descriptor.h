@@ -191,7 +191,8 @@ namespace lily::binding {
 
 // `index`: the rows of every call, call by call and ascending in each; then, of each call with sequences (sequence routing,
 // and fixed routing with another number of groups than 1), groups + 1 offsets from 0 to its count; then the rows that no call
-// has. `mask` and `scale` have one element for each of the first `listed` elements of `index`.
+// has. `mask`, which calls with another routing than batch and sequence ignore, and `scale` have one element for each of the
+// first `listed` elements of `index`.
 #define LILY_FORWARD_ROWS_SLOTS(X)                           \
   X(x, tokens, dIn, activation, read)                        \
   X(y, tokens, dOut, activation, output)                     \

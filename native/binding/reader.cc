@@ -447,7 +447,8 @@ class Reader {
 
     const int32_t *const listed = rows.index + rows.listed;
     if (begin < 0 && problem.tokens > 0) tokens.rows = listed;
-    if (rows.mask != nullptr) tokens.mask = rows.mask + rows.listed;
+    const bool pools = has_router(problem) && problem.routing != LILY_ROUTING_TOKEN;
+    if (rows.mask != nullptr && pools) tokens.mask = rows.mask + rows.listed;
     if (rows.scale != nullptr) tokens.scale = rows.scale + rows.listed;
     rows.listed += problem.tokens;
     if (problem.routing == LILY_ROUTING_SEQUENCE || problem.groups != 1) {
