@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include <algorithm>
 #include <type_traits>
 
 namespace lily::binding {
@@ -32,41 +31,45 @@ lily_status known_bytes(const lily_backend *backend, const Problem &problem, siz
   return LILY_OK;
 }
 
-// The same for a list: what its workspace depends on.
+// The same for a list of calls, unless it is long: what its workspace depends on. No destructor runs when a thread
+// ends, which WebAssembly has none for.
 template <typename List>
 lily_status known_list_bytes(const lily_backend *backend, lily_status (*query)(const List *, size_t *),
                              const List &list, size_t *bytes) {
-  struct Item {
-    lily_problem problem;
-    bool has_rows, has_scale;
-  };
+  constexpr int64_t kMost = 32;
   struct Known {
     const lily_backend *backend;
-    int64_t tokens, rest_count;
-    std::vector<Item> items;
+    int64_t count, tokens, rest_count;
     size_t bytes;
+    struct {
+      lily_problem problem;
+      bool has_rows, has_scale;
+    } calls[kMost];
   };
   thread_local Known known = {};
-  const auto matches = [&] {
-    if (known.backend != backend || known.tokens != list.tokens || known.rest_count != list.rest_count) return false;
-    if (static_cast<int64_t>(known.items.size()) != list.count) return false;
-    const auto *call = list.calls;
-    return std::all_of(known.items.begin(), known.items.end(), [&](const Item &item) {
-      const lily_tokens &tokens = call->tokens;
-      return item.has_rows == (tokens.rows != nullptr) && item.has_scale == (tokens.scale != nullptr) &&
-             memcmp(&item.problem, &call++->problem, sizeof item.problem) == 0;
-    });
-  };
-  if (!matches()) {
-    if (const lily_status status = query(&list, bytes)) return status;
-    known = {backend, list.tokens, list.rest_count, {}, *bytes};
-    known.items.reserve(static_cast<size_t>(list.count));
-    for (int64_t i = 0; i < list.count; ++i) {
-      const lily_tokens &tokens = list.calls[i].tokens;
-      known.items.push_back({list.calls[i].problem, tokens.rows != nullptr, tokens.scale != nullptr});
-    }
+  bool is_known = known.backend == backend && known.count == list.count && known.tokens == list.tokens &&
+                  known.rest_count == list.rest_count;
+  for (int64_t i = 0; is_known && i < list.count; ++i) {
+    const auto &call = list.calls[i];
+    const auto &of = known.calls[i];
+    is_known = memcmp(&of.problem, &call.problem, sizeof of.problem) == 0 &&
+               of.has_rows == (call.tokens.rows != nullptr) && of.has_scale == (call.tokens.scale != nullptr);
   }
-  *bytes = known.bytes;
+  if (is_known) {
+    *bytes = known.bytes;
+    return LILY_OK;
+  }
+  if (const lily_status status = query(&list, bytes)) return status;
+  if (list.count > kMost) return LILY_OK;
+  known.backend = backend;
+  known.count = list.count;
+  known.tokens = list.tokens;
+  known.rest_count = list.rest_count;
+  known.bytes = *bytes;
+  for (int64_t i = 0; i < list.count; ++i) {
+    const auto &call = list.calls[i];
+    known.calls[i] = {call.problem, call.tokens.rows != nullptr, call.tokens.scale != nullptr};
+  }
   return LILY_OK;
 }
 
