@@ -144,7 +144,7 @@ export type {
   OnnxTensorLike,
   TensorLike,
 } from './tensor/resolve.js'
-export type { LilySaved, LoraSaved } from './operations/saved.js'
+export type { LilySaved, LoraSaved, RowsSaved } from './operations/saved.js'
 export { Event, Stream, type CudaDevice } from './tensor/stream.js'
 export { deviceTensor } from './base/symbols.js'
 export { cast } from './tensor/cast.js'

@@ -32,10 +32,14 @@ export function checkWeight(weight: TypedMatrix, expected = '[d_out, d_in]'): vo
 
 /** Checks a: [r, d_in]. */
 export function checkA(a: TypedMatrix, dIn: number): void {
+  checkColumnsOfA(a, dIn)
+  checkLimit('a', 'r', a.rows, MAX_RANK)
+}
+
+export function checkColumnsOfA(a: TypedMatrix, dIn: number): void {
   if (a.shape.length !== 2 || a.columns !== dIn) {
     fail('ERR_LILY_SHAPE', 'a', `expected [r, ${dIn}] (x has d_in ${dIn}), got ${shapeText(a.shape)}`)
   }
-  checkLimit('a', 'r', a.rows, MAX_RANK)
 }
 
 /** Checks E, the number of experts that the shape of `argument` gives. */

@@ -94,12 +94,20 @@ export class Operand implements Part, Matrix {
  * `column` on. It has its own reference to the memory.
  */
 export function windowOf(operand: Operand, row: number, rows: number, column: number, columns: number): Operand {
-  const { memory, byteOffset, dtype, device, pitch, stream, owner, isReadOnly } = operand.share()
+  return blockOf(operand.share(), row, rows, column, columns)
+}
+
+/** The same without a reference of its own, for calls that hold the operand. */
+export function blockOf(operand: Operand, row: number, rows: number, column: number, columns: number): Operand {
+  const { memory, byteOffset, dtype, device, pitch } = operand
   const bytes = bytesPerElement(dtype)
   const offset = byteOffset + (row * pitch + column) * bytes
   const matrix = { rows, columns, pitch, byteLength: ((rows - 1) * pitch + columns) * bytes }
-  const window = new Operand(memory, offset, dtype, device, [rows, columns], [pitch, 1], matrix)
-  return Object.assign(window, { stream, owner, isReadOnly })
+  const block = new Operand(memory, offset, dtype, device, [rows, columns], [pitch, 1], matrix)
+  block.stream = operand.stream
+  block.owner = operand.owner
+  block.isReadOnly = operand.isReadOnly
+  return block
 }
 
 /** A contiguous operand in host memory. */

@@ -8,7 +8,13 @@ import type { Operand } from '../memory/operand.js'
 import { allocateGradients, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
 import type { GradientOf, LilyNeeds } from '../operations/backward.js'
 import { checkGradients } from '../operations/check.js'
-import { FORWARD_OPTIONS, lilyForward, type LilyForwardOptions, prepareForward } from '../operations/forward.js'
+import {
+  FORWARD_OPTIONS,
+  lilyForward,
+  type LilyForwardOptions,
+  prepareForward,
+  type RowsOptions,
+} from '../operations/forward.js'
 import { poolsTokens } from '../operations/check-routing.js'
 import type { Problem, Routing } from '../operations/problem.js'
 import { DEFAULT_MODES, type ForwardSettings, GRADIENTS, type Modes } from '../operations/read.js'
@@ -38,7 +44,7 @@ import type { SharedLayer } from './sharing.js'
  * defaults of `routing`, `pool` and `activation` are those of the model's config, too; only a call with `save: false` may
  * have other ones.
  */
-export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder'>
+export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder' | keyof RowsOptions>
 
 /** Result of {@link LilyLayer.forward}. */
 export type LayerForwardResult<O> = AdapterForwardResult<O, LilySaved>

@@ -2,7 +2,9 @@
  * The third phase of a call: its stream, and the memory that the caller has not given. The stream is checked before
  * anything is allocated.
  */
+import type { HostData } from '../base/dtype.js'
 import { allocate } from '../memory/allocate.js'
+import type { DeviceMemory } from '../memory/device-memory.js'
 import { isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
 import type { Operand, Part } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
@@ -23,8 +25,8 @@ import {
 } from './read.js'
 
 /** A forward call that is ready to run. */
-export interface ForwardCall {
-  readonly state: CallState
+export interface ForwardCall<State = CallState> {
+  readonly state: State
   readonly y: Output
   readonly work: Work
 }
@@ -107,34 +109,51 @@ function allocateKept(problem: Problem, placement: Placement | null): OperandMem
 }
 
 /**
- * Copies the small operands that are on the host to the device, in one transfer, and allocates the ascending offsets that
- * forward makes of those in device memory. Null if there are neither.
+ * Copies the small operands that are on the host to the device, and allocates the ascending offsets that forward makes of
+ * those in device memory. Null if there are neither.
  */
 function stage(problem: Problem, placement: Placement): Staged | null {
-  const parts = [problem.small.mask, problem.small.sequenceOffsets, problem.small.weights]
-  const copies = parts.map((part) => (part !== null && isHostMemory(part.memory) ? part.memory : null))
+  const given = [problem.small.mask, problem.small.sequenceOffsets, problem.small.weights]
+  const arrays = given.map((part) => (part !== null && isHostMemory(part.memory) ? part.memory : null))
   const isUnchecked = problem.uncheckedOffsets !== null
-  if (!isUnchecked && copies.every((copy) => copy === null)) return null
+  if (!isUnchecked && arrays.every((array) => array === null)) return null
+  const ascending = isUnchecked ? (problem.groups + 1) * Int32Array.BYTES_PER_ELEMENT : 0
+  const { memory, parts, byteLength } = upload(arrays, placement, ascending)
+  const [mask, sequenceOffsets, weights] = given.map((part, i) => parts[i] ?? part)
+  return { memory, mask, sequenceOffsets: isUnchecked ? { memory, byteOffset: byteLength } : sequenceOffsets, weights }
+}
+
+/** Arrays in one block of device memory. */
+interface Uploaded {
+  readonly memory: DeviceMemory
+  readonly parts: readonly (Part | null)[]
+  /** Bytes of the arrays, which are the first in the block. */
+  readonly byteLength: number
+}
+
+/**
+ * Copies arrays to the device, in one transfer.
+ *
+ * @param further bytes of the block, whose contents are undefined
+ */
+export function upload(arrays: readonly (HostData | null)[], placement: Placement, further = 0): Uploaded {
   let byteLength = 0
-  const offsets = copies.map((copy) => {
+  const offsets = arrays.map((array) => {
     const offset = byteLength
-    if (copy !== null) byteLength += aligned(copy.byteLength)
+    if (array !== null) byteLength += aligned(array.byteLength)
     return offset
   })
   const block = new Uint8Array(byteLength)
-  for (const [i, copy] of copies.entries()) {
-    if (copy !== null) block.set(new Uint8Array(copy.buffer, copy.byteOffset, copy.byteLength), offsets[i])
+  for (const [i, array] of arrays.entries()) {
+    if (array !== null) block.set(new Uint8Array(array.buffer, array.byteOffset, array.byteLength), offsets[i])
   }
-  const ascending = isUnchecked ? (problem.groups + 1) * Int32Array.BYTES_PER_ELEMENT : 0
-  const memory = placement.allocate('options', byteLength + ascending)
+  const memory = placement.allocate('options', byteLength + further)
   if (byteLength > 0) {
     placement.run(() => {
       placement.binding.upload(placement.device.id, memory.handle, 0, block, placement.stream.cudaStream)
     })
   }
-  const staged = (i: number): Part | null => (copies[i] === null ? parts[i] : { memory, byteOffset: offsets[i] })
-  const sequenceOffsets = isUnchecked ? { memory, byteOffset: byteLength } : staged(1)
-  return { memory, mask: staged(0), sequenceOffsets, weights: staged(2) }
+  return { memory, parts: arrays.map((array, i) => array && { memory, byteOffset: offsets[i] }), byteLength }
 }
 
 export function allocateGradients(state: CallState, inputs: BackwardInputs, settings: BackwardSettings): BackwardCall {

@@ -9,8 +9,10 @@ import type { CallState } from './call-state.js'
 import { checkGradients } from './check.js'
 import type { Routing } from './problem.js'
 import { type BackwardInputs, type BackwardSettings, readBackwardInputs, readBackwardSettings } from './read.js'
+import type { RowsBackwardCall } from './rows.js'
 import { runBackward, runBackwardAsync } from './run.js'
-import { type LilySaved, readSaved, type Saved } from './saved.js'
+import { type LilySaved, readRowsSaved, readSaved, type RowsSaved, type Saved } from './saved.js'
+import { prepareStackedBackward } from './stacked.js'
 
 /** Operands of {@link lilyBackward}. Given gradients are accumulated in place and returned. */
 export interface LilyBackwardOperands {
@@ -103,7 +105,7 @@ const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
  */
 export function lilyBackward<R extends Routing, O extends Exact<O, LilyBackwardOptions> = object>(
   operands: LilyBackwardOperands,
-  saved: LilySaved<R>,
+  saved: LilySaved<R> | RowsSaved<R>,
   options?: O,
 ): LilyGradients<R, O> {
   return runBackward(prepare(operands, saved, options)) as LilyGradients<R, O>
@@ -121,15 +123,21 @@ export function lilyBackward<R extends Routing, O extends Exact<O, LilyBackwardO
  */
 export async function lilyBackwardAsync<R extends Routing, O extends Exact<O, LilyBackwardOptions> = object>(
   operands: LilyBackwardOperands,
-  saved: LilySaved<R>,
+  saved: LilySaved<R> | RowsSaved<R>,
   options?: O,
 ): Promise<LilyGradients<R, O>> {
   return (await runBackwardAsync(prepare(operands, saved, options))) as LilyGradients<R, O>
 }
 
-function prepare(operands: LilyBackwardOperands, saved: Saved, options: LilyBackwardOptions = {}): BackwardCall {
+function prepare(
+  operands: LilyBackwardOperands,
+  saved: Saved | RowsSaved,
+  options: LilyBackwardOptions = {},
+): BackwardCall | RowsBackwardCall {
   const inputs = readBackwardInputs(operands, OPERANDS)
   const settings = readBackwardSettings(options, BACKWARD_OPTIONS, BACKWARD_NEEDS)
+  const rows = readRowsSaved('saved', saved)
+  if (rows !== null) return prepareStackedBackward(rows, inputs, settings, 'lilyForward')
   return prepareBackward(readSaved('saved', saved, 'lilyForward'), inputs, settings)
 }
 

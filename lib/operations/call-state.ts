@@ -17,7 +17,7 @@ export interface Staged {
 }
 
 /** The versions of a, router and b. */
-export function versionsOf({ a, router, b }: Problem): (number | undefined)[] {
+export function versionsOf({ a, router, b }: Pick<Problem, 'a' | 'router' | 'b'>): (number | undefined)[] {
   return [a.version, router?.version, b.version]
 }
 
@@ -47,6 +47,8 @@ export class CallState {
     readonly kept: OperandMemory | null,
     /** The weight of the frozen layer below the adapter; null: the adapter alone. */
     readonly weight: WeightOperand | null,
+    /** Where its part of `kept` begins, if it is one adapter of a call that has several; null: it is not. */
+    readonly listedAt: number | null = null,
   ) {
     this.versions = kept !== null && Capture.current === null ? versionsOf(problem) : null
     const small = staged ?? problem.small
@@ -56,9 +58,12 @@ export class CallState {
     this.probabilities = null
     this.weights = small.weights
     if (kept === null) return
-    this.hidden = { memory: kept, byteOffset: 0 }
-    if (problem.keepsProbabilities) this.probabilities = { memory: kept, byteOffset: problem.probabilitiesOffset }
-    if (problem.computesWeights) this.weights = { memory: kept, byteOffset: problem.weightsOffset }
+    const start = listedAt ?? 0
+    this.hidden = { memory: kept, byteOffset: start }
+    if (problem.keepsProbabilities) {
+      this.probabilities = { memory: kept, byteOffset: start + problem.probabilitiesOffset }
+    }
+    if (problem.computesWeights) this.weights = { memory: kept, byteOffset: start + problem.weightsOffset }
   }
 
   /** All operands and memory that work on a device uses. */

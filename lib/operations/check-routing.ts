@@ -41,7 +41,7 @@ export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: Forwar
 }
 
 /** The operands and options that each routing requires, allows and refuses. */
-function checkPresence(
+export function checkPresence(
   router: Operand | null,
   { routing, pool, mask, sequenceOffsets, weights }: ForwardSettings,
 ): void {
@@ -95,7 +95,7 @@ function checkRouter(router: Operand, rank: number): number {
 }
 
 /** E of a routing without a router. */
-function expertsOf(b: Operand, rank: number): number {
+export function expertsOf(b: Operand, rank: number): number {
   const experts = b.shape.length === 3 ? b.shape[0] : b.rows / rank
   if (!Number.isInteger(experts)) {
     fail('ERR_LILY_SHAPE', 'b', `expected [E*r, d_out] with r ${rank}, as a has, got ${shapeText(b.shape)}`)
@@ -126,15 +126,17 @@ function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: ForwardSet
   }
   if (weights !== null && (weights.shape.length === 1 || weights.shape[0] === 1)) return ONE_GROUP
   const [sequences = 0, length = 0] = x.shape
-  if (x.shape.length !== 3) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'sequenceOffsets',
-      `is required by routing '${routing}' with an x of shape ${shapeText(x.shape)}; ` +
-        `pass G + 1 cumulative offsets from 0 to ${x.rows}, or x as [B, N, ${x.columns}]`,
-    )
-  }
+  if (x.shape.length !== 3) failWithoutSequences(routing, x)
   const offsets = new Int32Array(sequences + 1)
   for (let sequence = 1; sequence <= sequences; sequence++) offsets[sequence] = sequence * length
   return { offsets: { memory: offsets, byteOffset: 0 }, groups: sequences }
+}
+
+export function failWithoutSequences(routing: Routing, { shape, rows, columns }: Operand): never {
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'sequenceOffsets',
+    `is required by routing '${routing}' with an x of shape ${shapeText(shape)}; ` +
+      `pass G + 1 cumulative offsets from 0 to ${rows}, or x as [B, N, ${columns}]`,
+  )
 }

@@ -99,14 +99,7 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   const x = inputs.x ?? problem.x
   checkNeeded(problem, inputs, settings)
   checkVersions(state, ['a', 'router', 'b'])
-  if (state.isUsed) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'saved',
-      'expected one that no backward has used, got one that has; run forward again, or pass retain: true to the ' +
-        'first of several backward calls',
-    )
-  }
+  checkUnused(state)
 
   // The operands of forward may have been disposed of or detached since.
   checkSameX(x, problem.x)
@@ -126,12 +119,28 @@ export function checkGradients(state: CallState, inputs: BackwardInputs, setting
   checkOverlaps(state, operands, inputs)
 }
 
+/** Checks that no backward call has used what forward saved. */
+export function checkUnused({ isUsed }: Pick<CallState, 'isUsed'>): void {
+  if (!isUsed) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'saved',
+    'expected one that no backward has used, got one that has; run forward again, or pass retain: true to the ' +
+      'first of several backward calls',
+  )
+}
+
+/** The parameters of a saved call and their versions in forward. */
+interface Versioned extends Pick<CallState, 'versions'> {
+  readonly problem: Pick<Problem, 'a' | 'router' | 'b'>
+}
+
 /**
  * Checks that no optimiser has changed a parameter since forward.
  *
  * @param names of a, router and b in the error
  */
-export function checkVersions({ problem, versions }: CallState, names: readonly [string, string, string]): void {
+export function checkVersions({ problem, versions }: Versioned, names: readonly [string, string, string]): void {
   if (versions === null) return
   const now = versionsOf(problem)
   const changed = names.find((_, i) => now[i] !== versions[i])
@@ -154,24 +163,36 @@ export function checkSavedWeight({ operand, packed, version }: WeightOperand, ot
 }
 
 /** Checks that an x that is given again is like that of forward. */
-function checkSameX(x: Operand, saved: Operand): void {
+export function checkSameX(x: Operand, saved: Operand): void {
   checkSameDevice('x', x, 'the x of forward', saved)
   checkShape('x', x, saved.shape)
   checkType('x', x, saved.dtype)
 }
 
 /** Checks that the tensors of `saved` have their memory: on the host the caller can transfer it. */
-function checkKept({ problem, kept, weights }: CallState): void {
+export function checkKept({ problem, kept, weights }: CallState): void {
   if (kept !== null && problem.keptBytes > 0) checkAttached('saved', kept)
   if (weights !== null && problem.groups > 0) checkAttached('saved', weights.memory)
 }
 
-/** Checks that no gradient is given that the options switch off or that the routing does not have. */
-function checkNeeded({ routing, router }: Problem, inputs: BackwardInputs, { needs, deferB }: BackwardSettings): void {
+/** Checks that no gradient is given that `needs` switches off. */
+export function checkWanted(
+  gradients: Readonly<Partial<Record<GradientName, Output | null>>>,
+  needs: BackwardSettings['needs'],
+): void {
   for (const name of GRADIENTS) {
-    if (inputs[name] === null || needs[name]) continue
+    if (gradients[name] == null || needs[name]) continue
     fail('ERR_LILY_ARGUMENT', name, `is given, but needs.${name} is false; leave out one of them`)
   }
+}
+
+/** Checks that no gradient is given that the options switch off or that the routing does not have. */
+export function checkNeeded(
+  { routing, router }: Pick<Problem, 'routing' | 'router'>,
+  inputs: BackwardInputs,
+  { needs, deferB }: BackwardSettings,
+): void {
+  checkWanted(inputs, needs)
   const ofRouter = GRADIENTS[INPUTS.indexOf('router')]
   if (router === null && inputs[ofRouter] !== null) {
     fail('ERR_LILY_ARGUMENT', ofRouter, `routing '${routing}' has no router; leave it out`)

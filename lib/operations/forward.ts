@@ -5,6 +5,7 @@ import type { TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { allocateForward, type ForwardCall } from './allocate.js'
+import type { CallState } from './call-state.js'
 import { lilyProblem } from './check-routing.js'
 import { checkFrozen, checkPlaces, checkY } from './check.js'
 import type { PackedLinear } from './packed-linear.js'
@@ -16,9 +17,11 @@ import {
   readForwardInputs,
   readForwardOptions,
 } from './read.js'
+import type { RowsState } from './rows-state.js'
 import { runForward, runForwardAsync } from './run.js'
-import type { LilySaved } from './saved.js'
+import type { RowsSaved, Saved } from './saved.js'
 import type { MaskLike, OffsetsLike, WeightsLike } from './small-operands.js'
+import { hasRows, prepareStacked } from './stacked.js'
 
 /** Operands of {@link lilyForward}. M is the product of the leading dimensions of x. */
 export interface LilyForwardOperands {
@@ -41,8 +44,25 @@ export interface LilyForwardOperands {
   readonly y?: TensorLike | undefined
 }
 
+/** Options of a call that has an adapter for each row (docs/math.md#adapters-per-row). */
+export interface RowsOptions {
+  /**
+   * [K + 1], from 0 to the rows of a, ascending: K adapters are stacked in a, router and b, and adapter k has the rows
+   * `rankOffsets[k]` to `rankOffsets[k + 1]` of a. It has these columns of router and of LoRA's b; Lily's b is the stacks
+   * [E*r, d_out] of the adapters one after the other. Goes with `adapterOf`.
+   */
+  readonly rankOffsets?: OffsetsLike | undefined
+  /**
+   * [G]: the adapter of each sequence (`sequenceOffsets`, or the rows of a 3-D x), otherwise of each token; -1: none. Routing
+   * 'batch' pools over all rows of an adapter. On the host, as are `sequenceOffsets`, `mask` and `weights` then.
+   */
+  readonly adapterOf?: OffsetsLike | undefined
+  /** [G]: a constant factor on the adapter's output for each element of `adapterOf`. Default 1. */
+  readonly scale?: WeightsLike | undefined
+}
+
 /** Options of {@link lilyForward}. */
-export interface LilyForwardOptions {
+export interface LilyForwardOptions extends RowsOptions {
   /** Factor s on the adapter's output, not alpha / r. Default 1. */
   readonly scaling?: number | undefined
   /** How tokens share the experts' weights. Default 'batch'. */
@@ -56,11 +76,11 @@ export interface LilyForwardOptions {
   /** [M], for batch and sequence routing: a token with 0 does not count in the pooling. Its y is still computed. */
   readonly mask?: MaskLike | undefined
   /**
-   * [G + 1], ascending from 0 to M, for sequence and fixed routing. Default: the rows of a 3-D x. In device memory they are
-   * not checked: docs/routing.md says what others mean.
+   * [G + 1], ascending from 0 to M, for sequence and fixed routing, and for `adapterOf`. Default: the rows of a 3-D x. In
+   * device memory they are not checked: docs/routing.md says what others mean.
    */
   readonly sequenceOffsets?: OffsetsLike | undefined
-  /** [E] or [G, E], for fixed routing: the weights of the experts. */
+  /** [E] or [G, E], for fixed routing: the weights of the experts. With `adapterOf`: [K, E], a row for each adapter. */
   readonly weights?: WeightsLike | undefined
   /** Keep what backward needs. Default true; pass false for inference. */
   readonly save?: boolean | undefined
@@ -84,16 +104,23 @@ export type SavedOf<O, S> = 'save' extends keyof O
       : S | undefined
   : S
 
+/** What a call saves. A type of options in which `adapterOf` may be undefined is that of a call of one adapter. */
+export type RowsOr<O, R extends Routing | 'none'> = 'adapterOf' extends keyof O
+  ? O['adapterOf'] extends OffsetsLike
+    ? RowsSaved<R>
+    : Saved<R>
+  : Saved<R>
+
 /** Result of {@link lilyForward}. */
 export interface LilyForwardResult<O> {
   /** `[..., d_out]`: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, LilySaved<RoutingOf<O>>>
+  readonly saved: SavedOf<O, RowsOr<O, RoutingOf<O>>>
 }
 
 const OPERANDS: Known = new Set(['x', 'weight', 'bias', 'a', 'router', 'b', 'y'])
-/** The options of {@link lilyForward}. */
+/** The options of {@link lilyForward} that layers of a model have, too. */
 export const FORWARD_OPTIONS: Known = new Set([
   'scaling',
   'routing',
@@ -108,6 +135,9 @@ export const FORWARD_OPTIONS: Known = new Set([
   'stream',
   'encoder',
 ])
+/** The options of a call that has an adapter for each row. */
+export const ROWS_OPTIONS = ['rankOffsets', 'adapterOf', 'scale']
+const ALL_OPTIONS: Known = new Set([...FORWARD_OPTIONS, ...ROWS_OPTIONS])
 
 /**
  * The Lily adapter of one linear layer: y += s h C, where h = phi(x a^T) is the hidden state and C = sum_e w_e B_e
@@ -132,6 +162,9 @@ export const FORWARD_OPTIONS: Known = new Set([
  * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { scaling: 2 })
  * @example
  * const { y, saved } = lilyForward({ x, weight, bias, a, router, b }, { scaling: 2 })
+ * @example
+ * // Two adapters of ranks 8 and 16, for the sequences of a 3-D x; the second sequence has none.
+ * const { y, saved } = lilyForward({ x, a, router, b }, { rankOffsets: [0, 8, 24], adapterOf: [0, -1, 1, 0] })
  */
 export function lilyForward<O extends Exact<O, LilyForwardOptions> = object>(
   operands: LilyForwardOperands,
@@ -157,9 +190,10 @@ export async function lilyForwardAsync<O extends Exact<O, LilyForwardOptions> = 
   return (await runForwardAsync(prepare(operands, options))) as LilyForwardResult<O>
 }
 
-function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): ForwardCall {
+function prepare(operands: LilyForwardOperands, options: LilyForwardOptions = {}): ForwardCall<CallState | RowsState> {
   const inputs = readForwardInputs(operands, OPERANDS)
-  return prepareForward(inputs, readForwardOptions<never>(options, FORWARD_OPTIONS, DEFAULT_MODES))
+  const settings = readForwardOptions<never>(options, ALL_OPTIONS, DEFAULT_MODES)
+  return hasRows(settings) ? prepareStacked(inputs, settings, lilyProblem, false) : prepareForward(inputs, settings)
 }
 
 /**

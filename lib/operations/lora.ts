@@ -10,7 +10,8 @@ import type { Tensor } from '../tensor/tensor.js'
 import { allocateForward, type BackwardCall, type ForwardCall } from './allocate.js'
 import { type GradientOf, prepareBackward } from './backward.js'
 import { checkFrozen, checkPlaces, checkY } from './check.js'
-import type { SavedOf } from './forward.js'
+import type { CallState } from './call-state.js'
+import { ROWS_OPTIONS, type RowsOptions, type RowsOr, type SavedOf } from './forward.js'
 import type { PackedLinear } from './packed-linear.js'
 import { type Precision, NOTHING_SMALL, Problem } from './problem.js'
 import {
@@ -22,8 +23,12 @@ import {
   readForwardInputs,
   readForwardOptions,
 } from './read.js'
+import type { RowsBackwardCall } from './rows.js'
+import type { RowsState } from './rows-state.js'
 import { runBackward, runBackwardAsync, runForward, runForwardAsync } from './run.js'
-import { type LoraSaved, readSaved } from './saved.js'
+import { type LoraSaved, readRowsSaved, readSaved, type RowsSaved } from './saved.js'
+import type { OffsetsLike } from './small-operands.js'
+import { hasRows, prepareStacked, prepareStackedBackward } from './stacked.js'
 
 /** Operands of {@link loraForward}. M is the product of the leading dimensions of x. */
 export interface LoraForwardOperands {
@@ -45,11 +50,13 @@ export interface LoraForwardOperands {
 }
 
 /** Options of {@link loraForward}. */
-export interface LoraForwardOptions {
+export interface LoraForwardOptions extends RowsOptions {
   /** Factor on the adapter's output. For an adapter that gives alpha, pass alpha / r. Default 1. */
   readonly scaling?: number | undefined
   /** Permitted rounding of operands of matrix products. Default 'default'. */
   readonly precision?: Precision | undefined
+  /** [G + 1], ascending from 0 to M, for `adapterOf`. Default: the rows of a 3-D x. */
+  readonly sequenceOffsets?: OffsetsLike | undefined
   /** Keep what backward needs. Default true; pass false for inference. */
   readonly save?: boolean | undefined
   /** Add to the given y. Default true; false overwrites it. */
@@ -65,7 +72,7 @@ export interface LoraForwardResult<O> {
   /** `[..., d_out]`: the given y, or a new tensor with the leading dimensions of x. */
   readonly y: Tensor
   /** What backward needs; undefined with `save: false`. */
-  readonly saved: SavedOf<O, LoraSaved>
+  readonly saved: SavedOf<O, RowsOr<O, 'none'>>
 }
 
 /** Operands of {@link loraBackward}. Given gradients are accumulated in place and returned. */
@@ -116,7 +123,9 @@ export interface LoraGradients<O> {
 }
 
 const FORWARD_OPERANDS: Known = new Set(['x', 'weight', 'bias', 'a', 'b', 'y'])
+/** The options of {@link loraForward} that layers of a model have, too. */
 export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream', 'encoder'])
+const ALL_FORWARD_OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS, 'sequenceOffsets', ...ROWS_OPTIONS])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
 const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'retain', 'accumulate', 'stream', 'encoder'])
 export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
@@ -130,6 +139,9 @@ export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example
  * const { y, saved } = loraForward({ x, a, b, y: baseOutput }, { scaling: alpha / r })
+ * @example
+ * // Two adapters of ranks 8 and 16, for the sequences of a 3-D x; the second sequence has none.
+ * const { y, saved } = loraForward({ x, a, b }, { rankOffsets: [0, 8, 24], adapterOf: [0, -1, 1, 0] })
  */
 export function loraForward<O extends Exact<O, LoraForwardOptions> = object>(
   operands: LoraForwardOperands,
@@ -165,7 +177,7 @@ export async function loraForwardAsync<O extends Exact<O, LoraForwardOptions> = 
  */
 export function loraBackward<O extends Exact<O, LoraBackwardOptions> = object>(
   operands: LoraBackwardOperands,
-  saved: LoraSaved,
+  saved: LoraSaved | RowsSaved<'none'>,
   options?: O,
 ): LoraGradients<O> {
   return runBackward(prepareGradients(operands, saved, options)) as LoraGradients<O>
@@ -180,16 +192,18 @@ export function loraBackward<O extends Exact<O, LoraBackwardOptions> = object>(
  */
 export async function loraBackwardAsync<O extends Exact<O, LoraBackwardOptions> = object>(
   operands: LoraBackwardOperands,
-  saved: LoraSaved,
+  saved: LoraSaved | RowsSaved<'none'>,
   options?: O,
 ): Promise<LoraGradients<O>> {
   return (await runBackwardAsync(prepareGradients(operands, saved, options))) as LoraGradients<O>
 }
 
-function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall {
+function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}): ForwardCall<CallState | RowsState> {
   const inputs = readForwardInputs(operands, FORWARD_OPERANDS)
-  const settings = readForwardOptions<never>(options, LORA_FORWARD_OPTIONS, DEFAULT_MODES)
-  return prepareForward(inputs, settings)
+  const settings = readForwardOptions<never>(options, ALL_FORWARD_OPTIONS, DEFAULT_MODES)
+  return hasRows(settings) || settings.sequenceOffsets !== null
+    ? prepareStacked(inputs, settings, loraProblem, true)
+    : prepareForward(inputs, settings)
 }
 
 /** The phases of a call between reading and running, as those of Lily. */
@@ -201,7 +215,8 @@ export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings)
   return allocateForward(problem, inputs, settings)
 }
 
-function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ForwardSettings): Problem {
+/** The problem of a LoRA call; throws if a shape or a type is wrong. */
+export function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ForwardSettings): Problem {
   checkActivations(x)
   checkA(a, x.columns)
   checkTypeOrFloat32('a', a, x.dtype)
@@ -215,10 +230,12 @@ function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: Forward
 
 function prepareGradients(
   operands: LoraBackwardOperands,
-  saved: LoraSaved,
+  saved: LoraSaved | RowsSaved<'none'>,
   options: LoraBackwardOptions = {},
-): BackwardCall {
+): BackwardCall | RowsBackwardCall {
   const inputs = readBackwardInputs(operands, BACKWARD_OPERANDS)
   const settings = readBackwardSettings(options, LORA_BACKWARD_OPTIONS, LORA_NEEDS)
+  const rows = readRowsSaved('saved', saved)
+  if (rows !== null) return prepareStackedBackward(rows, inputs, settings, 'loraForward')
   return prepareBackward(readSaved('saved', saved, 'loraForward'), inputs, settings)
 }

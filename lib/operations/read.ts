@@ -46,6 +46,10 @@ export interface ForwardSettings<N = never> extends Modes<N> {
   readonly mask: SmallOperand | null
   readonly sequenceOffsets: SmallOperand | null
   readonly weights: SmallOperand | null
+  /** Of a call with an adapter for each row. */
+  readonly rankOffsets: SmallOperand | null
+  readonly adapterOf: SmallOperand | null
+  readonly scale: SmallOperand | null
   readonly save: boolean
   readonly accumulate: boolean
   readonly stream: StreamOption
@@ -109,7 +113,7 @@ export const DEFAULT_MODES = { routing: 'batch', pool: 'probabilities', activati
  */
 export function readForwardOptions<N>(options: object, known: Known, modes: Modes<N>): ForwardSettings<N> {
   return readProperties('options', options, known, (given) => {
-    const { mask, sequenceOffsets, weights } = given
+    const { mask, sequenceOffsets, weights, rankOffsets, adapterOf, scale } = given
     return {
       scaling: readFloat32('scaling', given.scaling, 1),
       routing: readChoice('routing', given.routing, ROUTINGS, modes.routing),
@@ -120,6 +124,9 @@ export function readForwardOptions<N>(options: object, known: Known, modes: Mode
       sequenceOffsets:
         sequenceOffsets === undefined ? null : readSmallOperand('sequenceOffsets', sequenceOffsets, OFFSETS),
       weights: weights === undefined ? null : readSmallOperand('weights', weights, WEIGHTS),
+      rankOffsets: rankOffsets === undefined ? null : readSmallOperand('rankOffsets', rankOffsets, OFFSETS),
+      adapterOf: adapterOf === undefined ? null : readSmallOperand('adapterOf', adapterOf, OFFSETS),
+      scale: scale === undefined ? null : readSmallOperand('scale', scale, WEIGHTS),
       save: readFlag('save', given.save, true),
       accumulate: readFlag('accumulate', given.accumulate, true),
       stream: readStream(given.stream, given.encoder),

@@ -47,7 +47,7 @@ export type {
   LoraGradients,
 } from '../operations/lora.js'
 export type { Activation, Pool, Precision, Routing } from '../operations/problem.js'
-export type { LilySaved, LoraSaved } from '../operations/saved.js'
+export type { LilySaved, LoraSaved, RowsSaved } from '../operations/saved.js'
 export type { MaskLike, OffsetsLike, WeightsLike } from '../operations/small-operands.js'
 export type { GpuTensorLike, TensorLike } from '../tensor/resolve.js'
 export { Tensor } from '../tensor/tensor.js'
