@@ -12,6 +12,7 @@
 #include "cpu/optimiser.h"
 #include "cpu/plan/cuts.h"
 #include "cpu/plan/plan.h"
+#include "cpu/plan/rows.h"
 #include "cpu/processor.h"
 #include "cpu/roofs.h"
 #include "cpu/spectrum/spectrum.h"
@@ -102,25 +103,20 @@ lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
 // Whether a call is so short that waking a thread would not pay: about a microsecond of multiply-adds.
 bool is_short(double multiply_adds) { return multiply_adds < 32 * 1024; }
 
-bool is_short(const lily_problem &problem) {
+double multiply_adds(const lily_problem &problem) {
   const double rows = static_cast<double>(problem.rank) * static_cast<double>(problem.experts);
   const double tokens = static_cast<double>(problem.tokens);
-  return is_short(rows *
-                  ((tokens + 1) * static_cast<double>(problem.d_out) + tokens * static_cast<double>(problem.d_in)));
+  return rows * ((tokens + 1) * static_cast<double>(problem.d_out) + tokens * static_cast<double>(problem.d_in));
 }
+
+bool is_short(const lily_problem &problem) { return is_short(multiply_adds(problem)); }
 
 // Runs the steps of a plan, each task with the scratch memory of its worker.
 template <typename Pass>
 void run(const Plan<Pass> &plan) {
   for (const Step<Pass> *step = plan.steps.begin(); step != plan.steps.end();) {
     const Step<Pass> *const first = step;
-    int64_t tasks = step++->count;
-    while (step != plan.steps.end() && step->joins) tasks += step++->count;
-    parallel_for(tasks, [&](int64_t task, int64_t worker) {
-      const Step<Pass> *of_task = first;
-      while (task >= of_task->count) task -= of_task++->count;
-      of_task->run(plan.pass, task, plan.scratch + worker * plan.scratch_floats);
-    });
+    parallel_for(plan.steps.skip_joined(step), [&](int64_t task, int64_t worker) { plan.run(first, task, worker); });
   }
 }
 
@@ -156,52 +152,61 @@ lily_status backward(const lily_backward *call) {
 
 // ---- Calls over disjoint rows ----
 
-template <typename List>
-lily_status rows_workspace(const List &list, lily_status (*workspace)(const lily_problem *, size_t *), size_t *bytes) {
-  *bytes = 0;
-  for (int64_t i = 0; i < list.count; ++i) {
-    size_t of_call = 0;
-    if (const lily_status status = workspace(&list.calls[i].problem, &of_call)) return status;
-    *bytes = std::max(*bytes, of_call);
-  }
+// The size depends on the problems, and on which calls have rows and factors.
+template <typename Pass, typename List>
+RowsPlan<Pass> plan_of(const List &list, void *workspace) {
+  return plan_rows<Pass>(list.calls, list.count, workspace, [](const lily_problem &problem) -> const Kernels & {
+    return instruction_set().kernels_for(problem);
+  });
+}
+
+template <typename Pass, typename List>
+lily_status rows_workspace(const List &list, size_t *bytes) {
+  if (const lily_status status = check_available()) return status;
+  *bytes = plan_of<Pass>(list, nullptr).workspace_bytes;
   return LILY_OK;
 }
 
-// One call after the other.
-template <typename List, typename Run>
-lily_status run_rows(const List &list, const lily_matrix &output, int64_t columns, Run run) {
-  for (int64_t i = 0; i < list.count; ++i) {
-    const lily_tokens &tokens = list.calls[i].tokens;
-    if (tokens.rows != nullptr || tokens.scale != nullptr) {
-      return fail(LILY_ERROR_UNSUPPORTED, "rows that are not one run, and factors, are not implemented");
-    }
+// The rows of `out` that no call has.
+void clear_rows(const lily_matrix &out, int64_t columns, const int32_t *rest, int64_t count) {
+  if (out.data == nullptr || out.accumulate != 0) return;
+  const int64_t element_bytes = dtype_bytes(out.dtype);
+  parallel_for(count, [&](int64_t i, int64_t) {
+    memset(static_cast<char *>(out.data) + rest[i] * out.pitch * element_bytes, 0,
+           static_cast<size_t>(columns * element_bytes));
+  });
+}
+
+template <typename Pass, typename List>
+lily_status run_rows(const List &list, const lily_matrix &out, int64_t columns) {
+  if (const lily_status status = check_available()) return status;
+  double work = 0.0;
+  for (int64_t k = 0; k < list.count; ++k) work += multiply_adds(list.calls[k].problem);
+  const SerialScope scope(is_short(work));
+  const RowsPlan<Pass> rows = plan_of<Pass>(list, list.workspace);
+  if (const lily_status status = check_workspace(list.workspace, list.workspace_bytes, rows.workspace_bytes)) {
+    return status;
   }
-  for (int64_t i = 0; i < list.count; ++i) {
-    auto &call = list.calls[i];
-    call.workspace = list.workspace;
-    call.workspace_bytes = list.workspace_bytes;
-    if (const lily_status status = run(&call)) return status;
-  }
-  if (output.data == nullptr || output.accumulate != 0) return LILY_OK;
-  const int64_t bytes = dtype_bytes(output.dtype);
-  for (int64_t i = 0; i < list.rest_count; ++i) {
-    memset(static_cast<char *>(output.data) + list.rest[i] * output.pitch * bytes, 0,
-           static_cast<size_t>(columns * bytes));
+  clear_rows(out, columns, list.rest, list.rest_count);
+  while (const int64_t tasks = begin_round(rows)) {
+    parallel_for(tasks, [&](int64_t task, int64_t worker) { run_task(rows, task, worker); });
   }
   return LILY_OK;
 }
 
 lily_status forward_rows_workspace(const lily_forward_rows *list, size_t *bytes) {
-  return rows_workspace(*list, forward_workspace, bytes);
+  return rows_workspace<ForwardPass>(*list, bytes);
 }
 
-lily_status forward_rows(const lily_forward_rows *list) { return run_rows(*list, list->y, list->d_out, forward); }
+lily_status forward_rows(const lily_forward_rows *list) { return run_rows<ForwardPass>(*list, list->y, list->d_out); }
 
 lily_status backward_rows_workspace(const lily_backward_rows *list, size_t *bytes) {
-  return rows_workspace(*list, backward_workspace, bytes);
+  return rows_workspace<BackwardPass>(*list, bytes);
 }
 
-lily_status backward_rows(const lily_backward_rows *list) { return run_rows(*list, list->dx, list->d_in, backward); }
+lily_status backward_rows(const lily_backward_rows *list) {
+  return run_rows<BackwardPass>(*list, list->dx, list->d_in);
+}
 
 lily_status fold(const lily_fold *call) {
   if (const lily_status status = check_available()) return status;

@@ -92,7 +92,7 @@ LILY_INLINE void direct_tokens(const BackwardPass &pass, int64_t split, float *s
   const int64_t begin = pass.dy.splits.begin(split), columns = pass.dy.splits.end(split) - begin;
   const int64_t pitch = round_up(columns, kLanes), hidden_pitch = round_up(stack.rank, kLanes);
   float *const dy = scratch, *const hidden = dy + kTokens * pitch;
-  pack<Floats>(kTokens, columns, submatrix(pass.call->dy, 0, begin), 1.0f, dy, pitch);
+  pack<Floats>(kTokens, columns, submatrix(pass.dy_rows.matrix, 0, begin), 1.0f, dy, pitch);
   pack<Floats>(kTokens, stack.rank, pass.hidden, 1.0f, hidden, hidden_pitch);
   if (pass.needs_d_hidden) direct_products<kTokens>(pass, split, dy, pitch, hidden, hidden_pitch);
   if (!pass.needs_db) return;
@@ -126,7 +126,7 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, float *scratch
     clear(sums, kTokens * pitch);
     add_direct_product<kTokens>(submatrix(a, 0, begin), rank, columns, 1.0f, pass.d_hidden, pass.rank_pitch, sums,
                                 pitch);
-    write_rows(kTokens, columns, sums, pitch, 1.0f, submatrix(dx, 0, begin), dx.accumulate != 0);
+    write_rows(kTokens, columns, sums, pitch, 1.0f, rows_from(pass.dx_rows, 0, begin), dx.accumulate != 0);
   }
   if (da.data == nullptr) return;
   if (pass.has_gradient != nullptr) {
@@ -134,7 +134,7 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, float *scratch
     return;
   }
   float *const x = scratch + kDirectTokens * pitch;
-  pack<Floats>(kTokens, columns, submatrix(pass.call->x, 0, begin), 1.0f, x, pitch);
+  pack<Floats>(kTokens, columns, submatrix(pass.x_rows.matrix, 0, begin), 1.0f, x, pitch);
   add_direct_outer<kTokens>(rank, columns, 1.0f, pass.d_hidden, pass.rank_pitch, x, pitch, submatrix(da, 0, begin));
 }
 

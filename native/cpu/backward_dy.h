@@ -210,7 +210,7 @@ LILY_INLINE void combine_part(const BackwardPass &pass, const DyPart &part, cons
 LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_t from, int64_t to, float *d,
                             const DyScratch &scratch) {
   const int64_t columns = part.end - part.begin, steps = steps_of<Operand>(columns);
-  const TileKind kind = tile_kind(pass.call->problem, pass.stack.rank, pass.call->dy, pass.call->problem.d_out);
+  const TileKind kind = tile_kind(pass.call->problem, pass.stack.rank, pass.dy_rows.matrix, pass.call->problem.d_out);
   float *const q = pass.q_partials.row_of_split(part.split, 0) + part.first;
   if (d != nullptr) clear(d, part.rows * round_up(columns, kLanes));
   if (!part.has_gradient(pass)) {
@@ -220,7 +220,7 @@ LILY_INLINE void add_tokens(const BackwardPass &pass, const DyPart &part, int64_
   }
   for (int64_t t = from; t < to; t += pass.outer_product_tokens) {
     const int64_t tokens = minimum(pass.outer_product_tokens, to - t);
-    const lily_matrix dy_tile = submatrix(pass.call->dy, t, part.begin);
+    const lily_matrix dy_tile = submatrix(pass.dy_rows.matrix, t, part.begin);
     lily_matrix rhs = dy_tile;
     if (pass.needs_d_hidden) {
       const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(dy_tile, tokens, columns, scratch.dy);

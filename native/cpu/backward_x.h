@@ -54,8 +54,9 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, int64_t from, 
                           const XScratch &scratch) {
   const int64_t rank = pass.call->problem.rank, steps = steps_of<Operand>(rank);
   const int64_t begin = pass.x.tiles.begin(tile), columns = pass.x.tiles.end(tile) - begin;
-  const lily_matrix &x = pass.call->x, &dx = pass.call->dx;
-  const bool prefetches = bytes_of(pass.call->problem.tokens, pass.call->problem.d_in, dx) > kPrefetchedResult;
+  const lily_matrix &x = pass.x_rows.matrix, &dx = pass.call->dx;
+  const bool prefetches = pass.dx_rows.listed == nullptr &&
+                          bytes_of(pass.call->problem.tokens, pass.call->problem.d_in, dx) > kPrefetchedResult;
   if (da != nullptr) clear(da, rank * round_up(columns, kLanes));
   for (int64_t t = from; t < to; t += pass.outer_product_tokens) {
     const int64_t step_end = minimum(to, t + pass.outer_product_tokens);
@@ -69,7 +70,7 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, int64_t from, 
           const int64_t panel = panel_columns(columns, p);
           if (prefetches) prefetch_ahead(to - row, columns, p, submatrix(dx, row, begin));
           multiply_into(rows, panel, steps, lhs, scratch.a + p * kPanel * steps,
-                        submatrix(dx, row, begin + p * kPanel));
+                        rows_from(pass.dx_rows, row, begin + p * kPanel));
           if (da != nullptr) prefetch(rows, panel, submatrix(x, row, begin + p * kPanel));
         }
       }

@@ -81,7 +81,7 @@ LILY_INLINE void add_direct_product(const lily_matrix &matrix, int64_t rows, int
 template <int kTokens>
 LILY_INLINE void shrink_tokens(const ForwardPass &pass, int64_t tile, float *scratch) {
   const lily_problem &problem = pass.call->problem;
-  const LeftOperand<Floats> x = lhs_of_rows<Floats>(pass.call->x, kTokens, problem.d_in, scratch);
+  const LeftOperand<Floats> x = lhs_of_rows<Floats>(pass.x_rows.matrix, kTokens, problem.d_in, scratch);
   with_element(pass.call->a.dtype, [&](auto element) __attribute__((always_inline)) {
     const int64_t end = pass.shrink.rank_tiles.end(tile), pitch = pass.call->a.pitch;
     for (int64_t i = pass.shrink.rank_tiles.begin(tile); i < end; i += kDirectRows) {
@@ -109,12 +109,12 @@ LILY_INLINE void expand_tokens(const ForwardPass &pass, int64_t tile, float *scr
   const int64_t pitch = round_up(columns, kLanes), hidden_pitch = round_up(stack.rank, kLanes);
   float *const sums = scratch, *const hidden = sums + kTokens * pitch;
   clear(sums, kTokens * pitch);
-  pack<Floats>(kTokens, stack.rank, pass.hidden, 1.0f, hidden, hidden_pitch);
+  pack<Floats>(kTokens, stack.rank, pass.lhs, 1.0f, hidden, hidden_pitch);
   for (int64_t e = 0; e < stack.experts; ++e) {
     add_direct_product<kTokens>(submatrix(stack.b, e * stack.rank, begin), stack.rank, columns,
                                 stack.scaling * stack.weights[e], hidden, hidden_pitch, sums, pitch);
   }
-  write_rows(kTokens, columns, sums, pitch, 1.0f, submatrix(pass.call->y, 0, begin), pass.call->y.accumulate != 0);
+  write_rows(kTokens, columns, sums, pitch, 1.0f, rows_from(pass.y_rows, 0, begin), pass.call->y.accumulate != 0);
 }
 
 void expand_direct(const ForwardPass &pass, int64_t tile, float *scratch) {

@@ -20,7 +20,7 @@ LILY_INLINE int64_t expand_scratch(const ForwardPass &pass) {
 }
 
 void expand(const ForwardPass &pass, int64_t task, float *scratch) {
-  const lily_matrix &y = pass.call->y;
+  const TokenRows &y = pass.y_rows;
   const int64_t rank = pass.stack.rank;
   const int64_t column_tile = task % pass.expand.columns.count;
   const int64_t begin = pass.expand.columns.begin(column_tile), end = pass.expand.columns.end(column_tile);
@@ -29,7 +29,8 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t steps = steps_of<Operand>(rank);
   const int64_t last_width = round_up(panel_columns(end - begin, panel_count(end - begin) - 1), kLanes);
   float *combined = scratch, *lhs_scratch = combined + steps * round_up(pass.expand.columns.width, kLanes);
-  const bool prefetches = bytes_of(pass.call->problem.tokens, pass.call->problem.d_out, y) > kPrefetchedResult;
+  const bool prefetches = y.listed == nullptr &&
+                          bytes_of(pass.call->problem.tokens, pass.call->problem.d_out, y.matrix) > kPrefetchedResult;
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
     const int64_t from_token = maximum(token_begin, pass.groups.begin(group));
     const int64_t to_token = minimum(token_end, pass.groups.end(group));
@@ -40,9 +41,9 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
       const int64_t tokens = minimum(kTileRows, to_token - t);
       const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(submatrix(pass.lhs, t, 0), tokens, rank, lhs_scratch);
       for (int64_t p = 0; p < panel_count(end - begin); ++p) {
-        if (prefetches) prefetch_ahead(to_token - t, end - begin, p, submatrix(y, t, begin));
+        if (prefetches) prefetch_ahead(to_token - t, end - begin, p, submatrix(y.matrix, t, begin));
         multiply_into(tokens, panel_columns(end - begin, p), steps, lhs, combined + p * kPanel * steps,
-                      submatrix(y, t, begin + p * kPanel));
+                      rows_from(y, t, begin + p * kPanel));
       }
     }
   }

@@ -4,14 +4,15 @@
 //   l_t = h_t R^T
 //   p_t = softmax(l_t)                            not computed with pool `logits`
 //   pool_sums = sum of p_t over the kept tokens   of l_t with pool `logits`
-//   u_t = p_t (x) h_t                             token routing only, which needs no pool_sums
+//   u_t = c_t p_t (x) h_t                         token routing, which needs no pool_sums
+//   u_t = c_t h_t                                 other routings with factors of the tokens
 //
 //   hidden_partials  [split][M][pitch], float32
 //   hidden           M x r, contiguous; l and u use the values as rounded to its element type
 //   router_packed    r x expert_pitch: R^T, float32
 //   probabilities    M x E, contiguous, may be null
 //   pool_sums        [token tile][E]
-//   u                M x E r, in the element type of the large products
+//   u                M x E r or M x r, in the element type of the large products
 //
 // One pass over the tokens: the partial sums are read once, each output is written once.
 #pragma once
@@ -62,6 +63,11 @@ void route(const ForwardPass &pass, int64_t tile, float *scratch) {
   const int64_t begin = pass.groups.begin(group) + (tile - pass.groups.first_tile(group)) * kTokenTile;
   const int64_t end = minimum(pass.groups.end(group), begin + kTokenTile);
   for (int64_t t = begin; t < end; ++t) sum_hidden(pass, t);
+  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
+  const float *const scale = pass.call->tokens.scale;
+  if (scale != nullptr && !token_routing) {
+    for (int64_t t = begin; t < end; ++t) write_u(problem.rank, pass.hidden, t, 1, scale + t, pass.u);
+  }
   if (pass.router_packed == nullptr) return;
 
   float logits[kTokenTile * kMaxExperts];  // softmax replaces them by the probabilities
@@ -82,9 +88,11 @@ void route(const ForwardPass &pass, int64_t tile, float *scratch) {
       for (int64_t e = 0; e < problem.experts; ++e) pass.probabilities[t * problem.experts + e] = row[e];
     }
   }
-  if (pass.u.data != nullptr) {
+  if (token_routing) {
     for (int64_t t = begin; t < end; ++t) {
-      write_u(problem, pass.hidden, t, logits + (t - begin) * pitch, pass.u);
+      float *const row = logits + (t - begin) * pitch;
+      for (int64_t e = 0; scale != nullptr && e < problem.experts; ++e) row[e] *= scale[t];
+      write_u(problem.rank, pass.hidden, t, problem.experts, row, pass.u);
     }
     return;
   }

@@ -47,8 +47,9 @@ LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, const Rank
                               float *lhs_scratch) {
   const int64_t begin = pass.shrink_splits.begin(split), depth = pass.shrink_splits.end(split) - begin;
   const int64_t tokens = tile.token_end - tile.token_begin, steps = steps_of<Operand>(depth);
-  const TileKind kind = tile_kind(pass.call->problem, pass.call->problem.rank, pass.call->x, pass.call->problem.d_in);
-  const lily_matrix x = submatrix(pass.call->x, tile.token_begin, begin);
+  const TileKind kind =
+      tile_kind(pass.call->problem, pass.call->problem.rank, pass.x_rows.matrix, pass.call->problem.d_in);
+  const lily_matrix x = submatrix(pass.x_rows.matrix, tile.token_begin, begin);
   const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(x, tokens, depth, lhs_scratch);
   float *const hidden = pass.hidden_partials.row_of_split(split, tile.token_begin) + tile.rank_begin;
   for (int64_t p = 0; p < panel_count(tile.ranks()); ++p) {

@@ -29,6 +29,15 @@ struct Partition {
   LILY_INLINE int64_t end(int64_t index) const { return (index + 1) * width < columns ? (index + 1) * width : columns; }
 };
 
+// The rows of x, y, dy or dx that belong to the tokens of a call: token t has row listed[t] of the matrix, or row t if
+// `listed` is null.
+struct TokenRows {
+  lily_matrix matrix;
+  const int32_t *listed;
+
+  LILY_INLINE int64_t of(int64_t token) const { return listed == nullptr ? token : listed[token]; }
+};
+
 // The B_e and the weights that combine them: scaling * C_g = scaling * sum_e w_ge B_e, where B_e is the rows
 // e * rank to (e + 1) * rank - 1 of b. Token routing is the case of one expert of rank E r and weight 1. LoRA is the
 // case of one expert whose b is stored transposed, [d_out, r].
@@ -72,6 +81,8 @@ constexpr int kDirectRows = 4;
 
 // Tokens per tile of the per-token passes: routing, and the gradient of hidden.
 constexpr int64_t kTokenTile = 64;
+// Tokens per tile of the passes that gather listed rows.
+constexpr int64_t kGatherTile = 16;
 
 // The pooling groups of a call: ranges of tokens, in order. Each group is cut into tiles of kTokenTile tokens, and the
 // first tile begins with the group, so that a group's results do not depend on its position in the batch.
@@ -187,6 +198,8 @@ struct ForwardPass {
   const lily_forward *call;
   Groups groups;
   ExpertStack stack;
+  TokenRows x_rows;  // gathered in the workspace, and then not listed, unless shrink reads listed rows in place
+  TokenRows y_rows;
 
   // shrink: h = x A^T, before phi. Tasks: those of the product, for each partial sum. A task of the register tile
   // computes one split of d_in, or, with many token tiles or a large rank, all splits. They are added in order in both
@@ -201,13 +214,13 @@ struct ForwardPass {
   float *weights;        // G x E: of the call, or in the workspace
   lily_matrix hidden;    // M x r
   float *probabilities;  // M x E; may be null
-  lily_matrix u;         // M x E r: u_t = p_t (x) h_t, token routing only
+  lily_matrix u;         // M x stack.rank: c_t p_t (x) h_t with token routing, c_t h_t otherwise; absent without either
   float *router_packed;  // r x expert_pitch: R^T
   int64_t expert_pitch;  // E rounded up to whole vectors
   float *pool_sums;      // [token tile][E]: sums of p_t, or of the logits, over the kept tokens of the tile
 
   // expand: y (+)= lhs C.
-  lily_matrix lhs;  // M x stack.rank: hidden, or u with token routing
+  lily_matrix lhs;  // M x stack.rank: u, or hidden without it
   RowTiles expand;
 };
 
@@ -261,6 +274,8 @@ struct BackwardPass {
   const lily_backward *call;
   Groups groups;
   ExpertStack stack;
+  TokenRows dy_rows, x_rows;  // gathered in the workspace, and then not listed; dy times c_t
+  TokenRows dx_rows;
 
   // What the outputs of the call require.
   bool needs_d_hidden;    // dx, da or d_router is an output
@@ -448,8 +463,8 @@ struct Kernels {
   const AttentionProducts *attention_products;                             // of the kernels for float32
   void (*elementwise)(const lily_elementwise &, const ElementwiseTile &);  // of the kernels for float32
 
-  ForwardTask pack_router, route;
-  BackwardTask compute_u, pack_router_rows, compute_d_hidden, compute_d_router;
+  ForwardTask gather_x, pack_router, route;
+  BackwardTask gather_dy, gather_backward_x, compute_u, pack_router_rows, compute_d_hidden, compute_d_router;
 
   void (*fold)(const lily_fold &, const Partition &tiles, int64_t tile);
 

@@ -15,6 +15,7 @@
 #include "cpu/forward_expand.h"
 #include "cpu/forward_route.h"
 #include "cpu/forward_shrink.h"
+#include "cpu/gather.h"
 #include "cpu/linear_direct.h"
 #include "cpu/roof_loops.h"
 #include "cpu/spectrum/kernels.h"
@@ -70,8 +71,11 @@ const Kernels LILY_KERNELS = {
     .linear_products = &kLinearProducts,
     .attention_products = kIsComplete ? &kAttentionProducts : nullptr,
     .elementwise = kIsComplete ? elementwise : nullptr,
+    .gather_x = gather_x,
     .pack_router = pack_router,
     .route = route,
+    .gather_dy = gather_dy,
+    .gather_backward_x = gather_x,
     .compute_u = compute_u,
     .pack_router_rows = pack_router_rows,
     .compute_d_hidden = compute_d_hidden,

@@ -13,6 +13,7 @@
 // Packing for Pairs interleaves each two rows, as oneDNN's VNNI layouts do.
 #pragma once
 
+#include "cpu/kernels.h"
 #include "cpu/simd.h"
 
 namespace lily::cpu {
@@ -344,6 +345,12 @@ LILY_INLINE lily_matrix submatrix(const lily_matrix &matrix, int64_t row, int64_
   return result;
 }
 
+// The same rows, from a token and a column on.
+LILY_INLINE TokenRows rows_from(const TokenRows &rows, int64_t token, int64_t column) {
+  if (rows.listed == nullptr) return {submatrix(rows.matrix, token, column), nullptr};
+  return {submatrix(rows.matrix, 0, column), rows.listed + token};
+}
+
 // Prefetches the first rows and columns of a matrix, by cache lines of 64 bytes.
 LILY_INLINE void prefetch(int64_t rows, int64_t columns, const lily_matrix &matrix) {
   const int64_t bytes = columns * element_bytes(matrix);
@@ -374,11 +381,11 @@ LILY_INLINE void prefetch_ahead(int64_t rows, int64_t columns, int64_t panel, co
 
 // out[i][j] (+)= scale * sums[i][j].
 LILY_INLINE void write_rows(int64_t rows, int64_t columns, const float *sums, int64_t width, float scale,
-                            const lily_matrix &out, bool accumulate) {
-  with_element(out.dtype, [&](auto element) __attribute__((always_inline)) {
+                            const TokenRows &out, bool accumulate) {
+  with_element(out.matrix.dtype, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);
     for (int64_t i = 0; i < rows; ++i) {
-      E *to = static_cast<E *>(out.data) + i * out.pitch;
+      E *to = static_cast<E *>(out.matrix.data) + out.of(i) * out.matrix.pitch;
       for_vectors(columns, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
         const Vector value = scale * load(sums + i * width + j);
         store_up_to(to + j, accumulate ? load_up_to(to + j, count) + value : value, count);
@@ -387,14 +394,20 @@ LILY_INLINE void write_rows(int64_t rows, int64_t columns, const float *sums, in
   });
 }
 
+LILY_INLINE void write_rows(int64_t rows, int64_t columns, const float *sums, int64_t width, float scale,
+                            const lily_matrix &out, bool accumulate) {
+  write_rows(rows, columns, sums, width, scale, TokenRows{out, nullptr}, accumulate);
+}
+
 // Multiplies at most kTileRows rows into `out`, which may have any element type and a last vector of fewer columns. The
-// register tile writes whole vectors, so that one goes through a buffer on the stack.
+// register tile writes whole vectors of rows in order, so that one, and listed rows, go through a buffer on the stack.
 template <typename T>
 void multiply_into(int64_t rows, int64_t columns, int64_t steps, LeftOperand<T> lhs, const float *panel,
-                   const lily_matrix &out) {
+                   const TokenRows &rows_out) {
+  const lily_matrix &out = rows_out.matrix;
   const int64_t vectors = (columns + kLanes - 1) / kLanes;
   const int64_t width = vectors * kLanes;
-  if (columns == width) {
+  if (columns == width && rows_out.listed == nullptr) {
     with_element(out.dtype, [&](auto element) __attribute__((always_inline)) {
       using E = decltype(element);
       tile_of<T, E>(rows, vectors)(steps, lhs, panel, width, static_cast<E *>(out.data), out.pitch,
@@ -404,7 +417,7 @@ void multiply_into(int64_t rows, int64_t columns, int64_t steps, LeftOperand<T> 
   }
   float buffer[kTileRows * kPanel];
   tile_of<T>(rows, vectors)(steps, lhs, panel, width, buffer, width, false);
-  write_rows(rows, columns, buffer, width, 1.0f, out, out.accumulate != 0);
+  write_rows(rows, columns, buffer, width, 1.0f, rows_out, out.accumulate != 0);
 }
 
 }  // namespace

@@ -1,18 +1,13 @@
 /** The plan of a call: tasks for many threads, and what it costs. A C++ program prints it; nothing is computed. */
 import { execFileSync } from 'node:child_process'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { compileProgram } from '../support/compile.js'
+import { compilePlans } from '../support/compile.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 const folder = temporaryFolder()
 let program: string
 beforeAll(() => {
-  const parts = ['backward', 'blocked', 'call', 'cuts', 'direct', 'forward', 'register_tile']
-  program = compileProgram(
-    'plan',
-    [...parts.map((part) => `cpu/plan/${part}.cc`), 'cpu/pooling.cc', 'core/problem.cc'],
-    folder,
-  )
+  program = compilePlans(folder)
 })
 
 interface Plan {

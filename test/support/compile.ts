@@ -26,3 +26,13 @@ export function compileProgram(name: string, sources: readonly string[], folder:
   ])
   return program
 }
+
+/** Compiles test/programs/plan.cc, which prints plans of the CPU backend. */
+export function compilePlans(folder: string): string {
+  const parts = ['backward', 'blocked', 'call', 'cuts', 'direct', 'forward', 'register_tile']
+  return compileProgram(
+    'plan',
+    [...parts.map((part) => `cpu/plan/${part}.cc`), 'cpu/pooling.cc', 'core/problem.cc'],
+    folder,
+  )
+}

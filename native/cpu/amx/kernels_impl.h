@@ -14,6 +14,7 @@
 #include "cpu/backward_router.h"
 #include "cpu/blocked/products.h"
 #include "cpu/forward_route.h"
+#include "cpu/gather.h"
 #include "cpu/token_routing.h"
 
 namespace lily::cpu {
@@ -48,8 +49,11 @@ const Kernels LILY_KERNELS = {
     .linear_products = &kLinearProducts,
     .attention_products = nullptr,
     .elementwise = nullptr,
+    .gather_x = gather_x,
     .pack_router = pack_router,
     .route = route,
+    .gather_dy = gather_dy,
+    .gather_backward_x = gather_x,
     .compute_u = compute_u,
     .pack_router_rows = pack_router_rows,
     .compute_d_hidden = compute_d_hidden,

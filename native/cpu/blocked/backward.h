@@ -173,7 +173,7 @@ void q_pass(const BackwardPass &pass, int64_t task, float *scratch) {
     }
     return;
   }
-  const LhsRows dy = {pass.call->dy, problem.tokens, problem.d_out};
+  const LhsRows dy = {pass.dy_rows.matrix, problem.tokens, problem.d_out};
   if (pass.q.packs_own) {
     float *const copy = scratch, *const combined_scratch = copy + kCopyFloats;
     float *const packed = combined_scratch + Engine::combined_scratch_floats(kBlocking.chunk_depth);
@@ -233,7 +233,7 @@ LILY_INLINE void add_q_exchanged(const QOperand &c, const LhsRows &dy, int64_t b
 template <typename E = Engine>
 LILY_INLINE void add_q(const BackwardPass &pass, const QOperand &c, int64_t t, int64_t tokens, float *copy) {
   const PackedRhs rhs = {c.combined, block_steps(c.columns) * kPanelFloats, c.rank};
-  const LhsRows dy = {submatrix(pass.call->dy, t, 0), tokens, pass.call->problem.d_out};
+  const LhsRows dy = {submatrix(pass.dy_rows.matrix, t, 0), tokens, pass.call->problem.d_out};
   for_splits(pass, c.begin, c.columns, [&](int64_t split, int64_t begin, int64_t end) __attribute__((always_inline)) {
     const Sums q = {pass.q_partials.row(split, t), pass.q_partials.pitch};
     for (int64_t k = begin; k < end; k += kBlocking.chunk_depth) {
@@ -378,7 +378,7 @@ LILY_INLINE void dy_tile(const BackwardPass &pass, int64_t begin, int64_t column
     const OuterProduct d_combined = {.rank = rank,
                                      .lhs = pass.lhs_packed + pass.groups.first_step(group) * kBlockFloats,
                                      .block_pitch = pass.groups.step_count() * kBlockFloats,
-                                     .rhs = submatrix(pass.call->dy, 0, begin),
+                                     .rhs = submatrix(pass.dy_rows.matrix, 0, begin),
                                      .columns = columns,
                                      .begin = group_begin,
                                      .end = has_gradient ? group_end : group_begin,
@@ -409,7 +409,7 @@ void dx_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const int64_t token_begin = task / pass.dx.columns.count * pass.dx.tile_tokens;
   const int64_t token_end = minimum(problem.tokens, token_begin + pass.dx.tile_tokens);
   const lily_matrix &lhs = pass.d_hidden_lhs;
-  const RowProduct product = {lhs, lhs.pitch, rank, columns, submatrix(pass.call->dx, 0, begin), pass.dx.slab};
+  const RowProduct product = {lhs, lhs.pitch, rank, columns, rows_from(pass.dx_rows, 0, begin), pass.dx.slab};
   const auto pack_a = [&](int64_t column, int64_t count, float *out) __attribute__((always_inline)) {
     Engine::pack<Columns::kOfActivation>(submatrix(pass.call->a, 0, begin + column), rank, count, 1.0f, nullptr, out,
                                          block_steps(rank) * kPanelFloats);
@@ -434,7 +434,7 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
   const OuterProduct product = {.rank = rank,
                                 .lhs = pass.lhs_packed,
                                 .block_pitch = block_steps(problem.tokens) * kBlockFloats,
-                                .rhs = submatrix(pass.call->x, 0, begin),
+                                .rhs = submatrix(pass.x_rows.matrix, 0, begin),
                                 .columns = columns,
                                 .begin = 0,
                                 .end = problem.tokens,

@@ -42,7 +42,7 @@ LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *s
   alignas(64) float sums[kBlocking.block_rows * kBlocking.panel];
   for (int64_t k = 0; k < problem.d_in; k += kBlocking.chunk_depth) {
     const int64_t end = minimum(problem.d_in, k + kBlocking.chunk_depth);
-    E::pack_few_tokens(pass.call->x, problem.tokens, k, end, k == 0, packed);
+    E::pack_few_tokens(pass.x_rows.matrix, problem.tokens, k, end, k == 0, packed);
     multiply_row_block<Order::kExchanged>({pass.call->a, problem.rank, problem.d_in}, row, k, end,
                                           {packed, 0, problem.tokens}, {sums, kBlocking.panel}, k > 0, copy);
   }
@@ -65,7 +65,7 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
       return;
     }
   }
-  const LhsRows x = {pass.call->x, problem.tokens, problem.d_in};
+  const LhsRows x = {pass.x_rows.matrix, problem.tokens, problem.d_in};
   if (pass.shrink.packs_own) {
     const auto pack_a = [&](int64_t k, int64_t end, float *packed) __attribute__((always_inline)) {
       Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, tile.rank_begin, k), tile.ranks(), end - k,
@@ -84,7 +84,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t begin = column_tiles.begin(tile), columns = column_tiles.end(tile) - begin;
   const int64_t token_begin = task / column_tiles.count * pass.expand.tile_tokens;
   const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand.tile_tokens);
-  const RowProduct product = {pass.lhs, rank, rank, columns, submatrix(pass.call->y, 0, begin), pass.expand.slab};
+  const RowProduct product = {pass.lhs, rank, rank, columns, rows_from(pass.y_rows, 0, begin), pass.expand.slab};
   for (int64_t group = pass.groups.of_token(token_begin); group < pass.groups.count; ++group) {
     if (pass.groups.begin(group) >= token_end) break;
     const int64_t from = maximum(token_begin, pass.groups.begin(group));

@@ -30,7 +30,7 @@ struct RowProduct {
   int64_t lhs_columns;  // rank, or more if zeros follow
   int64_t rank;
   int64_t columns;  // of out
-  lily_matrix out;
+  TokenRows out;
   int64_t slab;  // columns of rhs that the L2 cache holds; row_tiles in plan/ chooses it
 };
 
@@ -49,11 +49,11 @@ LILY_INLINE int64_t row_product_floats(int64_t rank, int64_t slab) {
 }
 
 // out[i][j] (+)= sums[i][j], where the columns are those of an activation.
-LILY_INLINE void write_block(int64_t rows, int64_t columns, const float *sums, int64_t pitch, const lily_matrix &out) {
-  Engine::with_activation(out.dtype, [&](auto element) __attribute__((always_inline)) {
-    const bool accumulate = out.accumulate != 0;
+LILY_INLINE void write_block(int64_t rows, int64_t columns, const float *sums, int64_t pitch, const TokenRows &out) {
+  Engine::with_activation(out.matrix.dtype, [&](auto element) __attribute__((always_inline)) {
+    const bool accumulate = out.matrix.accumulate != 0;
     for (int64_t i = 0; i < rows; ++i) {
-      auto *const row = static_cast<decltype(element) *>(out.data) + i * out.pitch;
+      auto *const row = static_cast<decltype(element) *>(out.matrix.data) + out.of(i) * out.matrix.pitch;
       for_rows(columns, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
         Engine::write_row(row + j, broadcast(1.0f), Engine::load_sums(sums + i * pitch + j), count, accumulate);
       });
@@ -73,9 +73,11 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
       const Engine::Lhs all_steps = Engine::lhs(product.lhs, end, product.lhs_columns, t, 0, steps, false, copy);
       for (int64_t j = slab; j < slab_end; j += run) {
         const int64_t columns = minimum(run, slab_end - j);
-        const lily_matrix out = submatrix(product.out, t, j);
-        if (kBlocking.prefetches) prefetch(rows, columns, out);
-        if (steps <= chunk_steps && Engine::adds_in_place(out, columns)) {
+        const TokenRows rows_out = rows_from(product.out, t, j);
+        const lily_matrix &out = rows_out.matrix;
+        const bool in_order = rows_out.listed == nullptr;
+        if (kBlocking.prefetches && in_order) prefetch(rows, columns, out);
+        if (steps <= chunk_steps && in_order && Engine::adds_in_place(out, columns)) {
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
             Engine::multiply<Columns::kOfActivation>(
                 {rows, columns - i, steps}, all_steps, rhs + (j + i) / kBlocking.panel * steps * kPanelFloats,
@@ -91,7 +93,7 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
                                                      {sums + i, run}, k > 0);
           }
         }
-        write_block(rows, columns, sums, run, out);
+        write_block(rows, columns, sums, run, rows_out);
       }
     }
   }
@@ -110,7 +112,7 @@ LILY_INLINE void add_packed_product(const RowProduct &product, int64_t begin, in
   for (int64_t column = 0; column < product.columns; column += part) {
     RowProduct product_of_part = product;
     product_of_part.columns = minimum(part, product.columns - column);
-    product_of_part.out = submatrix(product.out, 0, column);
+    product_of_part.out = rows_from(product.out, 0, column);
     pack(column, product_of_part.columns, scratch);
     add_row_product(product_of_part, begin, end, scratch, scratch + packed_floats(product.rank, width));
   }

@@ -6,7 +6,6 @@
 #include "cpu/plan/plan.h"
 #include "cpu/plan/products.h"
 #include "cpu/pooling.h"
-#include "cpu/thread_pool.h"
 
 namespace lily::cpu {
 namespace {
@@ -38,6 +37,32 @@ void find_needs(BackwardPass &pass) {
   pass.needs_db = call.db.data != nullptr || has_deferred;
   pass.needs_d_combined = pass.needs_db || pass.needs_d_weights;
   pass.deferred_is_weighted = deferred_is_weighted(problem);
+}
+
+// dy, x and dx of the tokens.
+void take_rows(BackwardPass &pass, Workspace &workspace) {
+  const lily_backward &call = *pass.call;
+  const lily_problem &problem = call.problem;
+  const int32_t *const rows = call.tokens.rows;
+  pass.dy_rows = {call.dy, nullptr};
+  pass.x_rows = {call.x, nullptr};
+  pass.dx_rows = {call.dx, rows};
+  if (rows != nullptr || call.tokens.scale != nullptr) {
+    pass.dy_rows.matrix = take_matrix(workspace, problem.tokens, problem.d_out, problem.activation_dtype);
+  }
+  if (rows == nullptr) return;
+  pass.x_rows.matrix = take_matrix(workspace, problem.tokens, problem.d_in, problem.activation_dtype);
+}
+
+// Gathers what the passes read, before the other steps.
+void add_gather(const Kernels &kernels, BackwardPlan &plan) {
+  const BackwardPass &pass = plan.pass;
+  const lily_tokens &tokens = pass.call->tokens;
+  const int64_t tasks = divide_up(pass.call->problem.tokens, kGatherTile);
+  if (tokens.rows != nullptr || tokens.scale != nullptr) plan.steps.add(tasks, kernels.gather_dy);
+  if (tokens.rows != nullptr && pass.call->da.data != nullptr) {
+    plan.steps.add(tasks, kernels.gather_backward_x, true);
+  }
 }
 
 // The left operand of D, and q.
@@ -84,14 +109,15 @@ void take_routing_gradients(BackwardPass &pass, Workspace &workspace) {
 }
 
 template <typename Products>
-BackwardPlan plan_with(const Products &products, const lily_backward &call, const Kernels &kernels) {
+BackwardPlan plan_with(const Products &products, const lily_backward &call, const Kernels &kernels,
+                       Workspace &workspace) {
   const lily_problem &problem = call.problem;
   BackwardPlan plan = {};
   BackwardPass &pass = plan.pass;
-  Workspace workspace(call.workspace);
 
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens, step_tokens(products), workspace);
+  take_rows(pass, workspace);
   pass.has_gradient = find_gradients(pass, workspace);
   pass.stack = stack_of(problem, call.b, call.weights);
   find_needs(pass);
@@ -105,9 +131,8 @@ BackwardPlan plan_with(const Products &products, const lily_backward &call, cons
   plan_x_pass(products, kernels, pass, workspace);
 
   plan.scratch_floats = round_up(products.backward_scratch(pass), Workspace::kAlignment / sizeof(float));
-  plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
-  plan.workspace_bytes = workspace.bytes();
 
+  if (pass.needs_d_hidden || pass.needs_db) add_gather(kernels, plan);
   if (pass.u.data != nullptr) plan.steps.add(pass.groups.tile_count(), kernels.compute_u);
   if (pass.needs_d_hidden || pass.needs_db) add_dy_pass(products, plan);
   if (!pass.needs_d_hidden) return plan;
@@ -119,9 +144,18 @@ BackwardPlan plan_with(const Products &products, const lily_backward &call, cons
 
 }  // namespace
 
-// The size of the workspace depends on the problem alone, so that it is enough for any set of outputs.
+// The size of the workspace depends on the problem, and on whether the tokens have rows and factors, so that it is
+// enough for any set of outputs.
+BackwardPlan plan_call(const lily_backward &call, const Kernels &kernels, Workspace &workspace) {
+  return with_products(kernels, call.problem,
+                       [&](const auto &products) { return plan_with(products, call, kernels, workspace); });
+}
+
 BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels) {
-  return with_products(kernels, call.problem, [&](const auto &products) { return plan_with(products, call, kernels); });
+  Workspace workspace(call.workspace);
+  BackwardPlan plan = plan_call(call, kernels, workspace);
+  take_scratch(plan, workspace);
+  return plan;
 }
 
 }  // namespace lily::cpu

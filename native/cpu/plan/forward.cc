@@ -4,7 +4,6 @@
 #include "cpu/plan/plan.h"
 #include "cpu/plan/products.h"
 #include "cpu/pooling.h"
-#include "cpu/thread_pool.h"
 
 namespace lily::cpu {
 namespace {
@@ -12,17 +11,28 @@ namespace {
 // The largest number of token tiles for any offsets of the groups.
 int64_t max_tile_count(const lily_problem &problem) { return divide_up(problem.tokens, kTokenTile) + problem.groups; }
 
+// x and y of the tokens.
+void take_rows(ForwardPass &pass, Workspace &workspace) {
+  const lily_forward &call = *pass.call;
+  pass.x_rows = {call.x, nullptr};
+  pass.y_rows = {call.y, call.tokens.rows};
+  if (call.tokens.rows == nullptr) return;
+  pass.x_rows.matrix = take_matrix(workspace, call.problem.tokens, call.problem.d_in, call.problem.activation_dtype);
+}
+
 // hidden and what follows from it: u, the probabilities and the sums of the pooled router.
 void take_routing(ForwardPass &pass, const Kernels &kernels, Workspace &workspace) {
   const lily_forward &call = *pass.call;
   const lily_problem &problem = call.problem;
-  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN;
+  const bool token_routing = problem.routing == LILY_ROUTING_TOKEN,
+             has_u = token_routing || call.tokens.scale != nullptr;
   pass.hidden = take_matrix(workspace, problem.tokens, problem.rank, hidden_dtype(problem));
   if (call.hidden != nullptr) pass.hidden.data = call.hidden;
-  if (token_routing) {
-    pass.u = take_matrix(workspace, problem.tokens, problem.experts * problem.rank, kernels.dtype);
+  if (has_u) {
+    const int64_t stacked = token_routing ? problem.experts * problem.rank : problem.rank;
+    pass.u = take_matrix(workspace, problem.tokens, stacked, kernels.dtype);
   }
-  pass.lhs = token_routing ? pass.u : pass.hidden;
+  pass.lhs = has_u ? pass.u : pass.hidden;
   pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
   if (!has_router(problem)) return;
@@ -31,14 +41,15 @@ void take_routing(ForwardPass &pass, const Kernels &kernels, Workspace &workspac
 }
 
 template <typename Products>
-ForwardPlan plan_with(const Products &products, const lily_forward &call, const Kernels &kernels) {
+ForwardPlan plan_with(const Products &products, const lily_forward &call, const Kernels &kernels,
+                      Workspace &workspace) {
   const lily_problem &problem = call.problem;
   ForwardPlan plan = {};
   ForwardPass &pass = plan.pass;
-  Workspace workspace(call.workspace);
 
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens, step_tokens(products), workspace);
+  take_rows(pass, workspace);
 
   RowPartials &partials = pass.hidden_partials;
   partials.rows = problem.tokens;
@@ -53,9 +64,10 @@ ForwardPlan plan_with(const Products &products, const lily_forward &call, const 
   pass.expand = expand_tiles(products, kernels, pass);
 
   plan.scratch_floats = round_up(products.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
-  plan.scratch = workspace.take<float>(plan.scratch_floats * thread_count());
-  plan.workspace_bytes = workspace.bytes();
 
+  if (call.tokens.rows != nullptr && pass.x_rows.listed == nullptr) {
+    plan.steps.add(divide_up(problem.tokens, kGatherTile), kernels.gather_x);
+  }
   add_shrink(products, plan);
   if (pass.router_packed != nullptr) plan.steps.add(1, kernels.pack_router);
   plan.steps.add(pass.groups.tile_count(), kernels.route);
@@ -66,8 +78,16 @@ ForwardPlan plan_with(const Products &products, const lily_forward &call, const 
 
 }  // namespace
 
+ForwardPlan plan_call(const lily_forward &call, const Kernels &kernels, Workspace &workspace) {
+  return with_products(kernels, call.problem,
+                       [&](const auto &products) { return plan_with(products, call, kernels, workspace); });
+}
+
 ForwardPlan plan_forward(const lily_forward &call, const Kernels &kernels) {
-  return with_products(kernels, call.problem, [&](const auto &products) { return plan_with(products, call, kernels); });
+  Workspace workspace(call.workspace);
+  ForwardPlan plan = plan_call(call, kernels, workspace);
+  take_scratch(plan, workspace);
+  return plan;
 }
 
 }  // namespace lily::cpu
