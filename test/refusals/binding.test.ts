@@ -382,6 +382,123 @@ describe('forward and backward', () => {
   })
 })
 
+describe.each(['forwardRows', 'backwardRows'] as const)('the list of %s', (name) => {
+  const LORA = { routing: routing.none, experts: 1, groups: 1 }
+  const OF_LILY = ['router', 'probabilities', 'weights', 'dRouter']
+
+  /** A call with another index. Its own is 0, 1, 2, 3, 4 for its call, 0, 2, 5 for the sequences of that, and 5 for no call. */
+  const withIndex = (index: readonly number[], item: Call['numbers'] = {}) => {
+    const call = changed(name, 'index', (of) => {
+      of.memory = Int32Array.from(index)
+      of.columns = of.pitch = index.length
+    })
+    Object.assign(call.items[0].numbers, item)
+    return call
+  }
+
+  /** Two calls over 11 rows: 0 to 4, and 5, 7, 8, 9 and 10. */
+  const two = (rows = [5, 7, 8, 9, 10], rest = [6]) => {
+    const call = makeCall(name, { tokens: 11, listed: 10, indices: 17 })
+    const [other] = makeCall(name).items
+    other.numbers.first = -1
+    call.items.push(other)
+    call.slots.index.memory = Int32Array.from([0, 1, 2, 3, 4, ...rows, 0, 2, 5, 0, 2, 5, ...rest])
+    return call
+  }
+
+  test.each([
+    ['a row twice in a call', [0, 1, 2, 3, 3, 0, 2, 5, 5], -1],
+    ['a row in a call and in none', [0, 1, 2, 3, 4, 0, 2, 5, 4], 0],
+    ['a row beyond x', [0, 1, 2, 3, 6, 0, 2, 5, 5], -1],
+    ['a row before x', [-1, 1, 2, 3, 4, 0, 2, 5, 5], -1],
+    ['a row beyond x that no call has', [0, 1, 2, 3, 4, 0, 2, 5, 6], 0],
+    ['a row before x that no call has', [0, 1, 2, 3, 4, 0, 2, 5, -1], 0],
+  ])('%s', async (_, index, first) => {
+    await expectRefused(withIndex(index, { first }), 'ERR_LILY_ARGUMENT', 'index must have each row once')
+  })
+
+  test('a row in two calls', async () => {
+    await expectRefused(two([4, 7, 8, 9, 10]), 'ERR_LILY_ARGUMENT', 'index must have each row once')
+  })
+
+  test('rows that descend, or begin elsewhere', async () => {
+    const descends = withIndex([0, 1, 3, 2, 4, 0, 2, 5, 5], { first: -1 })
+    await expectRefused(descends, 'ERR_LILY_ARGUMENT', 'the rows of a call do not ascend in index')
+    for (const index of [
+      [1, 2, 3, 4, 5, 0, 2, 5, 0],
+      [0, 1, 2, 3, 5, 0, 2, 5, 4],
+    ]) {
+      await expectRefused(withIndex(index), 'ERR_LILY_ARGUMENT', 'index does not have the rows from first on')
+    }
+  })
+
+  test.each([[[0, 6, 5]], [[0, -1, 5]], [[1, 2, 5]], [[0, 2, 4]]])('sequences %j', async (offsets) => {
+    const call = withIndex([0, 1, 2, 3, 4, ...offsets, 5])
+    await expectRefused(call, 'ERR_LILY_ARGUMENT', 'sequenceOffsets do not ascend')
+  })
+
+  test.each<[string, Call['numbers'], string]>([
+    ['more rows than x has', { listed: 7 }, 'listed is more than tokens'],
+    ['listed rows below zero', { listed: -1 }, 'listed must be from 0'],
+    ['indices below zero', { indices: -1 }, 'indices must be from 0'],
+    ['a precision that does not exist', { precision: 3 }, 'unknown precision'],
+    ['a type that does not exist', { activationDtype: 3 }, 'unknown dtype'],
+    ['more rows than an int32 counts', { tokens: 2 ** 31 }, 'tokens must be from 0'],
+    ['no d_in', { dIn: 0 }, 'd_in must be from 1'],
+    ['no d_out', { dOut: 0 }, 'd_out must be from 1'],
+  ])('%s', async (_, numbers, message) => {
+    const call = makeCall(name)
+    Object.assign(call.numbers, numbers)
+    await expectRefused(call, 'ERR_LILY_ARGUMENT', message)
+    await expectRefused({ ...call, items: [] }, 'ERR_LILY_ARGUMENT', message)
+  })
+
+  test.each<[string, Call['numbers'], string]>([
+    ['more rows than are listed', { count: 6 }, 'count must be from 0 to 5'],
+    ['rows below zero', { count: -1 }, 'count must be from 0 to 5'],
+    ['rows beyond x', { first: 2 }, 'first must be from -1 to 1'],
+    ['a first row that does not exist', { first: -2 }, 'first must be from -1 to 1'],
+    ['no rank', { rank: 0 }, 'rank must be from 1'],
+    ['a rank that is not whole', { rank: 1.5 }, 'rank is not a whole number'],
+    ['a routing that does not exist', { routing: 6 }, 'unknown routing'],
+    ['a count that is not whole', { count: NaN }, 'count is not a whole number'],
+    ['groups without room in index', { groups: 3 }, 'index has no room for the sequences'],
+    ['groups of batch routing', { routing: routing.batch }, 'this routing must have one group'],
+  ])('%s in a call', async (_, numbers, message) => {
+    const call = makeCall(name)
+    Object.assign(call.items[0].numbers, numbers)
+    await expectRefused(call, 'ERR_LILY_ARGUMENT', message)
+  })
+
+  test('other numbers of indices and of listed rows than the calls have', async () => {
+    const call = withIndex([0, 1, 2, 3, 4, 0, 2, 5, 5, 0])
+    call.numbers.indices++
+    await expectRefused(call, 'ERR_LILY_ARGUMENT', 'indices must be 9')
+    await expectRefused({ ...makeCall(name), items: [] }, 'ERR_LILY_ARGUMENT', 'the calls do not have the listed rows')
+  })
+
+  test('operands that a call does not have', async () => {
+    for (const slot of OF_LILY.filter((slot) => slotsOf(name).some(({ name }) => name === slot))) {
+      const call = makeCall(name, { ...LORA, indices: tokens }, OF_LILY)
+      call.slots.index.memory = Int32Array.from({ length: tokens }, (_, t) => t)
+      call.items[0].slots[slot] = makeCall(name).items[0].slots[slot]
+      await expectRefused(call, 'ERR_LILY_ARGUMENT', `${slot} is not an operand of such a call`)
+    }
+  })
+
+  test('the second call has operands of its own', async () => {
+    for (const slot of ['a', 'router', 'b', 'hidden']) {
+      const call = two()
+      const of = call.items[1].slots[slot]
+      of.memory = (of.memory as Float32Array).slice(1)
+      await expectRefused(call, 'ERR_LILY_SHAPE', `${slot} has no`)
+    }
+    const call = two()
+    call.items[1].slots.a.access = access.none
+    await expectRefused(call, 'ERR_LILY_ARGUMENT', 'a is not given')
+  })
+})
+
 describe('linear and pack', () => {
   test('dx of a valid call', () => {
     const call = makeCall('linear', { transposed: 1 })
