@@ -134,7 +134,7 @@ function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
     scaling: pick(random, [1, 0, -2.5]),
   }
   const hasRouter = of <= routing.token
-  const keepsProbabilities = of === routing.token || (hasRouter && numbers.pool === pool.probabilities)
+  const keepsProbabilities = hasRouter && numbers.pool === pool.probabilities
   const hasWeights = of !== routing.token && of !== routing.none
   const isForward = name === 'forward'
   const defers = of !== routing.none && random() < 0.4
@@ -158,6 +158,82 @@ function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
     if (operand !== undefined) (operand.memory as Int32Array).set(offsets, operand.byteOffset / 4)
   }
   return { operation: name, numbers, slots, items: [] }
+}
+
+/** What the fields of a call over some rows and its kept values have in common with those of an ordinary one. */
+function rowsItem(random: Random, count: number) {
+  const of = integer(random, 0, 5)
+  const experts = of === routing.none ? 1 : integer(random, 1, 4)
+  const isDivided = of === routing.sequence || (of === routing.fixed && random() < 0.3)
+  return {
+    routing: of,
+    pool: of === routing.token ? pool.probabilities : integer(random, 0, 1),
+    activation: integer(random, 0, 1),
+    rank: integer(random, 1, 9),
+    experts,
+    groups: isDivided ? integer(random, count > 0 ? 1 : 0, 3) : 1,
+    scaling: pick(random, [1, 0, -2.5]),
+    count,
+    first: -1,
+    tokens: count,
+  }
+}
+
+/** A list of calls over disjoint rows. */
+function rows(name: 'forwardRows' | 'backwardRows', arrays: Arrays): Encoded {
+  const { random } = arrays
+  const isForward = name === 'forwardRows'
+  const tokens = integer(random, 0, random() < 0.02 ? 300 : 24)
+  const [activationDtype, parameterDtype] = pick(random, TYPES)
+  const count = integer(random, 0, 5)
+  // The call of each row; -1 and `count`: none. Now and then every call has one run.
+  const of = Array.from({ length: tokens }, () => integer(random, -1, count))
+  if (random() < 0.4) of.sort((p, q) => p - q)
+  const listedOf = (k: number) => [...of.keys()].filter((row) => of[row] === k)
+  const lists = Array.from({ length: count }, (_, k) => listedOf(k))
+  const items = lists.map((list) => {
+    const isRun = list.length === 0 || list[list.length - 1] - list[0] === list.length - 1
+    return { ...rowsItem(random, list.length), first: isRun && random() < 0.7 ? (list[0] ?? -1) : -1 }
+  })
+  const offsets = items.flatMap(({ routing: of, groups, count }) => {
+    if (of !== routing.sequence && groups === 1) return []
+    const cuts = Array.from({ length: Math.max(groups - 1, 0) }, () => integer(random, 0, count))
+    return groups === 0 ? [0] : [0, ...cuts.sort((p, q) => p - q), count]
+  })
+  const index = [...lists.flat(), ...offsets, ...listedOf(-1), ...listedOf(count)]
+  const most = random() < 0.05 ? 140 : 20
+  const numbers = {
+    precision: integer(random, 0, 2),
+    activationDtype,
+    parameterDtype,
+    tokens,
+    dIn: integer(random, 1, most),
+    dOut: integer(random, 1, most),
+    listed: lists.flat().length,
+    indices: index.length,
+  }
+  const slots = arrays.operands(tables[name].slots, numbers, { mask: 0.4, scale: 0.4, dx: 0.7 })
+  ;(slots.index.memory as Int32Array).set(index, slots.index.byteOffset / 4)
+  return {
+    operation: name,
+    numbers,
+    slots,
+    items: items.map((item): Item => {
+      const hasRouter = item.routing <= routing.token
+      const keepsProbabilities = hasRouter && item.pool === pool.probabilities
+      const hasWeights = item.routing !== routing.token && item.routing !== routing.none
+      const chances = {
+        router: hasRouter ? 1 : 0,
+        hidden: isForward ? 0.5 : 1,
+        probabilities: !keepsProbabilities ? 0 : isForward ? 0.5 : 1,
+        weights: !hasWeights ? 0 : isForward && item.routing !== routing.fixed ? 0.5 : 1,
+        da: 0.7,
+        dRouter: hasRouter ? 0.7 : 0,
+        db: 0.7,
+      }
+      return { numbers: item, slots: arrays.operands(tables[name].itemSlots, { ...numbers, ...item }, chances) }
+    }),
+  }
 }
 
 /** A call of linear or of pack. */
@@ -283,6 +359,9 @@ function ofOperation(arrays: Arrays): unknown[] {
     () => linear('pack', arrays),
     () => attention('attention', arrays),
     () => attention('attentionBackward', arrays),
+    () => rows('forwardRows', arrays),
+    () => rows('backwardRows', arrays),
+    () => rows(pick(random, ['forwardRows', 'backwardRows']), arrays),
   ]
   return argumentsOf(random() < 0.5 ? adapter(name, arrays) : pick(random, other)(arrays))
 }

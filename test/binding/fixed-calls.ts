@@ -85,7 +85,6 @@ export function makeCall(name: OperationName, change: Call['numbers'] = {}, with
   const { slots, itemSlots } = tables[name]
   const left = [...without]
   if (name === 'backward' && !without.includes('db')) left.push('deferredDb')
-  if (isRows) left.push('scale') // until the backends have it
   if (name === 'linear' || name === 'pack') {
     const { weight } = operandsOfSlots(tables.pack.slots, numbers)
     const call: Call = { operation: 'pack', numbers, slots: { weight }, items: [] }
