@@ -47,7 +47,11 @@ export interface Part {
   readonly params?: Readonly<Record<string, number>>
   /** Uniform parameters, f32. */
   readonly floats?: Readonly<Record<string, number>>
-  /** WGSL that defines `fn NAME(id: u32, tid: u32)`: workgroup `id` of this part, thread `tid` of THREADS. */
+  /**
+   * WGSL that defines `fn NAME(id: u32, tid: u32, item: u32)`: workgroup `id` of this part, thread `tid` of THREADS. The
+   * parameters are members of P. They are uniform where `item` is a parameter of the function, which those need that have a
+   * barrier in a loop.
+   */
   readonly wgsl: string
   /** WGSL that several parts may share; a pass contains each text once. */
   readonly helpers?: Helpers

@@ -109,7 +109,7 @@ const sumOfSquares = (grad: Operand, squares: Operand): Part => ({
   operands: { grad, squares },
   helpers: [reduce],
   wgsl: `
-fn sum_of_squares(id: u32, tid: u32) {
+fn sum_of_squares(id: u32, tid: u32, item: u32) {
   var sum = 0.0;
   for (var i = tid; i < ${SPLIT}u; i += 256u) {
     let g = grad1(0u, id * ${SPLIT}u + i);
@@ -144,7 +144,7 @@ const gradientNorm = (
   floats: { beta1_rest: 1 - beta1, beta2_rest: 1 - beta2 },
   helpers: [reduce, skipped && correction],
   wgsl: `
-fn gradient_norm(id: u32, tid: u32) {
+fn gradient_norm(id: u32, tid: u32, item: u32) {
   var sum = 0.0;
   for (var i = tid; i < P.squares_cols; i += 256u) { sum += squares1(0u, i); }
   let total = reduce(tid, sum);
@@ -191,7 +191,7 @@ function adamwUpdate(operands: Part['operands'], elements: number, floats: Part[
     operands,
     floats,
     wgsl: `
-fn update(id: u32, tid: u32) {
+fn update(id: u32, tid: u32, item: u32) {
   var step_size = P.step_size;
   var root_factor = P.root_factor;
   ${

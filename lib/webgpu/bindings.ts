@@ -41,6 +41,15 @@ export function bindingsOf(pass: Pass, limits: GPUSupportedLimits): Binding[] {
   })
 }
 
+/** The bindings of a dispatch of several passes, each of which binds the same buffers: those of the first, with all ranges. */
+export function covering(passes: readonly (readonly Binding[])[]): Binding[] {
+  return passes[0].map((binding, i) => {
+    const offset = Math.min(...passes.map((bindings) => bindings[i].offset))
+    const end = Math.max(...passes.map((bindings) => bindings[i].offset + bindings[i].size))
+    return { ...binding, offset, size: end - offset }
+  })
+}
+
 function endOf(operand: Operand): number {
   const { byteOffset, rows, cols, pitch, dtype, listed } = operand
   if (bytesOf(operand) === 0) return byteOffset

@@ -3,6 +3,7 @@ import { fail } from '../base/errors.js'
 import type { BackwardCall, ForwardCall, GpuWork, RowsCall } from '../binding/gpu-call.js'
 import type { Plan } from '../binding/gpu-pass.js'
 import { type Excess, excessOf } from './bindings.js'
+import { type Dispatches, join, type Planned } from './join.js'
 import { Pipelines } from './pipelines.js'
 import { planBackward } from './plan/backward.js'
 import { foldCommon, planFold } from './plan/fold.js'
@@ -11,16 +12,10 @@ import { planLinear } from './plan/linear.js'
 import { Problem } from './plan/problem.js'
 import { planRest } from './plan/rows.js'
 import { threadsOf } from './plan/tiles.js'
-import { type Common, LEAST_THREADS, type Module, moduleOf } from './wgsl/module.js'
+import { type Common, LEAST_THREADS } from './wgsl/module.js'
 
 /** The uniform parameters of a pass begin at multiples of this many bytes. */
 const UNIFORM_ALIGNMENT = 256
-
-/** Work whose passes are known. */
-interface Planned {
-  readonly plan: Plan
-  readonly common: Common
-}
 
 /** What has no parameters in common. */
 const NONE: Common = { params: {}, floats: {} }
@@ -54,33 +49,37 @@ export class GpuKernels {
   }
 
   encode(work: readonly GpuWork[], encoder: GPUCommandEncoder, allocate: Allocate): void {
-    const planned = work.flatMap((each) => this.#planned(each))
-    this.#encode(planned, encoder, allocate)
+    this.#encode(this.#dispatches(work), encoder, allocate)
   }
 
   /** Resolves once the pipelines of such work are compiled, off the main thread. */
   async compile(work: readonly GpuWork[]): Promise<void> {
-    const modules = work.flatMap((each) => this.#planned(each)).flatMap((each) => this.#modules(each))
+    const modules = this.#dispatches(work).flatMap(({ modules }) => modules)
     await Promise.all(modules.map((module) => this.#pipelines.compile(module)))
   }
 
-  #planned(work: GpuWork): Planned | Planned[] {
+  #dispatches(work: readonly GpuWork[]): Dispatches[] {
+    return work.flatMap((each) => join(this.#planned(each), this.#device.limits))
+  }
+
+  /** The plans of a call, or of those in a list. */
+  #planned(work: GpuWork): Planned[] {
     const { limits } = this.#device
     switch (work.name) {
       case 'forward':
-        return { plan: this.#checked(work.call, planForward), common: new Problem(work.call).common }
+        return [{ plan: this.#checked(work.call, planForward), common: new Problem(work.call).common }]
       case 'backward':
-        return { plan: this.#checked(work.call, planBackward), common: new Problem(work.call).common }
+        return [{ plan: this.#checked(work.call, planBackward), common: new Problem(work.call).common }]
       case 'forwardRows':
         return this.#list(work.call, (call) => planForward(call, limits))
       case 'backwardRows':
         return this.#list(work.call, (call) => planBackward(call, limits))
       case 'linear':
-        return { plan: this.#checked(work.call, planLinear), common: NONE }
+        return [{ plan: this.#checked(work.call, planLinear), common: NONE }]
       case 'fold':
-        return { plan: this.#within(planFold(work.call)), common: foldCommon(work.call) }
+        return [{ plan: this.#within(planFold(work.call)), common: foldCommon(work.call) }]
       case 'plan':
-        return { plan: this.#within(work.call), common: NONE }
+        return [{ plan: this.#within(work.call), common: NONE }]
     }
   }
 
@@ -116,15 +115,9 @@ export class GpuKernels {
     return excess === null ? plan : refuse(excess, '')
   }
 
-  #modules({ plan, common }: Planned): Module[] {
-    return plan.passes
-      .filter((parts) => parts.some(({ workgroups }) => workgroups > 0))
-      .map((pass) => moduleOf(pass, common, this.#device.limits))
-  }
-
-  #encode(work: readonly Planned[], encoder: GPUCommandEncoder, allocate: Allocate): void {
+  #encode(work: readonly Dispatches[], encoder: GPUCommandEncoder, allocate: Allocate): void {
     // Everything that may fail comes before the first command.
-    const modules = work.flatMap((each) => this.#modules(each))
+    const modules = work.flatMap(({ modules }) => modules)
     if (modules.length === 0) return
     const pipelines = modules.map((module) => this.#pipelines.get(module))
     const offsets: number[] = []
@@ -134,7 +127,7 @@ export class GpuKernels {
       bytes += Math.ceil(uniforms.byteLength / UNIFORM_ALIGNMENT) * UNIFORM_ALIGNMENT
     }
     const uniforms = allocate(bytes)
-    const workspace = allocate(Math.max(UNIFORM_ALIGNMENT, ...work.map(({ plan }) => plan.workspaceBytes)))
+    const workspace = allocate(Math.max(UNIFORM_ALIGNMENT, ...work.map(({ workspaceBytes }) => workspaceBytes)))
     const content = new Uint8Array(bytes)
     for (const [i, module] of modules.entries()) content.set(new Uint8Array(module.uniforms), offsets[i])
     this.#device.queue.writeBuffer(uniforms, 0, content)

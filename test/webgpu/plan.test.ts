@@ -6,7 +6,7 @@ import { planForward } from '../../lib/webgpu/plan/forward.js'
 import { Problem } from '../../lib/webgpu/plan/problem.js'
 import { tileFor, TILES } from '../../lib/webgpu/plan/tiles.js'
 import { excessOf } from '../../lib/webgpu/bindings.js'
-import { moduleOf } from '../../lib/webgpu/wgsl/module.js'
+import { moduleOf, shaderOf } from '../../lib/webgpu/wgsl/module.js'
 import { SEGMENT } from '../../lib/webgpu/wgsl/shrink.js'
 import { tileBytes, tileThreads } from '../../lib/webgpu/wgsl/product.js'
 import { loadsOf } from './loads.js'
@@ -186,7 +186,7 @@ describe('passes', () => {
         [planBackward(backward, room), backward],
       ] as const)
         for (const pass of plan.passes) {
-          const { bindings, code, grid } = moduleOf(pass, new Problem(call).common, room)
+          const { bindings, code, grid } = moduleOf([shaderOf(pass, new Problem(call).common, room)])
           expect(bindings.length).toBeLessThanOrEqual(8)
           expect(Math.max(...grid)).toBeLessThanOrEqual(65535)
           expect(workgroupBytes(code)).toBeLessThanOrEqual(of.maxComputeWorkgroupStorageSize)
@@ -200,7 +200,7 @@ describe('passes', () => {
     const { forward } = calls({ tokens: 200000, dIn: 16, dOut: 64000, rank: 4 })
     const pass = planForward(forward, limits).passes.at(-1)
     if (pass === undefined) throw new Error('no passes')
-    const { grid } = moduleOf(pass, new Problem(forward).common, roomy)
+    const { grid } = moduleOf([shaderOf(pass, new Problem(forward).common, roomy)])
     expect(grid[0]).toBeLessThanOrEqual(65535)
     expect(grid[1]).toBeGreaterThan(1)
     expect(grid[0] * grid[1]).toBeGreaterThanOrEqual(pass[0].workgroups)
@@ -216,7 +216,9 @@ describe('stores', () => {
       return { buffer: shared, byteOffset: 2 * column, dtype: 'bfloat16', pitch: 8, accumulate: false }
     }
     const call: BackwardCall = { ...backward, dx: place(0), da: place(3) }
-    const codes = planBackward(call, limits).passes.map((pass) => moduleOf(pass, new Problem(call).common, limits).code)
+    const codes = planBackward(call, limits).passes.map(
+      (pass) => moduleOf([shaderOf(pass, new Problem(call).common, limits)]).code,
+    )
     const both = codes.filter((code) => /fn dx_out_put4/.test(code) && /fn da_partials_put4/.test(code))
     expect(both).toHaveLength(1)
     for (const name of ['dx_out', 'da_partials']) {

@@ -21,7 +21,7 @@ export function combine(b: Operand, c: Operand, prepare: Prepare): Part {
     params: prepare.params,
     helpers: [...prepare.helpers, combined],
     wgsl: `
-fn combine(id: u32, tid: u32) {
+fn combine(id: u32, tid: u32, item: u32) {
   ${prepare.statements}
   for (var j = 0u; j < ${QUADS}u; j++) {
     let i = (id * ${QUADS}u + j) * 256u + tid;

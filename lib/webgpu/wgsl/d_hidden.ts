@@ -73,7 +73,7 @@ export function dHidden(call: DHidden): Part {
     params: { slices, lane_width: laneWidth(experts) },
     helpers: [logits && sumLanes, isGrouped && readRange, leavesOut && hasGradient],
     wgsl: wgsl`${logits && logitGradient(logits, kept !== null)}
-fn d_hidden(id: u32, tid: u32) {
+fn d_hidden(id: u32, tid: u32, item: u32) {
   ${
     isGrouped
       ? sliceOfGroup

@@ -49,7 +49,7 @@ export function expand(e: Expand): Part {
     helpers: prepare?.helpers ?? [],
     wgsl: wgsl`
 ${product({ name, tile, lhs: e.lhs, rhs: e.rhs, store: `${out[0]}_put4(m, n, ${e.value});` })}
-fn ${name}(id: u32, tid: u32) {
+fn ${name}(id: u32, tid: u32, item: u32) {
   ${prepare?.statements}
   let m0 = id % P.${name}_row_tiles * ${tile.blockM}u;
   let n0 = id / P.${name}_row_tiles * ${tile.blockN}u;

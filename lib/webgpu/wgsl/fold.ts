@@ -50,7 +50,7 @@ export function fold(call: Fold): Part {
     wgsl: wgsl`
 var<workgroup> products: array<f32, 256>;
 var<workgroup> fold_sums: array<f32, 64>;
-fn fold(id: u32, tid: u32) {
+fn fold(id: u32, tid: u32, item: u32) {
   ${prepare?.statements}
   if (tid < P.experts) { fold_sums[tid] = 0.0; }
   for (var step = 0u; step < P.fold_steps; step++) {

@@ -27,7 +27,7 @@ export function foldDeferred(layers: readonly Layer[], out: Operand): Part {
     operands: { ...Object.fromEntries(operands), out: { ...out, accumulate: false } },
     params: { fold_adds: out.accumulate ? 1 : 0 },
     wgsl: `
-fn fold_deferred(id: u32, tid: u32) {
+fn fold_deferred(id: u32, tid: u32, item: u32) {
   let i = id * 256u + tid;
   let row = i / P.out_quads;
   let n = i % P.out_quads * 4u;

@@ -38,7 +38,7 @@ fn v_sum(t: u32, j: u32) -> f32 {
   for (var row = t; row < P.v_rows; row += P.gather_tokens) { sum += v1(row, j); }
   return sum;
 }
-fn gather(id: u32, tid: u32) {
+fn gather(id: u32, tid: u32, item: u32) {
   let first = id * ${TOKENS}u;
   let count = min(${TOKENS}u, P.gather_tokens - first);
   ${

@@ -14,7 +14,7 @@ export const ascend = (unchecked: Operand, offsets: Operand): Part => ({
   operands: { unchecked, offsets },
   wgsl: `
 var<workgroup> largest: array<i32, THREADS>;
-fn ascend(id: u32, tid: u32) {
+fn ascend(id: u32, tid: u32, item: u32) {
   let share = (P.groups + THREADS) / THREADS;
   let end = min((tid + 1u) * share, P.groups + 1u);
   var most = 0;

@@ -10,7 +10,7 @@ export const countKept = (mask: Operand | null, kept: Operand): Part => ({
   operands: { kept, mask },
   wgsl: `
 var<workgroup> counts: array<u32, THREADS>;
-fn count_kept(id: u32, tid: u32) {
+fn count_kept(id: u32, tid: u32, item: u32) {
   var count = 0u;
   for (var t = tid; t < P.tokens; t += THREADS) { ${mask === null ? 'count++;' : 'if (mask1(0u, t) != 0.0) { count++; }'} }
   counts[tid] = count;

@@ -58,7 +58,7 @@ ${product({
   rhs: o.rhs,
   store: `if (m < P.${name}_rows) { ${out[0]}_put4(${name}_split * P.${name}_rows + m, n, v * ${o.factor}); }`,
 })}
-fn ${name}(id: u32, tid: u32) {
+fn ${name}(id: u32, tid: u32, item: u32) {
   let split = id / P.${name}_tiles;
   ${name}_split = split;
   ${range}

@@ -67,7 +67,7 @@ export function pool(call: PoolCall): Part {
     params: { lane_width: laneWidth(experts), slices },
     helpers: [readRange, hasSums && sumLanes, values && finishWeights],
     wgsl: wgsl`
-fn pool(id: u32, tid: u32) {
+fn pool(id: u32, tid: u32, item: u32) {
   ${sliceOfGroup}
   ${
     hasSums &&

@@ -35,7 +35,7 @@ export interface Router {
 const routeTokens = ({ mask, values, pooled, hasSoftmax }: Router) => wgsl`
 var<workgroup> logits: array<f32, ${ROUTE_TOKENS * 64}>;
 var<workgroup> dots: array<vec2f, 256>;
-fn route_tokens(id: u32, first: u32, last: u32, tid: u32) {
+fn route_tokens(id: u32, first: u32, last: u32, tid: u32, item: u32) {
   var pool = 0.0;
   for (var t0 = first; t0 < last; t0 += ${ROUTE_TOKENS}u) {
     let count = min(${ROUTE_TOKENS}u, last - t0);
@@ -102,7 +102,7 @@ const operandsOf = ({ router, hidden, mask, values, pooled }: Router): Operands 
 
 const helpersOf = (r: Router): Helpers => [r.hasSoftmax && softmax, routeTokens(r)]
 
-const ROUTE = 'storageBarrier(); route_tokens(id, first, last, tid);'
+const ROUTE = 'storageBarrier(); route_tokens(id, first, last, tid, item);'
 
 /** The router after a whole shrink, in the same workgroup. */
 export const routeAfterShrink = (r: Router): Finish => ({
@@ -119,7 +119,7 @@ export function route(segments: Operand, hidden: Operand, router: Router | null)
     operands: { segments, hidden, ...(router && operandsOf(router)) },
     helpers: [phi, ...(router ? helpersOf(router) : [])],
     wgsl: wgsl`
-fn route(id: u32, tid: u32) {
+fn route(id: u32, tid: u32, item: u32) {
   let first = id * ${ROUTE_TOKENS}u;
   let last = min(first + ${ROUTE_TOKENS}u, P.tokens);
   for (var i = tid; i < (last - first) * P.hidden_quads; i += 256u) {

@@ -52,7 +52,7 @@ ${product({
   segment: isSplit ? undefined : SEGMENT,
   store: `if (m < P.${name}_rows) { ${out[0]}_put4(${name}_segment * P.${name}_rows + m, n, v); }`,
 })}
-fn ${name}(id: u32, tid: u32) {
+fn ${name}(id: u32, tid: u32, item: u32) {
   let tiles = P.${name}_row_tiles * P.${name}_column_tiles;
   ${name}_segment = id / tiles;
   let m0 = id % P.${name}_row_tiles * ${tile.blockM}u;
@@ -68,7 +68,7 @@ fn ${name}(id: u32, tid: u32) {
   }
 }
 
-/** What runs on the tokens of the workgroup then: WGSL statements with `id`, `tid`, `first` and `last`. */
+/** What runs on the tokens of the workgroup then: WGSL statements with `id`, `tid`, `item`, `first` and `last`. */
 export type Finish = Omit<Prepare, 'params'>
 
 /** `store` handles four columns of the result: v is out[m, n .. n + 3]. */
@@ -83,7 +83,7 @@ export function rowShrink(shrink: Shrink, out: readonly [string, Operand], store
     helpers: finish?.helpers ?? [],
     wgsl: wgsl`
 ${product({ name, tile, lhs: rowsAreOuter(lhs[0]), rhs: rhsView, segment: SEGMENT, store })}
-fn ${name}(id: u32, tid: u32) {
+fn ${name}(id: u32, tid: u32, item: u32) {
   let first = id * ${tile.blockM}u;
   let last = min(first + ${tile.blockM}u, P.${name}_rows);
   for (var n0 = 0u; n0 < P.${name}_columns; n0 += ${tile.blockN}u) {

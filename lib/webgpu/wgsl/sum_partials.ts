@@ -24,7 +24,7 @@ export function sumPartials(
     operands: Object.fromEntries([partials, out]),
     params: { [`${name}_rows`]: isTransposed ? cols : rows },
     wgsl: `
-fn ${name}(id: u32, tid: u32) {
+fn ${name}(id: u32, tid: u32, item: u32) {
   let i = id * 256u + tid;
   let k = i / P.${out[0]}_quads;
   let n = i % P.${out[0]}_quads * 4u;
