@@ -14,12 +14,17 @@ export interface Dispatches {
   readonly workspaceBytes: number
 }
 
+/** Plans that run together, as lengths of the array of their parameters. They are few, because each is a shader to compile. */
+const LENGTHS = [1, 16, 64]
+
 /**
  * Pass i of all plans is one dispatch for each shader and set of buffers, after those of pass i - 1: a pass depends on passes of
- * its own plan only. Each plan has a workspace of its own, one behind the other. What exceeds a limit then, though no plan
- * does, is two lists one after the other.
+ * its own plan only. Each plan has a workspace of its own, one behind the other. Where that or a binding exceeds a limit, and
+ * where plans are too many, two halves run one after the other.
  */
 export function join(plans: readonly Planned[], limits: GPUSupportedLimits): Dispatches[] {
+  const length = LENGTHS.find((most) => plans.length <= most)
+  if (length === undefined) return halves(plans, limits)
   let workspaceBytes = 0
   const shaders = plans.map(({ plan, common }) => {
     const start = workspaceBytes
@@ -35,14 +40,16 @@ export function join(plans: readonly Planned[], limits: GPUSupportedLimits): Dis
       if (group === undefined) groups.push([shader])
       else group.push(shader)
     }
-    modules.push(...groups.map(moduleOf))
+    modules.push(...groups.map((group) => moduleOf(group, length)))
   }
-  const { maxBufferSize, maxUniformBufferBindingSize, maxStorageBufferBindingSize } = limits
-  const fits = ({ uniforms, bindings }: Module) =>
-    uniforms.byteLength <= maxUniformBufferBindingSize &&
-    bindings.every(({ size }) => size <= maxStorageBufferBindingSize)
-  if (plans.length <= 1 || (workspaceBytes <= maxBufferSize && modules.every(fits)))
-    return [{ modules, workspaceBytes }]
+  const { maxBufferSize, maxStorageBufferBindingSize } = limits
+  const fits =
+    workspaceBytes <= maxBufferSize &&
+    modules.every(({ bindings }) => bindings.every(({ size }) => size <= maxStorageBufferBindingSize))
+  return fits || plans.length <= 1 ? [{ modules, workspaceBytes }] : halves(plans, limits)
+}
+
+function halves(plans: readonly Planned[], limits: GPUSupportedLimits): Dispatches[] {
   const half = Math.ceil(plans.length / 2)
   return [...join(plans.slice(0, half), limits), ...join(plans.slice(half), limits)]
 }

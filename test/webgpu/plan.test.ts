@@ -6,6 +6,7 @@ import { planForward } from '../../lib/webgpu/plan/forward.js'
 import { Problem } from '../../lib/webgpu/plan/problem.js'
 import { tileFor, TILES } from '../../lib/webgpu/plan/tiles.js'
 import { excessOf } from '../../lib/webgpu/bindings.js'
+import { join } from '../../lib/webgpu/join.js'
 import { moduleOf, shaderOf } from '../../lib/webgpu/wgsl/module.js'
 import { SEGMENT } from '../../lib/webgpu/wgsl/shrink.js'
 import { tileBytes, tileThreads } from '../../lib/webgpu/wgsl/product.js'
@@ -17,6 +18,7 @@ const limits = {
   maxBufferSize: 256 * 2 ** 20,
   minStorageBufferOffsetAlignment: 256,
   maxStorageBuffersPerShaderStage: 8,
+  maxUniformBufferBindingSize: 65536,
   maxComputeWorkgroupStorageSize: 16384,
   maxComputeInvocationsPerWorkgroup: 256,
   maxComputeWorkgroupSizeX: 256,
@@ -204,6 +206,84 @@ describe('passes', () => {
     expect(grid[0]).toBeLessThanOrEqual(65535)
     expect(grid[1]).toBeGreaterThan(1)
     expect(grid[0] * grid[1]).toBeGreaterThanOrEqual(pass[0].workgroups)
+  })
+})
+
+/** Where the operands of stacked adapters are: those of all in one buffer, and what is kept or uploaded in one each. */
+const kept = { buffer: buffer(2 ** 20) }
+const uploaded = { buffer: buffer(2 ** 20) }
+const PLACES: Readonly<Record<string, { buffer: GPUBuffer }>> = {
+  ...Object.fromEntries(
+    ['x', 'a', 'router', 'b', 'y', 'dy', 'dx', 'da', 'dRouter', 'db'].map((name) => [name, region(0)]),
+  ),
+  ...{ hidden: kept, probabilities: kept, weights: kept },
+  ...{ mask: uploaded, sequenceOffsets: uploaded, index: uploaded, scale: uploaded },
+}
+
+/** A call of the adapter k of a list. */
+function inList<Call extends ForwardCall | BackwardCall>(call: Call, k: number): Call {
+  const place = (name: string): Region => {
+    const isShared = ['x', 'y', 'dy', 'dx'].includes(name)
+    const byteOffset = isShared ? 0 : k * 2 ** 20 + Object.keys(PLACES).indexOf(name) * 2 ** 15
+    return { ...PLACES[name], byteOffset }
+  }
+  const placed = Object.entries(call).map(([name, value]: [string, unknown]) =>
+    name in PLACES && value !== null ? [name, { ...(value as object), ...place(name) }] : [name, value],
+  )
+  const listed = { index: place('index'), rows: 4096, scale: place('scale') }
+  return { ...(Object.fromEntries(placed) as Call), listed, ...('y' in call && { uncheckedOffsets: null }) }
+}
+
+/** The dispatches of lists of adapters of these shapes. */
+function dispatches(shapes: readonly Shape[], of = limits, place = inList) {
+  const all = shapes.map((shape) => calls(shape))
+  const forward = all.map((each, k) => place(each.forward, k))
+  const backward = all.map((each, k) => place(each.backward, k))
+  const planned = {
+    forward: forward.map((call) => ({ plan: planForward(call, of), common: new Problem(call).common })),
+    backward: backward.map((call) => ({ plan: planBackward(call, of), common: new Problem(call).common })),
+  }
+  const modulesOf = (plans: (typeof planned)['forward']) => join(plans, of).flatMap(({ modules }) => modules)
+  return { forward: modulesOf(planned.forward), backward: modulesOf(planned.backward) }
+}
+
+describe('lists', () => {
+  const stacked = NAMES.filter(([, { deferB, rank, tokens }]) => !deferB && rank !== 300 && tokens === 70)
+  test.each(stacked)('%s: the dispatches do not grow with adapters', (_, shape) => {
+    const lists = [1, 2, 8, 64].map((count) => dispatches(new Array<Shape>(count).fill(shape)))
+    for (const name of ['forward', 'backward'] as const) {
+      const counts = lists.map(({ [name]: modules }) => modules.length)
+      expect(counts).toEqual(counts.map(() => counts[0]))
+      expect(counts[0]).toBeLessThanOrEqual(name === 'forward' ? 3 : 6)
+      for (const { uniforms, bindings } of lists.flatMap(({ [name]: modules }) => modules)) {
+        expect(uniforms.byteLength).toBeLessThanOrEqual(limits.maxUniformBufferBindingSize)
+        expect(bindings.length).toBeLessThanOrEqual(8)
+      }
+    }
+  })
+
+  const lora = (rank: number, tokens: number): Shape => ({ routing: 'none', experts: 1, rank, tokens })
+  test('other tokens and ranks share them, as far as they take the same tiles', () => {
+    expect(dispatches([lora(16, 70), lora(4, 1), lora(8, 9)]).forward).toHaveLength(3)
+    expect(dispatches([lora(16, 70), lora(32, 1), lora(8, 9)]).forward).toHaveLength(4)
+  })
+
+  test('each workgroup is that of one call', () => {
+    const [one, two] = [dispatches([lora(16, 70)]).forward, dispatches([lora(16, 70), lora(16, 70)]).forward]
+    expect(two.map(({ grid }) => grid[0])).toEqual(one.map(({ grid }) => 2 * grid[0]))
+  })
+
+  test('parameters in buffers of their own share what does not bind them', () => {
+    const own = <Call extends ForwardCall | BackwardCall>(call: Call, k: number): Call => {
+      return { ...inList(call, k), a: call.a, b: call.b }
+    }
+    expect(dispatches(new Array<Shape>(8).fill(lora(16, 70)), limits, own).forward).toHaveLength(2 * 8 + 1)
+  })
+
+  test('what exceeds a limit together, or is more than 64, runs as two lists', () => {
+    expect(dispatches(new Array<Shape>(65).fill(lora(16, 70))).forward).toHaveLength(6)
+    const narrow = { ...limits, maxStorageBufferBindingSize: 40 * 2 ** 20 }
+    expect(dispatches(new Array<Shape>(64).fill(lora(16, 70)), narrow).forward).toHaveLength(6)
   })
 })
 

@@ -100,13 +100,13 @@ export const canShare = (one: Shader, other: Shader): boolean =>
   one.text === other.text && one.bindings.every(({ buffer }, i) => buffer === other.bindings[i].buffer)
 
 /**
- * One dispatch of shaders that can share it: the workgroups of the first, then those of the next. The lengths of the array of
- * their parameters are few, because each is a shader to compile.
+ * One dispatch of shaders that can share it: the workgroups of the first, then those of the next.
+ *
+ * @param length that of the array of their parameters, at least their number
  */
-export function moduleOf(shaders: readonly Shader[]): Module {
+export function moduleOf(shaders: readonly Shader[], length = 1): Module {
   const [{ pass, text, parameters }] = shaders
   const bindings = covering(shaders.map((shader) => shader.bindings))
-  const length = 4 ** Math.ceil(Math.log2(shaders.length) / 2)
   const uniforms = new ArrayBuffer(length * parameters.length * 4)
   const [integers, floats] = [new Uint32Array(uniforms), new Float32Array(uniforms)]
   let i = 0
