@@ -55,6 +55,10 @@ export interface PlannedCall extends Omit<Job, 'method'> {
   readonly method: PlannedMethod
   readonly gpu: Gpu
   readonly direction: Direction
+  /** The calls of a list, among which the tokens are divided. Default: one call. */
+  readonly adapters?: number
+  /** The rows of a call are scattered in x and y. */
+  readonly scattered?: boolean
   /** Restricts the choice to one row of a table. */
   readonly only?: Readonly<Partial<Record<TileTable, Sizes>>>
 }
@@ -70,7 +74,15 @@ const dtypeNumbers = { float32: 0, bfloat16: 1, float16: 2 } satisfies Record<Fl
 
 const ANY: Sizes = [0, 0, 0]
 
-function lineOf({ gpu, direction, shape: { tokens, d, rank, experts }, method, dtype, only }: PlannedCall): string {
+function lineOf({
+  gpu,
+  direction,
+  shape: { tokens, d, rank, experts },
+  method,
+  dtype,
+  only,
+  ...list
+}: PlannedCall): string {
   const { activations, parameters } = dtypes[dtype]
   return [
     gpu.capability,
@@ -93,6 +105,8 @@ function lineOf({ gpu, direction, shape: { tokens, d, rank, experts }, method, d
     dtypeNumbers[activations],
     dtypeNumbers[parameters],
     ...[only?.shrink ?? ANY, only?.strip ?? ANY, only?.large ?? ANY, only?.mix ?? ANY].flat(),
+    list.adapters ?? 1,
+    list.scattered === true ? 1 : 0,
   ].join(' ')
 }
 

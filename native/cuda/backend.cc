@@ -165,49 +165,39 @@ lily_status backward(const lily_backward *call) {
 
 // ---- Calls over disjoint rows ----
 
+// What they have in common.
 template <typename List>
-lily_status rows_workspace(const List &list, lily_status (*workspace)(const lily_problem *, size_t *), size_t *bytes) {
-  *bytes = 0;
-  for (int64_t i = 0; i < list.count; ++i) {
-    size_t of_call = 0;
-    if (const lily_status status = workspace(&list.calls[i].problem, &of_call)) return status;
-    if (of_call > *bytes) *bytes = of_call;
-  }
-  return LILY_OK;
-}
-
-// One call after the other.
-template <typename List, typename Run>
-lily_status run_rows(const List &list, const lily_matrix &output, Run run) {
-  for (int64_t i = 0; i < list.count; ++i) {
-    const lily_tokens &tokens = list.calls[i].tokens;
-    if (tokens.rows != nullptr || tokens.scale != nullptr) {
-      return fail(LILY_ERROR_UNSUPPORTED, "rows that are not one run, and factors, are not implemented");
-    }
-  }
-  if (output.data != nullptr && output.accumulate == 0 && list.rest_count > 0) {
-    return fail(LILY_ERROR_UNSUPPORTED, "rows without a call are not implemented");
-  }
-  for (int64_t i = 0; i < list.count; ++i) {
-    auto &call = list.calls[i];
-    call.workspace = list.workspace;
-    call.workspace_bytes = list.workspace_bytes;
-    if (const lily_status status = run(&call)) return status;
-  }
-  return LILY_OK;
+lily_problem problem_of(const List &list) {
+  lily_problem problem = {};
+  problem.d_in = list.d_in;
+  problem.d_out = list.d_out;
+  problem.device = list.device;
+  return problem;
 }
 
 lily_status forward_rows_workspace(const lily_forward_rows *list, size_t *bytes) {
-  return rows_workspace(*list, forward_workspace, bytes);
+  return on_problem(problem_of(*list), [&](const Device &device) {
+    *bytes = cuda::forward_rows_workspace(*list, device);
+    return LILY_OK;
+  });
 }
-
-lily_status forward_rows(const lily_forward_rows *list) { return run_rows(*list, list->y, forward); }
 
 lily_status backward_rows_workspace(const lily_backward_rows *list, size_t *bytes) {
-  return rows_workspace(*list, backward_workspace, bytes);
+  return on_problem(problem_of(*list), [&](const Device &device) {
+    *bytes = cuda::backward_rows_workspace(*list, device);
+    return LILY_OK;
+  });
 }
 
-lily_status backward_rows(const lily_backward_rows *list) { return run_rows(*list, list->dx, backward); }
+lily_status forward_rows(const lily_forward_rows *list) {
+  return on_problem(problem_of(*list),
+                    [&](const Device &device) { return enqueue(*list, device, cuda::forward_rows); });
+}
+
+lily_status backward_rows(const lily_backward_rows *list) {
+  return on_problem(problem_of(*list),
+                    [&](const Device &device) { return enqueue(*list, device, cuda::backward_rows); });
+}
 
 lily_status fold(const lily_fold *call) {
   return on_device(call->device, [&](const Device &device) { return enqueue(*call, device, cuda::fold); });

@@ -1,5 +1,7 @@
 // The operations of the C ABI: each plans a call and executes the plan.
 #include <algorithm>
+#include <span>
+#include <vector>
 
 #include "core/problem.h"
 #include "cuda/error.h"
@@ -42,16 +44,54 @@ size_t backward_workspace(const lily_problem &problem, const Device &device) {
   return backward_workspace_bytes(problem, device);
 }
 
-lily_status forward(const lily_forward &call, const Device &device) {
+namespace {
+
+ForwardPlan plan_of(const lily_forward &call, const Device &device, int64_t all_tokens = 0) {
   ForwardOperands operands = {};
   operands.has_offsets = call.tokens.sequence_offsets != nullptr;
   operands.has_weights = call.weights != nullptr;
   operands.hidden_is_aligned =
       call.hidden != nullptr && contiguous(call.hidden, call.problem.rank, hidden_dtype(call.problem)).aligned16;
-  operands.x = alignment(call.x);
+  operands.has_scale = call.tokens.scale != nullptr;
+  operands.x = call.tokens.rows != nullptr ? kMisaligned : alignment(call.x);
   operands.a = alignment(call.a);
   operands.b = alignment(call.b);
-  const ForwardPlan plan = plan_forward(call.problem, operands, device);
+  return plan_forward(call.problem, operands, device, nullptr, all_tokens);
+}
+
+BackwardPlan plan_of(const lily_backward &call, const Device &device) {
+  BackwardOperands operands = {};
+  operands.has_offsets = call.tokens.sequence_offsets != nullptr;
+  operands.has_mask = call.tokens.mask != nullptr;
+  operands.defers_db = call.deferred_db != nullptr;
+  operands.has_dx = call.dx.data != nullptr;
+  operands.has_da = call.da.data != nullptr;
+  operands.has_d_router = call.d_router.data != nullptr;
+  operands.has_db = call.db.data != nullptr;
+  const bool scatters = call.tokens.rows != nullptr;
+  operands.dy = scatters || call.tokens.scale != nullptr ? kMisaligned : alignment(call.dy);
+  operands.x = scatters ? kMisaligned : alignment(call.x);
+  operands.a = alignment(call.a);
+  operands.b = alignment(call.b);
+  operands.hidden = alignment({const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0});
+  return plan_backward(call.problem, operands, device);
+}
+
+// Where the workspace of the next call begins.
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Sets the rows of y or dx to zero that no call of a list has.
+template <typename Calls>
+lily_status clear_rest(const Calls &list, const lily_matrix &matrix, int64_t columns, Launcher &launcher) {
+  if (list.rest_count == 0 || matrix.accumulate || matrix.data == nullptr) return LILY_OK;
+  return launch_clear(matrix, static_cast<int>(columns), {list.rest, static_cast<int>(list.tokens)},
+                      static_cast<int>(list.rest_count), launcher);
+}
+
+}  // namespace
+
+lily_status forward(const lily_forward &call, const Device &device) {
+  const ForwardPlan plan = plan_of(call, device);
   LILY_TRY(check(call, plan));
   if (call.unchecked_offsets != nullptr) {
     // A launcher of its own: the launches of the plan read the offsets before they wait for the one before them.
@@ -61,27 +101,58 @@ lily_status forward(const lily_forward &call, const Device &device) {
         {call.unchecked_offsets, offsets, call.problem.groups + 1, static_cast<int>(call.problem.tokens)}, first));
   }
   Launcher launcher(call.stream, device);
-  return functions(plan.engine).forward(call, plan, launcher);
+  return functions(plan.engine).forward({{&call, 1}, &plan, 0}, launcher);
 }
 
 lily_status backward(const lily_backward &call, const Device &device) {
-  BackwardOperands operands = {};
-  operands.has_offsets = call.tokens.sequence_offsets != nullptr;
-  operands.has_mask = call.tokens.mask != nullptr;
-  operands.defers_db = call.deferred_db != nullptr;
-  operands.has_dx = call.dx.data != nullptr;
-  operands.has_da = call.da.data != nullptr;
-  operands.has_d_router = call.d_router.data != nullptr;
-  operands.has_db = call.db.data != nullptr;
-  operands.dy = alignment(call.dy);
-  operands.x = alignment(call.x);
-  operands.a = alignment(call.a);
-  operands.b = alignment(call.b);
-  operands.hidden = alignment({const_cast<void *>(call.hidden), call.problem.rank, hidden_dtype(call.problem), 0});
-  const BackwardPlan plan = plan_backward(call.problem, operands, device);
+  const BackwardPlan plan = plan_of(call, device);
   LILY_TRY(check(call, plan));
   Launcher launcher(call.stream, device);
-  return functions(plan.engine).backward(call, plan, launcher);
+  return functions(plan.engine).backward(call, plan, 0, launcher);
+}
+
+size_t forward_rows_workspace(const lily_forward_rows &list, const Device &device) {
+  size_t bytes = 0;
+  for (int64_t i = 0; i < list.count; ++i)
+    bytes += aligned(plan_of(list.calls[i], device, list.tokens).workspace_bytes);
+  return bytes;
+}
+
+lily_status forward_rows(const lily_forward_rows &list, const Device &device) {
+  std::vector<ForwardPlan> plans;
+  size_t offset = 0;
+  for (lily_forward &call : std::span(list.calls, list.count)) {
+    const ForwardPlan &plan = plans.emplace_back(plan_of(call, device, list.tokens));
+    call.workspace = static_cast<char *>(list.workspace) + offset;
+    call.workspace_bytes = offset < list.workspace_bytes ? list.workspace_bytes - offset : 0;
+    LILY_TRY(check(call, plan));
+    offset += aligned(plan.workspace_bytes);
+  }
+  Launcher launcher(list.stream, device);
+  LILY_TRY(clear_rest(list, list.y, list.d_out, launcher));
+  if (plans.empty()) return LILY_OK;
+  const std::span<const lily_forward> calls(list.calls, list.count);
+  return functions(plans[0].engine).forward({calls, plans.data(), static_cast<int>(list.tokens)}, launcher);
+}
+
+// One call after the other, in the same workspace.
+size_t backward_rows_workspace(const lily_backward_rows &list, const Device &device) {
+  size_t bytes = 0;
+  for (int64_t i = 0; i < list.count; ++i) bytes = std::max(bytes, plan_of(list.calls[i], device).workspace_bytes);
+  return bytes;
+}
+
+lily_status backward_rows(const lily_backward_rows &list, const Device &device) {
+  Launcher launcher(list.stream, device);
+  LILY_TRY(clear_rest(list, list.dx, list.d_in, launcher));
+  for (lily_backward &call : std::span(list.calls, list.count)) {
+    const BackwardPlan plan = plan_of(call, device);
+    call.workspace = list.workspace;
+    call.workspace_bytes = list.workspace_bytes;
+    LILY_TRY(check(call, plan));
+    LILY_TRY(functions(plan.engine).backward(call, plan, static_cast<int>(list.tokens), launcher));
+  }
+  return LILY_OK;
 }
 
 size_t linear_workspace(const lily_linear_problem &problem, const Device &device) {

@@ -27,6 +27,11 @@ size_t backward_workspace(const lily_problem &problem, const Device &device);
 size_t linear_workspace(const lily_linear_problem &problem, const Device &device);
 lily_status forward(const lily_forward &call, const Device &device);
 lily_status backward(const lily_backward &call, const Device &device);
+// Of lists: the calls and their operands, as of the call that follows.
+size_t forward_rows_workspace(const lily_forward_rows &list, const Device &device);
+size_t backward_rows_workspace(const lily_backward_rows &list, const Device &device);
+lily_status forward_rows(const lily_forward_rows &list, const Device &device);
+lily_status backward_rows(const lily_backward_rows &list, const Device &device);
 lily_status linear(const lily_linear &call, const Device &device);
 // Returns LILY_ERROR_UNAVAILABLE, and has enqueued nothing, if cuBLASLt is not installed or refuses the product.
 lily_status linear_by_cublaslt(const lily_linear &call, const Device &device);

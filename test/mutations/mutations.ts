@@ -36,8 +36,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'tiles/stage.cuh',
     what: 'the row after the last one is written',
-    find: 'if (row >= window.row_end || column >= window.column_end) continue;',
-    replace: 'if (row > window.row_end || column >= window.column_end) continue;',
+    find: 'if (window.row + r >= window.row_end || column >= window.column_end) continue;',
+    replace: 'if (window.row + r > window.row_end || column >= window.column_end) continue;',
   },
   {
     file: 'kernels/shrink.cuh',
@@ -127,14 +127,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/cast.cuh',
     what: 'the last elements of a row are not cast',
-    find: 'vec4_per_row = static_cast<int>(job.to.pitch) / 4;',
+    find: 'vec4_per_row = (job.padded + 3) / 4;',
     replace: 'vec4_per_row = max(job.columns / 4, 1);',
   },
   {
     file: 'kernels/cast.cuh',
     what: 'the zeros after a row of a copy are elements of the row',
-    find: 'if (column >= job.columns) value[n][v] = 0;',
-    replace: '',
+    find: 'column >= job.columns ? 0.0f : value[n][v] * scale;',
+    replace: 'value[n][v] * scale;',
   },
   {
     file: 'kernels/d_hidden.cuh',
@@ -145,8 +145,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/cast.cuh',
     what: 'every vector of a thread is its first',
-    find: 'column, column + 4, value[n]);',
-    replace: 'column, column + 4, value[0]);',
+    find: 'column, job.padded, value[n]);',
+    replace: 'column, job.padded, value[0]);',
   },
   {
     file: 'kernels/cast.cuh',
@@ -157,8 +157,9 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/cast.cuh',
     what: 'vectors after the last one of a matrix are loaded',
-    find: 'const int64_t i = min(first + n * kThreads, last);',
-    replace: 'const int64_t i = first + n * kThreads;',
+    find: 'const int64_t i = min(first + n * kThreads, last);\n    const int column = static_cast<int>(i % vec4_per_row) * 4;\n    // Of',
+    replace:
+      'const int64_t i = first + n * kThreads;\n    const int column = static_cast<int>(i % vec4_per_row) * 4;\n    // Of',
   },
   {
     file: 'kernels/cast.cuh',
@@ -549,7 +550,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'every block writes the probabilities',
-    find: 'if (blockIdx.x != 0) route.values = nullptr;',
+    find: 'if (!is_first) route.values = nullptr;',
     replace: '',
   },
   {
@@ -561,7 +562,7 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/forward_decode.cuh',
     what: 'every block writes h',
-    find: 'if (blockIdx.x == 0 && call.hidden.data',
+    find: 'if (is_first && call.hidden.data',
     replace: 'if (call.hidden.data',
   },
   // ---- Large ranks ----
@@ -1120,8 +1121,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'launch/launch.h',
     what: 'the third matrix that is cast begins with blocks of the second',
-    find: 'last.first_block + cast_blocks(last.rows, last.to.pitch);',
-    replace: 'cast_blocks(last.rows, last.to.pitch);',
+    find: 'last.first_block + cast_blocks(last.rows, last.padded);',
+    replace: 'cast_blocks(last.rows, last.padded);',
   },
   {
     file: 'launch/launch_backward.cuh',

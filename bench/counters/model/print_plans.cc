@@ -7,6 +7,7 @@
 //              block and per multiprocessor, threads per multiprocessor, clock in Hz, bytes per second of memory
 //   call       0 forward or 1 backward, M, d_in, d_out, r, E, G, routing, dtypes of activations and of parameters
 //   tiles      shrink, strip, large and mix: three sizes each, zeros for a free choice
+//   list       calls, among which M is divided; 1 if their rows are scattered
 //
 // Options:
 //
@@ -47,6 +48,7 @@ const char *name(Step step) {
     case Step::kDyTokens: return "backward_dy";
     case Step::kDyOnce: return "backward_dy_once";
     case Step::kX: return "backward_x";
+    case Step::kScale:
     case Step::kFormU: return "form_u";
     case Step::kLargeShrink:
     case Step::kLargeExpand:
@@ -63,15 +65,46 @@ const char *name(Step step) {
 
 void print(const Tile &tile) { std::printf("[%d,%d,%d]", tile.block_m, tile.block_n, tile.block_k); }
 
+// The work of a launch of a list, whose calls have equal works but for their sizes.
+Work sum_of(const std::vector<Work> &works) {
+  Work sum = works[0];
+  for (size_t i = 1; i < works.size(); ++i) {
+    sum.read += works[i].read;
+    sum.written += works[i].written;
+    sum.reread += works[i].reread;
+    sum.requested += works[i].requested;
+    for (int kind = 0; kind < sum.kind_count; ++kind) sum.kinds[kind].count += works[i].kinds[kind].count;
+  }
+  return sum;
+}
+
+// The launches of a list, or of one call.
 template <typename Plan>
-void print(const Plan &plan, const lily_problem &problem, const Device &device) {
-  const Model model(problem, plan.engine, plan.has_token_weights, tile_rows(plan.engine, device), device);
-  std::printf("{\"supported\":%s,\"workspaceBytes\":%zu,\"launches\":[", plan.is_supported ? "true" : "false",
-              plan.workspace_bytes);
-  const std::vector<Work> works = works_of(problem, plan, device);
-  bool first = true;
-  for (const Launch &launch : plan.launches) {
-    const Work &work = works[static_cast<size_t>(&launch - plan.launches.begin())];
+void print(const std::vector<Plan> &plans, const std::vector<lily_problem> &problems, const Device &device) {
+  const auto count = static_cast<int>(plans.size());
+  std::vector<std::vector<Work>> works;
+  size_t workspace_bytes = 0;
+  bool is_supported = true, first = true;
+  for (int call = 0; call < count; ++call) {
+    works.push_back(works_of(problems[call], plans[call], device));
+    workspace_bytes += plans[call].workspace_bytes;
+    is_supported = is_supported && plans[call].is_supported;
+  }
+  const Plan &plan = plans[0];
+  const Model model(problems[0], plan.engine, plan.has_token_weights, tile_rows(plan.engine, device), device);
+  std::printf("{\"supported\":%s,\"workspaceBytes\":%zu,\"launches\":[", is_supported ? "true" : "false",
+              workspace_bytes);
+  for_each_step(plans.data(), count, [&](Members members) {
+    std::vector<Work> of_members;
+    long long blocks = 0;
+    int shared_bytes = 0;
+    for (const Member &member : members) {
+      of_members.push_back(works[member.call][member.launch - plans[member.call].launches.begin()]);
+      blocks += member.launch->grid.blocks();
+      shared_bytes = std::max(shared_bytes, member.launch->shared_bytes);
+    }
+    const Work work = sum_of(of_members);
+    const Launch &launch = *members[0].launch;
     const Prediction predicted = model.predict(work);
     std::printf("%s{\"kernel\":\"%s\",\"tile\":", first ? "" : ",", name(launch.step));
     print(launch.tile);
@@ -82,11 +115,11 @@ void print(const Plan &plan, const lily_problem &problem, const Device &device) 
         "\"touched\":%.17g,"
         "\"reread\":%.17g,\"requested\":%.17g,\"seconds\":%.17g,\"l2Seconds\":%.17g,"
         "\"busySeconds\":%.17g}",
-        static_cast<long long>(launch.grid.blocks()), launch.threads, launch.shared_bytes, predicted.resident,
-        predicted.waves, predicted.in_flight, work.touched(), work.reread, work.requested, predicted.seconds,
-        predicted.l2_seconds, predicted.busy_seconds);
+        blocks, launch.threads, shared_bytes, predicted.resident, predicted.waves, predicted.in_flight, work.touched(),
+        work.reread, work.requested, predicted.seconds, predicted.l2_seconds, predicted.busy_seconds);
     first = false;
-  }
+    return LILY_OK;
+  });
   std::printf("]}\n");
 }
 
@@ -178,7 +211,7 @@ bool read(std::istream &in, Tile &tile) { return !!(in >> tile.block_m >> tile.b
 
 int run(const std::string &constants, const std::string &predicting) {
   Device device = {};
-  int capability = 0, backward = 0;
+  int capability = 0, backward = 0, calls = 1, scatters = 0;
   lily_problem problem = {};
   Restriction only = {};
   problem.scaling = 1;
@@ -188,7 +221,7 @@ int run(const std::string &constants, const std::string &predicting) {
              problem.tokens >> problem.d_in >> problem.d_out >> problem.rank >> problem.experts >> problem.groups >>
              problem.routing >> problem.activation_dtype >> problem.parameter_dtype &&
          read(std::cin, only.shrink) && read(std::cin, only.strip) && read(std::cin, only.large) &&
-         read(std::cin, only.mix)) {
+         read(std::cin, only.mix) && std::cin >> calls >> scatters) {
     set_capability(device, capability);
     if (const char *wrong = problem_error(problem)) {
       std::cerr << wrong << '\n';
@@ -206,11 +239,27 @@ int run(const std::string &constants, const std::string &predicting) {
     model_device.constants = &predicted;
     const bool has_offsets = problem.routing == LILY_ROUTING_SEQUENCE;
     const Restriction *restricted = only == Restriction{} ? nullptr : &only;
+    std::vector<lily_problem> problems;
+    for (int64_t i = 0; i < calls; ++i) {
+      problems.push_back(problem);
+      problems.back().tokens = problem.tokens * (i + 1) / calls - problem.tokens * i / calls;
+    }
+    const Alignment rows = scatters != 0 ? kMisaligned : kAligned;
+    const auto print_all = [&](const auto &plan_of) {
+      std::vector<decltype(plan_of(problem))> plans;
+      for (const lily_problem &each : problems) plans.push_back(plan_of(each));
+      print(plans, problems, model_device);
+    };
     if (backward != 0)
-      print(plan_backward(problem, {has_offsets, false, false, true, true, true, true}, device, restricted), problem,
-            model_device);
+      print_all([&](const lily_problem &each) {
+        const BackwardOperands operands = {has_offsets, false, false, true, true, true, true, rows, rows};
+        return plan_backward(each, operands, device, restricted);
+      });
     else
-      print(plan_forward(problem, {has_offsets, true, true}, device, restricted), problem, model_device);
+      print_all([&](const lily_problem &each) {
+        const ForwardOperands operands = {has_offsets, true, true, false, rows};
+        return plan_forward(each, operands, device, restricted, problem.tokens);
+      });
   }
   return 0;
 }

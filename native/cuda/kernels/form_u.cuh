@@ -15,9 +15,8 @@ struct FormU {
   int tokens, rank;
 };
 
-template <typename Unused>
-__global__ __launch_bounds__(kThreads) void form_u(const __grid_constant__ FormU call) {
-  const int token = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+__device__ __forceinline__ void form_u_block(const FormU &call, const Block &at) {
+  const int token = at.x * kWarps + static_cast<int>(threadIdx.x) / kWarp;
   wait_for_previous_launch();
   if (token >= call.tokens) return;
   const float *weights = call.weights.of(token);
@@ -38,6 +37,16 @@ __global__ __launch_bounds__(kThreads) void form_u(const __grid_constant__ FormU
     const int columns = call.weights.experts * call.rank, padding = static_cast<int>(threadIdx.x) % kWarp;
     if (columns + padding < call.u.pitch) to[columns + padding] = from_float<T>(0.0f);
   });
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void form_u(const __grid_constant__ FormU call) {
+  form_u_block(call, block_of_grid());
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void form_u_list(const __grid_constant__ List<FormU> list) {
+  run_part(list, [](const FormU &call, const Block &at) { form_u_block(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -41,10 +41,12 @@ struct ForwardDecode {
   int operand_elements;    // of the tile that is formed of B
   Output y;
   float scale;
+  const float *row_scale;  // M: a factor for each token; may be null
 };
 
 // Computes w of all groups, E + 1 floats per row. Ends with a barrier.
-__device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, const float *values, float *sums) {
+__device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, const float *values, float *sums,
+                                bool writes) {
   const int experts = call.route.experts, pitch = experts + 1, quads = (experts + 3) / 4;
   const PoolRows rows = {values, experts | 1, experts, mask, 1};
   __syncthreads();
@@ -70,7 +72,7 @@ __device__ inline void pool_all(const ForwardDecode &call, const uint8_t *mask, 
 #pragma unroll 1
   for (int g = threadIdx.x; g < call.groups.groups; g += kThreads) finish_pool(call.pool, sums + g * pitch, experts);
   __syncthreads();
-  if (blockIdx.x != 0 || call.weights_out == nullptr) return;
+  if (!writes || call.weights_out == nullptr) return;
   for (int i = threadIdx.x; i < call.groups.groups * experts; i += kThreads)
     call.weights_out[i] = sums[i / experts * pitch + i % experts];
 }
@@ -121,8 +123,7 @@ __device__ inline void convert_tile(T *tile, const S *from) {
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads,
-                             Tile::kMinBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
+__device__ __forceinline__ void forward_decode_block(const ForwardDecode &call, const Block &block) {
   if constexpr (!kHasCode<Tile, 0>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
@@ -135,7 +136,8 @@ __global__ __launch_bounds__(kThreads,
   const bool transposed = call.experts.transposed, combines = call.pooled && !transposed;
   const bool routes = call.route.router.data != nullptr;
   const int pitch = hidden_row(rank);
-  const int column = blockIdx.x * Tile::kBlockN, rows = experts * rank;
+  const bool is_first = block.x == 0;  // it writes h, p and w
+  const int column = block.x * Tile::kBlockN, rows = experts * rank;
   const int slot_bytes =
       (call.stage_rows + Tile::kBlockK - 1) / Tile::kBlockK * Tile::kRhs * dtype_bytes(call.experts.b.dtype);
 
@@ -190,16 +192,16 @@ __global__ __launch_bounds__(kThreads,
       for (int t = threadIdx.x; t < call.tokens; t += kThreads) group[t] = call.per_token ? t : call.groups.of(t);
     wait_for_previous_launch();
     sum_partials(call.partials, product, 0, call.tokens, [&](int t, int k, const float(&h)[4]) {
-      if (blockIdx.x == 0 && call.hidden.data != nullptr)
+      if (is_first && call.hidden.data != nullptr)
         store_vec4(typename Engine::Activations{}, call.hidden, t, k, rank, h);
     });
     if (routes) {
       form_logits(route, product, pitch, logits, router, call.tokens);
-      if (blockIdx.x != 0) route.values = nullptr;
-      finish_route(route, logits, 0, call.tokens, 0);
+      if (!is_first) route.values = nullptr;
+      finish_route(route, logits, 0, call.tokens, 0, 1);
       if (route.mask != nullptr) route.mask = mask;
-      if (!call.per_token) pool_all(call, route.mask, logits, sums);
-    } else if (call.pooled && blockIdx.x == 0 && call.weights_out != nullptr) {
+      if (!call.per_token) pool_all(call, route.mask, logits, sums, is_first);
+    } else if (call.pooled && is_first && call.weights_out != nullptr) {
       for (int e = threadIdx.x; e < experts; e += kThreads) call.weights_out[e] = given[e];
     }
   };
@@ -243,6 +245,7 @@ __global__ __launch_bounds__(kThreads,
         float value = 0;
         if (t < call.tokens && j < end) {
           value = product[t * pitch + j % rank];
+          if (call.row_scale != nullptr) value = call.row_scale[t] * to_float(from_float<Scalar>(value));
           if (!call.pooled) {
             const float weight = group[t] < 0 ? 0.0f : token_weights[group[t] * token_weights_pitch + j / rank];
             value = weight * to_float(from_float<Scalar>(value));
@@ -276,6 +279,18 @@ __global__ __launch_bounds__(kThreads,
   add_scaled<Scalar, Tile::kBlockN>(strip, sum, 0, warp * 8, call.scale, call.y.accumulate);
   __syncthreads();
   unstage<Engine, Tile::kBlockM, Tile::kBlockN>(strip, call.y, window);
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads,
+                             Tile::kMinBlocks) void forward_decode(const __grid_constant__ ForwardDecode call) {
+  forward_decode_block<Tile>(call, block_of_grid());
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, Tile::kMinBlocks) void forward_decode_list(
+    const __grid_constant__ List<ForwardDecode> list) {
+  run_part(list, [](const ForwardDecode &call, const Block &at) { forward_decode_block<Tile>(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -183,12 +183,12 @@ __device__ inline void multiply_u(Accumulators<Tile::kM, Tile::kN> &sum, UFragme
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_constant__ ForwardMix call) {
+__device__ __forceinline__ void forward_mix_block(const ForwardMix &call, const Block &at) {
   if constexpr (!kHasCode<Tile, kMixBytes<Tile>>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
-  const int column = static_cast<int>(blockIdx.x) % call.column_tiles * Tile::kBlockN;
-  const int begin = static_cast<int>(blockIdx.x) / call.column_tiles * call.split_tokens;
+  const int column = at.x % call.column_tiles * Tile::kBlockN;
+  const int begin = at.x / call.column_tiles * call.split_tokens;
   const int end = min(begin + call.split_tokens, call.tokens);
   const int columns = call.experts * call.rank, k_tiles = call.k_tiles, stages = call.stages;
   const int tiles = max((end - begin + Tile::kBlockM - 1) / Tile::kBlockM, 0), steps = tiles * k_tiles;
@@ -263,6 +263,16 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_co
     unstage<typename Tile::Engine, Tile::kBlockM, Tile::kBlockN>(y, call.y, window);
   }
   copy_wait<0>();  // of B, if there was no tile
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_mix(const __grid_constant__ ForwardMix call) {
+  forward_mix_block<Tile>(call, block_of_grid());
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_mix_list(const __grid_constant__ List<ForwardMix> list) {
+  run_part(list, [](const ForwardMix &call, const Block &at) { forward_mix_block<Tile>(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -94,13 +94,11 @@ __device__ inline void form_hidden(const ForwardRoute &call, float *product, flo
   if (routes) form_logits(route, product, hidden_row(route.rank), logits, router, count);
 }
 
-// The template parameter `Unused` lets each translation unit that uses the kernel instantiate it.
-template <typename Unused>
-__global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_constant__ ForwardRoute call) {
+__device__ __forceinline__ void forward_route_block(const ForwardRoute &call, const Block &at) {
   extern __shared__ __align__(16) char shared[];
   auto *logits = reinterpret_cast<float *>(shared);
   const Route &route = call.route;
-  const int token = blockIdx.x * call.tile_tokens;
+  const int token = at.x * call.tile_tokens;
   const int count = min(call.tile_tokens, call.tokens - token);
   if (call.partials.data != nullptr) {
     float *product = logits;
@@ -119,7 +117,19 @@ __global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_
     });
   }
   allow_next_launch();
-  if (route.router.data != nullptr) finish_route(route, logits, token, count, blockIdx.x);
+  if (route.router.data != nullptr) finish_route(route, logits, token, count, at.x, at.grid_x);
+}
+
+// The template parameter `Unused` lets each translation unit that uses the kernel instantiate it.
+template <typename Unused>
+__global__ __launch_bounds__(kThreads, kBlocks) void forward_route(const __grid_constant__ ForwardRoute call) {
+  forward_route_block(call, block_of_grid());
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads,
+                             kBlocks) void forward_route_list(const __grid_constant__ List<ForwardRoute> list) {
+  run_part(list, [](const ForwardRoute &call, const Block &at) { forward_route_block(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -6,7 +6,7 @@
 // Each block owns BLOCK_M tokens. Logits are computed from the float32 product in shared memory, before h is rounded.
 // Partial sums are written to memory and the next phase adds them in block order; there are no atomics.
 //
-// If there are too few tokens to fill the GPU, blocks split d_in as well (blockIdx.z), and write partial sums of h.
+// If there are too few tokens to fill the GPU, blocks split d_in as well (z of the grid), and write partial sums of h.
 // They also do so without splitting d_in if R needs more rows of A than a block has. forward_decode.cuh or
 // forward_route.cuh adds them in order, so that h has the same bits in all cases.
 //
@@ -40,7 +40,7 @@ struct ForwardShrink {
 };
 
 // Computes probabilities and partial sums from a tile's logits in shared memory (pitch E | 1). Begins with a barrier.
-__device__ inline void finish_route(const Route &route, float *logits, int token, int count, int tile) {
+__device__ inline void finish_route(const Route &route, float *logits, int token, int count, int tile, int tiles) {
   const int pitch = route.experts | 1;
   __syncthreads();
   if (!route.pools_logits) {
@@ -57,7 +57,7 @@ __device__ inline void finish_route(const Route &route, float *logits, int token
     float sum = 0;
     for (int t = 0; t < count; ++t)
       if (route.mask == nullptr || route.mask[token + t] != 0) sum += e < route.experts ? logits[t * pitch + e] : 1.0f;
-    route.partials[static_cast<int64_t>(e) * gridDim.x + tile] = sum;
+    route.partials[static_cast<int64_t>(e) * tiles + tile] = sum;
   }
 }
 
@@ -126,12 +126,12 @@ __device__ inline void sum_partials(const HiddenPartials &from, float *product, 
 // Computes h of the tile in shared memory, as `shrink` does. The `logits` of finish_route follow at Tile::kProduct.
 template <typename Tile>
 __device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
-                                                int row) {
+                                                int row, const Block &at) {
   const int count = token_end - token;
   const int columns = min(Tile::kBlockN, call.operands.rows - row);
   DepthTiles tiles = all_depth_tiles<Tile>(call.operands);
-  if (gridDim.z > 1) {
-    tiles.first = blockIdx.z * Tile::kSplitSteps;
+  if (at.grid_z > 1) {
+    tiles.first = at.z * Tile::kSplitSteps;
     tiles.last = min(tiles.first + Tile::kSplitSteps, tiles.last);
   }
   // The block owns this memory. The barriers below make the in-place phi visible to all threads.
@@ -145,7 +145,7 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
     float value[4];
     load_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
     if (call.partials != nullptr) {
-      const int64_t partial_row = static_cast<int64_t>(blockIdx.z) * call.operands.tokens + token + t;
+      const int64_t partial_row = static_cast<int64_t>(at.z) * call.operands.tokens + token + t;
       store_vec4(call.partials + partial_row * call.partial_pitch + row + n, 4, true, value);
       continue;
     }
@@ -168,21 +168,32 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
   float *router = logits + Tile::kBlockM * (route.experts | 1);
   load_router(typename Tile::Engine::Parameters{}, route, router);
   form_logits(route, product, Tile::kProductPitch, logits, router, count);
-  finish_route(route, logits, token, count, blockIdx.x);
+  finish_route(route, logits, token, count, at.x, at.grid_x);
   return product;
+}
+
+template <typename Tile>
+__device__ __forceinline__ void forward_shrink_block(const ForwardShrink &call, const Block &at) {
+  if constexpr (!kHasCode<Tile, Tile::kBytes>) return stop_without_code();
+  extern __shared__ __align__(16) char shared[];
+  const int token = at.x * call.operands.tile_tokens;
+  const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
+  wait_for_previous_launch();
+  // The next launch can load R, and forward_decode as much of B as fits, while these blocks compute.
+  if (call.partials != nullptr) allow_next_launch();
+  shrink_and_route<Tile>(shared, call, token, token_end, at.y * Tile::kBlockN, at);
 }
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kShrinkBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
-  if constexpr (!kHasCode<Tile, Tile::kBytes>) return stop_without_code();
-  extern __shared__ __align__(16) char shared[];
-  const int token = blockIdx.x * call.operands.tile_tokens;
-  const int token_end = min(token + call.operands.tile_tokens, call.operands.tokens);
-  wait_for_previous_launch();
-  // The next launch can load R, and forward_decode as much of B as fits, while these blocks compute.
-  if (call.partials != nullptr) allow_next_launch();
-  shrink_and_route<Tile>(shared, call, token, token_end, blockIdx.y * Tile::kBlockN);
+  forward_shrink_block<Tile>(call, block_of_grid());
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(Tile::kThreads, Tile::kShrinkBlocks) void forward_shrink_list(
+    const __grid_constant__ List<ForwardShrink> list) {
+  run_part(list, [](const ForwardShrink &call, const Block &at) { forward_shrink_block<Tile>(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -92,11 +92,10 @@ struct Pool {
 };
 
 // One block per group, of any number of warps up to kPoolSlices.
-template <typename Unused>
-__global__ __launch_bounds__(kPoolSlices *kWarp) void pool(const __grid_constant__ Pool call) {
+__device__ __forceinline__ void pool_block(const Pool &call, const Block &at) {
   __shared__ float slices[kPoolSlices][65], sum[65];
   wait_for_previous_launch();
-  const int group = blockIdx.x, begin = call.groups.begin(group), end = call.groups.end(group);
+  const int group = at.x, begin = call.groups.begin(group), end = call.groups.end(group);
   const int count = pool_slices(begin, end), experts = call.rows.experts;
   for (int slice = threadIdx.x / kWarp; slice < count; slice += blockDim.x / kWarp) {
     for (int expert = 0; expert < experts; expert += 4) {
@@ -120,6 +119,16 @@ __global__ __launch_bounds__(kPoolSlices *kWarp) void pool(const __grid_constant
   __syncthreads();
   for (int e = threadIdx.x; e < experts; e += blockDim.x)
     call.weights[static_cast<int64_t>(group) * experts + e] = sum[e];
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kPoolSlices *kWarp) void pool(const __grid_constant__ Pool call) {
+  pool_block(call, block_of_grid());
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kPoolSlices *kWarp) void pool_list(const __grid_constant__ List<Pool> list) {
+  run_part(list, [](const Pool &call, const Block &at) { pool_block(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -43,24 +43,27 @@ bool leave_wgmma(int32_t device) {
 
 bool has_left_wgmma(int32_t device) { return known_architectures[device].load() == kHopperWithoutWgmma; }
 
+const ListKernel<Cast> kCastKernel = {cast<void>, cast_list<void>, "launching the cast kernel"};
+const ListKernel<ForwardRoute> kRouteKernel = {forward_route<void>, forward_route_list<void>,
+                                               "launching the forward_route kernel"};
+const ListKernel<FormU> kFormUKernel = {form_u<void>, form_u_list<void>, "launching the form_u kernel"};
+const ListKernel<Pool> kPoolKernel = {pool<void>, pool_list<void>, "launching the pool kernel"};
+
 lily_status launch_cast(const Launch &planned, const Cast &call, Launcher &launcher) {
-  return launcher.launch(cast<void>, "launching the cast kernel", planned, call);
+  return launcher.launch(kCastKernel.one, kCastKernel.name, planned, call);
+}
+
+lily_status launch_clear(const lily_matrix &matrix, int columns, const ListedRows &rows, int count,
+                         Launcher &launcher) {
+  Cast call = {};
+  Output to = output(matrix);
+  to.rows = rows;
+  add_job(call, {{}, to, count, columns, columns, {}, nullptr, 0});
+  return launcher.launch(kCastKernel.one, kCastKernel.name, dim3(cast_blocks(count, columns)), 0, call);
 }
 
 lily_status launch_backward_hidden(const Launch &planned, const BackwardHidden &call, Launcher &launcher) {
   return launcher.launch(backward_hidden<void>, "launching the backward_hidden kernel", planned, call);
-}
-
-lily_status launch_route(const Launch &planned, const ForwardRoute &call, Launcher &launcher) {
-  return launcher.launch(forward_route<void>, "launching the forward_route kernel", planned, call);
-}
-
-lily_status launch_form_u(const Launch &planned, const FormU &call, Launcher &launcher) {
-  return launcher.launch(form_u<void>, "launching the form_u kernel", planned, call);
-}
-
-lily_status launch_pool(const Launch &planned, const Pool &call, Launcher &launcher) {
-  return launcher.launch(pool<void>, "launching the pool kernel", planned, call);
 }
 
 lily_status launch_reduce(const Launch &planned, const Reduce &call, Launcher &launcher) {
@@ -77,12 +80,16 @@ lily_status launch_ascend(const Ascend &call, Launcher &launcher) {
 }
 
 void load_common(KernelLoader &load) {
-  load(cast<void>);
-  load(forward_route<void>);
-  load(pool<void>);
+  const auto load_both = [&](const auto &kernel) {
+    load(kernel.one);
+    load(kernel.list);
+  };
+  load_both(kCastKernel);
+  load_both(kRouteKernel);
+  load_both(kFormUKernel);
+  load_both(kPoolKernel);
   load(reduce<void>);
   load(backward_hidden<void>);
-  load(form_u<void>);
   load(fold<void>);
   load(ascend<void>);
 }

@@ -7,13 +7,14 @@
 namespace lily::cuda {
 
 template <typename Engine>
-lily_status run_forward(const lily_forward &call, const ForwardPlan &plan, Launcher &launcher) {
-  return Forward<Engine>(call, plan, launcher).run();
+lily_status run_forward(const ForwardCalls &list, Launcher &launcher) {
+  return for_each_step(list.plans, static_cast<int>(list.calls.size()),
+                       [&](Members members) { return Forward<Engine>::run(list, members, launcher); });
 }
 
 template <typename Engine>
-lily_status run_backward(const lily_backward &call, const BackwardPlan &plan, Launcher &launcher) {
-  return Backward<Engine>(call, plan, launcher).run();
+lily_status run_backward(const lily_backward &call, const BackwardPlan &plan, int all_rows, Launcher &launcher) {
+  return Backward<Engine>(call, plan, all_rows, launcher).run();
 }
 
 template <typename Engine>
@@ -40,10 +41,22 @@ lily_status run_linear(const lily_linear &given, const LinearPlan &plan, Launche
 template <typename Engine>
 void load_kernels(KernelLoader &load) {
   using Rows = Tiles<Engine>;
-  for_each_row(typename Rows::Shrink{}, [&](auto row) { load(forward_shrink<decltype(row)>); });
-  for_each_row(typename Rows::Expand{}, [&](auto row) { load(forward_expand<decltype(row)>); });
-  for_each_row(typename Rows::Mix{}, [&](auto row) { load(forward_mix<decltype(row)>); });
-  for_each_row(typename Rows::Decode{}, [&](auto row) { load(forward_decode<decltype(row)>); });
+  for_each_row(typename Rows::Shrink{}, [&](auto row) {
+    load(forward_shrink<decltype(row)>);
+    load(forward_shrink_list<decltype(row)>);
+  });
+  for_each_row(typename Rows::Expand{}, [&](auto row) {
+    load(forward_expand<decltype(row)>);
+    load(forward_expand_list<decltype(row)>);
+  });
+  for_each_row(typename Rows::Mix{}, [&](auto row) {
+    load(forward_mix<decltype(row)>);
+    load(forward_mix_list<decltype(row)>);
+  });
+  for_each_row(typename Rows::Decode{}, [&](auto row) {
+    load(forward_decode<decltype(row)>);
+    load(forward_decode_list<decltype(row)>);
+  });
   for_each_row(typename Rows::Dy{}, [&](auto row) { load(backward_dy<decltype(row)>); });
   for_each_row(typename Rows::Once{}, [&](auto row) { load(backward_dy_once<decltype(row)>); });
   for_each_row(typename Rows::X{}, [&](auto row) { load(backward_x<decltype(row)>); });

@@ -7,12 +7,12 @@ namespace lily::cuda {
 using Bfloat16 = Tensor<__nv_bfloat16>;
 
 // In this order the compiler writes the kernels.
-template lily_status run_forward<Bfloat16>(const lily_forward &, const ForwardPlan &, Launcher &);
-template lily_status run_forward<Tf32>(const lily_forward &, const ForwardPlan &, Launcher &);
-template lily_status run_forward<Exact>(const lily_forward &, const ForwardPlan &, Launcher &);
-template lily_status run_backward<Bfloat16>(const lily_backward &, const BackwardPlan &, Launcher &);
-template lily_status run_backward<Tf32>(const lily_backward &, const BackwardPlan &, Launcher &);
-template lily_status run_backward<Exact>(const lily_backward &, const BackwardPlan &, Launcher &);
+template lily_status run_forward<Bfloat16>(const ForwardCalls &, Launcher &);
+template lily_status run_forward<Tf32>(const ForwardCalls &, Launcher &);
+template lily_status run_forward<Exact>(const ForwardCalls &, Launcher &);
+template lily_status run_backward<Bfloat16>(const lily_backward &, const BackwardPlan &, int, Launcher &);
+template lily_status run_backward<Tf32>(const lily_backward &, const BackwardPlan &, int, Launcher &);
+template lily_status run_backward<Exact>(const lily_backward &, const BackwardPlan &, int, Launcher &);
 template lily_status run_linear<Bfloat16>(const lily_linear &, const LinearPlan &, Launcher &);
 template lily_status run_linear<Tf32>(const lily_linear &, const LinearPlan &, Launcher &);
 template lily_status run_linear<Exact>(const lily_linear &, const LinearPlan &, Launcher &);

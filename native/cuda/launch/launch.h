@@ -6,6 +6,8 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <span>
 #include <utility>
 
 #include "cuda/device.h"
@@ -30,14 +32,16 @@ inline Operand operand(const lily_matrix &matrix) {
 
 inline Output output(const lily_matrix &matrix) {
   const Operand read = operand(matrix);
-  return {matrix.data, read.pitch, read.dtype, read.aligned16, matrix.accumulate, 0};
+  return {matrix.data, read.pitch, read.dtype, read.aligned16, matrix.accumulate, 0, {}};
 }
 
 // y or dx, to which tiles of elements of type T are added.
 template <typename T>
-Output output(const lily_matrix &matrix, int columns) {
+Output output(const lily_matrix &matrix, int columns, const ListedRows &rows = {}) {
   Output result = output(matrix);
-  result.stages = result.dtype == kDtype<T> && result.aligned16 && columns * sizeof(T) % 16 == 0;
+  result.stages =
+      result.dtype == kDtype<T> && result.aligned16 && columns * sizeof(T) % 16 == 0 && rows.index == nullptr;
+  result.rows = rows;
   return result;
 }
 
@@ -68,16 +72,21 @@ Operand cast_operand(void *workspace, const CastPlan &cast, const Operand &origi
   return cast.casts ? cast_output<T>(workspace, cast).operand() : original;
 }
 
-template <typename T>
-void add_cast(Cast &cast, void *workspace, const CastPlan &planned, const Operand &original) {
-  if (!planned.casts) return;
-  CastJob job = {original, cast_output<T>(workspace, planned), static_cast<int>(planned.rows),
-                 static_cast<int>(planned.columns), 0};
+inline void add_job(Cast &cast, CastJob job) {
   if (cast.count > 0) {
     const CastJob &last = cast.jobs[cast.count - 1];
-    job.first_block = last.first_block + cast_blocks(last.rows, last.to.pitch);
+    job.first_block = last.first_block + cast_blocks(last.rows, last.padded);
   }
   cast.jobs[cast.count++] = job;
+}
+
+// `rows` and `scale`: of the original.
+template <typename T>
+void add_cast(Cast &cast, void *workspace, const CastPlan &planned, const Operand &original,
+              const ListedRows &rows = {}, const float *scale = nullptr) {
+  if (!planned.casts) return;
+  add_job(cast, {original, cast_output<T>(workspace, planned), static_cast<int>(planned.rows),
+                 static_cast<int>(planned.columns), planned.pitch, rows, scale, 0});
 }
 
 // Adds the blocks that combine C.
@@ -87,7 +96,8 @@ inline void add_combine(Cast &cast, const Combine &combine, const Grid &grid) {
   cast.combine_blocks = static_cast<int>(grid.blocks());
 }
 
-// Launches the kernels of one call in its stream, in order. All kernels but those of roofs.cuh are launched here.
+// Launches the kernels of one call, or of a list, in its stream, in order. All kernels but those of roofs.cuh are
+// launched here.
 class Launcher {
  public:
   Launcher(lily_stream stream, const Device &device)
@@ -120,6 +130,28 @@ class Launcher {
     return launch(kernel, name, dim3(grid.x, grid.y, grid.z), planned.shared_bytes, call, planned.threads);
   }
 
+  // The same step of several calls, of which call_of(member) has the parameters: one launch for all that fit into one.
+  template <typename Call, typename CallOf>
+  lily_status launch(void (*kernel)(Call), void (*list_kernel)(List<Call>), const char *name, Members members,
+                     const CallOf &call_of) {
+    if (members.size() == 1) return launch(kernel, name, *members[0].launch, call_of(members[0]));
+    for (; !members.empty(); members = members.subspan(std::min<size_t>(members.size(), kMostParts<Call>))) {
+      List<Call> list;
+      list.count = static_cast<int>(std::min<size_t>(members.size(), kMostParts<Call>));
+      int blocks = 0, shared_bytes = 0, threads = 0;
+      for (int i = 0; i < list.count; ++i) {
+        const Launch &planned = *members[i].launch;
+        const Grid &grid = planned.grid;
+        list.parts[i] = {call_of(members[i]), blocks, grid.x, grid.y, grid.z};
+        blocks += static_cast<int>(grid.blocks());
+        shared_bytes = std::max(shared_bytes, planned.shared_bytes);
+        threads = std::max(threads, planned.threads);
+      }
+      LILY_TRY(launch(list_kernel, name, dim3(blocks), shared_bytes, list, threads));
+    }
+    return LILY_OK;
+  }
+
  private:
   cudaStream_t stream_;
   // The kernels contain griddepcontrol (tiles/ptx.cuh): without it they would not wait. The default streams of CUDA,
@@ -141,9 +173,16 @@ class KernelLoader {
   lily_status status_ = LILY_OK;
 };
 
+// The calls of a list with their plans. `all_rows`: of the matrices in which their rows are scattered.
+struct ForwardCalls {
+  std::span<const lily_forward> calls;
+  const ForwardPlan *plans;
+  int all_rows;
+};
+
 struct EngineFunctions {
-  lily_status (*forward)(const lily_forward &call, const ForwardPlan &plan, Launcher &launcher);
-  lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan, Launcher &launcher);
+  lily_status (*forward)(const ForwardCalls &list, Launcher &launcher);
+  lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan, int all_rows, Launcher &launcher);
   lily_status (*linear)(const lily_linear &call, const LinearPlan &plan, Launcher &launcher);
   void (*load)(KernelLoader &load);
 };
@@ -151,13 +190,25 @@ struct EngineFunctions {
 extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions, kFloat16Functions;
 
 lily_status launch_cast(const Launch &launch, const Cast &call, Launcher &launcher);
+// Sets rows of a matrix to zero.
+lily_status launch_clear(const lily_matrix &matrix, int columns, const ListedRows &rows, int count, Launcher &launcher);
 lily_status launch_backward_hidden(const Launch &launch, const BackwardHidden &call, Launcher &launcher);
-lily_status launch_route(const Launch &launch, const ForwardRoute &call, Launcher &launcher);
-lily_status launch_form_u(const Launch &launch, const FormU &call, Launcher &launcher);
-lily_status launch_pool(const Launch &launch, const Pool &call, Launcher &launcher);
 lily_status launch_reduce(const Launch &launch, const Reduce &call, Launcher &launcher);
 lily_status launch_fold(const Fold &call, Launcher &launcher);
 lily_status launch_ascend(const Ascend &call, Launcher &launcher);
+
+// The common kernels that lists launch. Their templates are instantiated in one file.
+template <typename Call>
+struct ListKernel {
+  void (*one)(Call);
+  void (*list)(List<Call>);
+  const char *name;
+};
+extern const ListKernel<Cast> kCastKernel;
+extern const ListKernel<ForwardRoute> kRouteKernel;
+extern const ListKernel<FormU> kFormUKernel;
+extern const ListKernel<Pool> kPoolKernel;
+
 void load_common(KernelLoader &load);
 void load_adamw(KernelLoader &load);
 

@@ -15,7 +15,7 @@ class Backward {
  public:
   using Scalar = typename Engine::Scalar;
 
-  Backward(const lily_backward &call, const BackwardPlan &plan, Launcher &launcher)
+  Backward(const lily_backward &call, const BackwardPlan &plan, int all_rows, Launcher &launcher)
       : call_(call),
         plan_(plan),
         launcher_(launcher),
@@ -25,6 +25,7 @@ class Backward {
         experts_(static_cast<int>(problem_.experts)),
         d_in_(static_cast<int>(problem_.d_in)),
         d_out_(static_cast<int>(problem_.d_out)),
+        rows_{call.tokens.rows, all_rows},
         routes_(has_router(problem_)),
         token_routing_(problem_.routing == LILY_ROUTING_TOKEN),
         transposed_(problem_.routing == LILY_ROUTING_NONE) {}
@@ -90,8 +91,8 @@ class Backward {
   Cast casts() const {
     Cast cast = {};
     if (plan_.cast_combines) add_combine(cast, combine_call(), plan_.combine_grid);
-    add_cast<Scalar>(cast, call_.workspace, plan_.dy_cast, operand(call_.dy));
-    add_cast<Scalar>(cast, call_.workspace, plan_.x_cast, operand(call_.x));
+    add_cast<Scalar>(cast, call_.workspace, plan_.dy_cast, operand(call_.dy), rows_, call_.tokens.scale);
+    add_cast<Scalar>(cast, call_.workspace, plan_.x_cast, operand(call_.x), rows_);
     add_cast<Scalar>(cast, call_.workspace, plan_.hidden_cast, hidden());
     add_cast<Scalar>(cast, call_.workspace, plan_.a_cast, operand(call_.a));
     add_cast<Scalar>(cast, call_.workspace, plan_.b_cast, operand(call_.b));
@@ -320,7 +321,7 @@ class Backward {
     strip.lhs.hidden = d_hidden().operand();
     strip.lhs.rank = strip.lhs.columns = rank_;
     strip.w = a();
-    strip.out = output<Scalar>(call_.dx, d_in_);
+    strip.out = output<Scalar>(call_.dx, d_in_, rows_);
     strip.out_scale = 1.0f;
     strip.x = x();
     strip.with_gradient = with_gradient();
@@ -383,7 +384,7 @@ class Backward {
     call.depth = rank_;
     call.columns = d_in_;
     call.scale = 1.0f;
-    call.y = output<Scalar>(call_.dx, d_in_);
+    call.y = output<Scalar>(call_.dx, d_in_, rows_);
     return call;
   }
 
@@ -419,6 +420,7 @@ class Backward {
   Launcher &launcher_;
   const lily_problem &problem_;
   const int tokens_, rank_, experts_, d_in_, d_out_;
+  const ListedRows rows_;
   const bool routes_, token_routing_, transposed_;
 };
 

@@ -14,60 +14,81 @@ class Forward {
  public:
   using Scalar = typename Engine::Scalar;
 
-  Forward(const lily_forward &call, const ForwardPlan &plan, Launcher &launcher)
+  Forward(const lily_forward &call, const ForwardPlan &plan, int all_rows)
       : call_(call),
         plan_(plan),
-        launcher_(launcher),
         problem_(call.problem),
         tokens_(static_cast<int>(problem_.tokens)),
         rank_(static_cast<int>(problem_.rank)),
         experts_(static_cast<int>(problem_.experts)),
         d_out_(static_cast<int>(problem_.d_out)),
+        rows_{call.tokens.rows, all_rows},
         routes_(has_router(problem_)) {}
 
-  lily_status run() const {
-    for (const Launch &planned : plan_.launches) LILY_TRY(run(planned));
-    return LILY_OK;
-  }
-
- private:
-  lily_status run(const Launch &planned) const {
+  // Executes a step of some calls of a list, all with the same tile.
+  static lily_status run(const ForwardCalls &list, Members members, Launcher &launcher) {
     using Rows = Tiles<Engine>;
-    switch (planned.step) {
-      case Step::kCast: return launch_cast(planned, casts(), launcher_);
+    const Step step = members[0].launch->step;
+    const Tile &tile = members[0].launch->tile;
+    const auto of = [&](const Member &member) {
+      return Forward(list.calls[member.call], list.plans[member.call], list.all_rows);
+    };
+    const auto launch = [&](const auto &kernel, const auto &call_of) {
+      return launcher.launch(kernel.one, kernel.list, kernel.name, members, call_of);
+    };
+    // Large ranks: one call after the other.
+    const auto launch_each = [&](const auto &launch_product_of) {
+      for (const Member &member : members) LILY_TRY(launch_product_of(of(member), *member.launch));
+      return LILY_OK;
+    };
+    switch (step) {
+      case Step::kCast: return launch(kCastKernel, [&](const Member &member) { return of(member).casts(); });
       case Step::kShrink:
       case Step::kSplitShrink:
-        return with_tile<typename Rows::Shrink>(planned.tile, [&](auto row) {
-          return launcher_.launch(forward_shrink<decltype(row)>, "launching the forward_shrink kernel", planned,
-                                  planned.step == Step::kShrink ? shrink() : partial_shrink());
+        return with_tile<typename Rows::Shrink>(tile, [&](auto row) {
+          using Row = decltype(row);
+          return launcher.launch(forward_shrink<Row>, forward_shrink_list<Row>, "launching the forward_shrink kernel",
+                                 members, [&](const Member &member) {
+                                   return step == Step::kShrink ? of(member).shrink() : of(member).partial_shrink();
+                                 });
         });
       case Step::kLargeShrink:
-        return launch_product<Engine>(planned, plan_.large_hidden, false, large_hidden(), launcher_);
-      case Step::kRoute: return launch_route(planned, route_call(), launcher_);
-      case Step::kFormU:
-        return launch_form_u(planned, {hidden().operand(), token_weights(), u(), tokens_, rank_}, launcher_);
-      case Step::kPoolWeights: return launch_pool(planned, pool_weights(), launcher_);
-      case Step::kCombine: return launch_cast(planned, combining(), launcher_);
+        return launch_each([&](const Forward &call, const Launch &planned) {
+          return launch_product<Engine>(planned, call.plan_.large_hidden, false, call.large_hidden(), launcher);
+        });
+      case Step::kRoute: return launch(kRouteKernel, [&](const Member &member) { return of(member).route_call(); });
+      case Step::kPoolWeights:
+        return launch(kPoolKernel, [&](const Member &member) { return of(member).pool_weights(); });
+      case Step::kScale: return launch(kFormUKernel, [&](const Member &member) { return of(member).scale_call(); });
+      case Step::kFormU: return launch(kFormUKernel, [&](const Member &member) { return of(member).form_u_call(); });
+      case Step::kCombine: return launch(kCastKernel, [&](const Member &member) { return of(member).combining(); });
       case Step::kExpand:
-        return with_tile<typename Rows::Expand>(planned.tile, [&](auto row) {
-          return launcher_.launch(forward_expand<decltype(row)>, "launching the forward_expand kernel", planned,
-                                  expand());
+        return with_tile<typename Rows::Expand>(tile, [&](auto row) {
+          using Row = decltype(row);
+          return launcher.launch(forward_expand<Row>, forward_expand_list<Row>, "launching the forward_expand kernel",
+                                 members, [&](const Member &member) { return of(member).expand(); });
         });
       case Step::kMix:
-        return with_tile<typename Rows::Mix>(planned.tile, [&](auto row) {
-          return launcher_.launch(forward_mix<decltype(row)>, "launching the forward_mix kernel", planned,
-                                  mix<decltype(row)>());
+        return with_tile<typename Rows::Mix>(tile, [&](auto row) {
+          using Row = decltype(row);
+          return launcher.launch(forward_mix<Row>, forward_mix_list<Row>, "launching the forward_mix kernel", members,
+                                 [&](const Member &member) { return of(member).template mix<Row>(); });
         });
-      case Step::kLargeExpand: return launch_product<Engine>(planned, plan_.large_y, !is_lora(), large_y(), launcher_);
+      case Step::kLargeExpand:
+        return launch_each([&](const Forward &call, const Launch &planned) {
+          return launch_product<Engine>(planned, call.plan_.large_y, !call.is_lora(), call.large_y(), launcher);
+        });
       case Step::kDecode:
-        return with_tile<typename Rows::Decode>(planned.tile, [&](auto row) {
-          return launcher_.launch(forward_decode<decltype(row)>, "launching the forward_decode kernel", planned,
-                                  decode<decltype(row)>());
+        return with_tile<typename Rows::Decode>(tile, [&](auto row) {
+          using Row = decltype(row);
+          return launcher.launch(forward_decode<Row>, forward_decode_list<Row>, "launching the forward_decode kernel",
+                                 members, [&](const Member &member) { return of(member).template decode<Row>(); });
         });
       default: return LILY_OK;  // steps of backward
     }
   }
 
+ private:
   template <typename T>
   T *in_workspace(Offset offset) const {
     return at<T>(call_.workspace, offset);
@@ -78,7 +99,7 @@ class Forward {
 
   Cast casts() const {
     Cast cast = {};
-    add_cast<Scalar>(cast, call_.workspace, plan_.x_cast, operand(call_.x));
+    add_cast<Scalar>(cast, call_.workspace, plan_.x_cast, operand(call_.x), rows_);
     add_cast<Scalar>(cast, call_.workspace, plan_.a_cast, operand(call_.a));
     add_cast<Scalar>(cast, call_.workspace, plan_.b_cast, operand(call_.b));
     return cast;
@@ -94,6 +115,18 @@ class Forward {
     if (plan_.shares_hidden) return saved();
     return contiguous_output(in_workspace<Scalar>(plan_.hidden), plan_.hidden_pitch, kDtype<Scalar>);
   }
+
+  // What the second phase multiplies.
+  Operand left_hidden() const { return plan_.scaled == kAbsent ? hidden().operand() : scaled().operand(); }
+  Output scaled() const {
+    return contiguous_output(in_workspace<Scalar>(plan_.scaled), plan_.hidden_pitch, kDtype<Scalar>);
+  }
+  FormU scale_call() const {
+    return {hidden().operand(), {call_.tokens.scale, groups(), 1, 1}, scaled(), tokens_, rank_};
+  }
+  FormU form_u_call() const { return {left_hidden(), token_weights(), u(), tokens_, rank_}; }
+
+  Output y() const { return output<Scalar>(call_.y, d_out_, rows_); }
 
   Route route() const {
     Route route = {};
@@ -192,8 +225,9 @@ class Forward {
     call.stages = plan_.decode_stages.count();
     call.operand_elements =
         Tile::operand_elements(rank_, call.pooled && !call.experts.transposed, dtype_bytes(problem_.parameter_dtype));
-    call.y = output<Scalar>(call_.y, d_out_);
+    call.y = y();
     call.scale = problem_.scaling;
+    call.row_scale = call_.tokens.scale;
     return call;
   }
 
@@ -220,9 +254,9 @@ class Forward {
   ForwardExpand expand() const {
     ForwardExpand call = {};
     StripOperands &strip = call.strip;
-    strip.lhs.hidden = hidden().operand();
+    strip.lhs.hidden = left_hidden();
     strip.lhs.rank = strip.lhs.columns = rank_;
-    strip.out = output<Scalar>(call_.y, d_out_);
+    strip.out = y();
     strip.out_scale = problem_.scaling;
     strip.tokens = tokens_;
     strip.columns = d_out_;
@@ -237,10 +271,10 @@ class Forward {
   template <typename Tile>
   ForwardMix mix() const {
     ForwardMix call = {};
-    call.hidden = hidden().operand();
+    call.hidden = left_hidden();
     call.weights = token_weights();
     call.b = b();
-    call.y = output<Scalar>(call_.y, d_out_);
+    call.y = y();
     call.scale = problem_.scaling;
     call.tokens = tokens_;
     call.columns = d_out_;
@@ -292,21 +326,21 @@ class Forward {
   // y (+)= s u B with weights per token, s h C with one C, of which LoRA's b is the transpose.
   LargeProduct large_y() const {
     LargeProduct call = {};
-    call.x = (plan_.has_token_weights ? u() : hidden()).operand();
+    call.x = plan_.has_token_weights ? u().operand() : left_hidden();
     call.weight = plan_.has_token_weights || is_lora() ? b() : c().operand();
     call.tokens = tokens_;
     call.depth = plan_.has_token_weights ? experts_ * rank_ : rank_;
     call.columns = d_out_;
     call.scale = problem_.scaling;
-    call.y = output<Scalar>(call_.y, d_out_);
+    call.y = y();
     return call;
   }
 
   const lily_forward &call_;
   const ForwardPlan &plan_;
-  Launcher &launcher_;
   const lily_problem &problem_;
   const int tokens_, rank_, experts_, d_out_;
+  const ListedRows rows_;
   const bool routes_;
 };
 

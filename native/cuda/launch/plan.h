@@ -11,6 +11,9 @@
 #include <stdint.h>
 
 #include <algorithm>
+#include <span>
+#include <tuple>
+#include <vector>
 
 #include "cuda/device.h"
 #include "cuda/tiles/table.h"
@@ -27,26 +30,28 @@ inline int most_shared_bytes(const Device &device) { return device.shared_bytes_
 // The arithmetic that a problem requires.
 enum class EngineKind { kExact, kTf32, kBfloat16, kFloat16 };
 
-// The steps of a call. Each is one launch; several steps may launch the same kernel.
+// The steps of a call. Each is one launch; several steps may launch the same kernel. A call executes its steps in this
+// order, each at most once.
 enum class Step {
   kCast,          // cast: operands of products in the type of a tile; in backward also C, and the number of kept tokens
   kShrink,        // forward_shrink: h, and the router's result
+  kSplitShrink,   // forward_shrink: partial sums of h
   kLargeShrink,   // large_product: h of a large rank
   kRoute,         // forward_route: h from partial sums, and the router's result
   kPoolWeights,   // pool: w of each sequence; without tokens those of every group
+  kScale,         // form_u: h with a factor for each token
+  kFormU,         // form_u: u of a large rank, with weights per token
   kCombine,       // cast: C in forward
   kExpand,        // forward_expand: y, if one C serves all tokens
   kMix,           // forward_mix: y with weights per token
-  kFormU,         // form_u: u of a large rank, with weights per token
   kLargeExpand,   // large_product: y of a large rank
-  kSplitShrink,   // forward_shrink: partial sums of h
   kDecode,        // forward_decode: the rest of few tokens
   kDy,            // backward_dy: the products that read dy
   kDyColumns,     // backward_dy: of them D, and C
   kDyTokens,      // backward_dy: of them q, and dh, if kDyColumns was launched before
   kDyOnce,        // backward_dy_once: the products that read dy
-  kDHidden,       // backward_hidden: dh and dl, if no other launch computes them
   kLargeD,        // large_outer: D and dw of a large rank, with a router
+  kDHidden,       // backward_hidden: dh and dl, if no other launch computes them
   kLargeDHidden,  // large_product: dh of a large rank
   kX,             // backward_x: the products that read dh
   kLargeDx,       // large_product: dx of a large rank
@@ -71,7 +76,7 @@ struct Launch {
 };
 
 struct Launches {
-  static constexpr int kMost = 7;
+  static constexpr int kMost = 8;
   Launch list[kMost];
   int count;
 
@@ -116,7 +121,8 @@ struct ProductPlan {
 
 // An operand of products that `cast` copies to the workspace, because the main loops could not copy it to shared memory
 // in whole vectors. The workspace has room for it if the problem says so: it is of another type than the tiles, its
-// rows do not consist of whole vectors, or operands may be unaligned.
+// rows do not consist of whole vectors, or operands may be unaligned. Rows that are scattered, or have a factor each,
+// count as not aligned.
 struct CastPlan {
   int64_t rows, columns;
   int from_bytes;  // per element of the original
@@ -134,6 +140,7 @@ struct ForwardOperands {
   bool has_offsets;
   bool has_weights;
   bool hidden_is_aligned;  // h is saved for backward, and its rows begin at multiples of 16 bytes
+  bool has_scale = false;  // a factor for each token
   Alignment x = kAligned, a = kAligned, b = kAligned;
 };
 
@@ -158,7 +165,7 @@ struct ForwardPlan {
   DecodeStages decode_stages;      // forward_decode: of B
 
   CastPlan x_cast, a_cast, b_cast;
-  Offset hidden, hidden_partials, values, pooling_partials, c, u, weights;
+  Offset hidden, hidden_partials, scaled, values, pooling_partials, c, u, weights;
   size_t workspace_bytes;
 };
 
@@ -218,6 +225,34 @@ struct LinearPlan {
   size_t workspace_bytes;
 };
 
+// A launch of the plan of call number `call` of a list.
+struct Member {
+  int call;
+  const Launch *launch;
+};
+using Members = std::span<const Member>;
+
+// Calls visit(members) for each launch of a list: step by step, with the launches of all plans that have the step and
+// the same tile. A step of a call depends on earlier steps of that call alone.
+template <typename Plan, typename Visit>
+lily_status for_each_step(const Plan *plans, int count, const Visit &visit) {
+  thread_local std::vector<Member> all;
+  all.clear();
+  for (int call = 0; call < count; ++call)
+    for (const Launch &launch : plans[call].launches) all.push_back({call, &launch});
+  const auto kind = [](const Member &member) {
+    const auto &[step, tile, strip, grid, shared_bytes, threads] = *member.launch;
+    return std::tuple(step, tile.block_m, tile.block_n, tile.block_k, strip.block_m, strip.block_n, strip.block_k);
+  };
+  std::stable_sort(all.begin(), all.end(), [&](const Member &a, const Member &b) { return kind(a) < kind(b); });
+  for (auto first = all.begin(); first != all.end();) {
+    const auto last = std::find_if(first, all.end(), [&](const Member &next) { return kind(next) != kind(*first); });
+    if (const lily_status status = visit(Members(first, last))) return status;
+    first = last;
+  }
+  return LILY_OK;
+}
+
 // Restricts the choice to one row of the tables, for comparison; zeros: no restriction. Such a choice is not kept.
 struct Restriction {
   Tile shrink, strip, large, mix;
@@ -225,8 +260,10 @@ struct Restriction {
   bool operator==(const Restriction &) const = default;
 };
 
+// A call of a list of `all_tokens` has the tiles of a call with all of them, where they do not change its bits: with
+// those that it has alone, it would split d_in to fill the device, which the other calls fill.
 ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &operands, const Device &device,
-                         const Restriction *only = nullptr);
+                         const Restriction *only = nullptr, int64_t all_tokens = 0);
 BackwardPlan plan_backward(const lily_problem &problem, const BackwardOperands &operands, const Device &device,
                            const Restriction *only = nullptr);
 

@@ -3,7 +3,8 @@
 // Normally two launches, after one that casts operands of another type or alignment: shrink, and expand (one C for all
 // tokens) or mix (weights per token). A third runs between them to pool sequences, or to add partial sums of h and
 // route if blocks of the first split d_in or the rank; of a large rank another one combines C, or forms u. Few tokens
-// with a rank that is not large always take two (forward_decode.cuh) unless their partial sums are many.
+// with a rank that is not large always take two (forward_decode.cuh) unless their partial sums are many. Calls of a
+// list may have a factor for each token, with which form_u makes the h that the second phase reads.
 //
 // The splits of d_in follow from d_in alone, and h has the same bits whether or not blocks split it.
 #include <cmath>
@@ -271,13 +272,14 @@ class ForwardPlanner : Planner {
   bool combines() const { return is_large_ && !has_token_weights_ && !is_lora(); }
 
   void lay_out() {
-    plan_.hidden = plan_.hidden_partials = plan_.values = plan_.pooling_partials = plan_.c = plan_.u = plan_.weights =
-        kAbsent;
+    plan_.hidden = plan_.hidden_partials = plan_.scaled = plan_.values = plan_.pooling_partials = plan_.c = plan_.u =
+        plan_.weights = kAbsent;
     Workspace workspace(nullptr);
     if (plan_.depth_splits > 0)
       plan_.hidden_partials = take(workspace, plan_.depth_splits * problem_.tokens * plan_.partial_pitch);
     if (!plan_.decodes) {
       plan_.hidden = take(workspace, problem_.tokens * plan_.hidden_pitch, rows_.scalar_bytes);
+      if (operands_.has_scale) plan_.scaled = take(workspace, problem_.tokens * plan_.hidden_pitch, rows_.scalar_bytes);
       if (routes_) plan_.values = take(workspace, problem_.tokens * experts_);
       if (routes_ && !has_token_weights_)
         plan_.pooling_partials = take(workspace, int64_t{plan_.token_tiles} * (experts_ + 1));
@@ -327,6 +329,7 @@ class ForwardPlanner : Planner {
           forward_route_bytes(shrink.route_tokens, experts_, rank_, shrink.splits > 0, routes_));
     if (problem_.routing == LILY_ROUTING_SEQUENCE && problem_.groups > 0)
       add(plan_.launches, Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0, pool_threads());
+    if (operands_.has_scale) add(plan_.launches, Step::kScale, {}, {}, {ceil_divide(tokens_, kWarps), 1, 1}, 0);
     if (is_large_)
       add_large_y();
     else if (has_token_weights_)
@@ -394,7 +397,7 @@ class ForwardPlanner : Planner {
 }  // namespace
 
 ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &operands, const Device &device,
-                         const Restriction *only) {
+                         const Restriction *only, int64_t all_tokens) {
   const bool aligns_b = stages_b(problem, operands.b);
   const auto choose = [&](const lily_problem &at) {
     return ForwardChooser(at, operands.has_offsets, aligns_b, device, only).choose();
@@ -402,7 +405,11 @@ ForwardPlan plan_forward(const lily_problem &problem, const ForwardOperands &ope
   if (only != nullptr) return ForwardPlanner(problem, operands, device, choose(bucketed(problem))).plan();
   thread_local Choices<ForwardChoice> choices;
   const int flags = operands.has_offsets + 2 * aligns_b;
-  return ForwardPlanner(problem, operands, device, choices.find(problem, flags, device, choose)).plan();
+  // The sums of w depend on how many tokens a block has.
+  const bool pools_blocks = has_router(problem) && !has_token_weights(problem, operands.has_offsets);
+  lily_problem chosen = problem;
+  if (problem.tokens > 0 && !pools_blocks) chosen.tokens = std::max(problem.tokens, all_tokens);
+  return ForwardPlanner(problem, operands, device, choices.find(chosen, flags, device, choose)).plan();
 }
 
 size_t forward_workspace_bytes(const lily_problem &problem, const Device &device) {

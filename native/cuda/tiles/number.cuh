@@ -26,6 +26,15 @@ struct Operand {
   int32_t aligned8;   // ... of 8 bytes: rows of h are only 8-byte aligned when the rank is, for example, 140
 };
 
+// The rows of a matrix that a call of a list has. Nobody has checked their numbers, which are on the device: they are
+// clamped.
+struct ListedRows {
+  const int32_t *index;  // null: row t is row t
+  int all;               // rows of the matrix
+
+  __device__ int64_t of(int64_t t) const { return index == nullptr ? t : min(max(index[t], 0), all - 1); }
+};
+
 // A row-major output matrix, overwritten or accumulated into.
 struct Output {
   void *data;
@@ -33,7 +42,8 @@ struct Output {
   int32_t dtype;
   int32_t aligned16;
   int32_t accumulate;
-  int32_t stages;  // the old contents can be copied to a tile: of its type, aligned, and rows of whole vectors
+  int32_t stages;   // the old contents can be copied to a tile: of its type, aligned, and rows of whole vectors
+  ListedRows rows;  // of y and dx
 
   __host__ __device__ Operand operand() const { return {data, pitch, dtype, aligned16, aligned16}; }
 };

@@ -358,9 +358,9 @@ inline int backward_hidden_bytes(int experts, bool adds_groups) {
 // cast: matrices of a call, and vectors of four elements per thread.
 constexpr int kMostCasts = 5, kCastVectors = 4;
 
-// Blocks of `cast` for one matrix, whose copy has this pitch.
-inline int cast_blocks(int64_t rows, int64_t pitch) {
-  return static_cast<int>((rows * (pitch / 4) + kCastVectors * kThreads - 1) / (kCastVectors * kThreads));
+// Blocks of `cast` for one matrix, of whose copy it writes so many columns.
+inline int cast_blocks(int64_t rows, int64_t columns) {
+  return static_cast<int>((rows * ((columns + 3) / 4) + kCastVectors * kThreads - 1) / (kCastVectors * kThreads));
 }
 
 // Blocks of `reduce` and `fold`: each thread adds four elements.

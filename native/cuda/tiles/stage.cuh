@@ -1,6 +1,7 @@
 // Copies tiles from global to shared memory and back. kBlockThreads: the threads of the block, all of which take part.
 #pragma once
 
+#include "cuda/kernels/list.cuh"
 #include "cuda/tiles/matrix.cuh"
 
 namespace lily::cuda {
@@ -139,7 +140,7 @@ __device__ inline void load_old(typename Engine::Scalar *tile, const Output &tar
       for (int n = 0; n < kLoadsInFlight; ++n) {
         const int i = first + n * kBlockThreads;
         const int64_t row = min(window.row + i / kColumns, window.row_end - 1);
-        raw[n] = from[row * target.pitch + min(window.column + i % kColumns, window.column_end - 1)];
+        raw[n] = from[target.rows.of(row) * target.pitch + min(window.column + i % kColumns, window.column_end - 1)];
       }
 #pragma unroll
       for (int n = 0; n < kLoadsInFlight; ++n) {
@@ -161,9 +162,9 @@ __device__ inline void unstage(const typename Engine::Scalar *tile, const Output
   const bool copies = target.dtype == kDtype<T> && target.aligned16;
   for (int i = threadIdx.x; i < kRows * kVectors; i += kBlockThreads) {
     const int r = i / kVectors, c = i % kVectors * kVector;
-    const int64_t row = window.row + r;
     const int column = window.column + c;
-    if (row >= window.row_end || column >= window.column_end) continue;
+    if (window.row + r >= window.row_end || column >= window.column_end) continue;
+    const int64_t row = target.rows.of(window.row + r);
     const T *from = tile + place<T, kColumns>(r, c);
     if (copies && column + kVector <= window.column_end) {
       *reinterpret_cast<uint4 *>(static_cast<T *>(target.data) + row * target.pitch + column) =
