@@ -83,7 +83,22 @@ const problems: readonly Problem[] = [
   { ...wide, routing: 'lora', experts: 1, rank: 4, fresh: true },
   { ...wide, routing: 'lora', experts: 1, rank: 128 },
   { ...small, routing: 'lora', experts: 1, rank: 16, tokens: 1 },
+  ...[1, 2, 3, 4, 5, 6, 7, 8, 9].flatMap(ofFewTokens),
 ]
+
+/** Forward packs no operand up to 8 tokens. */
+function ofFewTokens(tokens: number): Problem[] {
+  const few = { ...wide, tokens, dIn: 147 }
+  return [
+    { ...few, routing: 'batch', rank: 16 },
+    { ...few, routing: 'sequence', rank: 7, lengths: [1, 0, tokens - 1], masked: true, relu: true },
+    { ...few, routing: 'token', rank: 9, fresh: true },
+    { ...few, routing: 'uniform', rank: 19 },
+    { ...few, routing: 'fixed', rank: 133 },
+    { ...few, routing: 'lora', experts: 1, rank: 16 },
+    { ...few, routing: 'lora', experts: 1, rank: 41, fresh: true },
+  ]
+}
 
 const types: readonly Types[] = [
   { activations: 'float32', parameters: 'float32', precision: 'default' },

@@ -9,14 +9,14 @@
 // written once, and read once if it is accumulated. B is read once per group and tile of tokens.
 #pragma once
 
-#include "cpu/expert_stack.h"
+#include "cpu/forward_few.h"
 
 namespace lily::cpu {
 namespace {
 
 LILY_INLINE int64_t expand_scratch(const ForwardPass &pass) {
-  return steps_of<Operand>(pass.stack.rank) * round_up(pass.expand.columns.width, kLanes) +
-         kTileRows * round_up(pass.stack.rank, kLanes);
+  const int64_t packed = steps_of<Operand>(pass.stack.rank) * round_up(pass.expand.columns.width, kLanes);
+  return maximum(packed + kTileRows * round_up(pass.stack.rank, kLanes), expand_few_scratch(pass));
 }
 
 void expand(const ForwardPass &pass, int64_t task, float *scratch) {
@@ -24,6 +24,7 @@ void expand(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t rank = pass.stack.rank;
   const int64_t column_tile = task % pass.expand.columns.count;
   const int64_t begin = pass.expand.columns.begin(column_tile), end = pass.expand.columns.end(column_tile);
+  if (pass.groups.tokens <= kFewTokens) return expand_few(pass, begin, end, scratch);
   const int64_t token_begin = task / pass.expand.columns.count * pass.expand.tile_tokens;
   const int64_t token_end = minimum(pass.groups.tokens, token_begin + pass.expand.tile_tokens);
   const int64_t steps = steps_of<Operand>(rank);

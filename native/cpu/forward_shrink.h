@@ -9,7 +9,7 @@
 // x is read once from memory, and from a cache for further tiles of the rank; A once per tile of tokens.
 #pragma once
 
-#include "cpu/pack.h"
+#include "cpu/forward_few.h"
 
 namespace lily::cpu {
 namespace {
@@ -28,7 +28,7 @@ LILY_INLINE int64_t packed_split_floats(const ForwardPass &pass) {
 
 LILY_INLINE int64_t shrink_scratch(const ForwardPass &pass) {
   const int64_t lhs_floats = shrink_step(pass.packed_splits) * round_up(pass.shrink_splits.width, kLanes);
-  return pass.packed_splits * packed_split_floats(pass) + lhs_floats;
+  return maximum(pass.packed_splits * packed_split_floats(pass) + lhs_floats, shrink_few_scratch(pass));
 }
 
 // Packs A^T of one split and the ranks of a tile.
@@ -65,6 +65,7 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t split_begin = all_splits ? 0 : task / pass.shrink.tile_count();
   const int64_t split_end = all_splits ? pass.shrink_splits.count : split_begin + 1;
   const RankTile tile = pass.shrink.tile(task % pass.shrink.tile_count(), pass.call->problem.tokens);
+  if (pass.call->problem.tokens <= kFewTokens) return shrink_few(pass, split_begin, split_end, tile, scratch);
   const int64_t split_floats = packed_split_floats(pass);
   float *lhs_scratch = scratch + pass.packed_splits * split_floats;
 

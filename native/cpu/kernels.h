@@ -79,6 +79,9 @@ constexpr int64_t kDirectTokens = 2;
 // Rows of A or B that these passes read together.
 constexpr int kDirectRows = 4;
 
+// The most tokens for which forward of the register tile packs neither A nor C; see forward_few.h.
+constexpr int64_t kFewTokens = 8;
+
 // Tokens per tile of the per-token passes: routing, and the gradient of hidden.
 constexpr int64_t kTokenTile = 64;
 // Tokens per tile of the passes that gather listed rows.

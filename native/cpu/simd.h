@@ -325,6 +325,26 @@ LILY_INLINE Vector interleave_first(Vector a, Vector b) { return __builtin_shuff
 LILY_INLINE Vector interleave_second(Vector a, Vector b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
 #endif
 
+// a0 b0 a1 b1 or a2 b2 a3 b3 of each four lanes of two vectors.
+#if LILY_VECTOR_BYTES == 64
+LILY_INLINE Vector interleave_low(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+}
+LILY_INLINE Vector interleave_high(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+}
+#elif LILY_VECTOR_BYTES == 32
+LILY_INLINE Vector interleave_low(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+}
+LILY_INLINE Vector interleave_high(Vector a, Vector b) {
+  return __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+}
+#else
+LILY_INLINE Vector interleave_low(Vector a, Vector b) { return interleave_first(a, b); }
+LILY_INLINE Vector interleave_high(Vector a, Vector b) { return interleave_second(a, b); }
+#endif
+
 // Transposes a square of kLanes x kLanes numbers. Interleaving row i with row i + kLanes / 2 moves one bit of the row
 // number into the column number; after log2(kLanes) rounds, row and column number have changed places.
 LILY_INLINE void transpose_square(Vector (&rows)[kLanes]) {

@@ -29,6 +29,10 @@ const specs: Spec[] = [
   { ...odd, routing: 'batch', tokens: 2, pool: 'logits', activation: 'relu', seed: 15 },
   { ...odd, routing: 'batch', tokens: 2, masked: 0.5, seed: 16 },
   { ...wide, routing: 'batch', tokens: 2, seed: 17 },
+  // Few tokens: forward packs nothing.
+  { ...wide, routing: 'batch', tokens: 5, seed: 18 },
+  { ...odd, routing: 'sequence', tokens: 8, lengths: [3, 0, 5], masked: 0.3, seed: 19 },
+  { ...odd, routing: 'lora', experts: 1, tokens: 3, rank: 7, seed: 20 },
 ]
 // Each in float32, and in one of the 16-bit types by turns.
 export const jobs: Job[] = specs.flatMap((sizes, i) =>

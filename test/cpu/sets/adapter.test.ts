@@ -12,6 +12,7 @@ import { makeCall } from '../../binding/fixed-calls.js'
 import { isSanitized } from '../../support/backend.js'
 import { type Job, runInChild } from '../../support/child.js'
 import { roundAll, unpack } from '../../support/dtypes.js'
+import { wrongRowsOn } from '../../support/few-tokens.js'
 import {
   afterNaN,
   emptyGroupJobs,
@@ -96,6 +97,12 @@ for (const isa of NAMES)
       const report = await runInChild(some, { LILY_CPU_ISA: isa })
       requireSet(isa, report.backend, context)
       expectMatches(some, report, isa)
+    })
+
+    test('rows of few tokens have the bits of a larger batch', async (context) => {
+      const wrong = await wrongRowsOn(isa)
+      if (wrong === undefined) return context.skip(`this processor does not support ${isa}`)
+      expect(wrong).toEqual([])
     })
 
     test.for(['bfloat16', 'float16'] as const)('rounds to the nearest number of %s', (type, context) => {
