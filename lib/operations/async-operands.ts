@@ -9,7 +9,7 @@ import { type Slot, slotAt } from '../binding/tables.js'
 import { isShared, refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
 import { Operand, type Part } from '../memory/operand.js'
 import { copyOnHost } from '../tensor/transfer.js'
-import { BACKWARD, type Call, encode, type Entry } from './call.js'
+import { BACKWARD, BACKWARD_ROWS, type Call, encode, type Entry } from './call.js'
 
 /**
  * Largest operand that is copied, in bytes. A copy of that size takes a few microseconds, less than handing a call to
@@ -37,7 +37,7 @@ export class AsyncOperands {
   take(call: Call): () => Promise<void> {
     const { kind } = call
     const operands = call.operands.map((entry, i) =>
-      this.#taken(slotAt(kind.table, i) as Slot, entry, kind === BACKWARD),
+      this.#taken(slotAt(kind.table, i) as Slot, entry, kind === BACKWARD || kind === BACKWARD_ROWS),
     )
     const encoded = encode({ ...call, operands })
     // Copies: other calls use the originals before this one starts.

@@ -10,6 +10,7 @@ import {
   type LilySaved,
   type LoraSaved,
   type Routing,
+  type RowsSaved,
   Tensor,
   tensor,
   type TensorLike,
@@ -38,10 +39,10 @@ export const isWebAssembly = backend === 'cpu' && process.env.LILY_CPU_ISA === '
 /** Large problems take too long. */
 export const isSlow = isEmulated || isWebGpu || isModelled || (isWebAssembly && !isLong)
 
-type Saved = LilySaved | LoraSaved
+type AnySaved = RowsSaved['adapters'][number] | RowsSaved
 
 /** The saved call on the device, by its host counterpart that a test holds. */
-const savedOnDevice = new WeakMap<object, Saved>()
+const savedOnDevice = new WeakMap<object, AnySaved>()
 const HELD = ['hidden', 'probabilities', 'weights'] as const
 
 interface HostOperand {
@@ -126,7 +127,7 @@ async function call<Operands, Options, Result extends object>(
     for (const [name, value] of Object.entries(result)) {
       const given = (operands as Readonly<Record<string, unknown>>)[name]
       if (name !== 'saved') entries.push([name, await resultOnHost(given, value)])
-      else entries.push([name, value === undefined ? undefined : await held(value as Saved)])
+      else entries.push([name, value === undefined ? undefined : await held(value as AnySaved)])
     }
     return Object.fromEntries(entries) as Result
   } finally {
@@ -144,14 +145,15 @@ async function resultOnHost(given: unknown, value: unknown): Promise<unknown> {
   return host
 }
 
-/** A proxy of a saved call with its tensors on the host. */
-async function held(saved: Saved): Promise<Saved> {
-  const tensors = new Map<string | symbol, Tensor | undefined>()
-  for (const name of HELD) tensors.set(name, await saved[name]?.toHost())
+/** A proxy of a saved call, of one adapter or of several, with its tensors on the host. */
+async function held(saved: AnySaved): Promise<AnySaved> {
+  const tensors = new Map<string | symbol, unknown>()
+  if ('adapters' in saved) tensors.set('adapters', await Promise.all(saved.adapters.map(held)))
+  else for (const name of HELD) tensors.set(name, await saved[name]?.toHost())
   const proxy = new Proxy(saved, {
     get(target, name) {
       // Reading the property of the target throws if the call was disposed of.
-      if (tensors.has(name)) return target[name as 'hidden'] && tensors.get(name)
+      if (tensors.has(name)) return Reflect.get(target, name, target) && tensors.get(name)
       const value: unknown = Reflect.get(target, name, target)
       return typeof value === 'function' ? (value.bind(target) as unknown) : value
     },

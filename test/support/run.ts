@@ -2,7 +2,7 @@
 import type { LoraBackwardOptions, Tensor } from '../../lib/index.js'
 import { foldB, lilyBackward, lilyForward, loraBackward, loraForward } from './backend.js'
 import type { Case } from './cases.js'
-import { type Float, roundAll, unpack } from './dtypes.js'
+import { type Float, roundAll, type Types, unpack } from './dtypes.js'
 import { type Layout, Operand } from './operands.js'
 import { gaussian, randomFrom } from './random.js'
 
@@ -40,8 +40,8 @@ export function wantedGradients({ router }: Case, needs: How['needs'] = {}): Gra
 }
 
 /** The types of the operands. */
-export function operandTypes(c: Case): Record<OperandName, Float> {
-  const { activations = 'float32', parameters = activations, gradients = parameters } = c
+export function operandTypes(types: Types): Record<OperandName, Float> {
+  const { activations = 'float32', parameters = activations, gradients = parameters } = types
   return {
     x: activations,
     y: activations,
