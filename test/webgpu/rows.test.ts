@@ -1,7 +1,7 @@
 /**
  * Lists of calls over disjoint rows, compared bit by bit with the calls on their own, whose rows are the whole of x and y.
  */
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { GpuKernels } from '../../lib/webgpu/kernels.js'
 import { type Case, makeCase, type Spec } from '../support/cases.js'
 import { expectSameBits } from '../support/compare.js'
@@ -11,7 +11,7 @@ import type { Values } from '../support/run.js'
 import { type List, runRows } from './run-rows.js'
 import { runOnGpu } from './run.js'
 
-const { device } = testGpu()
+const { device, lily } = testGpu()
 const kernels = new GpuKernels(device)
 
 /** Sorted by case, in turns, or at random. */
@@ -103,4 +103,25 @@ describe('the bits of separate calls', () => {
 test('an index is clamped to the rows', async () => {
   const cases = casesOf([{ routing: 'lora', tokens: 3, rank: 4 }])
   await check(cases, { outputs: 'overwrite', rows: [[0, 2, 4]], index: [[-5, 2, 2 ** 31 - 1]], all: 5 })
+})
+
+test('the dispatches of a call do not grow with its adapters', () => {
+  const dispatch = vi.spyOn(GPUComputePassEncoder.prototype, 'dispatchWorkgroups')
+  const counts = [1, 2, 8].map((count) => {
+    const tensor = (rows: number, cols: number) => lily.tensor(new Float32Array(rows * cols), [rows, cols])
+    const operands = { x: tensor(16, 8), a: tensor(4 * count, 8), b: tensor(8, 4 * count) }
+    const rankOffsets = Array.from({ length: count + 1 }, (_, k) => 4 * k)
+    const adapterOf = Array.from({ length: 16 }, (_, t) => t % count)
+    dispatch.mockClear()
+    const { y, saved } = lily.loraForward(operands, { rankOffsets, adapterOf })
+    const forward = dispatch.mock.calls.length
+    lily.loraBackward({ dy: y }, saved)
+    return [forward, dispatch.mock.calls.length - forward]
+  })
+  dispatch.mockRestore()
+  expect(counts).toEqual([
+    [3, 3],
+    [3, 3],
+    [3, 3],
+  ])
 })
