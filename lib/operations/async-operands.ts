@@ -36,9 +36,8 @@ export class AsyncOperands {
    */
   take(call: Call): () => Promise<void> {
     const { kind } = call
-    const operands = call.operands.map((entry, i) =>
-      this.#taken(slotAt(kind.table, i) as Slot, entry, kind === BACKWARD || kind === BACKWARD_ROWS),
-    )
+    const isBackward = kind === BACKWARD || kind === BACKWARD_ROWS
+    const operands = call.operands.map((entry, i) => this.#taken(slotAt(kind.table, i) as Slot, entry, isBackward))
     const encoded = encode({ ...call, operands })
     // Copies: other calls use the originals before this one starts.
     const [numbers, memory] = [encoded.numbers.slice(), encoded.memory.slice()]
