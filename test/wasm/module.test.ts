@@ -6,7 +6,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { gzipSync } from 'node:zlib'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { AdamW, backends, lilyForward, lilyForwardAsync, LilyModel, tensor } from '../../lib/index.js'
+import { AdamW, backends, lilyForward, lilyForwardAsync, LilyModel, loraForward, tensor } from '../../lib/index.js'
 import { native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { dtype } from '../../lib/binding/slots.js'
@@ -142,6 +142,34 @@ describe('the memory', () => {
       if (i % pitch >= width) expect(value).toBe(7)
       else expect(value).not.toBe(7)
     })
+  })
+
+  test.each([1, 2, 8])('%d adapters of one call copy each operand once', (count) => {
+    const [tokens, dIn, dOut, rank] = [19, 12, 20, 3]
+    const adapterOf = Array.from({ length: tokens }, (_, t) => ((t * 5) % (count + 1)) - 1)
+    const rankOffsets = Array.from({ length: count + 1 }, (_, k) => k * rank)
+    const x = gaussian(random, tokens * dIn)
+    const a = gaussian(random, count * rank * dIn)
+    const b = resident(dOut, count * rank)
+    const y = { data: new Float32Array(tokens * dOut).fill(7), shape: [tokens, dOut] }
+    const operands = { x: { data: x, shape: [tokens, dIn] }, a: { data: a, shape: [count * rank, dIn] }, b, y }
+    const before = { ...copied }
+    loraForward(operands, { rankOffsets, adapterOf, accumulate: false, save: false })
+    expect(copied).toEqual({ in: before.in + 4 * (x.length + a.length), out: before.out + 4 * tokens * dOut })
+
+    const rowOf = (of: { data: ArrayLike<number> }, t: number) => [
+      ...Array.from(of.data).slice(t * dOut, (t + 1) * dOut),
+    ]
+    for (const [t, k] of adapterOf.entries()) {
+      // The adapter of one row alone.
+      const alone = {
+        x: { data: x.subarray(t * dIn, (t + 1) * dIn), shape: [1, dIn] },
+        a: { data: a.subarray(k * rank * dIn, (k + 1) * rank * dIn), shape: [rank, dIn] },
+        b: { data: b.data.subarray(k * rank), shape: [dOut, rank], strides: [count * rank, 1] },
+      }
+      const expected = k < 0 ? new Array<number>(dOut).fill(0) : rowOf(loraForward(alone, { save: false }).y, 0)
+      expect(rowOf(y, t)).toEqual(expected)
+    }
   })
 
   test('a result outlives its tensor as long as any array over it', async () => {
