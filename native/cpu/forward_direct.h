@@ -81,7 +81,7 @@ LILY_INLINE void add_direct_product(const lily_matrix &matrix, int64_t rows, int
 template <int kTokens>
 LILY_INLINE void shrink_tokens(const ForwardPass &pass, int64_t tile, float *scratch) {
   const lily_problem &problem = pass.call->problem;
-  const LeftOperand<Floats> x = lhs_of_rows<Floats>(pass.x_rows.matrix, kTokens, problem.d_in, scratch);
+  const LeftOperand<Floats> x = lhs_of_rows<Floats>(pass.x_rows, kTokens, problem.d_in, scratch);
   with_element(pass.call->a.dtype, [&](auto element) __attribute__((always_inline)) {
     const int64_t end = pass.shrink.rank_tiles.end(tile), pitch = pass.call->a.pitch;
     for (int64_t i = pass.shrink.rank_tiles.begin(tile); i < end; i += kDirectRows) {

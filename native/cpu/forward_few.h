@@ -27,11 +27,13 @@ struct FewRows {
   const Operand::Element *row[kFewTokens];
 };
 
-// The rows of a matrix, which are copied to `scratch` as in lhs_of_rows if they cannot be read in place.
-LILY_INLINE FewRows few_rows(const lily_matrix &matrix, int64_t tokens, int64_t depth, float *scratch) {
-  const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(matrix, tokens, depth, scratch);
+// The rows of tokens. Those that cannot be read in place are copied to `scratch` as in lhs_of_rows.
+LILY_INLINE FewRows few_rows(const TokenRows &in, int64_t tokens, int64_t depth, float *scratch) {
   FewRows rows;
-  for (int64_t t = 0; t < tokens; ++t) rows.row[t] = lhs.data + t * lhs.row_stride;
+  for (int64_t t = 0; t < tokens; ++t) {
+    float *const copy = scratch + t * round_up(depth, kLanes);
+    rows.row[t] = lhs_of_rows<Operand>(submatrix(in.matrix, in.of(t), 0), 1, depth, copy).data;
+  }
   return rows;
 }
 
@@ -181,7 +183,7 @@ LILY_INLINE void shrink_few(const ForwardPass &pass, int64_t split_begin, int64_
   float *const copy = scratch + kFewTokens * round_up(pass.shrink_splits.width, kLanes);
   for (int64_t split = split_begin; split < split_end; ++split) {
     const int64_t begin = pass.shrink_splits.begin(split), depth = pass.shrink_splits.end(split) - begin;
-    const FewRows x = few_rows(submatrix(pass.call->x, tile.token_begin, begin), tokens, depth, scratch);
+    const FewRows x = few_rows(rows_from(pass.x_rows, tile.token_begin, begin), tokens, depth, scratch);
     const lily_matrix a = submatrix(pass.call->a, tile.rank_begin, begin);
     const Sums hidden = {pass.hidden_partials.row_of_split(split, tile.token_begin) + tile.rank_begin,
                          pass.hidden_partials.pitch};
@@ -275,13 +277,12 @@ LILY_INLINE int64_t expand_few_scratch(const ForwardPass &pass) {
 
 // The columns [begin, end) of all tokens.
 LILY_INLINE void expand_few(const ForwardPass &pass, int64_t begin, int64_t end, float *scratch) {
-  const lily_matrix &y = pass.call->y;
   float *const sums = scratch, *const lhs_copy = sums + kFewTokens * kFewColumns;
   float *const copy = lhs_copy + kFewTokens * round_up(pass.stack.rank, kLanes);
   for (int64_t group = 0; group < pass.groups.count; ++group) {
     const int64_t first = pass.groups.begin(group), tokens = pass.groups.end(group) - first;
     if (tokens == 0) continue;
-    const FewRows lhs = few_rows(submatrix(pass.lhs, first, 0), tokens, pass.stack.rank, lhs_copy);
+    const FewRows lhs = few_rows({submatrix(pass.lhs, first, 0), nullptr}, tokens, pass.stack.rank, lhs_copy);
     const auto expand_run = [&](const ColumnRun &run) {
       if (pass.stack.transposed) {
         with_element(pass.stack.b.dtype, [&](auto element) __attribute__((always_inline)) {
@@ -292,8 +293,8 @@ LILY_INLINE void expand_few(const ForwardPass &pass, int64_t begin, int64_t end,
       } else {
         multiply_few_combined(pass.stack, group, run.begin, run.columns, lhs, tokens, sums);
       }
-      write_rows(tokens, run.count, sums + run.first, kFewColumns, 1.0f, submatrix(y, first, run.begin + run.first),
-                 y.accumulate != 0);
+      write_rows(tokens, run.count, sums + run.first, kFewColumns, 1.0f,
+                 rows_from(pass.y_rows, first, run.begin + run.first), pass.call->y.accumulate != 0);
     };
     for_column_runs(pass.stack, begin, end, expand_run);
   }

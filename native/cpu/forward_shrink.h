@@ -1,7 +1,7 @@
 // Shrink: h = x A^T, before phi. A task computes one split of d_in for one tile of tokens, or all splits in order for a
 // tile of tokens and of the rank.
 //
-//   x                M x d_in, pitched
+//   x                M x d_in, pitched; rows may be listed
 //   a                r x d_in, pitched; packed transposed into scratch per split: [panel of r][step of k][width]
 //   hidden_partials  [split][M][pitch]: the sum over the columns of the split; with all splits in one task, one array
 //                    [M][pitch], to which the splits are added in order
@@ -47,16 +47,16 @@ LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, const Rank
                               float *lhs_scratch) {
   const int64_t begin = pass.shrink_splits.begin(split), depth = pass.shrink_splits.end(split) - begin;
   const int64_t tokens = tile.token_end - tile.token_begin, steps = steps_of<Operand>(depth);
-  const TileKind kind =
-      tile_kind(pass.call->problem, pass.call->problem.rank, pass.x_rows.matrix, pass.call->problem.d_in);
-  const lily_matrix x = submatrix(pass.x_rows.matrix, tile.token_begin, begin);
+  const TokenRows x = in_order(rows_from(pass.x_rows, tile.token_begin, begin), tokens);
+  TileKind kind = tile_kind(pass.call->problem, pass.call->problem.rank, x.matrix, pass.call->problem.d_in);
+  kind.prefetches = kind.prefetches && x.listed == nullptr;
   const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(x, tokens, depth, lhs_scratch);
   float *const hidden = pass.hidden_partials.row_of_split(split, tile.token_begin) + tile.rank_begin;
   for (int64_t p = 0; p < panel_count(tile.ranks()); ++p) {
     const int64_t width = round_up(panel_columns(tile.ranks(), p), kLanes);
     multiply_rows({tokens, width, steps}, lhs, {packed + p * kPanel * steps, width},
                   {hidden + p * kPanel, pass.hidden_partials.pitch}, pass.hidden_partials.accumulates(split), kind,
-                  next_rows<Operand>(x, tokens, depth));
+                  next_rows<Operand>(x.matrix, tokens, depth));
   }
 }
 

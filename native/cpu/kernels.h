@@ -201,7 +201,7 @@ struct ForwardPass {
   const lily_forward *call;
   Groups groups;
   ExpertStack stack;
-  TokenRows x_rows;  // gathered in the workspace, and then not listed, unless shrink reads listed rows in place
+  TokenRows x_rows;  // blocked: gathered in the workspace, and then not listed
   TokenRows y_rows;
 
   // shrink: h = x A^T, before phi. Tasks: those of the product, for each partial sum. A task of the register tile

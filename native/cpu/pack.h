@@ -89,22 +89,28 @@ LILY_INLINE void copy_row(const From *row, int64_t columns, To *copy) {
   for (; j < columns; j += kLanes) store(copy + j, load_up_to(row + j, columns - j));
 }
 
-// The rows of a matrix as a left operand. If the register tile cannot read them in place, they are copied to `scratch`,
-// which holds rows * round_up(depth, kLanes) floats.
+// The rows of a matrix as a left operand. If the register tile cannot read them in place, also because they are listed
+// and do not follow each other, they are copied to `scratch`, which holds rows * round_up(depth, kLanes) floats.
 template <typename T>
-LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, int64_t depth, float *scratch) {
-  if (is_lhs<T>(matrix, depth)) {
+LeftOperand<T> lhs_of_rows(const TokenRows &listed, int64_t rows, int64_t depth, float *scratch) {
+  const TokenRows in = in_order(listed, rows);
+  const lily_matrix &matrix = in.matrix;
+  if (is_lhs<T>(matrix, depth) && in.listed == nullptr) {
     return {static_cast<const typename T::Element *>(matrix.data), matrix.pitch, T::kDepth};
   }
   const int64_t pitch = round_up(depth, kLanes);
   auto *const copy = reinterpret_cast<typename T::Element *>(scratch);
   with_element(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
     for (int64_t i = 0; i < rows; ++i) {
-      const auto *row = static_cast<const decltype(element) *>(matrix.data) + i * matrix.pitch;
+      const auto *row = static_cast<const decltype(element) *>(matrix.data) + in.of(i) * matrix.pitch;
       copy_row(row, depth, copy + i * pitch);
     }
   });
   return {copy, pitch, T::kDepth};
+}
+template <typename T>
+LILY_INLINE LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, int64_t depth, float *scratch) {
+  return lhs_of_rows<T>(TokenRows{matrix, nullptr}, rows, depth, scratch);
 }
 
 // The rows to prefetch while a product reads the first `rows` rows of a matrix as lhs_of_rows: those of the next tile,

@@ -351,6 +351,12 @@ LILY_INLINE TokenRows rows_from(const TokenRows &rows, int64_t token, int64_t co
   return {submatrix(rows.matrix, 0, column), rows.listed + token};
 }
 
+// The first `count` rows without a list, if they follow each other.
+LILY_INLINE TokenRows in_order(const TokenRows &rows, int64_t count) {
+  if (rows.listed == nullptr || rows.listed[count - 1] - rows.listed[0] != count - 1) return rows;
+  return {submatrix(rows.matrix, rows.listed[0], 0), nullptr};
+}
+
 // Prefetches the first rows and columns of a matrix, by cache lines of 64 bytes.
 LILY_INLINE void prefetch(int64_t rows, int64_t columns, const lily_matrix &matrix) {
   const int64_t bytes = columns * element_bytes(matrix);
@@ -403,7 +409,8 @@ LILY_INLINE void write_rows(int64_t rows, int64_t columns, const float *sums, in
 // register tile writes whole vectors of rows in order, so that one, and listed rows, go through a buffer on the stack.
 template <typename T>
 void multiply_into(int64_t rows, int64_t columns, int64_t steps, LeftOperand<T> lhs, const float *panel,
-                   const TokenRows &rows_out) {
+                   const TokenRows &listed_out) {
+  const TokenRows rows_out = in_order(listed_out, rows);
   const lily_matrix &out = rows_out.matrix;
   const int64_t vectors = (columns + kLanes - 1) / kLanes;
   const int64_t width = vectors * kLanes;

@@ -73,11 +73,11 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
       const Engine::Lhs all_steps = Engine::lhs(product.lhs, end, product.lhs_columns, t, 0, steps, false, copy);
       for (int64_t j = slab; j < slab_end; j += run) {
         const int64_t columns = minimum(run, slab_end - j);
-        const TokenRows rows_out = rows_from(product.out, t, j);
+        const TokenRows rows_out = in_order(rows_from(product.out, t, j), rows);
         const lily_matrix &out = rows_out.matrix;
-        const bool in_order = rows_out.listed == nullptr;
-        if (kBlocking.prefetches && in_order) prefetch(rows, columns, out);
-        if (steps <= chunk_steps && in_order && Engine::adds_in_place(out, columns)) {
+        const bool is_listed = rows_out.listed != nullptr;
+        if (kBlocking.prefetches && !is_listed) prefetch(rows, columns, out);
+        if (steps <= chunk_steps && !is_listed && Engine::adds_in_place(out, columns)) {
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
             Engine::multiply<Columns::kOfActivation>(
                 {rows, columns - i, steps}, all_steps, rhs + (j + i) / kBlocking.panel * steps * kPanelFloats,

@@ -12,12 +12,12 @@ namespace {
 int64_t max_tile_count(const lily_problem &problem) { return divide_up(problem.tokens, kTokenTile) + problem.groups; }
 
 // x and y of the tokens.
-void take_rows(ForwardPass &pass, Workspace &workspace) {
+void take_rows(bool gathers, ForwardPass &pass, Workspace &workspace) {
   const lily_forward &call = *pass.call;
-  pass.x_rows = {call.x, nullptr};
+  const lily_problem &problem = call.problem;
+  pass.x_rows = {call.x, call.tokens.rows};
   pass.y_rows = {call.y, call.tokens.rows};
-  if (call.tokens.rows == nullptr) return;
-  pass.x_rows.matrix = take_matrix(workspace, call.problem.tokens, call.problem.d_in, call.problem.activation_dtype);
+  if (gathers) pass.x_rows = {take_matrix(workspace, problem.tokens, problem.d_in, problem.activation_dtype), nullptr};
 }
 
 // hidden and what follows from it: u, the probabilities and the sums of the pooled router.
@@ -49,7 +49,8 @@ ForwardPlan plan_with(const Products &products, const lily_forward &call, const 
 
   pass.call = &call;
   pass.groups = groups_of(problem, call.tokens, step_tokens(products), workspace);
-  take_rows(pass, workspace);
+  const bool gathers = call.tokens.rows != nullptr && !reads_listed_rows(products);
+  take_rows(gathers, pass, workspace);
 
   RowPartials &partials = pass.hidden_partials;
   partials.rows = problem.tokens;
@@ -65,9 +66,7 @@ ForwardPlan plan_with(const Products &products, const lily_forward &call, const 
 
   plan.scratch_floats = round_up(products.forward_scratch(pass), Workspace::kAlignment / sizeof(float));
 
-  if (call.tokens.rows != nullptr && pass.x_rows.listed == nullptr) {
-    plan.steps.add(divide_up(problem.tokens, kGatherTile), kernels.gather_x);
-  }
+  if (gathers) plan.steps.add(divide_up(problem.tokens, kGatherTile), kernels.gather_x);
   add_shrink(products, plan);
   if (pass.router_packed != nullptr) plan.steps.add(1, kernels.pack_router);
   plan.steps.add(pass.groups.tile_count(), kernels.route);

@@ -12,6 +12,11 @@ inline int64_t step_tokens(const TileProducts &) { return 1; }
 inline int64_t step_tokens(const BlockedProducts &products) { return products.blocking->step_depth; }
 inline int64_t step_tokens(const DirectProducts &) { return 1; }
 
+// Whether shrink reads listed rows of x; otherwise they are gathered before.
+inline bool reads_listed_rows(const TileProducts &) { return true; }
+inline bool reads_listed_rows(const BlockedProducts &) { return false; }
+inline bool reads_listed_rows(const DirectProducts &) { return true; }
+
 // A function named after a pass plans that pass.
 void plan_shrink(const TileProducts &, const Kernels &, ForwardPass &, Workspace &);
 void plan_shrink(const BlockedProducts &, const Kernels &, ForwardPass &, Workspace &);
