@@ -153,7 +153,7 @@ async function held(saved: AnySaved): Promise<AnySaved> {
   const proxy = new Proxy(saved, {
     get(target, name) {
       // Reading the property of the target throws if the call was disposed of.
-      if (tensors.has(name)) return Reflect.get(target, name, target) && tensors.get(name)
+      if (tensors.has(name)) return (Reflect.get(target, name, target) as unknown) && tensors.get(name)
       const value: unknown = Reflect.get(target, name, target)
       return typeof value === 'function' ? (value.bind(target) as unknown) : value
     },
