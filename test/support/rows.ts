@@ -70,7 +70,7 @@ function stack({ rows, cols, parts }: Stacked, matrices: readonly ArrayLike<numb
   return result
 }
 
-function unstack({ cols, parts }: Stacked, matrix: Float32Array): Float32Array[] {
+function partsOf({ cols, parts }: Stacked, matrix: Float32Array): Float32Array[] {
   return parts.map(([row, col, height, width]) =>
     Float32Array.from({ length: height * width }, (_, i) => {
       return matrix[(row + Math.floor(i / width)) * cols + col + (i % width)]
@@ -209,7 +209,7 @@ async function runCall(c: RowsCase, how: HowRows, hasRows: boolean, given?: Rows
     operands.get(name)?.values() ?? (tensor && valuesOf(tensor)) ?? new Float32Array()
   for (const [i, name] of GRADIENTS.entries()) {
     if (parameters[PARAMETERS[i]] === undefined) continue
-    const parts = unstack(stacks[PARAMETERS[i]], valueOf(name, results[name]))
+    const parts = partsOf(stacks[PARAMETERS[i]], valueOf(name, results[name]))
     for (const [k, values] of parts.entries()) each[k][name] = values
   }
   return {
