@@ -113,6 +113,7 @@ export {
   LilyAdapters,
   type AdaptersBackwardOperands,
   type AdaptersForwardOperands,
+  type AdaptersForwardOptions,
   type AdaptersForwardResult,
   type AdaptersLayer,
   type AdaptersSaved,

@@ -21,6 +21,7 @@ import {
   readBackwardOptions,
   readForwardOptions,
 } from '../operations/read.js'
+import type { ParameterGradients, RowsAdapter } from '../operations/rows.js'
 import { runBackward } from '../operations/run.js'
 import type { Saved } from '../operations/saved.js'
 import { resolve, resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
@@ -222,8 +223,14 @@ export abstract class AdapterLayer {
   /** @internal Everything but the last phase of {@link forward}: it writes nothing. */
   abstract prepareForward(inputs: LayerForwardInputs): ForwardCall
 
+  /** @internal The parameters of a forward call, and its settings with the layer's own in the place of those left out. */
+  abstract operationOf(settings: ForwardSettings<null>): RowsAdapter
+
   /** @internal Everything but the last phase of {@link backward}: it writes nothing. */
   abstract prepareBackward(inputs: LayerBackwardInputs): BackwardCall
+
+  /** @internal The gradients of the parameters to which the backward of a saved call adds. */
+  abstract gradientsOf(state: CallState, needs: BackwardSettings['needs']): ParameterGradients
 
   /** @internal The last phase of {@link backward}. */
   runBackward(call: BackwardCall): { readonly dx?: Tensor } {
@@ -231,7 +238,7 @@ export abstract class AdapterLayer {
   }
 
   /** @internal Checks of x only those where the operation would name a parameter, which the caller does not pass. */
-  protected checkInput(x: Operand): void {
+  checkInput(x: Operand): void {
     checkTokenRows('x', x, x.rows, this.inFeatures)
     const { value } = this.a
     if (value.dtype !== 'float32') checkType('x', x, value.dtype)

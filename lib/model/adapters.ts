@@ -13,8 +13,10 @@ import type { LinearCall } from '../operations/linear-problem.js'
 import { prepareLinear, workOf } from '../operations/linear.js'
 import type { Output } from '../operations/output.js'
 import type { ForwardSettings } from '../operations/read.js'
-import { runForward } from '../operations/run.js'
-import type { Saved } from '../operations/saved.js'
+import { joinBackward, joinForward } from '../operations/rows.js'
+import { runBackward, runForward } from '../operations/run.js'
+import type { RowsState } from '../operations/rows-state.js'
+import { readRowsSaved, type RowsSaved, type Saved } from '../operations/saved.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import type {
   AdapterBackwardOperands,
@@ -24,7 +26,8 @@ import type {
   LayerForwardInputs,
 } from './adapter-layer.js'
 import { type AdapterModel, checkModel } from './adapter-model.js'
-import { type LayerBackwardOptions, type LayerForwardOptions, readLilyBackward, readLilyForward } from './lily-layer.js'
+import { failUnknown, findLayers, type NamedRows, readAdaptersForward } from './adapters-rows.js'
+import { type LayerBackwardOptions, type LayerForwardOptions, readLilyBackward } from './lily-layer.js'
 import type { LayerShape } from './layer-shape.js'
 import type { Parameter } from './parameter.js'
 
@@ -42,14 +45,19 @@ type FrozenCall = Pick<LayerForwardInputs, 'weight'> & Pick<ForwardSettings, 'pr
 interface SavedParts {
   readonly calls: readonly AdapterCall[]
   readonly frozen: FrozenCall
+  /** The call with an adapter per row, whose parts are `calls`; null: each of `calls` has all rows. */
+  readonly joined: RowsSaved | null
 }
 
 /** The parts of a saved call: null once it is disposed of; undefined for any other value. */
 let partsOf: (saved: unknown) => SavedParts | null | undefined
 
-/** What {@link AdaptersLayer.forward} saves for backward: one saved call per active adapter. */
+/**
+ * What {@link AdaptersLayer.forward} saves for backward: one saved call per active adapter, or, with the option `rows`, per
+ * adapter that the rows name and that adapts the layer.
+ */
 export class AdaptersSaved {
-  /** By adapter name. */
+  /** By adapter name. With `rows` each has the rows of its adapter alone, in their order: `hidden` is [M_k, r]. */
   readonly calls: ReadonlyMap<string, Saved>
 
   #parts: SavedParts | null
@@ -60,6 +68,13 @@ export class AdaptersSaved {
     this.calls = new Map(parts.calls.map(({ adapter, saved }) => [adapter, saved]))
   }
 
+  /** By adapter name: the numbers of its rows of x, ascending; undefined for a call without `rows`, or once disposed of. */
+  get rows(): ReadonlyMap<string, Int32Array> | undefined {
+    const { calls, joined } = this.#parts ?? { calls: [], joined: null }
+    const rows = joined?.rows
+    return rows && new Map(calls.map(({ adapter }, k) => [adapter, rows[k]]))
+  }
+
   static {
     partsOf = (saved) => (saved instanceof AdaptersSaved ? saved.#parts : undefined)
   }
@@ -67,6 +82,7 @@ export class AdaptersSaved {
   /** Releases all saved calls. Throws nothing. */
   dispose(): void {
     for (const { saved } of this.#parts?.calls ?? []) saved.dispose()
+    this.#parts?.joined?.dispose()
     this.#parts = null
   }
 
@@ -180,7 +196,7 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
   layer(name: string): AdaptersLayer {
     for (const { layers } of this.#models.values()) {
       const shape = layers.get(name)?.shape
-      if (shape !== undefined) return new AdaptersLayer(shape, () => this.#activeLayers(name))
+      if (shape !== undefined) return new AdaptersLayer(shape, this.#models, () => this.#activeLayers(name))
     }
     return fail('ERR_LILY_ARGUMENT', 'name', `expected a layer that an adapter targets, got ${describe(name)}`)
   }
@@ -241,14 +257,7 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
   }
 
   #model(name: string): M {
-    const model = this.#models.get(name)
-    if (model !== undefined) return model
-    const known = [...this.#models.keys()].join(', ')
-    return fail(
-      'ERR_LILY_ARGUMENT',
-      'name',
-      `expected one of the adapters ${known === '' ? '(none)' : known}, got ${describe(name)}`,
-    )
+    return this.#models.get(name) ?? failUnknown('name', name, this.#models)
   }
 
   #activeLayers(name: string): Map<string, AdapterLayer> {
@@ -275,7 +284,7 @@ function checkSizes(name: string, model: AdapterModel, other: AdapterModel): voi
   }
 }
 
-/** Checks that the active adapters have one type and device. */
+/** Checks that the adapters of a call have one type and device. */
 function checkAgreement(layers: ReadonlyMap<string, AdapterLayer>): void {
   const [first] = layers.values()
   for (const [adapter, layer] of layers) {
@@ -284,7 +293,7 @@ function checkAgreement(layers: ReadonlyMap<string, AdapterLayer>): void {
     fail(
       'ERR_LILY_ARGUMENT',
       'adapters',
-      `expected one dtype and device for all active adapters, got another for '${adapter}'; convert or move it`,
+      `expected one dtype and device for all adapters of a call, got another for '${adapter}'; convert or move it`,
     )
   }
 }
@@ -348,6 +357,20 @@ function checkTokens(
   checkFloat(argument, operand)
 }
 
+/** Options of {@link AdaptersLayer.forward}. Those of routing go to all adapters of the call. */
+export interface AdaptersForwardOptions extends LayerForwardOptions {
+  /**
+   * The name of the adapter of each sequence (the rows of a 3-D x, or those of `sequenceOffsets`, an array on the host),
+   * otherwise of each token; null: the base model alone. Which adapters are active has no effect then. An adapter that does
+   * not adapt the layer adds nothing. Default: all active adapters compute all rows.
+   */
+  readonly rows?: readonly (string | null)[] | undefined
+  /** A factor on the adapter's output for each element of `rows`. Default 1. */
+  readonly scale?: readonly number[] | Float32Array | undefined
+  /** Whether it is an error if `rows` names an adapter that does not adapt the layer. Default false. */
+  readonly strict?: boolean | undefined
+}
+
 /** Result of {@link AdaptersLayer.forward}. */
 export interface AdaptersForwardResult<Y, O> {
   /** The y that was passed. */
@@ -371,11 +394,12 @@ export interface AdaptersBackwardOperands<D = TensorLike | undefined> extends Ad
   readonly dx?: (TensorLike & D) | undefined
 }
 
-/** One layer of the base model, with the adapters that are active at the time of each call. */
+/** One layer of the base model, with the adapters that are active at the time of each call, or that its rows name. */
 export class AdaptersLayer {
   /** @internal */
   constructor(
     private readonly shape: LayerShape,
+    private readonly models: ReadonlyMap<string, AdapterModel>,
     private readonly activeLayers: () => ReadonlyMap<string, AdapterLayer>,
   ) {}
 
@@ -386,17 +410,32 @@ export class AdaptersLayer {
 
   /**
    * Adds the outputs of the active adapters to y, in place. With a `weight` it computes the base layer before. Everything
-   * is checked before anything is written.
+   * is checked before anything is written. With the option `rows` each row gets the output of the adapter that it names, in
+   * one call: y_t += c_t s_k h_t C_k (docs/math.md#adapters-per-row); with `accumulate: false` the rows of the base are
+   * overwritten, too.
    *
-   * @returns y, unchanged if no adapter is active and no weight is given, and what {@link backward} needs
-   * @throws LilyError as `LilyLayer.forward`: y is unchanged
+   * @returns y, unchanged if no adapter is active, no weight and no rows are given, and what {@link backward} needs
+   * @throws LilyError as `LilyLayer.forward`; ERR_LILY_ARGUMENT or ERR_LILY_SHAPE for `rows`, `scale` and `strict`: y is
+   *   unchanged
+   * @example
+   * const { y, saved } = adapters.layer(name).forward({ x, y, weight }, { rows: ['french', null, 'polite'] })
    */
-  forward<Y extends TensorLike, O extends Exact<O, LayerForwardOptions> = object>(
+  forward<Y extends TensorLike, O extends Exact<O, AdaptersForwardOptions> = object>(
     operands: AdaptersForwardOperands<Y>,
     options?: O,
   ): AdaptersForwardResult<Y, O> {
-    const inputs = readLilyForward(operands, options)
+    const { rows, ...inputs } = readAdaptersForward(operands, options)
     if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
+    const { weight, settings } = inputs
+    const { calls, joined } = rows === null ? this.#forwardActive(inputs) : this.#forwardRows(inputs, rows)
+    const saved = settings.save
+      ? new AdaptersSaved({ calls, frozen: { weight, precision: settings.precision }, joined })
+      : undefined
+    return { y: inputs.given, saved } as AdaptersForwardResult<Y, O>
+  }
+
+  /** All active adapters compute all rows. */
+  #forwardActive(inputs: LayerForwardInputs): Omit<SavedParts, 'frozen'> {
     const layers = this.activeLayers()
     const { inFeatures: dIn, outFeatures: dOut } = this.shape
     if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
@@ -414,15 +453,33 @@ export class AdaptersLayer {
       const saved = runForward(call).saved
       if (saved !== undefined) calls.push({ adapter, layer, saved })
     }
-    const saved = settings.save
-      ? new AdaptersSaved({ calls, frozen: { weight, precision: settings.precision } })
-      : undefined
-    return { y: inputs.given, saved } as AdaptersForwardResult<Y, O>
+    return { calls, joined: null }
+  }
+
+  /** Each row has the adapter that `rows` names. */
+  #forwardRows(inputs: LayerForwardInputs, rows: NamedRows): Omit<SavedParts, 'frozen'> {
+    const { x, settings } = inputs
+    const named = findLayers(this.name, rows, inputs, this.models)
+    const { layers } = named
+    if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
+    checkAgreement(layers)
+    // The call has the mask and the offsets, and each adapter those of its own rows.
+    const ofEach = { ...settings, mask: null, sequenceOffsets: null }
+    const operations = Array.from(layers.values(), (layer) => {
+      layer.checkNotMerged()
+      layer.checkInput(x)
+      return layer.operationOf(ofEach)
+    })
+    const call = joinForward({ ...inputs, dOut: this.shape.outFeatures }, operations, named, settings)
+    const { saved: joined } = runForward(call)
+    if (joined === undefined) return { calls: [], joined: null }
+    const calls = Array.from(layers, ([adapter, layer], k) => ({ adapter, layer, saved: joined.adapters[k] }))
+    return { calls, joined }
   }
 
   /**
    * Adds the gradient of x to dx, in place, and the gradients of the parameters to the adapters that were active in
-   * forward. If forward had a `weight`, dx gets dy weight, too. With `accumulate: false` the sum overwrites dx, unless
+   * forward, or that its rows named: then each gets the gradients of its rows. If forward had a `weight`, dx gets dy weight, too. With `accumulate: false` the sum overwrites dx, unless
    * there is nothing to add. Everything is checked before the first gradient is written.
    *
    * @returns `operands.dx`, `[..., d_in]`
@@ -450,7 +507,7 @@ export class AdaptersLayer {
       )
     }
     if (parts === null) fail('ERR_LILY_DISPOSED', 'saved', 'has been disposed of; call backward before dispose()')
-    const { calls, frozen } = parts
+    const { calls, frozen, joined } = parts
     for (const { layer } of calls) {
       if (layer.name === this.name) continue
       fail(
@@ -458,6 +515,12 @@ export class AdaptersLayer {
         'saved',
         `expected what forward of layer '${this.name}' returned, got that of layer '${layer.name}'`,
       )
+    }
+    if (joined !== null) {
+      const state = readRowsSaved('saved', joined) as RowsState
+      const gradients = calls.map(({ layer }, k) => layer.gradientsOf(state.adapters[k], settings.needs))
+      runBackward(joinBackward(state, inputs, gradients, settings))
+      return inputs.given as D
     }
     if (calls.length === 0) checkBackwardWithoutAdapters(this.shape, inputs)
     const linear = calls.length === 0 && settings.needs.dx ? prepareFrozenBackward(frozen, dy, dx, settings) : null

@@ -7,6 +7,7 @@ import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import { allocateGradients, type BackwardCall, type ForwardCall } from '../operations/allocate.js'
 import type { GradientOf, LilyNeeds } from '../operations/backward.js'
+import type { CallState } from '../operations/call-state.js'
 import { checkGradients } from '../operations/check.js'
 import {
   FORWARD_OPTIONS,
@@ -15,9 +16,16 @@ import {
   prepareForward,
   type RowsOptions,
 } from '../operations/forward.js'
-import { poolsTokens } from '../operations/check-routing.js'
+import { lilyProblem, poolsTokens } from '../operations/check-routing.js'
 import type { Problem, Routing } from '../operations/problem.js'
-import { DEFAULT_MODES, type ForwardSettings, GRADIENTS, type Modes } from '../operations/read.js'
+import {
+  type BackwardSettings,
+  DEFAULT_MODES,
+  type ForwardSettings,
+  GRADIENTS,
+  type Modes,
+} from '../operations/read.js'
+import type { ParameterGradients, RowsAdapter } from '../operations/rows.js'
 import { runForward } from '../operations/run.js'
 import { type LilySaved, readSaved } from '../operations/saved.js'
 import { resolve } from '../tensor/resolve.js'
@@ -64,7 +72,9 @@ export interface LayerBackwardOptions extends AdapterBackwardOptions {
 }
 
 // The model has the scaling. It folds deferred gradients by itself, so its calls cannot wait in an encoder.
-const OPTIONS: Known = new Set([...FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'))
+export const LAYER_OPTIONS: Known = new Set(
+  [...FORWARD_OPTIONS].filter((name) => name !== 'scaling' && name !== 'encoder'),
+)
 const MODES = ['routing', 'pool', 'activation'] as const
 const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>([
   'needs',
@@ -77,7 +87,7 @@ const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
 
 /** Reads a forward call of a Lily layer. */
 export function readLilyForward(operands: object, options?: object): LayerForwardInputs {
-  return readLayerForward(operands, options, OPTIONS)
+  return readLayerForward(operands, options, LAYER_OPTIONS)
 }
 
 /** Reads a backward call of a Lily layer. */
@@ -144,22 +154,25 @@ export class LilyLayer extends AdapterLayer {
   override prepareForward({ x, weight, bias, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
     this.checkInput(x)
+    const { a, router, b, settings: own } = this.operationOf(settings)
+    return prepareForward({ x, weight, bias, a, router, b, y }, own)
+  }
+
+  /** @internal */
+  override operationOf(settings: ForwardSettings<null>): RowsAdapter {
     const modes = this.#modesOf(settings)
     const { routing } = modes
     const frozen = settings.routing === null ? this.#frozen : null
     const frozenWeights = frozen && { numbers: frozen, shape: [frozen.length], source: null }
     const weights = settings.weights ?? frozenWeights
     const hasRouter = routing !== 'uniform' && routing !== 'fixed'
-    const inputs = {
-      x,
-      weight,
-      bias,
+    return {
       a: resolve('a', this.a.value),
       router: hasRouter ? resolve('router', this.router.value) : null,
       b: resolve('b', this.b.value),
-      y,
+      settings: { ...settings, ...modes, weights, scaling: this.scaling },
+      problemOf: lilyProblem,
     }
-    return prepareForward(inputs, { ...settings, ...modes, weights, scaling: this.scaling })
   }
 
   /** The modes of a call. A call that saves for backward must have those that are saved with the model. */
@@ -203,26 +216,28 @@ export class LilyLayer extends AdapterLayer {
   override prepareBackward({ dy, saved, x, dx, settings }: LayerBackwardInputs): BackwardCall {
     const state = readSaved('saved', saved, 'lilyForward')
     const { problem } = state
-    this.checkParameters(state, this.router)
     const { needs } = settings
+    const gradients = this.gradientsOf(state, needs)
     if (settings.deferB === true) refuseInCapture('a deferred gradient of b', 'leave deferB out')
     const deferB = settings.deferB ?? (needs.db && this.#defersByDefault(problem))
     // A fold, which the call may end with, must not fail once dx is written.
     if (deferB && needs.db) this.b.checkGrad(true)
     const deferring = { ...settings, deferB }
-    const inputs = {
-      dy,
-      x,
-      dx,
-      da: gradientOf('da', needs.da, this.a),
-      dRouter: gradientOf('dRouter', needs.dRouter && problem.router !== null, this.router),
-      db: gradientOf('db', needs.db && !deferB, this.b),
-    }
+    const inputs = { dy, x, dx, ...gradients, db: deferB ? null : gradients.db }
     checkGradients(state, inputs, deferring)
     // The call has no db, but the fold adds to that of the model.
-    const folded = gradientOf('db', deferB, this.b)
-    if (dx !== null) refuseOverlap('dx', dx.operand, 'the gradient of b', folded?.operand)
+    if (dx !== null && deferB) refuseOverlap('dx', dx.operand, 'the gradient of b', gradients.db?.operand)
     return allocateGradients(state, inputs, deferring)
+  }
+
+  /** @internal */
+  override gradientsOf(state: CallState, needs: BackwardSettings['needs']): ParameterGradients {
+    this.checkParameters(state, this.router)
+    return {
+      da: gradientOf('da', needs.da, this.a),
+      dRouter: gradientOf('dRouter', needs.dRouter && state.problem.router !== null, this.router),
+      db: gradientOf('db', needs.db, this.b),
+    }
   }
 
   /** @internal The last phase of {@link backward}. */

@@ -5,8 +5,10 @@ import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import { type GradientOf, prepareBackward } from '../operations/backward.js'
-import { LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward, prepareForward } from '../operations/lora.js'
-import { DEFAULT_MODES, type ForwardSettings } from '../operations/read.js'
+import type { CallState } from '../operations/call-state.js'
+import { LORA_FORWARD_OPTIONS, LORA_NEEDS, loraForward, loraProblem, prepareForward } from '../operations/lora.js'
+import { type BackwardSettings, DEFAULT_MODES, type ForwardSettings } from '../operations/read.js'
+import type { ParameterGradients, RowsAdapter } from '../operations/rows.js'
 import { runForward } from '../operations/run.js'
 import { type LoraSaved, readSaved } from '../operations/saved.js'
 import { toFloat32 } from '../tensor/numbers.js'
@@ -71,11 +73,21 @@ export class LoraLayer extends AdapterLayer {
   /** @internal */
   override prepareForward({ x, weight, bias, y, settings }: LayerForwardInputs): ForwardCall {
     this.checkNotMerged()
-    checkNoRouting(settings)
     this.checkInput(x)
-    const [a, b] = [resolve('a', this.a.value), resolve('b', this.b.value)]
-    const inputs = { x, weight, bias, a, router: null, b, y }
-    return prepareForward(inputs, { ...settings, ...DEFAULT_MODES, scaling: this.scaling })
+    const { a, router, b, settings: own } = this.operationOf(settings)
+    return prepareForward({ x, weight, bias, a, router, b, y }, own)
+  }
+
+  /** @internal */
+  override operationOf(settings: ForwardSettings<null>): RowsAdapter {
+    checkNoRouting(settings)
+    return {
+      a: resolve('a', this.a.value),
+      router: null,
+      b: resolve('b', this.b.value),
+      settings: { ...settings, ...DEFAULT_MODES, scaling: this.scaling },
+      problemOf: loraProblem,
+    }
   }
 
   /**
@@ -97,18 +109,15 @@ export class LoraLayer extends AdapterLayer {
   /** @internal */
   override prepareBackward({ dy, saved, x, dx, settings }: LayerBackwardInputs): BackwardCall {
     const state = readSaved('saved', saved, 'loraForward')
-    this.checkParameters(state, null)
+    const gradients = this.gradientsOf(state, settings.needs)
     if (settings.deferB === true) fail('ERR_LILY_ARGUMENT', 'deferB', NO_OPTION)
-    const { needs } = settings
-    const inputs = {
-      dy,
-      x,
-      dx,
-      da: gradientOf('da', needs.da, this.a),
-      dRouter: null,
-      db: gradientOf('db', needs.db, this.b),
-    }
-    return prepareBackward(state, inputs, { ...settings, deferB: false })
+    return prepareBackward(state, { dy, x, dx, ...gradients }, { ...settings, deferB: false })
+  }
+
+  /** @internal */
+  override gradientsOf(state: CallState, needs: BackwardSettings['needs']): ParameterGradients {
+    this.checkParameters(state, null)
+    return { da: gradientOf('da', needs.da, this.a), dRouter: null, db: gradientOf('db', needs.db, this.b) }
   }
 
   /** @internal */

@@ -104,7 +104,7 @@ export function joinForward(
   inputs: RowsInputs,
   adapters: readonly RowsAdapter[],
   { segments, of, scale }: RowsOf,
-  settings: ForwardSettings,
+  settings: ForwardSettings<null>,
   tensors: readonly Parameters[] = adapters,
 ): ForwardCall<RowsState> {
   const { x, weight, bias, y, dOut } = inputs
@@ -179,7 +179,7 @@ function rowsProblem(
   tensors: readonly Parameters[],
   calls: readonly Problem[],
   { index, rows, listed }: Assignment,
-  { precision }: ForwardSettings,
+  { precision }: Pick<ForwardSettings, 'precision'>,
 ): RowsProblem {
   const indices = index.length
   return {

@@ -296,6 +296,15 @@ export function adaptersOfBothKinds(french: LilyModel, polite: LoraModel, option
   adapters.layer('proj').forward(x, x)
   // @ts-expect-error: misspelt, nedds
   adapters.layer('proj').backward({ dy: x, saved, dx: x }, { nedds: { da: false } })
+  const rows = ['french', null, 'polite']
+  expectTypeOf(
+    adapters.layer('proj').forward({ x, y: x }, { rows, scale: [1, 2, 3] }).saved,
+  ).toEqualTypeOf<AdaptersSaved>()
+  expectTypeOf(adapters.layer('proj').forward({ x, y: x }, { rows, save: false }).saved).toEqualTypeOf<undefined>()
+  // @ts-expect-error: rows are names
+  adapters.layer('proj').forward({ x, y: x }, { rows: [0, 1] })
+  // @ts-expect-error: the layer of one model
+  french.layer('proj').forward({ x }, { rows })
   const same = new LilyAdapters<LilyModel>().addAdapter('french', french)
   expectTypeOf(same.adapters.get('french')).toEqualTypeOf<LilyModel | undefined>()
   expectTypeOf<Parameters<typeof same.addAdapter>[1]>().toEqualTypeOf<LilyModel>()
