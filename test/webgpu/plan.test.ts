@@ -284,6 +284,28 @@ describe('lists', () => {
     expect(dispatches(new Array<Shape>(65).fill(lora(16, 70))).forward).toHaveLength(6)
     const narrow = { ...limits, maxStorageBufferBindingSize: 40 * 2 ** 20 }
     expect(dispatches(new Array<Shape>(64).fill(lora(16, 70)), narrow).forward).toHaveLength(6)
+    // Their workspaces together: 64 x 4 x 70 x 16 partial sums of h, and h.
+    const small = { ...limits, maxBufferSize: 2 ** 20 }
+    expect(dispatches(new Array<Shape>(64).fill(lora(16, 70)), small).forward).toHaveLength(6)
+  })
+
+  test('a range of tokens takes its part of the index and of the factors', () => {
+    const call = inList(calls({ routing: 'token', tokens: 2000, rank: 32 }).backward, 0)
+    const { passes } = planBackward(call, { ...limits, maxStorageBufferBindingSize: 2 ** 20 })
+    const ranges = passes.flat().flatMap(({ name, operands }) => (name === 'v' ? [operands.dy] : []))
+    expect(ranges.length).toBeGreaterThan(1)
+    let first = 0
+    for (const dy of ranges) {
+      const { index, scale } = dy!.listed!
+      expect([dy!.byteOffset, index.byteOffset, scale?.byteOffset]).toEqual([
+        call.dy.byteOffset,
+        call.listed!.index.byteOffset + 4 * first,
+        call.listed!.scale!.byteOffset + 4 * first,
+      ])
+      expect([index.cols, scale?.cols]).toEqual([dy!.rows, dy!.rows])
+      first += dy!.rows
+    }
+    expect(first).toBe(2000)
   })
 })
 

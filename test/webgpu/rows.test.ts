@@ -82,7 +82,7 @@ const MIXES: readonly [string, Part[], Partial<Spec>, How][] = [
     [
       { routing: 'token', tokens: 20, rank: 4, experts: 3 },
       { routing: 'sequence', tokens: 13, rank: 5, experts: 3, lengths: [6, 0, 7], masked: 0.3 },
-      { routing: 'token', tokens: 9, rank: 5, experts: 3 },
+      { routing: 'token', tokens: 1, rank: 5, experts: 3 },
     ],
     { activations: 'bfloat16', dIn: 65, dOut: 33 },
     { outputs: 'add', pattern: 'turns', isScaled: false },
