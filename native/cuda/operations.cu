@@ -59,7 +59,7 @@ ForwardPlan plan_of(const lily_forward &call, const Device &device, int64_t all_
   return plan_forward(call.problem, operands, device, nullptr, all_tokens);
 }
 
-BackwardPlan plan_of(const lily_backward &call, const Device &device) {
+BackwardPlan plan_of(const lily_backward &call, const Device &device, int64_t = 0) {
   BackwardOperands operands = {};
   operands.has_offsets = call.tokens.sequence_offsets != nullptr;
   operands.has_mask = call.tokens.mask != nullptr;
@@ -77,15 +77,43 @@ BackwardPlan plan_of(const lily_backward &call, const Device &device) {
   return plan_backward(call.problem, operands, device);
 }
 
-// Where the workspace of the next call begins.
+// Each call of a list has a workspace of its own, since their steps run together.
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Sets the rows of y or dx to zero that no call of a list has.
-template <typename Calls>
-lily_status clear_rest(const Calls &list, const lily_matrix &matrix, int64_t columns, Launcher &launcher) {
-  if (list.rest_count == 0 || matrix.accumulate || matrix.data == nullptr) return LILY_OK;
-  return launch_clear(matrix, static_cast<int>(columns), {list.rest, static_cast<int>(list.tokens)},
-                      static_cast<int>(list.rest_count), launcher);
+template <typename Plan>
+size_t workspace_bytes(const std::vector<Plan> &plans) {
+  size_t bytes = 0;
+  for (const Plan &plan : plans) bytes += aligned(plan.workspace_bytes);
+  return bytes;
+}
+
+template <typename Plan, typename List>
+std::vector<Plan> plans_of(const List &list, const Device &device) {
+  std::vector<Plan> plans;
+  for (const auto &call : std::span(list.calls, static_cast<size_t>(list.count)))
+    plans.push_back(plan_of(call, device, list.tokens));
+  return plans;
+}
+
+// `output`: y or dx, of whose rows those become zero that no call has.
+template <typename Plan, typename List, typename Run>
+lily_status run_rows(const List &list, const Device &device, const lily_matrix &output, int64_t columns, Run run) {
+  const std::vector<Plan> plans = plans_of<Plan>(list, device);
+  const std::span calls(list.calls, static_cast<size_t>(list.count));
+  size_t offset = 0;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    calls[i].workspace = static_cast<char *>(list.workspace) + offset;
+    calls[i].workspace_bytes = list.workspace_bytes - std::min(offset, list.workspace_bytes);
+    LILY_TRY(check(calls[i], plans[i]));
+    offset += aligned(plans[i].workspace_bytes);
+  }
+  Launcher launcher(list.stream, device);
+  const auto all_rows = static_cast<int>(list.tokens);
+  if (list.rest_count > 0 && output.data != nullptr && !output.accumulate)
+    LILY_TRY(launch_clear(output, static_cast<int>(columns), {list.rest, all_rows}, static_cast<int>(list.rest_count),
+                          launcher));
+  if (plans.empty()) return LILY_OK;
+  return (functions(plans[0].engine).*run)({calls, plans.data(), all_rows}, launcher);
 }
 
 }  // namespace
@@ -108,51 +136,23 @@ lily_status backward(const lily_backward &call, const Device &device) {
   const BackwardPlan plan = plan_of(call, device);
   LILY_TRY(check(call, plan));
   Launcher launcher(call.stream, device);
-  return functions(plan.engine).backward(call, plan, 0, launcher);
+  return functions(plan.engine).backward({{&call, 1}, &plan, 0}, launcher);
 }
 
 size_t forward_rows_workspace(const lily_forward_rows &list, const Device &device) {
-  size_t bytes = 0;
-  for (int64_t i = 0; i < list.count; ++i)
-    bytes += aligned(plan_of(list.calls[i], device, list.tokens).workspace_bytes);
-  return bytes;
+  return workspace_bytes(plans_of<ForwardPlan>(list, device));
+}
+
+size_t backward_rows_workspace(const lily_backward_rows &list, const Device &device) {
+  return workspace_bytes(plans_of<BackwardPlan>(list, device));
 }
 
 lily_status forward_rows(const lily_forward_rows &list, const Device &device) {
-  std::vector<ForwardPlan> plans;
-  size_t offset = 0;
-  for (lily_forward &call : std::span(list.calls, list.count)) {
-    const ForwardPlan &plan = plans.emplace_back(plan_of(call, device, list.tokens));
-    call.workspace = static_cast<char *>(list.workspace) + offset;
-    call.workspace_bytes = offset < list.workspace_bytes ? list.workspace_bytes - offset : 0;
-    LILY_TRY(check(call, plan));
-    offset += aligned(plan.workspace_bytes);
-  }
-  Launcher launcher(list.stream, device);
-  LILY_TRY(clear_rest(list, list.y, list.d_out, launcher));
-  if (plans.empty()) return LILY_OK;
-  const std::span<const lily_forward> calls(list.calls, list.count);
-  return functions(plans[0].engine).forward({calls, plans.data(), static_cast<int>(list.tokens)}, launcher);
-}
-
-// One call after the other, in the same workspace.
-size_t backward_rows_workspace(const lily_backward_rows &list, const Device &device) {
-  size_t bytes = 0;
-  for (int64_t i = 0; i < list.count; ++i) bytes = std::max(bytes, plan_of(list.calls[i], device).workspace_bytes);
-  return bytes;
+  return run_rows<ForwardPlan>(list, device, list.y, list.d_out, &EngineFunctions::forward);
 }
 
 lily_status backward_rows(const lily_backward_rows &list, const Device &device) {
-  Launcher launcher(list.stream, device);
-  LILY_TRY(clear_rest(list, list.dx, list.d_in, launcher));
-  for (lily_backward &call : std::span(list.calls, list.count)) {
-    const BackwardPlan plan = plan_of(call, device);
-    call.workspace = list.workspace;
-    call.workspace_bytes = list.workspace_bytes;
-    LILY_TRY(check(call, plan));
-    LILY_TRY(functions(plan.engine).backward(call, plan, static_cast<int>(list.tokens), launcher));
-  }
-  return LILY_OK;
+  return run_rows<BackwardPlan>(list, device, list.dx, list.d_in, &EngineFunctions::backward);
 }
 
 size_t linear_workspace(const lily_linear_problem &problem, const Device &device) {

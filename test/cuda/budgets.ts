@@ -69,6 +69,20 @@ export const AT_SCALE = { tokens: 8192, d: 4096, experts: 4 } as const
 export const ONE_GROUP = ['batch', 'uniform', 'fixed', 'lora'] as const
 const TOKEN_WEIGHTS = ['token', 'sequence'] as const
 
+/**
+ * Lists of calls in bfloat16, an adapter each: most bytes touched. At many tokens relative to a call of one adapter, in decoding
+ * relative to x, y, which is added to, and all parameters once. The rows of an adapter are one run, or scattered: then a copy of x
+ * is made.
+ */
+export const adapters = {
+  many: { shape: { tokens: 2048, d: 4096, rank: 16, experts: 4 }, count: 8, touched: 1.3 }, // lora 1.04, batch 1.14
+  decoding: { shape: { tokens: 32, d: 4096, rank: 16, experts: 4 }, count: 8, touched: 1.1, scattered: 1.3 }, // 1.01, 1.2
+  counted: [
+    { shape: { tokens: 256, d: 1024, rank: 16, experts: 1 }, count: 8, scattered: false, touched: 1.3 },
+    { shape: { tokens: 32, d: 1024, rank: 16, experts: 1 }, count: 8, scattered: true, touched: 1.3 },
+  ],
+} as const
+
 type Limits = Readonly<Record<GpuName, number>>
 
 /**

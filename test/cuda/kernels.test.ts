@@ -9,7 +9,7 @@ import { type Emulated, emulatedGpu, gpuOf } from '../../bench/counters/gpus.js'
 import { planCall } from '../../bench/counters/plan.js'
 import { backends } from '../../lib/index.js'
 import { isEmulated } from '../support/backend.js'
-import { makeCase } from '../support/cases.js'
+import { type Case, makeCase } from '../support/cases.js'
 import { checkResult } from '../support/check.js'
 import { type Job, runInChild } from '../support/child.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
@@ -30,6 +30,7 @@ import { expectMatches } from '../support/linear-check.js'
 import type { LinearJob, LinearReport } from '../support/linear.js'
 import type { Result } from '../support/run.js'
 import { tileCover } from '../support/tile-cover.js'
+import type { ListAnswer, ListJob } from './list.js'
 
 /** What some of the tests have launched on the emulator, by its architecture. Not all: counting makes it slower. */
 const executed = new Map<string, Set<string>>()
@@ -84,6 +85,9 @@ describe('every kernel', () => {
 
   test('h of 16 bits with precision high', async () => {
     await recorded(DEVICES[0], (all) => check(highJobs, all))
+    // With sequences: `pool` has no tiles, by which the lists below are chosen.
+    const jobs: Job[] = [{ spec: highJobs[1].spec, how: { outputs: 'add' } }]
+    await checkLists(jobs, await collect(jobs, DEVICES[0]), DEVICES[0])
   })
 
   test('rows have the same bits with both', async () => {
@@ -153,6 +157,64 @@ const COVERINGS: readonly Covering[] = [
   { capability: 75, scalarBytes: 2, engines: ['float16'] },
 ]
 
+const rowsFrom = (first: number, count: number) => Array.from({ length: count }, (_, t) => first + t)
+
+/** A list of a problem, twice: backward has the plans of the call alone. */
+const twice = (c: Case, { old }: Result): ListJob => ({
+  list: {
+    cases: [c, c],
+    rows: [rowsFrom(0, c.tokens), rowsFrom(c.tokens, c.tokens)],
+    all: 2 * c.tokens,
+    outputs: 'add',
+  },
+  old: [old, old],
+})
+
+/** Forward of a list of its two halves, which has the tiles of the call with all tokens. */
+function halves(c: Case, { old }: Result): ListJob {
+  const middle = Math.floor(c.tokens / 2)
+  const [rows, parts] = [
+    [rowsFrom(0, middle), rowsFrom(middle, c.tokens - middle)],
+    [
+      [0, middle],
+      [middle, c.tokens],
+    ],
+  ]
+  const slice = (values: Float32Array | undefined, cols: number, [begin, end]: number[]) =>
+    values?.subarray(begin * cols, end * cols)
+  const cases = parts.map((part, k): Case => ({ ...c, tokens: rows[k].length, x: slice(c.x, c.dIn, part)! }))
+  return {
+    list: { cases, rows, all: c.tokens, outputs: 'add', passes: ['forwardRows'] },
+    old: parts.map((part) => ({ y: slice(old.y, c.dOut, part) })),
+  }
+}
+
+/** That lists have the bits of the calls alone. Their kernels are others. */
+async function checkLists(jobs: Job[], results: Result[], environment: Record<string, string>): Promise<void> {
+  const cases = jobs.map(({ spec }) => makeCase(spec))
+  const lists = [
+    ...cases.map((c, i) => ({ i, isDivided: false, job: twice(c, results[i]) })),
+    ...cases.flatMap((c, i) =>
+      ['lora', 'token'].includes(c.routing) ? [{ i, isDivided: true, job: halves(c, results[i]) }] : [],
+    ),
+  ]
+  const answer = await recorded(environment, (all) =>
+    ask<ListAnswer>(
+      fileURLToPath(new URL('list.ts', import.meta.url)),
+      lists.map(({ job }) => job),
+      all,
+    ),
+  )
+  for (const [n, { i, isDivided }] of lists.entries()) {
+    const { values } = answer.results[n].found
+    const text = `of a list of ${JSON.stringify(jobs[i].spec)}`
+    for (const [name, expected] of Object.entries(results[i].values) as [keyof Result['values'], Float32Array][])
+      if (!isDivided) for (const each of values) expectSameBits(`${name} ${text}`, each[name]!, expected)
+      else if (name === 'y' || name === 'hidden')
+        expectSameBits(`${name} ${text}`, Float32Array.from(values.flatMap((each) => [...each[name]!])), expected)
+  }
+}
+
 /** Kernels that calls do not launch, which other files test: roofs.test.ts, and adamw.test.ts. */
 const ELSEWHERE = /roof_|adamw_/
 
@@ -174,6 +236,7 @@ describe('every kernel with every tile', () => {
           specs.map((spec): Job => ({ spec: { ...spec, ...ENGINES[name] }, how: { outputs: 'add' } })),
         )
         const results = await recorded({ ...device, ...architecture }, (all) => collect(jobs, all))
+        await checkLists(jobs, results, { ...device, ...architecture })
         for (const [i, result] of results.entries()) {
           const { spec, how } = jobs[i]
           if (spec.precision !== 'tf32') checkResult(makeCase(spec), result, how)

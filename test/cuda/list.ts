@@ -9,7 +9,8 @@ import { tables } from '../../lib/binding/tables.js'
 import { argumentsOf, type Call, type Item, operandOf } from '../binding/encoding.js'
 import type { Case } from '../support/cases.js'
 import { type Float, pack, unpack } from '../support/dtypes.js'
-import { oldValues, operandTypes, type Result, sizesOfB, type Values } from '../support/run.js'
+import { answer } from '../support/fork.js'
+import { oldValues, operandTypes, type Result, run, sizesOfB, type Values } from '../support/run.js'
 
 export interface List {
   readonly cases: readonly Case[]
@@ -21,6 +22,14 @@ export interface List {
   readonly scale?: readonly (readonly number[])[] | undefined
   /** What the index says in the place of `rows`. */
   readonly index?: readonly (readonly number[])[] | undefined
+  /** Default: forward, then backward. */
+  readonly passes?: readonly ('forwardRows' | 'backwardRows')[]
+}
+
+/** A list, and the contents of y and dx of each case before the call, for outputs 'add'; or a list to compare. */
+export interface ListJob {
+  readonly list: List
+  readonly old?: readonly Result['old'][]
 }
 
 export interface ListResult {
@@ -52,14 +61,13 @@ class Placed {
 
   async values(): Promise<Float32Array> {
     if (this.length === 0) return new Float32Array() // its one element has never been written
-    const data = (await this.#buffer.download()) as Float32Array
-    return unpack(this.type as Float, data.subarray(0, this.length))
+    const data = await this.#buffer.download<Float32Array>()
+    return unpack(this.type, data.subarray(0, this.length))
   }
 }
 
-/** @param old the contents of y and dx of each case before the call, for outputs 'add' */
-export async function runList(list: List, old: readonly Result['old'][]): Promise<ListResult> {
-  const { cases, rows, all, outputs, scale, index = rows } = list
+async function runList({ list, old }: Required<ListJob>): Promise<ListResult> {
+  const { cases, rows, all, outputs, scale, index = rows, passes = ['forwardRows', 'backwardRows'] } = list
   const [first] = cases
   const { dIn, dOut } = first
   const types = operandTypes(first)
@@ -131,7 +139,7 @@ export async function runList(list: List, old: readonly Result['old'][]): Promis
     }
     return { numbers: own, placed }
   })
-  for (const name of ['forwardRows', 'backwardRows'] as const) {
+  for (const name of passes) {
     const given = (slots: (typeof tables)[typeof name]['slots'], of: typeof common, sizes: Item['numbers']) =>
       Object.fromEntries(
         slots.flatMap((slot) => {
@@ -158,15 +166,38 @@ export async function runList(list: List, old: readonly Result['old'][]): Promis
     Float32Array.from(of.flatMap((row) => [...values.subarray(row * cols, (row + 1) * cols)]))
   const [y, dx] = await Promise.all([common.y!.values(), common.dx!.values()])
   const values = await Promise.all(
-    items.map(async ({ placed: { a: _a, router: _router, b: _b, ...kept } }, k) => ({
-      ...Object.fromEntries(
-        await Promise.all(
-          Object.entries(kept).flatMap(([name, of]) => (of ? [of.values().then((v) => [name, v])] : [])),
-        ),
-      ),
-      y: rowsOf(y, dOut, rows[k]),
-      dx: rowsOf(dx, dIn, rows[k]),
-    })),
+    items.map(async ({ placed: { a: _a, router: _router, b: _b, ...kept } }, k) => {
+      const own: Values = { y: rowsOf(y, dOut, rows[k]), dx: rowsOf(dx, dIn, rows[k]) }
+      for (const [name, of] of Object.entries(kept)) if (of) own[name as keyof Values] = await of.values()
+      return own
+    }),
   )
   return { values, base: { y: rowsOf(y, dOut, rest), dx: rowsOf(dx, dIn, rest) } }
 }
+
+/** A list, and its cases as calls of their own, with dy times the factors. */
+export async function runBoth(list: List): Promise<{ found: ListResult; alone: Result[] }> {
+  const alone = []
+  for (const [k, c] of list.cases.entries())
+    alone.push(await run({ ...c, dy: timesFactors(c.dy, list, k) }, { outputs: list.outputs }))
+  return { found: await runList({ list, old: alone.map(({ old }) => old) }), alone }
+}
+
+/** The rows of a case times their factors. */
+export function timesFactors(values: Float32Array, { cases, scale }: List, k: number): Float32Array {
+  const cols = values.length / cases[k].tokens
+  return scale ? values.map((value, i) => value * scale[k][Math.floor(i / cols)]) : values
+}
+
+/** Of the child process. */
+export interface ListAnswer {
+  readonly results: readonly { found: ListResult; alone?: Result[] }[]
+}
+
+async function runLists(jobs: readonly ListJob[]): Promise<ListAnswer> {
+  const results = []
+  for (const { list, old } of jobs) results.push(old ? { found: await runList({ list, old }) } : await runBoth(list))
+  return { results }
+}
+
+answer(runLists)

@@ -20,12 +20,18 @@ import {
 import { expectMatches } from '../support/linear-check.js'
 import type { LinearReport } from '../support/linear.js'
 import type { Result } from '../support/run.js'
+import { clamped, expectSameAsCalls, mixes, scaled } from '../cuda/list-check.js'
+import type { ListAnswer } from '../cuda/list.js'
 import { build } from './build.js'
 import { mutations } from './mutations.js'
 
+const listModule = fileURLToPath(new URL('../cuda/list.ts', import.meta.url))
+const lists = [...[...mixes, ...scaled].map(([, list]) => list), clamped].filter(
+  ({ cases: [c] }) => c.activations === 'bfloat16',
+)
 const linearModule = fileURLToPath(new URL('../support/linear.ts', import.meta.url))
 
-/** Runs what test/cuda/kernels.test.ts runs, and frozen linear layers; throws where that would fail. */
+/** Runs what test/cuda/kernels.test.ts runs, frozen linear layers, and lists; throws where that would fail. */
 async function check(library: string, capability: 90 | 100): Promise<void> {
   const environment = {
     LILY_CUDA_LIBRARY: library,
@@ -55,6 +61,14 @@ async function check(library: string, capability: 90 | 100): Promise<void> {
       expectMatches(job, linear.results[i])
     })
   }
+  const answer = await ask<ListAnswer>(
+    listModule,
+    lists.map((list) => ({ list })),
+    { ...environment, ...DEVICES[0] },
+  )
+  lists.forEach((list, i) => {
+    expectSameAsCalls(list, answer.results[i])
+  })
   const jobs = emptyGroupJobsInBfloat16
   const { results, refused } = await runInChild(jobs, { ...environment, ...DEVICES[1] })
   if (refused !== undefined) throw new Error(refused.message)

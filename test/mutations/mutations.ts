@@ -1411,4 +1411,83 @@ export const mutations: readonly Mutation[] = [
     find: '  wait_for_previous_launch();\n  int job_index = 0;',
     replace: '  if (blockIdx.x + 1 < gridDim.x) wait_for_previous_launch();\n  int job_index = 0;',
   },
+  // ---- Lists of calls ----
+  {
+    file: 'kernels/list.cuh',
+    what: 'the first block of a call is one more of the call before',
+    find: 'list.parts[middle].first_block <= static_cast<int>(blockIdx.x)',
+    replace: 'list.parts[middle].first_block < static_cast<int>(blockIdx.x)',
+  },
+  {
+    file: 'kernels/list.cuh',
+    what: 'a block has its place in the grid of the list',
+    find: 'const int block = static_cast<int>(blockIdx.x) - part.first_block;',
+    replace: 'const int block = static_cast<int>(blockIdx.x);',
+  },
+  {
+    file: 'launch/launch.h',
+    what: 'the calls of a list but the first have a block less',
+    find: 'blocks += static_cast<int>(grid.blocks());',
+    replace: 'blocks += static_cast<int>(grid.blocks()) - (i > 0 ? 1 : 0);',
+  },
+  {
+    file: 'launch/launch.h',
+    what: 'a list has the shared memory of its last call',
+    find: 'shared_bytes = std::max(shared_bytes, planned.shared_bytes);',
+    replace: 'shared_bytes = planned.shared_bytes;',
+  },
+  {
+    file: 'operations.cu',
+    what: 'rows without a call stay as they are',
+    find: 'if (list.rest_count > 0 && ',
+    replace: 'if (list.rest_count < 0 && ',
+  },
+  {
+    file: 'operations.cu',
+    what: 'all calls of a list have the same workspace',
+    find: 'offset += aligned(plans[i].workspace_bytes);',
+    replace: '',
+  },
+  {
+    file: 'tiles/number.cuh',
+    what: 'the number of a row may be beyond the last one',
+    find: 'min(max(index[t], 0), all - 1)',
+    replace: 'max(index[t], 0)',
+  },
+  {
+    file: 'tiles/stage.cuh',
+    what: 'scattered rows of y are those that follow the first row',
+    find: 'const int64_t row = target.rows.of(window.row + r);',
+    replace: 'const int64_t row = window.row + r;',
+  },
+  {
+    file: 'tiles/stage.cuh',
+    what: 'old rows of y are those that follow the first row',
+    find: 'from[target.rows.of(row) * target.pitch',
+    replace: 'from[row * target.pitch',
+  },
+  {
+    file: 'kernels/cast.cuh',
+    what: 'scattered rows of x are those that follow the first row',
+    find: 'job.from_rows.of(i / vec4_per_row) * job.from.pitch',
+    replace: 'i / vec4_per_row * job.from.pitch',
+  },
+  {
+    file: 'kernels/cast.cuh',
+    what: 'all rows of dy have the factor of the first one',
+    find: 'job.scale[i / vec4_per_row]',
+    replace: 'job.scale[0]',
+  },
+  {
+    file: 'kernels/forward_decode.cuh',
+    what: 'all rows have the factor of the first one',
+    find: 'call.row_scale[t] *',
+    replace: 'call.row_scale[0] *',
+  },
+  {
+    file: 'launch/launch_forward.cuh',
+    what: 'the second phase reads h without its factors',
+    find: 'return plan_.scaled == kAbsent ? hidden()',
+    replace: 'return plan_.scaled != 0 ? hidden()',
+  },
 ]

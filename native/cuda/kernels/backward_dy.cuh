@@ -36,11 +36,9 @@ struct BackwardDy {
   int completes;  // 1: the blocks complete dh and dl
   DHidden d_hidden;
   int rank;
-  Operand hidden;
-  TokenWeights token_weights;
   float *token_d_weights;  // M x E: dw_te of this token alone
   // Column blocks.
-  StripOperands strip;
+  StripOperands strip;                  // its token_weights are those of token blocks, too
   int column_tiles, splits, row_tiles;  // row_tiles 0: neither dB nor dw is required
   OuterTarget target;
   DWeights d_weights;  // one pooling group with a router
@@ -72,7 +70,7 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
       token_of[n] = i / experts, expert[n] = first_expert + i % experts;
       begin[n] = max(row, expert[n] * call.rank), end[n] = min(row_end, (expert[n] + 1) * call.rank);
       const bool owns = lane == 0 && first + n * Tile::kWarps < count * experts;
-      const int64_t at = static_cast<int64_t>(token + token_of[n]) * call.token_weights.experts + expert[n];
+      const int64_t at = static_cast<int64_t>(token + token_of[n]) * call.strip.lhs.token_weights.experts + expert[n];
       d_weight[n] = owns ? call.token_d_weights + at : nullptr;
       if (owns && begin[n] > expert[n] * call.rank) sum[n] = *d_weight[n];
     }
@@ -81,13 +79,13 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
       const auto row_of = [&](int n) { return begin[n] / kChunk * kChunk + offset + lane; };
       const auto clamped = [&](int n) { return max(begin[n], min(row_of(n), end[n] - 1)); };
       float h[kLoadsInFlight];
-      with_type(typename Tile::Engine::Activations{}, call.hidden.dtype, [&](auto tag) {
+      with_type(typename Tile::Engine::Activations{}, call.d_hidden.hidden.dtype, [&](auto tag) {
         using T = decltype(tag);
-        const T *hidden = static_cast<const T *>(call.hidden.data) + token * call.hidden.pitch;
+        const T *hidden = static_cast<const T *>(call.d_hidden.hidden.data) + token * call.d_hidden.hidden.pitch;
         T raw[kLoadsInFlight];
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n)
-          raw[n] = hidden[token_of[n] * call.hidden.pitch + clamped(n) - expert[n] * call.rank];
+          raw[n] = hidden[token_of[n] * call.d_hidden.hidden.pitch + clamped(n) - expert[n] * call.rank];
 #pragma unroll
         for (int n = 0; n < kLoadsInFlight; ++n) h[n] = to_float(raw[n]);
       });
@@ -131,7 +129,7 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
       const int at = min(i + n * Tile::kThreads, elements - 1), j = first * call.rank + at % call.rank;
       token_of[n] = at / call.rank, k[n] = at % call.rank;
       const bool adds = i + n * Tile::kThreads < elements && (j >= row ? j : j + call.rank) < row_end;
-      weights[n] = call.token_weights.of(token + token_of[n]);
+      weights[n] = call.strip.lhs.token_weights.of(token + token_of[n]);
       q[n] = adds ? call.q + static_cast<int64_t>(token + token_of[n]) * call.q_pitch + k[n] : nullptr;
       if (adds && k[n] < row) sum[n] = *q[n];  // else this row tile holds the first expert's element
     }
@@ -150,7 +148,7 @@ __device__ inline void add_token_products(const BackwardDy &call, const float *p
 #pragma unroll
     for (int n = 0; n < kLoadsInFlight; ++n)
       if (q[n] != nullptr)
-        *q[n] = (call.token_weights.experts - 1) * call.rank + k[n] < row_end ? sum[n] * call.scale : sum[n];
+        *q[n] = (call.strip.lhs.token_weights.experts - 1) * call.rank + k[n] < row_end ? sum[n] * call.scale : sum[n];
   }
   if (call.token_d_weights != nullptr) add_token_d_weights<Tile>(call, product, token, count, row, row_end);
 }
@@ -224,8 +222,7 @@ __device__ __forceinline__ void backward_columns(char *shared, const BackwardDy 
 }
 
 template <typename Tiles>
-__global__ __launch_bounds__(Tiles::kThreads,
-                             Tiles::kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
+__device__ __forceinline__ void backward_dy_block(const BackwardDy &call, const Block &at) {
   using Engine = typename Tiles::Engine;
   if constexpr (!kHasCode<typename Tiles::Shrink, Tiles::Shrink::kBytes> ||
                 !kHasCode<typename Tiles::Strip, kOuterBytes<typename Tiles::Strip>>)
@@ -234,19 +231,31 @@ __global__ __launch_bounds__(Tiles::kThreads,
   __shared__ float weights[kMostExperts];
   const int of_tokens = call.token_tiles * call.q_row_tiles, of_columns = call.column_tiles * call.row_tiles;
   wait_for_previous_launch();
-  if (static_cast<int>(blockIdx.x) >= (of_tokens + of_columns) * call.splits) {
-    const int index = static_cast<int>(blockIdx.x) - (of_tokens + of_columns) * call.splits;
+  if (at.x >= (of_tokens + of_columns) * call.splits) {
+    const int index = at.x - (of_tokens + of_columns) * call.splits;
     constexpr bool kIsLora = false;  // D is computed first only if there is a router
     combine_block<Engine, kIsLora, Tiles::kThreads>(call.combine, reinterpret_cast<typename Engine::Scalar *>(shared),
                                                     weights, index % call.combine_column_tiles,
                                                     index / call.combine_column_tiles);
     return;
   }
-  const int split = blockIdx.x / (of_tokens + of_columns), index = blockIdx.x % (of_tokens + of_columns);
+  const int split = at.x / (of_tokens + of_columns), index = at.x % (of_tokens + of_columns);
   if (index < of_tokens)
     backward_tokens<typename Tiles::Shrink>(shared, call, split, index);
   else
     backward_columns<typename Tiles::Strip>(shared, call, split, index - of_tokens);
+}
+
+template <typename Tiles>
+__global__ __launch_bounds__(Tiles::kThreads,
+                             Tiles::kBlocks) void backward_dy(const __grid_constant__ BackwardDy call) {
+  backward_dy_block<Tiles>(call, block_of_grid());
+}
+
+template <typename Tiles>
+__global__ __launch_bounds__(Tiles::kThreads,
+                             Tiles::kBlocks) void backward_dy_list(const __grid_constant__ List<BackwardDy> list) {
+  run_part(list, [](const BackwardDy &call, const Block &at) { backward_dy_block<Tiles>(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -31,7 +31,7 @@ struct BackwardDyOnce {
 };
 
 template <typename Tile>
-__global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __grid_constant__ BackwardDyOnce call) {
+__device__ __forceinline__ void backward_dy_once_block(const BackwardDyOnce &call, const Block &block) {
   if constexpr (!kHasCode<Tile, Tile::kBytes>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
@@ -40,13 +40,12 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
   auto *ring = reinterpret_cast<Scalar *>(shared);
   Scalar *c_tile = ring + Tile::kStages * (Tile::kStrip + Tile::kLhs);
   auto *q_halves = reinterpret_cast<float *>(c_tile + Tile::kRhs);
-  const StripIndex at = {static_cast<int>(blockIdx.x) % call.column_tiles,
-                         static_cast<int>(blockIdx.x) / call.column_tiles, 0};
+  const StripIndex at = {block.x % call.column_tiles, block.x / call.column_tiles, 0};
   const int column = at.column_tile * Tile::kBlockN;
   const int begin = at.split * call.split_tokens, end = min(begin + call.split_tokens, call.tokens);
   const int tiles = (end - begin + Tile::kBlockM - 1) / Tile::kBlockM;
   wait_for_previous_launch();
-  if (call.kept != nullptr && blockIdx.x == 0) count_kept(call.kept, call.mask, call.tokens);
+  if (call.kept != nullptr && block.x == 0) count_kept(call.kept, call.mask, call.tokens);
 
   const auto fill = [&](int tile) {
     if (tile < tiles) {
@@ -116,7 +115,18 @@ __global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __gr
   });
   __syncthreads();
   finish_outer<Tile>(result, call.target, at);
-  form_d_weights<Tile>(shared, call.d_weights, at, call.target, blockIdx.x);
+  form_d_weights<Tile>(shared, call.d_weights, at, call.target, block.x);
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads, kBlocks) void backward_dy_once(const __grid_constant__ BackwardDyOnce call) {
+  backward_dy_once_block<Tile>(call, block_of_grid());
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(kThreads,
+                             kBlocks) void backward_dy_once_list(const __grid_constant__ List<BackwardDyOnce> list) {
+  run_part(list, [](const BackwardDyOnce &call, const Block &at) { backward_dy_once_block<Tile>(call, at); });
 }
 
 }  // namespace lily::cuda

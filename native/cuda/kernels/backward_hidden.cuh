@@ -94,9 +94,7 @@ __device__ inline void add_groups(const RouterGradient &router, const TileGroups
 }
 
 // One kernel for all engines: operands may have any type, and dh is rounded as it is stored.
-template <typename Unused>
-__global__ __launch_bounds__(kThreads,
-                             kHiddenBlocks) void backward_hidden(const __grid_constant__ BackwardHidden call) {
+__device__ __forceinline__ void backward_hidden_block(const BackwardHidden &call, const Block &at) {
   extern __shared__ __align__(16) char shared[];
   const DHidden &d_hidden = call.d_hidden;
   const RouterGradient &router = d_hidden.router;
@@ -105,7 +103,7 @@ __global__ __launch_bounds__(kThreads,
   const DHiddenScratch<kHiddenTokens> scratch(adds_groups ? groups.end() : reinterpret_cast<float *>(shared),
                                               router.experts);
   const int lanes = d_hidden_lanes(d_hidden.rank);
-  const int begin = blockIdx.x * call.block_tokens, end = min(begin + call.block_tokens, call.tokens);
+  const int begin = at.x * call.block_tokens, end = min(begin + call.block_tokens, call.tokens);
   int added = -1;  // the group whose dw is in shared memory, if it is one
   wait_for_previous_launch();
   prepare_router_gradient(router, scratch);
@@ -132,6 +130,18 @@ __global__ __launch_bounds__(kThreads,
                             });
     __syncthreads();  // the next tile uses the same scratch memory
   }
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads,
+                             kHiddenBlocks) void backward_hidden(const __grid_constant__ BackwardHidden call) {
+  backward_hidden_block(call, block_of_grid());
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads, kHiddenBlocks) void backward_hidden_list(
+    const __grid_constant__ List<BackwardHidden> list) {
+  run_part(list, [](const BackwardHidden &call, const Block &at) { backward_hidden_block(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -90,11 +90,11 @@ __device__ inline void backward_router(char *shared, const RouterBlocks &call, i
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void backward_x(const __grid_constant__ BackwardX call) {
+__device__ __forceinline__ void backward_x_block(const BackwardX &call, const Block &block) {
   if constexpr (!kHasCode<Tile, kBothBytes<Tile>>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
   extern __shared__ __align__(16) char shared[];
-  int index = blockIdx.x;
+  int index = block.x;
   wait_for_previous_launch();
   if (index >= call.expand_blocks + call.outer_blocks) {
     backward_router<typename Tile::Engine, Tile::kThreads>(shared, call.router,
@@ -114,6 +114,17 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void backward_x(cons
   });
   allow_next_launch();
   if (has_outer) finish_outer<Tile>(z, call.target, at);
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void backward_x(const __grid_constant__ BackwardX call) {
+  backward_x_block<Tile>(call, block_of_grid());
+}
+
+template <typename Tile>
+__global__ __launch_bounds__(Tile::kThreads,
+                             Tile::kBlocks) void backward_x_list(const __grid_constant__ List<BackwardX> list) {
+  run_part(list, [](const BackwardX &call, const Block &at) { backward_x_block<Tile>(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -322,15 +322,13 @@ __device__ inline void reduce_elements(const ReduceJob &job, int row, int column
 }
 
 // Backward, last phase: each thread adds four elements over all partial sums.
-template <typename Unused>
-__global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduce call) {
+__device__ __forceinline__ void reduce_block(const Reduce &call, const Block &at) {
   wait_for_previous_launch();
   int job_index = 0;
-  while (job_index + 1 < call.count && static_cast<int>(blockIdx.x) >= call.jobs[job_index + 1].first_block)
-    ++job_index;
+  while (job_index + 1 < call.count && at.x >= call.jobs[job_index + 1].first_block) ++job_index;
   const ReduceJob &job = call.jobs[job_index];
   const int vec4_per_row = (job.columns + 3) / 4;
-  const int64_t i = static_cast<int64_t>(blockIdx.x - job.first_block) * kThreads + threadIdx.x;
+  const int64_t i = static_cast<int64_t>(at.x - job.first_block) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(job.rows) * vec4_per_row) return;
   const int row = static_cast<int>(i / vec4_per_row), column = static_cast<int>(i % vec4_per_row) * 4;
   with_type(AllTypes{}, job.out.dtype, [&](auto tag) {
@@ -342,6 +340,16 @@ __global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduc
         reduce_elements<decltype(tag), kWhole, true>(job, row, column);
     });
   });
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void reduce(const __grid_constant__ Reduce call) {
+  reduce_block(call, block_of_grid());
+}
+
+template <typename Unused>
+__global__ __launch_bounds__(kThreads) void reduce_list(const __grid_constant__ List<Reduce> list) {
+  run_part(list, [](const Reduce &call, const Block &at) { reduce_block(call, at); });
 }
 
 // db_e (+)= sum of w_ge D_g over the layers, in order, and over each layer's groups, in order. See lily_fold in the C

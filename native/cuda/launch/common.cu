@@ -47,6 +47,9 @@ const ListKernel<Cast> kCastKernel = {cast<void>, cast_list<void>, "launching th
 const ListKernel<ForwardRoute> kRouteKernel = {forward_route<void>, forward_route_list<void>,
                                                "launching the forward_route kernel"};
 const ListKernel<FormU> kFormUKernel = {form_u<void>, form_u_list<void>, "launching the form_u kernel"};
+const ListKernel<BackwardHidden> kHiddenKernel = {backward_hidden<void>, backward_hidden_list<void>,
+                                                  "launching the backward_hidden kernel"};
+const ListKernel<Reduce> kReduceKernel = {reduce<void>, reduce_list<void>, "launching the reduce kernel"};
 const ListKernel<Pool> kPoolKernel = {pool<void>, pool_list<void>, "launching the pool kernel"};
 
 lily_status launch_cast(const Launch &planned, const Cast &call, Launcher &launcher) {
@@ -60,14 +63,6 @@ lily_status launch_clear(const lily_matrix &matrix, int columns, const ListedRow
   to.rows = rows;
   add_job(call, {{}, to, count, columns, columns, {}, nullptr, 0});
   return launcher.launch(kCastKernel.one, kCastKernel.name, dim3(cast_blocks(count, columns)), 0, call);
-}
-
-lily_status launch_backward_hidden(const Launch &planned, const BackwardHidden &call, Launcher &launcher) {
-  return launcher.launch(backward_hidden<void>, "launching the backward_hidden kernel", planned, call);
-}
-
-lily_status launch_reduce(const Launch &planned, const Reduce &call, Launcher &launcher) {
-  return launcher.launch(reduce<void>, "launching the reduce kernel", planned, call);
 }
 
 lily_status launch_fold(const Fold &call, Launcher &launcher) {
@@ -88,8 +83,8 @@ void load_common(KernelLoader &load) {
   load_both(kRouteKernel);
   load_both(kFormUKernel);
   load_both(kPoolKernel);
-  load(reduce<void>);
-  load(backward_hidden<void>);
+  load_both(kReduceKernel);
+  load_both(kHiddenKernel);
   load(fold<void>);
   load(ascend<void>);
 }

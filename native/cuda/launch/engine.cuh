@@ -13,8 +13,9 @@ lily_status run_forward(const ForwardCalls &list, Launcher &launcher) {
 }
 
 template <typename Engine>
-lily_status run_backward(const lily_backward &call, const BackwardPlan &plan, int all_rows, Launcher &launcher) {
-  return Backward<Engine>(call, plan, all_rows, launcher).run();
+lily_status run_backward(const BackwardCalls &list, Launcher &launcher) {
+  return for_each_step(list.plans, static_cast<int>(list.calls.size()),
+                       [&](Members members) { return Backward<Engine>::run(list, members, launcher); });
 }
 
 template <typename Engine>
@@ -57,9 +58,18 @@ void load_kernels(KernelLoader &load) {
     load(forward_decode<decltype(row)>);
     load(forward_decode_list<decltype(row)>);
   });
-  for_each_row(typename Rows::Dy{}, [&](auto row) { load(backward_dy<decltype(row)>); });
-  for_each_row(typename Rows::Once{}, [&](auto row) { load(backward_dy_once<decltype(row)>); });
-  for_each_row(typename Rows::X{}, [&](auto row) { load(backward_x<decltype(row)>); });
+  for_each_row(typename Rows::Dy{}, [&](auto row) {
+    load(backward_dy<decltype(row)>);
+    load(backward_dy_list<decltype(row)>);
+  });
+  for_each_row(typename Rows::Once{}, [&](auto row) {
+    load(backward_dy_once<decltype(row)>);
+    load(backward_dy_once_list<decltype(row)>);
+  });
+  for_each_row(typename Rows::X{}, [&](auto row) {
+    load(backward_x<decltype(row)>);
+    load(backward_x_list<decltype(row)>);
+  });
   for_each_row(typename Rows::Large{}, [&](auto row) {
     load(large_product<decltype(row), false>);
     load(large_product<decltype(row), true>);

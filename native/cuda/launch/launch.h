@@ -96,6 +96,14 @@ inline void add_combine(Cast &cast, const Combine &combine, const Grid &grid) {
   cast.combine_blocks = static_cast<int>(grid.blocks());
 }
 
+// A kernel with its two entries.
+template <typename Call>
+struct ListKernel {
+  void (*one)(Call);
+  void (*list)(List<Call>);
+  const char *name;
+};
+
 // Launches the kernels of one call, or of a list, in its stream, in order. All kernels but those of roofs.cuh are
 // launched here.
 class Launcher {
@@ -132,9 +140,9 @@ class Launcher {
 
   // The same step of several calls, of which call_of(member) has the parameters: one launch for all that fit into one.
   template <typename Call, typename CallOf>
-  lily_status launch(void (*kernel)(Call), void (*list_kernel)(List<Call>), const char *name, Members members,
-                     const CallOf &call_of) {
-    if (members.size() == 1) return launch(kernel, name, *members[0].launch, call_of(members[0]));
+  lily_status launch(const ListKernel<Call> &kernel, Members members, const CallOf &call_of) {
+    static_assert(kMostParts<Call> >= 32);
+    if (members.size() == 1) return launch(kernel.one, kernel.name, *members[0].launch, call_of(members[0]));
     for (; !members.empty(); members = members.subspan(std::min<size_t>(members.size(), kMostParts<Call>))) {
       List<Call> list;
       list.count = static_cast<int>(std::min<size_t>(members.size(), kMostParts<Call>));
@@ -147,7 +155,7 @@ class Launcher {
         shared_bytes = std::max(shared_bytes, planned.shared_bytes);
         threads = std::max(threads, planned.threads);
       }
-      LILY_TRY(launch(list_kernel, name, dim3(blocks), shared_bytes, list, threads));
+      LILY_TRY(launch(kernel.list, kernel.name, dim3(blocks), shared_bytes, list, threads));
     }
     return LILY_OK;
   }
@@ -174,15 +182,18 @@ class KernelLoader {
 };
 
 // The calls of a list with their plans. `all_rows`: of the matrices in which their rows are scattered.
-struct ForwardCalls {
-  std::span<const lily_forward> calls;
-  const ForwardPlan *plans;
+template <typename Call, typename Plan>
+struct Calls {
+  std::span<const Call> calls;
+  const Plan *plans;
   int all_rows;
 };
+using ForwardCalls = Calls<lily_forward, ForwardPlan>;
+using BackwardCalls = Calls<lily_backward, BackwardPlan>;
 
 struct EngineFunctions {
   lily_status (*forward)(const ForwardCalls &list, Launcher &launcher);
-  lily_status (*backward)(const lily_backward &call, const BackwardPlan &plan, int all_rows, Launcher &launcher);
+  lily_status (*backward)(const BackwardCalls &list, Launcher &launcher);
   lily_status (*linear)(const lily_linear &call, const LinearPlan &plan, Launcher &launcher);
   void (*load)(KernelLoader &load);
 };
@@ -192,32 +203,32 @@ extern const EngineFunctions kExactFunctions, kTf32Functions, kBfloat16Functions
 lily_status launch_cast(const Launch &launch, const Cast &call, Launcher &launcher);
 // Sets rows of a matrix to zero.
 lily_status launch_clear(const lily_matrix &matrix, int columns, const ListedRows &rows, int count, Launcher &launcher);
-lily_status launch_backward_hidden(const Launch &launch, const BackwardHidden &call, Launcher &launcher);
-lily_status launch_reduce(const Launch &launch, const Reduce &call, Launcher &launcher);
 lily_status launch_fold(const Fold &call, Launcher &launcher);
 lily_status launch_ascend(const Ascend &call, Launcher &launcher);
 
-// The common kernels that lists launch. Their templates are instantiated in one file.
-template <typename Call>
-struct ListKernel {
-  void (*one)(Call);
-  void (*list)(List<Call>);
-  const char *name;
-};
+// The common kernels. Their templates are instantiated in one file.
 extern const ListKernel<Cast> kCastKernel;
 extern const ListKernel<ForwardRoute> kRouteKernel;
 extern const ListKernel<FormU> kFormUKernel;
 extern const ListKernel<Pool> kPoolKernel;
+extern const ListKernel<BackwardHidden> kHiddenKernel;
+extern const ListKernel<Reduce> kReduceKernel;
 
 void load_common(KernelLoader &load);
 void load_adamw(KernelLoader &load);
 
-// Calls visit(row) with the row of the table that the plan names.
+// Calls visit(row) with the row of the table that matches.
+template <typename Table, typename Matches, typename Visit>
+lily_status with_row_of(Table table, const Matches &matches, const Visit &visit) {
+  lily_status status = LILY_OK;
+  const bool found = with_row(table, matches, [&](auto row) { status = visit(row); });
+  return found ? status : fail(LILY_ERROR_UNSUPPORTED, "the plan has a tile without a kernel");
+}
+
+// The same with the row that the plan names.
 template <typename Table, typename Visit>
 lily_status with_tile(const Tile &tile, const Visit &visit) {
-  lily_status status = LILY_OK;
-  const bool found = with_row(Table{}, [&](auto row) { return tile.is(row); }, [&](auto row) { status = visit(row); });
-  return found ? status : fail(LILY_ERROR_UNSUPPORTED, "the plan has a tile without a kernel");
+  return with_row_of(Table{}, [&](auto row) { return tile.is(row); }, visit);
 }
 
 }  // namespace lily::cuda

@@ -15,10 +15,9 @@ class Backward {
  public:
   using Scalar = typename Engine::Scalar;
 
-  Backward(const lily_backward &call, const BackwardPlan &plan, int all_rows, Launcher &launcher)
+  Backward(const lily_backward &call, const BackwardPlan &plan, int all_rows)
       : call_(call),
         plan_(plan),
-        launcher_(launcher),
         problem_(call.problem),
         tokens_(static_cast<int>(problem_.tokens)),
         rank_(static_cast<int>(problem_.rank)),
@@ -30,56 +29,76 @@ class Backward {
         token_routing_(problem_.routing == LILY_ROUTING_TOKEN),
         transposed_(problem_.routing == LILY_ROUTING_NONE) {}
 
-  lily_status run() const {
-    for (const Launch &planned : plan_.launches) LILY_TRY(run(planned));
-    return LILY_OK;
-  }
-
- private:
-  lily_status run(const Launch &planned) const {
+  // Executes a step of some calls of a list, all with the same tiles.
+  static lily_status run(const BackwardCalls &list, Members members, Launcher &launcher) {
     using Rows = Tiles<Engine>;
-    switch (planned.step) {
-      case Step::kCast: return launch_cast(planned, casts(), launcher_);
+    const Launch &first = *members[0].launch;
+    const auto of = [&](const Member &member) {
+      return Backward(list.calls[member.call], list.plans[member.call], list.all_rows);
+    };
+    // Large ranks: one call after the other.
+    const auto launch_each = [&](const auto &launch_one) {
+      for (const Member &member : members) LILY_TRY(launch_one(of(member), *member.launch));
+      return LILY_OK;
+    };
+    switch (first.step) {
+      case Step::kCast:
+        return launcher.launch(kCastKernel, members, [&](const Member &member) { return of(member).casts(); });
       case Step::kDy:
       case Step::kDyColumns:
-      case Step::kDyTokens: return run_dy(planned);
-      case Step::kDyOnce:
-        return with_tile<typename Rows::Once>(planned.tile, [&](auto row) {
-          return launcher_.launch(backward_dy_once<decltype(row)>, "launching the backward_dy_once kernel", planned,
-                                  dy_once());
+      case Step::kDyTokens: {
+        const auto has_pair = [&](auto tiles) {
+          return first.tile.is(typename decltype(tiles)::Shrink{}) &&
+                 first.strip_tile.is(typename decltype(tiles)::Strip{});
+        };
+        return with_row_of(typename Rows::Dy{}, has_pair, [&](auto tiles) {
+          using Row = decltype(tiles);
+          return launcher.launch(
+              ListKernel<BackwardDy>{backward_dy<Row>, backward_dy_list<Row>, "launching the backward_dy kernel"},
+              members, [&](const Member &member) { return of(member).dy_call(first.step); });
         });
-      case Step::kDHidden: return launch_backward_hidden(planned, backward_hidden_call(), launcher_);
+      }
+      case Step::kDyOnce:
+        return with_tile<typename Rows::Once>(first.tile, [&](auto row) {
+          using Row = decltype(row);
+          return launcher.launch(ListKernel<BackwardDyOnce>{backward_dy_once<Row>, backward_dy_once_list<Row>,
+                                                            "launching the backward_dy_once kernel"},
+                                 members, [&](const Member &member) { return of(member).dy_once(); });
+        });
+      case Step::kDHidden:
+        return launcher.launch(kHiddenKernel, members,
+                               [&](const Member &member) { return of(member).backward_hidden_call(); });
       case Step::kX:
-        return with_tile<typename Rows::X>(planned.tile, [&](auto row) {
-          return launcher_.launch(backward_x<decltype(row)>, "launching the backward_x kernel", planned, x_call());
+        return with_tile<typename Rows::X>(first.tile, [&](auto row) {
+          using Row = decltype(row);
+          return launcher.launch(
+              ListKernel<BackwardX>{backward_x<Row>, backward_x_list<Row>, "launching the backward_x kernel"}, members,
+              [&](const Member &member) { return of(member).x_call(); });
         });
       case Step::kLargeD:
       case Step::kLargeDa:
-        return with_tile<typename Rows::Large>(planned.tile, [&](auto row) {
-          return launcher_.launch(large_outer<decltype(row)>, "launching the large_outer kernel", planned,
-                                  large_outer_call(planned.step));
+        return with_tile<typename Rows::Large>(first.tile, [&](auto row) {
+          return launch_each([&](const Backward &call, const Launch &planned) {
+            return launcher.launch(large_outer<decltype(row)>, "launching the large_outer kernel", planned,
+                                   call.large_outer_call(planned.step));
+          });
         });
       case Step::kLargeDHidden:
-        return launch_product<Engine>(planned, plan_.large_d_hidden, transposed_, large_d_hidden(), launcher_);
-      case Step::kLargeDx: return launch_product<Engine>(planned, plan_.large_dx, true, large_dx(), launcher_);
-      case Step::kReduce: return launch_reduce(planned, reduce_call(), launcher_);
+        return launch_each([&](const Backward &call, const Launch &planned) {
+          return launch_product<Engine>(planned, call.plan_.large_d_hidden, call.transposed_, call.large_d_hidden(),
+                                        launcher);
+        });
+      case Step::kLargeDx:
+        return launch_each([&](const Backward &call, const Launch &planned) {
+          return launch_product<Engine>(planned, call.plan_.large_dx, true, call.large_dx(), launcher);
+        });
+      case Step::kReduce:
+        return launcher.launch(kReduceKernel, members, [&](const Member &member) { return of(member).reduce_call(); });
       default: return LILY_OK;  // steps of forward
     }
   }
 
-  lily_status run_dy(const Launch &planned) const {
-    const auto has_pair = [&](auto tiles) {
-      return planned.tile.is(typename decltype(tiles)::Shrink{}) &&
-             planned.strip_tile.is(typename decltype(tiles)::Strip{});
-    };
-    lily_status status = LILY_OK;
-    const bool found = with_row(typename Tiles<Engine>::Dy{}, has_pair, [&](auto tiles) {
-      status = launcher_.launch(backward_dy<decltype(tiles)>, "launching the backward_dy kernel", planned,
-                                dy_call(planned.step));
-    });
-    return found ? status : fail(LILY_ERROR_UNSUPPORTED, "the plan has a tile without a kernel");
-  }
-
+ private:
   template <typename T>
   T *in_workspace(Offset offset) const {
     return at<T>(call_.workspace, offset);
@@ -190,8 +209,8 @@ class Backward {
     call.pooled = !plan_.has_token_weights;
     call.scale = problem_.scaling;
     call.rank = rank_;
-    call.hidden = hidden();
-    call.token_weights = {token_routing_ ? call_.probabilities : call_.weights, groups(), experts_, token_routing_};
+    call.strip.lhs.token_weights = {token_routing_ ? call_.probabilities : call_.weights, groups(), experts_,
+                                    token_routing_};
     call.splits = step == Step::kDyTokens ? 1 : plan_.dy.splits;
     call.strip.split_tokens = step == Step::kDyTokens ? tokens_ : plan_.dy.split_tokens;
     if (step != Step::kDyColumns) add_token_blocks(call);
@@ -221,7 +240,6 @@ class Backward {
     strip.lhs.hidden = left_hidden();
     strip.lhs.rank = rank_;
     strip.lhs.columns = plan_.outer_rows;
-    strip.lhs.token_weights = call.token_weights;
     strip.lhs.one_hot = plan_.one_hot;
     strip.x = dy();
     strip.with_gradient = with_gradient();
@@ -417,7 +435,6 @@ class Backward {
 
   const lily_backward &call_;
   const BackwardPlan &plan_;
-  Launcher &launcher_;
   const lily_problem &problem_;
   const int tokens_, rank_, experts_, d_in_, d_out_;
   const ListedRows rows_;

@@ -33,21 +33,20 @@ class Forward {
     const auto of = [&](const Member &member) {
       return Forward(list.calls[member.call], list.plans[member.call], list.all_rows);
     };
-    const auto launch = [&](const auto &kernel, const auto &call_of) {
-      return launcher.launch(kernel.one, kernel.list, kernel.name, members, call_of);
-    };
     // Large ranks: one call after the other.
-    const auto launch_each = [&](const auto &launch_product_of) {
-      for (const Member &member : members) LILY_TRY(launch_product_of(of(member), *member.launch));
+    const auto launch_each = [&](const auto &launch_one) {
+      for (const Member &member : members) LILY_TRY(launch_one(of(member), *member.launch));
       return LILY_OK;
     };
     switch (step) {
-      case Step::kCast: return launch(kCastKernel, [&](const Member &member) { return of(member).casts(); });
+      case Step::kCast:
+        return launcher.launch(kCastKernel, members, [&](const Member &member) { return of(member).casts(); });
       case Step::kShrink:
       case Step::kSplitShrink:
         return with_tile<typename Rows::Shrink>(tile, [&](auto row) {
           using Row = decltype(row);
-          return launcher.launch(forward_shrink<Row>, forward_shrink_list<Row>, "launching the forward_shrink kernel",
+          return launcher.launch(ListKernel<ForwardShrink>{forward_shrink<Row>, forward_shrink_list<Row>,
+                                                           "launching the forward_shrink kernel"},
                                  members, [&](const Member &member) {
                                    return step == Step::kShrink ? of(member).shrink() : of(member).partial_shrink();
                                  });
@@ -56,23 +55,29 @@ class Forward {
         return launch_each([&](const Forward &call, const Launch &planned) {
           return launch_product<Engine>(planned, call.plan_.large_hidden, false, call.large_hidden(), launcher);
         });
-      case Step::kRoute: return launch(kRouteKernel, [&](const Member &member) { return of(member).route_call(); });
+      case Step::kRoute:
+        return launcher.launch(kRouteKernel, members, [&](const Member &member) { return of(member).route_call(); });
       case Step::kPoolWeights:
-        return launch(kPoolKernel, [&](const Member &member) { return of(member).pool_weights(); });
-      case Step::kScale: return launch(kFormUKernel, [&](const Member &member) { return of(member).scale_call(); });
-      case Step::kFormU: return launch(kFormUKernel, [&](const Member &member) { return of(member).form_u_call(); });
-      case Step::kCombine: return launch(kCastKernel, [&](const Member &member) { return of(member).combining(); });
+        return launcher.launch(kPoolKernel, members, [&](const Member &member) { return of(member).pool_weights(); });
+      case Step::kScale:
+        return launcher.launch(kFormUKernel, members, [&](const Member &member) { return of(member).scale_call(); });
+      case Step::kFormU:
+        return launcher.launch(kFormUKernel, members, [&](const Member &member) { return of(member).form_u_call(); });
+      case Step::kCombine:
+        return launcher.launch(kCastKernel, members, [&](const Member &member) { return of(member).combining(); });
       case Step::kExpand:
         return with_tile<typename Rows::Expand>(tile, [&](auto row) {
           using Row = decltype(row);
-          return launcher.launch(forward_expand<Row>, forward_expand_list<Row>, "launching the forward_expand kernel",
+          return launcher.launch(ListKernel<ForwardExpand>{forward_expand<Row>, forward_expand_list<Row>,
+                                                           "launching the forward_expand kernel"},
                                  members, [&](const Member &member) { return of(member).expand(); });
         });
       case Step::kMix:
         return with_tile<typename Rows::Mix>(tile, [&](auto row) {
           using Row = decltype(row);
-          return launcher.launch(forward_mix<Row>, forward_mix_list<Row>, "launching the forward_mix kernel", members,
-                                 [&](const Member &member) { return of(member).template mix<Row>(); });
+          return launcher.launch(
+              ListKernel<ForwardMix>{forward_mix<Row>, forward_mix_list<Row>, "launching the forward_mix kernel"},
+              members, [&](const Member &member) { return of(member).template mix<Row>(); });
         });
       case Step::kLargeExpand:
         return launch_each([&](const Forward &call, const Launch &planned) {
@@ -81,7 +86,8 @@ class Forward {
       case Step::kDecode:
         return with_tile<typename Rows::Decode>(tile, [&](auto row) {
           using Row = decltype(row);
-          return launcher.launch(forward_decode<Row>, forward_decode_list<Row>, "launching the forward_decode kernel",
+          return launcher.launch(ListKernel<ForwardDecode>{forward_decode<Row>, forward_decode_list<Row>,
+                                                           "launching the forward_decode kernel"},
                                  members, [&](const Member &member) { return of(member).template decode<Row>(); });
         });
       default: return LILY_OK;  // steps of backward
