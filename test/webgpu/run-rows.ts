@@ -24,7 +24,7 @@ export interface List {
   readonly index?: readonly (readonly number[])[]
 }
 
-/** The calls of a list, before and after they ran. */
+/** What a list has written. */
 export interface ListResult {
   readonly values: readonly Values[]
   /** Of the rows of no case. */
