@@ -106,6 +106,10 @@ export async function count(job: Job, architecture = '90'): Promise<{ forward: C
   return { forward: summarise(forward), backward: summarise(both, forward) }
 }
 
+/** Of forward alone. */
+export const countOfForward = async (job: Job): Promise<Counts> =>
+  summarise(await countInChild(job, 'forward', '90', EMULATED_MULTIPROCESSORS))
+
 /** Wavefronts of shared memory and MMA instructions of the kernels of forward whose names contain `kernel`. */
 export async function countForward(
   job: Job,

@@ -55,10 +55,6 @@ export interface PlannedCall extends Omit<Job, 'method'> {
   readonly method: PlannedMethod
   readonly gpu: Gpu
   readonly direction: Direction
-  /** The calls of a list, among which the tokens are divided. Default: one call. */
-  readonly adapters?: number
-  /** The rows of a call are scattered in x and y. */
-  readonly scattered?: boolean
   /** Restricts the choice to one row of a table. */
   readonly only?: Readonly<Partial<Record<TileTable, Sizes>>>
 }

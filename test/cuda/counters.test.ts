@@ -4,12 +4,13 @@
  * @long
  */
 import { describe, expect, test } from 'vitest'
-import { count, countForward, type Counts } from '../../bench/counters/count.js'
+import { count, countForward, countOfForward, type Counts } from '../../bench/counters/count.js'
 import type { Job } from '../../bench/counters/counted-call.js'
 import { emulatedGpu, gpuNames, gpus } from '../../bench/counters/gpus.js'
 import {
   floorSeconds,
   moved,
+  type Plan,
   planCall,
   type PlannedCall,
   type PlannedMethod,
@@ -24,6 +25,7 @@ import { type Shape, shapeText } from '../../bench/workload/shapes.js'
 import { isEmulated } from '../support/backend.js'
 import { isLong } from '../support/runs.js'
 import {
+  adapters,
   AT_SCALE,
   atScale,
   type Budget,
@@ -64,10 +66,14 @@ function expectWithin(counts: Counts, budget: Budget, minBytes: number): void {
  */
 function expectModelled(counts: Counts, direction: Direction, job: Job, architecture: 75 | 90 = 90): void {
   const planned = plan(direction, job, architecture)
-  expect(planned.launches.length, direction).toBe(counts.launches)
-  expect(Math.abs(counts.touched / touched(planned) - 1), `${direction}, touched`).toBeLessThan(1e-3)
+  expectTouched(counts, direction, planned)
   const tolerance = job.shape.rank >= 128 ? 0.06 : 0.03
   expect(Math.abs(counts.requested / requested(planned) - 1), `${direction}, requested`).toBeLessThan(tolerance)
+}
+
+function expectTouched(counts: Counts, direction: Direction, planned: Plan): void {
+  expect(planned.launches.length, direction).toBe(counts.launches)
+  expect(Math.abs(counts.touched / touched(planned) - 1), `${direction}, touched`).toBeLessThan(1e-3)
 }
 
 // The matrix units of Turing support float16, at half the depth per instruction. All other counts are the same.
@@ -148,6 +154,20 @@ test('parameters in float32 with activations in bfloat16: one more launch, which
     expectModelled(counts[direction], direction, { ...job, dtype: 'mixed' })
   }
 })
+
+// What is read and written once: x, y, which is added to, and the parameters of all adapters.
+test.for(adapters.counted)(
+  '$count adapters, scattered: $scattered',
+  async ({ shape, count: of, scattered, ...most }, context) => {
+    needsEmulator(context)
+    const job: Job = { shape, dtype: 'bfloat16', method: 'lora', adapters: of, scattered }
+    const counts = await countOfForward(job)
+    const { tokens, d, rank } = shape
+    expect(counts.touched / (2 * d * (3 * tokens + 2 * of * rank))).toBeLessThanOrEqual(most.touched)
+    // The model does not know of the numbers of rows, of which blocks request sectors again and again.
+    expectTouched(counts, 'forward', plan('forward', job, 90))
+  },
+)
 
 describe.each(gpuNames)('plans at scale on %s', (device) => {
   const gpu = gpus[device]
