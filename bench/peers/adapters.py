@@ -38,6 +38,22 @@ def lora(x, y, a, b):
     return y + (torch.nn.functional.linear(hidden, b) * SCALING).to(y.dtype)
 
 
+def rows_loop(x, y, of, adapters):
+    """y with the adapter of[t] of each row t added in place, by the loop of PEFT (_mixed_batch_forward of
+    src/peft/tuners/lora/layer.py): x [M, d], of [M], and an adapter is a function of its rows of x and y."""
+    for k in of.unique().tolist():
+        rows = torch.where(of == k)[0]
+        y[rows] = adapters[k](x[rows], y[rows])
+    return y
+
+
+def rows_gather(x, y, of, a, b):
+    """The same of LoRA by a gather: a [K, r, d] and b [K, d, r] are selected for each row of x."""
+    hidden = torch.bmm(a.index_select(0, of), x[:, :, None])
+    y += torch.bmm(b.index_select(0, of), hidden)[:, :, 0] * SCALING
+    return y
+
+
 def frozen_layer(x, weight):
     """Returns the output of the base layer for weight [d, d]."""
     return torch.nn.functional.linear(x, weight)

@@ -30,13 +30,13 @@ export interface Contender {
  * The pause before a sample, in milliseconds. The threads of OpenMP spin for several milliseconds after the last call of
  * their process, on the processors that the next contender requires.
  */
-const PAUSE = 25
+export const PAUSE = 25
 
 /**
  * Seconds of untimed calls before a sample. The contenders before it have replaced the contents of the caches, and a
  * process that has slept gets its processors back only after milliseconds.
  */
-const WARMUP = 0.02
+export const WARMUP = 0.02
 
 export const OURS = 'lily-kernels'
 

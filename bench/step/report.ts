@@ -59,7 +59,7 @@ export const explanations: readonly string[] = [
     'the formula of this package.',
 ]
 
-export function header({ machine, versions, command, measuredAt, version }: StepReport): string[] {
+export function header({ machine, versions, command, measuredAt, version }: Comparison): string[] {
   const list = Object.entries(versions).map(([name, value]) => `${name} ${value}`)
   const threads = `${machine.threads} thread${machine.threads === 1 ? '' : 's'}`
   return [

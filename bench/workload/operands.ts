@@ -2,15 +2,13 @@
 import { tensor, type Tensor } from '../../lib/index.js'
 import { allocateOnHost } from '../../lib/memory/allocate.js'
 import { type DTypes, encode, type Float } from './dtypes.js'
+import { PATTERN, patternNumbers } from './pattern.js'
 import type { Shape } from './shapes.js'
 
 /** Copies a tensor to the backend under test. */
 export type Place = (tensor: Tensor) => Tensor
 
 const product = (sizes: readonly number[]): number => sizes.reduce((all, size) => all * size, 1)
-
-/** A prime: rows, or experts, that repeat exactly would have equal gradients of the router's probabilities. */
-const PATTERN = 65_521
 
 /**
  * Encoded numbers by scale and type. Runs with cold caches create hundreds of operand sets, and encoding is slower than
@@ -22,13 +20,7 @@ function patternOf(scale: number, dtype: Float): ReturnType<typeof encode> {
   const key = `${scale} ${dtype}`
   const known = patterns.get(key)
   if (known !== undefined) return known
-  const numbers = new Float32Array(PATTERN)
-  let state = 1
-  for (let i = 0; i < PATTERN; i++) {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    numbers[i] = scale * (state / 2 ** 31 - 1)
-  }
-  const pattern = encode(numbers, dtype)
+  const pattern = encode(patternNumbers(scale), dtype)
   patterns.set(key, pattern)
   return pattern
 }
