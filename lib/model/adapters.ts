@@ -49,6 +49,8 @@ interface SavedParts {
   readonly joined: RowsSaved | null
 }
 
+const NO_PARTS: Omit<SavedParts, 'frozen'> = { calls: [], joined: null }
+
 /** The parts of a saved call: null once it is disposed of; undefined for any other value. */
 let partsOf: (saved: unknown) => SavedParts | null | undefined
 
@@ -70,7 +72,7 @@ export class AdaptersSaved {
 
   /** By adapter name: the numbers of its rows of x, ascending; undefined for a call without `rows`, or once disposed of. */
   get rows(): ReadonlyMap<string, Int32Array> | undefined {
-    const { calls, joined } = this.#parts ?? { calls: [], joined: null }
+    const { calls, joined } = this.#parts ?? NO_PARTS
     const rows = joined?.rows
     return rows && new Map(calls.map(({ adapter }, k) => [adapter, rows[k]]))
   }
@@ -81,8 +83,9 @@ export class AdaptersSaved {
 
   /** Releases all saved calls. Throws nothing. */
   dispose(): void {
-    for (const { saved } of this.#parts?.calls ?? []) saved.dispose()
-    this.#parts?.joined?.dispose()
+    const { calls, joined } = this.#parts ?? NO_PARTS
+    if (joined === null) for (const { saved } of calls) saved.dispose()
+    else joined.dispose()
     this.#parts = null
   }
 
