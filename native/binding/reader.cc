@@ -394,10 +394,11 @@ class Reader {
     problem.activation_dtype = choice(activationDtype);
     problem.parameter_dtype = choice(parameterDtype);
     problem.device = source_.device;
-    sizes_[size::listed] = whole(listed, 0, kMaxCount);
-    sizes_[size::indices] = whole(indices, 0, kMaxStep);
     check(problem_error(problem));
-    if (!failed()) set_sizes(problem);
+    if (failed()) return problem;
+    set_sizes(problem);
+    sizes_[size::listed] = whole(listed, 0, problem.tokens);
+    sizes_[size::indices] = whole(indices, problem.tokens, kMaxStep);
     return problem;
   }
 
@@ -413,19 +414,18 @@ class Reader {
   };
 
   Rows read_rows(const lily_problem &problem, int index, int mask, int scale) {
-    const int64_t rest_count = problem.tokens - sizes_[size::listed];
-    if (rest_count < 0) fail("ERR_LILY_ARGUMENT", "listed is more than tokens");
     return {.problem = problem,
             .index = array<int32_t>(index),
             .mask = array_if_given<uint8_t>(mask),
             .scale = array_if_given(scale),
-            .rest_count = rest_count};
+            .rest_count = problem.tokens - sizes_[size::listed]};
   }
 
   // One row of the index on the host: every row is there once.
   bool take_row(Rows &rows, int32_t row) {
     if (row < 0 || row >= rows.problem.tokens || rows.is_listed[static_cast<size_t>(row)]) return false;
-    return rows.is_listed[static_cast<size_t>(row)] = true;
+    rows.is_listed[static_cast<size_t>(row)] = true;
+    return true;
   }
 
   // Where the rows of a call begin, and its tokens. `fields`: the first of the fields of this call.

@@ -141,7 +141,8 @@ LILY_INLINE void multiply_tokens(const float *in, int64_t pitch, int64_t rows, i
 LILY_INLINE int64_t copy_pitch(int64_t depth) { return round_up(steps_of<Operand>(depth), kLanes) + kLanes; }
 
 // out[t][i] (+)= sum over k < depth of lhs[t][k] scale in[i][k] for `rows` rows i; whole vectors are written. Rows that
-// are no whole vector, or whose elements are no steps, are copied to `copy`, which holds kLanes * copy_pitch(depth).
+// are no whole vector, or whose elements are not whole steps, are copied to `copy`, which holds kLanes *
+// copy_pitch(depth).
 template <int64_t kChains, bool kScales, typename E>
 void multiply_few(const E *in, int64_t pitch, int64_t rows, int64_t depth, float scale, const FewRows &lhs,
                   int64_t tokens, const Sums &out, bool accumulate, float *copy) {
@@ -150,7 +151,7 @@ void multiply_few(const E *in, int64_t pitch, int64_t rows, int64_t depth, float
   int64_t i = 0;
   if constexpr (__is_same(E, Operand::Element)) {
     constexpr bool kScalesSteps = kScales && kDepth == 1;
-    if (depth % (4 * kDepth) == 0 && (kScales == kScalesSteps || scale == 1.0f)) {
+    if (depth % (4 * kDepth) == 0 && pitch % kDepth == 0 && (kScales == kScalesSteps || scale == 1.0f)) {
       i = rows / kLanes * kLanes;
       multiply_tokens<kChains, kScalesSteps>(reinterpret_cast<const float *>(in), pitch / kDepth, i, steps, scale, lhs,
                                              tokens, out, accumulate);

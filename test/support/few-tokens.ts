@@ -3,7 +3,7 @@
  * compute. This file contains both sides of a child process with an instruction set.
  */
 import { fileURLToPath } from 'node:url'
-import { backends, lilyForward, loraForward, tensor, type Tensor } from '../../lib/index.js'
+import { backends, lilyForward, loraForward, tensor, type Tensor, type TensorLike } from '../../lib/index.js'
 import { bits } from './compare.js'
 import { type Float, pack } from './dtypes.js'
 import { answer, ask } from './fork.js'
@@ -18,6 +18,8 @@ const PROBLEMS = [
   { routing: 'lora', rank: 36, dIn: 1060, dOut: 131 },
   { routing: 'token', rank: 9, dIn: 130, dOut: 1090 },
   { routing: 'uniform', rank: 20, dIn: 96, dOut: 600 },
+  // Rows that begin at odd elements: pairs of 16-bit numbers straddle the steps of a row.
+  { routing: 'lora', rank: 16, dIn: 64, dOut: 48, gap: 1 },
 ] as const
 
 /** @returns problems and numbers of tokens with other bits; undefined without the instruction set */
@@ -48,21 +50,18 @@ export function wrongRows(): string[] {
 }
 
 /** y of the first tokens. */
-function forwardOf(problem: (typeof PROBLEMS)[number] & { activations: Float; parameters: Float }) {
-  const { routing, rank, dIn, dOut, activations, parameters } = problem
+function forwardOf(problem: (typeof PROBLEMS)[number] & { gap?: number; activations: Float; parameters: Float }) {
+  const { routing, rank, dIn, dOut, activations, parameters, gap = 0 } = problem
+  const scaling = gap === 0 ? 2 : 1
   const random = randomFrom(1)
-  const make = (type: Float, ...shape: number[]) =>
-    tensor(
-      pack(
-        type,
-        gaussian(
-          random,
-          shape.reduce((p, q) => p * q),
-        ),
-      ),
-      shape,
-      type,
+  const make = (type: Float, ...shape: number[]): TensorLike => {
+    const columns = shape[shape.length - 1] + gap
+    const rows = shape.slice(0, -1).reduce((p, q) => p * q)
+    const strides = shape.map((_, i) =>
+      i === shape.length - 1 ? 1 : columns * shape.slice(i + 1, -1).reduce((p, q) => p * q, 1),
     )
+    return { data: pack(type, gaussian(random, rows * columns)), shape, strides, dtype: type }
+  }
   const x = gaussian(random, MOST * dIn)
   const y = gaussian(random, MOST * dOut)
   const experts = 3
@@ -73,8 +72,8 @@ function forwardOf(problem: (typeof PROBLEMS)[number] & { activations: Float; pa
     tensor(pack(activations, values.subarray(0, tokens * columns)), [tokens, columns], activations)
   return (tokens: number): Tensor => {
     const operands = { x: first(x, tokens, dIn), a, b, y: first(y, tokens, dOut) }
-    if (routing === 'lora') return loraForward(operands, { scaling: 2 }).y
-    return lilyForward({ ...operands, router }, { scaling: 2, routing }).y
+    if (routing === 'lora') return loraForward(operands, { scaling }).y
+    return lilyForward({ ...operands, router }, { scaling, routing }).y
   }
 }
 

@@ -152,10 +152,10 @@ typedef struct lily_backward {
  * precision and types; problem.tokens of a call is the number of its own rows, which may be 0. The bits of y and of
  * what is kept are those of the calls one after the other.
  *
- * A call whose rows are one run has no tokens.rows: its x and y begin at its first row.
+ * A call whose rows are one run may have no tokens.rows: its x and y then begin at its first row.
  */
 typedef struct lily_forward_rows {
-  lily_forward *calls; /* in host memory; the backend sets their workspaces */
+  lily_forward *calls; /* in host memory; the backend may set their workspaces */
   int64_t count;
   int64_t tokens;      /* rows of x and y */
   int64_t d_in, d_out; /* their columns */
