@@ -8,9 +8,11 @@ import fc from 'fast-check'
 import { describe, test } from 'vitest'
 import type { Routing } from '../support/reference.js'
 import { isEmulated, isSanitized, isSlow, isWebGpu } from '../support/backend.js'
-import { makeCase, type Spec, splitTokens } from '../support/cases.js'
+import { makeCase, makeRowsCase, type RowsSpec, type Spec, splitTokens } from '../support/cases.js'
 import { checkCase } from '../support/check.js'
+import { checkRows } from '../support/check-rows.js'
 import { FLOAT32, TYPES } from '../support/dtypes.js'
+import type { HowRows } from '../support/rows.js'
 import { GRADIENTS, type How } from '../support/run.js'
 import { everyNth, isLong, problems } from '../support/runs.js'
 
@@ -67,6 +69,36 @@ const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[]
       return { spec: { ...spec, tokens: groups * length, lengths }, leading: [groups, length] }
     })
 
+/** One to five adapters, whose rows are tokens, sequences, or those of a 3-D x. */
+const rowsProblem: fc.Arbitrary<{ spec: RowsSpec; how: HowRows }> = fc
+  .record({
+    routing: fc.constantFrom(...ROUTINGS),
+    ranks: fc.array(size(1, 40, 4, 8, 16), { minLength: 1, maxLength: 5 }),
+    experts: size(1, 8, 2, 4),
+    length: size(0, 9, 1, 1),
+    segments: size(0, 20, 1, 7),
+    pattern: fc.constantFrom('sorted', 'turns', 'random'),
+    base: fc.boolean(),
+    scaled: fc.boolean(),
+    isMasked: fc.boolean(),
+    dIn: size(1, 140, 8, 17, 96),
+    dOut: size(1, 140, 8, 17, 96),
+    seed: fc.integer(),
+    outputs: fc.constantFrom('new', 'add', 'overwrite'),
+    gap: fc.constantFrom(0, 0, 1, 16),
+    isAsync: fc.boolean(),
+    isThreeD: fc.boolean(),
+    types: fc.constantFrom(...Object.values(TYPES)),
+  })
+  .map(({ routing, ranks, experts, length, segments, isMasked, types, outputs, gap, isAsync, isThreeD, ...rest }) => {
+    const adapters = ranks.map((rank) => ({ routing, rank, experts: routing === 'lora' ? 1 : experts, scaling: 0.5 }))
+    const hasSequences = isThreeD || length !== 1 || routing === 'sequence'
+    const lengths = hasSequences ? new Array<number>(segments).fill(length) : undefined
+    const masked = isMasked && isPooled(routing) ? 0.3 : 0
+    const spec = { ...rest, ...types, adapters, tokens: segments * length, lengths, masked }
+    return { spec, how: { outputs, gap, isAsync, leading: isThreeD ? [segments, length] : [] } }
+  })
+
 // On the emulator a problem takes as long as thousands do on the cpu backend, on the model of AMX as long as tens. WebGPU
 // compiles shaders for most problems.
 const isSlowest = isEmulated || isWebGpu
@@ -75,6 +107,15 @@ const parameters = problems(gate, long)
 
 // A minute for the number of problems of a long run on a slow machine, and in proportion for more.
 const timeout = (isSlowest ? 300_000 : 60_000) * Math.max(1, parameters.numRuns / long)
+
+test(
+  'random problems with an adapter for each row',
+  async () => {
+    const check = ({ spec, how }: { spec: RowsSpec; how: HowRows }) => checkRows(makeRowsCase(spec), how)
+    await fc.assert(fc.asyncProperty(rowsProblem, check), parameters)
+  },
+  timeout,
+)
 
 describe('random problems', () => {
   for (const routing of ROUTINGS)

@@ -3,60 +3,13 @@
  *
  * @project cpu amx wasm webgpu cuda @asan
  */
-import { describe, expect, test } from 'vitest'
+import { describe, test } from 'vitest'
 import { isEmulated, isSlow, isWebGpu } from '../support/backend.js'
-import { makeRowsCase, type RowsCase, type RowsSpec } from '../support/cases.js'
-import { expectClose, expectSameBits } from '../support/compare.js'
+import { makeRowsCase, type RowsSpec } from '../support/cases.js'
+import { checkRows } from '../support/check-rows.js'
 import { FLOAT32, SIXTEEN_BITS, TYPES } from '../support/dtypes.js'
-import { Matrix } from '../support/reference.js'
-import { gather, type HowRows, type RowsResult, runAlone, runRows } from '../support/rows.js'
-import { backwardRows, forwardRows, tokensOf } from '../support/rows-reference.js'
+import type { HowRows } from '../support/rows.js'
 import { everyNth } from '../support/runs.js'
-
-async function checkRows(c: RowsCase, how: HowRows = {}): Promise<void> {
-  const result = await runRows(c, how)
-  expect(result.damaged, 'operands written to where they must not be').toEqual([])
-  for (const k of c.adapters.keys()) {
-    const { y, dx, each } = await runAlone(c, k, how, result.old)
-    const tokens = tokensOf(c, k)
-    expectSameBits(`y of adapter ${k}`, gather(result.y, c.dOut, tokens), y)
-    expectSameBits(`dx of adapter ${k}`, gather(result.dx, c.dIn, tokens), dx)
-    expect(Object.keys(result.each[k])).toEqual(Object.keys(each[0]))
-    for (const name of ['hidden', 'probabilities', 'weights'] as const) {
-      const [actual, expected] = [result.each[k][name], each[0][name]]
-      if (expected) expectSameBits(`${name} of adapter ${k}`, actual ?? new Float32Array(), expected)
-    }
-  }
-  checkBase(c, how, result)
-  checkReference(c, how, result)
-}
-
-/** Rows of the base keep their bits; overwritten or new they are 0. */
-function checkBase(c: RowsCase, { outputs = 'new' }: HowRows, { y, dx, old }: RowsResult): void {
-  const rows = tokensOf(c, -1)
-  const before = (values: Float32Array) => (outputs === 'add' ? values : new Float32Array(values.length))
-  expectSameBits('y of the base', gather(y, c.dOut, rows), gather(before(old.y), c.dOut, rows))
-  expectSameBits('dx of the base', gather(dx, c.dIn, rows), gather(before(old.dx), c.dIn, rows))
-}
-
-function checkReference(c: RowsCase, { outputs = 'new' }: HowRows, { y, dx, each, old }: RowsResult): void {
-  const { activations, parameters = activations } = c
-  const expected = forwardRows(c)
-  const gradients = backwardRows(c, expected, c.dy)
-  const close = (name: string, actual: Float32Array, matrix: Matrix, before: Float32Array | undefined) => {
-    const type = name === 'y' || name === 'dx' ? activations : parameters
-    const isAdded = outputs === 'add' && before !== undefined
-    const sum = isAdded ? matrix.plus(Matrix.exact(matrix.rows, matrix.cols, before)) : matrix
-    expectClose(name, actual, sum.rounded(type, true))
-  }
-  close('y', y, expected.y, old.y)
-  close('dx', dx, gradients.dx, old.dx)
-  for (const [k, of] of gradients.each.entries())
-    for (const name of ['da', 'dRouter', 'db'] as const) {
-      if (name === 'dRouter' && c.adapters[k].router === undefined) continue
-      close(name, each[k][name] ?? new Float32Array(), of[name], old.each[k][name])
-    }
-}
 
 const lora = { routing: 'lora', experts: 1, scaling: 2 } as const
 const sizes = isEmulated || isWebGpu ? { tokens: 24, dIn: 33, dOut: 40 } : { tokens: 61, dIn: 97, dOut: 130 }
@@ -109,6 +62,19 @@ const mixes: Record<string, Omit<RowsSpec, 'dIn' | 'dOut' | 'tokens' | 'seed'> &
     adapters: lily('batch'),
     pattern: Array.from({ length: tokens }, (_, t) => [0, 2, -1][t % 3]),
     how: { outputs: 'overwrite' },
+  },
+  'LoRA, 1 to 3 rows of each, with factors': {
+    adapters: [4, 16, 7].map((rank) => ({ ...lora, rank })),
+    pattern: [2, 0, -1, 0, 1, 2, 0],
+    tokens: 7,
+    scaled: true,
+    how: { outputs: 'add' },
+  },
+  'batch, 2 to 8 rows of each': {
+    adapters: lily('batch'),
+    pattern: [0, 1, 2, 2, 0, 1, 2, 2, -1, 2, 1, 2, 1, 2, 2],
+    tokens: 15,
+    how: { outputs: 'add', gap: 1 },
   },
   'one row': { adapters: lily('batch'), pattern: [1], tokens: 1 },
   'all rows have the last adapter, Async': {
