@@ -6,10 +6,11 @@
 import { describe, expect, test } from 'vitest'
 import { backend, isSanitized, isSlow, isWebGpu } from '../support/backend.js'
 import { isLong } from '../support/runs.js'
-import { makeCase, type Spec, splitTokens } from '../support/cases.js'
+import { makeCase, makeRowsCase, type Spec, splitTokens } from '../support/cases.js'
 import { type Job, runInChild } from '../support/child.js'
 import { expectSameBits } from '../support/compare.js'
 import { FLOAT32, SIXTEEN_BITS, TYPES } from '../support/dtypes.js'
+import { runRows } from '../support/rows.js'
 import { run, type Values } from '../support/run.js'
 
 const large = { tokens: 257, dIn: 384, dOut: 520 }
@@ -60,10 +61,12 @@ const all: Job[] = [...specs, ...(isSlow ? [] : larger)].flatMap((spec, i) => [
 // A sanitizer sees a race in any of them: a third has every routing, with both forms of dB in both types.
 const jobs = isSanitized ? all.filter((_, i) => i % 3 === 1) : isSlow ? all : [...all, manyRanks]
 
-function expectSameValues(actual: Values, expected: Values): void {
+type Named = Readonly<Record<string, Float32Array | undefined>>
+
+function expectSameValues(actual: Named, expected: Named): void {
   expect(Object.keys(actual)).toEqual(Object.keys(expected))
   for (const [name, values] of Object.entries(expected))
-    expectSameBits(name, actual[name as keyof Values] ?? new Float32Array(), values)
+    expectSameBits(name, actual[name] ?? new Float32Array(), values ?? new Float32Array())
 }
 
 const here: Values[] = []
@@ -91,6 +94,15 @@ describe('a second run', () => {
       expectSameValues((await run(makeCase(job.spec), job.how)).values, here[i])
     })
   })
+})
+
+// The steps of the adapters of a call run side by side.
+test('a second call with an adapter for each row', async () => {
+  const adapters = [5, 16, 33].map((rank) => ({ routing: 'batch', rank, experts: 3 }) as const)
+  const c = makeRowsCase({ ...(isSlow ? small : large), ...TYPES[FLOAT32], adapters, pattern: 'random', seed: 15 })
+  const [first, second] = [await runRows(c), await runRows(c)]
+  for (const name of ['y', 'dx'] as const) expectSameBits(name, second[name], first[name])
+  for (const [k, values] of first.each.entries()) expectSameValues(second.each[k], values)
 })
 
 // The register tile reads columns of x and dy in place or copies them, which may depend on their alignment.
