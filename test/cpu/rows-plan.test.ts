@@ -35,12 +35,16 @@ const lists: Record<string, Call[]> = {
   ],
 }
 
-test.each(Object.entries(lists))('%s: as many rounds as the longest plan has steps', (_, calls) => {
+function plansOf(calls: Call[]): { threads: number; forward: Rounds; backward: Rounds }[] {
   const text = execFileSync(program, ['16:64', ...calls.flat().map(String)], { encoding: 'utf8' })
-  const plans = text
+  return text
     .trim()
     .split('\n')
-    .map((line) => JSON.parse(line) as { threads: number; forward: Rounds; backward: Rounds })
+    .map((line) => JSON.parse(line) as ReturnType<typeof plansOf>[number])
+}
+
+test.each(Object.entries(lists))('%s: as many rounds as the longest plan has steps', (_, calls) => {
+  const plans = plansOf(calls)
   expect(plans.map(({ threads }) => threads)).toEqual(Array.from({ length: 64 }, (_, i) => i + 1))
   for (const { forward, backward } of plans)
     for (const { steps, tasks, rounds, sameTasks } of [forward, backward]) {
@@ -48,4 +52,11 @@ test.each(Object.entries(lists))('%s: as many rounds as the longest plan has ste
       expect(rounds).toEqual(tasks)
       expect(sameTasks).toBe(true)
     }
+})
+
+test('decoding takes three rounds, and backward four with rows that are gathered', () => {
+  for (const { forward, backward } of plansOf(lists['decoding, 8 of LoRA'])) {
+    expect(forward.steps).toEqual(Array(8).fill(3))
+    expect(backward.steps).toEqual([3, 4, 3, 4, 3, 4, 3, 4])
+  }
 })
