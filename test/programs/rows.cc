@@ -207,7 +207,8 @@ std::vector<int64_t> make_pattern(int64_t tokens, int64_t count) {
 
 void compare_list() {
   // Activations, parameters, precision.
-  constexpr int32_t kTypes[][3] = {{0, 0, 0}, {0, 0, 1}, {0, 0, 2}, {1, 1, 0}, {1, 0, 0}, {1, 0, 1}, {2, 2, 0}, {2, 0, 0}};
+  constexpr int32_t kTypes[][3] = {{0, 0, 0}, {0, 0, 1}, {0, 0, 2}, {1, 1, 0},
+                                   {1, 0, 0}, {1, 0, 1}, {2, 2, 0}, {2, 0, 0}};
   const auto &types = kTypes[below(8)];
   lily_problem common = {};
   common.d_in = 1 + below(happens(2) ? 40 : 600);
