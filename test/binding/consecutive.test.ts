@@ -3,7 +3,7 @@
  * workspace of its own size, whichever of the two comes first.
  */
 import { expect, test } from 'vitest'
-import { linearBackward, linearForward, tensor } from '../../lib/index.js'
+import { linearBackward, linearForward, loraForward, tensor } from '../../lib/index.js'
 import { makeCase, type Spec } from '../support/cases.js'
 import { expectSameBits } from '../support/compare.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -58,4 +58,22 @@ test.each([
     expectSameBits('of the first', call(layers[0]).data, first.data)
     expectSameBits('of the second', call(layers[1]).data, second.data)
   }
+})
+
+// Rows that are one run need less than others, and so do rows without factors.
+test.each([
+  ['order of the rows', { adapterOf: [0, 1, 0, 1] }],
+  ['factor', { scale: [1, 2, 3, 4] }],
+  ['number of adapters', { rankOffsets: [0, 4, 8, 16], adapterOf: [0, 1, 1, 2] }],
+  ['rank', { rankOffsets: [0, 15, 16] }],
+])('a list with another %s', (_, change) => {
+  const random = randomFrom(1)
+  const [tokens, rows, rank, width] = [4, 40, 16, 300]
+  const x = tensor(gaussian(random, tokens * rows * width), [tokens, rows, width])
+  const a = tensor(gaussian(random, rank * width), [rank, width])
+  const b = tensor(gaussian(random, width * rank), [width, rank])
+  const lists = [{}, change].map((of) => ({ rankOffsets: [0, 8, 16], adapterOf: [0, 0, 1, 1], ...of }))
+  const call = (list: (typeof lists)[number]) => loraForward({ x, a, b }, { ...list, save: false }).y.data
+  const expected = lists.map(call)
+  for (const i of [0, 1, 0]) expectSameBits('y', call(lists[i]), expected[i])
 })
