@@ -59,6 +59,7 @@ export {
   type LilyForwardOperands,
   type LilyForwardOptions,
   type LilyForwardResult,
+  type RowsOptions,
 } from './operations/forward.js'
 export {
   linearBackward,

@@ -47,17 +47,17 @@ export interface LilyForwardOperands {
 /** Options of a call that has an adapter for each row (docs/math.md#adapters-per-row). */
 export interface RowsOptions {
   /**
-   * [K + 1], from 0 to the rows of a, ascending: K adapters are stacked in a, router and b, and adapter k has the rows
+   * `[K + 1]`, from 0 to the rows of a, ascending: K adapters are stacked in a, router and b, and adapter k has the rows
    * `rankOffsets[k]` to `rankOffsets[k + 1]` of a. It has these columns of router and of LoRA's b; Lily's b is the stacks
    * [E*r, d_out] of the adapters one after the other. Goes with `adapterOf`.
    */
   readonly rankOffsets?: OffsetsLike | undefined
   /**
-   * [G]: the adapter of each sequence (`sequenceOffsets`, or the rows of a 3-D x), otherwise of each token; -1: none. Routing
+   * `[G]`: the adapter of each sequence (`sequenceOffsets`, or the rows of a 3-D x), otherwise of each token; -1: none. Routing
    * 'batch' pools over all rows of an adapter. On the host, as are `sequenceOffsets`, `mask` and `weights` then.
    */
   readonly adapterOf?: OffsetsLike | undefined
-  /** [G]: a constant factor on the adapter's output for each element of `adapterOf`. Default 1. */
+  /** `[G]`: a constant factor on the adapter's output for each element of `adapterOf`. Default 1. */
   readonly scale?: WeightsLike | undefined
 }
 
