@@ -42,7 +42,7 @@ function partOf(name: keyof Parameters, of: Operand, { isLora, experts, ranks }:
 
 /**
  * The phases of a forward call of stacked adapters between reading and running. Without `save` it leaves out the adapters
- * that have no rows.
+ * that have no rows, but keeps one: its checks are those of the stack.
  */
 export function prepareStacked(
   inputs: ForwardInputs,
@@ -75,7 +75,7 @@ export function prepareStacked(
   return joinForward({ x, weight, bias, y, dOut }, list, { segments, of, scale }, settings, [{ a, router, b }])
 }
 
-/** The adapters that have a segment; `of` then has their places in this list. */
+/** The adapters that have a segment, or the first one; `of` then has their places in this list. */
 function renumber(of: Int32Array, adapters: number): number[] {
   const places = new Int32Array(adapters).fill(-1)
   const used: number[] = []
@@ -85,7 +85,7 @@ function renumber(of: Int32Array, adapters: number): number[] {
     if (places[k] < 0) places[k] = used.push(k) - 1
     of[g] = places[k]
   }
-  return used
+  return used.length === 0 ? [0] : used
 }
 
 const GRADIENTS = [

@@ -76,6 +76,14 @@ const options = (argument: string, rows: [what: string, of: object, code: Row<Ca
     return ['options', what, typeof of === 'function' ? of : change(of), code, message]
   })
 
+/** A call without `save` in which no row has an adapter, but the frozen layer has work. */
+const ofBase = (of: object) => (call: Call) => {
+  call.operands.weight = room(dOut, dIn)
+  return { ...call.options, adapterOf: new Array(tokens).fill(-1), save: false, ...of }
+}
+const of16Bits = ({ shape }: HostTensor) => {
+  return { data: new Uint16Array(shape[0] * shape[1]), shape, dtype: 'bfloat16' }
+}
 const onDevice = (length: number, dtype = 'int32') => {
   return { ptr: 0x1000, shape: [length], dtype, device: { type: 'cuda', id: 0 } }
 }
@@ -158,6 +166,17 @@ const ofBoth: Bad = [
     { data: new Uint16Array(tokens * dOut), shape: [tokens, dOut], dtype: 'bfloat16' },
     'DTYPE',
   ],
+  [
+    'options',
+    'parameters of another type without a row',
+    (call) => {
+      const { a, b } = call.operands
+      Object.assign(call.operands, { a: of16Bits(a), b: of16Bits(b) })
+      return ofBase({})(call)
+    },
+    'DTYPE',
+    'a: ',
+  ],
   over('y', 'x', tokens, dOut),
   over('y', 'a', tokens, dOut),
   over('y', 'b', tokens, dOut),
@@ -188,6 +207,13 @@ refuse('lilyForward with an adapter for each row', {
     ['operands.b', 'other rows', room(experts * rank + 1, dOut), 'SHAPE'],
     ['operands.b', 'no columns', room(experts * rank, 0), 'SHAPE'],
     ['options', 'sequence routing of tokens', change({ routing: 'sequence' }), 'ARGUMENT', 'sequenceOffsets'],
+    [
+      'options',
+      'sequence routing of tokens, none of which has an adapter',
+      ofBase({ routing: 'sequence' }),
+      'ARGUMENT',
+      'sequenceOffsets',
+    ],
     ['options', 'fixed routing without weights', fixed({}), 'ARGUMENT', "weights: is required by routing 'fixed'"],
     [
       'options',
