@@ -473,7 +473,9 @@ export class AdaptersLayer {
       layer.checkInput(x)
       return layer.operationOf(ofEach)
     })
-    const call = joinForward({ ...inputs, dOut: this.shape.outFeatures }, operations, named, settings)
+    // The adapters that this.shape is of may have been deleted, and others added.
+    const [{ outFeatures: dOut } = this.shape] = layers.values()
+    const call = joinForward({ ...inputs, dOut }, operations, named, settings)
     const { saved: joined } = runForward(call)
     if (joined === undefined) return { calls: [], joined: null }
     const calls = Array.from(layers, ([adapter, layer], k) => ({ adapter, layer, saved: joined.adapters[k] }))

@@ -139,6 +139,28 @@ refuse('forward of the base', {
     ['options.rows.0', 'an unknown name', 'two', 'ARGUMENT', 'rows: element 0: expected one of the adapters'],
   ],
 })
+refuse('forward of a layer whose adapters were replaced by larger ones', {
+  call: () => {
+    const set = new LilyAdapters().addAdapter('one', lily({}))
+    const layer = set.layer('q')
+    const wide = [{ name: 'q', inFeatures: dIn, outFeatures: 2 * dOut }]
+    set.deleteAdapter('one')
+    set.addAdapter('wide', LoraModel.create({ layers: wide, config: { r: 1 }, seed: 1 }))
+    const of = (outFeatures: number) => ({ y: filled(3, tokens, outFeatures), weight: filled(1, outFeatures, dIn) })
+    const rows = Array.from({ length: tokens }, () => 'wide')
+    return { layer, small: of(dOut), operands: { x: smallOperands().x, ...of(2 * dOut) }, options: { rows } }
+  },
+  run,
+  rows: [
+    [
+      'operands',
+      'y and weight of the old size',
+      ({ operands, small }) => ({ ...operands, ...small }),
+      'SHAPE',
+      `y: expected ${tokens} rows of ${2 * dOut}`,
+    ],
+  ],
+})
 refuse('a name among many', {
   call: () => {
     const set = new LilyAdapters()
