@@ -14,17 +14,16 @@ export interface Dispatches {
   readonly workspaceBytes: number
 }
 
-/** Plans that run together, as lengths of the array of their parameters. They are few, because each is a shader to compile. */
+/** Passes of a dispatch, as lengths of the array of their parameters. They are few, because each is a shader to compile. */
 const LENGTHS = [1, 16, 64]
+const MOST = Math.max(...LENGTHS)
 
 /**
- * Pass i of all plans is one dispatch for each shader and set of buffers, after those of pass i - 1: a pass depends on passes of
- * its own plan only. Each plan has a workspace of its own, one behind the other. Where that or a binding exceeds a limit, and
- * where plans are too many, two halves run one after the other.
+ * Pass i of all plans is one dispatch for each shader and set of buffers, and for each MOST plans that share them, after those of
+ * pass i - 1: a pass depends on passes of its own plan only. Each plan has a workspace of its own, one behind the other. Where
+ * that or a binding exceeds a limit, two halves run one after the other.
  */
 export function join(plans: readonly Planned[], limits: GPUSupportedLimits): Dispatches[] {
-  const length = LENGTHS.find((most) => plans.length <= most)
-  if (length === undefined) return halves(plans, limits)
   let workspaceBytes = 0
   const shaders = plans.map(({ plan, common }) => {
     const start = workspaceBytes
@@ -36,11 +35,14 @@ export function join(plans: readonly Planned[], limits: GPUSupportedLimits): Dis
     const groups: Shader[][] = []
     for (const { [i]: shader } of shaders) {
       if (shader === undefined || shader.workgroups === 0) continue
-      const group = groups.find(([first]) => canShare(first, shader))
+      const group = groups.find((group) => group.length < MOST && canShare(group[0], shader))
       if (group === undefined) groups.push([shader])
       else group.push(shader)
     }
-    modules.push(...groups.map((group) => moduleOf(group, length)))
+    for (const group of groups) {
+      const length = LENGTHS.find((most) => group.length <= most)
+      modules.push(moduleOf(group, length))
+    }
   }
   const { maxBufferSize, maxStorageBufferBindingSize } = limits
   const fits =

@@ -1,9 +1,11 @@
 /** The plans of calls: dispatches, loads from storage, and the limits of devices, without a device. */
 import { describe, expect, test } from 'vitest'
 import type { BackwardCall, ForwardCall, Matrix, Output, Region, Sizes } from '../../lib/binding/gpu-call.js'
+import type { Plan } from '../../lib/binding/gpu-pass.js'
 import { planBackward } from '../../lib/webgpu/plan/backward.js'
 import { planForward } from '../../lib/webgpu/plan/forward.js'
 import { Problem } from '../../lib/webgpu/plan/problem.js'
+import { planRest } from '../../lib/webgpu/plan/rows.js'
 import { tileFor, TILES } from '../../lib/webgpu/plan/tiles.js'
 import { excessOf } from '../../lib/webgpu/bindings.js'
 import { join } from '../../lib/webgpu/join.js'
@@ -234,8 +236,8 @@ function inList<Call extends ForwardCall | BackwardCall>(call: Call, k: number):
   return { ...(Object.fromEntries(placed) as Call), listed, ...('y' in call && { uncheckedOffsets: null }) }
 }
 
-/** The dispatches of lists of adapters of these shapes. */
-function dispatches(shapes: readonly Shape[], of = limits, place = inList) {
+/** The dispatches of lists of adapters of these shapes, and of more plans without sizes in common. */
+function dispatches(shapes: readonly Shape[], of = limits, place = inList, more: readonly Plan[] = []) {
   const all = shapes.map((shape) => calls(shape))
   const forward = all.map((each, k) => place(each.forward, k))
   const backward = all.map((each, k) => place(each.backward, k))
@@ -243,7 +245,9 @@ function dispatches(shapes: readonly Shape[], of = limits, place = inList) {
     forward: forward.map((call) => ({ plan: planForward(call, of), common: new Problem(call).common })),
     backward: backward.map((call) => ({ plan: planBackward(call, of), common: new Problem(call).common })),
   }
-  const modulesOf = (plans: (typeof planned)['forward']) => join(plans, of).flatMap(({ modules }) => modules)
+  const others = more.map((plan) => ({ plan, common: { params: {}, floats: {} } }))
+  const modulesOf = (plans: (typeof planned)['forward']) =>
+    join([...plans, ...others], of).flatMap(({ modules }) => modules)
   return { forward: modulesOf(planned.forward), backward: modulesOf(planned.backward) }
 }
 
@@ -266,6 +270,8 @@ describe('lists', () => {
   test('other tokens and ranks share them, as far as they take the same tiles', () => {
     expect(dispatches([lora(16, 70), lora(4, 1), lora(8, 9)]).forward).toHaveLength(3)
     expect(dispatches([lora(16, 70), lora(32, 1), lora(8, 9)]).forward).toHaveLength(4)
+    // Of another kind, with other bindings.
+    expect(dispatches([{ rank: 16, tokens: 70 }, lora(16, 70)]).forward).toHaveLength(5)
   })
 
   test('each workgroup is that of one call', () => {
@@ -280,8 +286,24 @@ describe('lists', () => {
     expect(dispatches(new Array<Shape>(8).fill(lora(16, 70)), limits, own).forward).toHaveLength(2 * 8 + 1)
   })
 
-  test('what exceeds a limit together, or is more than 64, runs as two lists', () => {
+  test('rows of the base take a dispatch more, and the shaders of the adapters stay', () => {
+    const out = inList(calls(lora(16, 70)).forward, 0).y
+    const rest = planRest({ out: { ...out, accumulate: false }, rows: 4096, cols: 1024, index: region(9), count: 9 })
+    for (const count of [1, 16, 64]) {
+      const shapes = new Array<Shape>(count).fill(lora(16, 70))
+      const codes = dispatches(shapes, limits, inList, [rest]).forward.map(({ code }) => code)
+      expect(codes).toHaveLength(4)
+      expect(codes.filter((code) => !code.includes('fn rest('))).toEqual(
+        dispatches(shapes).forward.map(({ code }) => code),
+      )
+    }
+  })
+
+  test('more than 64 take their dispatches again', () => {
     expect(dispatches(new Array<Shape>(65).fill(lora(16, 70))).forward).toHaveLength(6)
+  })
+
+  test('what exceeds a limit together runs as two lists', () => {
     const narrow = { ...limits, maxStorageBufferBindingSize: 40 * 2 ** 20 }
     expect(dispatches(new Array<Shape>(64).fill(lora(16, 70)), narrow).forward).toHaveLength(6)
     // Their workspaces together: 64 x 4 x 70 x 16 partial sums of h, and h.

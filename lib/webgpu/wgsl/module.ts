@@ -95,9 +95,11 @@ export function shaderOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
   return { pass, bindings, text, workgroups, parameters: [...parameters.values()] }
 }
 
-/** Whether a dispatch may be that of both. */
+/** Whether a dispatch may be that of both. Texts are long, and compared last. */
 export const canShare = (one: Shader, other: Shader): boolean =>
-  one.text === other.text && one.bindings.every(({ buffer }, i) => buffer === other.bindings[i].buffer)
+  one.bindings.length === other.bindings.length &&
+  one.bindings.every(({ buffer }, i) => buffer === other.bindings[i].buffer) &&
+  one.text === other.text
 
 /**
  * One dispatch of shaders that can share it: the workgroups of the first, then those of the next.
