@@ -1,5 +1,5 @@
 // Plans random calls on random devices, and checks of each plan what every launch requires; that a repeated call, and one
-// with as many tokens as others of its bucket, chooses nothing; and that no plan depends on the calls before. Prints the
+// with as many tokens as others of its bucket, chooses nothing, also among many; and that no plan depends on the calls before. Prints the
 // number of plans; a plan with a mistake is printed and fails the program.
 //
 //   cuda-plan SEED COUNT
@@ -130,6 +130,28 @@ void check_choices(int64_t tokens, const Plan &plan) {
   expect(same(fresh, kept), "a plan depends on the calls before");
 }
 
+// A list of many adapters in each layer of a model.
+void check_many_choices(Random &random) {
+  const Device device = random_device(random);
+  const auto plan_all = [&] {
+    for (int64_t tokens = 1; tokens <= 32; ++tokens)
+      for (const int64_t d_out : {1024, 2048, 4096, 8192, 16384}) {
+        lily_problem problem = {};
+        problem.routing = LILY_ROUTING_NONE;
+        problem.tokens = tokens;
+        problem.d_in = 64;
+        problem.d_out = d_out;
+        problem.rank = 16;
+        problem.experts = problem.groups = 1;
+        plan_backward(problem, {}, device);
+      }
+  };
+  plan_all();
+  const int64_t made = choices_made;
+  plan_all();
+  expect(choices_made == made, "of many calls one was planned again");
+}
+
 void check_buckets() {
   for (int64_t tokens = 1; tokens < 100000; tokens += 1 + tokens / 100) {
     const int64_t end = bucket(tokens);
@@ -143,6 +165,7 @@ void check_buckets() {
 int main(int, char **arguments) {
   Random random(static_cast<uint32_t>(atoi(arguments[1])));
   check_buckets();
+  check_many_choices(random);
   int plans = 0;
   while (plans < atoi(arguments[2])) {
     const Device device = random_device(random);
@@ -153,7 +176,7 @@ int main(int, char **arguments) {
                              (problem.routing == LILY_ROUTING_FIXED && (problem.groups != 1 || random.flip()));
     const auto alignment = [&] { return problem.unaligned != 0 ? random.of({kAligned, kMisaligned}) : kAligned; };
     check(plan_forward(problem,
-                       {has_offsets, random.flip(), random.flip(), alignment(), alignment(), alignment()}, device),
+                       {has_offsets, random.flip(), random.flip(), false, alignment(), alignment(), alignment()}, device),
           forward_workspace_bytes(problem, device), problem, device, "forward");
     BackwardOperands operands = {has_offsets, random.flip(), false, random.flip(), random.flip(), random.flip(), false};
     operands.defers_db = problem.routing != LILY_ROUTING_NONE && random.flip();

@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <optional>
+#include <functional>
+#include <string_view>
+#include <unordered_map>
 
 #include "cuda/device.h"
 
@@ -29,33 +31,35 @@ inline lily_problem bucketed(lily_problem problem) {
   return problem;
 }
 
-// The values of the last keys of a thread.
+// The values of keys that a thread has had; all are forgotten when there are too many.
 template <typename Key, typename Value>
 class Recent {
  public:
   // Null if there is none. It is valid until the next one is kept.
   const Value *find(const Key &key) const {
-    for (const std::optional<Entry> &entry : entries_)
-      if (entry && entry->key == key) return &entry->value;
-    return nullptr;
+    const auto found = values_.find(key);
+    return found == values_.end() ? nullptr : &found->second;
   }
   const Value &keep(const Key &key, const Value &value) {
-    std::optional<Entry> &oldest = entries_[next_];
-    next_ = (next_ + 1) % kEntries;
-    return oldest.emplace(key, value).value;
+    if (values_.size() == kMostKeys) values_.clear();
+    return values_.insert_or_assign(key, value).first->second;
   }
 
  private:
-  static constexpr int kEntries = 64;  // a model has a few shapes of layers, with some numbers of tokens
+  // A model has a few shapes of layers, with some numbers of tokens. In a list each adapter has its own.
+  static constexpr size_t kMostKeys = 512;
 
-  struct Entry {
-    Key key;
-    Value value;
+  struct Hash {
+    size_t operator()(const Key &key) const { return key.hash(); }
   };
 
-  std::optional<Entry> entries_[kEntries];
-  int next_ = 0;
+  std::unordered_map<Key, Value, Hash> values_;
 };
+
+// Of bytes without padding.
+inline size_t hash_bytes(const void *bytes, size_t count) {
+  return std::hash<std::string_view>()({static_cast<const char *>(bytes), count});
+}
 
 // Choices that this thread has made, for tests.
 inline thread_local int64_t choices_made = 0;
@@ -66,7 +70,8 @@ struct ChoiceKey {
   int flags;
   Device device;
 
-  // The bytes of a problem have no padding.
+  // A problem has few flags and devices. Its bytes have no padding.
+  size_t hash() const { return hash_bytes(&problem, sizeof problem); }
   bool operator==(const ChoiceKey &other) const {
     return flags == other.flags && memcmp(&problem, &other.problem, sizeof problem) == 0 && device == other.device;
   }

@@ -167,6 +167,10 @@ lily_status CublasLtProduct::open(const Product &product, size_t workspace_bytes
     size_t workspace_bytes;
     int device;
 
+    size_t hash() const {
+      const int64_t sizes[] = {product.rows, product.columns, product.depth};
+      return hash_bytes(sizes, sizeof sizes);
+    }
     bool operator==(const Key &) const = default;
   };
   Key key = {product, workspace_bytes, device.id};
