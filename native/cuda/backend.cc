@@ -165,7 +165,8 @@ lily_status backward(const lily_backward *call) {
 
 // ---- Calls over disjoint rows ----
 
-// What they have in common.
+// What they have in common, for on_problem: a list may have no call. Only the self-test limits multiprocessors, of
+// calls on their own.
 template <typename List>
 lily_problem problem_of(const List &list) {
   lily_problem problem = {};

@@ -59,7 +59,8 @@ ForwardPlan plan_of(const lily_forward &call, const Device &device, int64_t all_
   return plan_forward(call.problem, operands, device, nullptr, all_tokens);
 }
 
-BackwardPlan plan_of(const lily_backward &call, const Device &device, int64_t = 0) {
+// Not for all tokens of a list: sums of gradients would be divided otherwise than those of the call alone.
+BackwardPlan plan_of(const lily_backward &call, const Device &device, int64_t /*all_tokens*/ = 0) {
   BackwardOperands operands = {};
   operands.has_offsets = call.tokens.sequence_offsets != nullptr;
   operands.has_mask = call.tokens.mask != nullptr;

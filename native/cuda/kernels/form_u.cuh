@@ -1,5 +1,7 @@
 // u = w_t (x) h_t, with weights per token and a large rank: u_t[e r + k] = w_te h_t[k], in the type of a tile, so that
-// y (+)= s u B is a product of stored matrices. Symbols as in docs/math.md. A warp has a token.
+// y (+)= s u B is a product of stored matrices. A list with a factor c_t for each token has c_t h_t instead, with any
+// rank, where forward_decode does not apply it: one expert, whose weight is the factor. Symbols as in docs/math.md. A
+// warp has a token.
 //
 // Global memory traffic: h and the weights read once, u written once.
 #pragma once

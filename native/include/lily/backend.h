@@ -335,7 +335,7 @@ typedef struct lily_backend {
   lily_status (*backward_workspace)(const lily_problem *problem, size_t *bytes);
   lily_status (*backward)(const lily_backward *call);
   /* The size depends on what a list has beside its matrices: on count, tokens and rest_count, and on the problems of
-   * its calls and whether tokens.rows and tokens.scale of each are given. It reads nothing else. */
+   * its calls and whether tokens.rows and tokens.scale of each are given. The size depends on nothing else. */
   lily_status (*forward_rows_workspace)(const lily_forward_rows *list, size_t *bytes);
   lily_status (*forward_rows)(const lily_forward_rows *list);
   lily_status (*backward_rows_workspace)(const lily_backward_rows *list, size_t *bytes);
