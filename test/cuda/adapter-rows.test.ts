@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { gpuNames, gpus } from '../../bench/counters/gpus.js'
 import { planCall, type PlannedCall, touched } from '../../bench/counters/plan.js'
 import { adapters } from './budgets.js'
-import { clamped, expectSameAsCalls, mixes, scaled } from './list-check.js'
+import { clamped, expectSameAsCalls, long, mixes, scaled } from './list-check.js'
 import { runBoth } from './list.js'
 
 test.each(mixes)('the bits of separate calls: %s', async (_, list) => {
@@ -12,6 +12,10 @@ test.each(mixes)('the bits of separate calls: %s', async (_, list) => {
 
 test.each(scaled)('factors of rows, %s: y, and the gradients of dy times the factors', async (_, list) => {
   expectSameAsCalls(list, await runBoth(list))
+})
+
+test('more calls than one launch holds have the bits of separate calls', async () => {
+  expectSameAsCalls(long, await runBoth(long))
 })
 
 test('an index is clamped to the rows', async () => {

@@ -93,20 +93,34 @@ export const mixes: readonly (readonly [string, List])[] = MIXES.map(([name, pat
 /** Lists with a factor for each row: powers of two, with which products are exact. */
 export const scaled: readonly (readonly [string, List])[] = (
   [
-    ['few tokens', 1, 8],
-    ['many tokens', 11, 8],
-    ['a large rank', 1, 132],
+    ['few tokens', 1, 8, 'bfloat16'],
+    ['few tokens in float32', 1, 8, 'float32'],
+    ['many tokens', 11, 8, 'bfloat16'],
+    ['more tokens in float32', 3, 8, 'float32'],
+    ['a large rank', 1, 132, 'bfloat16'],
   ] as const
-).map(([name, times, rank]) => {
+).map(([name, times, rank, activations]) => {
   const parts = [
     { routing: 'lora', tokens: 9 * times, rank },
     { routing: 'batch', tokens: 12 * times, rank, experts: 3 },
     { routing: 'token', tokens: 11 * times, rank, experts: 3 },
   ] as const
-  const cases = casesOf(parts, { activations: 'bfloat16' })
+  const cases = casesOf(parts, { activations })
   const scale = cases.map(({ tokens }) => Array.from({ length: tokens }, (_, t) => [1, 0.5, -2, 4][t % 4]))
   return [name, { outputs: 'overwrite', scale, ...spread(cases, 2, 'turns') }]
 })
+
+/** More calls than one launch holds. */
+export const long: List = {
+  outputs: 'add',
+  ...spread(
+    casesOf(new Array<Part>(70).fill({ routing: 'lora', tokens: 1, rank: 4 }), {
+      ...{ activations: 'bfloat16', dIn: 24, dOut: 16 },
+    }),
+    3,
+    'sorted',
+  ),
+}
 
 /** The numbers of the first and the last row are outside of the matrices. */
 export const clamped: List = {

@@ -20,13 +20,13 @@ import {
 import { expectMatches } from '../support/linear-check.js'
 import type { LinearReport } from '../support/linear.js'
 import type { Result } from '../support/run.js'
-import { clamped, expectSameAsCalls, mixes, scaled } from '../cuda/list-check.js'
+import { clamped, expectSameAsCalls, long, mixes, scaled } from '../cuda/list-check.js'
 import type { ListAnswer } from '../cuda/list.js'
 import { build } from './build.js'
 import { mutations } from './mutations.js'
 
 const listModule = fileURLToPath(new URL('../cuda/list.ts', import.meta.url))
-const lists = [...[...mixes, ...scaled].map(([, list]) => list), clamped].filter(
+const lists = [...[...mixes, ...scaled].map(([, list]) => list), clamped, long].filter(
   ({ cases: [c] }) => c.activations === 'bfloat16',
 )
 const linearModule = fileURLToPath(new URL('../support/linear.ts', import.meta.url))

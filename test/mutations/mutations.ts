@@ -1415,13 +1415,13 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/list.cuh',
     what: 'the first block of a call is one more of the call before',
-    find: 'list.parts[middle].first_block <= static_cast<int>(blockIdx.x)',
-    replace: 'list.parts[middle].first_block < static_cast<int>(blockIdx.x)',
+    find: 'list.first_blocks[middle] <= static_cast<int>(blockIdx.x)',
+    replace: 'list.first_blocks[middle] < static_cast<int>(blockIdx.x)',
   },
   {
     file: 'kernels/list.cuh',
     what: 'a block has its place in the grid of the list',
-    find: 'const int block = static_cast<int>(blockIdx.x) - part.first_block;',
+    find: 'const int block = static_cast<int>(blockIdx.x) - list.first_blocks[index];',
     replace: 'const int block = static_cast<int>(blockIdx.x);',
   },
   {
@@ -1429,6 +1429,12 @@ export const mutations: readonly Mutation[] = [
     what: 'the calls of a list but the first have a block less',
     find: 'blocks += static_cast<int>(grid.blocks());',
     replace: 'blocks += static_cast<int>(grid.blocks()) - (i > 0 ? 1 : 0);',
+  },
+  {
+    file: 'launch/launch.h',
+    what: 'the second launch begins with the first calls again',
+    find: 'members = members.subspan(std::min<size_t>(members.size(), kMostParts<Call>))) {',
+    replace: 'members = members.first(members.size() - std::min<size_t>(members.size(), kMostParts<Call>))) {',
   },
   {
     file: 'launch/launch.h',

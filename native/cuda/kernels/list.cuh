@@ -16,43 +16,40 @@ __device__ inline Block block_of_grid() {
           static_cast<int>(gridDim.x), static_cast<int>(gridDim.z)};
 }
 
-template <typename Call>
-struct Part {
-  Call call;
-  int first_block, grid_x, grid_y, grid_z;
-};
-
 // Bytes of all parameters of a kernel, from CUDA 12.1 and compute capability 7.0 on.
 constexpr int kMostParameterBytes = 32764;
 
 // Calls of one launch. Longer lists have further launches.
 template <typename Call>
-constexpr int kMostParts = (kMostParameterBytes - 8) / static_cast<int>(sizeof(Part<Call>)) < 64
-                               ? (kMostParameterBytes - 8) / static_cast<int>(sizeof(Part<Call>))
+constexpr int kMostParts = (kMostParameterBytes - 8) / static_cast<int>(sizeof(Call) + sizeof(int3) + 4) < 64
+                               ? (kMostParameterBytes - 8) / static_cast<int>(sizeof(Call) + sizeof(int3) + 4)
                                : 64;
 
+// The first blocks are side by side: a search among them reads few lines of the cache of constants.
 template <typename Call>
 struct List {
-  Part<Call> parts[kMostParts<Call>];
+  Call calls[kMostParts<Call>];
+  int3 grids[kMostParts<Call>];
+  int first_blocks[kMostParts<Call>];
   int count;
 };
 
 // Calls body(call, block) with the call of this block.
 template <typename Call, typename Body>
 __device__ __forceinline__ void run_part(const List<Call> &list, const Body &body) {
+  static_assert(sizeof(List<Call>) <= kMostParameterBytes);
   // Binary search for the last call whose first block is not after this one.
   int index = 0;
   for (int last = list.count - 1; index < last;) {
     const int middle = (index + last + 1) / 2;
-    if (list.parts[middle].first_block <= static_cast<int>(blockIdx.x))
+    if (list.first_blocks[middle] <= static_cast<int>(blockIdx.x))
       index = middle;
     else
       last = middle - 1;
   }
-  const Part<Call> &part = list.parts[index];
-  const int block = static_cast<int>(blockIdx.x) - part.first_block;
-  body(part.call, Block{block % part.grid_x, block / part.grid_x % part.grid_y, block / part.grid_x / part.grid_y,
-                        part.grid_x, part.grid_z});
+  const int3 grid = list.grids[index];
+  const int block = static_cast<int>(blockIdx.x) - list.first_blocks[index];
+  body(list.calls[index], Block{block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y, grid.x, grid.z});
 }
 
 }  // namespace lily::cuda

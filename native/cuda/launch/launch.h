@@ -150,7 +150,9 @@ class Launcher {
       for (int i = 0; i < list.count; ++i) {
         const Launch &planned = *members[i].launch;
         const Grid &grid = planned.grid;
-        list.parts[i] = {call_of(members[i]), blocks, grid.x, grid.y, grid.z};
+        list.calls[i] = call_of(members[i]);
+        list.grids[i] = {grid.x, grid.y, grid.z};
+        list.first_blocks[i] = blocks;
         blocks += static_cast<int>(grid.blocks());
         shared_bytes = std::max(shared_bytes, planned.shared_bytes);
         threads = std::max(threads, planned.threads);
