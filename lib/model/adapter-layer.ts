@@ -223,7 +223,7 @@ export abstract class AdapterLayer {
   /** @internal Everything but the last phase of {@link forward}: it writes nothing. */
   abstract prepareForward(inputs: LayerForwardInputs): ForwardCall
 
-  /** @internal The parameters of a forward call, and its settings with the layer's own in the place of those left out. */
+  /** @internal The parameters of a forward call, and the layer's scaling, weights and modes, in the place of those left out. */
   abstract operationOf(settings: ForwardSettings<null>): RowsAdapter
 
   /** @internal Everything but the last phase of {@link backward}: it writes nothing. */

@@ -16,7 +16,8 @@ export interface NamedRows {
 }
 
 /** A forward call of a layer of several adapters, read once. */
-export interface AdaptersForwardInputs extends LayerForwardInputs {
+export interface AdaptersForwardInputs {
+  readonly inputs: LayerForwardInputs
   /** Null: all active adapters compute all rows. */
   readonly rows: NamedRows | null
 }
@@ -31,7 +32,7 @@ export function readAdaptersForward(operands: object, options: object = {}): Ada
   if (rows !== null && weights !== null) {
     fail('ERR_LILY_ARGUMENT', 'weights', 'does not go with rows, whose adapters have weights of their own; freeze them')
   }
-  return { ...inputs, rows }
+  return { inputs, rows }
 }
 
 function readRows({ rows, strict }: { readonly rows?: unknown; readonly strict?: unknown }): NamedRows | null {
@@ -63,7 +64,7 @@ export function findLayers(
   checkPerSegment('rows', [names.length], 'adapter name or null', segments, x)
   const layers = new Map<string, AdapterLayer>()
   const indices = new Map<unknown, number>([[null, -1]])
-  const of = new Int32Array(names.length)
+  const of = new Array<number>(names.length)
   for (let i = 0; i < names.length; i++) {
     const name = names[i]
     let index = indices.get(name)

@@ -13,7 +13,7 @@ import type { LinearCall } from '../operations/linear-problem.js'
 import { prepareLinear, workOf } from '../operations/linear.js'
 import type { Output } from '../operations/output.js'
 import type { ForwardSettings } from '../operations/read.js'
-import { joinBackward, joinForward } from '../operations/rows.js'
+import { joinBackward, joinForward, type RowsAdapter } from '../operations/rows.js'
 import { runBackward, runForward } from '../operations/run.js'
 import type { RowsState } from '../operations/rows-state.js'
 import { readRowsSaved, type RowsSaved, type Saved } from '../operations/saved.js'
@@ -427,7 +427,7 @@ export class AdaptersLayer {
     operands: AdaptersForwardOperands<Y>,
     options?: O,
   ): AdaptersForwardResult<Y, O> {
-    const { rows, ...inputs } = readAdaptersForward(operands, options)
+    const { inputs, rows } = readAdaptersForward(operands, options)
     if (inputs.y === null) fail('ERR_LILY_ARGUMENT', 'y', 'is required, got undefined; pass a tensor')
     const { weight, settings } = inputs
     const { calls, joined } = rows === null ? this.#forwardActive(inputs) : this.#forwardRows(inputs, rows)
@@ -461,21 +461,22 @@ export class AdaptersLayer {
 
   /** Each row has the adapter that `rows` names. */
   #forwardRows(inputs: LayerForwardInputs, rows: NamedRows): Omit<SavedParts, 'frozen'> {
-    const { x, settings } = inputs
+    const { x, weight, bias, y, settings } = inputs
     const named = findLayers(this.name, rows, inputs, this.models)
     const { layers } = named
     if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
     checkAgreement(layers)
     // The call has the mask and the offsets, and each adapter those of its own rows.
     const ofEach = { ...settings, mask: null, sequenceOffsets: null }
-    const operations = Array.from(layers.values(), (layer) => {
+    const operations: RowsAdapter[] = []
+    for (const layer of layers.values()) {
       layer.checkNotMerged()
       layer.checkInput(x)
-      return layer.operationOf(ofEach)
-    })
+      operations.push(layer.operationOf(ofEach))
+    }
     // The adapters that this.shape is of may have been deleted, and others added.
     const [{ outFeatures: dOut } = this.shape] = layers.values()
-    const call = joinForward({ ...inputs, dOut }, operations, named, settings)
+    const call = joinForward({ x, weight, bias, y, dOut }, operations, named, settings)
     const { saved: joined } = runForward(call)
     if (joined === undefined) return { calls: [], joined: null }
     const calls = Array.from(layers, ([adapter, layer], k) => ({ adapter, layer, saved: joined.adapters[k] }))

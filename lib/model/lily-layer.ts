@@ -155,13 +155,12 @@ export class LilyLayer extends AdapterLayer {
     this.checkNotMerged()
     this.checkInput(x)
     const { a, router, b, settings: own } = this.operationOf(settings)
-    return prepareForward({ x, weight, bias, a, router, b, y }, own)
+    return prepareForward({ x, weight, bias, a, router, b, y }, { ...settings, ...own })
   }
 
   /** @internal */
   override operationOf(settings: ForwardSettings<null>): RowsAdapter {
-    const modes = this.#modesOf(settings)
-    const { routing } = modes
+    const { routing, pool, activation } = this.#modesOf(settings)
     const frozen = settings.routing === null ? this.#frozen : null
     const frozenWeights = frozen && { numbers: frozen, shape: [frozen.length], source: null }
     const weights = settings.weights ?? frozenWeights
@@ -170,7 +169,7 @@ export class LilyLayer extends AdapterLayer {
       a: resolve('a', this.a.value),
       router: hasRouter ? resolve('router', this.router.value) : null,
       b: resolve('b', this.b.value),
-      settings: { ...settings, ...modes, weights, scaling: this.scaling },
+      settings: { routing, pool, activation, weights, scaling: this.scaling },
       problemOf: lilyProblem,
     }
   }

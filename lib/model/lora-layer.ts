@@ -75,17 +75,18 @@ export class LoraLayer extends AdapterLayer {
     this.checkNotMerged()
     this.checkInput(x)
     const { a, router, b, settings: own } = this.operationOf(settings)
-    return prepareForward({ x, weight, bias, a, router, b, y }, own)
+    return prepareForward({ x, weight, bias, a, router, b, y }, { ...settings, ...own })
   }
 
   /** @internal */
   override operationOf(settings: ForwardSettings<null>): RowsAdapter {
     checkNoRouting(settings)
+    const { routing, pool, activation } = DEFAULT_MODES
     return {
       a: resolve('a', this.a.value),
       router: null,
       b: resolve('b', this.b.value),
-      settings: { ...settings, ...DEFAULT_MODES, scaling: this.scaling },
+      settings: { routing, pool, activation, weights: null, scaling: this.scaling },
       problemOf: loraProblem,
     }
   }
@@ -141,6 +142,8 @@ const NO_OPTION = 'is no option of LoRA, whose layers have one B each and no rou
 
 /** Several adapters read one list of options, in which Lily's layers have more than those of LoRA. */
 function checkNoRouting(settings: ForwardSettings<null>): void {
+  const { routing, mask, sequenceOffsets, weights, pool, activation } = settings
+  if ((routing ?? mask ?? sequenceOffsets ?? weights ?? pool ?? activation) === null) return
   const names = ['routing', 'mask', 'sequenceOffsets', 'weights', 'pool', 'activation'] as const
   for (const name of names) if (settings[name] !== null) fail('ERR_LILY_ARGUMENT', name, NO_OPTION)
 }

@@ -96,10 +96,10 @@ export function refuseOnDevice(argument: string, operand: SmallOperand | null): 
  * @param of [segments.count]: the adapter of each segment, -1 for none
  * @param divides of each adapter: whether its segments are sequences that its routing keeps apart
  */
-export function assign(of: Int32Array, { offsets }: Segments, divides: readonly boolean[]): Assignment {
+export function assign(of: ArrayLike<number>, { offsets }: Segments, divides: readonly boolean[]): Assignment {
   const adapters = divides.length
-  const counts = new Int32Array(adapters + 1) // the last one: rows without an adapter
-  const sequences = new Int32Array(adapters + 1)
+  const counts = zeros(adapters + 1) // the last one: rows without an adapter
+  const sequences = zeros(adapters + 1)
   for (let g = 0; g < of.length; g++) {
     const k = of[g] < 0 ? adapters : of[g]
     counts[k] += offsets === null ? 1 : offsets[g + 1] - offsets[g]
@@ -114,8 +114,8 @@ export function assign(of: Int32Array, { offsets }: Segments, divides: readonly 
   const rest = counts[adapters]
   const index = new Int32Array(listed + indices + rest)
   // Where the next row of each adapter goes, and the next offset.
-  const next = new Int32Array(adapters + 1)
-  const nextOffset = new Int32Array(adapters)
+  const next = zeros(adapters + 1)
+  const nextOffset = zeros(adapters)
   for (let k = 0, row = 0, offset = listed; k < adapters; k++) {
     next[k] = row
     row += counts[k]
@@ -146,6 +146,11 @@ export function assign(of: Int32Array, { offsets }: Segments, divides: readonly 
     rows[k] = { start, count, first, offsets: ownOffsets }
   }
   return { index, rows, listed, rest }
+}
+
+/** An array of few numbers takes less time than a typed array. */
+function zeros(count: number): number[] {
+  return new Array<number>(count).fill(0)
 }
 
 /** The flags of the mask for each listed row; null: no mask. */

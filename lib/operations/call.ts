@@ -98,9 +98,11 @@ export interface RowsProblem extends Sized {
   readonly firsts: readonly number[]
 }
 
+const SIZES = Object.keys(size).length
+
 /** The sizes of the parts of a list of calls, by the positions of `size`. */
 export function rowsSizes({ listed, indices }: Pick<RowsProblem, 'listed' | 'indices'>): readonly number[] {
-  const sizes = new Array<number>(Object.keys(size).length).fill(0)
+  const sizes = new Array<number>(SIZES).fill(0)
   sizes[size.one] = 1
   sizes[size.listed] = listed
   sizes[size.indices] = indices
@@ -128,7 +130,7 @@ export interface AttentionProblem extends Sized {
 
 /** The sizes of the parts of a call of attention, by the positions of `size`. */
 export function attentionSizes({ batch, tokens, keys, heads }: Omit<AttentionProblem, 'sizes'>): readonly number[] {
-  const sizes = new Array<number>(Object.keys(size).length).fill(0)
+  const sizes = new Array<number>(SIZES).fill(0)
   sizes[size.batch] = batch
   sizes[size.keys] = keys
   sizes[size.headRows] = batch * heads
@@ -318,23 +320,28 @@ export interface Encoded {
 }
 
 /**
- * Those of calls without a list, by operation. All calls share them: the binding reads them before it returns, and no code of
- * the caller runs between the first number that is written here and that. It has run when the call was read (read.ts).
+ * Those of the last call, by operation: of calls without a list all have the same number of operands, and those with one
+ * repeat it in training and serving. Calls share them: the binding reads them before it returns, and no code of the caller
+ * runs between the first number that is written here and that. It has run when the call was read (read.ts).
  */
 const shared: (Encoded | undefined)[] = []
+
+function spaceOf(call: Call): Encoded {
+  const { operation } = call.kind.table
+  const last = shared[operation]
+  return last?.memory.length === call.operands.length ? last : (shared[operation] = newSpace(call))
+}
 
 function newSpace({ kind, operands }: Call): Encoded {
   const { table } = kind
   const items = table.itemSlots.length === 0 ? 0 : (operands.length - table.slots.length) / table.itemSlots.length
   const count = table.fields + items * (kind.itemFields ?? 0) + operands.length * SLOT_NUMBERS
-  const space = { numbers: new Float64Array(count), memory: new Array<Memory>(operands.length).fill(null) }
-  if (table.itemSlots.length === 0) shared[table.operation] = space
-  return space
+  return { numbers: new Float64Array(count), memory: new Array<Memory>(operands.length).fill(null) }
 }
 
 /** Writes a call for the addon and for WebAssembly. */
 export function encode(call: Call): Encoded {
-  const space = shared[call.kind.table.operation] ?? newSpace(call)
+  const space = spaceOf(call)
   const { numbers, memory } = space
   const { kind, problem, operands, placement } = call
   numbers[adapterFields.operation] = kind.table.operation

@@ -12,11 +12,11 @@ import { shapeText } from '../base/shape.js'
 import { CPU } from '../memory/device.js'
 import type { Operand, Part } from '../memory/operand.js'
 import { NOTHING_SMALL, type Pool, Problem, type Routing } from './problem.js'
-import type { ForwardInputs, ForwardSettings } from './read.js'
+import type { ForwardInputs, ProblemSettings } from './read.js'
 import { checkMask, checkOffsets, checkWeights, onDevice } from './small-operands.js'
 
 /** The problem of a Lily call; throws if a shape or a type is wrong, or an operand does not go with the routing. */
-export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: ForwardSettings): Problem {
+export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: ProblemSettings): Problem {
   checkPresence(router, settings)
   checkActivations(x)
   checkA(a, x.columns)
@@ -43,7 +43,7 @@ export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: Forwar
 /** The operands and options that each routing requires, allows and refuses. */
 export function checkPresence(
   router: Operand | null,
-  { routing, pool, mask, sequenceOffsets, weights }: ForwardSettings,
+  { routing, pool, mask, sequenceOffsets, weights }: ProblemSettings,
 ): void {
   const pools = poolsTokens(routing)
   const grouped = routing === 'sequence' || routing === 'fixed'
@@ -105,7 +105,7 @@ export function expertsOf(b: Operand, rank: number): number {
 }
 
 /** The small operands in device memory. */
-function deviceSources({ mask, sequenceOffsets, weights }: ForwardSettings): Operand[] {
+function deviceSources({ mask, sequenceOffsets, weights }: ProblemSettings): Operand[] {
   const sources = [mask, sequenceOffsets, weights].map((operand) => operand && onDevice(operand))
   return sources.filter((source) => source !== null)
 }
@@ -119,7 +119,7 @@ interface Groups {
 const ONE_GROUP: Groups = { offsets: null, groups: 1 }
 
 /** The groups of sequence and fixed routing: from the offsets, or from the rows of a 3-D x. */
-function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: ForwardSettings): Groups {
+function offsetsOf(x: Operand, { routing, sequenceOffsets, weights }: ProblemSettings): Groups {
   if (routing !== 'sequence' && routing !== 'fixed') return ONE_GROUP
   if (sequenceOffsets !== null) {
     return { offsets: checkOffsets(sequenceOffsets, x.rows), groups: sequenceOffsets.shape[0] - 1 }

@@ -18,6 +18,7 @@ import {
   DEFAULT_MODES,
   type ForwardInputs,
   type ForwardSettings,
+  type ProblemSettings,
   readBackwardInputs,
   readBackwardSettings,
   readForwardInputs,
@@ -216,7 +217,7 @@ export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings)
 }
 
 /** The problem of a LoRA call; throws if a shape or a type is wrong. */
-export function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ForwardSettings): Problem {
+export function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ProblemSettings): Problem {
   checkActivations(x)
   checkA(a, x.columns)
   checkTypeOrFloat32('a', a, x.dtype)

@@ -55,6 +55,12 @@ export interface ForwardSettings<N = never> extends Modes<N> {
   readonly stream: StreamOption
 }
 
+/** What each adapter of a call has of its own. */
+export type OwnSettings = Modes & Pick<ForwardSettings, 'scaling' | 'weights'>
+
+/** What the problem of a call depends on. */
+export type ProblemSettings = OwnSettings & Pick<ForwardSettings, 'precision' | 'mask' | 'sequenceOffsets'>
+
 type GradientRow<Row> = Row extends readonly [infer Name, unknown, unknown, 'activation' | 'gradient', 'output']
   ? Name
   : never

@@ -51,22 +51,22 @@ import {
 import { allocateLinear } from './linear-problem.js'
 import { Output } from './output.js'
 import { aligned, type Problem } from './problem.js'
-import type { BackwardSettings, ForwardInputs, ForwardSettings } from './read.js'
+import type { BackwardSettings, ForwardInputs, ForwardSettings, OwnSettings, ProblemSettings } from './read.js'
 import { locatedOf, type Parameters, RowsState } from './rows-state.js'
 
 /** An adapter of a forward call. */
 export interface RowsAdapter extends Parameters {
-  /** Its scaling and modes, and with fixed routing its weights [E]. Everything else is that of the call. */
-  readonly settings: ForwardSettings
+  /** Everything else is that of the call. */
+  readonly settings: OwnSettings
   /** `lilyProblem` or `loraProblem`. */
-  readonly problemOf: (inputs: ForwardInputs, settings: ForwardSettings) => Problem
+  readonly problemOf: (inputs: ForwardInputs, settings: ProblemSettings) => Problem
 }
 
 /** The adapters of the segments of x. */
 export interface RowsOf {
   readonly segments: Segments
   /** [segments.count]: the index of the adapter in the list, -1 for none. */
-  readonly of: Int32Array
+  readonly of: ArrayLike<number>
   /** [segments.count]: the factor on the adapter's output; null: 1. */
   readonly scale: Float32Array | null
 }
@@ -112,7 +112,7 @@ export function joinForward(
   const divides = adapters.map((adapter) => adapter.settings.routing === 'sequence')
   if (segments.offsets === null && divides.includes(true)) failWithoutSequences('sequence', x)
   const assignment = assign(of, segments, divides)
-  const calls = adapters.map((adapter, k) => problemOf(x, adapter, assignment.rows[k]))
+  const calls = adapters.map((adapter, k) => problemOf(x, adapter, assignment.rows[k], settings))
   const mask = gatherMask(settings.mask, x, assignment)
   const factors = gatherScale(scale, segments, assignment)
   if (weight !== null || bias !== null) checkFrozen({ dOut, dIn: x.columns }, inputs)
@@ -152,26 +152,47 @@ function checkOperands({ x, y, dOut }: RowsInputs, tensors: readonly Parameters[
   // The others are compared with x, which a createLily object names itself if it is elsewhere.
   if (webGpu.current !== null) checkDevice('x', x.device)
   // This comes before checkPlace, which queries x's device for memory that may belong to another device.
-  for (const of of tensors) for (const name of PARAMETERS) checkSameDevice(name, of[name], 'x', x)
+  forParameters(tensors, (name, parameter) => checkSameDevice(name, parameter, 'x', x))
   checkPlace('x', x, 'x', x)
-  for (const of of tensors) for (const name of PARAMETERS) checkPlace(name, of[name], 'x', x)
+  forParameters(tensors, (name, parameter) => checkPlace(name, parameter, 'x', x))
   checkActivations(x)
   if (y === null) return
   checkPlace('y', y.operand, 'x', x)
   checkTokenRows('y', y.operand, x.rows, dOut)
   checkType('y', y.operand, x.dtype)
   refuseOverlap('y', y.operand, 'x', x)
-  for (const of of tensors) for (const name of PARAMETERS) refuseOverlap('y', y.operand, name, of[name])
+  forParameters(tensors, (name, parameter) => refuseOverlap('y', y.operand, name, parameter))
+}
+
+/** Calls `check` with each parameter, in the order of PARAMETERS. */
+function forParameters(
+  tensors: readonly Parameters[],
+  check: (name: keyof Parameters, parameter: Operand | null) => void,
+): void {
+  for (const { a, router, b } of tensors) {
+    check('a', a)
+    check('router', router)
+    check('b', b)
+  }
 }
 
 /** The call of one adapter, which reads of x only what a call over its rows alone would know. */
-function problemOf(x: Operand, { a, router, b, settings, problemOf: of }: RowsAdapter, rows: Rows): Problem {
+function problemOf(
+  x: Operand,
+  { a, router, b, settings, problemOf: of }: RowsAdapter,
+  rows: Rows,
+  { precision }: Pick<ForwardSettings, 'precision'>,
+): Problem {
   const { memory, byteOffset, dtype, device, columns, pitch } = x
   const matrix = { rows: rows.count, columns, pitch, byteLength: 0 }
   const own = new Operand(memory, byteOffset, dtype, device, [rows.count, columns], null, matrix)
   const { offsets } = rows
   const sequenceOffsets = offsets && { numbers: offsets, shape: [offsets.length], source: null }
-  return of({ x: own, weight: null, bias: null, a, router, b, y: null }, { ...settings, mask: null, sequenceOffsets })
+  const { routing, pool, activation, scaling, weights } = settings
+  return of(
+    { x: own, weight: null, bias: null, a, router, b, y: null },
+    { routing, pool, activation, scaling, weights, precision, mask: null, sequenceOffsets },
+  )
 }
 
 function rowsProblem(
@@ -300,7 +321,7 @@ function checkBackward(
   checkSameX(x, state.x)
   checkDevice('x', x.device)
   checkPlace('x', x, 'x', x)
-  for (const of of tensors) for (const name of PARAMETERS) checkPlace(name, of[name], 'x', x)
+  forParameters(tensors, (name, parameter) => checkPlace(name, parameter, 'x', x))
   if (weight !== null) checkSavedWeight(weight, 'x', x)
   for (const adapter of adapters) checkKept(adapter)
   checkPlace('dy', dy, 'x', x)
@@ -311,7 +332,7 @@ function checkBackward(
     checkTokenRows('dx', dx.operand, problem.tokens, problem.dIn)
     checkType('dx', dx.operand, problem.dtype)
     checkOutput('dx', dx.operand)
-    for (const of of tensors) for (const name of PARAMETERS) refuseOverlap('dx', dx.operand, name, of[name])
+    forParameters(tensors, (name, parameter) => refuseOverlap('dx', dx.operand, name, parameter))
   }
   for (const [i, of] of given.entries()) {
     for (const [j, name] of PARAMETER_GRADIENTS.entries()) {

@@ -66,8 +66,9 @@ export function prepareStacked(
 
   const stack = { isLora, experts, ranks }
   const used = settings.save ? Array.from({ length: adapters }, (_, k) => k) : renumber(of, adapters)
+  const { routing, pool, activation, scaling } = settings
   const list = used.map((k): RowsAdapter => {
-    const own = weights === null ? settings : { ...settings, weights: weights[k] }
+    const own = { routing, pool, activation, scaling, weights: weights && weights[k] }
     const [ofA, ofB] = [partOf('a', a, stack, k), partOf('b', b, stack, k)]
     return { a: ofA, router: router && partOf('router', router, stack, k), b: ofB, settings: own, problemOf }
   })
