@@ -63,4 +63,4 @@ export const server = createServer(async (request, response) => {
     else response.writeHead(400).end(error.message)
   }
 })
-server.listen(process.env.PORT ?? 8080)
+if (process.env.PORT) server.listen(process.env.PORT)
