@@ -43,13 +43,17 @@ type FrozenCall = Pick<LayerForwardInputs, 'weight'> & Pick<ForwardSettings, 'pr
 
 /** The parts of a saved call. */
 interface SavedParts {
+  /** The name of the layer. */
+  readonly layer: string
   readonly calls: readonly AdapterCall[]
   readonly frozen: FrozenCall
   /** The call with an adapter per row, whose parts are `calls`; null: each of `calls` has all rows. */
   readonly joined: RowsSaved | null
 }
 
-const NO_PARTS: Omit<SavedParts, 'frozen'> = { calls: [], joined: null }
+type CallParts = Pick<SavedParts, 'calls' | 'joined'>
+
+const NO_PARTS: CallParts = { calls: [], joined: null }
 
 /** The parts of a saved call: null once it is disposed of; undefined for any other value. */
 let partsOf: (saved: unknown) => SavedParts | null | undefined
@@ -365,7 +369,8 @@ export interface AdaptersForwardOptions extends LayerForwardOptions {
   /**
    * The name of the adapter of each sequence (the rows of a 3-D x, or those of `sequenceOffsets`, an array on the host),
    * otherwise of each token; null: the base model alone. Which adapters are active has no effect then. An adapter that does
-   * not adapt the layer adds nothing. Default: all active adapters compute all rows.
+   * not adapt the layer adds nothing. A `mask` is for the adapters that pool tokens; the others ignore it. Default: all
+   * active adapters compute all rows.
    */
   readonly rows?: readonly (string | null)[] | undefined
   /** A factor on the adapter's output for each element of `rows`. Default 1. */
@@ -432,13 +437,13 @@ export class AdaptersLayer {
     const { weight, settings } = inputs
     const { calls, joined } = rows === null ? this.#forwardActive(inputs) : this.#forwardRows(inputs, rows)
     const saved = settings.save
-      ? new AdaptersSaved({ calls, frozen: { weight, precision: settings.precision }, joined })
+      ? new AdaptersSaved({ layer: this.name, calls, frozen: { weight, precision: settings.precision }, joined })
       : undefined
     return { y: inputs.given, saved } as AdaptersForwardResult<Y, O>
   }
 
   /** All active adapters compute all rows. */
-  #forwardActive(inputs: LayerForwardInputs): Omit<SavedParts, 'frozen'> {
+  #forwardActive(inputs: LayerForwardInputs): CallParts {
     const layers = this.activeLayers()
     const { inFeatures: dIn, outFeatures: dOut } = this.shape
     if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
@@ -460,7 +465,7 @@ export class AdaptersLayer {
   }
 
   /** Each row has the adapter that `rows` names. */
-  #forwardRows(inputs: LayerForwardInputs, rows: NamedRows): Omit<SavedParts, 'frozen'> {
+  #forwardRows(inputs: LayerForwardInputs, rows: NamedRows): CallParts {
     const { x, weight, bias, y, settings } = inputs
     const named = findLayers(this.name, rows, inputs, this.models)
     const { layers } = named
@@ -485,8 +490,10 @@ export class AdaptersLayer {
 
   /**
    * Adds the gradient of x to dx, in place, and the gradients of the parameters to the adapters that were active in
-   * forward, or that its rows named: then each gets the gradients of its rows. If forward had a `weight`, dx gets dy weight, too. With `accumulate: false` the sum overwrites dx, unless
-   * there is nothing to add. Everything is checked before the first gradient is written.
+   * forward, or that its rows named: then each gets the gradients of its rows. If forward had a `weight`, dx gets dy weight,
+   * too. With `accumulate: false` the sum overwrites dx: rows of the base that have no weight become 0, but dx is unchanged
+   * if forward had neither rows, nor a weight, nor an active adapter. Everything is checked before the first gradient is
+   * written.
    *
    * @returns `operands.dx`, `[..., d_in]`
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
@@ -514,12 +521,11 @@ export class AdaptersLayer {
     }
     if (parts === null) fail('ERR_LILY_DISPOSED', 'saved', 'has been disposed of; call backward before dispose()')
     const { calls, frozen, joined } = parts
-    for (const { layer } of calls) {
-      if (layer.name === this.name) continue
+    if (parts.layer !== this.name) {
       fail(
         'ERR_LILY_ARGUMENT',
         'saved',
-        `expected what forward of layer '${this.name}' returned, got that of layer '${layer.name}'`,
+        `expected what forward of layer '${this.name}' returned, got that of layer '${parts.layer}'`,
       )
     }
     if (joined !== null) {

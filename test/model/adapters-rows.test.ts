@@ -366,6 +366,10 @@ describe('a call with rows that is refused', () => {
     const operands = () => ({ dy: place(dy, [tokens, dOut]), saved, dx: place(baseGradient, [tokens, dIn]) })
     await expectRefused('ERR_LILY_ARGUMENT', "of layer 'v' returned", () => set.layer('v').backward(operands()))
     await expectRefused('ERR_LILY_ARGUMENT', 'deferB', () => layer.backward(operands(), { deferB: true }))
+    const ofBase = set.layer('v').forward({ x: place(x, [tokens, dIn]), y: place(base, [tokens, dOut]) })
+    await expectRefused('ERR_LILY_ARGUMENT', "of layer 'q' returned", () =>
+      layer.backward({ ...operands(), saved: ofBase.saved }),
+    )
     const part = { ...operands(), saved: saved.calls.get('lora')! }
     await expectRefused('ERR_LILY_ARGUMENT', 'saved', () => set.adapters.get('lora')!.layer('q').backward(part))
     layer.backward(operands(), { retain: true })
