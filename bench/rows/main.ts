@@ -106,7 +106,10 @@ interface Opened extends Contender {
   readonly method: Method
 }
 
-/** Of one problem: what the tables are made of. Methods whose y differs from that of our loop are not measured. */
+/**
+ * Of one problem: what the tables are made of. Methods whose y differs from that of our loop are not measured; a reason is
+ * reported once.
+ */
 async function measure(contenders: readonly Contender[], problem: Problem, limits: Limits): Promise<RowsResult[]> {
   const opened: Opened[] = []
   let expected: Outputs | undefined
@@ -123,8 +126,10 @@ async function measure(contenders: readonly Contender[], problem: Problem, limit
         opened.push({ name, peer, method })
       } catch (error) {
         limits.signal.throwIfAborted()
+        const reason = (error as Error).message
+        if (missing.some((each) => each.name.startsWith(`${name}, ${method}`) && each.reason === reason)) continue
         const where = `${problem.adapter}, ${problem.sequences} x ${problem.length}, ${problem.adapters} ${problem.order}`
-        missing.push({ name: `${name}, ${method}, ${where}`, reason: (error as Error).message, install: '' })
+        missing.push({ name: `${name}, ${method}, ${where}`, reason, install: '' })
       }
     }
   }

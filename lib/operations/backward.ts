@@ -91,7 +91,8 @@ const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
 
 /**
  * The gradients of {@link lilyForward} from the gradient of its y. If forward had a `weight`, dx includes dy weight. To sum
- * the gradients of parameters that layers share, pass the same `da` and `db` for each layer. Formulas: docs/math.md, from
+ * the gradients of parameters that layers share, pass the same `da` and `db` for each layer. The gradients of stacked
+ * adapters have the shapes of the stacked a, router and b. Formulas: docs/math.md, from
  * the forward of arXiv 2407.09946.
  *
  * On the cpu it returns when the work is done; on a device it enqueues the work.

@@ -167,7 +167,9 @@ export async function loraForwardAsync<O extends Exact<O, LoraForwardOptions> = 
 
 /**
  * The gradients of {@link loraForward} from the gradient of its y; with a `weight`, dx includes dy weight. Formulas:
- * docs/math.md#lora. On the cpu it returns when the work is done; on a device it enqueues the work.
+ * docs/math.md#lora. The gradients of stacked adapters have the shapes of the stacked a and b.
+ *
+ * On the cpu it returns when the work is done; on a device it enqueues the work.
  *
  * @param saved the result `saved` of loraForward, whose operands must not have changed. Without `retain` it is for one
  *   backward

@@ -14,6 +14,8 @@ import {
   lilyBackward,
   lilyForward,
   lilyForwardAsync,
+  loraBackward,
+  loraForward,
   memoryStats,
   Stream,
   tensor,
@@ -329,6 +331,23 @@ describe('forms of operands', () => {
     y.dispose()
     expect(memoryStats(device).blocksInUse).toBe(before - 3)
     await expectRefused('ERR_LILY_DISPOSED', 'saved', () => lilyBackward({ dy: onDevice(dy) }, saved))
+  })
+
+  it('a call with two adapters releases its memory', async () => {
+    await collect()
+    const operands = {
+      x: onDevice(x),
+      a: onDevice(a),
+      b: onDevice({ data: b.data.slice(0, dOut * 3), shape: [dOut, 3] }),
+    }
+    const given = onDevice(dy)
+    const before = memoryStats(device).blocksInUse
+    const adapterOf = Array.from({ length: tokens }, (_, t) => (t % 3) - 1)
+    const { y, saved } = loraForward(operands, { rankOffsets: [0, 1, 3], adapterOf })
+    const { dx, da, db } = loraBackward({ dy: given }, saved)
+    saved.dispose()
+    for (const output of [y, dx, da, db]) output.dispose()
+    expect(memoryStats(device).blocksInUse).toBe(before)
   })
 })
 
