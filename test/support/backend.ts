@@ -122,7 +122,9 @@ async function call<Operands, Options, Result extends object>(
   if (backend === 'cpu') return run(operands, options)
   const moves = new Moves()
   try {
-    const result = await run(moves.operands(operands), moves.operands(options))
+    // A call with an adapter per row takes arrays on the host alone.
+    const isPerRow = typeof options === 'object' && options !== null && 'adapterOf' in options
+    const result = await run(moves.operands(operands), isPerRow ? options : moves.operands(options))
     const entries: [string, unknown][] = []
     for (const [name, value] of Object.entries(result)) {
       const given = (operands as Readonly<Record<string, unknown>>)[name]
