@@ -373,7 +373,7 @@ export interface AdaptersForwardOptions extends LayerForwardOptions {
    * active adapters compute all rows.
    */
   readonly rows?: readonly (string | null)[] | undefined
-  /** A factor on the adapter's output for each element of `rows`. Default 1. */
+  /** `[G]`: a factor on the adapter's output for each element of `rows`. Default 1. */
   readonly scale?: readonly number[] | Float32Array | undefined
   /** Whether it is an error if `rows` names an adapter that does not adapt the layer. Default false. */
   readonly strict?: boolean | undefined

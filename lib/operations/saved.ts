@@ -149,7 +149,7 @@ export class RowsSaved<R extends Routing | 'none' = Routing | 'none'> {
     ofRows = (state) => new RowsSaved(state, state.adapters.map(ofCall))
   }
 
-  /** By adapter: a copy of the numbers of its rows of x, ascending. */
+  /** By adapter, `[M_k]`: a copy of the numbers of its rows of x, ascending. */
   get rows(): readonly Int32Array[] {
     if (this.#state === null) failDisposed()
     const { index, rows } = this.#state.assignment
@@ -161,7 +161,7 @@ export class RowsSaved<R extends Routing | 'none' = Routing | 'none'> {
     return this.#state === null
   }
 
-  /** Releases the memory and the references to the operands. A later backward throws ERR_LILY_DISPOSED. */
+  /** Releases the memory and the references to the operands. Throws nothing; a later backward throws ERR_LILY_DISPOSED. */
   dispose(): void {
     for (const adapter of this.adapters) adapter.dispose()
     this.#state?.release()
