@@ -127,6 +127,53 @@ describe('docs/performance.md', () => {
   })
 })
 
+/** A row of the report of `npm run bench:rows`. */
+interface RowsRow {
+  readonly adapter: string
+  readonly sequences: number
+  readonly length: number
+  readonly adapters: number
+  readonly order: string
+  readonly results: readonly { readonly contender: string; readonly method: string; readonly median: number }[]
+}
+
+describe('docs/performance.md, adapters per row', () => {
+  const { rows } = JSON.parse(read('bench/results/rows-xeon-avx512-2-threads.json')) as { rows: RowsRow[] }
+  const names = { LoRA: 'lora', 'Lily, batch': 'lily', 'Lily, token': 'lily-token' } as Record<string, string>
+  const [few, many] = tablesOf('docs/performance.md').slice(-2)
+  const microseconds = (row: RowsRow, contender: string, method: string) =>
+    row.results.find((each) => each.contender === contender && each.method === method)!.median * 1e6
+
+  test('has the times of many adapters', () => {
+    expect(many.length).toBeGreaterThan(3)
+    for (const [adapter, batch, adapters, order, ...cells] of many) {
+      const row = rows.find(
+        (each) =>
+          each.adapter === names[adapter] &&
+          `${each.sequences} x ${each.length}` === batch &&
+          String(each.adapters) === adapters &&
+          each.order === order,
+      )!
+      const ours = ['one', 'call', 'loop'].map((method) => microseconds(row, 'lily-kernels', method))
+      expectCells(cells, [...ours, microseconds(row, 'before', 'loop'), microseconds(row, 'PyTorch', 'loop')])
+    }
+  })
+
+  test('has the times of few tokens', () => {
+    expect(few.length).toBe(6)
+    for (const [i, [adapter, , ...cells]] of few.entries()) {
+      const values = [1, 2, 4, 8, 16].map((tokens) => {
+        const row = rows.find(
+          (each) =>
+            each.adapter === names[adapter] && each.sequences === tokens && each.length === 1 && each.adapters === 1,
+        )!
+        return microseconds(row, i % 2 === 0 ? 'before' : 'lily-kernels', 'one')
+      })
+      expectCells(cells, values)
+    }
+  })
+})
+
 describe('docs/linear.md', () => {
   const tables = tablesOf('docs/linear.md')
 
