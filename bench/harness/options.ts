@@ -12,3 +12,10 @@ export function parseNames<Name extends string>(
     return found
   })
 }
+
+/** @throws if the text is no positive number */
+export function parsePositive(option: string, text: string): number {
+  const value = Number(text)
+  if (!(value > 0)) throw new Error(`--${option}: expected a positive number; got ${text}`)
+  return value
+}

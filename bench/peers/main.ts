@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { backends } from '../../lib/index.js'
-import { parseNames } from '../harness/options.js'
+import { parseNames, parsePositive } from '../harness/options.js'
 import { passes } from '../methods/methods.js'
 import { dtypeNames } from '../workload/dtypes.js'
 import { parseShape, shapes, shapeText } from '../workload/shapes.js'
@@ -48,18 +48,13 @@ if (options.help) {
 }
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
-const positive = (option: string, text: string): number => {
-  const value = Number(text)
-  if (!(value > 0)) throw new Error(`--${option}: expected a positive number; got ${text}`)
-  return value
-}
 
 const selectedShapes = options.shape?.map(parseShape) ?? shapes.slice(0, options.quick ? 2 : undefined)
 const selectedTypes = parseNames('dtype', dtypeNames, options.dtype ?? ['float32', 'bfloat16'])
 const selectedPeers = parseNames('peer', peerNames, options.peer ?? peerNames)
-const budget = positive('seconds', options.seconds ?? (options.quick ? '10' : '600'))
+const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '10' : '600'))
 // The addon reads the variable at its first call.
-if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(positive('threads', options.threads))
+if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(parsePositive('threads', options.threads))
 
 const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
 if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)

@@ -4,6 +4,7 @@ import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { backends } from '../../lib/index.js'
+import { parsePositive } from '../harness/options.js'
 import { type Limits, medianRatio, sampleInterleaved, timingOf } from '../harness/sampling.js'
 import { disagreement } from '../peers/agreement.js'
 import { PAUSE, WARMUP } from '../peers/contender.js'
@@ -39,14 +40,9 @@ if (options.help) {
 }
 
 const path = (file: string): string => fileURLToPath(new URL(file, import.meta.url))
-const positive = (option: string, text: string): number => {
-  const value = Number(text)
-  if (!(value > 0)) throw new Error(`--${option}: expected a positive number; got ${text}`)
-  return value
-}
-const budget = positive('seconds', options.seconds ?? (options.quick ? '5' : '300'))
+const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '5' : '300'))
 // The addon reads the variable at its first call.
-if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(positive('threads', options.threads))
+if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(parsePositive('threads', options.threads))
 const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
 if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
 const [{ name: device, simd = 'unknown', threads = 1 }] = devices

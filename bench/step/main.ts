@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { backends } from '../../lib/index.js'
-import { parseNames } from '../harness/options.js'
+import { parseNames, parsePositive } from '../harness/options.js'
 import { type PeerCommand, PeerProcess } from '../peers/peer-process.js'
 import { findPython, pytorch, pytorchEnvironment, pytorchSettings } from '../peers/peers.js'
 import type { Missing } from '../peers/protocol.js'
@@ -47,17 +47,12 @@ if (options.help) {
 }
 
 const path = (file: string): string => fileURLToPath(new URL(file, import.meta.url))
-const positive = (option: string, text: string): number => {
-  const value = Number(text)
-  if (!(value > 0)) throw new Error(`--${option}: expected a positive number; got ${text}`)
-  return value
-}
 
 const selected = parseNames('encoder', encoders, options.encoder ?? encoders)
 const without = parseNames('without', others, options.without ?? [])
-const budget = positive('seconds', options.seconds ?? (options.quick ? '1' : '160'))
+const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '1' : '160'))
 // The addon reads the variable at its first call.
-if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(positive('threads', options.threads))
+if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(parsePositive('threads', options.threads))
 // Report a missing folder now, not after minutes of measurement.
 for (const file of [options.json, options.html]) {
   if (file !== undefined && !existsSync(dirname(resolve(file)))) throw new Error(`the folder of ${file} does not exist`)

@@ -159,15 +159,32 @@ namespace lily::binding {
 // or add, as the problem says; or `copy`, read: kernels take addresses from it, so that on the host the binding copies it
 // before it is checked. At most one operand of a call is copied.
 
-#define LILY_FORWARD_SLOTS(X)                                \
-  X(x, tokens, dIn, activation, read)                        \
+// The parameters of an adapter, what forward keeps of it for backward, and the gradients.
+#define LILY_PARAMETER_SLOTS(X)                              \
   X(a, rank, dIn, parameter, read)                           \
   X(router, experts, rank, parameter, read)                  \
-  X(b, bRows, bColumns, parameter, read)                     \
-  X(y, tokens, dOut, activation, output)                     \
+  X(b, bRows, bColumns, parameter, read)
+
+#define LILY_KEPT_OUTPUT_SLOTS(X)                            \
   X(hidden, tokens, rank, hidden, output)                    \
   X(probabilities, tokens, experts, float32, output)         \
-  X(weights, groups, experts, float32, update)               \
+  X(weights, groups, experts, float32, update)
+
+#define LILY_KEPT_SLOTS(X)                                   \
+  X(hidden, tokens, rank, hidden, read)                      \
+  X(probabilities, tokens, experts, float32, read)           \
+  X(weights, groups, experts, float32, read)
+
+#define LILY_GRADIENT_SLOTS(X)                               \
+  X(da, rank, dIn, gradient, output)                         \
+  X(dRouter, experts, rank, gradient, output)                \
+  X(db, bRows, bColumns, gradient, output)
+
+#define LILY_FORWARD_SLOTS(X)                                \
+  X(x, tokens, dIn, activation, read)                        \
+  LILY_PARAMETER_SLOTS(X)                                    \
+  X(y, tokens, dOut, activation, output)                     \
+  LILY_KEPT_OUTPUT_SLOTS(X)                                  \
   X(mask, one, tokens, uint8, read)                          \
   X(sequenceOffsets, one, offsets, int32, copy)              \
   X(uncheckedOffsets, one, offsets, int32, read)
@@ -175,18 +192,12 @@ namespace lily::binding {
 #define LILY_BACKWARD_SLOTS(X)                               \
   X(dy, tokens, dOut, activation, read)                      \
   X(x, tokens, dIn, activation, read)                        \
-  X(a, rank, dIn, parameter, read)                           \
-  X(router, experts, rank, parameter, read)                  \
-  X(b, bRows, bColumns, parameter, read)                     \
-  X(hidden, tokens, rank, hidden, read)                      \
-  X(probabilities, tokens, experts, float32, read)           \
-  X(weights, groups, experts, float32, read)                 \
+  LILY_PARAMETER_SLOTS(X)                                    \
+  LILY_KEPT_SLOTS(X)                                         \
   X(mask, one, tokens, uint8, read)                          \
   X(sequenceOffsets, one, offsets, int32, copy)              \
   X(dx, tokens, dIn, activation, output)                     \
-  X(da, rank, dIn, gradient, output)                         \
-  X(dRouter, experts, rank, gradient, output)                \
-  X(db, bRows, bColumns, gradient, output)                   \
+  LILY_GRADIENT_SLOTS(X)                                     \
   X(deferredDb, partials, partial, float32, output)
 
 // `index`: the rows of every call, call by call and ascending in each; then, of each call with sequences (sequence routing,
@@ -202,12 +213,8 @@ namespace lily::binding {
 
 // `tokens` of a call is its count.
 #define LILY_FORWARD_ROWS_ITEM_SLOTS(X)                      \
-  X(a, rank, dIn, parameter, read)                           \
-  X(router, experts, rank, parameter, read)                  \
-  X(b, bRows, bColumns, parameter, read)                     \
-  X(hidden, tokens, rank, hidden, output)                    \
-  X(probabilities, tokens, experts, float32, output)         \
-  X(weights, groups, experts, float32, update)
+  LILY_PARAMETER_SLOTS(X)                                    \
+  LILY_KEPT_OUTPUT_SLOTS(X)
 
 #define LILY_BACKWARD_ROWS_SLOTS(X)                          \
   X(dy, tokens, dOut, activation, read)                      \
@@ -218,15 +225,9 @@ namespace lily::binding {
   X(scale, one, listed, float32, read)
 
 #define LILY_BACKWARD_ROWS_ITEM_SLOTS(X)                     \
-  X(a, rank, dIn, parameter, read)                           \
-  X(router, experts, rank, parameter, read)                  \
-  X(b, bRows, bColumns, parameter, read)                     \
-  X(hidden, tokens, rank, hidden, read)                      \
-  X(probabilities, tokens, experts, float32, read)           \
-  X(weights, groups, experts, float32, read)                 \
-  X(da, rank, dIn, gradient, output)                         \
-  X(dRouter, experts, rank, gradient, output)                \
-  X(db, bRows, bColumns, gradient, output)
+  LILY_PARAMETER_SLOTS(X)                                    \
+  LILY_KEPT_SLOTS(X)                                         \
+  LILY_GRADIENT_SLOTS(X)
 
 // x is dy, and y is dx, if the call is transposed.
 #define LILY_LINEAR_SLOTS(X)                \
