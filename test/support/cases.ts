@@ -1,3 +1,4 @@
+import type { Dropout } from './philox.js'
 import type { Problem, Routing } from './reference.js'
 import { type RowsAdapter, type RowsProblem, tokensOf } from './rows-reference.js'
 import { roundAll, type Types } from './dtypes.js'
@@ -28,6 +29,8 @@ export interface Spec extends Types {
   emptyGroup?: 'finite' | 'nan' | 'kept nan' | undefined
   /** Standard deviation of the logits: 0 gives equal weights, 10 nearly a single expert. */
   sharpness?: number | undefined
+  /** The rate of dropout; its draw follows from the seed. */
+  dropout?: number | undefined
 }
 
 /** A problem with numbers rounded to its types, and the gradient of its output. */
@@ -42,6 +45,9 @@ export interface Case extends Problem {
   dy: Float32Array
 }
 
+/** The elements of the router: of learned mixtures, the logits. */
+const routerElements = ({ routing, experts, rank }: Spec) => (routing === 'learned' ? experts : experts * rank)
+
 export function makeCase(spec: Spec): Case {
   const { routing, tokens, dIn, dOut, rank, experts, lengths, masked = 0, sharpness = 1 } = spec
   const random = randomFrom(spec.seed)
@@ -54,22 +60,28 @@ export function makeCase(spec: Spec): Case {
   const ends = lengths && [0, ...lengths.map((_, g) => total(lengths.slice(0, g + 1)))]
   const offsets = (spec.offsets ?? ends) && Int32Array.from(spec.offsets ?? ends ?? [])
   const groups = offsets ? offsets.length - 1 : 1
-  const hasRouter = routing === 'batch' || routing === 'sequence' || routing === 'token'
+  const hasRouter = ['batch', 'sequence', 'token', 'learned'].includes(routing)
+  const logits = routing === 'learned' ? 1 : Math.sqrt(rank) * hidden
   const c: Case = {
     ...spec,
     x: roundAll(activations, x),
     a: roundAll(parameters, a),
-    router: hasRouter
-      ? roundAll(parameters, gaussian(random, experts * rank, sharpness / (Math.sqrt(rank) * hidden)))
-      : undefined,
+    router: hasRouter ? roundAll(parameters, gaussian(random, routerElements(spec), sharpness / logits)) : undefined,
     b: roundAll(parameters, gaussian(random, experts * rank * dOut, 1 / (Math.sqrt(rank) * hidden))),
     dy: roundAll(activations, gaussian(random, tokens * dOut)),
     mask: masked > 0 ? Uint8Array.from({ length: tokens }, () => (random() < masked ? 0 : 1)) : undefined,
     offsets,
     weights: routing === 'fixed' ? gaussian(random, groups * experts) : undefined,
+    dropout: spec.dropout === undefined ? undefined : { rate: spec.dropout, draw: drawOf(spec.seed) },
   }
   if (spec.emptyGroup !== undefined) dropFirstGroup(c, spec.emptyGroup)
   return c
+}
+
+/** Seed and position, some of whose words have the highest bit. */
+function drawOf(seed: number): Dropout['draw'] {
+  const random = randomFrom(seed + 1)
+  return Int32Array.from({ length: 4 }, () => Math.floor(random() * 2 ** 32) | 0)
 }
 
 function dropFirstGroup(c: Case, numbers: 'finite' | 'nan' | 'kept nan'): void {

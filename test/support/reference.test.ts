@@ -11,7 +11,11 @@ function loss(problem: Problem, dy: ArrayLike<number>): number {
   return forward(problem).y.value.reduce((sum, y, i) => sum + y * dy[i], 0)
 }
 
-function centralDifferences(problem: Problem, name: 'x' | 'a' | 'router' | 'b', dy: ArrayLike<number>): Float64Array {
+function centralDifferences(
+  problem: Problem,
+  name: 'x' | 'a' | 'router' | 'b' | 'weights',
+  dy: ArrayLike<number>,
+): Float64Array {
   const values = Float64Array.from(problem[name] ?? [])
   const moved = (i: number, step: number) => loss({ ...problem, [name]: values.with(i, values[i] + step) }, dy)
   return values.map((_, i) => (moved(i, STEP) - moved(i, -STEP)) / (2 * STEP))
@@ -32,7 +36,11 @@ const specs: Record<string, Spec> = {
   uniform: { ...sizes, routing: 'uniform' },
   fixed: { ...sizes, routing: 'fixed' },
   'fixed, sequences': { ...sizes, ...ragged, routing: 'fixed' },
+  learned: { ...sizes, routing: 'learned', scaling: 1.3 },
   lora: { ...sizes, routing: 'lora', experts: 1, scaling: 2 },
+  'batch, dropout': { ...sizes, routing: 'batch', dropout: 0.3, seed: 2 },
+  'token, dropout': { ...sizes, routing: 'token', dropout: 0.3 },
+  'lora, dropout': { ...sizes, routing: 'lora', experts: 1, dropout: 0.5 },
 }
 
 for (const [name, spec] of Object.entries(specs)) {
@@ -46,7 +54,8 @@ for (const [name, spec] of Object.entries(specs)) {
         expect(Math.min(...before.map(Math.abs))).toBeGreaterThan(20 * STEP)
 
         const gradients = backward(problem, saved, problem.dy)
-        const pairs = { x: gradients.dx, a: gradients.da, b: gradients.db, router: gradients.dRouter } as const
+        const { dx, da, db, dRouter, dWeights } = gradients
+        const pairs = { x: dx, a: da, b: db, router: dRouter, weights: dWeights } as const
         for (const [operand, gradient] of Object.entries(pairs) as [keyof typeof pairs, typeof gradients.dx][]) {
           if (problem[operand] === undefined) continue
           const expected = centralDifferences(problem, operand, problem.dy)

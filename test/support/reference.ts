@@ -12,9 +12,10 @@
  * them. In float32, precision 'tf32' rounds both operands of each large product to two bfloat16 terms, as the CPU does with
  * AMX. The caller rounds the results, after accumulating them.
  */
+import { type Dropout, maskOf, thresholdOf } from './philox.js'
 import { quantum, round, type Rounded, roundoff, type Float, type Types } from './dtypes.js'
 
-export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed' | 'lora'
+export type Routing = 'batch' | 'sequence' | 'token' | 'uniform' | 'fixed' | 'learned' | 'lora'
 
 /** Row-major operands. b is [E * r, dOut], or [dOut, r] for routing 'lora', which has no router and one expert. */
 export interface Problem extends Types {
@@ -29,6 +30,7 @@ export interface Problem extends Types {
   experts: number
   x: ArrayLike<number>
   a: ArrayLike<number>
+  /** [E, r]; for learned [E], the logits. */
   router?: ArrayLike<number> | undefined
   b: ArrayLike<number>
   /** [M], 1 keeps a token; for batch and sequence. */
@@ -39,6 +41,7 @@ export interface Problem extends Types {
   weights?: ArrayLike<number> | undefined
   /** [M]: a factor on what the call adds to each row of y. */
   scale?: ArrayLike<number> | undefined
+  dropout?: Dropout | undefined
 }
 
 export interface Forward {
@@ -55,6 +58,8 @@ export interface Gradients {
   da: Matrix
   dRouter: Matrix
   db: Matrix
+  /** [G, E]: of w. */
+  dWeights: Matrix
 }
 
 export class Matrix {
@@ -358,17 +363,38 @@ export function linear(problem: Linear, exact = true): { y: Matrix; dx: Matrix }
   }
 }
 
+/** Dropout of x: the kept elements, and the factor on the products with them. */
+function dropOut({ tokens, dIn, x, dropout }: Problem): { x: Matrix; mask: Uint8Array | undefined; factor: number } {
+  const values = Matrix.exact(tokens, dIn, x)
+  if (dropout === undefined) return { x: values, mask: undefined, factor: 1 }
+  const mask = maskOf(tokens, dIn, dropout)
+  dropWhereZero(values, mask)
+  return { x: values, mask, factor: 65536 / (65536 - thresholdOf(dropout.rate)) }
+}
+
+function dropWhereZero(matrix: Matrix, mask: Uint8Array): void {
+  mask.forEach((keeps, i) => {
+    if (keeps === 0) matrix.value[i] = matrix.variance[i] = 0
+  })
+}
+
+/** w of learned mixtures, [1, E]. */
+function learnedWeights({ experts, router = [] }: Problem, rounding: Rounding): Matrix {
+  return softmax(parameter(1, experts, router, rounding))
+}
+
 export function forward(problem: Problem, exact = true): Forward {
-  const { tokens, dIn, dOut, rank, experts, scaling = 1, pool = 'probabilities' } = problem
+  const { tokens, dOut, rank, dIn, experts, scaling = 1, pool = 'probabilities' } = problem
   const rounding = roundingOf(problem, exact)
-  const x = Matrix.exact(tokens, dIn, problem.x)
+  const { x, factor: dropoutFactor } = dropOut(problem)
   const a = parameter(rank, dIn, problem.a, rounding)
   const b = expertsOf(problem, rounding)
   const groups = groupsOf(problem)
 
   const factor = (matrix: Matrix) => matrix.rounded(rounding.factors, exact)
 
-  const hidden = multiply(factor(x), factor(a).transpose()).rounded(rounding.operands, exact)
+  const sums = multiply(factor(x), factor(a).transpose())
+  const hidden = (dropoutFactor === 1 ? sums : sums.times(dropoutFactor)).rounded(rounding.operands, exact)
   if (problem.activation === 'relu')
     hidden.value.forEach((h, i) => {
       if (h <= 0) hidden.value[i] = hidden.variance[i] = 0
@@ -393,6 +419,8 @@ export function forward(problem: Problem, exact = true): Forward {
     }
   } else if (problem.routing === 'fixed') {
     weights = Matrix.exact(groups.length, experts, problem.weights ?? [])
+  } else if (problem.routing === 'learned') {
+    weights = learnedWeights(problem, rounding)
   } else {
     const ones = new Float64Array(groups.length * experts).fill(1)
     weights = Matrix.exact(groups.length, experts, ones).times(1 / experts)
@@ -411,7 +439,7 @@ export function forward(problem: Problem, exact = true): Forward {
 export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<number>, exact = true): Gradients {
   const { tokens, dIn, dOut, rank, experts, scaling = 1 } = problem
   const rounding = roundingOf(problem, exact)
-  const x = Matrix.exact(tokens, dIn, problem.x)
+  const { x, mask, factor: dropoutFactor } = dropOut(problem)
   const a = parameter(rank, dIn, problem.a, rounding)
   const b = expertsOf(problem, rounding)
   const dy = scaled(Matrix.exact(tokens, dOut, dyValues), problem.scale, problem.activations, exact)
@@ -439,6 +467,7 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
   })
 
   let dRouter = new Matrix(experts, rank)
+  if (problem.routing === 'learned') dRouter = softmaxGradient(weights, dWeights).transpose()
   if (isRouted(problem)) {
     const dLogits = new Matrix(tokens, experts)
     // For every kept token, or with pooled logits for every group: the gradient of the logits for an exact dw, and hidden.
@@ -460,16 +489,20 @@ export function backward(problem: Problem, saved: Forward, dyValues: ArrayLike<n
     shared.forEach((variance, i) => (dRouter.variance[i] += variance))
     dHidden = dHidden.plus(multiply(dLogits, parameter(experts, rank, problem.router ?? [], rounding)))
   }
+  if (dropoutFactor !== 1) dHidden = dHidden.times(dropoutFactor)
   if (problem.activation === 'relu')
     hidden.value.forEach((h, i) => {
       if (h === 0) dHidden.value[i] = dHidden.variance[i] = 0
     })
   dHidden = dHidden.rounded(rounding.operands, exact)
 
+  const dx = multiply(factor(dHidden), factor(a))
+  if (mask !== undefined) dropWhereZero(dx, mask)
   return {
-    dx: multiply(factor(dHidden), factor(a)),
+    dx,
     da: multiply(factor(dHidden).transpose(), factor(x)),
     dRouter,
     db: problem.routing === 'lora' ? db.transpose() : db,
+    dWeights,
   }
 }
