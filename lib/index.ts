@@ -52,6 +52,7 @@ export type { DType, HostData } from './base/dtype.js'
 export { LilyError, type LilyErrorCode, type LilyErrorDetails } from './base/errors.js'
 export type { GpuBuffer, GpuCommandEncoder, GpuDevice } from './base/gpu-types.js'
 export type { Exact, Named } from './base/options.js'
+export { type DropoutOptions, dropoutState } from './operations/dropout.js'
 export { foldB, type FoldOptions } from './operations/fold.js'
 export {
   lilyForward,

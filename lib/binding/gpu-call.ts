@@ -39,8 +39,10 @@ export interface Sizes {
   readonly dOut: number
   readonly rank: number
   readonly experts: number
-  /** G; 1 with batch, token and uniform routing, and for LoRA. */
+  /** G; 1 with batch, token, uniform and learned routing, and for LoRA. */
   readonly groups: number
+  /** n: an element of x is dropped if its random number of 16 bits is below it; 0: none is. */
+  readonly dropout: number
 }
 
 /** The rows of a call in a list: token t is row index[t] of x, y, dy and dx. */
@@ -61,7 +63,7 @@ interface Inputs extends Sizes {
   readonly x: Matrix
   /** [r, d_in] */
   readonly a: Matrix
-  /** [E, r]; null without a router. */
+  /** [E, r]; [E, 1] with learned routing; null without a router. */
   readonly router: Matrix | null
   /** [E*r, d_out]; LoRA: [d_out, r]. */
   readonly b: Matrix
@@ -69,6 +71,8 @@ interface Inputs extends Sizes {
   readonly mask: Region | null
   /** [G + 1], int32, from 0 to M, ascending; null: one group. No group contains tokens before the first and after the last. */
   readonly sequenceOffsets: Region | null
+  /** [4], uint32: seed low and high, position low and high; null: no dropout. */
+  readonly draw: Region | null
 }
 
 /** A forward call: y (+)= s h C. */
@@ -104,6 +108,8 @@ export interface BackwardCall extends Inputs {
   readonly da: Output | null
   readonly dRouter: Output | null
   readonly db: Output | null
+  /** [G, E], float32: <B_e, D_g>; with fixed routing alone. */
+  readonly dWeights: Output | null
   /**
    * float32, contiguous: the partial sums D of db for a later fold, in the place of db. With at most E groups and not
    * token routing: D_g [G, r, d_out]; otherwise one matrix for each expert, already weighted, [E, r, d_out].

@@ -16,9 +16,10 @@ export const operation = {
   attentionBackward: 6,
   elementwise: 7,
   fold: 8,
-  adamw: 9,
-  forwardRows: 10,
-  backwardRows: 11,
+  draw: 9,
+  adamw: 10,
+  forwardRows: 11,
+  backwardRows: 12,
 } as const
 
 /** The backends by number. */
@@ -38,7 +39,7 @@ export const status = {
 export const dtype = { float32: 0, bfloat16: 1, float16: 2, uint8: 3, int32: 4 } as const
 
 /** `lily_routing`. */
-export const routing = { batch: 0, sequence: 1, token: 2, uniform: 3, fixed: 4, none: 5 } as const
+export const routing = { batch: 0, sequence: 1, token: 2, uniform: 3, fixed: 4, none: 5, learned: 6 } as const
 
 /** `lily_pool`. */
 export const pool = { probabilities: 0, logits: 1 } as const
@@ -72,6 +73,7 @@ export const adapterFields = {
   experts: 15,
   groups: 16,
   scaling: 17,
+  dropout: 18,
 } as const
 
 /**
@@ -230,22 +232,24 @@ export const size = {
   bColumns: 9,
   partials: 10,
   partial: 11,
-  depth: 12,
-  width: 13,
-  packed: 14,
-  rows: 15,
-  aRows: 16,
-  aColumns: 17,
-  batch: 18,
-  keys: 19,
-  queryRows: 20,
-  keyRows: 21,
-  headColumns: 22,
-  headRows: 23,
-  statistics: 24,
-  elements: 25,
-  listed: 26,
-  indices: 27,
+  routerColumns: 12,
+  four: 13,
+  depth: 14,
+  width: 15,
+  packed: 16,
+  rows: 17,
+  aRows: 18,
+  aColumns: 19,
+  batch: 20,
+  keys: 21,
+  queryRows: 22,
+  keyRows: 23,
+  headColumns: 24,
+  headRows: 25,
+  statistics: 26,
+  elements: 27,
+  listed: 28,
+  indices: 29,
 } as const
 
 /** Name, rows, columns, kind of type, and what the call does with an operand. */
@@ -260,7 +264,7 @@ export type Row = readonly [
 export const forwardSlots = [
   ['x', 'tokens', 'dIn', 'activation', 'read'],
   ['a', 'rank', 'dIn', 'parameter', 'read'],
-  ['router', 'experts', 'rank', 'parameter', 'read'],
+  ['router', 'experts', 'routerColumns', 'parameter', 'read'],
   ['b', 'bRows', 'bColumns', 'parameter', 'read'],
   ['y', 'tokens', 'dOut', 'activation', 'output'],
   ['hidden', 'tokens', 'rank', 'hidden', 'output'],
@@ -269,13 +273,14 @@ export const forwardSlots = [
   ['mask', 'one', 'tokens', 'uint8', 'read'],
   ['sequenceOffsets', 'one', 'offsets', 'int32', 'copy'],
   ['uncheckedOffsets', 'one', 'offsets', 'int32', 'read'],
+  ['draw', 'one', 'four', 'int32', 'read'],
 ] as const
 
 export const backwardSlots = [
   ['dy', 'tokens', 'dOut', 'activation', 'read'],
   ['x', 'tokens', 'dIn', 'activation', 'read'],
   ['a', 'rank', 'dIn', 'parameter', 'read'],
-  ['router', 'experts', 'rank', 'parameter', 'read'],
+  ['router', 'experts', 'routerColumns', 'parameter', 'read'],
   ['b', 'bRows', 'bColumns', 'parameter', 'read'],
   ['hidden', 'tokens', 'rank', 'hidden', 'read'],
   ['probabilities', 'tokens', 'experts', 'float32', 'read'],
@@ -284,9 +289,11 @@ export const backwardSlots = [
   ['sequenceOffsets', 'one', 'offsets', 'int32', 'copy'],
   ['dx', 'tokens', 'dIn', 'activation', 'output'],
   ['da', 'rank', 'dIn', 'gradient', 'output'],
-  ['dRouter', 'experts', 'rank', 'gradient', 'output'],
+  ['dRouter', 'experts', 'routerColumns', 'gradient', 'output'],
   ['db', 'bRows', 'bColumns', 'gradient', 'output'],
+  ['dWeights', 'groups', 'experts', 'float32', 'output'],
   ['deferredDb', 'partials', 'partial', 'float32', 'output'],
+  ['draw', 'one', 'four', 'int32', 'read'],
 ] as const
 
 /** x is dy, and y is dx, if the call is transposed. */
@@ -347,6 +354,11 @@ export const foldItemSlots = [
   ['weights', 'partials', 'experts', 'float32', 'read'],
 ] as const
 
+export const drawSlots = [
+  ['state', 'one', 'four', 'int32', 'update'],
+  ['draw', 'one', 'four', 'int32', 'output'],
+] as const
+
 export const adamwSlots = [
   ['norm', 'one', 'one', 'float32', 'output'],
   ['skipped', 'one', 'one', 'float32', 'update'],
@@ -376,7 +388,7 @@ export const forwardRowsSlots = [
 /** `tokens` of a call is its count. */
 export const forwardRowsItemSlots = [
   ['a', 'rank', 'dIn', 'parameter', 'read'],
-  ['router', 'experts', 'rank', 'parameter', 'read'],
+  ['router', 'experts', 'routerColumns', 'parameter', 'read'],
   ['b', 'bRows', 'bColumns', 'parameter', 'read'],
   ['hidden', 'tokens', 'rank', 'hidden', 'output'],
   ['probabilities', 'tokens', 'experts', 'float32', 'output'],
@@ -394,20 +406,20 @@ export const backwardRowsSlots = [
 
 export const backwardRowsItemSlots = [
   ['a', 'rank', 'dIn', 'parameter', 'read'],
-  ['router', 'experts', 'rank', 'parameter', 'read'],
+  ['router', 'experts', 'routerColumns', 'parameter', 'read'],
   ['b', 'bRows', 'bColumns', 'parameter', 'read'],
   ['hidden', 'tokens', 'rank', 'hidden', 'read'],
   ['probabilities', 'tokens', 'experts', 'float32', 'read'],
   ['weights', 'groups', 'experts', 'float32', 'read'],
   ['da', 'rank', 'dIn', 'gradient', 'output'],
-  ['dRouter', 'experts', 'rank', 'gradient', 'output'],
+  ['dRouter', 'experts', 'routerColumns', 'gradient', 'output'],
   ['db', 'bRows', 'bColumns', 'gradient', 'output'],
 ] as const
 
 /** How many numbers come before those of the slots, and before each item of a list. */
 export const fieldCounts = {
-  forward: 18,
-  backward: 18,
+  forward: 19,
+  backward: 19,
   linear: 12,
   pack: 12,
   matmul: 18,
@@ -415,6 +427,7 @@ export const fieldCounts = {
   attentionBackward: 12,
   elementwise: 13,
   fold: 8,
+  draw: 5,
   adamw: 10,
   forwardRows: 13,
   backwardRows: 13,
@@ -422,4 +435,4 @@ export const fieldCounts = {
 
 /** The text of all lists, for the comparison with that of the addon. */
 export const signature =
-  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;deferredDb, partials, partial, float32, output;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, gradient, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;attention:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, output;statistics, headRows, statistics, float32, output;attentionBackward:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;dy, queryRows, headColumns, activation, read;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, read;statistics, headRows, statistics, float32, read;dq, queryRows, headColumns, activation, output;dk, keyRows, headColumns, activation, output;dv, keyRows, headColumns, activation, output;elementwise:operation;backend;device;stream;memoryStream;function;m;n;aRows;aColumns;bRows;bColumns;scale;a, aRows, aColumns, float32, read;b, bRows, bColumns, float32, read;y, rows, width, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;forwardRows:operation;backend;device;stream;memoryStream;precision;activationDtype;parameterDtype;tokens;dIn;dOut;listed;indices;routing;pool;activation;rank;experts;groups;scaling;count;first;x, tokens, dIn, activation, read;y, tokens, dOut, activation, output;index, one, indices, int32, copy;mask, one, listed, uint8, read;scale, one, listed, float32, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;backwardRows:operation;backend;device;stream;memoryStream;precision;activationDtype;parameterDtype;tokens;dIn;dOut;listed;indices;routing;pool;activation;rank;experts;groups;scaling;count;first;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;dx, tokens, dIn, activation, output;index, one, indices, int32, copy;mask, one, listed, uint8, read;scale, one, listed, float32, read;a, rank, dIn, parameter, read;router, experts, rank, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;da, rank, dIn, gradient, output;dRouter, experts, rank, gradient, output;db, bRows, bColumns, gradient, output;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;10;'
+  'forward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dropout;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, routerColumns, parameter, read;b, bRows, bColumns, parameter, read;y, tokens, dOut, activation, output;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;uncheckedOffsets, one, offsets, int32, read;draw, one, four, int32, read;backward:operation;backend;device;stream;memoryStream;routing;pool;activation;precision;activationDtype;parameterDtype;tokens;dIn;dOut;rank;experts;groups;scaling;dropout;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;a, rank, dIn, parameter, read;router, experts, routerColumns, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;mask, one, tokens, uint8, read;sequenceOffsets, one, offsets, int32, copy;dx, tokens, dIn, activation, output;da, rank, dIn, gradient, output;dRouter, experts, routerColumns, gradient, output;db, bRows, bColumns, gradient, output;dWeights, groups, experts, float32, output;deferredDb, partials, partial, float32, output;draw, one, four, int32, read;linear:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;x, tokens, depth, activation, read;weight, dOut, dIn, parameter, read;packed, one, packed, float32, read;bias, one, width, gradient, read;y, tokens, width, activation, output;pack:operation;backend;device;stream;memoryStream;transposed;precision;activationDtype;parameterDtype;tokens;dIn;dOut;weight, dOut, dIn, parameter, read;packed, one, packed, float32, output;matmul:operation;backend;device;stream;memoryStream;outer;inner;aOuter;aInner;bOuter;bInner;m;k;n;transposeA;transposeB;precision;activationDtype;a, aRows, aColumns, activation, read;b, bRows, bColumns, activation, read;bias, one, width, activation, read;y, rows, width, activation, output;attention:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, output;statistics, headRows, statistics, float32, output;attentionBackward:operation;backend;device;stream;memoryStream;batch;tokens;keys;heads;dHead;scale;causal;dy, queryRows, headColumns, activation, read;q, queryRows, headColumns, activation, read;k, keyRows, headColumns, activation, read;v, keyRows, headColumns, activation, read;mask, batch, keys, uint8, read;y, queryRows, headColumns, activation, read;statistics, headRows, statistics, float32, read;dq, queryRows, headColumns, activation, output;dk, keyRows, headColumns, activation, output;dv, keyRows, headColumns, activation, output;elementwise:operation;backend;device;stream;memoryStream;function;m;n;aRows;aColumns;bRows;bColumns;scale;a, aRows, aColumns, float32, read;b, bRows, bColumns, float32, read;y, rows, width, float32, output;fold:operation;backend;device;stream;memoryStream;dOut;rank;experts;db, bRows, bColumns, any, output;partials, partials, partial, float32, read;weights, partials, experts, float32, read;draw:operation;backend;device;stream;memoryStream;state, one, four, int32, update;draw, one, four, int32, output;adamw:operation;backend;device;stream;memoryStream;step;beta1;beta2;eps;maxNorm;lr;weightDecay;norm, one, one, float32, output;skipped, one, one, float32, update;value, one, elements, any, update;grad, one, elements, any, read;expAvg, one, elements, float32, update;expAvgSq, one, elements, float32, update;forwardRows:operation;backend;device;stream;memoryStream;precision;activationDtype;parameterDtype;tokens;dIn;dOut;listed;indices;routing;pool;activation;rank;experts;groups;scaling;count;first;x, tokens, dIn, activation, read;y, tokens, dOut, activation, output;index, one, indices, int32, copy;mask, one, listed, uint8, read;scale, one, listed, float32, read;a, rank, dIn, parameter, read;router, experts, routerColumns, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, output;probabilities, tokens, experts, float32, output;weights, groups, experts, float32, update;backwardRows:operation;backend;device;stream;memoryStream;precision;activationDtype;parameterDtype;tokens;dIn;dOut;listed;indices;routing;pool;activation;rank;experts;groups;scaling;count;first;dy, tokens, dOut, activation, read;x, tokens, dIn, activation, read;dx, tokens, dIn, activation, output;index, one, indices, int32, copy;mask, one, listed, uint8, read;scale, one, listed, float32, read;a, rank, dIn, parameter, read;router, experts, routerColumns, parameter, read;b, bRows, bColumns, parameter, read;hidden, tokens, rank, hidden, read;probabilities, tokens, experts, float32, read;weights, groups, experts, float32, read;da, rank, dIn, gradient, output;dRouter, experts, routerColumns, gradient, output;db, bRows, bColumns, gradient, output;byteOffset;rows;columns;pitch;dtype;access;none;read;write;add;11;'

@@ -110,6 +110,13 @@ export function blockOf(operand: Operand, row: number, rows: number, column: num
   return block
 }
 
+/** A vector [n] as the matrix [n, 1], without a reference of its own; other operands as they are. */
+export function columnOf(operand: Operand): Operand {
+  const { memory, byteOffset, dtype, device, shape, columns: rows, byteLength } = operand
+  if (shape.length !== 1) return operand
+  return new Operand(memory, byteOffset, dtype, device, [rows, 1], null, { rows, columns: 1, pitch: 1, byteLength })
+}
+
 /** A contiguous operand in host memory. */
 export function layOutOnHost(argument: string, data: HostData, dtype: DType, shape: readonly number[]): Operand {
   return layOut(argument, data, 0, dtype, CPU, shape, null)

@@ -63,7 +63,7 @@ export interface LayerBackwardOptions extends AdapterBackwardOptions {
    * Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` for an A that is not trained. Leave such
    * an A out of the optimiser, too: weight decay changes a parameter whose gradient is zero. Default: all.
    */
-  readonly needs?: LilyNeeds | undefined
+  readonly needs?: Omit<LilyNeeds, 'dWeights'> | undefined
   /**
    * Defer this layer's gradient of B, so that one fold adds up the gradients of several layers. Default: true on a
    * device if that saves a significant part of the call's memory traffic, otherwise false; see docs/model.md.
@@ -83,7 +83,7 @@ const BACKWARD_OPTIONS: Known = new Set<keyof LayerBackwardOptions>([
   'accumulate',
   'stream',
 ])
-const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS)
+const NEEDS: Known = new Set<keyof LilyNeeds>(GRADIENTS.filter((name) => name !== 'dWeights'))
 
 /** Reads a forward call of a Lily layer. */
 export function readLilyForward(operands: object, options?: object): LayerForwardInputs {
@@ -222,7 +222,7 @@ export class LilyLayer extends AdapterLayer {
     // A fold, which the call may end with, must not fail once dx is written.
     if (deferB && needs.db) this.b.checkGrad(true)
     const deferring = { ...settings, deferB }
-    const inputs = { dy, x, dx, ...gradients, db: deferB ? null : gradients.db }
+    const inputs = { dy, x, dx, ...gradients, db: deferB ? null : gradients.db, dWeights: null }
     checkGradients(state, inputs, deferring)
     // The call has no db, but the fold adds to that of the model.
     if (dx !== null && deferB) refuseOverlap('dx', dx.operand, 'the gradient of b', gradients.db?.operand)

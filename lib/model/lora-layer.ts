@@ -112,7 +112,7 @@ export class LoraLayer extends AdapterLayer {
     const state = readSaved('saved', saved, 'loraForward')
     const gradients = this.gradientsOf(state, settings.needs)
     if (settings.deferB === true) fail('ERR_LILY_ARGUMENT', 'deferB', NO_OPTION)
-    return prepareBackward(state, { dy, x, dx, ...gradients }, { ...settings, deferB: false })
+    return prepareBackward(state, { dy, x, dx, ...gradients, dWeights: null }, { ...settings, deferB: false })
   }
 
   /** @internal */

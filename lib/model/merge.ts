@@ -69,7 +69,15 @@ export function addUpdate(target: Operand, { a, b, of, forward }: Update): void 
     calls.push(
       prepareBackward(
         count === rows ? whole : forwardOf(count),
-        { dy: resolve('dy', dy), x: null, dx: Output.of('weight', dx), da: null, dRouter: null, db: null },
+        {
+          dy: resolve('dy', dy),
+          x: null,
+          dx: Output.of('weight', dx),
+          da: null,
+          dRouter: null,
+          db: null,
+          dWeights: null,
+        },
         { needs: DX_ONLY, deferB: false, retain: false, accumulate: true, accumulateParameters: true, stream: null },
       ),
     )
@@ -78,7 +86,7 @@ export function addUpdate(target: Operand, { a, b, of, forward }: Update): void 
   for (const temporary of used) temporary.dispose()
 }
 
-const DX_ONLY = { dx: true, da: false, dRouter: false, db: false } as const
+const DX_ONLY = { dx: true, da: false, dRouter: false, db: false, dWeights: false } as const
 
 /**
  * Checks the weight of a layer: [rows, columns], on the model's device, in other memory than the layer's parameters.

@@ -6,11 +6,12 @@ import type { HostData } from '../base/dtype.js'
 import { allocate } from '../memory/allocate.js'
 import type { DeviceMemory } from '../memory/device-memory.js'
 import { isHostMemory, type OperandMemory } from '../memory/operand-memory.js'
-import type { Operand, Part } from '../memory/operand.js'
+import { columnOf, type Operand, type Part } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import { BACKWARD, type Call, FORWARD, gpuBackward, gpuForward, gpuLinear } from './call.js'
 import { CallState, type Staged } from './call-state.js'
 import type { Work } from './dispatch.js'
+import { drawFrom } from './dropout.js'
 import { allocateLinear } from './linear-problem.js'
 import { Output } from './output.js'
 import { aligned, type Problem } from './problem.js'
@@ -52,27 +53,37 @@ export function allocateForward(problem: Problem, inputs: ForwardInputs, setting
     weight?.operand,
     bias,
     y?.operand,
+    settings.dropout?.state,
   ])
   const staged = placement === null ? null : stage(problem, placement)
   const kept = settings.save ? allocateKept(problem, placement) : null
   const state = new CallState(problem, staged, kept, weight)
+  const { calls: drawing, start } = drawOf(state, settings, placement)
   if (weight !== null) {
     const linear = allocateLinear({ x, weight, bias, y }, settings, placement, false)
     const call = forwardCall(state, linear.y.addedTo(), placement)
     const gpu = () => [gpuLinear(linear.call), gpuForward(call)]
-    return { state, y: linear.y, work: { calls: [linear.call, call], placement, gpu } }
+    return { state, y: linear.y, work: { calls: [...drawing, linear.call, call], placement, start, gpu } }
   }
   if (y !== null) y.accumulate = settings.accumulate
   const output = y ?? Output.fresh('y', x.dtype, [...x.shape.slice(0, -1), problem.dOut], placement)
   const call = forwardCall(state, output, placement)
-  return { state, y: output, work: { calls: [call], placement, gpu: () => [gpuForward(call)] } }
+  return { state, y: output, work: { calls: [...drawing, call], placement, start, gpu: () => [gpuForward(call)] } }
+}
+
+const NO_DRAW: Pick<Work, 'calls' | 'start'> = { calls: [] }
+
+/** Work that takes the draw of a call. */
+function drawOf({ draw }: CallState, { dropout }: ForwardSettings, placement: Placement | null): typeof NO_DRAW {
+  return dropout === null || draw === null ? NO_DRAW : drawFrom(dropout.state, draw, placement)
 }
 
 /** In the order of forwardSlots. */
 function forwardCall(state: CallState, y: Output, placement: Placement | null): Call<Problem> {
-  const { problem, mask, sequenceOffsets, weights, hidden, probabilities } = state
-  const { x, a, router, b, uncheckedOffsets } = problem
-  const operands = [x, a, router, b, y, hidden, probabilities, weights, mask, sequenceOffsets, uncheckedOffsets]
+  const { problem, mask, sequenceOffsets, weights, hidden, probabilities, draw } = state
+  const { x, a, b, uncheckedOffsets } = problem
+  const router = problem.router && columnOf(problem.router)
+  const operands = [x, a, router, b, y, hidden, probabilities, weights, mask, sequenceOffsets, uncheckedOffsets, draw]
   return { kind: FORWARD, problem, operands, placement }
 }
 
@@ -84,21 +95,24 @@ function backwardCall(
   deferredDb: OperandMemory | null,
   placement: Placement | null,
 ): Call<Problem> {
-  const { problem, mask, sequenceOffsets, weights, hidden, probabilities } = state
+  const { problem, mask, sequenceOffsets, weights, hidden, probabilities, draw } = state
   const { a, router, b } = problem
+  const { dRouter } = gradients
+  const given = { ...gradients, dRouter: dRouter && dRouter.in(columnOf(dRouter.operand)) }
   const operands = [
     dy,
     x ?? problem.x,
     a,
-    router,
+    router && columnOf(router),
     b,
     hidden,
     probabilities,
     weights,
     mask,
     sequenceOffsets,
-    ...GRADIENTS.map((name) => gradients[name]),
+    ...GRADIENTS.map((name) => given[name]),
     deferredDb === null || problem.deferredPartials === 0 ? null : { memory: deferredDb, byteOffset: 0 },
+    draw,
   ]
   return { kind: BACKWARD, problem, operands, placement }
 }
@@ -110,18 +124,28 @@ function allocateKept(problem: Problem, placement: Placement | null): OperandMem
 
 /**
  * Copies the small operands that are on the host to the device, and allocates the ascending offsets that forward makes of
- * those in device memory. Null if there are neither.
+ * those in device memory, and the draw of dropout. Null if there are none.
  */
 function stage(problem: Problem, placement: Placement): Staged | null {
   const given = [problem.small.mask, problem.small.sequenceOffsets, problem.small.weights]
   const arrays = given.map((part) => (part !== null && isHostMemory(part.memory) ? part.memory : null))
   const isUnchecked = problem.uncheckedOffsets !== null
-  if (!isUnchecked && arrays.every((array) => array === null)) return null
-  const ascending = isUnchecked ? (problem.groups + 1) * Int32Array.BYTES_PER_ELEMENT : 0
-  const { memory, parts, byteLength } = upload(arrays, placement, ascending)
+  const drops = problem.dropout > 0
+  if (!isUnchecked && !drops && arrays.every((array) => array === null)) return null
+  const ascending = isUnchecked ? aligned((problem.groups + 1) * Int32Array.BYTES_PER_ELEMENT) : 0
+  const further = ascending + (drops ? DRAW_BYTES : 0)
+  const { memory, parts, byteLength } = upload(arrays, placement, further)
   const [mask, sequenceOffsets, weights] = given.map((part, i) => parts[i] ?? part)
-  return { memory, mask, sequenceOffsets: isUnchecked ? { memory, byteOffset: byteLength } : sequenceOffsets, weights }
+  return {
+    memory,
+    mask,
+    sequenceOffsets: isUnchecked ? { memory, byteOffset: byteLength } : sequenceOffsets,
+    weights,
+    draw: drops ? { memory, byteOffset: byteLength + ascending } : null,
+  }
 }
+
+const DRAW_BYTES = 4 * Int32Array.BYTES_PER_ELEMENT
 
 /** Arrays in one block of device memory. */
 interface Uploaded {
@@ -170,7 +194,7 @@ export function allocateGradients(state: CallState, inputs: BackwardInputs, sett
   ])
   const frozen = needs.dx && weight !== null ? { x: dy, weight, bias: null, y: dx } : null
   const linear = frozen && allocateLinear(frozen, { precision, accumulate }, placement, true, x.shape)
-  const of = [x, a, router, b]
+  const of = [x, a, router, b, { dtype: 'float32', shape: [problem.groups, problem.experts] } as const]
   const gradients = byGradient((name, i) => {
     if (name === 'dx' && linear !== null) return linear.y.addedTo()
     const operand = of[i]
@@ -193,7 +217,7 @@ function gradient(
   given: Output | null,
   needed: boolean,
   accumulate: boolean,
-  { dtype, shape }: Operand,
+  { dtype, shape }: Pick<Operand, 'dtype' | 'shape'>,
   placement: Placement | null,
 ): Output | null {
   if (given === null) return needed ? Output.fresh(name, dtype, shape, placement) : null

@@ -27,13 +27,15 @@ export interface LilyBackwardOperands {
   readonly dx?: TensorLike | undefined
   /** `[r, d_in]`: the gradient of a. */
   readonly da?: TensorLike | undefined
-  /** `[E, r]`: the gradient of router. */
+  /** `[E, r]`: the gradient of router; with learned routing that of the logits, `[E]` or `[E, 1]`. */
   readonly dRouter?: TensorLike | undefined
   /** [E, r, d_out] or [E*r, d_out]: the gradient of b. Without it a new tensor with the shape of b is returned. */
   readonly db?: TensorLike | undefined
+  /** `[G, E]`, float32: the gradient of the weights of fixed routing, together with `needs: { dWeights: true }`. */
+  readonly dWeights?: TensorLike | undefined
 }
 
-/** Which gradients to compute. Default: all. */
+/** Which gradients to compute. Default: all but `dWeights`. */
 export interface LilyNeeds {
   /** The gradient of x. */
   readonly dx?: boolean | undefined
@@ -43,11 +45,13 @@ export interface LilyNeeds {
   readonly dRouter?: boolean | undefined
   /** The gradient of b. */
   readonly db?: boolean | undefined
+  /** The gradient of the weights, which routing fixed alone has. Default false. */
+  readonly dWeights?: boolean | undefined
 }
 
 /** Options of {@link lilyBackward}. */
 export interface LilyBackwardOptions {
-  /** Which gradients to compute. Default: all. */
+  /** Which gradients to compute. Default: all but `dWeights`. */
   readonly needs?: LilyNeeds | undefined
   /** Store partial sums of the gradient of b for {@link foldB} instead of computing it. Default false. */
   readonly deferB?: boolean | undefined
@@ -70,6 +74,15 @@ export type GradientOf<O, K extends string> = 'needs' extends keyof O
     : Tensor | undefined
   : Tensor
 
+/** The type of a gradient that is computed only if `needs` asks for it. */
+type AskedOf<O, K extends string> = 'needs' extends keyof O
+  ? O['needs'] extends object
+    ? K extends keyof O['needs']
+      ? Switched<O['needs'][K], Tensor, undefined>
+      : undefined
+    : Tensor | undefined
+  : undefined
+
 /** The type of a result that depends on a flag. */
 export type Switched<Flag, True, False> = Flag extends true ? True : Flag extends false ? False : True | False
 
@@ -79,15 +92,17 @@ export interface LilyGradients<R extends Routing, O> {
   readonly dx: GradientOf<O, 'dx'>
   /** [r, d_in] */
   readonly da: GradientOf<O, 'da'>
-  /** [E, r]; undefined for routing uniform and fixed. */
+  /** [E, r]; the shape of the logits for routing learned; undefined for routing uniform and fixed. */
   readonly dRouter: R extends 'uniform' | 'fixed' ? undefined : GradientOf<O, 'dRouter'>
   /** The shape of b; undefined with `deferB`. */
   readonly db: 'deferB' extends keyof O ? Switched<O['deferB'], undefined, GradientOf<O, 'db'>> : GradientOf<O, 'db'>
+  /** [G, E], float32; undefined for other routings than fixed, and without `needs: { dWeights: true }`. */
+  readonly dWeights: 'fixed' extends R ? AskedOf<O, 'dWeights'> : undefined
 }
 
-const OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'dRouter', 'db'])
+const OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'dRouter', 'db', 'dWeights'])
 const BACKWARD_OPTIONS: Known = new Set(['needs', 'deferB', 'retain', 'accumulate', 'stream', 'encoder'])
-const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
+const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db', 'dWeights'])
 
 /**
  * The gradients of {@link lilyForward} from the gradient of its y. If forward had a `weight`, dx includes dy weight. To sum
@@ -103,6 +118,9 @@ const BACKWARD_NEEDS: Known = new Set(['dx', 'da', 'dRouter', 'db'])
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example
  * const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
+ * @example
+ * // The gradient of weights that the caller has given: forward had routing 'fixed'.
+ * const { dWeights } = lilyBackward({ dy }, saved, { needs: { dWeights: true } })
  */
 export function lilyBackward<R extends Routing, O extends Exact<O, LilyBackwardOptions> = object>(
   operands: LilyBackwardOperands,

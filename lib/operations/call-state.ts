@@ -14,6 +14,8 @@ export interface Staged {
   readonly mask: Part | null
   readonly sequenceOffsets: Part | null
   readonly weights: Part | null
+  /** The draw of dropout. */
+  readonly draw: Part | null
 }
 
 /** The versions of a, router and b. */
@@ -25,6 +27,8 @@ export class CallState {
   /** The small operands as the kernels read them: in memory of the caller, or in a copy. */
   readonly mask: Part | null
   readonly sequenceOffsets: Part | null
+  /** `[4]`: seed and position of the call; null: no dropout. */
+  readonly draw: Part | null
   /** What backward reads of `kept`; null: not kept. */
   readonly hidden: Part | null
   readonly probabilities: Part | null
@@ -54,6 +58,8 @@ export class CallState {
     const small = staged ?? problem.small
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets
+    const hasOwn = staged === null && problem.dropout > 0
+    this.draw = hasOwn ? { memory: new Int32Array(4), byteOffset: 0 } : (staged?.draw ?? null)
     this.hidden = null
     this.probabilities = null
     this.weights = small.weights

@@ -100,6 +100,9 @@ export interface RowsProblem extends Sized {
 
 const SIZES = Object.keys(size).length
 
+/** The sizes of the parts of a draw of dropout. */
+export const DRAW_SIZES: Sized = { sizes: Object.keys(size).map((name) => (name === 'four' ? 4 : 1)) }
+
 /** The sizes of the parts of a list of calls, by the positions of `size`. */
 export function rowsSizes({ listed, indices }: Pick<RowsProblem, 'listed' | 'indices'>): readonly number[] {
   const sizes = new Array<number>(SIZES).fill(0)
@@ -186,6 +189,7 @@ function writeAdapter(numbers: Float64Array, problem: Problem): void {
   numbers[adapterFields.experts] = problem.experts
   numbers[adapterFields.groups] = problem.groups
   numbers[adapterFields.scaling] = problem.scaling
+  numbers[adapterFields.dropout] = problem.dropout
 }
 
 function writeRows(numbers: Float64Array, problem: RowsProblem): void {
@@ -256,6 +260,12 @@ export const FOLD: Kind<StackSizes & Sized> = {
     numbers[foldFields.dOut] = dOut
     numbers[foldFields.rank] = rank
     numbers[foldFields.experts] = experts
+  },
+}
+export const DRAW: Kind = {
+  table: tables.draw,
+  write() {
+    // A draw has no numbers of its own.
   },
 }
 export const ADAMW: Kind<AdamWNumbers> = {
@@ -428,8 +438,8 @@ function gpuOperands(
 
 /** The sizes and modes of a call, as a GPUDevice takes them. */
 function gpuSizes(problem: Problem): gpuCall.Sizes {
-  const { routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups } = problem
-  return { routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups }
+  const { routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups, dropout } = problem
+  return { routing, pool, activation, scaling, tokens, dIn, dOut, rank, experts, groups, dropout }
 }
 
 /** A `hidden` that is not kept: its type, and with it the rounding, is the same. */
@@ -505,13 +515,15 @@ export function gpuForwardRows(call: Call<RowsProblem>): gpuCall.GpuWork {
   const complete = (problem: Problem, { hidden }: Record<string, object | null>) => ({
     hidden: hidden ?? unkept(problem),
     uncheckedOffsets: null,
+    draw: null,
   })
   return { name: 'forwardRows', call: gpuRows(call, 'y', call.problem.dOut, complete) }
 }
 
 /** Backward calls over disjoint rows on a GPUDevice. */
 export function gpuBackwardRows(call: Call<RowsProblem>): gpuCall.GpuWork {
-  return { name: 'backwardRows', call: gpuRows(call, 'dx', call.problem.dIn, () => ({ deferredDb: null })) }
+  const complete = () => ({ dWeights: null, deferredDb: null, draw: null })
+  return { name: 'backwardRows', call: gpuRows(call, 'dx', call.problem.dIn, complete) }
 }
 
 /** A call of a frozen linear layer on a GPUDevice. */

@@ -21,12 +21,12 @@ export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: Proble
   checkActivations(x)
   checkA(a, x.columns)
   checkTypeOrFloat32('a', a, x.dtype)
-  const experts = router === null ? expertsOf(b, a.rows) : checkRouter(router, a.rows)
+  const { routing, pool, activation, precision, scaling, mask, weights, dropout } = settings
+  const experts = router === null ? expertsOf(b, a.rows) : checkRouter(router, a.rows, routing)
   checkExpertStack('b', b, experts, a.rows)
   checkType('b', b, a.dtype)
   if (router !== null) checkType('router', router, a.dtype)
 
-  const { routing, pool, activation, precision, scaling, mask, weights } = settings
   const { offsets, groups } = offsetsOf(x, settings)
   const small =
     mask === null && offsets === null && weights === null
@@ -37,7 +37,9 @@ export function lilyProblem({ x, a, router, b }: ForwardInputs, settings: Proble
           weights: weights === null ? null : checkWeights(weights, groups, experts),
           deviceSources: x.device === CPU ? NOTHING_SMALL.deviceSources : deviceSources(settings),
         }
-  return new Problem(routing, pool, activation, precision, scaling, x, a, router, b, b.columns, experts, groups, small)
+  const drops = dropout === null ? 0 : dropout.threshold
+  const sizes = [b.columns, experts, groups] as const
+  return new Problem(routing, pool, activation, precision, scaling, x, a, router, b, ...sizes, small, drops)
 }
 
 /** The operands and options that each routing requires, allows and refuses. */
@@ -47,7 +49,7 @@ export function checkPresence(
 ): void {
   const pools = poolsTokens(routing)
   const grouped = routing === 'sequence' || routing === 'fixed'
-  if (pools || routing === 'token') {
+  if (pools || routing === 'token' || routing === 'learned') {
     if (router === null) fail('ERR_LILY_ARGUMENT', 'router', `is required by routing '${routing}', got undefined`)
   } else if (router !== null) {
     refuse('router', routing, `its weights are ${routing === 'fixed' ? 'given' : 'equal'}`)
@@ -85,13 +87,24 @@ function refuse(argument: string, routing: string, why: string): never {
   fail('ERR_LILY_ARGUMENT', argument, `does not go with routing '${routing}': ${why}; leave it out`)
 }
 
-/** router: [E, r]. */
-function checkRouter(router: Operand, rank: number): number {
+/** router: [E, r], or the logits of a learned mixture. Returns E. */
+function checkRouter(router: Operand, rank: number, routing: Routing): number {
+  if (routing === 'learned') return checkLogits('router', router)
   if (router.shape.length !== 2 || router.columns !== rank) {
     fail('ERR_LILY_SHAPE', 'router', `expected [E, ${rank}] (a has r ${rank}), got ${shapeText(router.shape)}`)
   }
   checkExperts('router', router.rows)
   return router.rows
+}
+
+/** Checks the logits of a learned mixture, or their gradient: [E], or [E, 1], as layers have them. Returns E. */
+export function checkLogits(argument: string, { shape }: Operand, experts = shape[0]): number {
+  if (shape.length > 2 || (shape.length === 2 && shape[1] !== 1) || shape[0] !== experts) {
+    const name = argument === 'router' ? 'E' : experts
+    fail('ERR_LILY_SHAPE', argument, `expected the logits [${name}], or [${name}, 1], got ${shapeText(shape)}`)
+  }
+  checkExperts(argument, experts)
+  return experts
 }
 
 /** E of a routing without a router. */

@@ -19,6 +19,7 @@ import { checkPlace, checkSameDevice, refuseBuffer, refuseOverlap } from '../mem
 import { CPU } from '../memory/device.js'
 import { checkAttached, type Operand } from '../memory/operand.js'
 import { type CallState, versionsOf } from './call-state.js'
+import { checkLogits } from './check-routing.js'
 import { checkLinear, failDisposed, type WeightOperand } from './linear-problem.js'
 import type { Output } from './output.js'
 import type { Problem } from './problem.js'
@@ -64,8 +65,10 @@ function checkSlot({ name, rows, columns, type }: Slot, operand: Operand, proble
   const { sizes, x, a, experts, rank, dOut, routing } = problem
   if (rows === size.tokens) checkTokenRows(name, operand, sizes[rows], sizes[columns])
   else if (rows === size.bRows && routing !== 'none') checkExpertStack(name, operand, experts, rank, dOut)
+  else if (columns === size.routerColumns && routing === 'learned') checkLogits(name, operand, experts)
   else checkMatrix(name, operand, sizes[rows], sizes[columns])
   if (type === 'activation') checkType(name, operand, x.dtype)
+  else if (type === 'float32') checkType(name, operand, 'float32')
   else checkTypeOrFloat32(name, operand, a.dtype)
 }
 
@@ -182,6 +185,9 @@ export function checkWanted(
 ): void {
   for (const name of GRADIENTS) {
     if (gradients[name] == null || needs[name]) continue
+    if (name === 'dWeights') {
+      fail('ERR_LILY_ARGUMENT', name, 'is given without needs: { dWeights: true }; pass both, or leave it out')
+    }
     fail('ERR_LILY_ARGUMENT', name, `is given, but needs.${name} is false; leave out one of them`)
   }
 }
@@ -196,6 +202,13 @@ export function checkNeeded(
   const ofRouter = GRADIENTS[INPUTS.indexOf('router')]
   if (router === null && inputs[ofRouter] !== null) {
     fail('ERR_LILY_ARGUMENT', ofRouter, `routing '${routing}' has no router; leave it out`)
+  }
+  if (needs.dWeights && routing !== 'fixed') {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'needs.dWeights',
+      `expected false with routing '${routing}': only the weights of routing 'fixed' have a gradient; leave it out`,
+    )
   }
   if (!deferB) return
   if (!needs.db) fail('ERR_LILY_ARGUMENT', 'deferB', 'leaves db to foldB, but needs.db is false; leave out one of them')

@@ -13,15 +13,24 @@ import { type Call, launch } from './call.js'
 export interface Work {
   readonly calls: readonly Call[]
   readonly placement: Placement | null
+  /** Called when the work starts, after all checks. */
+  readonly start?: (() => void) | undefined
   /** The same on a GPUDevice, unless the operation does not run there. */
   readonly gpu?: () => readonly GpuWork[]
 }
 
 /** Runs work at once on the host, or enqueues it on a device after the work that it must wait for. */
-export function run({ calls, placement, gpu }: Work): void {
-  if (placement !== null && placement.gpu === null) placement.run(() => calls.forEach(launch))
-  else if (placement !== null) onGpu(placement, gpu, (binding, work) => binding.run(work, placement.stream.encoder))
-  else {
+export function run(work: Work): void {
+  const { calls, placement } = work
+  if (placement !== null && placement.gpu === null) {
+    placement.run(() => {
+      work.start?.()
+      calls.forEach(launch)
+    })
+  } else if (placement !== null) {
+    onGpu(placement, work, (binding, encoded) => binding.run(encoded, placement.stream.encoder))
+  } else {
+    work.start?.()
     try {
       for (const call of calls) launch(call)
     } catch (cause) {
@@ -32,10 +41,13 @@ export function run({ calls, placement, gpu }: Work): void {
 
 function onGpu<T>(
   placement: Placement,
-  work: Work['gpu'],
-  start: (binding: WebGpuBinding, work: readonly GpuWork[]) => T,
+  { start, gpu }: Work,
+  run: (binding: WebGpuBinding, work: readonly GpuWork[]) => T,
 ): T {
-  return placement.run(() => start(placement.gpu as WebGpuBinding, (work as () => readonly GpuWork[])()))
+  return placement.run(() => {
+    start?.()
+    return run(placement.gpu as WebGpuBinding, (gpu as () => readonly GpuWork[])())
+  })
 }
 
 /**
@@ -45,10 +57,11 @@ function onGpu<T>(
  * @param synchronous what to call in a capture instead
  */
 export async function runAsync(synchronous: string, work: Work): Promise<void> {
-  const { calls, placement, gpu } = work
+  const { calls, placement } = work
   if (placement === null) {
     const operands = new AsyncOperands()
     const starts = calls.map((call) => operands.take(call))
+    work.start?.()
     for (const start of starts) {
       operands.check()
       await settled(start())
@@ -71,7 +84,7 @@ export async function runAsync(synchronous: string, work: Work): Promise<void> {
     )
   }
   const { gpu: binding, device, stream } = placement
-  await settled(onGpu(placement, gpu, (_, encoded) => binding.runAsync(encoded)))
+  await settled(onGpu(placement, work, (_, encoded) => binding.runAsync(encoded)))
   // Of this binding, which says that it is disposed of: the device is not registered then.
   await settled(binding.streamWait(device.id, stream.cudaStream))
   await reported(device)

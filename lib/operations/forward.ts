@@ -8,6 +8,7 @@ import { allocateForward, type ForwardCall } from './allocate.js'
 import type { CallState } from './call-state.js'
 import { lilyProblem } from './check-routing.js'
 import { checkFrozen, checkPlaces, checkY } from './check.js'
+import { checkDropout, type DropoutOptions } from './dropout.js'
 import type { PackedLinear } from './packed-linear.js'
 import type { Activation, Pool, Precision, Routing } from './problem.js'
 import {
@@ -36,7 +37,10 @@ export interface LilyForwardOperands {
   readonly bias?: TensorLike | undefined
   /** `[r, d_in]`: the low-dimension projector. r is at most 4096. */
   readonly a: TensorLike
-  /** `[E, r]`: the layer's router, with routing batch, sequence and token only. E is at most 64. */
+  /**
+   * `[E, r]`: the layer's router, with routing batch, sequence and token; with learned routing the logits of the mixture,
+   * `[E]` or `[E, 1]`. E is at most 64.
+   */
   readonly router?: TensorLike | undefined
   /** [E, r, d_out], or [E*r, d_out] as PEFT stores it: the high-dimension projectors. */
   readonly b: TensorLike
@@ -82,6 +86,11 @@ export interface LilyForwardOptions extends RowsOptions {
   readonly sequenceOffsets?: OffsetsLike | undefined
   /** [E] or [G, E], for fixed routing: the weights of the experts. With `adapterOf`: [K, E], a row for each adapter. */
   readonly weights?: WeightsLike | undefined
+  /**
+   * Dropout of the adapter's input, for training: elements of x count as zero at random, and the others are scaled up
+   * (docs/math.md#dropout). Backward uses the same mask. Not with `adapterOf`. Default: none.
+   */
+  readonly dropout?: DropoutOptions | undefined
   /** Keep what backward needs. Default true; pass false for inference. */
   readonly save?: boolean | undefined
   /** Add to the given y. Default true; false overwrites it. */
@@ -137,7 +146,7 @@ export const FORWARD_OPTIONS: Known = new Set([
 ])
 /** The options of a call that has an adapter for each row. */
 export const ROWS_OPTIONS = ['rankOffsets', 'adapterOf', 'scale']
-const ALL_OPTIONS: Known = new Set([...FORWARD_OPTIONS, ...ROWS_OPTIONS])
+const ALL_OPTIONS: Known = new Set([...FORWARD_OPTIONS, 'dropout', ...ROWS_OPTIONS])
 
 /**
  * The Lily adapter of one linear layer: y += s h C, where h = phi(x a^T) is the hidden state and C = sum_e w_e B_e
@@ -152,6 +161,7 @@ const ALL_OPTIONS: Known = new Set([...FORWARD_OPTIONS, ...ROWS_OPTIONS])
  * | token | required | refused | M | yes | no |
  * | uniform | refused | refused | 1 | no | `[1, E]` |
  * | fixed | refused | refused | `weights` `[E]`: 1; `[G, E]`: as sequence | no | as given |
+ * | learned | logits `[E]` | refused | 1 | no | `[1, E]` |
  *
  * On the cpu it returns when the work is done; on a device it enqueues the work. The operands must not change before
  * backward has run.
@@ -162,6 +172,10 @@ const ALL_OPTIONS: Known = new Set([...FORWARD_OPTIONS, ...ROWS_OPTIONS])
  * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { scaling: 2 })
  * @example
  * const { y, saved } = lilyForward({ x, weight, bias, a, router, b }, { scaling: 2 })
+ * @example
+ * // In training: drop a tenth of the adapter's input, other elements in each call.
+ * const dropout = { rate: 0.1, state: dropoutState(42) }
+ * const { y, saved } = lilyForward({ x, a, router, b, y: baseOutput }, { dropout })
  * @example
  * // Two adapters of ranks 8 and 16, for the sequences of a 3-D x; the second sequence has none.
  * const { y, saved } = lilyForward({ x, a, router, b }, { rankOffsets: [0, 8, 24], adapterOf: [0, -1, 1, 0] })
@@ -204,6 +218,7 @@ export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings)
   checkPlaces(inputs, settings)
   const problem = lilyProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
+  if (settings.dropout !== null) checkDropout(settings.dropout, inputs)
   if (inputs.weight !== null || inputs.bias !== null) checkFrozen(problem, inputs)
   return allocateForward(problem, inputs, settings)
 }

@@ -10,6 +10,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import { allocateForward, type BackwardCall, type ForwardCall } from './allocate.js'
 import { type GradientOf, prepareBackward } from './backward.js'
 import { checkFrozen, checkPlaces, checkY } from './check.js'
+import { checkDropout, type DropoutOptions } from './dropout.js'
 import type { CallState } from './call-state.js'
 import { ROWS_OPTIONS, type RowsOptions, type RowsOr, type SavedOf } from './forward.js'
 import type { PackedLinear } from './packed-linear.js'
@@ -58,6 +59,11 @@ export interface LoraForwardOptions extends RowsOptions {
   readonly precision?: Precision | undefined
   /** [G + 1], ascending from 0 to M, for `adapterOf`. Default: the rows of a 3-D x. */
   readonly sequenceOffsets?: OffsetsLike | undefined
+  /**
+   * Dropout of the adapter's input, for training: elements of x count as zero at random, and the others are scaled up
+   * (docs/math.md#dropout). Backward uses the same mask. Not with `adapterOf`. Default: none.
+   */
+  readonly dropout?: DropoutOptions | undefined
   /** Keep what backward needs. Default true; pass false for inference. */
   readonly save?: boolean | undefined
   /** Add to the given y. Default true; false overwrites it. */
@@ -126,7 +132,7 @@ export interface LoraGradients<O> {
 const FORWARD_OPERANDS: Known = new Set(['x', 'weight', 'bias', 'a', 'b', 'y'])
 /** The options of {@link loraForward} that layers of a model have, too. */
 export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream', 'encoder'])
-const ALL_FORWARD_OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS, 'sequenceOffsets', ...ROWS_OPTIONS])
+const ALL_FORWARD_OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS, 'sequenceOffsets', 'dropout', ...ROWS_OPTIONS])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
 const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'retain', 'accumulate', 'stream', 'encoder'])
 export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
@@ -140,6 +146,10 @@ export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written nothing
  * @example
  * const { y, saved } = loraForward({ x, a, b, y: baseOutput }, { scaling: alpha / r })
+ * @example
+ * // In training: drop a tenth of the adapter's input, other elements in each call.
+ * const dropout = { rate: 0.1, state: dropoutState(42) }
+ * const { y, saved } = loraForward({ x, a, b, y: baseOutput }, { scaling: alpha / r, dropout })
  * @example
  * // Two adapters of ranks 8 and 16, for the sequences of a 3-D x; the second sequence has none.
  * const { y, saved } = loraForward({ x, a, b }, { rankOffsets: [0, 8, 24], adapterOf: [0, -1, 1, 0] })
@@ -214,12 +224,13 @@ export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings)
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
+  if (settings.dropout !== null) checkDropout(settings.dropout, inputs)
   if (inputs.weight !== null || inputs.bias !== null) checkFrozen(problem, inputs)
   return allocateForward(problem, inputs, settings)
 }
 
 /** The problem of a LoRA call; throws if a shape or a type is wrong. */
-export function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: ProblemSettings): Problem {
+export function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling, dropout }: ProblemSettings): Problem {
   checkActivations(x)
   checkA(a, x.columns)
   checkTypeOrFloat32('a', a, x.dtype)
@@ -228,7 +239,8 @@ export function loraProblem({ x, a, b }: ForwardInputs, { precision, scaling }: 
   }
   checkType('b', b, a.dtype)
   const { pool, activation } = DEFAULT_MODES
-  return new Problem('none', pool, activation, precision, scaling, x, a, null, b, b.rows, 1, 1, NOTHING_SMALL)
+  const drops = dropout === null ? 0 : dropout.threshold
+  return new Problem('none', pool, activation, precision, scaling, x, a, null, b, b.rows, 1, 1, NOTHING_SMALL, drops)
 }
 
 function prepareGradients(

@@ -5,11 +5,12 @@ import type { Operand, Part } from '../memory/operand.js'
 
 /**
  * How tokens share the weights w of the experts: pooled over the whole `batch` or over each `sequence`, computed for
- * each `token`, equal for all experts (`uniform`), or given by the caller (`fixed`).
+ * each `token`, equal for all experts (`uniform`), given by the caller (`fixed`), or the softmax of logits that are
+ * parameters (`learned`).
  */
 export type Routing = (typeof ROUTINGS)[number]
 
-export const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed'] as const
+export const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'learned'] as const
 
 /** Statistic that pools tokens: the mean of their probabilities, or the softmax of the sum of their logits. */
 export type Pool = 'probabilities' | 'logits'
@@ -69,6 +70,8 @@ export class Problem {
     readonly experts: number,
     readonly groups: number,
     readonly small: Small,
+    /** The threshold of dropout; 0: none. */
+    readonly dropout: number,
   ) {
     const { rows: tokens, columns: dIn } = x
     const rank = a.rows
@@ -94,17 +97,20 @@ export class Problem {
       isLora ? rank : dOut,
       this.deferredPartials,
       rank * dOut,
+      routing === 'learned' ? 1 : rank,
+      4,
     ]
   }
 
   /** Whether backward needs the probabilities of each token: token routing, and pooled probabilities. */
   get keepsProbabilities(): boolean {
-    return this.router !== null && (this.routing === 'token' || this.pool === 'probabilities')
+    const pools = this.routing === 'batch' || this.routing === 'sequence'
+    return this.routing === 'token' || (pools && this.pool === 'probabilities')
   }
 
   /** Whether the operation computes the weights: all routings but token, and fixed, whose weights the caller gives. */
   get computesWeights(): boolean {
-    return this.routing === 'batch' || this.routing === 'sequence' || this.routing === 'uniform'
+    return this.routing !== 'token' && this.routing !== 'fixed' && this.routing !== 'none'
   }
 
   /** Bytes from the start of the kept block to the probabilities, which follow hidden. */

@@ -9,6 +9,7 @@ import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { resolve, resolveIfGiven } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
+import { type Dropout, readDropout } from './dropout.js'
 import { readWeight, type WeightOperand } from './linear-problem.js'
 import { Output } from './output.js'
 import { type Activation, type Pool, type Precision, type Routing, ROUTINGS } from './problem.js'
@@ -46,6 +47,7 @@ export interface ForwardSettings<N = never> extends Modes<N> {
   readonly mask: SmallOperand | null
   readonly sequenceOffsets: SmallOperand | null
   readonly weights: SmallOperand | null
+  readonly dropout: Dropout | null
   /** Of a call with an adapter for each row. */
   readonly rankOffsets: SmallOperand | null
   readonly adapterOf: SmallOperand | null
@@ -59,14 +61,12 @@ export interface ForwardSettings<N = never> extends Modes<N> {
 export type OwnSettings = Modes & Pick<ForwardSettings, 'scaling' | 'weights'>
 
 /** What the problem of a call depends on. */
-export type ProblemSettings = OwnSettings & Pick<ForwardSettings, 'precision' | 'mask' | 'sequenceOffsets'>
+export type ProblemSettings = OwnSettings & Pick<ForwardSettings, 'precision' | 'mask' | 'sequenceOffsets' | 'dropout'>
 
-type GradientRow<Row> = Row extends readonly [infer Name, unknown, unknown, 'activation' | 'gradient', 'output']
-  ? Name
-  : never
-export type GradientName = GradientRow<(typeof backwardSlots)[number]>
-/** The slots of the gradients that the caller may give, in the order of x, a, router and b. */
-export const GRADIENT_SLOTS = tables.backward.slots.filter(({ use, type }) => use === 'output' && type !== 'float32')
+type OutputRow<Row> = Row extends readonly [infer Name, unknown, unknown, unknown, 'output'] ? Name : never
+export type GradientName = Exclude<OutputRow<(typeof backwardSlots)[number]>, 'deferredDb'>
+/** The slots of the gradients that the caller may give, in the order of x, a, router, b and weights. */
+export const GRADIENT_SLOTS = tables.backward.slots.filter(({ use, name }) => use === 'output' && name !== 'deferredDb')
 export const GRADIENTS = GRADIENT_SLOTS.map(({ name }) => name as GradientName)
 
 /** Operands of a backward call: the gradients that the caller gives. */
@@ -88,7 +88,8 @@ export interface BackwardSettings<D = boolean> {
   readonly stream: StreamOption
 }
 
-const ALL = byGradient(() => true)
+/** Given weights are no parameters, so their gradient is computed only if it is asked for. */
+const DEFAULT_NEEDS = byGradient((name) => name !== 'dWeights')
 
 /** @param of is called with the name and the index of each gradient, in order */
 export function byGradient<T>(of: (name: GradientName, index: number) => T): Readonly<Record<GradientName, T>> {
@@ -130,6 +131,7 @@ export function readForwardOptions<N>(options: object, known: Known, modes: Mode
       sequenceOffsets:
         sequenceOffsets === undefined ? null : readSmallOperand('sequenceOffsets', sequenceOffsets, OFFSETS),
       weights: weights === undefined ? null : readSmallOperand('weights', weights, WEIGHTS),
+      dropout: readDropout(given.dropout),
       rankOffsets: rankOffsets === undefined ? null : readSmallOperand('rankOffsets', rankOffsets, OFFSETS),
       adapterOf: adapterOf === undefined ? null : readSmallOperand('adapterOf', adapterOf, OFFSETS),
       scale: scale === undefined ? null : readSmallOperand('scale', scale, WEIGHTS),
@@ -173,8 +175,8 @@ export function readBackwardOptions<D>(
 }
 
 function readNeeds(needs: unknown, known: Known): Readonly<Record<GradientName, boolean>> {
-  if (needs === undefined) return ALL
+  if (needs === undefined) return DEFAULT_NEEDS
   return readProperties('needs', needs, known, (given) =>
-    byGradient((name) => readFlag(`needs.${name}`, given[name], true)),
+    byGradient((name) => readFlag(`needs.${name}`, given[name], DEFAULT_NEEDS[name])),
   )
 }

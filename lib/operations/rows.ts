@@ -109,6 +109,7 @@ export function joinForward(
 ): ForwardCall<RowsState> {
   const { x, weight, bias, y, dOut } = inputs
   checkOperands(inputs, tensors)
+  if (settings.dropout !== null) failDropout()
   const divides = adapters.map((adapter) => adapter.settings.routing === 'sequence')
   if (segments.offsets === null && divides.includes(true)) failWithoutSequences('sequence', x)
   const assignment = assign(of, segments, divides)
@@ -132,6 +133,7 @@ export function joinForward(
       memory: staged.retain(),
       mask: null,
       sequenceOffsets: null,
+      draw: null,
       weights: parts[small.length + k],
     }
     return new CallState(call, own, kept !== null && isDeviceMemory(kept) ? kept.retain() : kept, null, starts[k] ?? 0)
@@ -145,6 +147,11 @@ export function joinForward(
   const gpu = () => [...(linear === null ? [] : [gpuLinear(linear.call)]), gpuForwardRows(call)]
   const work = { calls: linear === null ? [call] : [linear.call, call], placement, gpu }
   return { state, y: output, work }
+}
+
+/** The error about dropout in a call of several adapters. */
+export function failDropout(): never {
+  fail('ERR_LILY_ARGUMENT', 'dropout', 'does not go with an adapter per row; leave it out, or call each adapter alone')
 }
 
 /** Checks the operands of a forward call but for the shapes of the parameters. */
@@ -191,7 +198,7 @@ function problemOf(
   const { routing, pool, activation, scaling, weights } = settings
   return of(
     { x: own, weight: null, bias: null, a, router, b, y: null },
-    { routing, pool, activation, scaling, weights, precision, mask: null, sequenceOffsets },
+    { routing, pool, activation, scaling, weights, precision, mask: null, sequenceOffsets, dropout: null },
   )
 }
 
@@ -281,7 +288,7 @@ export function joinBackward(
   const call = backwardCall(state, dy, x, added, gradientsOf(placement), placement)
   const gpu = () => [...(linear === null ? [] : [gpuLinear(linear.call)]), gpuBackwardRows(call)]
   const work = { calls: linear === null ? [call] : [linear.call, call], placement, gpu }
-  return { state, gradients: { dx: ofX, da: null, dRouter: null, db: null }, retain, work }
+  return { state, gradients: { dx: ofX, da: null, dRouter: null, db: null, dWeights: null }, retain, work }
 }
 
 /** In the order of backwardRowsSlots. */
@@ -311,6 +318,9 @@ function checkBackward(
 ): void {
   const { problem, tensors, versions, weight, kept, adapters } = state
   checkWanted({ dx }, needs)
+  if (needs.dWeights) {
+    fail('ERR_LILY_ARGUMENT', 'needs.dWeights', 'does not go with an adapter per row; leave it out')
+  }
   if (deferB === true) {
     fail('ERR_LILY_ARGUMENT', 'deferB', 'does not go with an adapter per row, each of which has a db; leave it out')
   }

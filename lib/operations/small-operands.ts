@@ -38,6 +38,11 @@ const MASK = ['uint8', 'int32', 'float32'] as const
 
 const UNREAD = new Float64Array(0)
 
+/** Resolves an option that is a typed array or a tensor. */
+export function resolveSmall(argument: string, value: unknown, dtypes: DTypes): Operand {
+  return ArrayBuffer.isView(value) ? wrap(argument, value as HostData, dtypes) : resolve(argument, value, dtypes)
+}
+
 /**
  * Reads an option that is an array, or a typed array or tensor of a dtype.
  *
@@ -45,9 +50,7 @@ const UNREAD = new Float64Array(0)
  */
 export function readSmallOperand(argument: string, value: unknown, dtypes: DTypes): SmallOperand {
   if (Array.isArray(value)) return { numbers: copyArray(argument, value), shape: [value.length], source: null }
-  const source = ArrayBuffer.isView(value)
-    ? wrap(argument, value as HostData, dtypes)
-    : resolve(argument, value, dtypes)
+  const source = resolveSmall(argument, value, dtypes)
   const isHost = source.device === CPU
   if (isHost ? !dtypes.includes(source.dtype) : source.dtype !== dtypes[0]) {
     if (isHost && !is16Bit(source.dtype)) failClass(argument, source.memory as HostData, dtypes)

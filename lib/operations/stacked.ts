@@ -12,8 +12,16 @@ import { checkPerSegment, checkScale, refuseOnDevice, type Segments, segmentsOf 
 import { checkPresence, expertsOf } from './check-routing.js'
 import { checkNeeded } from './check.js'
 import { Output } from './output.js'
+import type { Routing } from './problem.js'
 import type { BackwardInputs, BackwardSettings, ForwardInputs, ForwardSettings } from './read.js'
-import { joinBackward, joinForward, type ParameterGradients, type RowsAdapter, type RowsBackwardCall } from './rows.js'
+import {
+  failDropout,
+  joinBackward,
+  joinForward,
+  type ParameterGradients,
+  type RowsAdapter,
+  type RowsBackwardCall,
+} from './rows.js'
 import type { Parameters, RowsState } from './rows-state.js'
 import { checkOperation, type Operation } from './saved.js'
 import { checkWeights, type SmallOperand } from './small-operands.js'
@@ -25,7 +33,7 @@ export function hasRows({ rankOffsets, adapterOf, scale }: ForwardSettings): boo
 
 /** Where the parameters of the adapters are in those of the stack. */
 interface Stack {
-  readonly isLora: boolean
+  readonly routing: Routing | 'none'
   /** E, which all adapters share; 1 for LoRA. */
   readonly experts: number
   /** [K + 1]: the first row of a of each adapter, and the number of rows. */
@@ -33,9 +41,10 @@ interface Stack {
 }
 
 /** The part of a stacked parameter, or of its gradient, that adapter k has. */
-function partOf(name: keyof Parameters, of: Operand, { isLora, experts, ranks }: Stack, k: number): Operand {
+function partOf(name: keyof Parameters, of: Operand, { routing, experts, ranks }: Stack, k: number): Operand {
   const [start, rank] = [ranks[k], ranks[k + 1] - ranks[k]]
-  if (name === 'router' || (name === 'b' && isLora)) return blockOf(of, 0, of.rows, start, rank)
+  if (name === 'router' && routing === 'learned') return blockOf(of, 0, of.rows, k, 1)
+  if (name === 'router' || (name === 'b' && routing === 'none')) return blockOf(of, 0, of.rows, start, rank)
   const each = name === 'a' ? 1 : experts
   return blockOf(of, each * start, each * rank, 0, of.columns)
 }
@@ -52,21 +61,21 @@ export function prepareStacked(
 ): ForwardCall<RowsState> {
   const { x, weight, bias, a, router, b, y } = inputs
   const { rankOffsets, adapterOf } = checkGiven(settings)
+  const { routing, pool, activation, scaling } = settings
   if (!isLora) checkPresence(router, { ...settings, sequenceOffsets: null }) // of any routing: adapters have sequences
   checkActivations(x)
   checkColumnsOfA(a, x.columns)
   const ranks = checkRanks(rankOffsets, a)
   const adapters = ranks.length - 1
-  const experts = isLora ? 1 : checkExpertsOf(inputs)
+  const experts = isLora ? 1 : checkExpertsOf(inputs, routing === 'learned' ? adapters : a.rows)
   checkB(b, a, experts, isLora)
   const weights = settings.weights && checkRowsOfWeights(settings.weights, adapters, experts)
   const segments = segmentsOf(x, settings)
   const of = checkAdapterOf(adapterOf, adapters, segments, x)
   const scale = settings.scale && checkScale(settings.scale, segments, x)
 
-  const stack = { isLora, experts, ranks }
+  const stack = { routing: isLora ? 'none' : routing, experts, ranks } as const
   const used = settings.save ? Array.from({ length: adapters }, (_, k) => k) : renumber(of, adapters)
-  const { routing, pool, activation, scaling } = settings
   const list = used.map((k): RowsAdapter => {
     const own = { routing, pool, activation, scaling, weights: weights && weights[k] }
     const [ofA, ofB] = [partOf('a', a, stack, k), partOf('b', b, stack, k)]
@@ -115,7 +124,7 @@ export function prepareStackedBackward(
   }
   const ranks = [0]
   for (const [k, { problem }] of adapters.entries()) ranks.push(ranks[k] + problem.rank)
-  const stack = { isLora: routing === 'none', experts, ranks }
+  const stack = { routing, experts, ranks }
   const gradients: Partial<Record<keyof ParameterGradients, Output | null>> = {}
   const call = joinBackward(state, inputs, [inputs], settings, (placement) => {
     const each = adapters.map((): Record<keyof ParameterGradients, Output | null> => ({ ...NO_GRADIENTS }))
@@ -135,7 +144,8 @@ export function prepareStackedBackward(
 
 const NO_GRADIENTS: ParameterGradients = { da: null, dRouter: null, db: null }
 
-function checkGiven({ rankOffsets, adapterOf, scale }: ForwardSettings) {
+function checkGiven({ rankOffsets, adapterOf, scale, dropout }: ForwardSettings) {
+  if (dropout !== null) failDropout()
   if (adapterOf === null) {
     if (rankOffsets === null) {
       if (scale === null) fail('ERR_LILY_ARGUMENT', 'sequenceOffsets', 'goes with adapterOf; leave it out')
@@ -186,11 +196,16 @@ function checkRanks(operand: SmallOperand, { rows }: Operand): SmallOperand['num
   return numbers
 }
 
-/** E of a stack: the rows of router [E, sum r], or those of b for each row of a. */
-function checkExpertsOf({ a, router, b }: ForwardInputs): number {
+/**
+ * E of a stack: the rows of router, or those of b for each row of a.
+ *
+ * @param columns of router: sum r, or one for each adapter with learned routing
+ */
+function checkExpertsOf({ a, router, b }: ForwardInputs, columns: number): number {
   if (router === null) return expertsOf(b, a.rows)
-  if (router.shape.length !== 2 || router.columns !== a.rows) {
-    fail('ERR_LILY_SHAPE', 'router', `expected [E, ${a.rows}] (a has ${a.rows} rows), got ${shapeText(router.shape)}`)
+  if (router.shape.length !== 2 || router.columns !== columns) {
+    const why = columns === a.rows ? `a has ${a.rows} rows` : 'a column of logits for each adapter'
+    fail('ERR_LILY_SHAPE', 'router', `expected [E, ${columns}] (${why}), got ${shapeText(router.shape)}`)
   }
   checkExperts('router', router.rows)
   return router.rows

@@ -122,6 +122,7 @@ lily_status Call::run() const {
     case operation::attention: return lily_cpu_attention_forward(&attention);
     case operation::attentionBackward: return lily_cpu_attention_backward_run(&attention_backward);
     case operation::fold: return backend->fold(&fold);
+    case operation::draw: return backend->draw(&draw);
     case operation::matmul: return lily_cpu_matmul(&matmul);
     case operation::elementwise: return lily_cpu_elementwise(&elementwise);
     default: return backend->adamw(&adamw);

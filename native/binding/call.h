@@ -38,6 +38,7 @@ struct Call {
     lily_cpu_attention attention;
     lily_cpu_attention_backward attention_backward;
     lily_fold fold;
+    lily_draw draw;
     lily_adamw adamw;
     lily_matmul matmul;
     lily_elementwise elementwise;

@@ -40,7 +40,8 @@ namespace lily::binding {
   X(rank)                        \
   X(experts)                     \
   X(groups)                      \
-  X(scaling)
+  X(scaling)                     \
+  X(dropout)
 
 // Numbers of calls over disjoint rows of one x: many adapters in one call. `tokens` rows, of which the calls have `listed`;
 // `indices` elements of the operand `index`.
@@ -162,7 +163,7 @@ namespace lily::binding {
 // The parameters of an adapter, what forward keeps of it for backward, and the gradients.
 #define LILY_PARAMETER_SLOTS(X)                              \
   X(a, rank, dIn, parameter, read)                           \
-  X(router, experts, rank, parameter, read)                  \
+  X(router, experts, routerColumns, parameter, read)         \
   X(b, bRows, bColumns, parameter, read)
 
 #define LILY_KEPT_OUTPUT_SLOTS(X)                            \
@@ -177,7 +178,7 @@ namespace lily::binding {
 
 #define LILY_GRADIENT_SLOTS(X)                               \
   X(da, rank, dIn, gradient, output)                         \
-  X(dRouter, experts, rank, gradient, output)                \
+  X(dRouter, experts, routerColumns, gradient, output)       \
   X(db, bRows, bColumns, gradient, output)
 
 #define LILY_FORWARD_SLOTS(X)                                \
@@ -187,7 +188,8 @@ namespace lily::binding {
   LILY_KEPT_OUTPUT_SLOTS(X)                                  \
   X(mask, one, tokens, uint8, read)                          \
   X(sequenceOffsets, one, offsets, int32, copy)              \
-  X(uncheckedOffsets, one, offsets, int32, read)
+  X(uncheckedOffsets, one, offsets, int32, read)             \
+  X(draw, one, four, int32, read)
 
 #define LILY_BACKWARD_SLOTS(X)                               \
   X(dy, tokens, dOut, activation, read)                      \
@@ -198,7 +200,9 @@ namespace lily::binding {
   X(sequenceOffsets, one, offsets, int32, copy)              \
   X(dx, tokens, dIn, activation, output)                     \
   LILY_GRADIENT_SLOTS(X)                                     \
-  X(deferredDb, partials, partial, float32, output)
+  X(dWeights, groups, experts, float32, output)              \
+  X(deferredDb, partials, partial, float32, output)          \
+  X(draw, one, four, int32, read)
 
 // `index`: the rows of every call, call by call and ascending in each; then, of each call with sequences (sequence routing,
 // and fixed routing with another number of groups than 1), groups + 1 offsets from 0 to its count; then the rows that no call
@@ -228,6 +232,10 @@ namespace lily::binding {
   LILY_PARAMETER_SLOTS(X)                                    \
   LILY_KEPT_SLOTS(X)                                         \
   LILY_GRADIENT_SLOTS(X)
+
+#define LILY_DRAW_SLOTS(X)                  \
+  X(state, one, four, int32, update)        \
+  X(draw, one, four, int32, output)
 
 // x is dy, and y is dx, if the call is transposed.
 #define LILY_LINEAR_SLOTS(X)                \
@@ -304,6 +312,7 @@ namespace lily::binding {
   X(attentionBackward, LILY_ATTENTION_FIELDS, LILY_NONE, LILY_ATTENTION_BACKWARD_SLOTS, LILY_NONE)      \
   X(elementwise, LILY_ELEMENTWISE_FIELDS, LILY_NONE, LILY_ELEMENTWISE_SLOTS, LILY_NONE)                 \
   X(fold, LILY_FOLD_FIELDS, LILY_NONE, LILY_FOLD_SLOTS, LILY_FOLD_ITEM_SLOTS)                           \
+  X(draw, LILY_PLACEMENT_FIELDS, LILY_NONE, LILY_DRAW_SLOTS, LILY_NONE)                                 \
   X(adamw, LILY_ADAMW_FIELDS, LILY_ADAMW_ITEM_FIELDS, LILY_ADAMW_SLOTS, LILY_ADAMW_ITEM_SLOTS)                       \
   X(forwardRows, LILY_ROWS_FIELDS, LILY_ROWS_ITEM_FIELDS, LILY_FORWARD_ROWS_SLOTS, LILY_FORWARD_ROWS_ITEM_SLOTS)      \
   X(backwardRows, LILY_ROWS_FIELDS, LILY_ROWS_ITEM_FIELDS, LILY_BACKWARD_ROWS_SLOTS, LILY_BACKWARD_ROWS_ITEM_SLOTS)
@@ -323,6 +332,8 @@ namespace lily::binding {
   X(bColumns)           \
   X(partials)           \
   X(partial)            \
+  X(routerColumns)      \
+  X(four)               \
   X(depth)              \
   X(width)              \
   X(packed)             \
@@ -383,6 +394,7 @@ LILY_DEFINE_ENUM(pack_slot, LILY_PACK_SLOTS)
 LILY_DEFINE_ENUM(attention_slot, LILY_ATTENTION_SLOTS)
 LILY_DEFINE_ENUM(attention_backward_slot, LILY_ATTENTION_BACKWARD_SLOTS)
 LILY_DEFINE_ENUM(elementwise_slot, LILY_ELEMENTWISE_SLOTS)
+LILY_DEFINE_ENUM(draw_slot, LILY_DRAW_SLOTS)
 LILY_DEFINE_ENUM(fold_slot, LILY_FOLD_SLOTS)
 LILY_DEFINE_ENUM(fold_item_slot, LILY_FOLD_ITEM_SLOTS)
 LILY_DEFINE_ENUM(adamw_slot, LILY_ADAMW_SLOTS)

@@ -84,7 +84,10 @@ constexpr int most_slots() {
 // Reads the numbers and the operands of one call. After the first error the results mean nothing.
 class Reader {
  public:
-  explicit Reader(const Source &source) : source_(source), table_(*source.table) { sizes_[size::one] = 1; }
+  explicit Reader(const Source &source) : source_(source), table_(*source.table) {
+    sizes_[size::one] = 1;
+    sizes_[size::four] = 4;
+  }
 
   void read(Call *call, Lists *lists) {
     call->operation = static_cast<operation::Position>(source_.numbers[placement_field::operation]);
@@ -101,6 +104,7 @@ class Reader {
       case operation::attention: read_attention(call->attention = {}); break;
       case operation::attentionBackward: read_attention_backward(call->attention_backward = {}); break;
       case operation::fold: read_fold(call->fold = {}, lists->layers); break;
+      case operation::draw: read_draw(call->draw = {}); break;
       case operation::matmul: read_matmul(call->matmul = {}); break;
       case operation::elementwise: read_elementwise(call->elementwise = {}); break;
       default: read_adamw(call->adamw = {}, lists->parameters);
@@ -267,6 +271,7 @@ class Reader {
     problem.activation_dtype = choice(activationDtype);
     problem.parameter_dtype = choice(parameterDtype);
     problem.scaling = static_cast<float>(source_.numbers[scaling]);
+    problem.dropout = static_cast<uint32_t>(whole(dropout, 0, kDropoutSteps - 1));
     problem.device = source_.device;
     check(problem_error(problem));
     if (!failed()) set_sizes(problem);
@@ -289,6 +294,7 @@ class Reader {
     sizes_[size::bColumns] = lora ? problem.rank : problem.d_out;
     sizes_[size::partials] = deferred_partials(problem);
     sizes_[size::partial] = problem.rank * problem.d_out;
+    sizes_[size::routerColumns] = router_columns(problem);
   }
 
   // Offsets in host memory. In device memory the kernels clamp what they read.
@@ -300,10 +306,11 @@ class Reader {
     }
   }
 
-  // Mask and sequence offsets.
-  lily_tokens read_tokens(const lily_problem &problem, int mask, int offsets) {
+  // Mask, sequence offsets and draw.
+  lily_tokens read_tokens(const lily_problem &problem, int mask, int offsets, int draw) {
     lily_tokens tokens = {};
     tokens.mask = array_if_given<uint8_t>(mask);
+    if (problem.dropout > 0) tokens.draw = array<uint32_t>(draw);
     if (!may_have_groups(problem)) return tokens;
     if (!has(offsets) && problem.routing == LILY_ROUTING_FIXED && problem.groups == 1) return tokens;
     tokens.sequence_offsets = array<int32_t>(offsets);
@@ -315,7 +322,7 @@ class Reader {
     using namespace forward_slot;
     const lily_problem problem = call.problem = read_problem();
     call.stream = stream();
-    call.tokens = read_tokens(problem, mask, sequenceOffsets);
+    call.tokens = read_tokens(problem, mask, sequenceOffsets, draw);
     if (call.tokens.sequence_offsets != nullptr) call.unchecked_offsets = array_if_given<int32_t>(uncheckedOffsets);
     call.x = matrix(x);
     call.y = matrix(y);
@@ -330,7 +337,7 @@ class Reader {
   void read_parameters(lily_forward &call, const ParameterSlots &of) {
     lily_problem &problem = call.problem;
     call.a = matrix(of.a);
-    if (has_router(problem)) call.router = matrix(of.router);
+    if (router_columns(problem) > 0) call.router = matrix(of.router);
     call.b = matrix(of.b);
     problem.unaligned = is_unaligned(call.x, problem.d_in) || is_unaligned(call.a, problem.d_in) ||
                         is_unaligned(call.b, sizes_[size::bColumns]);
@@ -345,11 +352,12 @@ class Reader {
     using namespace backward_slot;
     const lily_problem problem = call.problem = read_problem();
     call.stream = stream();
-    call.tokens = read_tokens(problem, mask, sequenceOffsets);
+    call.tokens = read_tokens(problem, mask, sequenceOffsets, draw);
     call.dy = matrix(dy);
     call.x = matrix(x);
     call.dx = matrix_if_given(dx);
     read_parameters(call, {a, router, b, hidden, probabilities, weights}, {da, dRouter, db});
+    if (problem.routing == LILY_ROUTING_FIXED) call.d_weights = matrix_if_given(dWeights);
     if (!has(deferredDb)) return;
     if (problem.routing == LILY_ROUTING_NONE || has(db)) {
       fail("ERR_LILY_ARGUMENT", "deferredDb is for Lily, and without db");
@@ -370,7 +378,7 @@ class Reader {
                         is_unaligned(call.a, problem.d_in) || is_unaligned(call.b, sizes_[size::bColumns]) ||
                         is_unaligned({const_cast<void *>(call.hidden), problem.rank, hidden_dtype_, 0}, problem.rank);
     call.da = matrix_if_given(to.da);
-    if (has_router(problem)) {
+    if (router_columns(problem) > 0) {
       call.router = matrix(of.router);
       call.d_router = matrix_if_given(to.d_router);
     }
@@ -778,6 +786,14 @@ class Reader {
     }
     call.layers = layers.data();
     call.layer_count = item_count();
+  }
+
+  void read_draw(lily_draw &call) {
+    if (source_.backend->draw == nullptr) return fail("ERR_LILY_DEVICE", "this backend takes no draws");
+    call.state = array<uint32_t>(draw_slot::state);
+    call.draw = array<uint32_t>(draw_slot::draw);
+    call.device = source_.device;
+    call.stream = stream();
   }
 
   void read_adamw(lily_adamw &call, std::vector<lily_adamw_parameter> &parameters) {

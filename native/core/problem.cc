@@ -45,7 +45,7 @@ const char *problem_error(const lily_problem &problem) {
   if (const char *wrong = common_error(problem)) return wrong;
   if (!has_parameter_dtype(problem)) return kParameterDtype;
   if (const char *wrong = stack_error(problem.rank, problem.experts, problem.d_out)) return wrong;
-  if (problem.routing < LILY_ROUTING_BATCH || problem.routing > LILY_ROUTING_NONE) return "unknown routing";
+  if (problem.routing < LILY_ROUTING_BATCH || problem.routing > LILY_ROUTING_LEARNED) return "unknown routing";
   if (problem.pool < LILY_POOL_PROBABILITIES || problem.pool > LILY_POOL_LOGITS) return "unknown pool";
   if (problem.activation < LILY_ACTIVATION_NONE || problem.activation > LILY_ACTIVATION_RELU) {
     return "unknown activation";
@@ -57,6 +57,7 @@ const char *problem_error(const lily_problem &problem) {
   if (problem.groups < 0 || problem.groups > INT32_MAX) return "groups must be from 0 to 2^31 - 1";
   if (!may_have_groups(problem) && problem.groups != 1) return "this routing must have one group";
   if (problem.groups == 0 && problem.tokens > 0) return "groups must be at least 1 if there are tokens";
+  if (problem.dropout >= kDropoutSteps) return "dropout must be below 65536";
   return nullptr;
 }
 
@@ -65,6 +66,11 @@ bool may_have_groups(const lily_problem &problem) {
 }
 
 bool has_router(const lily_problem &problem) { return problem.routing <= LILY_ROUTING_TOKEN; }
+
+int64_t router_columns(const lily_problem &problem) {
+  if (problem.routing == LILY_ROUTING_LEARNED) return 1;
+  return has_router(problem) ? problem.rank : 0;
+}
 
 bool keeps_probabilities(const lily_problem &problem) {
   return problem.routing == LILY_ROUTING_TOKEN || (has_router(problem) && problem.pool == LILY_POOL_PROBABILITIES);

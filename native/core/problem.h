@@ -10,6 +10,8 @@ constexpr int64_t kMaxRank = 4096;
 constexpr int64_t kMaxExperts = 64;
 constexpr int64_t kMaxDimension = int64_t{1} << 40;  // of d_in and d_out: no product of such sizes overflows
 
+constexpr uint32_t kDropoutSteps = 1 << 16;  // a random number of dropout is below it
+
 // Returns nullptr if the problem is valid, otherwise a message that says what is wrong.
 const char *problem_error(const lily_problem &problem);
 
@@ -23,8 +25,11 @@ const char *stack_error(int64_t rank, int64_t experts, int64_t d_out);
 // other routings have one group of all tokens.
 bool may_have_groups(const lily_problem &problem);
 
-// Whether the routing has a router: `batch`, `sequence` and `token`.
+// Whether the routing has a router, whose logits depend on the tokens: `batch`, `sequence` and `token`.
 bool has_router(const lily_problem &problem);
+
+// The columns of the operand `router`: rank; 1 for the logits of `learned`; 0 if there is no such operand.
+int64_t router_columns(const lily_problem &problem);
 
 // Whether backward needs the probabilities of each token: with token routing, and with pool `probabilities`.
 bool keeps_probabilities(const lily_problem &problem);

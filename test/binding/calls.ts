@@ -151,6 +151,8 @@ function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
     dRouter: hasRouter ? 0.7 : 0,
     db: defers ? 0 : 0.7,
     deferredDb: defers ? 1 : 0,
+    dWeights: 0,
+    draw: 0,
   })
   const cuts = Array.from({ length: Math.max(groups - 1, 0) }, () => integer(random, 0, tokens))
   const offsets = groups === 0 ? [0] : [0, ...cuts.sort((p, q) => p - q), tokens]

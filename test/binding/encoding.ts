@@ -39,6 +39,9 @@ export interface Call extends Item {
   items: Item[]
 }
 
+/** Those that every call begins with. */
+const placementFields = { operation: 0, backend: 1, device: 2, stream: 3, memoryStream: 4 }
+
 const FIELDS = {
   forward: adapterFields,
   backward: adapterFields,
@@ -50,6 +53,7 @@ const FIELDS = {
   adamw: adamwFields,
   matmul: matmulFields,
   elementwise: elementwiseFields,
+  draw: placementFields,
   forwardRows: rowsFields,
   backwardRows: rowsFields,
 }
@@ -96,6 +100,8 @@ export function sizesOf(numbers: Numbers): number[] {
     offsets: groups + 1,
     bRows: isLora ? dOut : experts * rank,
     bColumns: isLora ? rank : dOut,
+    routerColumns: numbers.routing === routing.learned ? 1 : rank,
+    four: 4,
     depth: isTransposed ? dOut : dIn,
     width: isTransposed ? dIn : dOut,
     packed: numbers.packed ?? 0,

@@ -7,14 +7,18 @@ import { argumentsOf, type Call, type Item, type Operand, operandOf, type Operat
 
 export { argumentsOf, type Call, type Operand, type OperationName }
 
-export const OPERATIONS = Object.keys(tables).filter((name) => name !== 'linearBackward') as OperationName[]
+/** Those of the cpu backend. */
+export const OPERATIONS = Object.keys(tables).filter(
+  (name) => name !== 'linearBackward' && name !== 'draw',
+) as OperationName[]
 
 export const [tokens, dIn, dOut, rank, experts] = [6, 8, 10, 2, 3]
 /** What outputs hold before a call. */
 export const OUTPUT = 7
 
 /** The slots of an operation and of one item of its list. */
-export const slotsOf = (name: OperationName) => [...tables[name].slots, ...tables[name].itemSlots]
+export const slotsOf = (name: OperationName) =>
+  [...tables[name].slots, ...tables[name].itemSlots].filter(({ name: slot }) => slot !== 'draw' && slot !== 'dWeights')
 
 function memoryOf(name: string, type: number, length: number, fill: number) {
   if (name === 'sequenceOffsets') return Int32Array.from({ length }, (_, g) => (g < length - 1 ? 2 * g : tokens))
@@ -83,7 +87,7 @@ export function makeCall(name: OperationName, change: Call['numbers'] = {}, with
     ...change,
   }
   const { slots, itemSlots } = tables[name]
-  const left = [...without]
+  const left = [...without, 'draw', 'dWeights']
   if (name === 'backward' && !without.includes('db')) left.push('deferredDb')
   if (name === 'linear' || name === 'pack') {
     const { weight } = operandsOfSlots(tables.pack.slots, numbers)

@@ -62,7 +62,7 @@ test.each(['sequence', 'token', 'none'] as const)(
       layOutOnHost('x', new Float32Array(rows * columns), 'float32', [rows, columns])
     const [x, a, b] = [matrix(tokens, dIn), matrix(rank, dIn), matrix(experts * rank, dOut)]
     const modes = [name, 'probabilities', 'none', 'default', 1] as const
-    const { sizes } = new Problem(...modes, x, a, null, b, dOut, experts, groups, NOTHING_SMALL)
+    const { sizes } = new Problem(...modes, x, a, null, b, dOut, experts, groups, NOTHING_SMALL, 0)
     const expected = sizesOf({ tokens, dIn, dOut, rank, experts, groups, routing: routing[name] })
     expect(sizes).toEqual(expected.slice(0, sizes.length))
     expect(Object.keys(size).slice(sizes.length)[0]).toBe('depth')

@@ -6,7 +6,7 @@
 import { describe, expect, test } from 'vitest'
 import '../../lib/index.js'
 import { native } from '../../lib/binding/native.js'
-import { access, dtype, pool, precision, routing, slotFields } from '../../lib/binding/slots.js'
+import { access, dtype, pool, precision, routing, slotFields, operation } from '../../lib/binding/slots.js'
 import { bytesOf } from '../binding/encoding.js'
 import {
   argumentsOf,
@@ -175,6 +175,7 @@ describe.each(OPERATIONS)('%s', (name) => {
     attention: ['q', 'k', 'v', 'y'],
     attentionBackward: ['dy', 'q', 'k', 'v', 'y', 'statistics'],
     fold: ['db', 'partials'],
+    draw: [],
     adamw: ['value', 'grad', 'expAvg', 'expAvgSq'],
     matmul: ['a', 'b', 'y'],
     elementwise: ['a', 'b', 'y'],
@@ -200,7 +201,7 @@ describe.each(OPERATIONS)('%s', (name) => {
         native.run(numbers, ...given)
       }).toThrow(refusal('ERR_LILY_ARGUMENT', `the descriptor is of no operation with ${given.length} operands`))
     }
-    for (const value of [OPERATIONS.length, -1, 0.5, NaN, Infinity, 2 ** 32])
+    for (const value of [Object.keys(operation).length, -1, 0.5, NaN, Infinity, 2 ** 32])
       refused(Float64Array.of(value, ...numbers.slice(1)), operands)
     refused(numbers, operands.slice(1))
     refused(numbers, [...operands, null])
@@ -309,7 +310,7 @@ describe('forward and backward', () => {
     ['two groups of batch routing', { routing: routing.batch }, 'this routing must have one group'],
     ['two groups of token routing', { routing: routing.token }, 'this routing must have one group'],
     ['LoRA with experts', { routing: routing.none, groups: 1 }, 'LoRA must have one expert'],
-    ['a routing that does not exist', { routing: 6 }, 'unknown routing'],
+    ['a routing that does not exist', { routing: 7 }, 'unknown routing'],
     ['a pool that does not exist', { pool: 2 }, 'unknown pool'],
     ['an activation that does not exist', { activation: -1 }, 'unknown activation'],
     ['a precision that does not exist', { precision: 3 }, 'unknown precision'],
@@ -458,7 +459,7 @@ describe.each(['forwardRows', 'backwardRows'] as const)('the list of %s', (name)
     ['a first row that does not exist', { first: -2 }, 'first must be from -1 to 1'],
     ['no rank', { rank: 0 }, 'rank must be from 1'],
     ['a rank that is not whole', { rank: 1.5 }, 'rank is not a whole number'],
-    ['a routing that does not exist', { routing: 6 }, 'unknown routing'],
+    ['a routing that does not exist', { routing: 7 }, 'unknown routing'],
     ['a count that is not whole', { count: NaN }, 'count is not a whole number'],
     ['groups without room in index', { groups: 3 }, 'index has no room for the sequences'],
     ['groups of batch routing', { routing: routing.batch }, 'this routing must have one group'],

@@ -29,7 +29,8 @@ const { tokens, dIn, dOut, rank, experts } = sizes
 function results(replaced: Partial<Record<'x' | 'a' | 'router' | 'b' | 'dy', TensorLike>> = {}) {
   const { dy, ...operands } = { ...smallOperands(), ...replaced }
   const { y, saved } = lilyForward(operands)
-  return { y, ...lilyBackward({ dy }, saved) }
+  const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
+  return { y, dx, da, dRouter, db }
 }
 
 function expectSameResults(actual: ReturnType<typeof results>, expected = results()): void {

@@ -57,6 +57,7 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
     rank: 16,
     experts: 4,
     groups: 1,
+    dropout: 0,
     ...shape,
   }
   const { routing, tokens, dIn, dOut, rank, experts, groups } = sizes
@@ -71,6 +72,7 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
     b: matrix(...rowsOfB),
     router: isRouted ? matrix(experts, rank) : null,
     mask: shape.mask ? region(tokens) : null,
+    draw: null,
     sequenceOffsets: shape.offsets ? region(groups + 1) : null,
     hidden: matrix(tokens, rank),
     probabilities:
@@ -86,6 +88,7 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
       da: out(rank, dIn),
       dRouter: isRouted ? out(experts, rank) : null,
       db: shape.deferB ? null : out(...rowsOfB),
+      dWeights: null,
       deferredDb: shape.deferB
         ? region((routing === 'token' ? experts : Math.min(groups, experts)) * rank * dOut)
         : null,

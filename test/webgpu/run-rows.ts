@@ -150,6 +150,8 @@ export async function runRows(
       rank: c.rank,
       experts: c.experts,
       groups: groupsOf(c),
+      dropout: 0,
+      draw: null,
       listed: { index: stagedRegion(4 * k + 2), rows: all, scale: scale ? stagedRegion(4 * k + 3) : null },
       x: x.matrix(),
       a: matrix(a, 'a'),
@@ -170,6 +172,7 @@ export async function runRows(
         da: matrix(da, 'a', types.da),
         dRouter: isRouted ? matrix(dRouter, 'router', types.dRouter) : null,
         db: matrix(db, 'b', types.db),
+        dWeights: null,
         deferredDb: null,
       },
     }

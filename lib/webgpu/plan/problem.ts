@@ -1,8 +1,16 @@
 /** What the plans of forward and backward have in common: the operands that both read, and the form of the computation. */
+import { fail } from '../../base/errors.js'
 import type { BackwardCall, ForwardCall } from '../../binding/gpu-call.js'
 import { dense, input, type Operand } from '../../binding/gpu-pass.js'
 import type { Common } from '../wgsl/module.js'
 import { rowsAreDepth, rowsAreOuter, type View } from '../wgsl/product.js'
+
+/** Fails for what the kernels do not implement yet. */
+function refuseUnsupported(call: ForwardCall | BackwardCall): void {
+  const name = call.dropout > 0 ? 'dropout' : call.routing === 'learned' ? 'routing' : 'needs'
+  if (name === 'needs' && !('dWeights' in call && call.dWeights !== null)) return
+  fail('ERR_LILY_ARGUMENT', name, 'is not implemented on a GPUDevice yet')
+}
 
 export class Problem {
   readonly x: Operand
@@ -15,6 +23,7 @@ export class Problem {
   readonly scale: Operand | null
 
   constructor(readonly call: ForwardCall | BackwardCall) {
+    refuseUnsupported(call)
     const { tokens, dIn, dOut, rank, experts, groups, mask, sequenceOffsets, listed } = call
     this.scale = listed?.scale ? dense(listed.scale, 1, tokens) : null
     this.x = this.inList(input(call.x, tokens, dIn))

@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Incremented with every change of a struct or its meaning. A library of another version is rejected at load time. */
-#define LILY_ABI_VERSION 10
+#define LILY_ABI_VERSION 11
 
 typedef enum lily_status {
   LILY_OK = 0,
@@ -39,7 +39,9 @@ typedef enum lily_routing {
   LILY_ROUTING_UNIFORM = 3,
   LILY_ROUTING_FIXED = 4,
   /* LoRA: one expert, no router, and b is [d_out, r], the layout of LoRA checkpoints. */
-  LILY_ROUTING_NONE = 5
+  LILY_ROUTING_NONE = 5,
+  /* The weights are softmax(z) of E logits z, which are parameters: router is E x 1. */
+  LILY_ROUTING_LEARNED = 6
 } lily_routing;
 
 typedef enum lily_pool { LILY_POOL_PROBABILITIES = 0, LILY_POOL_LOGITS = 1 } lily_pool;
@@ -86,21 +88,25 @@ typedef struct lily_problem {
   int32_t parameter_dtype;  /* of a, router and b: float32 or activation_dtype */
   float scaling;            /* s */
   int32_t device;
-  int64_t unaligned; /* 1: x, dy, a, b or hidden may have rows that do not begin at multiples of 16 bytes, although they
+  int32_t unaligned; /* 1: x, dy, a, b or hidden may have rows that do not begin at multiples of 16 bytes, although they
                         consist of whole 16 bytes: the workspace has room for copies of them */
+  uint32_t dropout;  /* n, 0 .. 65535: elements of x whose random number of 16 bits is below n are dropped; 0: none */
 } lily_problem;
 
-/* The mask, the sequences, the rows and the factors of the tokens. Absent pointers are NULL. */
+/* The mask, the sequences, the rows, the factors and the draw of dropout of the tokens. Absent pointers are NULL. */
 typedef struct lily_tokens {
   const uint8_t *mask;             /* [M], 1 keeps the token; for batch and sequence routing */
   const int32_t *sequence_offsets; /* [G + 1], from 0 to M, non-decreasing; absent: one group of all tokens. On a device
                                       no group contains tokens before the first offset and after the last: they have the
                                       weights 0 and no gradient. On the CPU there are no such tokens */
-  const int32_t *rows; /* [M], ascending, in calls of lily_forward_rows and lily_backward_rows: token t is row rows[t]
-                          of x, y, dy and dx. hidden, probabilities, mask and scale have one element or row for each
-                          token. Absent: token t is row t. On a device they may be any numbers: kernels take the
-                          nearest row of the list */
-  const float *scale;  /* [M], in the same calls: c_t, by which y_t and, in backward, dy_t are multiplied; absent: 1 */
+  const int32_t *rows;  /* [M], ascending, in calls of lily_forward_rows and lily_backward_rows: token t is row rows[t]
+                           of x, y, dy and dx. hidden, probabilities, mask and scale have one element or row for each
+                           token. Absent: token t is row t. On a device they may be any numbers: kernels take the
+                           nearest row of the list */
+  const float *scale;   /* [M], in the same calls: c_t, by which y_t and, in backward, dy_t are multiplied; absent: 1 */
+  const uint32_t *draw; /* [4], in memory of the device: seed low and high, position low and high, of which the mask of
+                           dropout follows (docs/math.md); present if problem.dropout is not 0, and the same in forward
+                           and backward */
 } lily_tokens;
 
 /*
@@ -114,7 +120,7 @@ typedef struct lily_forward {
   lily_tokens tokens;
   lily_matrix x;        /* M x d_in */
   lily_matrix a;        /* r x d_in */
-  lily_matrix router;   /* E x r; absent if the routing has no router */
+  lily_matrix router;   /* E x r; E x 1 with LILY_ROUTING_LEARNED; absent if the routing has no router */
   lily_matrix b;        /* E*r x d_out; d_out x r with LILY_ROUTING_NONE */
   lily_matrix y;        /* M x d_out, out */
   void *hidden;         /* M x r, contiguous, see activation_dtype; out: after phi */
@@ -137,11 +143,12 @@ typedef struct lily_backward {
   const void *hidden;          /* as written by forward */
   const float *probabilities;
   const float *weights;
-  lily_matrix dx;       /* M x d_in, out */
-  lily_matrix da;       /* r x d_in, out */
-  lily_matrix d_router; /* E x r, out */
-  lily_matrix db;       /* shape of b, out; absent if deferred_db is given */
-  float *deferred_db;   /* min(G, E) x r x d_out (E x r x d_out with token routing), contiguous, out; see lily_fold */
+  lily_matrix dx;        /* M x d_in, out */
+  lily_matrix da;        /* r x d_in, out */
+  lily_matrix d_router;  /* shape of router, out */
+  lily_matrix db;        /* shape of b, out; absent if deferred_db is given */
+  lily_matrix d_weights; /* G x E, float32, out; with LILY_ROUTING_FIXED alone: <B_e, D_g> */
+  float *deferred_db;    /* min(G, E) x r x d_out (E x r x d_out with token routing), contiguous, out; see lily_fold */
   void *workspace;
   size_t workspace_bytes;
   lily_stream stream;
@@ -199,6 +206,15 @@ typedef struct lily_fold {
   int32_t device;
   lily_stream stream;
 } lily_fold;
+
+/* Takes a draw of dropout in the order of the stream: draw = state, then the position, the last two words of state with
+ * the low one first, increases by 1. Replays of a graph that has captured the call take one each. */
+typedef struct lily_draw {
+  uint32_t *state; /* [4], in memory of the device, like draw; see lily_tokens */
+  uint32_t *draw;  /* [4], out */
+  int32_t device;
+  lily_stream stream;
+} lily_draw;
 
 /* The sizes, the types and the direction of a product with the frozen weight W of a linear layer. */
 typedef struct lily_linear_problem {
@@ -341,6 +357,7 @@ typedef struct lily_backend {
   lily_status (*backward_rows_workspace)(const lily_backward_rows *list, size_t *bytes);
   lily_status (*backward_rows)(const lily_backward_rows *list);
   lily_status (*fold)(const lily_fold *call);
+  lily_status (*draw)(const lily_draw *call); /* NULL on the CPU, where the caller draws */
   lily_status (*linear_workspace)(const lily_linear_problem *problem, size_t *bytes);
   lily_status (*linear)(const lily_linear *call);
   /* The size of the packed form of a weight that such a call uses; 0: it uses none. It should be aligned to 64 bytes,

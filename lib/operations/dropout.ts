@@ -1,0 +1,146 @@
+/** Dropout of the input of an adapter: the option, its state, and the draws that calls take of it (docs/math.md#dropout). */
+import { type HostData, viewOf } from '../base/dtype.js'
+import { describe, fail } from '../base/errors.js'
+import { checkCount, type Known, readProperties } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
+import { Capture } from '../memory/capture.js'
+import { checkPlace, refuseOverlap, refuseReadOnly } from '../memory/checks.js'
+import type { DeviceMemory } from '../memory/device-memory.js'
+import { CPU } from '../memory/device.js'
+import { isHostMemory } from '../memory/operand-memory.js'
+import { checkMemory, type Operand, type Part } from '../memory/operand.js'
+import type { Placement } from '../memory/placement.js'
+import type { TensorLike } from '../tensor/resolve.js'
+import { type Call, DRAW, DRAW_SIZES } from './call.js'
+import type { Work } from './dispatch.js'
+import type { ForwardInputs } from './read.js'
+import { resolveSmall } from './small-operands.js'
+
+/** The option `dropout` of a forward call. */
+export interface DropoutOptions {
+  /** The probability with which an element of x is dropped, at least 0 and below 1, in steps of 1 / 65536. 0: none is. */
+  readonly rate: number
+  /**
+   * `[4]`, int32: seed and position, as {@link dropoutState} returns them. A call that drops takes the position and advances
+   * the state to the next one, in place. On the host, or on the CUDA device of x, where a graph needs it.
+   */
+  readonly state: Int32Array | TensorLike
+}
+
+/** The option, once it is read. */
+export interface Dropout {
+  /** n: an element is dropped if its random number of 16 bits is below it. Above 0. */
+  readonly threshold: number
+  readonly state: Operand
+}
+
+const STATE = 'dropout.state'
+const WORDS = 4
+const INT32 = ['int32'] as const
+const OPTIONS: Known = new Set<keyof DropoutOptions>(['rate', 'state'])
+
+/**
+ * A new state of dropout, `[4]`: the seed, and the position of the next call, two words of 32 bits each, the low one first
+ * (docs/math.md#dropout). One state is for one sequence of forward calls: each takes the next position.
+ *
+ * @param seed a whole number from 0 to 2^53 - 1. Equal seeds and positions drop the same elements
+ * @param position the number of calls that have drawn before; default 0
+ * @throws LilyError ERR_LILY_ARGUMENT
+ * @example
+ * const dropout = { rate: 0.1, state: dropoutState(42) }
+ * const { y, saved } = lilyForward({ x, a, router, b }, { dropout })
+ */
+export function dropoutState(seed: number, position = 0): Int32Array {
+  const words = [seed, position].flatMap((number, i) => {
+    checkCount(i === 0 ? 'seed' : 'position', number, 0, Number.MAX_SAFE_INTEGER)
+    return [number % 2 ** 32, Math.floor(number / 2 ** 32)]
+  })
+  return new Int32Array(new Uint32Array(words).buffer)
+}
+
+/** Checks a rate of dropout. */
+export function checkRate(argument: string, value: unknown): number {
+  if (typeof value === 'number' && value >= 0 && value < 1) return value
+  return fail('ERR_LILY_ARGUMENT', argument, `expected a number that is at least 0 and below 1, got ${describe(value)}`)
+}
+
+/** Null: the call drops nothing. */
+export function readDropout(value: unknown): Dropout | null {
+  if (value === undefined) return null
+  return readProperties('dropout', value, OPTIONS, (given) => {
+    const threshold = Math.min(Math.round(2 ** 16 * checkRate('dropout.rate', given.rate)), 2 ** 16 - 1)
+    const state = readState(given.state)
+    return threshold === 0 ? null : { threshold, state }
+  })
+}
+
+function readState(value: unknown): Operand {
+  if (value === undefined) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      STATE,
+      'is required, got undefined; pass one dropoutState(seed) to all calls of a training',
+    )
+  }
+  const state = resolveSmall(STATE, value, INT32)
+  if (state.dtype !== 'int32')
+    fail('ERR_LILY_DTYPE', STATE, `expected int32, got ${state.dtype}; pass dropoutState(seed)`)
+  if (state.shape.length !== 1 || state.shape[0] !== WORDS) {
+    fail('ERR_LILY_SHAPE', STATE, `expected [${WORDS}], as dropoutState returns, got ${shapeText(state.shape)}`)
+  }
+  if (state.isReadOnly) refuseReadOnly(STATE)
+  return state
+}
+
+/** Checks where the state is, and that it shares no memory with another operand. */
+export function checkDropout({ state }: Dropout, { x, a, router, b, y }: ForwardInputs): void {
+  if (state.device === CPU) {
+    checkMemory(STATE, state)
+    if (Capture.current !== null && x.device !== CPU) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        STATE,
+        'expected memory of the device inside captureGraph, got memory of the host, with which all replays would drop the ' +
+          'same elements; pass tensor(state, [4]).to(device)',
+      )
+    }
+  } else {
+    checkPlace(STATE, state, 'x', x)
+    if (state.device.type === 'webgpu') {
+      fail('ERR_LILY_DEVICE', STATE, 'expected memory of the host for an x on a GPUDevice; pass dropoutState(seed)')
+    }
+  }
+  refuseOverlap(STATE, state, 'x', x)
+  refuseOverlap(STATE, state, 'a', a)
+  refuseOverlap(STATE, state, 'router', router)
+  refuseOverlap(STATE, state, 'b', b)
+  refuseOverlap(STATE, state, 'y', y?.operand)
+}
+
+/**
+ * Work that takes the draw of a call: a call in front of it if the state is in device memory, where each replay of a graph
+ * then draws anew; otherwise a function for the moment when the call starts.
+ *
+ * @param draw where the kernels read it
+ */
+export function drawFrom(state: Operand, draw: Part, placement: Placement | null): Pick<Work, 'calls' | 'start'> {
+  if (state.device !== CPU) {
+    const { memory, byteOffset } = state
+    const call: Call = { kind: DRAW, problem: DRAW_SIZES, operands: [{ memory, byteOffset }, draw], placement }
+    return { calls: [call] }
+  }
+  const start = () => {
+    const words = viewOf('int32', (state.memory as HostData).buffer, startOf(state), WORDS)
+    if (isHostMemory(draw.memory)) draw.memory.set(words)
+    else upload(words.slice(), draw, placement as Placement)
+    if (++words[2] === 0) words[3]++
+  }
+  return { calls: [], start }
+}
+
+const startOf = ({ memory, byteOffset }: Operand): number => (memory as HostData).byteOffset + byteOffset
+
+function upload(words: HostData, { memory, byteOffset }: Part, { binding, device, stream }: Placement): void {
+  const bytes = new Uint8Array(words.buffer)
+  binding.upload(device.id, (memory as DeviceMemory).handle, byteOffset, bytes, stream.cudaStream)
+}
