@@ -208,6 +208,47 @@ const badWeights = (...shape: number[]) => {
   ])
 }
 
+const state = lily.dropoutState(1)
+const words = (...numbers: number[]) => ({ rate: 0.5, state: Int32Array.from(numbers) })
+/** A state at the end of a larger buffer of an operand. */
+const stateIn = (name: Name) => (call: Call) => {
+  const { length } = call[name].data
+  call[name].data = new Float32Array(length + 3).subarray(0, length)
+  return { rate: 0.5, state: new Int32Array(call[name].data.buffer, 4 * (length - 1), 4) }
+}
+const badDropout = rowsOf('options.dropout', 'dropout', [
+  ['a rate alone', 0.1, 'ARGUMENT', 'dropout: expected a plain object, got 0.1'],
+  ['no rate', { state }, 'ARGUMENT', 'dropout.rate: expected a number that is at least 0 and below 1, got undefined'],
+  ['a rate below 0', { rate: -0.1, state }, 'ARGUMENT', 'dropout.rate: expected'],
+  ['a rate of 1', { rate: 1, state }, 'ARGUMENT', 'dropout.rate: expected'],
+  ['a rate that is NaN', { rate: NaN, state }, 'ARGUMENT', 'dropout.rate: expected'],
+  ['a rate in a text', { rate: '0.1', state }, 'ARGUMENT', 'dropout.rate: expected'],
+  ['no state', { rate: 0.1 }, 'ARGUMENT', 'dropout.state: is required, got undefined; pass one dropoutState(seed)'],
+  ['no state beside a rate of 0', { rate: 0 }, 'ARGUMENT', 'dropout.state: is required'],
+  ['a seed in the place of the state', { rate: 0.1, state: 42 }, 'ARGUMENT', 'dropout.state: expected a tensor'],
+  ['a seed beside the state', { rate: 0.1, state, seed: 42 }, 'ARGUMENT', 'seed'],
+  ['a list as the state', { rate: 0.1, state: [1, 0, 0, 0] }, 'ARGUMENT', 'dropout.state'],
+  ['three words', words(1, 0, 0), 'SHAPE', 'dropout.state: expected [4], as dropoutState returns, got [3]'],
+  ['five words', words(1, 0, 0, 0, 0), 'SHAPE', 'dropout.state: expected [4]'],
+  ['a state in rows', { rate: 0.1, state: { data: state, shape: [2, 2] } }, 'SHAPE', 'dropout.state: expected [4]'],
+  ['a state in float32', { rate: 0.1, state: new Float32Array(4) }, 'DTYPE', 'dropout.state: expected int32'],
+  [
+    'a state in uint32',
+    { rate: 0.1, state: new Uint32Array(4) },
+    'DTYPE',
+    'dropout.state: expected data in Int32Array',
+  ],
+  ['a state whose memory is gone', () => gone(), 'ARGUMENT', 'dropout.state: its ArrayBuffer is detached'],
+  ['a state in x', stateIn('x'), 'ARGUMENT', 'dropout.state: its memory overlaps that of x'],
+  ['a state in a', stateIn('a'), 'ARGUMENT', 'dropout.state: its memory overlaps that of a'],
+  ['a state in b', stateIn('b'), 'ARGUMENT', 'dropout.state: its memory overlaps that of b'],
+  ['a state in y', stateIn('y'), 'ARGUMENT', 'dropout.state: its memory overlaps that of y'],
+])
+const gone = () => {
+  const data = lily.dropoutState(1)
+  structuredClone(null, { transfer: [data.buffer as ArrayBuffer] })
+  return { rate: 0.1, state: data }
+}
 const NAMES = ['x', 'a', 'router', 'b', 'y'] as const
 
 /** The operand in a type, and the others in bfloat16 or in those named. */
@@ -224,6 +265,24 @@ const sixteen =
   }
 /** Changes other operands, too. */
 const beside = (others: Partial<Call>, value: unknown) => (call: Call) => (Object.assign(call, others), value)
+/** A call with a learned mixture, and what makes it wrong. */
+const learned = (change: Partial<Call>, value: unknown, options = {}) =>
+  beside({ router: room(experts), ...change, options: { routing: 'learned', ...options } }, value)
+const badLearned: Bad = [
+  ['router', 'no logits', learned({}, MISSING), 'ARGUMENT', "router: is required by routing 'learned', got undefined"],
+  ['router', 'logits for each rank', learned({}, room(experts, rank)), 'SHAPE', 'router: expected the logits [E], or'],
+  ['router', 'a row of logits', learned({}, room(1, experts)), 'SHAPE', 'router: expected the logits [E], or'],
+  ['router', 'logits of three dimensions', learned({}, room(experts, 1, 1)), 'SHAPE'],
+  ['router', 'more than 64 logits', learned({ b: room(65, rank, dOut) }, room(65)), 'SHAPE'],
+  ['router', 'logits for other experts than b', learned({}, room(experts + 1)), 'SHAPE', 'b'],
+  ['router', 'logits of 16 bits', learned({}, halves([experts])), 'DTYPE'],
+  ...['mask', 'weights', 'sequenceOffsets'].map((name): Row<Call> => {
+    const value = name === 'mask' ? new Uint8Array(tokens) : name === 'weights' ? [1, 0] : [0, tokens]
+    return ['x', `${name} of a learned mixture`, learned({}, room(tokens, dIn), { [name]: value }), 'ARGUMENT', name]
+  }),
+  ['x', 'a pool of a learned mixture', learned({}, room(tokens, dIn), { pool: 'logits' }), 'ARGUMENT', 'pool'],
+]
+
 /** A call with this b and without a router. */
 const uniform =
   (...shape: number[]) =>
@@ -294,6 +353,8 @@ const badForward: Bad = [
   ...badOffsets,
   ...badWeights(experts, rank, dOut),
   ...badWeights(experts * rank, dOut),
+  ...badDropout,
+  ...badLearned,
   ...onHost<Bad>([
     ['y', 'detached', ({ y }) => detached(y), 'ARGUMENT'],
     ['options.stream', 'on the cpu', 1, 'ARGUMENT'],
@@ -341,6 +402,8 @@ const badBackward: Bad = [
   ['options.defer', 'no option', true, 'ARGUMENT'],
   ['options.needs', 'of a name that does not exist', { dX: true }, 'ARGUMENT', 'dX'],
   ['options.needs', 'a Map', new Map(), 'ARGUMENT', 'needs: expected a plain object, got an object of type Map'],
+  ['options.needs', 'weights that are computed', { dWeights: true }, 'ARGUMENT', 'needs.dWeights: expected false'],
+  ['dWeights', 'not needed', room(1, experts), 'ARGUMENT', 'dWeights: is given without needs: { dWeights: true }'],
   ['options.needs', 'without dx, which is given', { dx: false }, 'ARGUMENT', 'dx'],
   ['options.deferB', 'with db', true, 'ARGUMENT', 'db'],
   ['saved', 'of LoRA', loraSaved, 'ARGUMENT'],
@@ -403,11 +466,11 @@ const lilyKinds: Kinds = {
   options: 'options',
   optional:
     `y x.dtype x.strides x.byteOffset x.device ${always} options.routing options.pool options.activation ` +
-    'options.mask options.sequenceOffsets options.weights',
+    'options.mask options.sequenceOffsets options.weights options.dropout',
   flag: 'options.save options.accumulate',
   numberOrNot: 'options.scaling',
 }
-const loraKinds: Kinds = { ...lilyKinds, required: 'x a b', optional: `y ${always}` }
+const loraKinds: Kinds = { ...lilyKinds, required: 'x a b', optional: `y ${always} options.dropout` }
 const backwardKinds: Kinds = {
   required: 'dy saved',
   optional: 'dx da db options.stream',
@@ -420,6 +483,7 @@ const lilyBackwardKinds: Kinds = {
   flag: `${backwardKinds.flag} options.needs.dRouter`,
 }
 const badLora: Bad = [
+  ...badDropout,
   ['b', "Lily's shape", room(rank, dOut), 'SHAPE'],
   ['b', "Lily's shape of one expert", room(1, rank, dOut), 'SHAPE'],
   ['b', 'three dimensions', room(1, dOut, rank), 'SHAPE'],
@@ -437,6 +501,7 @@ const badLora: Bad = [
   ]),
 ]
 const badLoraBackward: Bad = [
+  ['options.needs', 'no gradient of LoRA', { dWeights: true }, 'ARGUMENT', 'dWeights'],
   ['saved', "of Lily's forward", async () => (await lilyGradients()).saved, 'ARGUMENT'],
   ['dRouter', 'no gradient of LoRA', room(1, rank), 'ARGUMENT'],
   ['options.deferB', 'no option of LoRA', true, 'ARGUMENT'],
@@ -451,6 +516,18 @@ refuse('loraForward', operation(loraCall, ops.loraForward, loraKinds, badLora))
 refuse('loraForwardAsync', operation(loraCall, ops.loraForwardAsync, loraKinds))
 refuse('loraBackward', operation(loraGradients, ops.loraBackward, backwardKinds, badLoraBackward))
 refuse('loraBackwardAsync', operation(loraGradients, ops.loraBackwardAsync, backwardKinds))
+
+refuse('dropoutState', {
+  call: () => ({ seed: 2 ** 53 - 1, position: 7 }),
+  run: ({ seed, position }) => lily.dropoutState(seed, position),
+  kinds: { number: 'seed', numberOrNot: 'position' },
+  rows: [
+    ['seed', 'negative', -1, 'ARGUMENT'],
+    ['seed', 'a fraction', 0.5, 'ARGUMENT'],
+    ['seed', 'beyond 2^53', 2 ** 53, 'ARGUMENT'],
+    ['position', 'negative', -1, 'ARGUMENT'],
+  ],
+})
 
 const afterBfloat16 = async () => {
   const { dy, ...operands } = typedOperands({ activations: 'bfloat16' })

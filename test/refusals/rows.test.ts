@@ -3,7 +3,7 @@
  *
  * @project cpu wasm cuda
  */
-import { type RowsSaved, tensor } from '../../lib/index.js'
+import { dropoutState, type RowsSaved, tensor } from '../../lib/index.js'
 import { resolve } from '../../lib/tensor/resolve.js'
 import * as ops from '../support/backend.js'
 import { filled, type HostTensor } from '../support/small.js'
@@ -158,6 +158,13 @@ const ofBoth: Bad = [
   ['options.scale', 'on a device', onDevice(tokens, 'float32'), 'ARGUMENT', 'scale: expected an array on the host'],
   ['options.sequenceOffsets', 'on a device', onDevice(2), 'ARGUMENT', 'sequenceOffsets: expected an array on the host'],
   ['options.sequenceOffsets', 'that end before M', [0, tokens - 1], 'ARGUMENT'],
+  [
+    'options.dropout',
+    'with adapters',
+    { rate: 0.1, state: dropoutState(1) },
+    'ARGUMENT',
+    'dropout: does not go with an adapter per row',
+  ],
   ['operands.a', 'another d_in', room(rank, dIn + 1), 'SHAPE'],
   ['operands.y', 'other columns', room(tokens, dOut + 1), 'SHAPE'],
   [
@@ -237,6 +244,16 @@ refuse('lilyForward with an adapter for each row', {
       'mask',
     ],
     ['options.mask', 'too short', new Uint8Array(tokens - 1), 'SHAPE'],
+    [
+      'options',
+      'logits of one adapter',
+      (call) => {
+        call.operands.router = room(experts, 1)
+        return { ...call.options, routing: 'learned' }
+      },
+      'SHAPE',
+      'router: expected [E, 3] (a column of logits for each adapter), got [2, 1]',
+    ],
   ],
 })
 
@@ -296,6 +313,18 @@ refuse<Call>('lilyBackward with an adapter for each row', {
       (call) => (Reflect.deleteProperty(call.operands, 'db'), true),
       'ARGUMENT',
       'deferB: does not go with',
+    ],
+    [
+      'options.needs',
+      'the gradient of given weights',
+      async (call) => {
+        const { router: _, ...inputs } = lily().operands
+        call.saved = (await ops.lilyForward(inputs, { rankOffsets: ranks, adapterOf, routing: 'fixed', weights })).saved
+        Reflect.deleteProperty(call.operands, 'dRouter')
+        return { dWeights: true }
+      },
+      'ARGUMENT',
+      'needs.dWeights: does not go with an adapter per row',
     ],
     ['saved', 'of one adapter', ({ saved }) => saved.adapters[1], 'ARGUMENT', 'that of one of its adapters'],
     ['saved', 'disposed of', ({ saved }) => (saved.dispose(), saved), 'DISPOSED'],

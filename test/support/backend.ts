@@ -63,7 +63,11 @@ class Moves {
   /** The operands of a call on the device. Values other than plain host memory are returned unchanged. */
   operands<T>(operands: T): T {
     if (typeof operands !== 'object' || operands === null) return operands
-    return Object.fromEntries(Object.entries(operands).map(([name, value]) => [name, this.#operand(value)])) as T
+    const moved = Object.entries(operands).map(([name, value]) => [
+      name,
+      name === 'dropout' ? this.operands(value as unknown) : this.#operand(value),
+    ])
+    return Object.fromEntries(moved) as T
   }
 
   #operand(value: unknown): unknown {

@@ -63,7 +63,8 @@ function expectedOf(c: Case, old: Result['old'], how: How, exact: boolean): Map<
   const result = (name: keyof typeof old, matrix: Matrix) => {
     const before = how.outputs === 'add' ? old[name] : undefined
     const sum = before ? matrix.plus(Matrix.exact(matrix.rows, matrix.cols, before)) : matrix
-    return sum.rounded(name === 'y' || name === 'dx' ? activations : ofGradients, exact)
+    const ofParameters = name === 'dWeights' ? 'float32' : ofGradients
+    return sum.rounded(name === 'y' || name === 'dx' ? activations : ofParameters, exact)
   }
   const expected = new Map<string, Matrix>([
     ['y', result('y', saved.y)],

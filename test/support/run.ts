@@ -6,7 +6,7 @@ import { type Float, roundAll, type Types, unpack } from './dtypes.js'
 import { type Layout, Operand } from './operands.js'
 import { gaussian, randomFrom } from './random.js'
 
-export const GRADIENTS = ['dx', 'da', 'dRouter', 'db'] as const
+export const GRADIENTS = ['dx', 'da', 'dRouter', 'db', 'dWeights'] as const
 export type GradientName = (typeof GRADIENTS)[number]
 export type OutputName = 'y' | GradientName
 export type OperandName = 'x' | 'a' | 'router' | 'b' | 'dy' | OutputName
@@ -23,6 +23,8 @@ export interface How {
   deferB?: boolean
   /** Whether the sequence offsets are in device memory. */
   hasDeviceOffsets?: boolean
+  /** Whether the state of dropout is in memory of a CUDA device. */
+  hasDeviceState?: boolean
   /** Leading dimensions of x, y, dy and dx; with sequence and fixed routing the first may replace the offsets. */
   leading?: number[]
 }
@@ -31,12 +33,15 @@ export interface Result {
   values: Values
   /** Contents of the given outputs before the call. */
   old: Partial<Record<OutputName, Float32Array>>
-  /** Inputs that were written to, and operands whose padding was. */
+  /** Inputs that were written to, operands whose padding was, and a state of dropout that has not advanced by one. */
   damaged: string[]
 }
 
-export function wantedGradients({ router }: Case, needs: How['needs'] = {}): GradientName[] {
-  return GRADIENTS.filter((name) => needs[name] !== false && (name !== 'dRouter' || router !== undefined))
+export function wantedGradients({ router, routing }: Case, needs: How['needs'] = {}): GradientName[] {
+  return GRADIENTS.filter((name) => {
+    if (name === 'dWeights') return routing === 'fixed' && needs.dWeights === true
+    return needs[name] !== false && (name !== 'dRouter' || router !== undefined)
+  })
 }
 
 /** The types of the operands. */
@@ -53,6 +58,7 @@ export function operandTypes(types: Types): Record<OperandName, Float> {
     da: gradients,
     dRouter: gradients,
     db: gradients,
+    dWeights: 'float32',
   }
 }
 
@@ -65,6 +71,21 @@ export function oldValues(outputs: 'add' | 'overwrite', dtype: Float, rows: numb
 /** Rows and columns of the matrix b. */
 export function sizesOfB({ routing, dOut, rank, experts }: Case): [number, number] {
   return routing === 'lora' ? [dOut, rank] : [experts * rank, dOut]
+}
+
+/** Columns of the router, or of the logits of a learned mixture. */
+export const columnsOfRouter = ({ routing, rank }: Case): number => (routing === 'learned' ? 1 : rank)
+
+/** The state that a call of a case draws from; undefined without dropout. */
+function stateOf({ dropout }: Case, onDevice = false) {
+  if (dropout === undefined) return { isAdvanced: () => true }
+  const { rate, draw } = dropout
+  const data = draw.slice()
+  const option = { rate, state: onDevice ? { data, shape: [4] } : data }
+  const position = (words: Int32Array) => new BigUint64Array(words.slice(2).buffer)[0]
+  const isAdvanced = () =>
+    data[0] === draw[0] && data[1] === draw[1] && position(data) === BigInt.asUintN(64, position(draw) + 1n)
+  return { option, isAdvanced }
 }
 
 /** The operands that a call gets, in the layouts of `how`. */
@@ -122,7 +143,7 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
   const x = given.input('x', tokens, dIn, c.x).tensor(...leading)
   const a = given.input('a', rank, dIn, c.a).tensor()
   const b = given.input('b', bRows, bCols, c.b).tensor(...bShape)
-  const router = c.router && given.input('router', experts, rank, c.router).tensor()
+  const router = c.router && given.input('router', experts, columnsOfRouter(c), c.router).tensor()
   const dy = given.input('dy', tokens, dOut, c.dy).tensor(...leading)
   const y = given.output('y', tokens, dOut)?.tensor(...leading)
   const wanted = wantedGradients(c, needs)
@@ -130,8 +151,10 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
     wanted.includes(name) ? given.output(name, rows, cols) : undefined
   const dx = gradient('dx', tokens, dIn)?.tensor(...leading)
   const da = gradient('da', rank, dIn)?.tensor()
-  const dRouter = gradient('dRouter', experts, rank)?.tensor()
+  const dRouter = gradient('dRouter', experts, columnsOfRouter(c))?.tensor()
   const db = gradient('db', bRows, bCols)?.tensor(...bShape)
+  const dWeights = gradient('dWeights', (c.weights?.length ?? 0) / experts, experts)?.tensor()
+  const { option: dropout, isAdvanced } = stateOf(c, how.hasDeviceState)
 
   const accumulate = outputs !== 'overwrite'
   const backwardOptions = { accumulate, ...(needs && { needs }) }
@@ -141,7 +164,7 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
   }
 
   if (isLora) {
-    const { y: result, saved } = await loraForward({ x, a, b, y }, { scaling, accumulate, precision })
+    const { y: result, saved } = await loraForward({ x, a, b, y }, { scaling, accumulate, precision, dropout })
     keep('y', result)
     keep('hidden', saved.hidden)
     const gradients = await loraBackward({ dy, dx, da, db }, saved, backwardOptions as LoraBackwardOptions)
@@ -151,14 +174,14 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
     const offsets = leading.length > 1 && (routing === 'sequence' || routing === 'fixed') ? undefined : c.offsets
     const { pool, mask } = c
     const sequenceOffsets = how.hasDeviceOffsets && offsets ? { data: offsets, shape: [offsets.length] } : offsets
-    const options = { scaling, activation, precision, accumulate, routing, pool, mask, sequenceOffsets }
+    const options = { scaling, activation, precision, accumulate, routing, pool, mask, sequenceOffsets, dropout }
     const weights = c.weights && { data: c.weights, shape: [c.weights.length / experts, experts] }
     const { y: result, saved } = await lilyForward({ x, a, router, b, y }, { ...options, weights })
     keep('y', result)
     keep('hidden', saved.hidden)
     keep('probabilities', saved.probabilities)
     keep('weights', saved.weights)
-    const toBackward = deferB ? { dy, dx, da, dRouter } : { dy, dx, da, dRouter, db }
+    const toBackward = deferB ? { dy, dx, da, dRouter, dWeights } : { dy, dx, da, dRouter, db, dWeights }
     const gradients = await lilyBackward(toBackward, saved, { ...backwardOptions, deferB })
     for (const name of GRADIENTS) keep(name, gradients[name])
     if (deferB && wanted.includes('db')) keep('db', await foldB(saved, db, { accumulate }))
@@ -166,5 +189,5 @@ export async function run(c: Case, how: How = {}): Promise<Result> {
   }
 
   for (const [name, operand] of given.outputs) values[name] = operand.values()
-  return { values, old: given.old, damaged: given.damaged() }
+  return { values, old: given.old, damaged: [...given.damaged(), ...(isAdvanced() ? [] : ['dropout.state'])] }
 }
