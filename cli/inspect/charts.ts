@@ -12,6 +12,9 @@ import { isRouted, layerLabels } from './inspection.js'
 const LILY = 'var(--lily)'
 const LORA = 'var(--lora)'
 
+/** Whether the layers of a target have learned mixtures in the place of routers. */
+const isLearned = ({ layers }: TargetAnalysis): boolean => layers.some(({ router }) => router.source === 'learned')
+
 /** The charts of the router require samples. */
 export function targetCharts(target: TargetAnalysis): Element[] {
   const routed = isRouted(target) ? [routerMap(target), entropies(target)] : []
@@ -43,14 +46,15 @@ interface ComparedLora {
   readonly text: string
 }
 
-function routerMap({ layers }: TargetAnalysis): Element {
+function routerMap(target: TargetAnalysis): Element {
+  const { layers } = target
   const labels = layerLabels(layers)
   const cells = layers.flatMap(({ router }, l) =>
     router.weights.map((weight, e) => ({ layer: labels[l], expert: e, weight })),
   )
   return cellChart({
-    title: 'Router',
-    text: 'Mean weight of each expert by layer.',
+    title: isLearned(target) ? 'Mixtures' : 'Router',
+    text: isLearned(target) ? 'Weight of each expert by layer.' : 'Mean weight of each expert by layer.',
     cells: cells.map(({ layer, expert, weight }) => ({ x: expert, y: layer, value: weight })),
     rows: labels,
     max: max(cells, ({ weight }) => Math.abs(weight)) ?? 0,
@@ -73,7 +77,11 @@ function cosines({ experts }: TargetAnalysis): Element {
   })
 }
 
-function entropies({ layers }: TargetAnalysis): Element {
+function entropies(target: TargetAnalysis): Element {
+  const { layers } = target
+  const learned = isLearned(target)
+  const name = learned ? 'Entropy of the mixtures' : 'Entropy of the router'
+  const ofTokens = ' If tokens prefer different experts, their own entropy is lower than that of the mean weights.'
   const labels = layerLabels(layers)
   const { marginLeft, y } = labelled(labels)
   const of = (key: 'entropy' | 'tokenEntropy') =>
@@ -84,13 +92,13 @@ function entropies({ layers }: TargetAnalysis): Element {
   const dot = { x: 'value', y: 'layer', r: 3.5, strokeWidth: 1.5 } as const
   const title = ({ layer, value }: { layer: string; value: number }) => `${layer}: ${percent(value)}`
   return figure(
-    'Entropy of the router',
-    'Relative to ln E. If tokens prefer different experts, their own entropy is lower than that of the mean weights.',
+    name,
+    `Relative to ln E.${learned ? '' : ofTokens}`,
     legend('dot', [
-      { text: 'entropy of the mean weights', color: LILY },
-      { text: 'mean entropy of the tokens', color: LILY, hollow: true },
+      { text: `entropy of the ${learned ? '' : 'mean '}weights`, color: LILY },
+      ...(learned ? [] : [{ text: 'mean entropy of the tokens', color: LILY, hollow: true }]),
     ]),
-    plot('Entropy of the router by layer', {
+    plot(`${name} by layer`, {
       height: heightOfRows(labels.length),
       marginLeft,
       x: { domain: [0, 1], label: null, grid: true, tickFormat: (share: number) => percent(share) },

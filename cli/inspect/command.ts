@@ -23,7 +23,7 @@ export function inspectCommand(version: string): Command {
     .addHelpText(
       'after',
       '\nWithout --samples, the routers are not analysed: layers have the weights that they are frozen with, or equal ' +
-        'weights of all experts. LoRA has no routers.\n' +
+        "weights of all experts. Mixtures of routing 'learned' are shown without samples. LoRA has no routers.\n" +
         'The analysis of large ranks takes a while.\n' +
         'The exit code is 1 if an input cannot be read or an output cannot be written.',
     )

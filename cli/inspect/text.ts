@@ -19,7 +19,7 @@ const MAX_COLUMNS = 8
 
 /** All strings of the inspection must be printable. */
 export function inspectionText({ folder, samples, analysis }: Inspection): string {
-  const { r, numB, targets } = analysis
+  const { numB, targets } = analysis
   const layers = targets.reduce((sum, target) => sum + target.layers.length, 0)
   return [
     `${folder}: ${configText(analysis)}; ${countOf(layers, 'layer')}, ${parameterText(analysis)}`,
@@ -28,7 +28,7 @@ export function inspectionText({ folder, samples, analysis }: Inspection): strin
       layerTable(target, numB),
       expertTable(target, numB),
     ]),
-    legend(samples, targets, r),
+    legend(samples, analysis),
   ].join('\n\n')
 }
 
@@ -69,26 +69,29 @@ function expertTable({ experts: { norms, cosines } }: TargetAnalysis, experts: n
   return renderTable(table)
 }
 
-function legend(samples: string | null, targets: readonly TargetAnalysis[], r: number): string {
+function legend(samples: string | null, analysis: Analysis): string {
   return [
-    ...weightsLegend(samples, targets),
+    ...weightsLegend(samples, analysis),
     'entropy: of the mean weights, 100% if all weights are equal; of tokens: mean of the entropies of the tokens',
     `|dW|: Frobenius norm of the update of the layer; |B|: Frobenius norm of the expert`,
-    `effective rank: exp of the entropy of the singular values of the update, at most r = ${r}`,
+    `effective rank: exp of the entropy of the singular values of the update, at most r = ${analysis.r}`,
     'in LoRA: share of |dW|² that an update of LoRA with as many parameters can represent',
   ].join('\n')
 }
 
-function weightsLegend(samples: string | null, targets: readonly TargetAnalysis[]): string[] {
+function weightsLegend(samples: string | null, { routing, targets }: Analysis): string[] {
   const sources = new Set(targets.flatMap(({ layers }) => layers.map(({ router }) => router.source)))
   const weights = [
     ...(sources.has('samples') ? ['mean over the samples'] : []),
     ...(sources.has('frozen') ? ['those that a layer is frozen with'] : []),
+    ...(sources.has('learned') ? ['the mixture that a layer has learned'] : []),
   ]
   const equal = `all experts${sources.has('frozen') ? ' of other layers' : ''} have equal weights, and `
   return [
     ...(weights.length === 0 ? [] : [`w: weights of the experts, ${weights.join(', or ')}`]),
-    ...(samples === null ? [`no samples: ${sources.has('uniform') ? equal : ''}the routers are not analysed`] : []),
+    ...(samples === null && routing !== 'learned'
+      ? [`no samples: ${sources.has('uniform') ? equal : ''}the routers are not analysed`]
+      : []),
   ]
 }
 

@@ -31,7 +31,7 @@ export interface TargetAnalysis {
   readonly inFeatures: number
   /** d_out. */
   readonly outFeatures: number
-  /** Number of elements of A, routers and B together. */
+  /** Number of elements of A, routers or logits, and B together. */
   readonly parameters: number
   /** Number of those that are trained: without the routers of frozen layers, and with routing 'uniform' without any. */
   readonly trainable: number
@@ -109,7 +109,7 @@ function groupsByB({ layers }: LilyModel): Map<Parameter, LilyLayer[]> {
 function sizesOf(group: readonly LilyLayer[]): Omit<TargetAnalysis, 'experts' | 'layers'> {
   const { target, inFeatures, outFeatures } = group[0].shape
   const parameters = countElements(group.flatMap(({ a, router, b }) => [a, router, b]))
-  const untrained = group.filter(({ constantWeights }) => constantWeights !== undefined)
+  const untrained = group.filter(({ usesRouter }) => !usesRouter)
   const trainable = parameters - countElements(untrained.map(({ router }) => router))
   const loraRank = trainable / (group.length * (inFeatures + outFeatures))
   return { target, inFeatures, outFeatures, parameters, trainable, loraRank }

@@ -20,8 +20,8 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
 
 /**
  * Analyses an adapter. The weights of a layer are the mean of its router's weights over the layer's samples, with routing
- * and pool of the model's config. Without samples they are the weights that the layer is frozen with, or else 1/E, which is
- * independent of the router.
+ * and pool of the model's config. Without samples they are the weights that the layer is frozen with, or the mixture that it
+ * has learned, or else 1/E, which is independent of the router.
  *
  * For each layer it runs about 3 r³ + 4 r² d operations in float64, on all threads of the CPU backend; the call blocks
  * the main thread for one layer at a time.
@@ -29,7 +29,7 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
  * The singular values of an update are those of docs/checkpoints.md#what-an-adapter-has-learnt.
  *
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, also for a model with activation 'relu', whose updates are no
- *   matrices, and for samples with routing 'uniform', which uses no router; ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE,
+ *   matrices, and for samples with routing 'uniform' or 'learned', which use no router; ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE,
  *   ERR_LILY_DISPOSED
  * @example
  * const { targets } = await analyse(model, { samples: { 'layers.0.q_proj': [x] } })

@@ -1,16 +1,19 @@
-/** Analysis of the expert weights of a router. */
+/** Analysis of the expert weights of a layer. */
 import { pooledWeights } from '../model/calibrate.js'
 import type { LilyLayer } from '../model/lily-layer.js'
 import { lilyForward } from '../operations/forward.js'
 import type { Tensor } from '../tensor/tensor.js'
 import { entropy } from './entropy.js'
 
-/** The weights that a router gives the experts, and their entropies. */
+/** The weights of the experts in a layer, and their entropies. */
 export interface RouterAnalysis {
   /** `[E]`: mean weights of the experts. */
   readonly weights: readonly number[]
-  /** Source of the weights: the samples, the weights that the layer is frozen with, or 1/E without either. */
-  readonly source: 'samples' | 'frozen' | 'uniform'
+  /**
+   * Source of the weights: the samples, the weights that the layer is frozen with, the mixture that it has learned, or 1/E
+   * without any of these.
+   */
+  readonly source: 'samples' | 'frozen' | 'learned' | 'uniform'
   /**
    * Entropy of the weights divided by ln E: 1 for equal weights, 0 if one expert has all weight; null for negative
    * weights.
@@ -23,15 +26,18 @@ export interface RouterAnalysis {
 }
 
 /**
- * Analyses the router of a layer.
+ * Analyses the weights of a layer.
  *
  * @param calls sample inputs x of the layer, one tensor per call
  */
 export async function analyseRouter(layer: LilyLayer, calls: readonly Tensor[] | undefined): Promise<RouterAnalysis> {
   if (calls !== undefined) return sampleRouter(layer, calls)
-  const { frozenWeights, config } = layer
-  if (frozenWeights !== undefined) return describeWeights(frozenWeights, 'frozen')
-  return describeWeights(new Array<number>(config.numB).fill(1 / config.numB), 'uniform')
+  const { isFrozen, config } = layer
+  const weights = await layer.constantWeights()
+  if (weights === undefined || (!isFrozen && config.routing === 'uniform')) {
+    return describeWeights(new Array<number>(config.numB).fill(1 / config.numB), 'uniform')
+  }
+  return describeWeights(weights, isFrozen ? 'frozen' : 'learned')
 }
 
 function describeWeights(weights: ArrayLike<number>, source: RouterAnalysis['source']): RouterAnalysis {

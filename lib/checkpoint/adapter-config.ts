@@ -125,7 +125,7 @@ export function withFieldName(
 }
 
 /** Fields for which PEFT requires a number: null is none, and does not stand for the default. */
-const NUMBERS = ['r', 'loraAlpha', 'strideA', 'numB', 'scaling']
+const NUMBERS = ['r', 'loraAlpha', 'loraDropout', 'strideA', 'numB', 'scaling']
 
 /** Whether a field has a value. In the fields of targets PEFT treats an empty list and an empty string like null. */
 function isSet(name: string, value: unknown): boolean {

@@ -2,6 +2,7 @@
 import { type DType, readFloatDType } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, elementsOf, type Known, type Properties } from '../base/options.js'
+import { readSeed } from '../model/dropout.js'
 import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
@@ -37,6 +38,8 @@ export interface Pretrained<C> {
   readonly layers: readonly LayerShape[]
   /** By parameter name. */
   readonly values: ReadonlyMap<string, Tensor>
+  /** Of dropout. */
+  readonly seed: number
   /** The layers that are frozen. */
   readonly frozen: Frozen
   readonly origin: Origin
@@ -55,9 +58,11 @@ export interface LoadOptions {
    * {@link cast}, also where it has several types. Default: the type of the file, which must then be one.
    */
   readonly dtype?: DType | undefined
+  /** Seed of dropout, from 0 to 2^32 - 1, for a training that goes on from the file; see {@link readPretrainedState}. Default: random. */
+  readonly seed?: number | undefined
 }
 
-const OPTIONS: Known = new Set<keyof LoadOptions>(['layers', 'dtype'])
+const OPTIONS: Known = new Set<keyof LoadOptions>(['layers', 'dtype', 'seed'])
 
 /** Reads an adapter; see {@link LilyModel.fromPretrained}. */
 export async function loadPretrained<C extends Targets>(
@@ -67,7 +72,8 @@ export async function loadPretrained<C extends Targets>(
 ): Promise<Pretrained<C>> {
   const use = readFrom(from)
   checkKeys('options', options, OPTIONS)
-  const { layers: order, dtype }: Properties = options
+  const { layers: order, dtype, seed: givenSeed }: Properties = options
+  const seed = readSeed(givenSeed)
   const type = dtype === undefined ? null : readFloatDType('dtype', dtype)
   const { config, text, fields, file, frozenFile } = await use((files) => openAdapter(method, files))
   try {
@@ -81,7 +87,7 @@ export async function loadPretrained<C extends Targets>(
     // Frozen weights belong to the parameters as they are in the file.
     const frozen = await readFrozen(file, frozenFile, layout, stored)
     const values = type === null ? stored : converted(file, stored, type)
-    return { config, layers: shapes, values, frozen, origin: { text, fields, metadata: file.metadata, others } }
+    return { config, layers: shapes, values, seed, frozen, origin: { text, fields, metadata: file.metadata, others } }
   } finally {
     await file.close()
   }

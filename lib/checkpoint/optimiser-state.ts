@@ -1,10 +1,12 @@
 /**
  * The state of AdamW as a safetensors file: the moments of each parameter under its name, the number of steps in the
- * metadata. Beside an adapter it also has a digest of the tensors of the adapter.
+ * metadata. Beside an adapter it also has a digest of the tensors of the adapter, and the state of its dropout.
  */
 import { checkShape, checkType } from '../base/checks.js'
+import { bytesOf } from '../base/dtype.js'
 import { describe, fail, reading } from '../base/errors.js'
 import { checkKeys, entriesOf, type Known, type Properties } from '../base/options.js'
+import { shapeText } from '../base/shape.js'
 import type { Operand } from '../memory/operand.js'
 import { type AdapterModel, checkModel } from '../model/adapter-model.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
@@ -43,6 +45,9 @@ const STEP = 'step'
 
 /** The tensor with the digest of the adapter that the state belongs to. */
 const DIGEST = 'adapter_sha256'
+
+/** The tensor with the random state of dropout, int32 [4], of a model whose rate is not 0. */
+const DROPOUT = 'dropout_state'
 
 const keyOf = (name: string, moment: string): string => `${name}.${moment}`
 
@@ -106,8 +111,9 @@ export async function readState(file: string | URL | FileData): Promise<AdamWSta
 }
 
 /**
- * Reads the state that `savePretrained(folder, { optimiser })` saved with an adapter, for {@link AdamW.load}. It must belong
- * to the parameters of the model as they are: call this before the first step.
+ * Reads the state that `savePretrained(folder, { optimiser })` saved with an adapter, for {@link AdamW.load}, and restores
+ * the random state of the model's dropout. It must belong to the parameters of the model as they are: call this before the
+ * first step.
  *
  * @param folder that the model was read from: its path, or the files in place of it
  * @param model that `fromPretrained` returned, without a conversion to another `dtype`
@@ -119,6 +125,7 @@ export async function readState(file: string | URL | FileData): Promise<AdamWSta
  * const model = await LilyModel.fromPretrained('checkpoint')
  * const optimiser = new AdamW(model.parameters(), options)
  * optimiser.load(await readPretrainedState('checkpoint', model))
+ * model.train() // if it has dropout
  */
 export async function readPretrainedState(
   folder: string | URL | PretrainedFiles,
@@ -135,7 +142,12 @@ export async function readPretrainedState(
   })
   try {
     const digest = await digestOf(stored.path, model.allParameters().values(), model.origin?.others)
-    if (stored.tensors.has(DIGEST) && (await stored.hasBytes(DIGEST, digest))) return await readContents(stored)
+    if (stored.tensors.has(DIGEST) && (await stored.hasBytes(DIGEST, digest))) {
+      const state = await readContents(stored)
+      const words = await readDropout(stored)
+      if (words !== null) model.dropout.restore(words)
+      return state
+    }
     throw checkpointError(
       stored.path,
       'expected the state that was saved with the parameters of the model, got that of others; load the model from the ' +
@@ -180,6 +192,11 @@ export function stateContent(
   const { tensors, metadata } = contentsOf({ step, entries })
   const digest = () => digestOf(path, parameters.values(), others)
   tensors.set(DIGEST, { dtype: 'U8', shape: [32], bytes: digest })
+  const { rate, state: dropout } = model.dropout
+  if (rate > 0) {
+    const bytes = async () => bytesOf((await dropout.toHost()).data)
+    tensors.set(DROPOUT, { dtype: 'I32', shape: [4], bytes })
+  }
   return { name: OPTIMISER_FILE, ...tensorsContent(path, tensors, metadata) }
 }
 
@@ -229,11 +246,25 @@ async function readContents(stored: SafetensorsFile): Promise<AdamWState<StoredT
   const step = readStep(stored)
   const parameters = new Map<string, Record<string, StoredTensor>>()
   for (const key of stored.tensors.keys()) {
-    if (key === DIGEST) continue
+    if (key === DIGEST || key === DROPOUT) continue
     const { name, moment } = splitKey(stored, key)
     parameters.set(name, { ...parameters.get(name), [moment]: await readMoment(stored, key) })
   }
   return { step, parameters: Object.fromEntries(parameters) as AdamWState<StoredTensor>['parameters'] }
+}
+
+/** The state of dropout; null if the file has none. */
+async function readDropout(stored: SafetensorsFile): Promise<Int32Array | null> {
+  const entry = stored.tensors.get(DROPOUT)
+  if (entry === undefined) return null
+  const { dtype, shape } = entry
+  if (dtype === 'I32' && shape.length === 1 && shape[0] === 4) {
+    return new Int32Array((await stored.readBytes(DROPOUT)).slice().buffer)
+  }
+  throw checkpointError(
+    stored.path,
+    `tensor ${quote(DROPOUT)}: expected I32 [4], got ${dtype} ${shapeText(shape)}; save the state again`,
+  )
 }
 
 function readStep({ path, metadata }: SafetensorsFile): number {

@@ -20,11 +20,17 @@ export const LILY: PeftMethod<LilyConfig> = {
     routing: 'lily_routing',
     pool: 'lily_pool',
     activation: 'lily_activation',
+    dropout: 'lily_dropout',
   },
-  extensions: DEFAULT_MODES,
+  extensions: { ...DEFAULT_MODES, dropout: 0 },
   readConfig,
   accepted: new Set(),
   refusal: () => null,
+  notForPeft: ({ routing }) =>
+    routing === 'learned'
+      ? "expected routers, as PEFT has, got routing 'learned'; export the adapter as LoRA with saveLora, which is exact, or " +
+        "save it in the format 'compact'"
+      : null,
   toOption: (_, value) => value,
   constants: {},
   suffixes: LILY_SUFFIX,

@@ -6,8 +6,6 @@ import type { Fields, PeftMethod } from './peft-method.js'
 
 /** Fields that have no effect on what the adapter computes here. */
 const IGNORED = [
-  // Dropout of x in training. Forward has none: with it the training of PEFT differs, but not what was trained.
-  'lora_dropout',
   // Parameters of initialisations. What they led to is in the tensors; init_lora_weights tells which one it was.
   'loftq_config',
   'eva_config',
@@ -63,17 +61,19 @@ export const LORA: PeftMethod<LoraConfig> = {
     layersToTransform: 'layers_to_transform',
     layersPattern: 'layers_pattern',
     initLoraWeights: 'init_lora_weights',
+    loraDropout: 'lora_dropout',
   },
   extensions: {},
   readConfig: readLoraConfig,
   accepted: new Set([...IGNORED, ...Object.keys(VARIANTS), 'bias']),
   refusal,
+  notForPeft: () => null,
   // The result of the other initialisations is in the tensors.
   toOption: (field, value) => {
     if (field !== 'init_lora_weights' || typeof value !== 'string') return value
     return value.toLowerCase() === 'gaussian' ? 'gaussian' : true
   },
-  constants: { bias: 'none', lora_dropout: 0, use_dora: false },
+  constants: { bias: 'none', use_dora: false },
   suffixes: LORA_SUFFIX,
   marker: 'lora_',
   variantOf,

@@ -28,6 +28,8 @@ export interface PeftMethod<C extends Targets = Targets> {
   readonly accepted: ReadonlySet<string>
   /** The first field whose value is refused, and why; null if there is none. */
   readonly refusal: (fields: Fields) => readonly [field: string, why: string] | null
+  /** Why PEFT cannot have an adapter of this configuration, and what to do; null if it can. */
+  readonly notForPeft: (config: C) => string | null
   /** A value of a field as it is in the configuration. */
   readonly toOption: (field: string, value: unknown) => unknown
   /** Accepted fields that the configuration of a created model has, with their values. */

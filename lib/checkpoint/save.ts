@@ -130,7 +130,11 @@ function adapterContents<C extends Targets>(
   const { tensors, modules } = withModules(method, [...model.layers.keys()], origin?.others, given)
   const { config } = model
   const { targets, difference } = targetsOf(method, config, model)
-  if (format === 'peft') checkForPeft(method, difference, pathOf)
+  if (format === 'peft') {
+    const reason = method.notForPeft(config)
+    if (reason !== null) throw checkpointError(pathOf(CONFIG_FILE), reason)
+    checkForPeft(method, difference, pathOf)
+  }
   const others = new Map(tensors)
   const state = optimiser === undefined ? [] : [stateContent(pathOf(OPTIMISER_FILE), optimiser, model, others)]
   const metadata = withoutCompact(origin?.metadata ?? PYTORCH)

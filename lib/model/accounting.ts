@@ -7,14 +7,14 @@ import { MAX_RANK } from '../base/limits.js'
 import { checkCount, type Known, readProperties } from '../base/options.js'
 import type { LayerShape } from './layer-shape.js'
 import type { ParameterShape } from './layout.js'
-import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
+import { type LilyConfig, type LilyConfigOptions, type ModelRouting, readConfig } from './lily-config.js'
 import { shareLayers } from './sharing.js'
 
 /** Number of parameter elements, in total and by kind. A shared parameter is counted once. */
 export interface ParameterCounts {
   /** Number of elements of all A. */
   readonly a: number
-  /** Number of elements of all routers. */
+  /** Number of elements of all routers, with routing 'learned' of the logits in their place. */
   readonly router: number
   /** Number of elements of all B. */
   readonly b: number
@@ -108,7 +108,8 @@ export function accountFor(
       parameters: bytesPerElement(dtype) * parameters.total,
       gradients: 4 * trainable.total,
       optimizer: 8 * trainable.total,
-      savedPerToken: adapted.length * (r * bytesPerElement(activations) + (routing === 'uniform' ? 0 : 4 * numB)),
+      savedPerToken:
+        adapted.length * (r * bytesPerElement(activations) + (computesProbabilities(routing) ? 4 * numB : 0)),
     },
   }
 }
@@ -136,7 +137,7 @@ export interface RanksForLora {
 /**
  * The ranks at which Lily comes closest to the size of LoRA of rank `loraRank` on the same layers, from below and from
  * above. Lily has r (sum of d_in over the As + E * sum of d_out over the targets + E * number of layers) trainable
- * parameters (docs/model.md#cost); the last term is that of the routers.
+ * parameters (docs/model.md#cost); the last term is that of the routers, and with routing 'learned' it has no factor r.
  *
  * @param config configuration with strideA, numB, routing and targets; r is ignored. With routing 'uniform' the routers do
  *   not count
@@ -150,10 +151,12 @@ export function ranksForLora(
   config: Omit<LilyConfigOptions, 'r'>,
   loraRank: number,
 ): RanksForLora {
-  const { lora, perRank } = compareSizes(layers, config, loraRank)
-  const at = (r: number): RankForLora | undefined =>
-    r < 1 || r > MAX_RANK ? undefined : { r, parameters: r * perRank, percent: (100 * (r * perRank - lora)) / lora }
-  const within = Math.min(Math.floor(lora / perRank), MAX_RANK)
+  const { lora, perRank, fixed } = compareSizes(layers, config, loraRank)
+  const at = (r: number): RankForLora | undefined => {
+    const parameters = fixed + r * perRank
+    return r < 1 || r > MAX_RANK ? undefined : { r, parameters, percent: (100 * (parameters - lora)) / lora }
+  }
+  const within = Math.max(0, Math.min(Math.floor((lora - fixed) / perRank), MAX_RANK))
   return { parameters: lora, within: at(within), next: at(within + 1) }
 }
 
@@ -170,8 +173,8 @@ export function rankForLora(
   config: Omit<LilyConfigOptions, 'r'>,
   loraRank: number,
 ): number {
-  const { lora, perRank } = compareSizes(layers, config, loraRank)
-  const rank = Math.floor(lora / perRank)
+  const { lora, perRank, fixed } = compareSizes(layers, config, loraRank)
+  const rank = Math.max(0, Math.floor((lora - fixed) / perRank))
   if (rank >= 1 && rank <= MAX_RANK) return rank
   return fail(
     'ERR_LILY_ARGUMENT',
@@ -181,21 +184,26 @@ export function rankForLora(
   )
 }
 
-/** The parameters of a LoRA, and the trainable parameters of Lily per unit of r. */
+/** The parameters of a LoRA, and the trainable parameters of Lily: per unit of r, and those of any r. */
 function compareSizes(
   layers: readonly LayerShape[],
   config: Omit<LilyConfigOptions, 'r'>,
   loraRank: number,
-): { lora: number; perRank: number } {
+): { lora: number; perRank: number; fixed: number } {
   checkCount('loraRank', loraRank, 1, Number.MAX_SAFE_INTEGER)
   const unit: LilyConfig = { ...readConfig(config), r: 1 }
   const sharing = shareLayers(layers, unit)
-  const perRank = trainableOf(countParameters(sharing.parameters.values()), unit).total
-  return { lora: loraRank * sumOf([...sharing.layers.values()], widthOf), perRank }
+  const { total, router } = trainableOf(countParameters(sharing.parameters.values()), unit)
+  const fixed = unit.routing === 'learned' ? router : 0
+  return { lora: loraRank * sumOf([...sharing.layers.values()], widthOf), perRank: total - fixed, fixed }
 }
 
 function trainableOf({ a, router, b, total }: ParameterCounts, { routing }: LilyConfig): ParameterCounts {
   return routing === 'uniform' ? { a, router: 0, b, total: a + b } : { a, router, b, total }
+}
+
+function computesProbabilities(routing: ModelRouting): boolean {
+  return routing !== 'uniform' && routing !== 'learned'
 }
 
 function countParameters(parameters: Iterable<ParameterShape>): ParameterCounts {

@@ -28,6 +28,7 @@ import { resolve, resolveIfGiven, type TensorLike } from '../tensor/resolve.js'
 import type { Stream } from '../tensor/stream.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { LayerShape } from './layer-shape.js'
+import type { ModelDropout } from './dropout.js'
 import type { AdaptedLayer } from './layout.js'
 import type { Parameter } from './parameter.js'
 
@@ -175,6 +176,8 @@ export abstract class AdapterLayer {
     readonly a: Parameter,
     /** B: `[E*r, d_out]` of Lily, shared by all layers of the target; `[d_out, r]` of LoRA. */
     readonly b: Parameter,
+    /** @internal That of the model. */
+    readonly dropout: ModelDropout,
   ) {}
 
   /** Name of the base model's linear layer, such as 'layers.0.q_proj'. */
@@ -198,7 +201,8 @@ export abstract class AdapterLayer {
   }
 
   /**
-   * Adds the adapter's output to y. With a `weight` it computes the base layer, too.
+   * Adds the adapter's output to y. With a `weight` it computes the base layer, too. If the model trains with dropout, a call
+   * that saves for backward drops elements of x, which the base layer sees as they are; see {@link AdapterModel.training}.
    *
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */

@@ -13,6 +13,7 @@ import type { StackSizes } from '../operations/call.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { AdapterLayer } from './adapter-layer.js'
+import { type ModelDropout, readSeed } from './dropout.js'
 import { type Initialisation, initialValues } from './initial.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
 import type { AdaptedLayer, Layout, ParameterShape } from './layout.js'
@@ -25,7 +26,10 @@ export interface AdapterModelOptions<C = TargetOptions & { readonly r?: number |
   readonly layers: readonly LayerShape[]
   /** Configuration, with PEFT's defaults for omitted fields. */
   readonly config: C
-  /** Seed of the initial values, from 0 to 2^32 - 1. A seed gives the same values on every machine. Default: random. */
+  /**
+   * Seed of the initial values and of dropout, from 0 to 2^32 - 1. A seed gives the same numbers on every machine. Default:
+   * random.
+   */
   readonly seed?: number | undefined
   /** Type of the parameters. 'bfloat16' and 'float16' require activations of the same type. Default 'float32'. */
   readonly dtype?: DType | undefined
@@ -53,6 +57,8 @@ export interface AdapterModelParts<C> {
   readonly layers: readonly LayerShape[]
   /** All parameters by name, of their shapes, of one dtype and on one device. The model then owns them. */
   readonly values: ReadonlyMap<string, Tensor>
+  /** Seed of dropout. */
+  readonly seed: number
   /** The other contents of the folder that the model was read from. */
   readonly origin?: Origin | undefined
 }
@@ -78,7 +84,7 @@ export function initialParts<C>(
   }))
   const { config, layers, seed, dtype } = read
   const { parameters } = layOut(layers, config)
-  return { config, layers, values: initialValues(parameters.values(), seed, dtype, initialisationOf(config)) }
+  return { config, layers, seed, values: initialValues(parameters.values(), seed, dtype, initialisationOf(config)) }
 }
 
 /** The layers and the parameters of a model. */
@@ -140,6 +146,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** @internal */
   protected constructor(
     { layers, parameters }: ModelParts<L>,
+    /** @internal Of all layers. */
+    readonly dropout: ModelDropout,
     /** @internal The other contents of the folder that the model was read from. */
     readonly origin: Origin | undefined,
     /** @internal The layers of the base model, as far as they are known, adapted or not. */
@@ -219,6 +227,40 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 
   /**
+   * Whether the model trains: if so, and if the rate of dropout in its config is not 0, each `forward` of a layer that saves
+   * for backward drops elements of x (docs/math.md#dropout). A model that was created trains; one that was read does not, as
+   * in PEFT.
+   */
+  get training(): boolean {
+    return this.dropout.isTraining
+  }
+
+  /** Turns dropout on, and returns the model; see {@link training}. Throws nothing. */
+  train(): this {
+    this.dropout.isTraining = true
+    return this
+  }
+
+  /** Turns dropout off, and returns the model; see {@link training}. Throws nothing. */
+  eval(): this {
+    this.dropout.isTraining = false
+    return this
+  }
+
+  /**
+   * int32 `[4]`: the random state of dropout. Words 0 and 1 are the seed, words 2 and 3 the position, which each call with
+   * dropout advances by 1, the low word first. It is the model's memory, and may be written: on the host, and on CUDA in device
+   * memory if the rate is not 0, so that each replay of a captured graph draws anew. `savePretrained(folder, { optimiser })`
+   * saves it and {@link readPretrainedState} restores it. {@link to} and {@link toHost} replace the tensor.
+   *
+   * @throws LilyError ERR_LILY_DISPOSED
+   */
+  get dropoutState(): Tensor {
+    this.allParameters()
+    return this.dropout.state
+  }
+
+  /**
    * Sets all gradients to zero, in place, those of parameters that are not trainable included.
    *
    * @throws LilyError ERR_LILY_DISPOSED, or ERR_LILY_ARGUMENT for a gradient whose memory was transferred: all gradients
@@ -248,7 +290,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 
   /**
-   * Moves parameters and gradients to a device and returns the model. `saved` objects of earlier forward calls become
+   * Moves parameters, gradients and the state of dropout to a device and returns the model. `saved` objects of earlier forward calls become
    * invalid.
    *
    * @throws LilyError as `Tensor.to`; nothing has been moved
@@ -262,13 +304,16 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   prepareMove(device: Device): () => void {
     const parameters = this.#checkedParameters()
     const moved = parameters.map((parameter) => parameter.onDevice(device))
+    const { state: from } = this.dropout
+    const state = this.dropout.onDevice(device)
     return () => {
       for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
+      this.dropout.replaceBy({ from, state })
     }
   }
 
   /**
-   * Moves parameters and gradients to the host and returns the model. Do not use the model until the promise resolves.
+   * Moves parameters, gradients and the state of dropout to the host and returns the model. Do not use the model until the promise resolves.
    *
    * @throws LilyError (as a rejection) as `Tensor.toHost`
    */
@@ -281,10 +326,15 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** @internal Copies all parameters to the host, as {@link prepareMove} does to a device. */
   async prepareMoveToHost(): Promise<() => void> {
     const parameters = this.#checkedParameters()
-    const moved = await Promise.all(parameters.map((parameter) => parameter.onHost()))
+    const { state: from } = this.dropout
+    const [state, moved] = await Promise.all([
+      from.toHost(),
+      Promise.all(parameters.map((parameter) => parameter.onHost())),
+    ])
     this.allParameters() // may be disposed of by now
     return () => {
       for (const [i, parameter] of parameters.entries()) parameter.replaceBy(moved[i])
+      this.dropout.replaceBy({ from, state })
     }
   }
 
@@ -340,6 +390,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   dispose(): void {
     this.#isDisposed = true
     for (const parameter of this.#parameters.values()) parameter.dispose()
+    this.dropout.dispose()
   }
 
   [disposeSymbol](): void {
@@ -349,10 +400,4 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   #first(): Parameter {
     return this.allParameters().values().next().value as Parameter
   }
-}
-
-function readSeed(value: unknown): number {
-  if (value === undefined) return Math.floor(Math.random() * 2 ** 32)
-  if (Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 32) return value as number
-  return fail('ERR_LILY_ARGUMENT', 'seed', `expected an integer from 0 to 2^32 - 1, got ${describe(value)}`)
 }

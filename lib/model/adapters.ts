@@ -231,6 +231,18 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
     return this
   }
 
+  /** Turns the dropout of all adapters on; see {@link AdapterModel.train}. Throws nothing. */
+  train(): this {
+    for (const model of this.#models.values()) model.train()
+    return this
+  }
+
+  /** Turns the dropout of all adapters off; see {@link AdapterModel.eval}. Throws nothing. */
+  eval(): this {
+    for (const model of this.#models.values()) model.eval()
+    return this
+  }
+
   /**
    * Parameters of the active adapters, as '<adapter>.<parameter>', for an optimiser.
    *
@@ -303,6 +315,14 @@ function checkAgreement(layers: ReadonlyMap<string, AdapterLayer>): void {
       `expected one dtype and device for all adapters of a call, got another for '${adapter}'; convert or move it`,
     )
   }
+}
+
+function refuseDropout(adapter: string): never {
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'rows',
+    `expected adapters without dropout, got '${adapter}', which trains with it; call eval(), or pass save: false`,
+  )
 }
 
 /** The call of an adapter, which adds to what the base layer or another adapter has written to y. */
@@ -474,8 +494,9 @@ export class AdaptersLayer {
     // The call has the mask and the offsets, and each adapter those of its own rows.
     const ofEach = { ...settings, mask: null, sequenceOffsets: null }
     const operations: RowsAdapter[] = []
-    for (const layer of layers.values()) {
+    for (const [adapter, layer] of layers) {
       layer.checkNotMerged()
+      if (settings.save && layer.dropout.isActive) refuseDropout(adapter)
       layer.checkInput(x)
       operations.push(layer.operationOf(ofEach))
     }

@@ -56,11 +56,13 @@ export async function calibrate(model: LilyModel, samples: CalibrationSamples): 
 export function readSamples(model: LilyModel, samples: CalibrationSamples): [LilyLayer, readonly Tensor[]][] {
   const entries = entriesOf<unknown>('samples', samples)
   if (entries.length === 0) fail('ERR_LILY_ARGUMENT', 'samples', 'expected inputs of at least one layer, got none')
-  if (model.config.routing === 'uniform') {
+  const { routing } = model.config
+  if (routing === 'uniform' || routing === 'learned') {
+    const weights = routing === 'uniform' ? '1/E' : 'those of its logits'
     fail(
       'ERR_LILY_ARGUMENT',
       'samples',
-      "expected a model with routers, got one with routing 'uniform', whose weights are 1/E for any input; leave them out",
+      `expected a model with routers, got one with routing '${routing}', whose weights are ${weights} for any input; leave them out`,
     )
   }
   return entries.map(([name, calls]) => {

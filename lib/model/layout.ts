@@ -7,7 +7,7 @@ export interface ParameterShape {
   readonly name: string
   /** The operand of its layers that it is. LoRA has no router. */
   readonly kind: 'a' | 'router' | 'b'
-  /** As in PEFT. Lily: a [r, d_in], router [E, r], b [E*r, d_out]; LoRA: a [r, d_in], b [d_out, r]. */
+  /** As in PEFT. Lily: a [r, d_in], router [E, r], with routing 'learned' [E, 1], b [E*r, d_out]; LoRA: a [r, d_in], b [d_out, r]. */
   readonly shape: readonly [number, number]
   /** Names of the layers, in the order given. */
   readonly layers: readonly string[]

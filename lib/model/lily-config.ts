@@ -5,12 +5,13 @@ import { type Known, readChoice, readCount, readFlag, readFloat32, readPropertie
 import { checkPool } from '../operations/check-routing.js'
 import type { Activation, Pool, Routing } from '../operations/problem.js'
 import { ACTIVATIONS, DEFAULT_MODES, POOLS } from '../operations/read.js'
+import { readRate } from './dropout.js'
 import { type Filled, readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
 /** A routing that a model is trained with. 'fixed' is that of a frozen layer. */
 export type ModelRouting = Exclude<Routing, 'fixed'>
 
-const MODEL_ROUTINGS: readonly ModelRouting[] = ['batch', 'sequence', 'token', 'uniform']
+const MODEL_ROUTINGS: readonly ModelRouting[] = ['batch', 'sequence', 'token', 'uniform', 'learned']
 
 /** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig, and as PEFT computes. */
 export interface LilyConfigOptions extends TargetOptions {
@@ -29,14 +30,19 @@ export interface LilyConfigOptions extends TargetOptions {
    */
   readonly initWeights?: boolean | undefined
   /**
-   * Tokens that share one mixture of the experts: 'batch', 'sequence', 'token' or 'uniform'; see docs/routing.md. PEFT has
-   * no such field, and computes 'batch'. Default 'batch'.
+   * Tokens that share one mixture of the experts: 'batch', 'sequence', 'token', 'uniform' or 'learned'; see docs/routing.md.
+   * PEFT has no such field, and computes 'batch'. Default 'batch'.
    */
   readonly routing?: ModelRouting | undefined
   /** Pooling statistic of batch and sequence routing. PEFT computes the default. Default 'probabilities'. */
   readonly pool?: Pool | undefined
   /** Function on the hidden state, 'none' or 'relu'. PEFT computes the default. Default 'none'. */
   readonly activation?: Activation | undefined
+  /**
+   * Probability, from 0 to below 1, with which an element of x counts as zero in a forward call of a model that trains; see
+   * {@link AdapterModel.train}. PEFT has no such field, and no dropout. Default 0.
+   */
+  readonly dropout?: number | undefined
 }
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LilyConfigOptions}. */
@@ -52,6 +58,7 @@ const KNOWN: Known = new Set<keyof LilyConfig>([
   'routing',
   'pool',
   'activation',
+  'dropout',
 ])
 
 /**
@@ -71,6 +78,7 @@ export function readConfig(options: unknown, isStored = false): LilyConfig {
     routing: readRouting(given.routing),
     pool: readChoice('pool', given.pool, POOLS, DEFAULT_MODES.pool),
     activation: readChoice('activation', given.activation, ACTIVATIONS, DEFAULT_MODES.activation),
+    dropout: readRate('dropout', given.dropout),
   }))
   checkPool(config.routing, config.pool)
   return Object.freeze(config)
@@ -96,7 +104,7 @@ function readRouting(value: unknown): ModelRouting {
   return fail(
     'ERR_LILY_ARGUMENT',
     'routing',
-    "expected one of 'batch', 'sequence', 'token', 'uniform', got 'fixed', whose weights are no part of a configuration; " +
+    "expected one of 'batch', 'sequence', 'token', 'uniform', 'learned', got 'fixed', whose weights are no part of a configuration; " +
       'create the model with another routing, and freeze it with the weights',
   )
 }

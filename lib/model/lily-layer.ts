@@ -28,6 +28,7 @@ import {
 import type { ParameterGradients, RowsAdapter } from '../operations/rows.js'
 import { runForward } from '../operations/run.js'
 import { type LilySaved, readSaved } from '../operations/saved.js'
+import { toFloat32 } from '../tensor/numbers.js'
 import { resolve } from '../tensor/resolve.js'
 import type { Tensor } from '../tensor/tensor.js'
 import {
@@ -42,6 +43,7 @@ import {
   readLayerBackward,
   readLayerForward,
 } from './adapter-layer.js'
+import type { ModelDropout } from './dropout.js'
 import { checkLinear, type LilyConfig } from './lily-config.js'
 import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
 import type { Parameter } from './parameter.js'
@@ -95,6 +97,19 @@ export function readLilyBackward(operands: object, options?: object): LayerBackw
   return readLayerBackward(operands, options, BACKWARD_OPTIONS, NEEDS)
 }
 
+/** Whether a routing uses the parameter `router`: a router, or logits. */
+function hasRouter(routing: Routing): boolean {
+  return routing !== 'uniform' && routing !== 'fixed'
+}
+
+/** softmax(z), in float64 and rounded once. */
+function softmax(z: Float32Array): Float32Array {
+  const largest = Math.max(...z)
+  const powers = Array.from(z, (value) => Math.exp(value - largest))
+  const sum = powers.reduce((left, right) => left + right, 0)
+  return Float32Array.from(powers, (power) => power / sum)
+}
+
 /** The adapter of one linear layer: y += scaling * h C. It may share its parameters with other layers. */
 export class LilyLayer extends AdapterLayer {
   /** `[E]`: the expert weights that replace the router; null: the layer is not frozen. */
@@ -108,11 +123,12 @@ export class LilyLayer extends AdapterLayer {
     /** @internal That of the model. */
     readonly config: LilyConfig,
     a: Parameter,
-    /** R `[E, r]`, of this layer alone. */
+    /** R `[E, r]`, of this layer alone; with routing 'learned' the logits z `[E, 1]` of its mixture. */
     readonly router: Parameter,
     b: Parameter,
+    dropout: ModelDropout,
   ) {
-    super(shape, config.scaling, a, b)
+    super(shape, config.scaling, a, b, dropout)
   }
 
   /** `[E]`: a copy of the weights that {@link LilyModel.freeze} set; undefined if the layer is not frozen. */
@@ -130,10 +146,19 @@ export class LilyLayer extends AdapterLayer {
     return this.#frozen === null ? this.config.routing : 'fixed'
   }
 
-  /** @internal `[E]`: weights of the experts that depend on no input; undefined if the layer uses its router. */
-  get constantWeights(): Float32Array | undefined {
+  /** @internal Whether the layer uses its router, or the logits in its place: they are then trained. */
+  get usesRouter(): boolean {
+    return hasRouter(this.routing)
+  }
+
+  /** @internal `[E]`: weights of the experts that depend on no input; undefined if they depend on it. */
+  async constantWeights(): Promise<Float32Array | undefined> {
     const { numB, routing } = this.config
-    return this.frozenWeights ?? (routing === 'uniform' ? new Float32Array(numB).fill(1 / numB) : undefined)
+    if (this.#frozen !== null) return this.frozenWeights
+    if (routing === 'uniform') return new Float32Array(numB).fill(1 / numB)
+    if (routing !== 'learned') return undefined
+    const { dtype, data } = await this.router.value.toHost()
+    return softmax(toFloat32(dtype, data))
   }
 
   /**
@@ -155,7 +180,8 @@ export class LilyLayer extends AdapterLayer {
     this.checkNotMerged()
     this.checkInput(x)
     const { a, router, b, settings: own } = this.operationOf(settings)
-    return prepareForward({ x, weight, bias, a, router, b, y }, { ...settings, ...own })
+    const dropout = this.dropout.of(settings)
+    return prepareForward({ x, weight, bias, a, router, b, y }, { ...settings, ...own, dropout })
   }
 
   /** @internal */
@@ -164,10 +190,9 @@ export class LilyLayer extends AdapterLayer {
     const frozen = settings.routing === null ? this.#frozen : null
     const frozenWeights = frozen && { numbers: frozen, shape: [frozen.length], source: null }
     const weights = settings.weights ?? frozenWeights
-    const hasRouter = routing !== 'uniform' && routing !== 'fixed'
     return {
       a: resolve('a', this.a.value),
-      router: hasRouter ? resolve('router', this.router.value) : null,
+      router: hasRouter(routing) ? resolve('router', this.router.value) : null,
       b: resolve('b', this.b.value),
       settings: { routing, pool, activation, weights, scaling: this.scaling },
       problemOf: lilyProblem,
@@ -178,6 +203,7 @@ export class LilyLayer extends AdapterLayer {
   #modesOf(given: ForwardSettings<null>): Modes {
     const { config } = this
     const routing = given.routing ?? this.routing
+    this.#checkRouter(routing)
     const pool = poolsTokens(routing) ? config.pool : (given.pool ?? DEFAULT_MODES.pool)
     const own = { routing: routing === config.routing ? routing : this.routing, pool, activation: config.activation }
     const modes = { routing, pool: given.pool ?? pool, activation: given.activation ?? config.activation }
@@ -192,6 +218,19 @@ export class LilyLayer extends AdapterLayer {
       other,
       `expected '${own[other]}', the ${other} of the layer, in a call that saves for backward, got '${modes[other]}'; ` +
         `${advice}, or pass save: false`,
+    )
+  }
+
+  /** The parameter has one column per layer with routing 'learned', and otherwise r: of rank 1 both have the same shape. */
+  #checkRouter(routing: Routing): void {
+    const isLearned = this.config.routing === 'learned'
+    if (!hasRouter(routing) || (routing === 'learned') === isLearned) return
+    const [expected, has] = isLearned ? ["'learned'", 'logits and no router'] : ['one with a router', 'no logits']
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'routing',
+      `expected ${expected}, 'uniform' or 'fixed', got '${routing}', but '${this.name}' has ${has}; set routing in the config ` +
+        'of LilyModel',
     )
   }
 
@@ -253,20 +292,22 @@ export class LilyLayer extends AdapterLayer {
 
   /** @internal */
   override addUpdate(weight: Operand, sign: 1 | -1): void {
-    const { constantWeights: weights, scaling, a, router, b } = this
+    const { routing, scaling, a, router, b } = this
     checkWeight(weight, this.outFeatures, this.inFeatures, [a, router, b])
     checkLinear('name', this.config)
-    if (weights === undefined) {
+    if (routing !== 'fixed' && routing !== 'uniform' && routing !== 'learned') {
       fail(
         'ERR_LILY_ARGUMENT',
         'name',
         `expected a frozen layer, but the weights of '${this.name}' depend on the input; freeze it first`,
       )
     }
-    checkFiniteOnHost([a, b])
-    const options = { routing: 'fixed', weights, scaling: sign * scaling, precision: 'high' } as const
+    const isLearned = routing === 'learned'
+    checkFiniteOnHost(isLearned ? [a, router, b] : [a, b])
+    const options = { routing, weights: this.frozenWeights, scaling: sign * scaling, precision: 'high' } as const
     addUpdate(weight, {
       a: a.value,
+      router: isLearned ? router.value : undefined,
       b: b.value,
       of: 'lilyForward',
       forward: (operands) => lilyForward(operands, options),

@@ -12,6 +12,7 @@ import {
   initialParts,
 } from './adapter-model.js'
 import { calibrate, type Calibration, type CalibrationSamples } from './calibrate.js'
+import { ModelDropout } from './dropout.js'
 import { type FrozenWeights, readFrozenWeights } from './freeze.js'
 import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LilyConfig, type LilyConfigOptions, readConfig } from './lily-config.js'
@@ -51,30 +52,34 @@ export class LilyModel extends AdapterModel<LilyLayer> {
     parts: Omit<LilyModelParts, 'config'>,
   ) {
     checkCreate(key, 'LilyModel', 'LilyModel.create(options) or LilyModel.fromPretrained(folder)')
-    const { layers: shapes, values, origin, frozen } = parts
+    const { layers: shapes, values, seed, origin, frozen } = parts
+    const dropout = new ModelDropout(config.dropout, seed, origin === undefined)
     const created = createLayers(
       shareLayers(shapes, config),
       values,
       (shape, parameter) =>
-        new LilyLayer(shape, config, parameter(shape.a), parameter(shape.router), parameter(shape.b)),
+        new LilyLayer(shape, config, parameter(shape.a), parameter(shape.router), parameter(shape.b), dropout),
       ({ kind, shape }) => (kind === 'b' ? { experts: config.numB, rank: config.r, dOut: shape[1] } : null),
     )
     for (const [name, weights] of frozen ?? []) created.layers.get(name)?.freeze(weights)
-    super(created, origin, shapes)
+    super(created, dropout, origin, shapes)
     this.#trainable = this.#findTrainable()
   }
 
   /**
    * Creates an adapter on the host with PEFT's initial values: A uniform in [-1/sqrt(d_in), 1/sqrt(d_in)), routers
-   * uniform in [-1/sqrt(r), 1/sqrt(r)), B zero.
+   * uniform in [-1/sqrt(r), 1/sqrt(r)), B zero. The logits of routing 'learned', which PEFT does not have, are normal with
+   * the standard deviation 1: experts that began with equal weights would stay equal.
    *
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
    */
   static create(options: LilyModelOptions): LilyModel {
     const initialisationOf =
-      ({ initWeights }: LilyConfig): Initialisation =>
-      ({ kind }) =>
-        kind === 'b' && initWeights ? ZERO : UNIFORM
+      ({ initWeights, routing }: LilyConfig): Initialisation =>
+      ({ kind }) => {
+        if (kind === 'router' && routing === 'learned') return { standardDeviation: 1 }
+        return kind === 'b' && initWeights ? ZERO : UNIFORM
+      }
     return LilyModel.fromParts(initialParts(options, readConfig, shareLayers, initialisationOf))
   }
 
@@ -95,8 +100,8 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   }
 
   /**
-   * Saves the adapter to a folder, which is created if necessary. PEFT loads the format 'peft'. A model that was read
-   * and not modified is written bit-identically. All files are replaced as one: the folder holds the old or the new
+   * Saves the adapter to a folder, which is created if necessary. PEFT loads the format 'peft', which cannot have routing
+   * 'learned'. A model that was read and not modified is written bit-identically. All files are replaced as one: the folder holds the old or the new
    * adapter, also after a crash, and if several processes save at once. The weights that {@link freeze} set are saved
    * too; PEFT ignores them. Do not change the parameters until the promise resolves.
    *
@@ -120,7 +125,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   /**
    * Saves the result of {@link exportLora} as a LoRA adapter in PEFT's format, which servers of LoRA adapters load. Its
-   * rank is r and its lora_alpha is scaling * r. All layers must be frozen, or the routing be 'uniform'.
+   * rank is r and its lora_alpha is scaling * r. All layers must be frozen, or the routing be 'uniform' or 'learned'.
    *
    * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT as {@link exportLora}; ERR_LILY_CHECKPOINT
    *   if a file cannot be written, if an element is infinite or NaN, or if the folder contains a Lily adapter, which
@@ -192,8 +197,8 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    *
    * @param samples inputs of each layer, by layer name: [..., d_in], or [B, N, d_in] with routing 'sequence'; one tensor
    *   per call
-   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, also with routing 'uniform', which uses no router; and as
-   *   `LilyLayer.forward`
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, also with routing 'uniform' or 'learned', which use no router; and
+   *   as `LilyLayer.forward`
    * @example
    * const { weights, relativeError } = await model.calibrate({ 'layers.0.q_proj': [x1, x2] })
    * model.freeze(weights)
@@ -204,7 +209,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   /**
    * Returns the adapter as LoRA of rank r: one pair of matrices per layer, float32, on the host. All layers must be
-   * frozen, or the routing be 'uniform', and the activation 'none'.
+   * frozen, or the routing be 'uniform' or 'learned', and the activation 'none'.
    *
    * @throws LilyError (as a rejection) ERR_LILY_DISPOSED; ERR_LILY_ARGUMENT if a layer uses its router, or for activation
    *   'relu'; as `Tensor.toHost`
@@ -214,8 +219,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   }
 
   #findTrainable(): ReadonlyMap<string, Parameter> {
-    const isTrainable = ({ kind, layers }: Parameter) =>
-      kind !== 'router' || this.layers.get(layers[0])?.constantWeights === undefined
+    const isTrainable = ({ kind, layers }: Parameter) => kind !== 'router' || this.layers.get(layers[0])?.usesRouter
     const all = this.allParameters()
     const trainable = [...all].filter(([, parameter]) => isTrainable(parameter))
     return trainable.length === all.size ? all : new Map(trainable)

@@ -10,6 +10,7 @@ import {
   readFloat32,
   readProperties,
 } from '../base/options.js'
+import { readRate } from './dropout.js'
 import { type PatternValues, readPatternValues } from './pattern-values.js'
 import { type Filled, readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
@@ -42,6 +43,11 @@ export interface LoraConfigOptions extends TargetOptions {
    * Default true.
    */
   readonly initLoraWeights?: InitLoraWeights | undefined
+  /**
+   * Probability, from 0 to below 1, with which an element of x counts as zero in a forward call of a model that trains; see
+   * {@link AdapterModel.train}. Default 0.
+   */
+  readonly loraDropout?: number | undefined
 }
 
 /** A checked configuration with all defaults filled in. The fields are those of {@link LoraConfigOptions}. */
@@ -61,6 +67,7 @@ const KNOWN: Known = new Set<keyof LoraConfig>([
   'fanInFanOut',
   ...TARGETS,
   'initLoraWeights',
+  'loraDropout',
 ])
 
 /**
@@ -79,6 +86,7 @@ export function readLoraConfig(options: unknown, isStored = false): LoraConfig {
     fanInFanOut: readFlag('fanInFanOut', given.fanInFanOut, false),
     ...readTargets(given, isStored),
     initLoraWeights: readInitLoraWeights(given.initLoraWeights),
+    loraDropout: readRate('loraDropout', given.loraDropout),
   }))
   return Object.freeze(config)
 }

@@ -3,6 +3,7 @@ import { fail } from '../base/errors.js'
 import { copyFloat32 } from '../tensor/numbers.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import { checkLinear } from './lily-config.js'
+import type { LilyLayer } from './lily-layer.js'
 import type { LilyModel } from './lily-model.js'
 import type { Parameter } from './parameter.js'
 
@@ -26,7 +27,7 @@ export interface LoraAdapter {
 
 /**
  * Returns, for each layer, A and C^T with C = sum_e w_e B_e, as float32 on the host. With constant weights w, Lily is
- * LoRA of rank r (docs/math.md, LoRA).
+ * LoRA of rank r (docs/math.md, LoRA). Those of routing 'learned' are softmax(z).
  *
  * @throws LilyError ERR_LILY_ARGUMENT if the weights of a layer are not constant, or for activation 'relu'; ERR_LILY_DISPOSED
  */
@@ -34,15 +35,18 @@ export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
   // Freezing a model that is disposed of, as the error about a router advises, would not help.
   model.allParameters()
   checkLinear('model', model.config)
-  const frozen = Array.from(model.layers.values(), (layer) => {
-    const weights = layer.constantWeights
-    if (weights !== undefined) return { layer, weights }
-    return fail(
-      'ERR_LILY_ARGUMENT',
-      'model',
-      `expected frozen layers, but '${layer.name}' has a router, which LoRA cannot express; freeze it first`,
-    )
-  })
+  const weighted: { layer: LilyLayer; weights: Float32Array }[] = []
+  for (const layer of model.layers.values()) {
+    const weights = await layer.constantWeights()
+    if (weights !== undefined) weighted.push({ layer, weights })
+    else {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'model',
+        `expected frozen layers, but '${layer.name}' has a router, which LoRA cannot express; freeze it first`,
+      )
+    }
+  }
   const values = new Map<Parameter, Promise<Float32Array>>()
   const valuesOf = (parameter: Parameter) => {
     const known = values.get(parameter) ?? onHost(parameter.value)
@@ -51,7 +55,7 @@ export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
   }
   const { r, scaling } = model.config
   const layers = new Map<string, LoraMatrices>()
-  for (const { layer, weights } of frozen) {
+  for (const { layer, weights } of weighted) {
     const { name, a, b, inFeatures, outFeatures } = layer
     layers.set(name, {
       a: tensor((await valuesOf(a)).slice(), [r, inFeatures]),

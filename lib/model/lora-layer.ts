@@ -27,6 +27,7 @@ import {
   readLayerBackward,
   readLayerForward,
 } from './adapter-layer.js'
+import type { ModelDropout } from './dropout.js'
 import type { LoraLayerShape } from './lora-layout.js'
 import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
 import type { Parameter } from './parameter.js'
@@ -49,8 +50,9 @@ export class LoraLayer extends AdapterLayer {
     a: Parameter,
     b: Parameter,
     private readonly fanInFanOut: boolean,
+    dropout: ModelDropout,
   ) {
-    super(shape, shape.scaling, a, b)
+    super(shape, shape.scaling, a, b, dropout)
   }
 
   /** Rank. */
@@ -75,7 +77,8 @@ export class LoraLayer extends AdapterLayer {
     this.checkNotMerged()
     this.checkInput(x)
     const { a, router, b, settings: own } = this.operationOf(settings)
-    return prepareForward({ x, weight, bias, a, router, b, y }, { ...settings, ...own })
+    const dropout = this.dropout.of(settings)
+    return prepareForward({ x, weight, bias, a, router, b, y }, { ...settings, ...own, dropout })
   }
 
   /** @internal */

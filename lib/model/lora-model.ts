@@ -11,6 +11,7 @@ import {
   createLayers,
   initialParts,
 } from './adapter-model.js'
+import { ModelDropout } from './dropout.js'
 import { type Initialisation, UNIFORM, ZERO } from './initial.js'
 import { type LoraConfig, type LoraConfigOptions, readLoraConfig } from './lora-config.js'
 import { LoraLayer } from './lora-layer.js'
@@ -38,13 +39,14 @@ export class LoraModel extends AdapterModel<LoraLayer> {
     parts: Omit<AdapterModelParts<LoraConfig>, 'config'>,
   ) {
     checkCreate(key, 'LoraModel', 'LoraModel.create(options) or LoraModel.fromPretrained(folder)')
-    const { layers: shapes, values, origin } = parts
+    const { layers: shapes, values, seed, origin } = parts
+    const dropout = new ModelDropout(config.loraDropout, seed, origin === undefined)
     const created = createLayers(
       layOutLora(shapes, config),
       values,
-      (shape, parameter) => new LoraLayer(shape, parameter(shape.a), parameter(shape.b), config.fanInFanOut),
+      (shape, parameter) => new LoraLayer(shape, parameter(shape.a), parameter(shape.b), config.fanInFanOut, dropout),
     )
-    super(created, origin, shapes)
+    super(created, dropout, origin, shapes)
   }
 
   /**

@@ -29,17 +29,25 @@ const BLOCK_ROWS = 256
 export interface Update {
   /** Values of the parameters. */
   readonly a: Tensor
+  readonly router?: Tensor | undefined
   readonly b: Tensor
   /** The operation of `forward`. */
   readonly of: 'lilyForward' | 'loraForward'
   /** Runs the call with precision 'high'. The scaling has the sign of the update. */
-  readonly forward: (operands: { x: Tensor; a: Tensor; b: Tensor }) => { readonly y: Tensor; readonly saved: Saved }
+  readonly forward: (operands: { x: Tensor; a: Tensor; router?: Tensor | undefined; b: Tensor }) => {
+    readonly y: Tensor
+    readonly saved: Saved
+  }
 }
 
 /** Adds an update to a weight, in place. All blocks are checked before the first one is written. */
-export function addUpdate(target: Operand, { a, b, of, forward }: Update): void {
+export function addUpdate(target: Operand, { a, router, b, of, forward }: Update): void {
   const { dtype, device, rows: outFeatures, columns: inFeatures } = target
-  const parameters = { a: parameterFor(a, dtype), b: parameterFor(b, dtype) }
+  const parameters = {
+    a: parameterFor(a, dtype),
+    b: parameterFor(b, dtype),
+    ...(router && { router: parameterFor(router, dtype) }),
+  }
   const rows = Math.min(BLOCK_ROWS, outFeatures)
   const onDevice = (host: Tensor) => (device === CPU ? host : host.to(device))
   // Row i has its 1 in column outFeatures + i. The window that starts at column outFeatures - k has it in column k + i:

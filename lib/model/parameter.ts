@@ -59,7 +59,8 @@ export class Parameter {
   }
 
   /**
-   * The value. Lily: a [r, d_in], router [E, r] or b [E*r, d_out]; LoRA: a [r, d_in] or b [d_out, r].
+   * The value. Lily: a [r, d_in], router [E, r] ([E, 1], logits, with routing 'learned') or b [E*r, d_out]; LoRA: a [r, d_in]
+   * or b [d_out, r].
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */

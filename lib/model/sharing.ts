@@ -1,7 +1,8 @@
 /**
  * Sharing of parameters between layers (arXiv 2407.09946, as implemented in PEFT). Layers with the same target suffix
  * and the same sizes form a target. All layers of a target share one B. In the order given, each block of `strideA`
- * consecutive layers shares one A; the last block may be shorter. Every layer has its own router.
+ * consecutive layers shares one A; the last block may be shorter. Every layer has its own router, or, with routing
+ * 'learned', in its place the logits of its own mixture.
  */
 import type { LayerShape } from './layer-shape.js'
 import type { AdaptedLayer, Layout, ParameterShape } from './layout.js'
@@ -25,7 +26,8 @@ export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): 
   const layers = new Map<string, SharedLayer>()
   const parameters = new Map<string, ParameterShape & { layers: string[] }>()
   const groups = new Map<string, SharedLayer[]>()
-  const { r, numB, strideA } = config
+  const { r, numB, strideA, routing } = config
+  const routerColumns = routing === 'learned' ? 1 : r
 
   const use = (kind: ParameterShape['kind'], first: string, shape: [number, number], layer: string) => {
     const name = `${first}.${LILY_SUFFIX[kind]}`
@@ -43,7 +45,7 @@ export function shareLayers(shapes: readonly LayerShape[], config: LilyConfig): 
     const layer: SharedLayer = {
       ...targeted,
       a: use('a', firstOfBlock, [r, inFeatures], name),
-      router: use('router', name, [numB, r], name),
+      router: use('router', name, [numB, routerColumns], name),
       b: use('b', group.length === 0 ? name : group[0].name, [numB * r, outFeatures], name),
     }
     group.push(layer)

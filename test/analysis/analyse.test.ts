@@ -141,6 +141,36 @@ describe('analyse', () => {
     await expectRefused('ERR_LILY_ARGUMENT', refused, () => analyse(relu))
   })
 
+  it("uses the mixtures of routing 'learned', softmax(z) of each layer", async () => {
+    const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: 6, outFeatures: 5 }))
+    const config = { r: 2, numB: 3, initWeights: false, routing: 'learned' } as const
+    const model = LilyModel.create({ layers, config, seed: 1 })
+    const analysis = await analyse(model)
+    const [target] = analysis.targets
+    expect(analysis.routing).toBe('learned')
+    // An A of each layer, the logits of each, and one B.
+    expect([target.parameters, target.trainable]).toEqual([
+      2 * 2 * 6 + 2 * 3 + 3 * 2 * 5,
+      2 * 2 * 6 + 2 * 3 + 3 * 2 * 5,
+    ])
+    const powers = target.layers.map(({ name }) => Array.from(dataOf(model.layer(name).router), Math.exp))
+    for (const [l, { router }] of target.layers.entries()) {
+      const sum = powers[l].reduce((left, right) => left + right, 0)
+      router.weights.forEach((weight, e) => expect(weight).toBeCloseTo(powers[l][e] / sum, 7))
+      const entropy = router.weights.reduce((h, w) => h - w * Math.log(w), 0) / Math.log(3)
+      expect(router).toMatchObject({ source: 'learned', entropy: expect.closeTo(entropy, 12) as number })
+      expect(router.tokenEntropy).toBeNull()
+    }
+    expect(target.layers[0].router.weights).not.toEqual(target.layers[1].router.weights)
+    model.freeze({ '0.q': [1, 0, 0] })
+    const [frozen] = (await analyse(model)).targets
+    expect(frozen.layers.map(({ router }) => router.source)).toEqual(['frozen', 'learned'])
+    expect(frozen.trainable).toBe(target.trainable - 3)
+    const samples = { '0.q': [tensor(new Float32Array(6), [1, 6])] }
+    const message = "samples: expected a model with routers, got one with routing 'learned'"
+    await expectRefused('ERR_LILY_ARGUMENT', message, () => analyse(model, { samples }))
+  })
+
   it('uses the weights of a frozen layer', async () => {
     const model = await LilyModel.fromPretrained(GOLDEN)
     model.freeze({ [Q]: [1, 0, 0], 'layers.0.self_attn.q_proj': [1, -1, 0.5] })

@@ -128,7 +128,6 @@ describe("PEFT's folders", () => {
 
   // Fields without an effect here: see IGNORED in lib/checkpoint/peft-lora.ts.
   it.each<[string, unknown]>([
-    ['lora_dropout', 0.3],
     ['loftq_config', { loftq_bits: 4 }],
     ['eva_config', { rho: 2 }],
     ['corda_config', { cache_file: 'x' }],

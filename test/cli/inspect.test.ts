@@ -352,6 +352,28 @@ describe('inspect', () => {
     expect(all).toContain('those that a layer is frozen with\nno samples: the routers are not analysed\n')
   })
 
+  test('shows learned mixtures without samples', async () => {
+    const layers = ['0.q', '1.q'].map((name) => ({ name, inFeatures: 4, outFeatures: 4 }))
+    const config = { r: 2, numB: 3, initWeights: false, routing: 'learned' } as const
+    const model = LilyModel.create({ layers, config, seed: 1 })
+    for (const [l, layer] of [...model.layers.values()].entries()) dataOf(layer.router).set([0, Math.log(2 + l), 0])
+    const folder = newFolder()
+    await model.savePretrained(folder, { format: 'compact' })
+    const html = join(newFolder(), 'page.html')
+    const { code, stdout, stderr } = await runCli(['inspect', folder, '--html', html])
+    expect(code, stderr).toBe(0)
+    expect(stdout).toContain('routing learned; 2 layers')
+    for (const row of [/^0 +0\.25 +0\.50 +0\.25 +95% +-/m, /^1 +0\.20 +0\.60 +0\.20 +86% +-/m]) {
+      expect(stdout).toMatch(row)
+    }
+    expect(stdout).toContain('w: weights of the experts, the mixture that a layer has learned\nentropy')
+    const { document } = parseHTML(readFileSync(html, 'utf8')) as unknown as { document: Page }
+    expect(document.querySelectorAll('figure.chart svg')).toHaveLength(6)
+    const text = document.querySelector('body')!.textContent
+    for (const title of ['Mixtures', 'Entropy of the mixtures']) expect(text).toContain(title)
+    expect(document.querySelector('.alert')).toBeNull()
+  })
+
   test('a LoRA adapter: a table, JSON and a page with its updates', async () => {
     const folder = newFolder()
     const [json, html] = ['all.json', 'all.html'].map((name) => join(folder, name))

@@ -52,10 +52,32 @@ describe('accountFor', () => {
     }
   })
 
+  it("counts the logits of routing 'learned', which do not depend on r, and saves no probabilities", () => {
+    const learned = { ...config, routing: 'learned' } as const
+    const { parameters, trainable, bytes } = accountFor(layers, learned)
+    expect(parameters).toEqual({ a: 144, router: 4 * 10, b: 144, total: 328 })
+    expect(trainable).toEqual(parameters)
+    expect(bytes.savedPerToken).toBe(10 * 3 * 4)
+    // Per unit of r 48 in A and 48 in B. LoRA of rank 2 has 280, of which 40 are for logits.
+    expect(ranksForLora(layers, learned, 2)).toEqual({
+      parameters: 280,
+      within: { r: 2, parameters: 40 + 2 * 96, percent: (100 * (232 - 280)) / 280 },
+      next: { r: 3, parameters: 40 + 3 * 96, percent: (100 * (328 - 280)) / 280 },
+    })
+    expect(rankForLora(layers, learned, 2)).toBe(2)
+    const many = { ...learned, numB: 64 }
+    expect(ranksForLora(layers, many, 1)).toMatchObject({ within: undefined, next: { r: 1 } })
+  })
+
   it('matches the memory of a model', () => {
-    for (const dtype of ['float32', 'bfloat16'] as const) {
-      const parameters = [...LilyModel.create({ layers, config, dtype }).parameters().values()]
-      const { bytes } = accountFor(layers, config, { dtype })
+    const learned = { ...config, routing: 'learned' } as const
+    for (const [dtype, of] of [
+      ['float32', config],
+      ['bfloat16', config],
+      ['float32', learned],
+    ] as const) {
+      const parameters = [...LilyModel.create({ layers, config: of, dtype }).parameters().values()]
+      const { bytes } = accountFor(layers, of, { dtype })
       expect(parameters.reduce((sum, { value }) => sum + value.data.byteLength, 0)).toBe(bytes.parameters)
       expect(parameters.reduce((sum, { grad }) => sum + grad.data.byteLength, 0)).toBe(bytes.gradients)
     }

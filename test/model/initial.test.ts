@@ -33,6 +33,17 @@ describe('initial values', () => {
     ])
   })
 
+  it("are normal with deviation 1 for the logits of routing 'learned', and B is zero", () => {
+    const model = LilyModel.create({ layers, config: { ...config, numB: 3, routing: 'learned' }, seed: 7 })
+    // numpy's MT19937 of the same seed, with the algorithms of torch: uniform_ for A, then normal_ of less than 16 numbers.
+    const expected = {
+      '0.q.lily_router.weight': [0.4457423985004425, -0.7068324685096741, -1.5749677419662476],
+      '1.q.lily_router.weight': [-0.631848931312561, 0.021201377734541893, -0.36019381880760193],
+    }
+    for (const [name, numbers] of Object.entries(expected)) expect([...valuesOf(model, name)]).toEqual(numbers)
+    expect(valuesOf(model, '0.q.lily_B.weight').every((value) => value === 0)).toBe(true)
+  })
+
   it('are random for B, too, if initWeights is false', () => {
     const model = LilyModel.create({ layers, config: { ...config, initWeights: false }, seed: 7 })
     const b = valuesOf(model, '0.q.lily_B.weight')

@@ -182,6 +182,7 @@ describe('a created model', () => {
       layersToTransform: null,
       layersPattern: null,
       initLoraWeights: true,
+      loraDropout: 0,
     })
     expect(model.layer('0.q').shape).toMatchObject({ target: 'q', r: 8, scaling: 1 })
     expect(model.adapterConfig).toBeUndefined()
@@ -289,7 +290,7 @@ describe('refusals', () => {
     ['rankPattern', { rankPattern: { '(?=q)': 3 } }],
     ['rankPattern', { rankPattern: { '(?i)Q': 3 } }],
     ["'(0)'", { rankPattern: { '0.q': 3, '0': 4 } }],
-    ['loraDropout', { loraDropout: 0.1 }],
+    ['dropout', { dropout: 0.1 }],
     ['numB', { numB: 2 }],
     ['targetModules', { targetModules: ['k'] }],
   ]

@@ -148,12 +148,19 @@ describe('a call has the modes of the config', () => {
 
 describe('the config', () => {
   it.each<[LilyConfigOptions, string]>([
-    [{ routing: 'fixed' as never }, "routing: expected one of 'batch', 'sequence', 'token', 'uniform', got 'fixed'"],
-    [{ routing: 'all' as never }, "routing: expected one of 'batch', 'sequence', 'token', 'uniform', got 'all'"],
+    [
+      { routing: 'fixed' as never },
+      "routing: expected one of 'batch', 'sequence', 'token', 'uniform', 'learned', got 'fixed'",
+    ],
+    [
+      { routing: 'all' as never },
+      "routing: expected one of 'batch', 'sequence', 'token', 'uniform', 'learned', got 'all'",
+    ],
     [{ pool: 'mean' as never }, 'pool: expected one of'],
     [{ activation: 'gelu' as never }, 'activation: expected one of'],
     [{ routing: 'token', pool: 'logits' }, "pool: does not go with routing 'token'"],
     [{ routing: 'uniform', pool: 'logits' }, "pool: does not go with routing 'uniform'"],
+    [{ routing: 'learned', pool: 'logits' }, "pool: does not go with routing 'learned'"],
   ])('%o is refused', async (wrong, message) => {
     await expectRefused('ERR_LILY_ARGUMENT', message, () => LilyModel.create({ layers, config: wrong }))
   })

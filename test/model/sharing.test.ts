@@ -18,7 +18,7 @@ const square = (...names: string[]): LayerShape[] => names.map((name) => ({ name
 
 it('the configuration has the defaults of PEFT, and computes as PEFT does', () => {
   const targets = { targetModules: null, excludeModules: null, layersToTransform: null, layersPattern: null }
-  const modes = { routing: 'batch', pool: 'probabilities', activation: 'none' }
+  const modes = { routing: 'batch', pool: 'probabilities', activation: 'none', dropout: 0 }
   expect(readConfig({})).toEqual({ r: 32, strideA: 1, numB: 2, scaling: 1, ...targets, initWeights: true, ...modes })
 })
 
@@ -43,6 +43,16 @@ describe('shareLayers', () => {
     })
     expect(sharing.parameters.get(`${name(0, 'v_proj')}.lily_B.weight`)).toMatchObject({ shape: [12, 4], kind: 'b' })
     expect(sharing.parameters.get(`${name(3, 'q_proj')}.lily_router.weight`)?.shape).toEqual([4, 3])
+  })
+
+  it("has logits in the place of the router of a layer with routing 'learned'", () => {
+    const { parameters } = share(square('0.q', '1.q'), { r: 3, numB: 4, routing: 'learned', targetModules: ['q'] })
+    expect(parameters.get('1.q.lily_router.weight')).toEqual({
+      name: '1.q.lily_router.weight',
+      kind: 'router',
+      shape: [4, 1],
+      layers: ['1.q'],
+    })
   })
 
   it('the longest suffix wins, in any order of targets', () => {

@@ -49,16 +49,22 @@ export function withFields(fields: object, of = GOLDEN): string {
 /** A copy of a folder, with tensors modified by `change`. */
 export async function withTensors(change: (tensors: Map<string, TensorSource>) => void, of = GOLDEN): Promise<string> {
   const folder = copyOf(of)
-  const file = await SafetensorsFile.open(join(of, TENSORS))
+  const { tensors, metadata } = await contentsOf(join(of, TENSORS))
+  change(tensors)
+  await replaceWithTensors(join(folder, TENSORS), tensors, metadata)
+  return folder
+}
+
+/** The contents of a safetensors file, to write it again. */
+export async function contentsOf(path: string) {
+  const file = await SafetensorsFile.open(path)
   const tensors = new Map<string, TensorSource>()
   for (const [name, { dtype, shape }] of file.tensors) {
     const bytes = await file.readBytes(name)
     tensors.set(name, { dtype, shape, bytes: () => bytes })
   }
   await file.close()
-  change(tensors)
-  await replaceWithTensors(join(folder, TENSORS), tensors, file.metadata)
-  return folder
+  return { tensors, metadata: file.metadata }
 }
 
 /** A tensor with these bytes. */
