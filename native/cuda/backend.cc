@@ -134,8 +134,6 @@ lily_status on_problem(const lily_problem &problem, Work work) {
   if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
     return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
   if (problem.dropout > 0) return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend does not implement dropout yet");
-  if (problem.routing == LILY_ROUTING_LEARNED)
-    return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend does not implement routing 'learned' yet");
   return on_device(problem.device, [&](const Device &device) {
     Device planned = device;
     const int64_t most = problem.multiprocessors;
@@ -163,8 +161,6 @@ lily_status forward(const lily_forward *call) {
 }
 
 lily_status backward(const lily_backward *call) {
-  if (call->d_weights.data != nullptr)
-    return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend does not implement dWeights yet");
   return on_problem(call->problem, [&](const Device &device) { return enqueue(*call, device, cuda::backward); });
 }
 
@@ -181,17 +177,7 @@ lily_problem problem_of(const List &list) {
   return problem;
 }
 
-template <typename List>
-lily_status check_supported(const List &list) {
-  for (int64_t k = 0; k < list.count; ++k) {
-    if (list.calls[k].problem.routing == LILY_ROUTING_LEARNED)
-      return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend does not implement routing 'learned' yet");
-  }
-  return LILY_OK;
-}
-
 lily_status forward_rows_workspace(const lily_forward_rows *list, size_t *bytes) {
-  if (const lily_status status = check_supported(*list)) return status;
   return on_problem(problem_of(*list), [&](const Device &device) {
     *bytes = cuda::forward_rows_workspace(*list, device);
     return LILY_OK;
@@ -199,7 +185,6 @@ lily_status forward_rows_workspace(const lily_forward_rows *list, size_t *bytes)
 }
 
 lily_status backward_rows_workspace(const lily_backward_rows *list, size_t *bytes) {
-  if (const lily_status status = check_supported(*list)) return status;
   return on_problem(problem_of(*list), [&](const Device &device) {
     *bytes = cuda::backward_rows_workspace(*list, device);
     return LILY_OK;
@@ -220,8 +205,8 @@ lily_status fold(const lily_fold *call) {
   return on_device(call->device, [&](const Device &device) { return enqueue(*call, device, cuda::fold); });
 }
 
-lily_status draw(const lily_draw *) {
-  return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend does not implement draws of dropout yet");
+lily_status draw(const lily_draw *call) {
+  return on_device(call->device, [&](const Device &device) { return enqueue(*call, device, cuda::draw); });
 }
 
 // The same for a linear layer.

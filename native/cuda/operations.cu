@@ -69,6 +69,7 @@ BackwardPlan plan_of(const lily_backward &call, const Device &device, int64_t /*
   operands.has_da = call.da.data != nullptr;
   operands.has_d_router = call.d_router.data != nullptr;
   operands.has_db = call.db.data != nullptr;
+  operands.has_d_weights = call.d_weights.data != nullptr;
   const bool scatters = call.tokens.rows != nullptr;
   operands.dy = scatters || call.tokens.scale != nullptr ? kMisaligned : alignment(call.dy);
   operands.x = scatters ? kMisaligned : alignment(call.x);
@@ -194,6 +195,11 @@ lily_status fold(const lily_fold &call, const Device &device) {
     next += batch.count;
   } while (next < call.layer_count);
   return LILY_OK;
+}
+
+lily_status draw(const lily_draw &call, const Device &device) {
+  Launcher launcher(call.stream, device);
+  return launch_draw({call.state, call.draw}, launcher);
 }
 
 lily_status load_kernels(const Device &device) {

@@ -36,6 +36,7 @@ lily_status linear(const lily_linear &call, const Device &device);
 // Returns LILY_ERROR_UNAVAILABLE, and has enqueued nothing, if cuBLASLt is not installed or refuses the product.
 lily_status linear_by_cublaslt(const lily_linear &call, const Device &device);
 lily_status fold(const lily_fold &call, const Device &device);
+lily_status draw(const lily_draw &call, const Device &device);
 lily_status adamw_workspace(const lily_adamw *call, size_t *bytes);
 lily_status adamw(const lily_adamw &call, const Device &device);
 

@@ -61,7 +61,7 @@ Device random_device(Random &random) {
 
 lily_problem random_problem(Random &random) {
   lily_problem problem = {};
-  problem.routing = random.of({0, 1, 2, 3, 4, 5});
+  problem.routing = random.of({0, 1, 2, 3, 4, 5, 6});
   problem.tokens = random.of<int64_t>({0, 1, 7, 33, 64, 65, 113, 512, 1023, 8192, 100000});
   problem.d_in = random.of<int64_t>({1, 9, 33, 768, 4096, 16384});
   problem.d_out = random.of<int64_t>({1, 9, 70, 1000, 4096});
@@ -181,6 +181,7 @@ int main(int, char **arguments) {
     BackwardOperands operands = {has_offsets, random.flip(), false, random.flip(), random.flip(), random.flip(), false};
     operands.defers_db = problem.routing != LILY_ROUTING_NONE && random.flip();
     operands.has_db = !operands.defers_db;
+    operands.has_d_weights = problem.routing == LILY_ROUTING_FIXED && random.flip();
     operands.dy = alignment(), operands.x = alignment(), operands.hidden = alignment();
     operands.a = alignment(), operands.b = alignment();
     check(plan_backward(problem, operands, device), backward_workspace_bytes(problem, device), problem, device,

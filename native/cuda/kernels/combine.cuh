@@ -10,16 +10,17 @@ enum class WeightSource {
   kOne,      // LoRA
   kUniform,  // 1 / E
   kGiven,    // E floats given by the caller
+  kLogits,   // the softmax of E logits
   kMean,     // partial sums of probabilities and of the number of kept tokens
   kSoftmax   // partial sums of logits
 };
 
 struct Weights {
   WeightSource source;
-  const float *given;
-  const float *partials;  // (E + 1) x partial_count
-  int partial_count;
   int experts;
+  const void *data;  // E floats, E x 1 logits, or (E + 1) x pitch partial sums
+  int64_t pitch;
+  int32_t dtype;  // of logits
 };
 
 // Writes w to shared memory. All threads must call it; it ends with a barrier. Partial sums are added in the order of
@@ -28,16 +29,23 @@ __device__ inline void compute_weights(float *weights, const Weights &from) {
   const int experts = from.experts;
   if (from.source == WeightSource::kMean || from.source == WeightSource::kSoftmax) {
     __shared__ float sum[kMostExperts + 1];
-    sum_rows(sum, from.partials, experts + 1, from.partial_count);
+    sum_rows(sum, static_cast<const float *>(from.data), experts + 1, static_cast<int>(from.pitch));
     __syncthreads();
     const float kept = sum[experts];
     if (from.source == WeightSource::kSoftmax && threadIdx.x == 0 && kept > 0) softmax(sum, experts);
     __syncthreads();
     for (int e = threadIdx.x; e < experts; e += blockDim.x)
       weights[e] = kept == 0 ? 0.0f : from.source == WeightSource::kMean ? sum[e] / kept : sum[e];
+  } else if (from.source == WeightSource::kLogits) {
+    with_type(AllTypes{}, from.dtype, [&](auto tag) {
+      const auto *logits = static_cast<const decltype(tag) *>(from.data);
+      for (int e = threadIdx.x; e < experts; e += blockDim.x) weights[e] = to_float(logits[e * from.pitch]);
+    });
+    __syncthreads();
+    if (threadIdx.x == 0) softmax(weights, experts);
   } else {
     for (int e = threadIdx.x; e < experts; e += blockDim.x)
-      weights[e] = from.source == WeightSource::kGiven     ? from.given[e]
+      weights[e] = from.source == WeightSource::kGiven     ? static_cast<const float *>(from.data)[e]
                    : from.source == WeightSource::kUniform ? 1.0f / static_cast<float>(experts)
                                                            : 1.0f;
   }
@@ -185,10 +193,10 @@ struct Combine {
 template <typename Engine, bool kIsLora = true, int kBlockThreads = kThreads>
 __device__ inline void combine_block(const Combine &call, typename Engine::Scalar *tile, float *weights,
                                      int column_tile, int row_tile) {
+  if (call.c.data != nullptr || call.weights_out != nullptr) compute_weights(weights, call.weights);
+  if (call.weights_out != nullptr && column_tile + row_tile == 0)
+    for (int e = threadIdx.x; e < call.weights.experts; e += kBlockThreads) call.weights_out[e] = weights[e];
   if (call.c.data != nullptr) {
-    compute_weights(weights, call.weights);
-    if (call.weights_out != nullptr && column_tile + row_tile == 0)
-      for (int e = threadIdx.x; e < call.weights.experts; e += kBlockThreads) call.weights_out[e] = weights[e];
     const int row = row_tile * kCombineRows, column = column_tile * kCombineColumns;
     combine_tile<Engine, kCombineRows, kCombineColumns, kIsLora, kBlockThreads>(tile, call.experts, weights, row,
                                                                                 column);

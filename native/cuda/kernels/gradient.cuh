@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/kernels/combine.cuh"
+#include "cuda/kernels/mixture.cuh"
 
 namespace lily::cuda {
 
@@ -286,7 +287,8 @@ constexpr int kMostJobs = 3;  // dB, dA, dR
 
 struct Reduce {
   ReduceJob jobs[kMostJobs];
-  int count, blocks;
+  int count, blocks;        // of the jobs
+  MixtureGradient mixture;  // the last blocks
 };
 
 // Four elements of a gradient, of one expert or of several. The old gradients of the first kExpertsInFlight experts are
@@ -324,6 +326,7 @@ __device__ inline void reduce_elements(const ReduceJob &job, int row, int column
 // Backward, last phase: each thread adds four elements over all partial sums.
 __device__ __forceinline__ void reduce_block(const Reduce &call, const Block &at) {
   wait_for_previous_launch();
+  if (at.x >= call.blocks) return mixture_gradient_block(call.mixture, at.x - call.blocks);
   int job_index = 0;
   while (job_index + 1 < call.count && at.x >= call.jobs[job_index + 1].first_block) ++job_index;
   const ReduceJob &job = call.jobs[job_index];

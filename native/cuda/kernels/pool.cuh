@@ -2,7 +2,8 @@
 //
 // Forward: w_g, the mean of p over a sequence's kept tokens, or the softmax of their summed logits; a separate launch,
 // because otherwise every block of the next phase reads the probabilities of whole sequences. Backward: dw_g, the sum
-// of dw_te = <h_t, v_te> over all of its tokens; backward_hidden.cuh adds it in the blocks that need it.
+// of dw_te = <h_t, v_te> over all of its tokens; backward_hidden.cuh adds it in the blocks that need it, and
+// mixture.cuh that of given weights.
 //
 // The order: a row belongs to one of kPoolSlices x 32 lanes by its index within the sequence. Each lane adds its rows
 // in order, then the lanes of a slice are added, then the slices in order. Any number of warps can share the slices, so
@@ -13,11 +14,7 @@
 
 namespace lily::cuda {
 
-enum class PoolKind {
-  kMean,
-  kSoftmax,
-  kUniform  // 1 / E, whatever the tokens
-};
+enum class PoolKind { kMean, kSoftmax };
 
 struct PoolRows {
   const float *values;  // M x pitch
@@ -73,34 +70,15 @@ __device__ inline void pool_slice(const PoolRows &from, int begin, int end, int 
   for (int v = 0; v < 5; ++v) sum[v] = sum_over_warp(sum[v]);
 }
 
-// Converts the E sums, and the number of kept tokens that follows them, into weights. In place, by one thread.
-__device__ inline void finish_pool(PoolKind kind, float *sum, int experts) {
-  const float kept = sum[experts];
-  if (kind == PoolKind::kSoftmax && kept > 0) softmax(sum, experts);
-  for (int e = 0; e < experts; ++e) {
-    if (kept == 0) sum[e] = 0;
-    if (kind == PoolKind::kUniform) sum[e] = 1.0f / static_cast<float>(experts);
-    if (kind == PoolKind::kMean && kept > 0) sum[e] /= kept;
-  }
-}
-
-struct Pool {
-  PoolKind kind;
-  Groups groups;
-  PoolRows rows;
-  float *weights;  // G x E, out
-};
-
-// One block per group, of any number of warps up to kPoolSlices.
-__device__ __forceinline__ void pool_block(const Pool &call, const Block &at) {
-  __shared__ float slices[kPoolSlices][65], sum[65];
-  wait_for_previous_launch();
-  const int group = at.x, begin = call.groups.begin(group), end = call.groups.end(group);
-  const int count = pool_slices(begin, end), experts = call.rows.experts;
+// sum = the sums of the E columns over the rows [begin, end), followed by their number of kept rows. A block of any
+// number of warps up to kPoolSlices computes it; ends with a barrier.
+__device__ inline void pool_sums(const PoolRows &from, int begin, int end, float *sum) {
+  __shared__ float slices[kPoolSlices][kMostExperts + 1];
+  const int count = pool_slices(begin, end), experts = from.experts;
   for (int slice = threadIdx.x / kWarp; slice < count; slice += blockDim.x / kWarp) {
     for (int expert = 0; expert < experts; expert += 4) {
       float share[5];
-      pool_slice(call.rows, begin, end, slice, expert, share);
+      pool_slice(from, begin, end, slice, expert, share);
       if (threadIdx.x % kWarp != 0) continue;
 #pragma unroll
       for (int v = 0; v < 4; ++v)
@@ -115,6 +93,31 @@ __device__ __forceinline__ void pool_block(const Pool &call, const Block &at) {
     sum[e] = total;
   }
   __syncthreads();
+}
+
+// Converts the E sums, and the number of kept tokens that follows them, into weights. In place, by one thread.
+__device__ inline void finish_pool(PoolKind kind, float *sum, int experts) {
+  const float kept = sum[experts];
+  if (kind == PoolKind::kSoftmax && kept > 0) softmax(sum, experts);
+  for (int e = 0; e < experts; ++e) {
+    if (kept == 0) sum[e] = 0;
+    if (kind == PoolKind::kMean && kept > 0) sum[e] /= kept;
+  }
+}
+
+struct Pool {
+  PoolKind kind;
+  Groups groups;
+  PoolRows rows;
+  float *weights;  // G x E, out
+};
+
+// One block per group, of any number of warps up to kPoolSlices.
+__device__ __forceinline__ void pool_block(const Pool &call, const Block &at) {
+  __shared__ float sum[kMostExperts + 1];
+  wait_for_previous_launch();
+  const int group = at.x, experts = call.rows.experts;
+  pool_sums(call.rows, call.groups.begin(group), call.groups.end(group), sum);
   if (threadIdx.x == 0) finish_pool(call.kind, sum, experts);
   __syncthreads();
   for (int e = threadIdx.x; e < experts; e += blockDim.x)

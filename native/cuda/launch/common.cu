@@ -74,6 +74,10 @@ lily_status launch_ascend(const Ascend &call, Launcher &launcher) {
   return launcher.launch(ascend<void>, "launching the ascend kernel", dim3(1), 0, call);
 }
 
+lily_status launch_draw(const Draw &call, Launcher &launcher) {
+  return launcher.launch(draw<void>, "launching the draw kernel", dim3(1), 0, call, kWarp);
+}
+
 void load_common(KernelLoader &load) {
   const auto load_both = [&](const auto &kernel) {
     load(kernel.one);
@@ -87,6 +91,7 @@ void load_common(KernelLoader &load) {
   load_both(kHiddenKernel);
   load(fold<void>);
   load(ascend<void>);
+  load(draw<void>);
 }
 
 }  // namespace lily::cuda

@@ -14,6 +14,7 @@
 #include "cuda/error.h"
 #include "cuda/kernels/backward_hidden.cuh"
 #include "cuda/kernels/cast.cuh"
+#include "cuda/kernels/draw.cuh"
 #include "cuda/kernels/form_u.cuh"
 #include "cuda/kernels/forward_route.cuh"
 #include "cuda/kernels/gradient.cuh"
@@ -207,6 +208,7 @@ lily_status launch_cast(const Launch &launch, const Cast &call, Launcher &launch
 lily_status launch_clear(const lily_matrix &matrix, int columns, const ListedRows &rows, int count, Launcher &launcher);
 lily_status launch_fold(const Fold &call, Launcher &launcher);
 lily_status launch_ascend(const Ascend &call, Launcher &launcher);
+lily_status launch_draw(const Draw &call, Launcher &launcher);
 
 // The common kernels. Their templates are instantiated in one file.
 extern const ListKernel<Cast> kCastKernel;

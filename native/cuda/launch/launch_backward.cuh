@@ -178,7 +178,7 @@ class Backward {
   Experts experts() const { return {operand(call_.b), experts_, rank_, d_out_, transposed_}; }
 
   Weights weights() const {
-    return {transposed_ ? WeightSource::kOne : WeightSource::kGiven, call_.weights, nullptr, 0, experts_};
+    return {transposed_ ? WeightSource::kOne : WeightSource::kGiven, experts_, call_.weights, 1, LILY_FLOAT32};
   }
 
   DWeights d_weights() const {
@@ -430,7 +430,21 @@ class Backward {
     if (plan_.needs_d_router)
       add_job(reduce, {in_workspace<float>(plan_.router_partials), plan_.router_partial, plan_.router_splits, rank_,
                        experts_, rank_, 1.0f, nullptr, 1, output(call_.d_router), 0});
+    if (plan_.mixture_blocks > 0) reduce.mixture = mixture_gradient();
     return reduce;
+  }
+
+  MixtureGradient mixture_gradient() const {
+    const bool is_learned = problem_.routing == LILY_ROUTING_LEARNED;
+    MixtureGradient gradient = {};
+    gradient.d_weights = plan_.has_token_weights ? token_d_weights() : in_workspace<float>(plan_.d_weights);
+    gradient.partial_count = tokens_ == 0 ? 0 : plan_.d_weights_partials;
+    gradient.by_token = plan_.has_token_weights;
+    gradient.experts = experts_;
+    gradient.groups = groups();
+    if (is_learned) gradient.weights = call_.weights;
+    gradient.out = output(is_learned ? call_.d_router : call_.d_weights);
+    return gradient;
   }
 
   const lily_backward &call_;

@@ -149,10 +149,7 @@ class Forward {
     return route;
   }
 
-  PoolKind pool_kind() const {
-    if (problem_.routing == LILY_ROUTING_UNIFORM) return PoolKind::kUniform;
-    return plan_.pools_logits ? PoolKind::kSoftmax : PoolKind::kMean;
-  }
+  PoolKind pool_kind() const { return plan_.pools_logits ? PoolKind::kSoftmax : PoolKind::kMean; }
 
   Pool pool_weights() const {
     return {pool_kind(), groups(), {route().values, experts_, experts_, call_.tokens.mask, 1}, group_weights()};
@@ -245,12 +242,16 @@ class Forward {
 
   // Source of the weights of the combined projector.
   Weights weights() const {
-    Weights weights = {WeightSource::kOne, call_.weights, in_workspace<float>(plan_.pooling_partials),
-                       plan_.token_tiles, experts_};
-    if (routes_) weights.source = plan_.pools_logits ? WeightSource::kSoftmax : WeightSource::kMean;
-    if (problem_.routing == LILY_ROUTING_UNIFORM) weights.source = WeightSource::kUniform;
-    if (problem_.routing == LILY_ROUTING_FIXED) weights.source = WeightSource::kGiven;
-    return weights;
+    switch (problem_.routing) {
+      case LILY_ROUTING_NONE: return {WeightSource::kOne, experts_, nullptr, 0, 0};
+      case LILY_ROUTING_UNIFORM: return {WeightSource::kUniform, experts_, nullptr, 0, 0};
+      case LILY_ROUTING_FIXED: return {WeightSource::kGiven, experts_, call_.weights, 1, LILY_FLOAT32};
+      case LILY_ROUTING_LEARNED:
+        return {WeightSource::kLogits, experts_, call_.router.data, call_.router.pitch, call_.router.dtype};
+      default:
+        return {plan_.pools_logits ? WeightSource::kSoftmax : WeightSource::kMean, experts_,
+                in_workspace<float>(plan_.pooling_partials), plan_.token_tiles, LILY_FLOAT32};
+    }
   }
 
   TokenWeights token_weights() const {
@@ -323,9 +324,10 @@ class Forward {
     return call;
   }
 
+  // Without tokens only w.
   Cast combining() const {
     Cast cast = {};
-    add_combine(cast, combine_call(), combine_grid(rank_, d_out_));
+    add_combine(cast, combine_call(), tokens_ > 0 ? combine_grid(rank_, d_out_) : Grid{1, 1, 1});
     return cast;
   }
 

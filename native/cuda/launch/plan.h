@@ -173,7 +173,7 @@ struct BackwardOperands {
   bool has_offsets;
   bool has_mask;
   bool defers_db;
-  bool has_dx, has_da, has_d_router, has_db;
+  bool has_dx, has_da, has_d_router, has_db, has_d_weights;
   Alignment dy = kAligned, x = kAligned, hidden = kAligned, a = kAligned, b = kAligned;
 };
 
@@ -204,6 +204,7 @@ struct BackwardPlan {
   Grid combine_grid;                // of the blocks that combine
   int hidden_tokens;                // backward_hidden: tokens per block
   int d_weights_partials;
+  int mixture_blocks;           // of `reduce`: a group each, for the gradient of given or learned weights
   bool reduces_db, reduces_da;  // from partial sums, or zeros if there are no tokens
   int router_splits, router_split_tokens, router_element_tiles;
 

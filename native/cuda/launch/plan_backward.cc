@@ -63,10 +63,10 @@ class BackwardChooser : Chooser {
         outer_rows_(is_one_hot(problem, has_token_weights_, defers_db) ? static_cast<int>(problem.groups) * rank_
                                                                        : shrink_rows_) {}
 
-  // Without splits of the tokens and without a router there is no launch of `reduce`.
+  // Without splits of the tokens, and with nothing that is learned for the weights, there is no launch of `reduce`.
   BackwardChoice choose() const {
     BackwardChoice choice = choose(true);
-    if (routes_) return choice;
+    if (routes_ || is_learned()) return choice;
     const BackwardChoice whole = choose(false);
     const auto seconds = [](const BackwardChoice &of) { return of.dy.seconds + of.x.seconds; };
     const double launch = cost_.seconds(0, {0, kThreads, 0}, {{1, 0, 0, 0, 0, 1, 4}});
@@ -349,7 +349,9 @@ class BackwardPlanner : Planner {
     plan_.needs_db = operands_.has_db || operands_.defers_db;
     plan_.needs_d_router = routes_ && operands_.has_d_router;
     plan_.needs_q = operands_.has_dx || operands_.has_da;
-    plan_.needs_d_weights = routes_ && (plan_.needs_q || plan_.needs_d_router);
+    if (is_learned()) plan_.mixture_blocks = operands_.has_d_router;
+    if (operands_.has_d_weights) plan_.mixture_blocks = static_cast<int>(problem_.groups);
+    plan_.needs_d_weights = plan_.mixture_blocks > 0 || (routes_ && (plan_.needs_q || plan_.needs_d_router));
     plan_.counts_kept = routes_ && !plan_.has_token_weights && operands_.has_mask;
     plan_.combines = !plan_.has_token_weights && !(plan_.is_large && is_lora()) &&
                      (plan_.needs_q || (plan_.needs_d_weights && plan_.counts_kept));
@@ -418,17 +420,21 @@ class BackwardPlanner : Planner {
     if (to.reads_dy_once) to.q_partials = take(workspace, to.dy.column_tiles * problem_.tokens * to.q_pitch);
     if (!to.has_token_weights && !to.reads_dy_once && !(to.is_large && is_lora()))
       to.c = take(workspace, int64_t{rank_} * to.c_pitch, rows_.scalar_bytes);
-    if (to.has_token_weights && routes_) to.token_d_weights = take(workspace, problem_.tokens * experts_);
-    if (routes_ && !to.has_token_weights) {
-      to.d_weights = take(workspace, int64_t{to.d_weights_partials} * experts_);
-      to.kept = take(workspace, 1);
+    if (may_need_d_weights()) {
+      if (to.has_token_weights)
+        to.token_d_weights = take(workspace, problem_.tokens * experts_);
+      else
+        to.d_weights = take(workspace, int64_t{to.d_weights_partials} * experts_);
     }
+    if (routes_ && !to.has_token_weights) to.kept = take(workspace, 1);
     if (to.dy.splits > 1) to.db_partials = take(workspace, to.dy.splits * to.db_partial);
     if (to.x.splits > 1) to.da_partials = take(workspace, to.x.splits * to.da_partial);
     if (routes_) to.router_partials = take(workspace, to.router_splits * to.router_partial);
     lay_out_casts(workspace, rows_.scalar_bytes, {&to.dy_cast, &to.x_cast, &to.hidden_cast, &to.a_cast, &to.b_cast});
     to.workspace_bytes = workspace.bytes();
   }
+
+  bool may_need_d_weights() const { return routes_ || is_learned() || problem_.routing == LILY_ROUTING_FIXED; }
 
   Grid combine_blocks() const { return plan_.needs_q ? combine_grid(rank_, d_out_) : Grid{1, 1, 1}; }
 
@@ -517,7 +523,7 @@ class BackwardPlanner : Planner {
           bytes_with_router(plan_.x.shared_bytes, experts_), row_of(rows_.large, plan_.x.tile).threads());
   }
 
-  // Adds partial sums; without tokens it writes zeros.
+  // Adds partial sums, also those of dw of weights without a router; without tokens it writes zeros.
   void add_reduce() {
     const bool empty = tokens_ == 0;
     plan_.reduces_db = plan_.needs_db && (plan_.dy.splits > 1 || empty);
@@ -526,6 +532,7 @@ class BackwardPlanner : Planner {
     if (plan_.reduces_db) blocks += is_lora() ? reduce_blocks(d_out_, rank_) : reduce_blocks(plan_.outer_rows, d_out_);
     if (plan_.reduces_da) blocks += reduce_blocks(rank_, d_in_);
     if (plan_.needs_d_router) blocks += reduce_blocks(experts_, rank_);
+    blocks += plan_.mixture_blocks;
     if (blocks > 0) add(plan_.launches, Step::kReduce, {}, {}, {blocks, 1, 1}, 0);
   }
 

@@ -269,7 +269,7 @@ class ForwardPlanner : Planner {
 
  private:
   // Whether a launch of its own writes C. LoRA's b is its transpose.
-  bool combines() const { return is_large_ && !has_token_weights_ && !is_lora(); }
+  bool combines() const { return is_large_ && tokens_ > 0 && !has_token_weights_ && !is_lora(); }
 
   void lay_out() {
     plan_.hidden = plan_.hidden_partials = plan_.scaled = plan_.values = plan_.pooling_partials = plan_.c = plan_.u =
@@ -295,12 +295,15 @@ class ForwardPlanner : Planner {
   // A warp for each slice of a sequence of average length; the sums do not depend on the number of warps.
   int pool_threads() const { return kWarp * std::clamp(ceil_divide(tokens_, problem_.groups * kWarp), 1, kPoolSlices); }
 
-  // Without tokens only the weights have values: no group has a kept token.
+  // Without tokens only the weights have values: no group of a router has a kept token.
   void add_constant_weights() {
     if (!operands_.has_weights || !has_weights(problem_) || problem_.routing == LILY_ROUTING_FIXED ||
         problem_.groups == 0)
       return;
-    add(plan_.launches, Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0, kWarp);
+    if (routes_)
+      add(plan_.launches, Step::kPoolWeights, {}, {}, {static_cast<int>(problem_.groups), 1, 1}, 0, kWarp);
+    else
+      add(plan_.launches, Step::kCombine, {}, {}, {1, 1, 1}, 0);
   }
 
   void add_decode(const Decode &decode) {

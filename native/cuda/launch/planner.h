@@ -121,6 +121,7 @@ class Planner {
   }
 
   bool is_lora() const { return problem_.routing == LILY_ROUTING_NONE; }
+  bool is_learned() const { return problem_.routing == LILY_ROUTING_LEARNED; }
 
   void add_product(Launches &launches, Step step, const ProductChoice &choice, int columns, int shared_bytes) const {
     const auto blocks = static_cast<int>(choice.blocks(tokens_, columns));
