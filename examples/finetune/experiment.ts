@@ -1,20 +1,22 @@
 /** Trains the head alone, LoRA and Lily on the same sentences, and evaluates them. */
-import { analyse, LilyModel, LoraModel } from 'lily-kernels'
+import { analyse, LilyModel, LoraModel, type ModelRouting } from 'lily-kernels'
 import { join } from 'node:path'
 import { type Review, shuffled } from './batches.js'
 import { readReviews } from './data.js'
 import { loadEncoder } from './pretrained.js'
-import { methodNames, type Reload, type Results, type Run } from './results.js'
-import { accuracyOf, Classifier, type Setup, stepsOf, train } from './train.js'
+import { nameOf, type Reload, type Results, type Run } from './results.js'
+import { accuracyOf, Classifier, type Setup, stepsOf, train, type Variant } from './train.js'
 
 export interface Plan {
   /** Sentences to train on; as many others are held out, and as many are of the other domain. */
   readonly sentences: number
   readonly epochs: number
   readonly seeds: readonly number[]
+  /** Those of Lily. */
+  readonly routings: readonly ModelRouting[]
   /** The size that all seeds have: as many parameters as LoRA of this rank. */
   readonly loraRank: number
-  /** Sizes of the first seed only. */
+  /** Sizes of the first seed, and of the first routing, only. */
   readonly otherRanks: readonly number[]
   /** How often the accuracy is measured during training, on how many of the held-out sentences. */
   readonly curve: { readonly points: number; readonly sentences: number }
@@ -24,11 +26,12 @@ export interface Plan {
 const ANALYSED_SENTENCES = 100
 
 /** One seed after the other: after an interrupt all methods have the same seeds, or nearly so. */
-function setupsOf({ seeds, loraRank, otherRanks }: Plan): Setup[] {
-  const [head, ...adapters] = ['head', 'lora', 'lily'] as const
+function setupsOf({ seeds, routings, loraRank, otherRanks }: Plan): Setup[] {
+  const [head, lora]: Variant[] = [{ method: 'head' }, { method: 'lora' }]
+  const lily = routings.map((routing): Variant => ({ method: 'lily', routing }))
   return [
-    ...seeds.flatMap((seed) => [head, ...adapters].map((method) => ({ method, loraRank, seed }))),
-    ...otherRanks.flatMap((rank) => adapters.map((method) => ({ method, loraRank: rank, seed: seeds[0] }))),
+    ...seeds.flatMap((seed) => [head, lora, ...lily].map((variant) => ({ ...variant, loraRank, seed }))),
+    ...otherRanks.flatMap((rank) => [lora, lily[0]].map((variant) => ({ ...variant, loraRank: rank, seed: seeds[0] }))),
   ]
 }
 
@@ -70,14 +73,15 @@ export async function compare(
     curve: plan.curve.sentences,
     otherDomain: otherDomain.length,
   }
-  const { epochs, loraRank } = plan
+  const { epochs, routings, loraRank } = plan
   const results: Results = {
     sentences,
     epochs,
+    routings,
     loraRank,
     runs: [],
     reloads: [],
-    analyses: {},
+    analyses: { lily: {} },
     seconds: 0,
     isComplete: false,
   }
@@ -89,7 +93,7 @@ export async function compare(
   let done = 0
   try {
     for (const setup of setups) {
-      const name = `${methodNames[setup.method]}, rank ${setup.loraRank}, seed ${setup.seed}`
+      const name = `${nameOf(setup)}, rank ${setup.loraRank}, seed ${setup.seed}`
       const classifier = Classifier.create(encoder, setup)
       const onStep = (loss: number, share: number) =>
         onProgress(`${name}: loss ${loss.toFixed(3)}`, (done + share * costOf(setup)) / cost)
@@ -158,33 +162,29 @@ async function runOf(
 /** Saves a trained adapter, compares it with what is loaded, and analyses it. */
 async function keep(
   classifier: Classifier,
-  { method }: Setup,
+  { method, routing }: Setup,
   heldOut: readonly Review[],
   folder: string,
   { reloads, analyses }: Results,
 ): Promise<void> {
   const { adapter } = classifier
   if (method === 'head' || adapter === null) return
-  const path = join(folder, method)
+  const path = join(folder, routing === undefined ? method : `${method}-${routing}`)
   await classifier.save(path)
   const loaded = await Classifier.load(classifier.encoder, method, path)
-  reloads.push(reloadOf(method, classifier.predict(heldOut), loaded.predict(heldOut), heldOut))
+  reloads.push(reloadOf({ method, routing }, classifier.predict(heldOut), loaded.predict(heldOut), heldOut))
   loaded.dispose()
 
   if (adapter instanceof LilyModel) {
-    analyses.lily = await analyse(adapter, { samples: classifier.inputs(heldOut.slice(0, ANALYSED_SENTENCES)) })
+    const samples = routing === 'uniform' ? undefined : classifier.inputs(heldOut.slice(0, ANALYSED_SENTENCES))
+    analyses.lily[adapter.config.routing] = await analyse(adapter, { samples })
   }
   if (adapter instanceof LoraModel) analyses.lora = await analyse(adapter)
 }
 
-function reloadOf(
-  method: Reload['method'],
-  before: Float32Array,
-  after: Float32Array,
-  heldOut: readonly Review[],
-): Reload {
+function reloadOf(variant: Variant, before: Float32Array, after: Float32Array, heldOut: readonly Review[]): Reload {
   return {
-    method,
+    ...variant,
     heldOutBefore: accuracyOf(before, heldOut),
     heldOut: accuracyOf(after, heldOut),
     isEqual: before.every((logit, i) => Object.is(logit, after[i])),

@@ -1,16 +1,18 @@
 /**
  * Fine-tunes a pretrained sentence encoder to tell praise from complaints: the head alone, and with LoRA and Lily of the
- * same size. It prints a table, and writes a report and two trained adapters.
+ * same size. It prints a table, and writes a report and the trained adapters.
  *
- *     npm run example:finetune -- [--quick] [--output FOLDER]
+ *     npm run example:finetune -- [--routing NAME] [--quick] [--output FOLDER]
  *
- * --quick trains on a tenth of the sentences, to see that everything works.
+ * --routing is that of Lily: batch, sequence (the default), token or uniform. Several, such as --routing sequence,token,
+ * are compared. --quick trains on a tenth of the sentences, to see that everything works.
  */
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import type { ModelRouting } from 'lily-kernels'
 import { accelerate } from 'lily-kernels/tfjs'
 import { CommandError, reportFailure } from '../../cli/report/failure.js'
 import { interruptSignal, SIGNALS } from '../../cli/report/interrupt.js'
@@ -20,7 +22,10 @@ import { compare, type Plan } from './experiment.js'
 import { reportPage } from './report.js'
 import { resultsText } from './results.js'
 
-const FULL: Plan = {
+const ROUTINGS: readonly ModelRouting[] = ['batch', 'sequence', 'token', 'uniform']
+
+type Size = Omit<Plan, 'routings'>
+const FULL: Size = {
   sentences: 1000,
   epochs: 2,
   seeds: [1, 2, 3],
@@ -28,7 +33,7 @@ const FULL: Plan = {
   otherRanks: [1, 16],
   curve: { points: 6, sentences: 250 },
 }
-const QUICK: Plan = {
+const QUICK: Size = {
   sentences: 96,
   epochs: 2,
   seeds: [1, 2],
@@ -41,25 +46,37 @@ function readOptions() {
   try {
     const { values } = parseArgs({
       options: {
+        routing: { type: 'string', multiple: true, default: ['sequence'] },
         quick: { type: 'boolean', default: false },
         output: { type: 'string', default: 'build/finetune' },
       },
     })
-    return values
+    return { ...values, routings: readRoutings(values.routing) }
   } catch (cause) {
-    throw new CommandError(`${(cause as Error).message}; the options are --quick and --output FOLDER`, { cause })
+    const options = 'the options are --routing NAME, --quick and --output FOLDER'
+    throw new CommandError(`${(cause as Error).message}; ${options}`, { cause })
   }
 }
 
+/** @param texts names, or several with commas between them */
+function readRoutings(texts: readonly string[]): ModelRouting[] {
+  const names = texts.flatMap((text) => text.split(',')) as ModelRouting[]
+  const unknown = names.find((name) => !ROUTINGS.includes(name))
+  if (unknown !== undefined) throw new Error(`--routing: expected some of ${ROUTINGS.join(', ')}, got ${unknown}`)
+  return [...new Set(names)]
+}
+
 async function main(): Promise<void> {
-  const { quick, output } = readOptions()
+  const { routings, quick, output } = readOptions()
   await mkdir(output, { recursive: true })
   await tf.setBackend('wasm')
   accelerate()
 
   const signal = interruptSignal()
   const progress = startProgress(noteEachRun())
-  const results = await compare(quick ? QUICK : FULL, output, signal, progress.update).finally(progress.stop)
+  const results = await compare({ ...(quick ? QUICK : FULL), routings }, output, signal, progress.update).finally(
+    progress.stop,
+  )
   if (signal.aborted) {
     note('interrupted: the report has the runs that were complete')
     process.exitCode = SIGNALS[signal.reason as keyof typeof SIGNALS]

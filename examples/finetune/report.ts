@@ -1,6 +1,7 @@
 /** The results as one HTML file. */
 import * as Plot from '@observablehq/plot'
 import { mean } from 'd3-array'
+import type { ModelRouting } from 'lily-kernels'
 import { cellChart } from '../../cli/report/cell-chart.js'
 import { figure, labelled, plot } from '../../cli/report/chart.js'
 import { type Element, h, htmlPage } from '../../cli/report/document.js'
@@ -21,26 +22,34 @@ import {
   differencesOf,
   type Group,
   groupsOf,
-  methodNames,
+  nameOf,
   percentText,
   reloadText,
   type Results,
   type Run,
   tableHead,
   tableRows,
+  variantsOf,
 } from './results.js'
-import { type Method, PARTS } from './train.js'
+import { type Method, PARTS, type Variant } from './train.js'
 
-const COLORS: Readonly<Record<Method, string>> = { head: 'var(--muted)', lora: 'var(--lora)', lily: 'var(--lily)' }
-const METHODS: readonly Method[] = ['head', 'lora', 'lily']
-const ADAPTERS = ['lora', 'lily'] as const
+/** By method, and for Lily by routing. */
+const COLORS = {
+  head: 'var(--muted)',
+  lora: 'var(--lora)',
+  lily: 'var(--lily)',
+  sequence: 'var(--lily)',
+  batch: 'var(--equal)',
+  token: 'var(--memory)',
+  uniform: 'var(--alert)',
+} as const satisfies Record<Method | ModelRouting, string>
 
-const colorOf = ({ method }: { readonly method: Method }) => COLORS[method]
-const keysOf = (methods: readonly Method[]) =>
-  methods.map((method) => ({ text: methodNames[method], color: COLORS[method] }))
+const colorOf = ({ method, routing }: Variant) => COLORS[routing ?? method]
+const keysOf = (variants: readonly Variant[]) =>
+  variants.map((variant) => ({ text: nameOf(variant), color: colorOf(variant) }))
 
 export function reportPage(results: Results): string {
-  const { sentences, epochs, loraRank, isComplete } = results
+  const { sentences, epochs, routings, loraRank, isComplete } = results
   const body = [
     h(
       'header',
@@ -50,8 +59,8 @@ export function reportPage(results: Results): string {
         'p',
         {},
         'Praise or complaint? The encoder of Universal Sentence Encoder Lite is frozen, and a linear head is trained: ' +
-          'alone, and with LoRA and Lily on the q, k and v of both blocks. Lily has sequence routing, and as many ' +
-          'parameters as LoRA.',
+          `alone, and with LoRA and Lily on the q, k and v of both blocks. Lily has as many parameters as LoRA; routing: ` +
+          `${routings.join(', ')}.`,
       ),
       h(
         'p',
@@ -69,7 +78,7 @@ export function reportPage(results: Results): string {
     ...results.reloads.map((reload) => h('p', { class: reload.isEqual ? 'muted' : 'alert' }, reloadText(reload))),
     charts([losses(results), accuracyByStep(results), accuracyBySize(results)]),
     h('h2', {}, 'What the adapters have learnt'),
-    charts([...lilyCharts(results), ...rankChart(results)]),
+    charts([...results.routings.flatMap((routing) => lilyCharts(results, routing)), ...rankChart(results)]),
     h('h2', {}, 'Time'),
     charts([timeChart(results)]),
     h('h2', {}, 'Definitions'),
@@ -83,15 +92,21 @@ const mainGroups = (results: Results): Group[] =>
   groupsOf(results).filter(({ loraRank }) => loraRank === results.loraRank)
 
 function summary(results: Results): Tile[] {
-  const differences = differencesOf(results, 'heldOut')
+  const differences = results.routings.map((routing) => ({
+    name: nameOf({ method: 'lily', routing }),
+    values: differencesOf(results, routing, 'heldOut'),
+  }))
   return [
-    ...mainGroups(results).map(({ method, parameters, runs }) => ({
+    ...mainGroups(results).map(({ parameters, runs, ...variant }) => ({
       value: percentText(runs.map(({ heldOut }) => heldOut)),
-      text: `% right, held out: ${methodNames[method]}${method === 'head' ? '' : `, ${parameters.toLocaleString('en')} parameters`}`,
+      text: `% right, held out: ${nameOf(variant)}${variant.method === 'head' ? '' : `, ${parameters.toLocaleString('en')} parameters`}`,
     })),
-    ...(differences.length === 0
-      ? []
-      : [{ value: percentText(differences), text: 'points: Lily minus LoRA, seed by seed, held out' }]),
+    ...differences
+      .filter(({ values }) => values.length > 0)
+      .map(({ name, values }) => ({
+        value: percentText(values),
+        text: `points: ${name} minus LoRA, seed by seed, held out`,
+      })),
   ]
 }
 
@@ -113,9 +128,10 @@ function resultsTable(results: Results): Element {
 const WINDOW = 8
 
 function losses(results: Results): Element {
-  const points = mainGroups(results).flatMap(({ method, runs }) =>
+  const points = mainGroups(results).flatMap(({ method, routing, runs }) =>
     runs[0].losses.map((_, step) => ({
       method,
+      routing,
       step: step + 1,
       loss: mean(runs, (run) => mean(run.losses.slice(Math.max(0, step + 1 - WINDOW), step + 1))),
     })),
@@ -123,7 +139,7 @@ function losses(results: Results): Element {
   return figure(
     'Loss',
     `Of the training batches by step: mean over the seeds and the last ${WINDOW} steps.`,
-    legend('line', keysOf(METHODS)),
+    legend('line', keysOf(variantsOf(results))),
     plot('Loss by step', {
       x: { label: 'step', ticks: 6 },
       y: { label: null, grid: true, zero: true },
@@ -131,7 +147,7 @@ function losses(results: Results): Element {
         Plot.line(points, {
           x: 'step',
           y: 'loss',
-          z: 'method',
+          z: nameOf,
           stroke: colorOf,
           strokeWidth: 1.8,
         }),
@@ -144,13 +160,14 @@ function losses(results: Results): Element {
 function accuracyByStep(results: Results): Element {
   const groups = mainGroups(results)
   const seeds = groups.flatMap(({ runs }) =>
-    runs.flatMap(({ method, curve }) =>
-      curve.map(({ step, accuracy }) => ({ method, step, accuracy: 100 * accuracy })),
+    runs.flatMap(({ method, routing, curve }) =>
+      curve.map(({ step, accuracy }) => ({ method, routing, step, accuracy: 100 * accuracy })),
     ),
   )
-  const means = groups.flatMap(({ method, runs }) =>
+  const means = groups.flatMap(({ method, routing, runs }) =>
     runs[0].curve.map(({ step }, i) => ({
       method,
+      routing,
       step,
       accuracy: 100 * (mean(runs, ({ curve }) => curve[i].accuracy) ?? NaN),
     })),
@@ -158,12 +175,12 @@ function accuracyByStep(results: Results): Element {
   return figure(
     'Accuracy during training',
     `On ${results.sentences.curve} held-out sentences, in percent: each seed, and the mean.`,
-    legend('line', keysOf(METHODS)),
+    legend('line', keysOf(variantsOf(results))),
     plot('Accuracy by step', {
       x: { label: 'step', ticks: 6 },
       y: { label: null, grid: true },
       marks: [
-        Plot.line(means, { x: 'step', y: 'accuracy', z: 'method', stroke: colorOf, strokeWidth: 1.8 }),
+        Plot.line(means, { x: 'step', y: 'accuracy', z: nameOf, stroke: colorOf, strokeWidth: 1.8 }),
         Plot.dot(seeds, { x: 'step', y: 'accuracy', r: 2.5, fill: colorOf }),
       ],
     }),
@@ -175,14 +192,12 @@ function accuracyBySize(results: Results): Element {
   const sized = groups.filter(({ method }) => method !== 'head')
   const head = groups.filter(({ method }) => method === 'head')
   const accuracyOf = (runs: readonly Run[]) => 100 * (mean(runs, ({ heldOut }) => heldOut) ?? NaN)
-  const lines = sized.map(({ method, parameters, runs }) => ({ method, parameters, accuracy: accuracyOf(runs) }))
-  const dots = sized.flatMap(({ runs }) =>
-    runs.map(({ method, parameters, heldOut }) => ({ method, parameters, accuracy: 100 * heldOut })),
-  )
+  const lines = sized.map(({ runs, ...group }) => ({ ...group, accuracy: accuracyOf(runs) }))
+  const dots = sized.flatMap(({ runs }) => runs.map(({ heldOut, ...run }) => ({ ...run, accuracy: 100 * heldOut })))
   return figure(
     'Accuracy by size',
     'Held out, in percent, by the number of parameters of the adapter: each seed, and the mean.',
-    legend('line', keysOf(METHODS)),
+    legend('line', keysOf(variantsOf(results))),
     plot('Accuracy by number of parameters', {
       x: {
         type: 'log',
@@ -193,15 +208,17 @@ function accuracyBySize(results: Results): Element {
       y: { label: null, grid: true },
       marks: [
         Plot.ruleY(head, { y: ({ runs }: Group) => accuracyOf(runs), stroke: COLORS.head, strokeDasharray: '4 3' }),
-        Plot.line(lines, { x: 'parameters', y: 'accuracy', z: 'method', stroke: colorOf, strokeWidth: 1.8 }),
+        Plot.line(lines, { x: 'parameters', y: 'accuracy', z: nameOf, stroke: colorOf, strokeWidth: 1.8 }),
         Plot.dot(dots, { x: 'parameters', y: 'accuracy', r: 2.5, fill: colorOf }),
       ],
     }),
   )
 }
 
-function lilyCharts({ analyses: { lily } }: Results): Element[] {
+function lilyCharts({ analyses }: Results, routing: ModelRouting): Element[] {
+  const lily = analyses.lily[routing]
   if (lily === undefined) return []
+  const name = nameOf({ method: 'lily', routing })
   const layers = lily.targets.flatMap((target) => target.layers)
   const weights = layers.flatMap(({ name, router }) => router.weights.map((value, x) => ({ x, y: name, value })))
   const cosines = lily.targets.flatMap(({ layers: [{ name }], experts }) =>
@@ -209,15 +226,15 @@ function lilyCharts({ analyses: { lily } }: Results): Element[] {
   )
   return [
     cellChart({
-      title: 'Routers of Lily',
-      text: 'Mean weight of each expert, by layer, on held-out sentences.',
+      title: `Weights of ${name}`,
+      text: 'Weight of each expert, by layer; that of a router is the mean on held-out sentences.',
       cells: weights,
       rows: layers.map(({ name }) => name),
       max: Math.max(...weights.map(({ value }) => value)),
       keys: [{ text: 'weight', color: COLORS.lily }],
     }),
     cellChart({
-      title: 'Experts of Lily',
+      title: `Experts of ${name}`,
       text: 'Cosine similarity of the experts of each block, as vectors.',
       cells: cosines,
       rows: [...new Set(cosines.map(({ y }) => y))],
@@ -233,41 +250,44 @@ function lilyCharts({ analyses: { lily } }: Results): Element[] {
 /** '0.attention.q', 1 -> 'block 0, expert 1' */
 const expertName = (layer: string, expert: number) => `block ${layer.split('.')[0]}, expert ${expert}`
 
-function rankChart({ analyses: { lily, lora } }: Results): Element[] {
-  if (lily === undefined || lora === undefined) return []
-  const of = (method: Method, layers: readonly { name: string; update: { effectiveRank: number } }[]) =>
-    layers.map(({ name, update }) => ({ method, name, rank: update.effectiveRank }))
-  const bars = [
-    ...of('lora', lora.layers),
-    ...of(
-      'lily',
-      lily.targets.flatMap(({ layers }) => layers),
-    ),
+function rankChart({ routings, analyses: { lily, lora } }: Results): Element[] {
+  if (lora === undefined) return []
+  const adapters = [
+    { method: 'lora', r: lora.r, layers: lora.layers } as const,
+    ...routings.flatMap((routing) => {
+      const { r, targets } = lily[routing] ?? { targets: [] }
+      return r === undefined
+        ? []
+        : [{ method: 'lily', routing, r, layers: targets.flatMap(({ layers }) => layers) } as const]
+    }),
   ]
+  const bars = adapters.flatMap(({ layers, ...adapter }) =>
+    layers.map(({ name, update }) => ({ ...adapter, name, rank: update.effectiveRank })),
+  )
   const names = lora.layers.map(({ name }) => name)
   const { marginLeft } = labelled(names)
   return [
     figure(
       'Effective rank of the updates',
-      `By layer. LoRA has rank ${lora.r}, Lily r = ${lily.r}.`,
-      legend('dot', keysOf(ADAPTERS)),
+      `By layer. Rank r: ${adapters.map((adapter) => `${nameOf(adapter)} ${adapter.r}`).join(', ')}.`,
+      legend('dot', keysOf(adapters)),
       plot('Effective rank by layer', {
-        height: 52 + 34 * names.length,
+        height: 52 + 17 * adapters.length * names.length,
         marginLeft,
         marginRight: 34,
         x: { label: null, grid: true, ticks: 5, zero: true },
         fy: { domain: names, label: null, padding: 0.25 },
-        y: { domain: [...ADAPTERS], axis: null, padding: 0.1 },
+        y: { domain: adapters.map(nameOf), axis: null, padding: 0.1 },
         marks: [
           Plot.barX(bars, {
             x: 'rank',
-            y: 'method',
+            y: nameOf,
             fy: 'name',
             fill: colorOf,
           }),
           Plot.text(bars, {
             x: 'rank',
-            y: 'method',
+            y: nameOf,
             fy: 'name',
             text: ({ rank }: { rank: number }) => rank.toFixed(1),
             textAnchor: 'start',
@@ -292,15 +312,15 @@ const PART_COLORS = [
 ] as const
 
 function timeChart(results: Results): Element {
-  const bars = mainGroups(results).flatMap(({ method, runs }) =>
+  const bars = mainGroups(results).flatMap(({ runs, ...variant }) =>
     PARTS.map((part, i) => ({
-      name: methodNames[method],
+      name: nameOf(variant),
       seconds: (mean(runs, ({ seconds }) => seconds[part]) ?? 0) / results.epochs,
       part,
       ...PART_COLORS[i],
     })),
   )
-  const names = METHODS.map((method) => methodNames[method])
+  const names = variantsOf(results).map(nameOf)
   type Bar = (typeof bars)[number]
   return figure(
     'Seconds per epoch',
@@ -312,7 +332,7 @@ function timeChart(results: Results): Element {
     ),
     plot('Seconds per epoch by part', {
       height: 60 + 40 * names.length,
-      marginLeft: 76,
+      marginLeft: 106,
       x: { label: null, grid: true, ticks: 6 },
       y: { domain: names, label: null, padding: 0.3 },
       marks: [
@@ -338,8 +358,11 @@ const terms = (): Element =>
     ['parameters', 'Trainable numbers of the adapter, without the 513 of the head.'],
     [
       'effective rank',
-      'exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007), at the mean weights of ' +
-        'the router.',
+      'exp of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007), at the weights of the ' +
+        'charts above.',
     ],
-    ['q, k, v of a block', 'One target of Lily: they share one A and two experts B, and each has its own router.'],
+    [
+      'q, k, v of a block',
+      'One target of Lily: they share one A and two experts B, and each mixes them in its own way.',
+    ],
   ])

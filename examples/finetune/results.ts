@@ -1,8 +1,8 @@
 /** What the comparison has measured, and the table that it prints. */
 import { deviation, mean } from 'd3-array'
-import type { Analysis, LoraAnalysis } from 'lily-kernels'
+import type { Analysis, LoraAnalysis, ModelRouting } from 'lily-kernels'
 import { renderTable, textTable } from '../../cli/report/text-table.js'
-import type { Method, Part, Setup } from './train.js'
+import type { Method, Part, Setup, Variant } from './train.js'
 
 /** One training run. Accuracies are shares. */
 export interface Run extends Setup {
@@ -19,8 +19,7 @@ export interface Run extends Setup {
 }
 
 /** A trained classifier that was saved and loaded again. */
-export interface Reload {
-  readonly method: Method
+export interface Reload extends Variant {
   readonly heldOut: number
   readonly heldOutBefore: number
   /** Whether all logits are equal to the bit. */
@@ -31,38 +30,50 @@ export interface Results {
   /** Numbers of sentences. */
   readonly sentences: Readonly<Record<'training' | 'heldOut' | 'curve' | 'otherDomain', number>>
   readonly epochs: number
+  /** Those of Lily. The first one has the other sizes, too. */
+  readonly routings: readonly ModelRouting[]
   /** The rank of LoRA whose number of parameters all seeds have. */
   readonly loraRank: number
   readonly runs: Run[]
   readonly reloads: Reload[]
   /** Of the adapters of the first seed. */
-  readonly analyses: { lily?: Analysis; lora?: LoraAnalysis }
+  readonly analyses: { readonly lily: Partial<Record<ModelRouting, Analysis>>; lora?: LoraAnalysis }
   seconds: number
   /** False after an interrupt. */
   isComplete: boolean
 }
 
-export const methodNames: Readonly<Record<Method, string>> = { head: 'head only', lora: 'LoRA', lily: 'Lily' }
+const methodNames: Readonly<Record<Method, string>> = { head: 'head only', lora: 'LoRA', lily: 'Lily' }
 
-/** The runs of one method and one size: the seeds. */
-export interface Group {
-  readonly method: Method
+/** 'Lily (sequence)' */
+export const nameOf = ({ method, routing }: Variant): string =>
+  routing === undefined ? methodNames[method] : `${methodNames[method]} (${routing})`
+
+/** All that are compared. */
+export const variantsOf = ({ routings }: Results): Variant[] => [
+  { method: 'head' },
+  { method: 'lora' },
+  ...routings.map((routing): Variant => ({ method: 'lily', routing })),
+]
+
+/** The runs of one variant and one size: the seeds. */
+export interface Group extends Variant {
   readonly loraRank: number
   readonly parameters: number
   readonly runs: readonly Run[]
 }
 
-/** The groups by method, then by size. */
-export function groupsOf({ runs }: Results): Group[] {
+/** The groups by size, then in the order of the variants. */
+export function groupsOf(results: Results): Group[] {
   const groups = new Map<string, Run[]>()
-  for (const run of runs) {
-    const key = `${run.method} ${run.loraRank}`
+  for (const run of results.runs) {
+    const key = `${nameOf(run)} ${run.loraRank}`
     groups.set(key, [...(groups.get(key) ?? []), run])
   }
-  const methods: Method[] = ['head', 'lora', 'lily']
+  const names = variantsOf(results).map(nameOf)
   return [...groups.values()]
     .map((seeds) => ({ ...seeds[0], runs: seeds }))
-    .sort((a, b) => a.parameters - b.parameters || methods.indexOf(a.method) - methods.indexOf(b.method))
+    .sort((a, b) => a.parameters - b.parameters || names.indexOf(nameOf(a)) - names.indexOf(nameOf(b)))
 }
 
 /** Mean and standard deviation, in percent: '88.4 ± 0.5'. A single value has no spread. */
@@ -73,11 +84,15 @@ export function percentText(shares: readonly number[], digits = 1): string {
 }
 
 /** Lily minus LoRA, in points: the runs of one seed have the same sentences. */
-export function differencesOf({ runs, loraRank }: Results, metric: 'heldOut' | 'otherDomain'): number[] {
-  const find = (method: Method, seed: number) =>
-    runs.find((run) => run.method === method && run.seed === seed && run.loraRank === loraRank)
+export function differencesOf(
+  { runs, loraRank }: Results,
+  routing: ModelRouting,
+  metric: 'heldOut' | 'otherDomain',
+): number[] {
+  const find = (variant: Variant, seed: number) =>
+    runs.find((run) => nameOf(run) === nameOf(variant) && run.seed === seed && run.loraRank === loraRank)
   return [...new Set(runs.map(({ seed }) => seed))].flatMap((seed) => {
-    const [lily, lora] = [find('lily', seed), find('lora', seed)]
+    const [lily, lora] = [find({ method: 'lily', routing }, seed), find({ method: 'lora' }, seed)]
     return lily === undefined || lora === undefined ? [] : [lily[metric] - lora[metric]]
   })
 }
@@ -89,9 +104,9 @@ const secondsPerEpoch = ({ runs }: Group, { epochs }: Results): number =>
 /** The rows of the table, which the report has too. */
 export function tableRows(results: Results): string[][] {
   return groupsOf(results).map((group) => {
-    const { method, parameters, runs } = group
+    const { parameters, runs } = group
     return [
-      methodNames[method],
+      nameOf(group),
       parameters.toLocaleString('en'),
       String(runs.length),
       percentText(runs.map(({ heldOut }) => heldOut)),
@@ -115,14 +130,17 @@ export function resultsText(results: Results): string {
 }
 
 export function differenceLines(results: Results): string[] {
-  const [heldOut, otherDomain] = [differencesOf(results, 'heldOut'), differencesOf(results, 'otherDomain')]
-  if (heldOut.length === 0) return []
-  return [
-    `Lily minus LoRA, seed by seed: ${percentText(heldOut)} points held out, ${percentText(otherDomain)} on imdb.`,
-  ]
+  return results.routings.flatMap((routing) => {
+    const [heldOut, imdb] = (['heldOut', 'otherDomain'] as const).map((metric) =>
+      differencesOf(results, routing, metric),
+    )
+    if (heldOut.length === 0) return []
+    const name = nameOf({ method: 'lily', routing })
+    return [`${name} minus LoRA, seed by seed: ${percentText(heldOut)} points held out, ${percentText(imdb)} on imdb.`]
+  })
 }
 
-export function reloadText({ method, heldOut, isEqual }: Reload): string {
+export function reloadText({ heldOut, isEqual, ...variant }: Reload): string {
   const logits = isEqual ? 'all logits equal to the bit' : 'LOGITS DIFFER'
-  return `${methodNames[method]}, saved and loaded again: ${(100 * heldOut).toFixed(1)} % held out, ${logits}.`
+  return `${nameOf(variant)}, saved and loaded again: ${(100 * heldOut).toFixed(1)} % held out, ${logits}.`
 }

@@ -1,6 +1,6 @@
 /** A classifier of sentences: the frozen encoder, an adapter in it, and a linear head; and its training. */
 import * as tf from '@tensorflow/tfjs'
-import { type AdapterModel, LilyModel, LoraModel, ranksForLora, type Tensor } from 'lily-kernels'
+import { type AdapterModel, LilyModel, LoraModel, type ModelRouting, ranksForLora, type Tensor } from 'lily-kernels'
 import { adaptedLinear, AdapterOptimizer, attention, fromTf, frozenLinear, toTf } from 'lily-kernels/tfjs'
 import { setImmediate } from 'node:timers/promises'
 import { batchOf, byLength, type Review, shuffled } from './batches.js'
@@ -9,8 +9,13 @@ import type { Encoder } from './encoder.js'
 
 export type Method = 'head' | 'lora' | 'lily'
 
-export interface Setup {
+/** What is compared: a method, and for Lily how its experts are mixed. */
+export interface Variant {
   readonly method: Method
+  readonly routing?: ModelRouting | undefined
+}
+
+export interface Setup extends Variant {
   /** Rank of LoRA. Lily gets the rank at which it has the same number of parameters, or nearly so. */
   readonly loraRank: number
   /** Seed of the adapter's initial values and of the order of the sentences. */
@@ -18,7 +23,7 @@ export interface Setup {
 }
 
 /** q, k and v of a block have the same sizes, so they are one target of Lily: they share one A and two experts B. */
-const LILY = { strideA: 3, numB: 2, targetModules: String.raw`\d\.attention\.[qkv]`, routing: 'sequence' } as const
+const LILY = { strideA: 3, numB: 2, targetModules: String.raw`\d\.attention\.[qkv]` } as const
 const SCALING = 2
 
 const BATCH = 32
@@ -99,8 +104,7 @@ export class Classifier {
   #embed(reviews: readonly Review[], onInput?: (name: string, x: tf.Tensor) => void): tf.Tensor2D {
     const { adapter, clock } = this
     const { tokens, mask } = batchOf(reviews)
-    // LoRA has no router, and refuses a mask.
-    const options = adapter instanceof LilyModel ? { mask } : {}
+    const options = adapter instanceof LilyModel && poolsTokens(adapter.config.routing) ? { mask } : {}
     return this.encoder.embed(tokens, mask, {
       linear: (x, weight, bias, name) => {
         if (name !== undefined) onInput?.(name, x)
@@ -136,16 +140,20 @@ export class Classifier {
   }
 }
 
-function createAdapter({ layers }: Encoder, { method, loraRank, seed }: Setup): AdapterModel | null {
+/** Whether a mixture is a mean over tokens, which padding must not enter. Other routings refuse a mask. */
+const poolsTokens = (routing: ModelRouting) => routing === 'batch' || routing === 'sequence'
+
+function createAdapter({ layers }: Encoder, { method, routing, loraRank, seed }: Setup): AdapterModel | null {
   if (method === 'head') return null
   if (method === 'lora') {
     const config = { r: loraRank, loraAlpha: SCALING * loraRank, targetModules: LILY.targetModules }
     return LoraModel.create({ layers, config, seed })
   }
-  const { within, next } = ranksForLora(layers, LILY, loraRank)
+  const lily = { ...LILY, routing }
+  const { within, next } = ranksForLora(layers, lily, loraRank)
   // A percent more is nearer than one rank less.
   const r = next !== undefined && next.percent < 1 ? next.r : within!.r
-  return LilyModel.create({ layers, config: { ...LILY, r, scaling: SCALING }, seed })
+  return LilyModel.create({ layers, config: { ...lily, r, scaling: SCALING }, seed })
 }
 
 /** Share of the reviews whose label the sign of the logit gives. */

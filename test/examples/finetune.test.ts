@@ -1,5 +1,5 @@
 /**
- * examples/finetune with --quick, as `npm run example:finetune` runs it.
+ * examples/finetune with --quick, as `npm run example:finetune` runs it, and with two routings.
  *
  * @long
  */
@@ -67,13 +67,15 @@ test('the encoder is that of the graph', async () => {
   expect(Number(stdout)).toBeLessThan(2e-6)
 })
 
+const ROUTINGS = ['sequence', 'token'] as const
+
 describe('a quick run', () => {
   const output = join(folder, 'complete')
   let ended: Ended
   let report: ReturnType<typeof readReport>
   beforeAll(async () => {
     if (!isInstalled) return
-    ended = await run('main.ts', ['--quick', '--output', output])
+    ended = await run('main.ts', ['--quick', '--routing', ROUTINGS.join(','), '--output', output])
     expect(ended.code, ended.stderr).toBe(0)
     report = readReport(output)
   }, 600_000)
@@ -81,15 +83,17 @@ describe('a quick run', () => {
   test('lowers the loss with every method', () => {
     const { runs, isComplete } = report.results
     expect(isComplete).toBe(true)
-    expect(runs.map(({ method, loraRank, seed }) => [method, loraRank, seed])).toEqual([
+    expect(runs.map(({ method, routing, loraRank, seed }) => [routing ?? method, loraRank, seed])).toEqual([
       ['head', 2, 1],
       ['lora', 2, 1],
-      ['lily', 2, 1],
+      ['sequence', 2, 1],
+      ['token', 2, 1],
       ['head', 2, 2],
       ['lora', 2, 2],
-      ['lily', 2, 2],
+      ['sequence', 2, 2],
+      ['token', 2, 2],
       ['lora', 1, 1],
-      ['lily', 1, 1],
+      ['sequence', 1, 1],
     ])
     for (const { losses } of runs) {
       // A head of zeros: all probabilities are 1/2.
@@ -100,36 +104,40 @@ describe('a quick run', () => {
 
   test('trains the adapters, which have equally many parameters', () => {
     const { runs, analyses } = report.results
-    const of = (method: string, loraRank: number) =>
-      runs.find((run) => run.method === method && run.loraRank === loraRank && run.seed === 1)!
-    for (const rank of [1, 2]) {
-      const [lora, lily] = [of('lora', rank).parameters, of('lily', rank).parameters]
+    const of = (name: string, loraRank: number) =>
+      runs.find((run) => (run.routing ?? run.method) === name && run.loraRank === loraRank && run.seed === 1)!
+    for (const [rank, routings] of [
+      [1, ROUTINGS.slice(0, 1)],
+      [2, ROUTINGS],
+    ] as const) {
+      const lora = of('lora', rank).parameters
       // q, k and v of a block of 256 and of one of 512.
       expect(lora).toBe(rank * 3 * (2 * 256 + 2 * 512))
-      expect(Math.abs(lily / lora - 1)).toBeLessThan(0.01)
+      for (const routing of routings) expect(Math.abs(of(routing, rank).parameters / lora - 1)).toBeLessThan(0.01)
     }
-    // In the same order, with the same head: only the adapter makes a difference.
-    for (const method of ['lora', 'lily']) expect(of(method, 2).losses.at(-1)).not.toBe(of('head', 2).losses.at(-1))
-    const updates = [analyses.lora!.layers, ...analyses.lily!.targets.map(({ layers }) => layers)].flat()
-    expect(updates).toHaveLength(12)
-    for (const { name, update } of updates) expect(update.norm, name).toBeGreaterThan(0)
-    for (const { layers } of analyses.lily!.targets) {
-      for (const { router } of layers) expect(router.source).toBe('samples')
+    // In the same order, with the same head: only the adapter makes a difference, and the mixture.
+    const losses = ['head', 'lora', ...ROUTINGS].map((name) => of(name, 2).losses.at(-1))
+    expect(new Set(losses).size).toBe(losses.length)
+    const lilies = ROUTINGS.map((routing) => analyses.lily[routing]!.targets.flatMap(({ layers }) => layers))
+    for (const layers of [analyses.lora!.layers, ...lilies]) {
+      expect(layers).toHaveLength(6)
+      for (const { name, update } of layers) expect(update.norm, name).toBeGreaterThan(0)
     }
+    for (const { router } of lilies.flat()) expect(router.source).toBe('samples')
   })
 
   test('saves adapters that give the same logits, bit for bit', async () => {
     const { reloads } = report.results
-    expect(reloads.map(({ method }) => method)).toEqual(['lora', 'lily'])
+    expect(reloads.map(({ method, routing }) => routing ?? method)).toEqual(['lora', ...ROUTINGS])
     for (const { isEqual, heldOut, heldOutBefore } of reloads) {
       expect(isEqual).toBe(true)
       expect(heldOut).toBe(heldOutBefore)
     }
-    for (const [Model, method] of [
+    for (const [Model, name] of [
       [LoraModel, 'lora'],
-      [LilyModel, 'lily'],
+      ...ROUTINGS.map((routing) => [LilyModel, `lily-${routing}`] as const),
     ] as const) {
-      const model = await Model.fromPretrained(join(output, method))
+      const model = await Model.fromPretrained(join(output, name))
       expect(model.layers.size).toBe(6)
       const head = model.modulesToSave.get('classifier')
       expect(head?.get('weight')?.shape).toEqual([512, 1])
@@ -150,7 +158,10 @@ describe('a quick run', () => {
     const rows = ended.stdout.split('\n')
     expect(rows[0]).toMatch(/^method +parameters +seeds +held out, % +imdb, % +s \/ epoch$/)
     expect(rows[1]).toMatch(/^head only +0 +2 +\d+\.\d ± \d+\.\d +\d+\.\d ± \d+\.\d +\d+\.\d$/)
-    expect(ended.stdout).toContain('Lily minus LoRA, seed by seed: ')
+    for (const routing of ROUTINGS) {
+      expect(ended.stdout).toContain(`Lily (${routing}) minus LoRA, seed by seed: `)
+      expect(rows.filter((row) => row.startsWith(`Lily (${routing}) `))).not.toEqual([])
+    }
 
     const { html, page } = report
     const titles = Array.from(page.querySelectorAll('figure h3'), ({ textContent }) => textContent)
@@ -158,8 +169,7 @@ describe('a quick run', () => {
       'Loss',
       'Accuracy during training',
       'Accuracy by size',
-      'Routers of Lily',
-      'Experts of Lily',
+      ...ROUTINGS.flatMap((routing) => [`Weights of Lily (${routing})`, `Experts of Lily (${routing})`]),
       'Effective rank of the updates',
       'Seconds per epoch',
     ])
@@ -170,17 +180,22 @@ describe('a quick run', () => {
   })
 })
 
-test('refuses other options, and says which there are', async () => {
-  const { code, stdout, stderr } = await run('main.ts', ['--epochs', '3'])
+test.each([
+  [['--epochs', '3'], "Unknown option '--epochs'"],
+  [['--routing', 'batch,fixed'], '--routing: expected some of batch, .*, got fixed'],
+])('refuses %s, and says which options there are', async (options, message) => {
+  const { code, stdout, stderr } = await run('main.ts', options)
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
-  expect(stderr).toMatch(/^error: Unknown option '--epochs'.*; the options are --quick and --output FOLDER\n$/)
+  expect(stderr).toMatch(
+    new RegExp(`^error: ${message}.*; the options are --routing NAME, --quick and --output FOLDER\n$`),
+  )
 })
 
 test('an interrupt keeps the runs that are complete', async () => {
   const output = join(folder, 'interrupted')
   let isInterrupted = false
   const { code, stderr } = await run('main.ts', ['--quick', '--output', output], (text, interrupt) => {
-    if (isInterrupted || !text.includes('Lily, rank 2, seed 1')) return
+    if (isInterrupted || !text.includes('Lily (sequence), rank 2, seed 1')) return
     isInterrupted = true
     interrupt()
   })
