@@ -19,15 +19,23 @@ export function layerLabels(layers: readonly { readonly name: string }[]): strin
   })
 }
 
-export function routerMap({ layers }: TargetAnalysis): HTMLElement {
+/** The weights of the experts: learned ones, or those of routers on random inputs. */
+export function mixtureMap({ layers }: TargetAnalysis, isLearned: boolean): HTMLElement {
   const labels = layerLabels(layers)
   const cells = layers.flatMap(({ router }, l) =>
     router.weights.map((value, e) => ({ x: e, y: labels[l], value, title: `layer ${labels[l]}, expert ${e}` })),
   )
-  const text = `Mean weight of each expert by layer, over ${RANDOM_TOKENS} random inputs.`
-  return cellChart('Routers', text, cells, labels, Math.max(...cells.map(({ value }) => Math.abs(value))), [
-    { text: 'weight', color: LILY },
-  ])
+  const text = isLearned
+    ? 'Weight of each expert by layer.'
+    : `Mean weight of each expert by layer, over ${RANDOM_TOKENS} random inputs.`
+  return cellChart(
+    isLearned ? 'Mixtures' : 'Routers',
+    text,
+    cells,
+    labels,
+    Math.max(...cells.map(({ value }) => Math.abs(value))),
+    [{ text: 'weight', color: LILY }],
+  )
 }
 
 export function cosineMap({ experts }: TargetAnalysis): HTMLElement {

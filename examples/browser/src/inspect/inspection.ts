@@ -58,8 +58,9 @@ async function inspectLily(files: readonly File[], onProgress: OnLayer): Promise
     inFeatures,
     outFeatures,
   }))
-  // Routing 'uniform' uses no routers.
-  const samples = model.config.routing === 'uniform' ? undefined : randomInputs(layers)
+  const { routing } = model.config
+  const hasRouters = routing !== 'uniform' && routing !== 'learned'
+  const samples = hasRouters ? randomInputs(layers) : undefined
   const analysis = await analyse(model, { samples, onProgress })
   const total = sumOf(analysis.targets, ({ parameters }) => parameters)
   return {

@@ -4,7 +4,7 @@ import type { LoraLayerAnalysis, TargetAnalysis } from 'lily-kernels'
 import { LILY, LORA } from '../charts.js'
 import { h, notice, table, tiles } from '../dom.js'
 import { count, countOf, percent, threeDigits } from '../format.js'
-import { cosineMap, effectiveRanks, layerLabels, routerMap } from './charts.js'
+import { cosineMap, effectiveRanks, layerLabels, mixtureMap } from './charts.js'
 import type { Inspection, LilyInspection, LoraInspection, ParameterShape } from './inspection.js'
 import { RANDOM_TOKENS } from './random-inputs.js'
 
@@ -15,7 +15,8 @@ export function inspectionReport(inspection: Inspection): HTMLElement[] {
 function lilyReport({ analysis, total, baseParameters, loraRank, parameters }: LilyInspection): HTMLElement[] {
   const { r, strideA, numB, scaling, routing, targets } = analysis
   const layers = targets.flatMap((target) => target.layers)
-  const hasRouters = routing !== 'uniform'
+  const hasMixtures = routing !== 'uniform'
+  const isLearned = routing === 'learned'
   return [
     h('h3', {}, `A Lily adapter: ${countOf(layers.length, 'layer')}`),
     h('p', { class: 'muted' }, `r ${r}, stride_A ${strideA}, num_B ${numB}, scaling ${scaling}, routing ${routing}`),
@@ -28,7 +29,7 @@ function lilyReport({ analysis, total, baseParameters, loraRank, parameters }: L
         text: 'effective rank of an update, median of the layers',
       },
     ]),
-    ...(hasRouters ? [routersNotice()] : []),
+    ...(hasMixtures && !isLearned ? [routersNotice()] : []),
     ...targets.flatMap((target) => [
       h(
         'h3',
@@ -38,7 +39,7 @@ function lilyReport({ analysis, total, baseParameters, loraRank, parameters }: L
       h(
         'div',
         { class: 'charts' },
-        ...(hasRouters ? [routerMap(target)] : []),
+        ...(hasMixtures ? [mixtureMap(target, isLearned)] : []),
         cosineMap(target),
         effectiveRanks(target.layers, LILY, target.loraRank),
       ),
@@ -72,7 +73,7 @@ function lilyTable({ target, layers }: TargetAnalysis): HTMLElement {
     update.effectiveRank.toFixed(1),
     percent(update.sharedWithLora),
   ])
-  const head = ['layer', 'router entropy', 'token entropy', 'norm of update', 'effective rank', 'within LoRA']
+  const head = ['layer', 'entropy of the weights', 'token entropy', 'norm of update', 'effective rank', 'within LoRA']
   return table(`Layers of ${target}`, head, rows)
 }
 
