@@ -95,8 +95,7 @@ lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
 // What the kernels do not implement yet.
 lily_status check_supported(const lily_problem &problem) {
   if (problem.dropout > 0) return fail(LILY_ERROR_UNSUPPORTED, "the CPU backend does not implement dropout yet");
-  if (problem.routing != LILY_ROUTING_LEARNED) return LILY_OK;
-  return fail(LILY_ERROR_UNSUPPORTED, "the CPU backend does not implement routing 'learned' yet");
+  return LILY_OK;
 }
 
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
@@ -150,9 +149,6 @@ lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
 
 lily_status backward(const lily_backward *call) {
   if (const lily_status status = check_available()) return status;
-  if (call->d_weights.data != nullptr) {
-    return fail(LILY_ERROR_UNSUPPORTED, "the CPU backend does not implement dWeights yet");
-  }
   const SerialScope scope(is_short(call->problem));
   const BackwardPlan plan = plan_backward(*call, instruction_set().kernels_for(call->problem));
   if (const lily_status status = check_workspace(call->workspace, call->workspace_bytes, plan.workspace_bytes)) {

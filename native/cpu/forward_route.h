@@ -9,7 +9,7 @@
 //
 //   hidden_partials  [split][M][pitch], float32
 //   hidden           M x r, contiguous; l and u use the values as rounded to its element type
-//   router_packed    r x expert_pitch: R^T, float32
+//   router_packed    r x expert_pitch: R^T, float32; of learned mixtures the E logits
 //   probabilities    M x E, contiguous, may be null
 //   pool_sums        [token tile][E]
 //   u                M x E r or M x r, in the element type of the large products
@@ -28,8 +28,8 @@ LILY_INLINE int64_t route_scratch(const ForwardPass &pass) {
 }
 
 void pack_router(const ForwardPass &pass, int64_t, float *) {
-  pack_transposed<Floats>(pass.call->problem.experts, pass.call->problem.rank, pass.call->router, 1.0f,
-                          pass.router_packed, pass.expert_pitch);
+  pack_transposed<Floats>(pass.call->problem.experts, pass.router_columns, pass.call->router, 1.0f, pass.router_packed,
+                          pass.expert_pitch);
 }
 
 LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
@@ -68,7 +68,7 @@ void route(const ForwardPass &pass, int64_t tile, float *scratch) {
   if (scale != nullptr && !token_routing) {
     for (int64_t t = begin; t < end; ++t) write_u(problem.rank, pass.hidden, t, 1, scale + t, pass.u);
   }
-  if (pass.router_packed == nullptr) return;
+  if (pass.pool_sums == nullptr) return;
 
   float logits[kTokenTile * kMaxExperts];  // softmax replaces them by the probabilities
   const int64_t pitch = pass.expert_pitch;

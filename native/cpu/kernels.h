@@ -218,9 +218,11 @@ struct ForwardPass {
   lily_matrix hidden;    // M x r
   float *probabilities;  // M x E; may be null
   lily_matrix u;         // M x stack.rank: c_t p_t (x) h_t with token routing, c_t h_t otherwise; absent without either
-  float *router_packed;  // r x expert_pitch: R^T
-  int64_t expert_pitch;  // E rounded up to whole vectors
-  float *pool_sums;      // [token tile][E]: sums of p_t, or of the logits, over the kept tokens of the tile
+  int64_t router_columns;  // r; 1 of learned mixtures; 0 without a router
+  float *router_packed;    // router_columns x expert_pitch: R^T, or the logits of a learned mixture
+  int64_t expert_pitch;    // E rounded up to whole vectors
+  float *pool_sums;        // [token tile][E]: sums of p_t, or of the logits, over the kept tokens of the tile; null
+                           // without a router of tokens
 
   // expand: y (+)= lhs C.
   lily_matrix lhs;  // M x stack.rank: u, or hidden without it
@@ -281,8 +283,8 @@ struct BackwardPass {
   TokenRows dx_rows;
 
   // What the outputs of the call require.
-  bool needs_d_hidden;    // dx, da or d_router is an output
-  bool needs_d_weights;   // d_hidden is needed, and depends on dw
+  bool needs_d_hidden;    // dx, da or the d_router of tokens is an output
+  bool needs_d_weights;   // d_mixture is an output, or d_hidden is needed and depends on dw
   bool needs_db;          // db or deferred_db is an output
   bool needs_d_combined;  // D: for dw or dB
   bool deferred_is_weighted;
@@ -296,10 +298,12 @@ struct BackwardPass {
   RankProduct q;           // blocked: of q_pass, unless the dy pass computes q
   DyPass dy;
   DWeights d_weights;
-  lily_matrix db_sums;  // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
+  lily_matrix d_mixture;  // out: the gradient of given weights, or of the logits of a learned mixture; may be absent
+  lily_matrix db_sums;    // E r x d_out, float32: sums of a 16-bit db over several groups; otherwise absent
 
   // The gradient of hidden. Tasks: tiles of kTokenTile tokens.
-  float *d_pooled;           // [G][E]: gradient of p_t (pool `probabilities`) or l_t (pool `logits`) of a kept token
+  float *d_pooled;           // [G][E]: gradient of p_t (pool `probabilities`) or l_t (pool `logits`) of a kept token;
+                             // d_mixture
   int64_t rank_pitch;        // r rounded up to whole vectors
   float *router_packed;      // E x rank_pitch: R
   float *d_logits;           // M x E
@@ -467,7 +471,8 @@ struct Kernels {
   void (*elementwise)(const lily_elementwise &, const ElementwiseTile &);  // of the kernels for float32
 
   ForwardTask gather_x, pack_router, route;
-  BackwardTask gather_dy, gather_backward_x, compute_u, pack_router_rows, compute_d_hidden, compute_d_router;
+  BackwardTask gather_dy, gather_backward_x, compute_u, write_d_mixture, pack_router_rows, compute_d_hidden,
+      compute_d_router;
 
   void (*fold)(const lily_fold &, const Partition &tiles, int64_t tile);
 

@@ -23,6 +23,16 @@ void softmax(double *values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) values[i] /= sum;
 }
 
+// Replaces dw by the gradient of the logits, w * (dw - <w, dw>). Relative to dw of the largest weight, for the reason
+// that softmax_gradient of backward_hidden.h has: the float32 weights that were saved do not add up to 1 exactly, so
+// that double alone does not help.
+void softmax_gradient(const float *weights, int64_t experts, double *values) {
+  const double largest = values[std::max_element(weights, weights + experts) - weights];
+  double mean = 0;
+  for (int64_t e = 0; e < experts; ++e) mean += static_cast<double>(weights[e]) * (values[e] - largest);
+  for (int64_t e = 0; e < experts; ++e) values[e] = static_cast<double>(weights[e]) * ((values[e] - largest) - mean);
+}
+
 }  // namespace
 
 void pool_weights(const ForwardPass &pass, int64_t, float *) {
@@ -31,6 +41,13 @@ void pool_weights(const ForwardPass &pass, int64_t, float *) {
   const int64_t experts = problem.experts;
   if (problem.routing == LILY_ROUTING_UNIFORM) {
     std::fill(weights, weights + experts, 1.0f / static_cast<float>(experts));
+    return;
+  }
+  if (problem.routing == LILY_ROUTING_LEARNED) {
+    double values[kMaxExperts];
+    std::copy(pass.router_packed, pass.router_packed + experts, values);
+    softmax(values, experts);
+    std::transform(values, values + experts, weights, [](double value) { return static_cast<float>(value); });
     return;
   }
   for (int64_t group = 0; group < problem.groups; ++group) {
@@ -53,28 +70,23 @@ void pool_weights(const ForwardPass &pass, int64_t, float *) {
 void compute_d_pooled(const BackwardPass &pass, int64_t, float *) {
   const lily_problem &problem = pass.call->problem;
   const int64_t experts = problem.experts;
+  const bool is_mean = has_router(problem) && problem.pool == LILY_POOL_PROBABILITIES;
   for (int64_t group = 0; group < problem.groups; ++group) {
-    double d_weights[kMaxExperts] = {};
-    for (int64_t part = 0; part < pass.d_weights.count; ++part) {
-      for (int64_t e = 0; e < experts; ++e) {
-        d_weights[e] += pass.d_weights.partials[(part * pass.groups.count + group) * experts + e];
-      }
-    }
+    double values[kMaxExperts] = {};
     const int64_t kept = kept_tokens(pass.groups, group, pass.call->tokens.mask);
-    const float *weights = pass.call->weights + group * experts;
-    // Relative to dw of the largest weight, for the reason that softmax_gradient has: the float32 weights that were
-    // saved do not add up to 1 exactly, so that double alone does not help.
-    const double largest = d_weights[std::max_element(weights, weights + experts) - weights];
-    double mean = 0;
-    for (int64_t e = 0; e < experts; ++e) mean += static_cast<double>(weights[e]) * (d_weights[e] - largest);
-    for (int64_t e = 0; e < experts; ++e) {
-      double value = 0;
-      if (kept > 0 && problem.pool == LILY_POOL_LOGITS) {
-        value = static_cast<double>(weights[e]) * ((d_weights[e] - largest) - mean);
+    if (kept > 0) {
+      for (int64_t part = 0; part < pass.d_weights.count; ++part) {
+        for (int64_t e = 0; e < experts; ++e) {
+          values[e] += pass.d_weights.partials[(part * pass.groups.count + group) * experts + e];
+        }
       }
-      if (kept > 0 && problem.pool == LILY_POOL_PROBABILITIES) value = d_weights[e] / static_cast<double>(kept);
-      pass.d_pooled[group * experts + e] = static_cast<float>(value);
+      if (is_mean) {
+        for (int64_t e = 0; e < experts; ++e) values[e] /= static_cast<double>(kept);
+      } else if (problem.routing != LILY_ROUTING_FIXED) {
+        softmax_gradient(pass.call->weights + group * experts, experts, values);
+      }
     }
+    for (int64_t e = 0; e < experts; ++e) pass.d_pooled[group * experts + e] = static_cast<float>(values[e]);
   }
 }
 

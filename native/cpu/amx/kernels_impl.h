@@ -55,6 +55,7 @@ const Kernels LILY_KERNELS = {
     .gather_dy = gather_dy,
     .gather_backward_x = gather_x,
     .compute_u = compute_u,
+    .write_d_mixture = write_d_mixture,
     .pack_router_rows = pack_router_rows,
     .compute_d_hidden = compute_d_hidden,
     .compute_d_router = compute_d_router,

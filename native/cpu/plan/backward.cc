@@ -32,8 +32,10 @@ void find_needs(BackwardPass &pass) {
   const lily_backward &call = *pass.call;
   const lily_problem &problem = call.problem;
   const bool has_deferred = call.deferred_db != nullptr && deferred_partials(problem) > 0;
-  pass.needs_d_hidden = call.dx.data != nullptr || call.da.data != nullptr || call.d_router.data != nullptr;
-  pass.needs_d_weights = pass.needs_d_hidden && has_router(problem) && problem.routing != LILY_ROUTING_TOKEN;
+  pass.d_mixture = problem.routing == LILY_ROUTING_LEARNED ? call.d_router : call.d_weights;
+  pass.needs_d_hidden = call.dx.data != nullptr || call.da.data != nullptr || needs_d_router(pass);
+  pass.needs_d_weights = pass.d_mixture.data != nullptr ||
+                         (pass.needs_d_hidden && has_router(problem) && problem.routing != LILY_ROUTING_TOKEN);
   pass.needs_db = call.db.data != nullptr || has_deferred;
   pass.needs_d_combined = pass.needs_db || pass.needs_d_weights;
   pass.deferred_is_weighted = deferred_is_weighted(problem);
@@ -98,12 +100,13 @@ void take_db_sums(BackwardPass &pass, const Kernels &kernels, Workspace &workspa
 }
 
 // dw, dp or dl, and R.
-void take_routing_gradients(BackwardPass &pass, Workspace &workspace) {
+void take_routing_gradients(BackwardPass &pass, const Kernels &kernels, Workspace &workspace) {
   const lily_problem &problem = pass.call->problem;
-  if (!has_router(problem)) return;
+  if (problem.routing == LILY_ROUTING_UNIFORM || problem.routing == LILY_ROUTING_NONE) return;
   const int64_t weights = pass.groups.count * problem.experts;
   pass.d_weights.partials = workspace.take<double>(pass.d_weights.count * weights);
-  pass.d_pooled = workspace.take<float>(weights);
+  pass.d_pooled = workspace.take<float>(weights + kernels.lanes);  // write_d_mixture reads whole vectors
+  if (!has_router(problem)) return;
   pass.router_packed = workspace.take<float>(problem.experts * pass.rank_pitch);
   pass.d_logits = workspace.take<float>(problem.tokens * problem.experts);
 }
@@ -126,18 +129,20 @@ BackwardPlan plan_with(const Products &products, const lily_backward &call, cons
   take_lhs_and_q(pass, kernels, workspace);
   take_d_hidden(pass, kernels, step_tokens(products), workspace);
   take_db_sums(pass, kernels, workspace);
-  take_routing_gradients(pass, workspace);
+  take_routing_gradients(pass, kernels, workspace);
   pass.router.tiles = tiles_for_scratch(problem.rank, problem.experts, kernels.panel, 1);
   plan_x_pass(products, kernels, pass, workspace);
 
   plan.scratch_floats = round_up(products.backward_scratch(pass), Workspace::kAlignment / sizeof(float));
 
-  if (pass.needs_d_hidden || pass.needs_db) add_gather(kernels, plan);
+  const bool needs_dy = pass.needs_d_hidden || pass.needs_d_combined;
+  if (needs_dy) add_gather(kernels, plan);
   if (pass.u.data != nullptr) plan.steps.add(pass.groups.tile_count(), kernels.compute_u);
-  if (pass.needs_d_hidden || pass.needs_db) add_dy_pass(products, plan);
+  if (needs_dy) add_dy_pass(products, plan);
+  if (pass.needs_d_weights) plan.steps.add(1, compute_d_pooled);
+  if (pass.d_mixture.data != nullptr) plan.steps.add(1, kernels.write_d_mixture);
   if (!pass.needs_d_hidden) return plan;
   if (pass.router_packed != nullptr) plan.steps.add(1, kernels.pack_router_rows);
-  if (pass.needs_d_weights) plan.steps.add(1, compute_d_pooled);
   add_d_hidden(products, kernels, plan);
   return plan;
 }

@@ -35,9 +35,9 @@ void take_routing(ForwardPass &pass, const Kernels &kernels, Workspace &workspac
   pass.lhs = has_u ? pass.u : pass.hidden;
   pass.probabilities = keeps_probabilities(problem) ? call.probabilities : nullptr;
   pass.expert_pitch = round_up(problem.experts, kernels.lanes);
-  if (!has_router(problem)) return;
-  pass.router_packed = workspace.take<float>(problem.rank * pass.expert_pitch);
-  pass.pool_sums = workspace.take<float>(max_tile_count(problem) * problem.experts);
+  pass.router_columns = router_columns(problem);
+  if (pass.router_columns > 0) pass.router_packed = workspace.take<float>(pass.router_columns * pass.expert_pitch);
+  if (has_router(problem)) pass.pool_sums = workspace.take<float>(max_tile_count(problem) * problem.experts);
 }
 
 template <typename Products>

@@ -50,8 +50,13 @@ void add_d_hidden(const TileProducts &, const Kernels &, BackwardPlan &);
 void add_d_hidden(const BlockedProducts &, const Kernels &, BackwardPlan &);
 void add_d_hidden(const DirectProducts &, const Kernels &, BackwardPlan &);
 
+// Whether dR, a sum over the tokens, is an output.
+inline bool needs_d_router(const BackwardPass &pass) {
+  return pass.call->d_router.data != nullptr && has_router(pass.call->problem);
+}
+
 inline void add_d_router(const Kernels &kernels, bool joins, BackwardPlan &plan) {
-  if (plan.pass.call->d_router.data == nullptr) return;
+  if (!needs_d_router(plan.pass)) return;
   plan.steps.add(plan.pass.router.tiles.count, kernels.compute_d_router, joins);
 }
 
