@@ -71,8 +71,8 @@ interface Inputs extends Sizes {
   readonly mask: Region | null
   /** [G + 1], int32, from 0 to M, ascending; null: one group. No group contains tokens before the first and after the last. */
   readonly sequenceOffsets: Region | null
-  /** [4], uint32: seed low and high, position low and high; null: no dropout. */
-  readonly draw: Region | null
+  /** The words of seed and position, the low one first, signed or unsigned; null: no dropout. */
+  readonly draw: readonly number[] | null
 }
 
 /** A forward call: y (+)= s h C. */

@@ -19,6 +19,8 @@ export interface Operand {
   readonly accumulate: boolean
   /** Of a call in a list. */
   readonly listed?: ListedRows
+  /** Whether dropout drops elements: stores write 0 to them, and add nothing. */
+  readonly drops?: boolean
 }
 
 /** Row r of an operand is row index[r] in memory. */

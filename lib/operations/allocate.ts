@@ -130,7 +130,8 @@ function stage(problem: Problem, placement: Placement): Staged | null {
   const given = [problem.small.mask, problem.small.sequenceOffsets, problem.small.weights]
   const arrays = given.map((part) => (part !== null && isHostMemory(part.memory) ? part.memory : null))
   const isUnchecked = problem.uncheckedOffsets !== null
-  const drops = problem.dropout > 0
+  // A GPUDevice gets the draw with the numbers of the call.
+  const drops = problem.dropout > 0 && placement.gpu === null
   if (!isUnchecked && !drops && arrays.every((array) => array === null)) return null
   const ascending = isUnchecked ? aligned((problem.groups + 1) * Int32Array.BYTES_PER_ELEMENT) : 0
   const further = ascending + (drops ? DRAW_BYTES : 0)

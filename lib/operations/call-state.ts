@@ -14,7 +14,7 @@ export interface Staged {
   readonly mask: Part | null
   readonly sequenceOffsets: Part | null
   readonly weights: Part | null
-  /** The draw of dropout. */
+  /** The draw of dropout; null: none, or it is on the host. */
   readonly draw: Part | null
 }
 
@@ -58,8 +58,8 @@ export class CallState {
     const small = staged ?? problem.small
     this.mask = small.mask
     this.sequenceOffsets = small.sequenceOffsets
-    const hasOwn = staged === null && problem.dropout > 0
-    this.draw = hasOwn ? { memory: new Int32Array(4), byteOffset: 0 } : (staged?.draw ?? null)
+    const own = problem.dropout > 0 ? { memory: new Int32Array(4), byteOffset: 0 } : null
+    this.draw = staged?.draw ?? own
     this.hidden = null
     this.probabilities = null
     this.weights = small.weights

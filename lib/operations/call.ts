@@ -411,7 +411,10 @@ export function launch(call: Call): void {
   }
 }
 
-/** The operands of slots, the first of which is that of `first`, on a GPUDevice by name, as regions of its buffers. */
+/**
+ * The operands of slots, the first of which is that of `first`, on a GPUDevice by name, as regions of its buffers; a draw of dropout
+ * as numbers.
+ */
 function gpuOperands(
   slots: Table['slots'],
   operands: readonly Entry[],
@@ -424,6 +427,10 @@ function gpuOperands(
     const entry = operands[first + i]
     if (entry === null) {
       named[slot.name] = null
+      continue
+    }
+    if (slot.name === 'draw') {
+      named.draw = Array.from((entry as Part).memory as Int32Array)
       continue
     }
     const operand = 'accumulate' in entry ? entry.operand : entry

@@ -29,7 +29,7 @@ export { LilyError, type LilyErrorCode, type LilyErrorDetails } from '../base/er
 export type { Device } from '../memory/device.js'
 export type { PoolStats } from '../memory/memory-stats.js'
 export type { LilyBackwardOperands, LilyBackwardOptions, LilyGradients, LilyNeeds } from '../operations/backward.js'
-export type { DropoutOptions } from '../operations/dropout.js'
+export { type DropoutOptions, dropoutState } from '../operations/dropout.js'
 export type { FoldOptions } from '../operations/fold.js'
 export type { LilyForwardOperands, LilyForwardOptions, LilyForwardResult } from '../operations/forward.js'
 export type {

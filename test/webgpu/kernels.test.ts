@@ -75,9 +75,10 @@ const MODES: readonly Mode[] = [
     grouped: true,
   },
   { name: 'token, relu', spec: { routing: 'token', activation: 'relu' } },
-  { name: 'uniform', spec: { routing: 'uniform' } },
+  { name: 'learned', spec: { routing: 'learned' } },
   { name: 'fixed', spec: { routing: 'fixed' } },
   { name: 'fixed, groups', spec: { routing: 'fixed' }, grouped: true },
+  { name: 'uniform', spec: { routing: 'uniform' } },
   { name: 'lora', spec: { routing: 'lora', experts: 1 } },
 ]
 
@@ -97,6 +98,30 @@ describe('random problems in float32', () => {
       }
     })
   }
+})
+
+describe('dropout', () => {
+  const kinds: readonly [string, Spec, How][] = [
+    ['batch, added to', { ...sizes(61, true, false), routing: 'batch', dropout: 0.3 }, { outputs: 'add' }],
+    [
+      'sequence, relu',
+      { ...sizes(62, false, true), routing: 'sequence', masked: 0.3, activation: 'relu', dropout: 0.5 },
+      {},
+    ],
+    ['token, in bfloat16', { ...sizes(63, false, false), routing: 'token', activations: 'bfloat16', dropout: 0.1 }, {}],
+    [
+      'LoRA across tiles, in float16, added to',
+      {
+        ...{ routing: 'lora', tokens: 300, dIn: 2060, dOut: 90, rank: 33, experts: 1, seed: 64 },
+        ...{ activations: 'float16', parameters: 'float32', dropout: 0.25 },
+      },
+      { outputs: 'add', layout: () => ({ gap: 3, margin: 1 }) },
+    ],
+  ]
+  for (const [name, spec, how] of kinds)
+    test(name, async () => {
+      await check(spec, how)
+    })
 })
 
 /** Each type with two modes, so that every mode occurs; even rows store whole words, odd ones halves. */

@@ -43,7 +43,13 @@ const region = (elements: number): Region => ({ buffer: buffer(elements * 4), by
 const matrix = (rows: number, cols: number): Matrix => ({ ...region(rows * cols), dtype: 'float32', pitch: cols })
 const output = (rows: number, cols: number, accumulate = true): Output => ({ ...matrix(rows, cols), accumulate })
 
-type Shape = Partial<Sizes> & { mask?: boolean; offsets?: boolean; accumulate?: boolean; deferB?: boolean }
+interface Shape extends Partial<Sizes> {
+  mask?: boolean
+  offsets?: boolean
+  accumulate?: boolean
+  deferB?: boolean
+  dWeights?: boolean
+}
 
 function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
   const sizes: Sizes = {
@@ -60,8 +66,9 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
     dropout: 0,
     ...shape,
   }
-  const { routing, tokens, dIn, dOut, rank, experts, groups } = sizes
+  const { routing, tokens, dIn, dOut, rank, experts, groups, dropout } = sizes
   const isRouted = routing === 'batch' || routing === 'sequence' || routing === 'token'
+  const routerCols = isRouted ? rank : routing === 'learned' ? 1 : null
   const isLora = routing === 'none'
   const rowsOfB = isLora ? ([dOut, rank] as const) : ([experts * rank, dOut] as const)
   const out = (rows: number, cols: number) => output(rows, cols, shape.accumulate ?? true)
@@ -70,9 +77,9 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
     x: matrix(tokens, dIn),
     a: matrix(rank, dIn),
     b: matrix(...rowsOfB),
-    router: isRouted ? matrix(experts, rank) : null,
+    router: routerCols === null ? null : matrix(experts, routerCols),
     mask: shape.mask ? region(tokens) : null,
-    draw: null,
+    draw: dropout === 0 ? null : [1, 2, 3, 4],
     sequenceOffsets: shape.offsets ? region(groups + 1) : null,
     hidden: matrix(tokens, rank),
     probabilities:
@@ -86,9 +93,9 @@ function calls(shape: Shape): { forward: ForwardCall; backward: BackwardCall } {
       dy: matrix(tokens, dOut),
       dx: out(tokens, dIn),
       da: out(rank, dIn),
-      dRouter: isRouted ? out(experts, rank) : null,
+      dRouter: routerCols === null ? null : out(experts, routerCols),
+      dWeights: shape.dWeights ? out(groups, experts) : null,
       db: shape.deferB ? null : out(...rowsOfB),
-      dWeights: null,
       deferredDb: shape.deferB
         ? region((routing === 'token' ? experts : Math.min(groups, experts)) * rank * dOut)
         : null,
@@ -167,9 +174,14 @@ const MODES: readonly Shape[] = (
     { routing: 'uniform' },
     { routing: 'fixed' },
     { routing: 'fixed', groups: 5, offsets: true },
+    { routing: 'fixed', dWeights: true, rank: 40 },
+    { routing: 'fixed', groups: 5, offsets: true, dWeights: true },
+    { routing: 'learned', rank: 40 },
     { routing: 'none', experts: 1 },
   ] satisfies Shape[]
 ).flatMap((mode) => [0, 1, 70, 1000, 9000].map((tokens) => ({ ...mode, tokens, dIn: 600, dOut: 700 })))
+
+const DROPOUT = 6554
 
 const NAMES = MODES.map((shape) => [JSON.stringify(shape), shape] as const)
 
@@ -185,13 +197,13 @@ describe('passes', () => {
   })
 
   test.each(NAMES)('%s: within the limits of devices', (_, shape) => {
-    const { forward, backward } = calls(shape)
     for (const of of LIMITS) {
       const room = { ...of, ...unbound }
-      for (const [plan, call] of [
-        [planForward(forward, room), forward],
-        [planBackward(backward, room), backward],
-      ] as const)
+      const both = [shape, { ...shape, dropout: DROPOUT }].map((each) => calls(each))
+      for (const [plan, call] of both.flatMap(({ forward, backward }) => [
+        [planForward(forward, room), forward] as const,
+        [planBackward(backward, room), backward] as const,
+      ]))
         for (const pass of plan.passes) {
           const { bindings, code, grid } = moduleOf([shaderOf(pass, new Problem(call).common, room)])
           expect(bindings.length).toBeLessThanOrEqual(8)
@@ -201,6 +213,43 @@ describe('passes', () => {
           for (const { offset, size } of bindings) expect([offset % 256, size % 4]).toEqual([0, 0])
         }
     }
+  })
+
+  test.each(NAMES)(
+    '%s: dropout adds no pass, and changes the shaders that read x or write dh or dx alone',
+    (_, shape) => {
+      const [without, dropped] = [shape, { ...shape, dropout: DROPOUT }].map((each) => {
+        const { forward, backward } = calls(each)
+        return [planForward(forward, limits), planBackward(backward, roomy)].map(({ passes }, i) =>
+          passes.map((pass) => ({
+            names: pass.map(({ name }) => name),
+            code: moduleOf([shaderOf(pass, new Problem([forward, backward][i]).common, roomy)]).code,
+          })),
+        )
+      })
+      const using = ['shrink', 'route', 'd_hidden', 'dx', 'da']
+      for (const [i, plan] of without.entries()) {
+        expect(dropped[i].map(({ names }) => names)).toEqual(plan.map(({ names }) => names))
+        for (const [j, { names, code }] of plan.entries()) {
+          expect(code).not.toContain('kept_bits')
+          if (!names.some((name) => using.includes(name))) expect(dropped[i][j].code).toEqual(code)
+          else expect(dropped[i][j].code).not.toEqual(code)
+        }
+      }
+    },
+  )
+
+  test('gradients of weights add no pass to those of x and its parameters', () => {
+    for (const groups of [{}, { groups: 5, offsets: true }]) {
+      const counts = [false, true].map(
+        (dWeights) => planBackward(calls({ routing: 'fixed', ...groups, dWeights }).backward, limits).passes.length,
+      )
+      expect(counts[1]).toBe(counts[0])
+    }
+    const { backward } = calls({ routing: 'learned' })
+    expect(planBackward(backward, limits).passes).toHaveLength(
+      planBackward({ ...backward, dRouter: null }, limits).passes.length,
+    )
   })
 
   test('many workgroups fill a second dimension of the grid', () => {
@@ -255,7 +304,9 @@ function dispatches(shapes: readonly Shape[], of = limits, place = inList, more:
 }
 
 describe('lists', () => {
-  const stacked = NAMES.filter(([, { deferB, rank, tokens }]) => !deferB && rank !== 300 && tokens === 70)
+  const stacked = NAMES.filter(
+    ([, { deferB, dWeights, rank, tokens }]) => !deferB && !dWeights && rank !== 300 && tokens === 70,
+  )
   test.each(stacked)('%s: the dispatches do not grow with adapters', (_, shape) => {
     const lists = [1, 2, 8, 64].map((count) => dispatches(new Array<Shape>(count).fill(shape)))
     for (const name of ['forward', 'backward'] as const) {

@@ -12,6 +12,7 @@ import type { GpuKernels } from '../../lib/webgpu/kernels.js'
 import type { Case } from '../support/cases.js'
 import { unpack } from '../support/dtypes.js'
 import { type Layout, Operand } from '../support/operands.js'
+import { thresholdOf } from '../support/philox.js'
 import {
   type GradientName,
   oldValues,
@@ -29,6 +30,8 @@ export interface How {
   outputs?: 'add' | 'overwrite'
   needs?: Partial<Record<GradientName, boolean>>
   deferB?: boolean
+  /** The contents of dx before the call, with outputs 'add'. */
+  oldDx?: Float32Array
   /** All operands and saved values in one buffer; otherwise each has its own. */
   oneBuffer?: boolean
   /** Forward keeps nothing but the hidden state, and backward does not run. */
@@ -155,7 +158,8 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
     operands.set(name, { operand, index, matrix })
   }
   const output = (name: OutputName, rows: number, cols: number) => {
-    const values = oldValues(outputs, dtypeOf[name], rows, cols)
+    const given = name === 'dx' ? how.oldDx : undefined
+    const values = given ?? oldValues(outputs, dtypeOf[name], rows, cols)
     old[name] = values
     place(name, rows, cols, values)
   }
@@ -170,7 +174,8 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   place('x', tokens, dIn, c.x)
   place('a', rank, dIn, c.a)
   place('b', bRows, bCols, c.b)
-  if (c.router) place('router', experts, rank, c.router)
+  const routerCols = routing === 'learned' ? 1 : rank
+  if (c.router) place('router', experts, routerCols, c.router)
   place('dy', tokens, dOut, c.dy)
   output('y', tokens, dOut)
   const gradients = wantedGradients(c, needs)
@@ -178,14 +183,14 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   if (!inference) {
     if (wanted('dx')) output('dx', tokens, dIn)
     if (wanted('da')) output('da', rank, dIn)
-    if (wanted('dRouter')) output('dRouter', experts, rank)
+    if (wanted('dRouter')) output('dRouter', experts, routerCols)
     if (wanted('db')) output('db', bRows, bCols)
   }
   const mask = optional(c.mask && bytesOf(c.mask))
   const offsets = optional(c.offsets && bytesOf(c.offsets))
 
   const isRouted = c.router !== undefined
-  const keepsProbabilities = isRouted && (routing === 'token' || c.pool !== 'logits')
+  const keepsProbabilities = isRouted && routing !== 'learned' && (routing === 'token' || c.pool !== 'logits')
   const keepsWeights = routing !== 'token' && !isLora
   const hiddenType: NumberType = c.precision === 'high' && parameters === 'float32' ? 'float32' : activations
   const hiddenBytes = new Uint8Array(tokens * rank * (hiddenType === 'float32' ? 4 : 2))
@@ -212,9 +217,9 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
       rank,
       experts,
       groups,
-      dropout: 0,
+      dropout: c.dropout ? thresholdOf(c.dropout.rate) : 0,
     } satisfies Sizes),
-    draw: null,
+    draw: c.dropout ? [...c.dropout.draw] : null,
     x: matrix('x'),
     a: matrix('a'),
     router: isRouted ? matrix('router') : null,
@@ -244,8 +249,8 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
       da: out('da'),
       dRouter: out('dRouter'),
       db: deferB ? null : out('db'),
-      dWeights: null,
       deferredDb: wanted('db') ? deferred() : null,
+      dWeights: null,
     }
     await submit(device, (encoder, allocate) =>
       kernels.encode([{ name: 'backward', call: backward }], encoder, allocate),

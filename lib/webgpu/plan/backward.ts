@@ -2,13 +2,13 @@
  * The passes of backward. Symbols as in docs/math.md.
  *
  *     one group, router:   D, count kept tokens | fold: C, dB, dw | q | dl, dh | dx, dA, dR | sums of dA, dR
- *     one group:           combine C | q, D | fold: dB; dh | dx, dA | sums
- *     per token, u:        pool | v, dB | gather: q, dw; sum of dB | dl, dh | dx, dA, dR | sums
+ *     one group:           combine C | q, D | fold: dB, dw; dh | dx, dA, dw or dz | sums
+ *     per token, u:        pool | v, dB | gather: q, dw; sum of dB | dl, dh | dx, dA, dR or dw | sums
  *
  * With a router the fold loads B for dw, and forms C from the same loads. LoRA has no C to combine, and token routing nothing
  * to pool; passes without work are left out.
  */
-import type { BackwardCall } from '../../binding/gpu-call.js'
+import type { BackwardCall, Output } from '../../binding/gpu-call.js'
 import {
   dense,
   input,
@@ -22,6 +22,7 @@ import {
   written,
 } from '../../binding/gpu-pass.js'
 import { combine } from '../wgsl/combine.js'
+import { weightGradient } from '../wgsl/d_weights.js'
 import { dHidden, type LogitGradient } from '../wgsl/d_hidden.js'
 import { expand, type Prepare } from '../wgsl/expand.js'
 import { fold, foldWorkgroups } from '../wgsl/fold.js'
@@ -58,6 +59,8 @@ class Backward {
   /** Whether dh and dl are required. */
   readonly #needsDHidden: boolean
   readonly #needsLogits: boolean
+  /** dWeights, or the dz of a learned mixture. */
+  readonly #ofWeights: Output | null
   readonly #needsDb: boolean
   /** Whether tokens may have no gradient, because the mask keeps none of their group, or no group contains them. */
   readonly #leavesOut: boolean
@@ -66,6 +69,8 @@ class Backward {
   readonly #q: Operand
   readonly #dHidden: Operand
   readonly #dLogits: Operand
+  /** dw, of which a later pass adds the rows. */
+  #dWeights: Operand | null = null
 
   constructor(
     readonly call: BackwardCall,
@@ -78,6 +83,7 @@ class Backward {
     this.#hidden = input(call.hidden, tokens, rank)
     this.#needsDHidden = dx !== null || da !== null
     this.#needsLogits = problem.router !== null && (this.#needsDHidden || dRouter !== null)
+    this.#ofWeights = problem.mixture === null ? call.dWeights : dRouter
     this.#needsDb = db !== null || deferredDb !== null
     this.#leavesOut = problem.offsets !== null || (problem.isPooled && problem.mask !== null)
     this.#kept =
@@ -117,11 +123,13 @@ class Backward {
     const workspace = this.#workspace
     const [first, dyPass, foldPass, qPass]: Part[][] = [[], [], [], []]
     const c = this.#needsDHidden && !problem.isLora ? workspace.take(rank, dOut) : null
-    const dWeights = this.#needsLogits ? workspace.take(foldWorkgroups(rank, dOut), experts) : null
-    if (dWeights === null && c !== null) first.push(combine(problem.b, written(c), this.#weights()))
+    const dWeights = this.#takeDWeights(foldWorkgroups(rank, dOut))
+    // Only dl has to wait for dw: then the fold forms C from the experts that it loads.
+    const cOfFold = this.#needsLogits ? c : null
+    if (cOfFold === null && c !== null) first.push(combine(problem.b, written(c), this.#weights()))
     if (this.#needsDHidden) {
       const q = this.#shrink('q', tokens, this.#dy, c === null ? ['b', problem.b] : ['c', c], this.#q)
-      const pass = dWeights === null ? dyPass : qPass
+      const pass = cOfFold === null ? dyPass : qPass
       pass.push(q)
     }
     if (this.#needsDb || dWeights !== null) {
@@ -139,9 +147,9 @@ class Backward {
             b: problem.b,
             dWeights: dWeights && written(dWeights),
             db: db === null ? null : output(db, experts * rank, dOut),
-            c: dWeights === null || c === null ? null : written(c),
+            c: cOfFold && written(cOfFold),
             kept: this.#leavesOut ? this.#kept : null,
-            prepare: db === null && c === null ? null : this.#weights(),
+            prepare: db === null && cOfFold === null ? null : this.#weights(),
           }),
         )
       }
@@ -167,6 +175,12 @@ class Backward {
     const partials = isDirect ? deferred : this.#workspace.take(splits * rank, dOut)
     dyPass.push(this.#outerOfDy(rowsAreDepth('hidden'), ['partials', written(partials)], rank, splits))
     return { partials: { ...partials, isWritten: false }, deferred: isDirect ? null : deferred }
+  }
+
+  /** dw as partial sums, or a row for each token, if anything requires it. */
+  #takeDWeights(rows: number): Operand | null {
+    if (!this.#needsLogits && this.#ofWeights === null) return null
+    return (this.#dWeights = this.#workspace.take(rows, this.call.experts))
   }
 
   /** The weights of the one group. */
@@ -202,7 +216,7 @@ class Backward {
     const [dyPass, gatherPass]: [Part[], Part[]] = [[], []]
     if (this.#needsDb) this.#perTokenDb(tokenWeights, dyPass, gatherPass)
 
-    const dWeights = this.#needsLogits ? workspace.take(tokens, experts) : null
+    const dWeights = this.#takeDWeights(tokens)
     const passes = [first, dyPass, gatherPass]
     if (this.#needsDHidden || dWeights !== null) this.#gatherRanges(tokenWeights, dWeights, passes)
     const dHiddenPart = this.#dHiddenPart(dWeights, isToken ? 'tokens' : 'groups', '1.0')
@@ -266,7 +280,7 @@ class Backward {
     const tile = this.#tile(tokens)
     const { products, shrinkView } = this.#problem
     return tiledShrink(
-      { name, tile, lhs: ['dy', dy], rhs, rhsView: shrinkView, columns: products },
+      { name, tile, lhs: ['dy', dy], lhsView: rowsAreOuter('dy'), rhs, rhsView: shrinkView, columns: products },
       this.#segments(tokens),
       [`${name}_out`, written(out)],
     )
@@ -328,7 +342,7 @@ class Backward {
             offsets: problem.offsets,
             groups,
           }
-    return dHidden({
+    const part = dHidden({
       tokens,
       experts,
       logits,
@@ -338,38 +352,40 @@ class Backward {
       leavesOut: this.#leavesOut,
       q: this.#needsDHidden ? this.#q : null,
       dHidden: this.#needsDHidden ? written(this.#dHidden) : null,
+      value: problem.afterDropout('dh'),
     })
+    return problem.dropping(part)
   }
 
   /** The products that read dh and dl; `sums` gets what adds the partial sums of gradients. */
   #xPass(sums: Part[]): Part[] {
-    const { tokens, dIn, rank, experts, dx, da, dRouter } = this.call
+    const { call } = this
+    const { tokens, dIn, rank, experts, groups, dx, da, dRouter, weights } = call
     const problem = this.#problem
     const parts: Part[] = []
     if (dx !== null) {
-      parts.push(
-        expand({
-          name: 'dx',
-          tile: tileFor(TILES.EXPAND, tokens, dIn, this.limits),
-          lhs: rowsAreOuter('d_hidden'),
-          rhs: rowsAreDepth('a'),
-          operands: { d_hidden: this.#dHidden, a: problem.a },
-          depth: rank,
-          out: ['dx_out', problem.inList(output(dx, tokens, dIn))],
-          value: 'v',
-        }),
-      )
+      const part = expand({
+        name: 'dx',
+        tile: tileFor(TILES.EXPAND, tokens, dIn, this.limits),
+        lhs: rowsAreOuter('d_hidden'),
+        rhs: rowsAreDepth('a'),
+        operands: { d_hidden: this.#dHidden, a: problem.a },
+        depth: rank,
+        out: ['dx_out', { ...problem.inList(output(dx, tokens, dIn)), drops: call.draw !== null }],
+        value: 'v',
+      })
+      parts.push(problem.dropping(part))
     }
     if (da !== null) {
       const { condition, operands, helpers } = this.#condition
       const part = this.#gradient('da', output(da, rank, dIn), sums, {
         lhs: rowsAreDepth('d_hidden'),
-        rhs: onlyTokens('x', condition),
+        rhs: problem.viewOfX(onlyTokens('x', condition)),
         operands: { d_hidden: this.#dHidden, x: problem.x, ...operands },
       })
-      parts.push({ ...part, helpers })
+      parts.push(problem.dropping({ ...part, helpers }))
     }
-    if (dRouter !== null) {
+    if (dRouter !== null && problem.router !== null) {
       const { mask } = problem
       const { condition, operands, helpers } = problem.offsets === null ? NO_CONDITION : this.#condition
       const conditions = [mask && keeps(true, 'k'), condition].filter((each) => each !== null)
@@ -379,6 +395,19 @@ class Backward {
         operands: { d_logits: this.#dLogits, hidden: this.#hidden, mask, ...operands },
       })
       parts.push({ ...part, helpers })
+    }
+    const { mixture, offsets } = problem
+    if (this.#ofWeights !== null && this.#dWeights !== null) {
+      parts.push(
+        weightGradient({
+          partials: this.#dWeights,
+          offsets,
+          groups,
+          experts,
+          weights: mixture && weights && dense(weights, 1, experts),
+          out: mixture ? output(this.#ofWeights, experts, 1) : output(this.#ofWeights, groups, experts),
+        }),
+      )
     }
     return parts
   }

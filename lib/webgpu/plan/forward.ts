@@ -3,7 +3,7 @@
  *
  *     batch      shrink, in segments | route, pooled partial sums | expand, which combines B
  *                shrink and route | combine | expand              with many tokens, or E r large; see splitsShrink
- *     uniform, fixed, LoRA         shrink, in segments | route (adds them), combine | expand
+ *     uniform, fixed, learned, LoRA    shrink, in segments | route (adds them), combine | expand
  *     token      shrink, in segments | route | expand of u
  *     sequence   shrink and route | pool | expand of u
  *     fixed, with offsets          shrink, in segments | route (adds them), pool | expand of u
@@ -48,6 +48,7 @@ export function planForward(call: ForwardCall, limits: TileLimits): Plan {
     tile,
     columns: rank,
     lhs: ['x', problem.x],
+    lhsView: problem.viewOfX(rowsAreOuter('x')),
     rhs: ['a', problem.a],
     rhsView: rowsAreOuter('a'),
   }
@@ -60,11 +61,13 @@ export function planForward(call: ForwardCall, limits: TileLimits): Plan {
   if (isSplit) {
     const count = shrinkSegments(tile, tokens, rank, call.dIn)
     const segments = workspace.take(count * tokens, rank)
-    passes.push([tiledShrink(shrink, count, ['segments', written(segments)])])
-    second.push(route(segments, hidden, router))
+    passes.push([problem.dropping(tiledShrink(shrink, count, ['segments', written(segments)]))])
+    const part = route(segments, hidden, router, problem.afterDropout('sum'))
+    second.push(problem.dropping(part))
   } else {
     const finish = router === null ? undefined : routeAfterShrink(router)
-    const part = rowShrink(shrink, ['hidden', hidden], 'hidden_put4(m, n, phi(v));', finish)
+    const store = `hidden_put4(m, n, phi(${problem.afterDropout('v')}));`
+    const part = problem.dropping(rowShrink(shrink, ['hidden', hidden], store, finish))
     passes.push([{ ...part, helpers: [phi, ...(part.helpers ?? [])] }])
   }
   if (call.uncheckedOffsets !== null && problem.offsets !== null) {
@@ -115,7 +118,8 @@ function routerOf(
   }
 }
 
-function sourceOf({ call }: Problem, router: Router | null): WeightSource {
+function sourceOf({ call, mixture }: Problem, router: Router | null): WeightSource {
+  if (mixture !== null) return { kind: 'learned', logits: mixture }
   if (router?.pooled) return { kind: 'pooled', partials: read(router.pooled) }
   if (call.routing === 'fixed' && call.weights !== null) return { kind: 'given', weights: call.weights }
   return { kind: 'uniform' }

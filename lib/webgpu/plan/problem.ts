@@ -1,21 +1,16 @@
 /** What the plans of forward and backward have in common: the operands that both read, and the form of the computation. */
-import { fail } from '../../base/errors.js'
 import type { BackwardCall, ForwardCall } from '../../binding/gpu-call.js'
-import { dense, input, type Operand } from '../../binding/gpu-pass.js'
+import { dense, input, type Operand, type Part } from '../../binding/gpu-pass.js'
+import { withDropout } from '../wgsl/dropout.js'
 import type { Common } from '../wgsl/module.js'
 import { rowsAreDepth, rowsAreOuter, type View } from '../wgsl/product.js'
-
-/** Fails for what the kernels do not implement yet. */
-function refuseUnsupported(call: ForwardCall | BackwardCall): void {
-  const name = call.dropout > 0 ? 'dropout' : call.routing === 'learned' ? 'routing' : 'needs'
-  if (name === 'needs' && !('dWeights' in call && call.dWeights !== null)) return
-  fail('ERR_LILY_ARGUMENT', name, 'is not implemented on a GPUDevice yet')
-}
 
 export class Problem {
   readonly x: Operand
   readonly a: Operand
   readonly router: Operand | null
+  /** [E, 1]: the logits of a learned mixture. */
+  readonly mixture: Operand | null
   readonly b: Operand
   readonly mask: Operand | null
   readonly offsets: Operand | null
@@ -23,12 +18,13 @@ export class Problem {
   readonly scale: Operand | null
 
   constructor(readonly call: ForwardCall | BackwardCall) {
-    refuseUnsupported(call)
     const { tokens, dIn, dOut, rank, experts, groups, mask, sequenceOffsets, listed } = call
     this.scale = listed?.scale ? dense(listed.scale, 1, tokens) : null
     this.x = this.inList(input(call.x, tokens, dIn))
     this.a = input(call.a, rank, dIn)
-    this.router = call.router === null ? null : input(call.router, experts, rank)
+    const isLearned = call.routing === 'learned'
+    this.router = call.router === null || isLearned ? null : input(call.router, experts, rank)
+    this.mixture = call.router === null || !isLearned ? null : input(call.router, experts, 1)
     this.b = this.isLora ? input(call.b, dOut, rank) : input(call.b, experts * rank, dOut)
     this.mask = mask === null ? null : dense(mask, 1, tokens, 'uint8')
     this.offsets = sequenceOffsets === null ? null : dense(sequenceOffsets, 1, groups + 1, 'int32')
@@ -39,6 +35,22 @@ export class Problem {
     const { listed, tokens } = this.call
     if (listed === undefined) return operand
     return { ...operand, listed: { index: dense(listed.index, 1, tokens, 'int32'), rows: listed.rows, scale } }
+  }
+
+  /** The same view of x with dropout, if the call has it. */
+  viewOfX(view: View): View {
+    return this.call.draw === null ? view : { ...view, drops: true }
+  }
+
+  /** The expression of sums over the kept elements of x, or of their gradients, with the factor of dropout. */
+  afterDropout(sum: string): string {
+    return this.call.draw === null ? sum : `P.dropout_scale * ${sum}`
+  }
+
+  /** A part that uses such a view or expression, or writes dx. */
+  dropping(part: Part): Part {
+    const { dropout, draw } = this.call
+    return draw === null ? part : withDropout(part, dropout, draw)
   }
 
   get isLora(): boolean {
@@ -52,7 +64,7 @@ export class Problem {
 
   /** Whether w is a mean of probabilities or a softmax of summed logits. */
   get isPooled(): boolean {
-    return this.call.router !== null && this.call.routing !== 'token'
+    return this.router !== null && this.call.routing !== 'token'
   }
 
   get poolsLogits(): boolean {
@@ -85,7 +97,7 @@ export class Problem {
         experts,
         groups,
         relu: activation === 'relu' ? 1 : 0,
-        logits: this.poolsLogits ? 1 : 0,
+        logits: this.poolsLogits || this.mixture !== null ? 1 : 0,
       },
       floats: { scaling },
     }
@@ -108,7 +120,7 @@ fn u(t: u32, j: u32) -> f32 { return token_weights1(t, j / P.rank) * hidden1(t, 
 export const onlyTokens = (name: string, condition: string | null): View =>
   condition === null ? rowsAreDepth(name) : where(rowsAreDepth(name), condition)
 
-export const where = ({ four, along }: View, condition: string): View => ({
-  four: `select(vec4f(), ${four}, ${condition})`,
-  along,
+export const where = (view: View, condition: string): View => ({
+  ...view,
+  four: `select(vec4f(), ${view.four}, ${condition})`,
 })

@@ -103,7 +103,7 @@ const OUTER: readonly Row[] = [
 export const TILES = { SHRINK, BACKWARD_SHRINK, ROW_SHRINK, EXPAND, MIXING_EXPAND, OUTER }
 
 /**
- * Bytes of workgroup memory beside a tile: the weights of the experts. Rows for 256 threads leave more room where more is
+ * Bytes of workgroup memory beside a tile: the weights of the experts, or the mask of dropout. Rows for 256 threads leave more room where more is
  * used.
  */
 const SCRATCH = 3072

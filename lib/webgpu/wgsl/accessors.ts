@@ -7,6 +7,9 @@
  *     x_int(i)       element i of an int32 array, and nothing else for those but x_put_int(i, v)
  *     x_put4(r, c, v)  stores or, with the operand's `accumulate`, adds the four columns that are in the matrix
  *
+ * With the operand's `drops`, x_put4 stores zeros for the elements that dropout drops, or adds nothing to them: they keep their
+ * bits, which a sum with zero may change.
+ *
  * Two threads never write the same word of 16-bit numbers: where the rows of all operands in a buffer begin at even elements, a
  * thread writes both halves, and otherwise each half is exchanged atomically, because the second half of a row's last word may
  * be the first of another operand. The other half keeps its value, which may be the caller's.
@@ -41,9 +44,14 @@ ${isWritten && stores(name, operand, binding, isAtomic)}`
 }
 
 function stores(name: string, operand: Operand, binding: string, isAtomic: boolean): string {
-  const { dtype } = operand
+  const { dtype, drops = false } = operand
   const p = `P.${name}`
-  const put4 = (each: string) => `fn ${name}_put4(r: u32, c: u32, v: vec4f) { ${each} }`
+  const ifDrops = (text: string) => (drops ? text : '')
+  const put4 = (each: string) =>
+    `fn ${name}_put4(r: u32, c: u32, ${drops ? 'of_all' : 'v'}: vec4f) { ${ifDrops(`
+  let kept = flags(vec4u(kept_bits(r, c / 8u)), vec4u(c & 4u) + vec4u(0u, 1u, 2u, 3u));
+  let v = select(vec4f(), of_all, kept);
+  `)}${each} }`
   const at = (value: string, index: string) => `
   var value = ${value};
   let i = ${index};
@@ -58,23 +66,27 @@ function stores(name: string, operand: Operand, binding: string, isAtomic: boole
           ? `atomicStore(&${binding}[i], bitcast<u32>(value));`
           : `${binding}[i] = bitcast<u32>(value);`
     return `
-fn ${name}_put1(r: u32, c: u32, v: f32) {
-  if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v', `${name}_i(r, c)`)}
+fn ${name}_put1(r: u32, c: u32, v: f32${ifDrops(', kept: bool')}) {
+  if (r >= ${p}_rows || c >= ${p}_cols${ifDrops(` || (${p}_add != 0u && !kept)`)}) { return; }${at('v', `${name}_i(r, c)`)}
   ${store}
 }
-${put4([0, 1, 2, 3].map((j) => `${name}_put1(r, c + ${j}u, v[${j}]);`).join(' '))}`
+${put4([0, 1, 2, 3].map((j) => `${name}_put1(r, c + ${j}u, v[${j}]${ifDrops(`, kept[${j}]`)});`).join(' '))}`
   }
-  const both = `to_${dtype}(value) | select(old & 0xffff0000u, to_${dtype}(next) << 16u, hasNext)`
+  const [low, isStored] = drops
+    ? [`select(old & 0xffffu, to_${dtype}(value), stored.x)`, 'hasNext && stored.y']
+    : [`to_${dtype}(value)`, 'hasNext']
+  const both = `${low} | select(old & 0xffff0000u, to_${dtype}(next) << 16u, ${isStored})`
   return `
-fn ${name}_put2(r: u32, c: u32, v: vec2f) {
+fn ${name}_put2(r: u32, c: u32, v: vec2f${ifDrops(', kept: vec2<bool>')}) {
   if (r >= ${p}_rows || c >= ${p}_cols) { return; }${at('v.x', `${name}_i(r, c)`)}
   var next = v.y;
   let hasNext = c + 1u < ${p}_cols;
   if (${p}_add != 0u && hasNext) { next += ${name}_raw(i + 1u); }
-  let old = ${binding}[i >> 1u];
+  let old = ${binding}[i >> 1u];${ifDrops(`
+  let stored = kept | vec2<bool>(${p}_add == 0u);`)}
   ${binding}[i >> 1u] = ${both};
 }
-${put4(`${name}_put2(r, c, v.xy); ${name}_put2(r, c + 2u, v.zw);`)}`
+${put4(`${name}_put2(r, c, v.xy${ifDrops(', kept.xy')}); ${name}_put2(r, c + 2u, v.zw${ifDrops(', kept.zw')});`)}`
 }
 
 export const conversionOf = ({ isWritten, dtype }: Operand) => (isWritten ? conversions[dtype] : undefined)

@@ -5,6 +5,8 @@
  *     dl_t  = p_t * (dw - <p_t, dw>) / n    pool logits: w * (dw - <w, dw>); 0 for tokens that the mask drops or no group contains
  *     dh_t  = (q_t + sum_e dl_te R_e) * phi'(h_t); 0 for tokens whose group has no kept token, and those of no group
  *
+ * With dropout dh is multiplied by its factor.
+ *
  * Each workgroup owns a few tokens or, with groups, a share of the tokens of one group, whose dw it adds first. One pass
  * over q, p and h; d_logits [M, E] and d_hidden [M, r] are written once, in float32.
  */
@@ -46,10 +48,12 @@ export interface DHidden {
   readonly kept: Operand | null
   /** Whether tokens may have no gradient. */
   readonly leavesOut: boolean
+  /** What phi' multiplies: an expression of the sum `dh`. */
+  readonly value: string
 }
 
 export function dHidden(call: DHidden): Part {
-  const { tokens, experts, logits, q, factor, hidden, dHidden: out, kept, leavesOut } = call
+  const { tokens, experts, logits, q, factor, hidden, dHidden: out, kept, leavesOut, value } = call
   const isGrouped = logits?.source === 'groups'
   const slices = isGrouped ? slicesOf(logits.groups) : 1
   const workgroups = isGrouped ? sliceWorkgroups(logits.groups) : ceilDiv(tokens, TOKENS)
@@ -85,7 +89,7 @@ fn d_hidden(id: u32, tid: u32, item: u32) {
   for (var t0 = begin; t0 < end; t0 += ${TOKENS}u) {
     let count = min(${TOKENS}u, end - t0);
     ${logits && 'if (tid < count) { form_d_logits(t0, tid, g); } workgroupBarrier();'}
-    ${out && rowsOfDHidden(logits !== null, leavesOut, factor)}
+    ${out && rowsOfDHidden(logits !== null, leavesOut, factor, value)}
     ${logits && 'workgroupBarrier();'}
   }
 }`,
@@ -127,7 +131,7 @@ fn form_d_logits(t0: u32, t: u32, g: u32) {
 }`
 }
 
-const rowsOfDHidden = (hasLogits: boolean, leavesOut: boolean, factor: string) => wgsl`
+const rowsOfDHidden = (hasLogits: boolean, leavesOut: boolean, factor: string, value: string) => wgsl`
     for (var i = tid; i < count * P.d_hidden_quads; i += 256u) {
       let t = i / P.d_hidden_quads;
       let k = i % P.d_hidden_quads * 4u;
@@ -135,7 +139,7 @@ const rowsOfDHidden = (hasLogits: boolean, leavesOut: boolean, factor: string) =
       for (var row = t0 + t; row < P.q_rows; row += P.tokens) { dh += q4(row, k); }
       dh *= ${factor};
       ${hasLogits && 'for (var e = 0u; e < P.experts; e++) { dh = fma(vec4f(d_logits_of[t * P.experts + e]), router4(e, k), dh); }'}
-      dh = select(dh, vec4f(), (hidden4(t0 + t, k) == vec4f()) & vec4<bool>(P.relu != 0u));
+      dh = select(${value}, vec4f(), (hidden4(t0 + t, k) == vec4f()) & vec4<bool>(P.relu != 0u));
       ${leavesOut && 'if (!has_gradient(t0 + t)) { dh = vec4f(); }'}
       d_hidden_put4(t0 + t, k, dh);
     }`

@@ -9,6 +9,9 @@
  * columns. The loops over k and over the sums are not unrolled in the text, which would multiply the time that a software
  * adapter takes to compile it.
  *
+ * If dropout drops elements of an operand, their mask is computed once for every eight elements of a tile, in workgroup memory: that
+ * of a step of k while the sums of the step before are added.
+ *
  * With `segment` the sums of every `segment` elements of k are added separately and then in order. A workgroup for each
  * segment, whose results a later pass adds in order, gives the same bits, so they do not depend on how the work is split.
  */
@@ -29,6 +32,8 @@ export interface View {
   readonly four: string
   /** The index along which neighbouring elements are neighbours in memory. */
   readonly along: 'k' | 'outer'
+  /** Whether dropout drops elements: the matrix is x, and the index of `along` counts its columns. */
+  readonly drops?: boolean
 }
 
 /** The view of a matrix whose rows are outer indices. */
@@ -76,14 +81,19 @@ export function product({ name, tile, lhs, rhs, segment, store }: Product): stri
   const quadsN = Array.from({ length: threadN / 4 }, (_, j) => j)
   const rows = quadsM.flatMap((i) => [0, 1, 2, 3].map((c) => ({ i, c })))
   const sums = rows.flatMap(({ i, c }) => quadsN.map((j) => ({ i, c, j, sum: `a${i * 4 + c}_${j}` })))
+  // At most one of them is x.
+  const mask = lhs.drops
+    ? maskOf(name, lhs, blockM, blockK, 'm0')
+    : rhs.drops && maskOf(name, rhs, blockN, blockK, 'n0')
+  const kept = ({ drops }: View, four: string) => (drops && mask ? `select(vec4f(), ${four}, ${mask.flags})` : four)
   const fill = (view: View, side: string, block: number, start: number, pitch: number, origin: string) => `
     for (var i = tid; i < ${(block / 4) * blockK}u; i += THREADS) {
       let q = ${view.along === 'k' ? `i / ${blockK}u` : `i % ${block / 4}u`};
       let s = ${view.along === 'k' ? `i % ${blockK}u` : `i / ${block / 4}u`};
-      tile[${start}u + s * ${pitch}u + q] = ${name}_${side}(${origin} + 4u * q, k0 + s);
+      tile[${start}u + s * ${pitch}u + q] = ${kept(view, `${name}_${side}(${origin} + 4u * q, k0 + s)`)};
     }`
   const each = (text: (sum: string) => string) => sums.map(({ sum }) => text(sum)).join(' ')
-  return wgsl`
+  return wgsl`${mask && mask.declaration}
 fn ${name}_lhs(o: u32, k: u32) -> vec4f { return ${lhs.four}; }
 fn ${name}_rhs(o: u32, k: u32) -> vec4f { return ${rhs.four}; }
 fn ${name}_store(m: u32, n: u32, v: vec4f) { ${store} }
@@ -91,9 +101,9 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
   let tx = tid % ${across}u;
   let ty = tid / ${across}u;
   ${each((sum) => `var ${sum} = vec4f();`)}
-  ${segment && each((sum) => `var t${sum} = vec4f();`)}
+  ${segment && each((sum) => `var t${sum} = vec4f();`)}${mask && `${mask.form('first')} workgroupBarrier();`}
   for (var k0 = first; k0 < last; k0 += ${blockK}u) {${fill(lhs, 'lhs', blockM, 0, pitchL, 'm0')}${fill(rhs, 'rhs', blockN, startR, pitchR, 'n0')}
-    workgroupBarrier();
+    workgroupBarrier();${mask && `if (k0 + ${blockK}u < last) { ${mask.form(`(k0 + ${blockK}u)`)} }`}
     if (ty < ${down}u) {
       for (var s = 0u; s < min(${blockK}u, last - k0); s++) {
         ${quadsM.map((i) => `let l${i} = tile[s * ${pitchL}u + ty + ${i * down}u];`).join(' ')}
@@ -117,4 +127,24 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
     }
   }
 }`
+}
+
+/** The mask of x in one step of k: a word for each eight columns of a token, what forms them, and those of quad q at s. */
+function maskOf(name: string, { along }: View, block: number, blockK: number, origin: string) {
+  const [tokens, columns] = along === 'k' ? [block, blockK] : [blockK, block]
+  const eights = columns / 8
+  const word = (token: string, eight: string) => `${name}_kept[(${token}) * ${eights}u + ${eight}]`
+  const form = (k: string) => {
+    const [token, column] = along === 'k' ? [origin, k] : [k, origin]
+    return `
+    for (var i = tid; i < ${tokens * eights}u; i += THREADS) {
+      ${name}_kept[i] = kept_bits(${token} + i / ${eights}u, ${column} / 8u + i % ${eights}u);
+    }`
+  }
+  const fourTokens = [0, 1, 2, 3].map((i) => word(`4u * q + ${i}u`, 's / 8u')).join(', ')
+  const flags =
+    along === 'k'
+      ? `flags(vec4u(${fourTokens}), vec4u(s % 8u))`
+      : `flags(vec4u(${word('s', 'q / 2u')}), vec4u(q % 2u * 4u) + vec4u(0u, 1u, 2u, 3u))`
+  return { declaration: `\nvar<workgroup> ${name}_kept: array<u32, ${tokens * eights}>;`, form, flags }
 }

@@ -111,8 +111,11 @@ export const routeAfterShrink = (r: Router): Finish => ({
   helpers: helpersOf(r),
 })
 
-/** Adds the segments of a split shrink, [segments M, r], and runs the router, if there is one. */
-export function route(segments: Operand, hidden: Operand, router: Router | null): Part {
+/**
+ * Adds the segments of a split shrink, [segments M, r], and runs the router, if there is one. phi is that of `value`, an
+ * expression of their `sum`.
+ */
+export function route(segments: Operand, hidden: Operand, router: Router | null, value: string): Part {
   return {
     name: 'route',
     workgroups: ceilDiv(hidden.rows, ROUTE_TOKENS),
@@ -127,7 +130,7 @@ fn route(id: u32, tid: u32, item: u32) {
     let k = i % P.hidden_quads * 4u;
     var sum = vec4f();
     for (var row = t; row < P.segments_rows; row += P.tokens) { sum += segments4(row, k); }
-    hidden_put4(t, k, phi(sum));
+    hidden_put4(t, k, phi(${value}));
   }
   ${router && ROUTE}
 }`,

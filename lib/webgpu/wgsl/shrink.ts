@@ -9,7 +9,7 @@
  */
 import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'
 import type { Prepare } from './expand.js'
-import { product, rowsAreOuter, type Tile, type View, workgroupOf } from './product.js'
+import { product, type Tile, type View, workgroupOf } from './product.js'
 import { wgsl } from './text.js'
 
 /** Elements of the long dimension in a segment. */
@@ -20,6 +20,7 @@ export interface Shrink {
   readonly tile: Tile
   /** [M, depth]: its name in the shader, and the operand. */
   readonly lhs: readonly [string, Operand]
+  readonly lhsView: View
   readonly rhs: readonly [string, Operand]
   readonly rhsView: View
   /** Columns of the result. */
@@ -28,7 +29,7 @@ export interface Shrink {
 
 /** `segments`: 1, or the number of segments of the long dimension. */
 export function tiledShrink(shrink: Shrink, segments: number, out: readonly [string, Operand]): Part {
-  const { name, tile, lhs, rhs, rhsView, columns } = shrink
+  const { name, tile, lhs, lhsView, rhs, rhsView, columns } = shrink
   const [depth, tokens] = [lhs[1].cols, lhs[1].rows]
   const [rowTiles, columnTiles] = [ceilDiv(tokens, tile.blockM), ceilDiv(columns, tile.blockN)]
   const isSplit = segments === ceilDiv(depth, SEGMENT)
@@ -47,7 +48,7 @@ var<private> ${name}_segment: u32;
 ${product({
   name,
   tile,
-  lhs: rowsAreOuter(lhs[0]),
+  lhs: lhsView,
   rhs: rhsView,
   segment: isSplit ? undefined : SEGMENT,
   store: `if (m < P.${name}_rows) { ${out[0]}_put4(${name}_segment * P.${name}_rows + m, n, v); }`,
@@ -73,7 +74,7 @@ export type Finish = Omit<Prepare, 'params'>
 
 /** `store` handles four columns of the result: v is out[m, n .. n + 3]. */
 export function rowShrink(shrink: Shrink, out: readonly [string, Operand], store: string, finish?: Finish): Part {
-  const { name, tile, lhs, rhs, rhsView, columns } = shrink
+  const { name, tile, lhs, lhsView, rhs, rhsView, columns } = shrink
   const [depth, tokens] = [lhs[1].cols, lhs[1].rows]
   return {
     name,
@@ -82,7 +83,7 @@ export function rowShrink(shrink: Shrink, out: readonly [string, Operand], store
     params: { [`${name}_columns`]: columns, [`${name}_depth`]: depth, [`${name}_rows`]: tokens },
     helpers: finish?.helpers ?? [],
     wgsl: wgsl`
-${product({ name, tile, lhs: rowsAreOuter(lhs[0]), rhs: rhsView, segment: SEGMENT, store })}
+${product({ name, tile, lhs: lhsView, rhs: rhsView, segment: SEGMENT, store })}
 fn ${name}(id: u32, tid: u32, item: u32) {
   let first = id * ${tile.blockM}u;
   let last = min(first + ${tile.blockM}u, P.${name}_rows);

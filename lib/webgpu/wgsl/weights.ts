@@ -5,6 +5,7 @@
  *               tokens. A group without one has w = 0
  *     given     w [1, E]
  *     uniform   w_e = 1 / E
+ *     learned   w = softmax(z)
  */
 import { dense, type Operand, written } from '../../binding/gpu-pass.js'
 import type { Region } from '../../binding/gpu-call.js'
@@ -41,6 +42,13 @@ fn prepare_weights(tid: u32) {
   finish_weights(tid);
 }`
 
+const learned = `
+fn prepare_weights(tid: u32) {
+  if (tid <= P.experts) { sums[tid] = select(1.0, router1(tid, 0u), tid < P.experts); }
+  workgroupBarrier();
+  finish_weights(tid);
+}`
+
 const direct = (value: string) => `
 var<workgroup> w: array<f32, 64>;
 fn prepare_weights(tid: u32) {
@@ -53,6 +61,8 @@ export type WeightSource =
   | { readonly kind: 'pooled'; readonly partials: Operand }
   | { readonly kind: 'given'; readonly weights: Region }
   | { readonly kind: 'uniform' }
+  /** [E, 1] */
+  | { readonly kind: 'learned'; readonly logits: Operand }
 
 /** Forms w in each workgroup; the first one writes it to `keep`. */
 export function prepareWeights(source: WeightSource, experts: number, keep: Region | null): Prepare {
@@ -74,6 +84,13 @@ export function prepareWeights(source: WeightSource, experts: number, keep: Regi
         operands: { ...operands, weights: dense(source.weights, 1, experts) },
         params: {},
         helpers: [direct('weights1(0u, tid)')],
+      }
+    case 'learned':
+      return {
+        statements,
+        operands: { ...operands, router: source.logits },
+        params: { lane_width: laneWidth(experts) },
+        helpers: [sumLanes, finishWeights, learned],
       }
     case 'uniform':
       return { statements, operands, params: {}, helpers: [direct('1.0 / f32(P.experts)')] }
