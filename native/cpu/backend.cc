@@ -92,15 +92,8 @@ lily_status measure_roof(int32_t, int32_t roof, size_t bytes, double *rate) {
              : fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate " + std::to_string(bytes) + " bytes of host memory");
 }
 
-// What the kernels do not implement yet.
-lily_status check_supported(const lily_problem &problem) {
-  if (problem.dropout > 0) return fail(LILY_ERROR_UNSUPPORTED, "the CPU backend does not implement dropout yet");
-  return LILY_OK;
-}
-
 lily_status forward_workspace(const lily_problem *problem, size_t *bytes) {
   if (const lily_status status = check_available()) return status;
-  if (const lily_status status = check_supported(*problem)) return status;
   lily_forward call = {};
   call.problem = *problem;
   *bytes = plan_forward(call, instruction_set().kernels_for(*problem)).workspace_bytes;
@@ -140,7 +133,6 @@ lily_status forward(const lily_forward *call) {
 
 lily_status backward_workspace(const lily_problem *problem, size_t *bytes) {
   if (const lily_status status = check_available()) return status;
-  if (const lily_status status = check_supported(*problem)) return status;
   lily_backward call = {};
   call.problem = *problem;
   *bytes = plan_backward(call, instruction_set().kernels_for(*problem)).workspace_bytes;
@@ -171,9 +163,6 @@ RowsPlan<Pass> plan_of(const List &list, void *workspace) {
 template <typename Pass, typename List>
 lily_status rows_workspace(const List &list, size_t *bytes) {
   if (const lily_status status = check_available()) return status;
-  for (int64_t k = 0; k < list.count; ++k) {
-    if (const lily_status status = check_supported(list.calls[k].problem)) return status;
-  }
   *bytes = plan_of<Pass>(list, nullptr).workspace_bytes;
   return LILY_OK;
 }

@@ -4,7 +4,7 @@
 //   token routing:   v_t = sum over splits of q_partials;  dp_te = <h_t, v_te>;  q_t = sum_e p_te v_te
 //
 //   dl_t = p_t * (dp_t - <p_t, dp_t>)        with pool `logits`: dl_te = keep_t d_pooled_ge
-//   dh_t = (q_t + dl_t R) * phi'(h_t)
+//   dh_t = (q_t + dl_t R) * phi'(h_t)             with dropout, times its factor
 //
 //   q_partials     [split][rows][pitch], float32
 //   probabilities  M x E, contiguous
@@ -131,6 +131,14 @@ LILY_INLINE void multiply_by_d_relu(const BackwardPass &pass, int64_t begin, int
   });
 }
 
+// dh *= the factor of dropout
+LILY_INLINE void multiply_by_dropout_factor(const BackwardPass &pass, int64_t begin, int64_t end) {
+  const float factor = dropout_factor(pass.call->problem);
+  float *const d_hidden = pass.d_hidden + begin * pass.rank_pitch;
+  for (int64_t i = 0; i < (end - begin) * pass.rank_pitch; i += kLanes)
+    store(d_hidden + i, factor * load(d_hidden + i));
+}
+
 // Converts dh to the type of the large products, and pads it with zeros.
 LILY_INLINE void store_d_hidden_lhs(const BackwardPass &pass, int64_t begin, int64_t end) {
   const int64_t pitch = pass.d_hidden_lhs.pitch;
@@ -148,6 +156,7 @@ void compute_d_hidden(const BackwardPass &pass, int64_t tile, float *) {
   compute_q_and_d_logits(pass, group, begin, end);
   if (pass.d_logits != nullptr) add_router_product(pass, begin, end);
   if (pass.call->problem.activation == LILY_ACTIVATION_RELU) multiply_by_d_relu(pass, begin, end);
+  if (pass.call->problem.dropout != 0) multiply_by_dropout_factor(pass, begin, end);
   if (Operand::kDtype != LILY_FLOAT32) store_d_hidden_lhs(pass, begin, end);
 }
 

@@ -4,6 +4,9 @@
 //   dx_t (+)= dh_t A
 //   dA   (+)= dh^T x
 //
+// With dropout, both use one mask of the elements of a step: it selects the elements of x as they are packed, and those
+// of dx on the way from a buffer.
+//
 //   d_hidden_lhs  M x rank_pitch, in the element type of the large products
 //   a, da         r x d_in, pitched; the columns of the tile of A are packed in scratch, [panel][step of r][width]
 //   x, dx         M x d_in, pitched
@@ -30,6 +33,7 @@ struct XScratch {
   float *da;        // dA
   float *da_piece;  // dA of a piece after the first
   float *rhs, *d_hidden;
+  float *mask;
 };
 LILY_INLINE XScratch take_x_scratch(const BackwardPass &pass, Scratch &scratch) {
   const lily_problem &problem = pass.call->problem;
@@ -40,6 +44,7 @@ LILY_INLINE XScratch take_x_scratch(const BackwardPass &pass, Scratch &scratch) 
   parts.da_piece = scratch.take(pass.x.pieces.count(problem.tokens) > 1 ? problem.rank * width : 0);
   parts.rhs = scratch.take(pass.outer_product_tokens * kPanel);
   parts.d_hidden = scratch.take(d_hidden_scratch_floats(pass));
+  parts.mask = scratch.take(problem.dropout == 0 ? 0 : mask_floats(pass.outer_product_tokens, pass.x.tiles.width));
   return parts;
 }
 LILY_INLINE int64_t backward_x_scratch(const BackwardPass &pass) {
@@ -57,9 +62,12 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, int64_t from, 
   const lily_matrix &x = pass.x_rows.matrix, &dx = pass.call->dx;
   const bool prefetches = pass.dx_rows.listed == nullptr &&
                           bytes_of(pass.call->problem.tokens, pass.call->problem.d_in, dx) > kPrefetchedResult;
+  const Dropout dropout = dropout_of(*pass.call);
   if (da != nullptr) clear(da, rank * round_up(columns, kLanes));
   for (int64_t t = from; t < to; t += pass.outer_product_tokens) {
     const int64_t step_end = minimum(to, t + pass.outer_product_tokens);
+    Mask mask = {};
+    if (dropout.drops()) mask = compute_mask(dropout, t, step_end - t, begin, columns, scratch.mask);
     if (dx.data != nullptr) {
       for (int64_t row = t; row < step_end; row += kTileRows) {
         const int64_t rows = minimum(kTileRows, step_end - row);
@@ -69,8 +77,15 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, int64_t from, 
         for (int64_t p = 0; p < panel_count(columns); ++p) {
           const int64_t panel = panel_columns(columns, p);
           if (prefetches) prefetch_ahead(to - row, columns, p, submatrix(dx, row, begin));
-          multiply_into(rows, panel, steps, lhs, scratch.a + p * kPanel * steps,
-                        rows_from(pass.dx_rows, row, begin + p * kPanel));
+          const float *const panel_of_a = scratch.a + p * kPanel * steps;
+          if (dropout.drops()) {
+            float buffer[kTileRows * kPanel];
+            multiply_into_buffer(rows, panel, steps, lhs, panel_of_a, buffer);
+            write_kept_rows(rows, panel, buffer, round_up(panel, kLanes),
+                            mask.from_row(row - t).from_column(p * kPanel), submatrix(dx, row, begin + p * kPanel));
+          } else {
+            multiply_into(rows, panel, steps, lhs, panel_of_a, rows_from(pass.dx_rows, row, begin + p * kPanel));
+          }
           if (da != nullptr) prefetch(rows, panel, submatrix(x, row, begin + p * kPanel));
         }
       }
@@ -78,8 +93,9 @@ LILY_INLINE void x_tokens(const BackwardPass &pass, int64_t tile, int64_t from, 
     if (da != nullptr) {
       const LeftOperand<Operand> lhs =
           lhs_of_columns<Operand>(submatrix(pass.d_hidden_lhs, t, 0), step_end - t, rank, scratch.d_hidden);
-      add_outer_product(rank, step_end - t, lhs, submatrix(x, t, begin), columns, da, scratch.rhs,
-                        pass.has_gradient == nullptr ? nullptr : pass.has_gradient + t);
+      const uint8_t *const keeps = pass.has_gradient == nullptr ? nullptr : pass.has_gradient + t;
+      if (dropout.drops() && keeps != nullptr) drop_rows(step_end - t, keeps, mask);
+      add_outer_product(rank, step_end - t, lhs, submatrix(x, t, begin), columns, da, scratch.rhs, keeps, mask);
     }
   }
 }

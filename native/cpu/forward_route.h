@@ -1,6 +1,6 @@
 // Routing: everything that depends on one token. A task processes one tile of kTokenTile tokens.
 //
-//   h_t = phi(sum over splits of hidden_partials)
+//   h_t = phi(sum over splits of hidden_partials)  with dropout, the sum is multiplied by q before phi
 //   l_t = h_t R^T
 //   p_t = softmax(l_t)                            not computed with pool `logits`
 //   pool_sums = sum of p_t over the kept tokens   of l_t with pool `logits`
@@ -34,13 +34,15 @@ void pack_router(const ForwardPass &pass, int64_t, float *) {
 
 LILY_INLINE void sum_hidden(const ForwardPass &pass, int64_t token) {
   const lily_problem &problem = pass.call->problem;
-  const bool relu = problem.activation == LILY_ACTIVATION_RELU;
+  const bool relu = problem.activation == LILY_ACTIVATION_RELU, drops = problem.dropout != 0;
+  const float factor = dropout_factor(problem);
   const RowPartials partials = pass.hidden_partials;  // a copy: no store can change it
   with_element(pass.hidden.dtype, [&](auto element) __attribute__((always_inline)) {
     auto *const hidden = static_cast<decltype(element) *>(pass.hidden.data) + token * problem.rank;
     for_vectors(problem.rank, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
       Vector sum = load(partials.row(0, token) + i);
       for (int64_t split = 1; split < partials.count; ++split) sum += load(partials.row(split, token) + i);
+      if (drops) sum *= factor;
       if (relu) sum = sum < 0.0f ? Vector{} : sum;
       store_up_to(hidden + i, sum, count);
     });

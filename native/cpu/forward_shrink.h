@@ -1,7 +1,7 @@
 // Shrink: h = x A^T, before phi. A task computes one split of d_in for one tile of tokens, or all splits in order for a
 // tile of tokens and of the rank.
 //
-//   x                M x d_in, pitched; rows may be listed
+//   x                M x d_in, pitched; rows may be listed. With dropout, the elements that the mask keeps are copied
 //   a                r x d_in, pitched; packed transposed into scratch per split: [panel of r][step of k][width]
 //   hidden_partials  [split][M][pitch]: the sum over the columns of the split; with all splits in one task, one array
 //                    [M][pitch], to which the splits are added in order
@@ -28,7 +28,9 @@ LILY_INLINE int64_t packed_split_floats(const ForwardPass &pass) {
 
 LILY_INLINE int64_t shrink_scratch(const ForwardPass &pass) {
   const int64_t lhs_floats = shrink_step(pass.packed_splits) * round_up(pass.shrink_splits.width, kLanes);
-  return maximum(pass.packed_splits * packed_split_floats(pass) + lhs_floats, shrink_few_scratch(pass));
+  const int64_t mask =
+      pass.call->problem.dropout == 0 ? 0 : mask_floats(shrink_step(pass.packed_splits), pass.shrink_splits.width);
+  return maximum(pass.packed_splits * packed_split_floats(pass) + lhs_floats + mask, shrink_few_scratch(pass));
 }
 
 // Packs A^T of one split and the ranks of a tile.
@@ -50,13 +52,22 @@ LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, const Rank
   const TokenRows x = in_order(rows_from(pass.x_rows, tile.token_begin, begin), tokens);
   TileKind kind = tile_kind(pass.call->problem, pass.call->problem.rank, x.matrix, pass.call->problem.d_in);
   kind.prefetches = kind.prefetches && x.listed == nullptr;
-  const LeftOperand<Operand> lhs = lhs_of_rows<Operand>(x, tokens, depth, lhs_scratch);
+  LeftOperand<Operand> lhs;
+  const Dropout dropout = dropout_of(*pass.call);
+  if (dropout.drops()) {
+    const Mask mask =
+        compute_mask(dropout, tile.token_begin, tokens, begin, depth, lhs_scratch + tokens * round_up(depth, kLanes));
+    lhs = lhs_of_kept_rows<Operand>(x.matrix, tokens, depth, mask, lhs_scratch);
+    kind.prefetches = pass.call->problem.rank <= kSmallRank;  // see tile_kind: rows are copied
+  } else {
+    lhs = lhs_of_rows<Operand>(x, tokens, depth, lhs_scratch);
+  }
   float *const hidden = pass.hidden_partials.row_of_split(split, tile.token_begin) + tile.rank_begin;
   for (int64_t p = 0; p < panel_count(tile.ranks()); ++p) {
     const int64_t width = round_up(panel_columns(tile.ranks(), p), kLanes);
     multiply_rows({tokens, width, steps}, lhs, {packed + p * kPanel * steps, width},
                   {hidden + p * kPanel, pass.hidden_partials.pitch}, pass.hidden_partials.accumulates(split), kind,
-                  next_rows<Operand>(x.matrix, tokens, depth));
+                  next_rows<Operand>(x.matrix, tokens, depth, dropout.drops()));
   }
 }
 
@@ -65,7 +76,9 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
   const int64_t split_begin = all_splits ? 0 : task / pass.shrink.tile_count();
   const int64_t split_end = all_splits ? pass.shrink_splits.count : split_begin + 1;
   const RankTile tile = pass.shrink.tile(task % pass.shrink.tile_count(), pass.call->problem.tokens);
-  if (pass.call->problem.tokens <= kFewTokens) return shrink_few(pass, split_begin, split_end, tile, scratch);
+  const lily_problem &problem = pass.call->problem;
+  if (problem.tokens <= kFewTokens && problem.dropout == 0)
+    return shrink_few(pass, split_begin, split_end, tile, scratch);
   const int64_t split_floats = packed_split_floats(pass);
   float *lhs_scratch = scratch + pass.packed_splits * split_floats;
 

@@ -26,17 +26,20 @@ LILY_INLINE bool copy_pays(int64_t rows, const lily_matrix &panel) {
 
 // A panel of rhs that the register tile cannot, or should not, read in place is packed to `rhs_scratch`, which holds
 // kPanel floats per step of tokens. A row of rhs counts as zero where `keeps` is 0, because 0 * NaN is NaN; null keeps
-// all rows.
+// all rows. An element counts as zero where a mask drops it; a mask replaces `keeps`.
 template <typename T>
 void add_outer_product(int64_t rows, int64_t tokens, const LeftOperand<T> &lhs, const lily_matrix &rhs, int64_t columns,
-                       float *sums, float *rhs_scratch, const uint8_t *keeps = nullptr) {
+                       float *sums, float *rhs_scratch, const uint8_t *keeps = nullptr, const Mask &mask = {}) {
   for (int64_t p = 0; p < panel_count(columns); ++p) {
     const int64_t panel = panel_columns(columns, p);
     const int64_t width = round_up(panel, kLanes);
     const lily_matrix panel_of_rhs = submatrix(rhs, 0, p * kPanel);
     RightOperand operand = {static_cast<const float *>(panel_of_rhs.data), rhs.pitch};
-    if (T::kDepth > 1 || rhs.dtype != LILY_FLOAT32 || panel != width || keeps != nullptr ||
-        copy_pays(rows, panel_of_rhs)) {
+    if (mask.bits != nullptr) {
+      pack_kept<T>(tokens, panel, panel_of_rhs, mask.from_column(p * kPanel), rhs_scratch, width);
+      operand = {rhs_scratch, width};
+    } else if (T::kDepth > 1 || rhs.dtype != LILY_FLOAT32 || panel != width || keeps != nullptr ||
+               copy_pays(rows, panel_of_rhs)) {
       pack<T>(tokens, panel, panel_of_rhs, 1.0f, rhs_scratch, width, keeps);
       operand = {rhs_scratch, width};
     }

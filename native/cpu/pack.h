@@ -8,6 +8,7 @@
 //   sums      float32 panels [panel][row][width], written to a matrix by `write_panels`
 #pragma once
 
+#include "cpu/dropout.h"
 #include "cpu/kernels.h"
 #include "cpu/tile.h"
 
@@ -72,6 +73,29 @@ void pack(int64_t rows, int64_t columns, const lily_matrix &in, float scale, flo
   });
 }
 
+// The same for the elements that a mask keeps, and zeros for the others.
+template <typename T>
+void pack_kept(int64_t rows, int64_t columns, const lily_matrix &in, const Mask &mask, float *out, int64_t width) {
+  with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
+    const auto *elements = static_cast<const decltype(element) *>(in.data);
+    for (int64_t i = 0; i < rows; i += T::kDepth) {
+      const auto *row = elements + i * in.pitch;
+      const int64_t count_rows = T::kDepth == 1 ? 1 : minimum(T::kDepth, rows - i);
+      float *row_out = out + i / T::kDepth * width;
+      const Mask kept = mask.from_row(i);
+      const int64_t done = T::interleave_kept_rows(row, in.pitch, count_rows, columns, kept.bits, kept.pitch, row_out);
+      for_vectors(columns - done, [=](int64_t offset, int64_t count) __attribute__((always_inline)) {
+        const int64_t j = done + offset;
+        Vector values[T::kDepth];
+        for (int64_t k = 0; k < T::kDepth; ++k) {
+          values[k] = k < count_rows ? keep(kept.row(k), j, load_up_to(row + k * in.pitch + j, count)) : Vector{};
+        }
+        store(row_out + j, T::interleave(values));
+      });
+    }
+  });
+}
+
 // Whether the register tile can read the rows of a matrix in place.
 template <typename T>
 LILY_INLINE bool is_lhs(const lily_matrix &matrix, int64_t depth) {
@@ -87,6 +111,38 @@ LILY_INLINE void copy_row(const From *row, int64_t columns, To *copy) {
     store_two(copy + j, two.first, two.second);
   }
   for (; j < columns; j += kLanes) store(copy + j, load_up_to(row + j, columns - j));
+}
+
+// The same for the elements that a row of a mask keeps, and zeros for the others.
+template <typename From, typename To>
+LILY_INLINE void copy_kept_row(const From *row, int64_t columns, const uint8_t *kept, To *copy) {
+  int64_t j = 0;
+#if defined(__AVX512BW__)
+  if constexpr (__is_same(From, BFloat16) && __is_same(To, BFloat16)) {
+    for (; j + 2 * kLanes <= columns; j += 2 * kLanes) store_bytes(copy + j, load_kept_bytes(row + j, kept + j / 8));
+  }
+#endif
+  for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
+    const TwoVectors two = load_two(row + j);
+    store_two(copy + j, keep(kept, j, two.first), keep(kept, j + kLanes, two.second));
+  }
+  for (; j < columns; j += kLanes) store(copy + j, keep(kept, j, load_up_to(row + j, columns - j)));
+}
+
+// The elements of rows that a mask keeps, as a left operand: copied to `scratch`, which holds
+// rows * round_up(depth, kLanes) floats.
+template <typename T>
+LeftOperand<T> lhs_of_kept_rows(const lily_matrix &matrix, int64_t rows, int64_t depth, const Mask &mask,
+                                float *scratch) {
+  const int64_t pitch = round_up(depth, kLanes);
+  auto *const copy = reinterpret_cast<typename T::Element *>(scratch);
+  with_element(matrix.dtype, [&](auto element) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto *row = static_cast<const decltype(element) *>(matrix.data) + i * matrix.pitch;
+      copy_kept_row(row, depth, mask.row(i), copy + i * pitch);
+    }
+  });
+  return {copy, pitch, T::kDepth};
 }
 
 // The rows of a matrix as a left operand. If the register tile cannot read them in place, also because they are listed
@@ -116,8 +172,8 @@ LILY_INLINE LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, 
 // The rows to prefetch while a product reads the first `rows` rows of a matrix as lhs_of_rows: those of the next tile,
 // or, if rows are copied, those that are copied next.
 template <typename T>
-LILY_INLINE NextRows next_rows(const lily_matrix &matrix, int64_t rows, int64_t depth) {
-  const lily_matrix next = submatrix(matrix, is_lhs<T>(matrix, depth) ? kTileRows : rows, 0);
+LILY_INLINE NextRows next_rows(const lily_matrix &matrix, int64_t rows, int64_t depth, bool copies = false) {
+  const lily_matrix next = submatrix(matrix, is_lhs<T>(matrix, depth) && !copies ? kTileRows : rows, 0);
   const int64_t bytes = element_bytes(matrix);
   return {static_cast<const char *>(next.data), matrix.pitch * bytes, T::kDepth * bytes};
 }

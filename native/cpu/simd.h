@@ -87,6 +87,14 @@ LILY_INLINE void store_bits(void *p, BitVector bits) {
 typedef float UnalignedBytes __attribute__((vector_size(LILY_VECTOR_BYTES), aligned(2), may_alias));
 LILY_INLINE Vector load_bytes(const void *p) { return *static_cast<const UnalignedBytes *>(p); }
 LILY_INLINE void store_bytes(void *p, Vector v) { *static_cast<UnalignedBytes *>(p) = v; }
+#if defined(__AVX512BW__)
+// Zeros in the place of the numbers whose bit is 0.
+LILY_INLINE Vector load_kept_bytes(const void *p, const uint8_t *bits) {
+  uint32_t kept;
+  __builtin_memcpy(&kept, bits, sizeof(kept));
+  return (Vector)_mm512_maskz_loadu_epi16(kept, p);
+}
+#endif
 
 // bfloat16 is the upper half of a float32. All conversions round to nearest, ties to even.
 #if defined(__aarch64__) && LILY_VECTOR_BYTES == 16

@@ -43,6 +43,12 @@ struct Floats {
   static LILY_INLINE int64_t interleave_rows(const E *, int64_t, int64_t, int64_t, float, float *) {
     return 0;
   }
+  // The same with zeros in the place of the numbers whose bit is 0, see dropout.h.
+  template <typename E>
+  static LILY_INLINE int64_t interleave_kept_rows(const E *, int64_t, int64_t, int64_t, const uint8_t *, int64_t,
+                                                  float *) {
+    return 0;
+  }
 
   // Loads kLanes steps of one row that has `count` elements left; missing elements are zero.
   template <typename E>
@@ -86,13 +92,30 @@ struct Pairs {
   static LILY_INLINE int64_t interleave_rows(const BFloat16 *rows, int64_t pitch, int64_t count, int64_t columns,
                                              float scale, float *out) {
     if (count < kDepth || scale != 1.0f) return 0;
-    const __m512i first = interleave_indices(32), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
     int64_t j = 0;
     for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
-      const __m512i even = (__m512i)load_bytes(rows + j);
-      const __m512i odd = (__m512i)load_bytes(rows + pitch + j);
-      store(out + j, (Vector)_mm512_permutex2var_epi16(even, first, odd));
-      store(out + j + kLanes, (Vector)_mm512_permutex2var_epi16(even, second, odd));
+      interleave_two(load_bytes(rows + j), load_bytes(rows + pitch + j), out + j);
+    }
+    return j;
+  }
+  static LILY_INLINE void interleave_two(Vector even, Vector odd, float *out) {
+    const __m512i first = interleave_indices(32), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    store(out, (Vector)_mm512_permutex2var_epi16((__m512i)even, first, (__m512i)odd));
+    store(out + kLanes, (Vector)_mm512_permutex2var_epi16((__m512i)even, second, (__m512i)odd));
+  }
+
+  template <typename E>
+  static LILY_INLINE int64_t interleave_kept_rows(const E *, int64_t, int64_t, int64_t, const uint8_t *, int64_t,
+                                                  float *) {
+    return 0;
+  }
+  static LILY_INLINE int64_t interleave_kept_rows(const BFloat16 *rows, int64_t pitch, int64_t count, int64_t columns,
+                                                  const uint8_t *kept, int64_t kept_pitch, float *out) {
+    if (count < kDepth) return 0;
+    int64_t j = 0;
+    for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
+      interleave_two(load_kept_bytes(rows + j, kept + j / 8),
+                     load_kept_bytes(rows + pitch + j, kept + kept_pitch + j / 8), out + j);
     }
     return j;
   }
@@ -405,6 +428,14 @@ LILY_INLINE void write_rows(int64_t rows, int64_t columns, const float *sums, in
   write_rows(rows, columns, sums, width, scale, TokenRows{out, nullptr}, accumulate);
 }
 
+// Multiplies at most kTileRows rows of a panel into `buffer`, whose rows are whole vectors.
+template <typename T>
+LILY_INLINE void multiply_into_buffer(int64_t rows, int64_t columns, int64_t steps, LeftOperand<T> lhs,
+                                      const float *panel, float *buffer) {
+  const int64_t vectors = (columns + kLanes - 1) / kLanes, width = vectors * kLanes;
+  tile_of<T>(rows, vectors)(steps, lhs, panel, width, buffer, width, false);
+}
+
 // Multiplies at most kTileRows rows into `out`, which may have any element type and a last vector of fewer columns. The
 // register tile writes whole vectors of rows in order, so that one, and listed rows, go through a buffer on the stack.
 template <typename T>
@@ -423,7 +454,7 @@ void multiply_into(int64_t rows, int64_t columns, int64_t steps, LeftOperand<T> 
     return;
   }
   float buffer[kTileRows * kPanel];
-  tile_of<T>(rows, vectors)(steps, lhs, panel, width, buffer, width, false);
+  multiply_into_buffer(rows, columns, steps, lhs, panel, buffer);
   write_rows(rows, columns, buffer, width, 1.0f, rows_out, out.accumulate != 0);
 }
 

@@ -69,6 +69,14 @@ struct Engine {
     }
   }
 
+  static LILY_INLINE void pack_kept(const lily_matrix &in, int64_t rows, int64_t columns, const Mask &mask, float *out,
+                                    int64_t panel_pitch) {
+    for (int64_t p = 0; p < panel_count(columns); ++p) {
+      ::lily::cpu::pack_kept<Operand>(rows, panel_columns(columns, p), submatrix(in, 0, p * kPanel),
+                                      mask.from_column(p * kPanel), out + p * panel_pitch, kPanel);
+    }
+  }
+
   template <Columns>
   static LILY_INLINE void pack_transposed(const lily_matrix &in, int64_t rows, int64_t columns, float scale, float *out,
                                           int64_t panel_pitch) {
@@ -108,6 +116,18 @@ struct Engine {
       for (int64_t i = 0; i < minimum(kTileRows, rows - row); ++i) {
         const auto *from = static_cast<const decltype(element) *>(in.data) + (row + i) * in.pitch + begin;
         copy_row(from, depth, out + i * pitch);
+      }
+    });
+    return {out, pitch, Operand::kDepth};
+  }
+
+  static LILY_INLINE Lhs kept_lhs(const lily_matrix &in, int64_t rows, int64_t columns, const Mask &mask, float *copy) {
+    const int64_t pitch = lhs_pitch(steps_of<Operand>(columns)) * Operand::kDepth;
+    auto *const out = reinterpret_cast<Element *>(copy);
+    with_element(in.dtype, [&](auto element) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < rows; ++i) {
+        copy_kept_row(static_cast<const decltype(element) *>(in.data) + i * in.pitch, columns, mask.row(i),
+                      out + i * pitch);
       }
     });
     return {out, pitch, Operand::kDepth};
@@ -173,6 +193,11 @@ struct Engine {
   template <typename E>
   static LILY_INLINE void write_row(E *row, Vector factor, Row value, int64_t count, bool accumulate) {
     store_up_to(row, accumulate ? load_up_to(row, count) + factor * value : factor * value, count);
+  }
+  template <typename E>
+  static LILY_INLINE void write_kept_row(E *row, const uint8_t *kept, int64_t j, Row value, int64_t count,
+                                         bool accumulate) {
+    ::lily::cpu::write_kept(row, lane_bits(kept, j), value, count, accumulate);
   }
   static LILY_INLINE void add_product(Row a, Row b, Row &sum) { sum += a * b; }
   static LILY_INLINE double sum_of(Row row) { return static_cast<double>(sum_lanes(row)); }

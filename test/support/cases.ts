@@ -1,4 +1,4 @@
-import type { Dropout } from './philox.js'
+import { type Dropout, maskOf } from './philox.js'
 import type { Problem, Routing } from './reference.js'
 import { type RowsAdapter, type RowsProblem, tokensOf } from './rows-reference.js'
 import { roundAll, type Types } from './dtypes.js'
@@ -31,6 +31,8 @@ export interface Spec extends Types {
   sharpness?: number | undefined
   /** The rate of dropout; its draw follows from the seed. */
   dropout?: number | undefined
+  /** What x has where dropout drops it: numbers like all others, or NaN. */
+  dropped?: 'finite' | 'nan' | undefined
 }
 
 /** A problem with numbers rounded to its types, and the gradient of its output. */
@@ -75,6 +77,11 @@ export function makeCase(spec: Spec): Case {
     dropout: spec.dropout === undefined ? undefined : { rate: spec.dropout, draw: drawOf(spec.seed) },
   }
   if (spec.emptyGroup !== undefined) dropFirstGroup(c, spec.emptyGroup)
+  if (c.dropout !== undefined && spec.dropped === 'nan') {
+    maskOf(tokens, dIn, c.dropout).forEach((keeps, i) => {
+      if (keeps === 0) c.x[i] = NaN
+    })
+  }
   return c
 }
 

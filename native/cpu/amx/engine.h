@@ -57,6 +57,12 @@ struct Engine {
     });
   }
 
+  static LILY_INLINE void pack_kept(const lily_matrix &in, int64_t rows, int64_t columns, const Mask &mask, float *out,
+                                    int64_t panel_pitch) {
+    pack_rhs<Columns::kOfActivation>(kept_matrix_of(in, rows, columns, mask), tile_steps(rows), halves_at(out),
+                                     2 * panel_pitch);
+  }
+
   template <Columns kColumns>
   static LILY_INLINE void pack_transposed(const lily_matrix &in, int64_t rows, int64_t columns, float scale, float *out,
                                           int64_t panel_pitch) {
@@ -70,6 +76,12 @@ struct Engine {
   static LILY_INLINE void pack_few_tokens(const lily_matrix &in, int64_t tokens, int64_t begin, int64_t end,
                                           bool clears, float *out) {
     ::lily::cpu::pack_few_tokens(matrix_of(in, tokens, end), begin, tile_steps(end - begin), clears, halves_at(out));
+  }
+
+  static LILY_INLINE void pack_kept_tokens(const lily_matrix &in, int64_t tokens, int64_t columns, const Mask &mask,
+                                           bool clears, float *out) {
+    ::lily::cpu::pack_few_tokens(kept_matrix_of(in, tokens, columns, mask), 0, tile_steps(columns), clears,
+                                 halves_at(out));
   }
 
   static LILY_INLINE void pack_combined(const ExpertStack &stack, int64_t group, int64_t begin, int64_t columns,
@@ -125,6 +137,9 @@ struct Engine {
       result = lhs_of(matrix, row, begin, steps, reused, halves_at(copy));
     });
     return result;
+  }
+  static LILY_INLINE Lhs kept_lhs(const lily_matrix &in, int64_t rows, int64_t columns, const Mask &mask, float *copy) {
+    return copy_lhs(kept_matrix_of(in, rows, columns, mask), 0, 0, tile_steps(columns), halves_at(copy));
   }
   static constexpr int64_t lhs_floats(int64_t steps) { return steps * kStepHalves / 2; }
 
@@ -185,6 +200,14 @@ struct Engine {
   template <typename E>
   static LILY_INLINE void write_row(E *row, Vector factor, Row value, int64_t count, bool accumulate) {
     ::lily::cpu::write_row(row, factor, value, count, accumulate);
+  }
+  template <typename E>
+  static LILY_INLINE void write_kept_row(E *row, const uint8_t *kept, int64_t j, Row value, int64_t count,
+                                         bool accumulate) {
+    const uint32_t bits = bits_of_row(kept, j), even = even_bits(bits), odd = even_bits(bits >> 1);
+    const Row old = accumulate ? ::lily::cpu::load_row(row, count) : Row{};
+    if (accumulate) value = {old.even + value.even, old.odd + value.odd};
+    store_row(row, {select_lanes(even, value.even, old.even), select_lanes(odd, value.odd, old.odd)}, count);
   }
   static LILY_INLINE void add_product(const Row &a, const Row &b, Row &sum) {
     sum.even += a.even * b.even;

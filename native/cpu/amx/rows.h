@@ -3,6 +3,7 @@
 // shifts and masks, except for one shuffle on the way back to memory.
 #pragma once
 
+#include "cpu/dropout.h"
 #include "cpu/simd.h"
 #include "cpu/tile.h"
 
@@ -129,6 +130,32 @@ LILY_INLINE Terms terms_of(const E *row, int64_t count, float scale) {
   return terms_of({scale * values.even, scale * values.odd});
 }
 
+// The bits of a mask for a row of 32 numbers, from column j on, and those of its even columns.
+LILY_INLINE uint32_t bits_of_row(const uint8_t *kept, int64_t j) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, kept + j / 8, sizeof(bits));
+  return bits;
+}
+LILY_INLINE uint32_t even_bits(uint32_t bits) {
+  bits &= 0x55555555;
+  bits = (bits | bits >> 1) & 0x33333333;
+  bits = (bits | bits >> 2) & 0x0f0f0f0f;
+  bits = (bits | bits >> 4) & 0x00ff00ff;
+  return (bits | bits >> 8) & 0xffff;
+}
+
+// Zeros in the place of the numbers whose bit is 0.
+LILY_INLINE Halves keep_halves(uint32_t bits, Halves values) {
+#if defined(__AVX512BW__)
+  return (Halves)_mm512_maskz_mov_epi16(bits, (__m512i)values);
+#else
+  const auto ones = (Vector)(BitVector{} - 1u);
+  const auto even = (BitVector)select_lanes(even_bits(bits), ones, Vector{});
+  const auto odd = (BitVector)select_lanes(even_bits(bits >> 1), ones, Vector{});
+  return (Halves)((BitVector)values & ((even & 0xffffu) | (odd & 0xffff0000u)));
+#endif
+}
+
 // The matrices that pack.h reads. `terms(i, j)` returns 32 numbers of row i from column j on, zeros outside of the
 // matrix.
 
@@ -149,6 +176,23 @@ struct ScaledMatrix {
 LILY_INLINE ScaledMatrix<Operand::Element> matrix_of(const lily_matrix &matrix, int64_t rows, int64_t columns,
                                                      const uint8_t *keeps = nullptr) {
   return {static_cast<const Operand::Element *>(matrix.data), matrix.pitch, rows, columns, 1.0f, keeps};
+}
+
+// The elements of an activation that a mask keeps, and zeros.
+struct KeptMatrix : ScaledMatrix<Operand::Element> {
+  Mask mask;
+
+  LILY_INLINE Terms terms(int64_t i, int64_t j) const {
+    Terms terms = ScaledMatrix::terms(i, j);
+    if (i >= rows || j >= columns) return terms;
+    const uint32_t bits = bits_of_row(mask.row(i), j);
+#pragma GCC unroll 2
+    for (int64_t t = 0; t < kTerms; ++t) terms.term[t] = keep_halves(bits, terms.term[t]);
+    return terms;
+  }
+};
+LILY_INLINE KeptMatrix kept_matrix_of(const lily_matrix &matrix, int64_t rows, int64_t columns, const Mask &mask) {
+  return {matrix_of(matrix, rows, columns), mask};
 }
 
 // A part of s C = s sum_e w_e B_e.

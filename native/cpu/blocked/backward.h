@@ -21,7 +21,6 @@
 #include "cpu/backward_hidden.h"
 #include "cpu/backward_router.h"
 #include "cpu/blocked/forward.h"
-#include "cpu/scratch.h"
 
 namespace lily::cpu {
 namespace blocked {
@@ -52,11 +51,33 @@ struct OuterProduct {
   int64_t columns;
   int64_t begin, end;
   const uint8_t *keeps;  // a row of rhs counts as zero where it is 0; null keeps all
+  // Of rhs, if it is x; the mask begins at this column.
+  Dropout dropout = {};
+  int64_t first_column = 0;
 };
+
+// The scratch of an outer product in pieces.
+struct OuterScratch {
+  float *sums;
+  float *piece_sums;  // of a piece after the first
+  float *packed;      // rhs
+  float *mask;        // of rhs
+};
+LILY_INLINE OuterScratch take_outer_scratch(const TokenPieces &pieces, int64_t tokens, int64_t rank, int64_t columns,
+                                            bool drops, Scratch &scratch) {
+  const bool has_pieces = kBlocking.many_tasks && pieces.count(tokens) > 1;
+  OuterScratch parts = {};
+  parts.sums = scratch.take(sums_floats(rank, columns));
+  parts.piece_sums = scratch.take(has_pieces ? sums_floats(rank, columns) : 0);
+  parts.packed = scratch.take(outer_rhs_floats(rank, columns));
+  parts.mask = scratch.take(drops ? mask_floats(outer_tokens(rank), columns) : 0);
+  return parts;
+}
 
 // before(t, tokens) is called for the tokens of each run before they are packed.
 template <typename Before>
-LILY_INLINE void outer_product(const OuterProduct &product, float *sums, float *packed, Before before) {
+LILY_INLINE void outer_product(const OuterProduct &product, float *sums, const OuterScratch &scratch, Before before) {
+  float *const packed = scratch.packed;
   constexpr int64_t kPanelColumns = kBlocking.panel;
   const int64_t rank = product.rank, columns = product.columns, rows = sums_rows(rank);
   const int64_t begin = product.begin, end = product.end;
@@ -72,14 +93,26 @@ LILY_INLINE void outer_product(const OuterProduct &product, float *sums, float *
     };
     const lily_matrix tile = submatrix(product.rhs, t, 0);
     const uint8_t *const keeps_tile = product.keeps == nullptr ? nullptr : product.keeps + t;
+    Mask mask = {};
+    if (product.dropout.drops()) {
+      mask = compute_mask(product.dropout, t, tokens, product.first_column, columns, scratch.mask);
+      if (keeps_tile != nullptr) drop_rows(tokens, keeps_tile, mask);
+    }
+    const auto pack = [&](int64_t j, int64_t count, int64_t panel_pitch) __attribute__((always_inline)) {
+      if (mask.bits != nullptr) {
+        Engine::pack_kept(submatrix(tile, 0, j), tokens, count, mask.from_column(j), packed, panel_pitch);
+      } else {
+        Engine::pack<Columns::kOfActivation>(submatrix(tile, 0, j), tokens, count, 1.0f, keeps_tile, packed,
+                                             panel_pitch);
+      }
+    };
     if (rank <= kBlocking.by_panel_rank) {
       for (int64_t j = 0; j < columns; j += kPanelColumns) {
-        Engine::pack<Columns::kOfActivation>(submatrix(tile, 0, j), tokens, minimum(kPanelColumns, columns - j), 1.0f,
-                                             keeps_tile, packed, 0);
+        pack(j, minimum(kPanelColumns, columns - j), 0);
         for (int64_t n = 0; n < rank; n += kBlocking.block_rows) add(n, j, packed);
       }
     } else {
-      Engine::pack<Columns::kOfActivation>(tile, tokens, columns, 1.0f, keeps_tile, packed, steps * kPanelFloats);
+      pack(0, columns, steps * kPanelFloats);
       for (int64_t n = 0; n < rank; n += kBlocking.block_rows) {
         for (int64_t j = 0; j < columns; j += kPanelColumns) {
           add(n, j, packed + j / kPanelColumns * steps * kPanelFloats);
@@ -89,28 +122,12 @@ LILY_INLINE void outer_product(const OuterProduct &product, float *sums, float *
   }
 }
 
-// The scratch of an outer product in pieces.
-struct OuterScratch {
-  float *sums;
-  float *piece_sums;  // of a piece after the first
-  float *packed;      // rhs
-};
-LILY_INLINE OuterScratch take_outer_scratch(const TokenPieces &pieces, int64_t tokens, int64_t rank, int64_t columns,
-                                            Scratch &scratch) {
-  const bool has_pieces = kBlocking.many_tasks && pieces.count(tokens) > 1;
-  OuterScratch parts = {};
-  parts.sums = scratch.take(sums_floats(rank, columns));
-  parts.piece_sums = scratch.take(has_pieces ? sums_floats(rank, columns) : 0);
-  parts.packed = scratch.take(outer_rhs_floats(rank, columns));
-  return parts;
-}
-
 // The same as outer_product, in pieces of the tokens whose sums are added in order.
 template <typename Before>
 LILY_INLINE void outer_product_in_pieces(const OuterProduct &product, const TokenPieces &pieces,
                                          const OuterScratch &scratch, Before before) {
   if constexpr (!kBlocking.many_tasks) {
-    outer_product(product, scratch.sums, scratch.packed, before);
+    outer_product(product, scratch.sums, scratch, before);
     return;
   }
   const int64_t length = pieces.length(product.end - product.begin);
@@ -118,7 +135,7 @@ LILY_INLINE void outer_product_in_pieces(const OuterProduct &product, const Toke
   do {
     piece.end = minimum(product.end, piece.begin + length);
     const bool is_first = piece.begin == product.begin;
-    outer_product(piece, is_first ? scratch.sums : scratch.piece_sums, scratch.packed, before);
+    outer_product(piece, is_first ? scratch.sums : scratch.piece_sums, scratch, before);
     if (!is_first) add_floats(sums_floats(product.rank, product.columns), scratch.piece_sums, scratch.sums);
     piece.begin += length;
     piece.lhs += length / kBlocking.step_depth * kBlockFloats;
@@ -343,7 +360,7 @@ struct DyTileScratch {
 LILY_INLINE DyTileScratch take_dy_tile_scratch(const BackwardPass &pass, Scratch &scratch) {
   const int64_t rank = pass.stack.rank, widest = pass.dy.tile_columns;
   DyTileScratch parts = {};
-  parts.outer = take_outer_scratch(pass.groups.pieces, pass.groups.tokens, rank, widest, scratch);
+  parts.outer = take_outer_scratch(pass.groups.pieces, pass.groups.tokens, rank, widest, false, scratch);
   parts.copy = scratch.take(kCopyFloats);
   parts.combined = scratch.take(pass.dy.computes_q ? packed_floats(widest, rank) : 0);
   parts.combined_scratch = scratch.take(Engine::combined_scratch_floats(widest));
@@ -409,7 +426,8 @@ void dx_pass(const BackwardPass &pass, int64_t task, float *scratch) {
   const int64_t token_begin = task / pass.dx.columns.count * pass.dx.tile_tokens;
   const int64_t token_end = minimum(problem.tokens, token_begin + pass.dx.tile_tokens);
   const lily_matrix &lhs = pass.d_hidden_lhs;
-  const RowProduct product = {lhs, lhs.pitch, rank, columns, rows_from(pass.dx_rows, 0, begin), pass.dx.slab};
+  const RowProduct product = {
+      lhs, lhs.pitch, rank, columns, rows_from(pass.dx_rows, 0, begin), pass.dx.slab, dropout_of(*pass.call), begin};
   const auto pack_a = [&](int64_t column, int64_t count, float *out) __attribute__((always_inline)) {
     Engine::pack<Columns::kOfActivation>(submatrix(pass.call->a, 0, begin + column), rank, count, 1.0f, nullptr, out,
                                          block_steps(rank) * kPanelFloats);
@@ -419,7 +437,8 @@ void dx_pass(const BackwardPass &pass, int64_t task, float *scratch) {
 
 LILY_INLINE OuterScratch take_da_scratch(const BackwardPass &pass, Scratch &scratch) {
   const lily_problem &problem = pass.call->problem;
-  return take_outer_scratch(pass.x.pieces, problem.tokens, problem.rank, pass.x.tiles.width, scratch);
+  return take_outer_scratch(pass.x.pieces, problem.tokens, problem.rank, pass.x.tiles.width, problem.dropout != 0,
+                            scratch);
 }
 
 void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
@@ -438,7 +457,9 @@ void da_pass(const BackwardPass &pass, int64_t tile, float *scratch) {
                                 .columns = columns,
                                 .begin = 0,
                                 .end = problem.tokens,
-                                .keeps = pass.has_gradient};
+                                .keeps = pass.has_gradient,
+                                .dropout = dropout_of(*pass.call),
+                                .first_column = begin};
   outer_product_in_pieces(product, pass.x.pieces, parts, [](int64_t, int64_t) {});
   Engine::with_type(da.dtype, [&](auto element) __attribute__((always_inline)) {
     using E = decltype(element);

@@ -23,10 +23,16 @@
 //   pack<Columns>(in, rows, columns, scale, keeps, out, panel_pitch)       k counts the rows of `in`; a row counts as
 //                                                                          zero where `keeps` is 0; null keeps all
 //   pack_transposed<Columns>(in, rows, columns, scale, out, panel_pitch)   k counts the columns of `in`
+//   pack_kept(in, rows, columns, mask, out, panel_pitch)                   as pack, for columns of an activation: of
+//   its
+//                                                                          elements those that the mask keeps, and
+//                                                                          zeros
 //   pack_few_tokens(in, tokens, begin, end, clears, out)                   if it exchanges: rows of an activation, k in
 //                                                                          [begin, end), as one panel in order. If not
 //                                                                          `clears`, `out` has had at least as many
 //                                                                          steps before
+//   pack_kept_tokens(in, tokens, columns, mask, clears, out)               the same from column 0 on, of the elements
+//                                                                          that the mask keeps
 //   pack_combined(stack, group, begin, columns, out)                       columns of s C, k counts r
 //   pack_combined_transposed(stack, part, out, panel_pitch, scratch)       the transpose of a CombinedPart, k counts
 //                                                                          d_out
@@ -36,6 +42,8 @@
 //
 //   lhs(in, rows, columns, row, begin, steps, reused, copy)    the block from `row` on, k from `begin` on, in place or
 //                                                              in `copy`; `reused`: more than two panels use it
+//   kept_lhs(in, rows, columns, mask, copy)                    the first block, copied: the elements that the mask
+//                                                              keeps, and zeros
 //   lhs_floats(steps)                                          of `copy`
 //   from_step(lhs, step)                                       the same rows, later k
 //   pack_lhs(in, tokens, columns, out, block_pitch)            in^T, packed
@@ -56,11 +64,15 @@
 //                                                              of an activation, with the bits that write_row gives
 //   load_sums(sums), load_row(row, count)                      a Row; of a matrix, zeros after `count` columns
 //   write_row(row, factor, value, count, accumulate)           row (+)= factor * value
+//   write_kept_row(row, kept, j, value, count, accumulate)     row (+)= value where the bits from j on are 1.
+//   Otherwise,
+//                                                              if it does not accumulate, row = 0
 //   add_product(a, b, sum), sum_of(sum)                        sum += a * b, by column; the sum of the columns, double
 //   kDotChains                                                 sums that a dot product uses in turn
 //   write_transposed(rows, columns, sums, scale, out)          out[j][i] (+)= scale * sums[i][j] for one panel
 #pragma once
 
+#include "cpu/dropout.h"
 #include "cpu/kernels.h"
 
 namespace lily::cpu {

@@ -38,11 +38,18 @@ void pack_shrink(const ForwardPass &pass, int64_t piece, float *) {
 template <typename E = Engine>
 LILY_INLINE void shrink_exchanged(const ForwardPass &pass, int64_t row, float *scratch) {
   const lily_problem &problem = pass.call->problem;
+  const Dropout dropout = dropout_of(*pass.call);
   float *const copy = scratch, *const packed = scratch + kCopyFloats;
   alignas(64) float sums[kBlocking.block_rows * kBlocking.panel];
   for (int64_t k = 0; k < problem.d_in; k += kBlocking.chunk_depth) {
     const int64_t end = minimum(problem.d_in, k + kBlocking.chunk_depth);
-    E::pack_few_tokens(pass.x_rows.matrix, problem.tokens, k, end, k == 0, packed);
+    if (dropout.drops()) {
+      alignas(64) float memory[mask_floats(kBlocking.few_tokens, kBlocking.chunk_depth)];
+      const Mask mask = compute_mask(dropout, 0, problem.tokens, k, end - k, memory);
+      E::pack_kept_tokens(submatrix(pass.x_rows.matrix, 0, k), problem.tokens, end - k, mask, k == 0, packed);
+    } else {
+      E::pack_few_tokens(pass.x_rows.matrix, problem.tokens, k, end, k == 0, packed);
+    }
     multiply_row_block<Order::kExchanged>({pass.call->a, problem.rank, problem.d_in}, row, k, end,
                                           {packed, 0, problem.tokens}, {sums, kBlocking.panel}, k > 0, copy);
   }
@@ -65,7 +72,7 @@ void shrink(const ForwardPass &pass, int64_t task, float *scratch) {
       return;
     }
   }
-  const LhsRows x = {pass.x_rows.matrix, problem.tokens, problem.d_in};
+  const LhsRows x = {pass.x_rows.matrix, problem.tokens, problem.d_in, dropout_of(*pass.call)};
   if (pass.shrink.packs_own) {
     const auto pack_a = [&](int64_t k, int64_t end, float *packed) __attribute__((always_inline)) {
       Engine::pack_transposed<Columns::kInOrder>(submatrix(pass.call->a, tile.rank_begin, k), tile.ranks(), end - k,

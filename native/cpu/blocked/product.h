@@ -7,6 +7,8 @@
 #pragma once
 
 #include "cpu/blocked/engine.h"
+#include "cpu/dropout.h"
+#include "cpu/scratch.h"
 
 namespace lily::cpu {
 namespace {
@@ -32,6 +34,9 @@ struct RowProduct {
   int64_t columns;  // of out
   TokenRows out;
   int64_t slab;  // columns of rhs that the L2 cache holds; row_tiles in plan/ chooses it
+  // Of dx; the mask begins at the first token.
+  Dropout dropout = {};
+  int64_t first_column = 0;
 };
 
 LILY_INLINE int64_t run_columns(int64_t rank, int64_t slab) {
@@ -43,9 +48,22 @@ LILY_INLINE int64_t packed_floats(int64_t depth, int64_t columns) {
   return block_steps(depth) * block_panels(columns) * kPanelFloats;
 }
 
-// Besides rhs: the sums of a block of rows, and a copy of the rows of lhs.
+// Besides rhs: the sums of a block of rows, their mask, and a copy of the rows of lhs.
+struct RowProductScratch {
+  float *sums, *mask, *copy;
+};
+LILY_INLINE RowProductScratch take_row_product_scratch(int64_t rank, int64_t slab, Scratch &scratch) {
+  const int64_t run = run_columns(rank, slab);
+  RowProductScratch parts = {};
+  parts.sums = scratch.take(kBlocking.block_rows * run);
+  parts.mask = scratch.take(mask_floats(kBlocking.block_rows, run));
+  parts.copy = scratch.take(Engine::lhs_floats(block_steps(rank)));
+  return parts;
+}
 LILY_INLINE int64_t row_product_floats(int64_t rank, int64_t slab) {
-  return kBlocking.block_rows * run_columns(rank, slab) + Engine::lhs_floats(block_steps(rank));
+  Scratch scratch(nullptr);
+  take_row_product_scratch(rank, slab, scratch);
+  return scratch.floats();
 }
 
 // out[i][j] (+)= sums[i][j], where the columns are those of an activation.
@@ -61,23 +79,41 @@ LILY_INLINE void write_block(int64_t rows, int64_t columns, const float *sums, i
   });
 }
 
+// The same where the mask keeps an element. A dropped one is left alone if `out` accumulates, and 0 otherwise.
+LILY_INLINE void write_kept_block(int64_t rows, int64_t columns, const float *sums, int64_t pitch, const Mask &mask,
+                                  const lily_matrix &out) {
+  Engine::with_activation(out.dtype, [&](auto element) __attribute__((always_inline)) {
+    const bool accumulate = out.accumulate != 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      auto *const row = static_cast<decltype(element) *>(out.data) + i * out.pitch;
+      const uint8_t *const kept = mask.row(i);
+      for_rows(columns, [=](int64_t j, int64_t count) __attribute__((always_inline)) {
+        Engine::write_kept_row(row + j, kept, j, Engine::load_sums(sums + i * pitch + j), count, accumulate);
+      });
+    }
+  });
+}
+
 LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64_t end, const float *rhs,
                                  float *scratch) {
   const int64_t steps = block_steps(product.rank), chunk_steps = kBlocking.chunk_depth / kBlocking.step_depth;
   const int64_t run = run_columns(product.rank, product.slab);
-  float *const sums = scratch, *const copy = scratch + kBlocking.block_rows * run;
+  Scratch task_scratch(scratch);
+  const RowProductScratch parts = take_row_product_scratch(product.rank, product.slab, task_scratch);
+  float *const sums = parts.sums;
   for (int64_t slab = 0; slab < product.columns; slab += product.slab) {
     const int64_t slab_end = minimum(product.columns, slab + product.slab);
     for (int64_t t = begin; t < end; t += kBlocking.block_rows) {
       const int64_t rows = minimum(kBlocking.block_rows, end - t);
-      const Engine::Lhs all_steps = Engine::lhs(product.lhs, end, product.lhs_columns, t, 0, steps, false, copy);
+      const Engine::Lhs all_steps = Engine::lhs(product.lhs, end, product.lhs_columns, t, 0, steps, false, parts.copy);
       for (int64_t j = slab; j < slab_end; j += run) {
         const int64_t columns = minimum(run, slab_end - j);
         const TokenRows rows_out = in_order(rows_from(product.out, t, j), rows);
         const lily_matrix &out = rows_out.matrix;
         const bool is_listed = rows_out.listed != nullptr;
         if (kBlocking.prefetches && !is_listed) prefetch(rows, columns, out);
-        if (steps <= chunk_steps && !is_listed && Engine::adds_in_place(out, columns)) {
+        const bool drops = product.dropout.drops();
+        if (steps <= chunk_steps && !is_listed && !drops && Engine::adds_in_place(out, columns)) {
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
             Engine::multiply<Columns::kOfActivation>(
                 {rows, columns - i, steps}, all_steps, rhs + (j + i) / kBlocking.panel * steps * kPanelFloats,
@@ -93,7 +129,12 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
                                                      {sums + i, run}, k > 0);
           }
         }
-        write_block(rows, columns, sums, run, rows_out);
+        if (drops) {
+          const Mask mask = compute_mask(product.dropout, t, rows, product.first_column + j, columns, parts.mask);
+          write_kept_block(rows, columns, sums, run, mask, out);
+        } else {
+          write_block(rows, columns, sums, run, rows_out);
+        }
       }
     }
   }
@@ -113,6 +154,7 @@ LILY_INLINE void add_packed_product(const RowProduct &product, int64_t begin, in
     RowProduct product_of_part = product;
     product_of_part.columns = minimum(part, product.columns - column);
     product_of_part.out = rows_from(product.out, 0, column);
+    product_of_part.first_column += column;
     pack(column, product_of_part.columns, scratch);
     add_row_product(product_of_part, begin, end, scratch, scratch + packed_floats(product.rank, width));
   }
@@ -131,7 +173,18 @@ struct LhsRows {
   lily_matrix matrix;  // rows x depth
   int64_t rows;
   int64_t depth;  // k
+  Dropout dropout = {};
 };
+
+// A block of these rows, k in [begin, end).
+LILY_INLINE Engine::Lhs lhs_block(const LhsRows &lhs, int64_t row, int64_t begin, int64_t end, bool reused,
+                                  float *copy) {
+  const int64_t steps = block_steps(end - begin), rows = minimum(kBlocking.block_rows, lhs.rows - row);
+  if (!lhs.dropout.drops()) return Engine::lhs(lhs.matrix, lhs.rows, end, row, begin, steps, reused, copy);
+  alignas(64) float memory[mask_floats(kBlocking.block_rows, kBlocking.chunk_depth)];
+  const Mask mask = compute_mask(lhs.dropout, row, rows, begin, end - begin, memory);
+  return Engine::kept_lhs(submatrix(lhs.matrix, row, begin), rows, end - begin, mask, copy);
+}
 
 // Columns of a packed right operand, from some step of k on.
 struct PackedRhs {
@@ -151,7 +204,7 @@ LILY_INLINE void multiply_row_block(const LhsRows &lhs, int64_t row, int64_t beg
                                     const Sums &sums, bool accumulate, float *copy) {
   const int64_t steps = block_steps(end - begin);
   const bool reused = rhs.columns > 2 * kBlocking.panel;
-  const Engine::Lhs block = Engine::lhs(lhs.matrix, lhs.rows, end, row, begin, steps, reused, copy);
+  const Engine::Lhs block = lhs_block(lhs, row, begin, end, reused, copy);
   const int64_t next = row + kBlocking.block_rows;
   const bool prefetches = kBlocking.prefetches && reused && next < lhs.rows;
   for (int64_t n = 0; n < rhs.columns; n += kBlocking.panel) {

@@ -21,7 +21,8 @@ template <typename Function>
 auto with_products(const Kernels &kernels, const lily_problem &problem, Function plan) {
   constexpr int64_t kFewBatchTokens = 16;
   const bool batch = problem.routing == LILY_ROUTING_BATCH;
-  if (batch && problem.tokens > 0 && problem.tokens <= kDirectTokens) return plan(*kernels.direct_products);
+  const bool direct = batch && problem.tokens > 0 && problem.tokens <= kDirectTokens && problem.dropout == 0;
+  if (direct) return plan(*kernels.direct_products);
   const bool small = problem.rank <= kSmallRank || (batch && problem.tokens <= kFewBatchTokens);
   const bool uses_tile = kernels.tile_products != nullptr && (small || !multiplies_in_blocks());
   return uses_tile ? plan(*kernels.tile_products) : plan(*kernels.blocked_products);
