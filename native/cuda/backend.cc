@@ -133,7 +133,6 @@ template <typename Work>
 lily_status on_problem(const lily_problem &problem, Work work) {
   if (problem.d_in > kMostColumns || problem.d_out > kMostColumns)
     return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend supports d_in and d_out up to %d", kMostColumns);
-  if (problem.dropout > 0) return fail(LILY_ERROR_UNSUPPORTED, "the CUDA backend does not implement dropout yet");
   return on_device(problem.device, [&](const Device &device) {
     Device planned = device;
     const int64_t most = problem.multiprocessors;

@@ -11,6 +11,7 @@ import { emptyGroupJobsInBfloat16, expectNoGradientOfEmptyGroups } from '../supp
 import { ask } from '../support/fork.js'
 import {
   DEVICES,
+  dropoutJobs,
   expectSameRows,
   kernelJobs,
   linearJobs,
@@ -53,6 +54,7 @@ async function check(library: string, capability: 90 | 100): Promise<void> {
   const onDevices: Result[][] = []
   for (const device of DEVICES) onDevices.push(await run(kernelJobs, device))
   expectSameRows(onDevices[0], onDevices[1])
+  for (const device of DEVICES) await run(dropoutJobs, device)
   await run([severalTilesJob], TWO_MULTIPROCESSORS)
   for (const device of [DEVICES[1], TWO_MULTIPROCESSORS]) {
     const linear = await ask<LinearReport>(linearModule, linearJobs, { ...environment, ...device })

@@ -60,8 +60,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/shrink.cuh',
     what: 'no barrier between the copies and the product',
-    find: `copy_wait<Tile::kStages - 2>();\n      ${BARRIER}`,
-    replace: 'copy_wait<Tile::kStages - 2>();\n',
+    find: `operands.depth});\n      ${BARRIER}`,
+    replace: 'operands.depth});\n',
   },
   {
     file: 'kernels/shrink.cuh',
@@ -114,8 +114,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/strip.cuh',
     what: 'the copies of a tile are not waited for',
-    find: `copy_wait<1>();\n    ${BARRIER}    if (step >= 0)`,
-    replace: `copy_wait<2>();\n    ${BARRIER}    if (step >= 0)`,
+    find: 'else if (step > 0)\n      copy_wait<1>();\n    if constexpr (kDrops)',
+    replace: 'else if (step > 0)\n      copy_wait<2>();\n    if constexpr (kDrops)',
   },
   {
     file: 'kernels/strip.cuh',
@@ -418,14 +418,14 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'tiles/stage.cuh',
     what: 'the columns after the last one are written',
-    find: 'if (copies && column + kVector <= window.column_end) {',
-    replace: 'if (copies) {',
+    find: 'if (copies && column + kVector <= window.column_end) {\n      *reinterpret_cast',
+    replace: 'if (copies) {\n      *reinterpret_cast',
   },
   {
     file: 'tiles/stage.cuh',
     what: 'rows that are not aligned are written 16 bytes at a time',
-    find: 'const bool copies = target.dtype == kDtype<T> && target.aligned16;',
-    replace: 'const bool copies = target.dtype == kDtype<T>;',
+    find: 'const bool copies = target.dtype == kDtype<T> && target.aligned16;\n  for',
+    replace: 'const bool copies = target.dtype == kDtype<T>;\n  for',
   },
   {
     file: 'kernels/combine.cuh',
@@ -1495,5 +1495,104 @@ export const mutations: readonly Mutation[] = [
     what: 'the second phase reads h without its factors',
     find: 'return plan_.scaled == kAbsent ? hidden()',
     replace: 'return plan_.scaled != 0 ? hidden()',
+  },
+
+  // ---- Dropout ----
+  {
+    file: 'tiles/dropout.cuh',
+    what: 'all rows have the mask of the first one',
+    find: 'static_cast<uint32_t>(row), position_.x',
+    replace: '0, position_.x',
+  },
+  {
+    file: 'tiles/dropout.cuh',
+    what: 'all positions have the mask of the first one',
+    find: 'position_.x, position_.y}',
+    replace: '0, 0}',
+  },
+  {
+    file: 'tiles/stage.cuh',
+    what: 'the mask of x begins anew in each tile of columns',
+    find: 'kept<T>(window.row + own.row + n * own.kStep, column)',
+    replace: 'kept<T>(window.row + own.row + n * own.kStep, own.column)',
+  },
+  {
+    file: 'tiles/stage.cuh',
+    what: 'dropped elements of dx lose their old bits',
+    find: 'const uint4 old = target.accumulate ? *to : make_uint4(0, 0, 0, 0);',
+    replace: 'const uint4 old = make_uint4(0, 0, 0, 0);',
+  },
+  {
+    file: 'tiles/stage.cuh',
+    what: 'dropped elements of rows of dx that are not aligned are written',
+    find: '(keeps || !target.accumulate)',
+    replace: 'column >= 0',
+  },
+  {
+    file: 'kernels/shrink.cuh',
+    what: 'every split of d has the mask of the first one',
+    find: '{token, token_end, (tiles.first + step) * Tile::kBlockK, operands.depth});\n      __sync',
+    replace: '{token, token_end, step * Tile::kBlockK, operands.depth});\n      __sync',
+  },
+  {
+    file: 'kernels/shrink.cuh',
+    what: 'the last stage of x is not masked',
+    find: 'if (kDrops && dropout.drops())',
+    replace: 'if (step + 1 < steps && kDrops && dropout.drops())',
+  },
+  {
+    file: 'kernels/forward_shrink.cuh',
+    what: 'the router reads h without the factor of dropout',
+    find: 'if (drops || call.relu) {',
+    replace: 'if (call.relu) {',
+  },
+  {
+    file: 'kernels/forward_shrink.cuh',
+    what: 'sums of partial sums have no factor of dropout',
+    find: 'for (int v = 0; v < 4; ++v) sum[v] *= from.factor;',
+    replace: ';',
+  },
+  {
+    file: 'kernels/d_hidden.cuh',
+    what: 'dh has no factor of dropout',
+    find: 'value[n][v] *= call.factor;',
+    replace: ';',
+  },
+  {
+    file: 'kernels/strip.cuh',
+    what: 'x of dA is not masked',
+    find: 'has_outer && dropout.drops()',
+    replace: 'false && dropout.drops()',
+  },
+  {
+    file: 'kernels/large_outer.cuh',
+    what: 'x of dA is not masked',
+    find: 'if (!product.dropout.drops()) return;',
+    replace: 'return;',
+  },
+  {
+    file: 'kernels/large_outer.cuh',
+    what: 'x of dA is not masked by wgmma',
+    find: 'if (!product.dropout.drops()) return;',
+    replace: 'if (Tile::kHasGroups) return;',
+    capability: 90,
+  },
+  {
+    file: 'kernels/large_product.cuh',
+    what: 'x of h is not masked',
+    find: 'if (!kTransposed && call.result == Result::kHidden && call.dropout.drops())',
+    replace: 'if (false)',
+  },
+  {
+    file: 'kernels/large_product.cuh',
+    what: 'dx of large ranks is not masked',
+    find: 'write_slices<Tile, kTransposed>',
+    replace: 'write_slices<Tile, false>',
+  },
+  {
+    file: 'launch/plan_forward.cc',
+    what: 'few tokens with dropout have the kernels of decoding',
+    find: 'if (problem_.dropout != 0) return fastest;',
+    replace: '',
   },
 ]

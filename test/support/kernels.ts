@@ -124,12 +124,43 @@ export const highJobs = (['token', 'sequence'] as const).map((routing, i): Job =
   how: { outputs: 'add', deferB: i === 1, hasDeviceOffsets: i === 1 },
 }))
 
+const dropped = { ...small, tokens: 70, dOut: 40, rank: 20, dropout: 0.4, activations: 'bfloat16' } as const
+
+/** With dropout, for each place where x is read or dx is written. */
+export const dropoutJobs: Job[] = [
+  // Few tokens, which have no kernel of their own then.
+  { spec: { ...dropped, routing: 'batch', tokens: 5, dIn: 2056, seed: 1 }, how: { outputs: 'add' } },
+  // Splits of d.
+  {
+    spec: { ...dropped, routing: 'batch', dIn: 1064, activation: 'relu', masked: 0.3, seed: 2 },
+    how: { outputs: 'overwrite' },
+  },
+  // Copies of rows that are not aligned, and last vectors that are not whole.
+  {
+    spec: { ...dropped, routing: 'sequence', dIn: 141, lengths: [30, 40], masked: 0.3, seed: 3 },
+    how: { outputs: 'add' },
+  },
+  { spec: { ...dropped, routing: 'token', dIn: 141, seed: 4 }, how: { outputs: 'overwrite', pitchMultiple: 8 } },
+  {
+    spec: { ...dropped, routing: 'lora', experts: 1, dIn: 136, rank: 60, parameters: 'float32', seed: 5 },
+    how: { outputs: 'add' },
+  },
+  // Large ranks. With weights per token, backward has the kernels of small ones.
+  { spec: { ...dropped, routing: 'batch', dIn: 141, rank: 132, activation: 'relu', seed: 6 }, how: { outputs: 'add' } },
+  { spec: { ...dropped, routing: 'uniform', tokens: 300, dIn: 264, rank: 132, seed: 7 }, how: { outputs: 'add' } },
+  { spec: { ...dropped, routing: 'token', dIn: 136, rank: 132, seed: 8 }, how: { outputs: 'add' } },
+]
+
 /**
  * That no row depends on the plan, which each device has another of: sums along a row are split at fixed places. With one
  * pooling group w is a sum over blocks of tokens, and with it y and dx.
  */
-export function expectSameRows(first: readonly Result[], second: readonly Result[]): void {
-  kernelJobs.forEach(({ spec }, i) => {
+export function expectSameRows(
+  first: readonly Result[],
+  second: readonly Result[],
+  jobs: readonly Job[] = kernelJobs,
+): void {
+  jobs.forEach(({ spec }, i) => {
     for (const name of spec.routing === 'batch' ? (['hidden'] as const) : (['y', 'hidden', 'dx'] as const)) {
       const [one, other] = [first[i].values[name], second[i].values[name]]
       expectSameBits(`${name} of ${JSON.stringify(spec)}`, one as Float32Array, other as Float32Array)

@@ -27,6 +27,7 @@ struct RouterBlocks {
 
 struct BackwardX {
   StripOperands strip;
+  Dropout dropout;
   int column_tiles, splits;
   int expand_blocks;  // first in the grid; with outer_blocks 0 they also compute dA, if it has a target
   int outer_blocks;   // blocks that compute only dA
@@ -89,7 +90,8 @@ __device__ inline void backward_router(char *shared, const RouterBlocks &call, i
     call.partials[static_cast<int64_t>(split) * ((elements + 3) / 4 * 4) + first + i] = sums[i];
 }
 
-template <typename Tile>
+// kDrops: there may be dropout. Lists have none.
+template <typename Tile, bool kDrops>
 __device__ __forceinline__ void backward_x_block(const BackwardX &call, const Block &block) {
   if constexpr (!kHasCode<Tile, kBothBytes<Tile>>) return stop_without_code();
   using Scalar = typename Tile::Scalar;
@@ -109,22 +111,24 @@ __device__ __forceinline__ void backward_x_block(const BackwardX &call, const Bl
   at.split = index / call.column_tiles % call.splits;
   at.row_tile = index / call.column_tiles / call.splits;
   const int column = at.column_tile * Tile::kBlockN;
-  const float *z = walk_strip<Tile, true, true>(shared, call.strip, at, expands, has_outer, [&](Scalar *tile, int row) {
+  const auto fill_rhs = [&](Scalar *tile, int row) {
     stage_rhs<Tile>(tile, call.strip.w, call.strip.lhs.columns, row, column, call.strip.columns);
-  });
+  };
+  const float *z =
+      walk_strip<Tile, true, true, kDrops>(shared, call.strip, at, expands, has_outer, fill_rhs, call.dropout);
   allow_next_launch();
   if (has_outer) finish_outer<Tile>(z, call.target, at);
 }
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void backward_x(const __grid_constant__ BackwardX call) {
-  backward_x_block<Tile>(call, block_of_grid());
+  backward_x_block<Tile, true>(call, block_of_grid());
 }
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kBlocks) void backward_x_list(const __grid_constant__ List<BackwardX> list) {
-  run_part(list, [](const BackwardX &call, const Block &at) { backward_x_block<Tile>(call, at); });
+  run_part(list, [](const BackwardX &call, const Block &at) { backward_x_block<Tile, false>(call, at); });
 }
 
 }  // namespace lily::cuda

@@ -1,6 +1,6 @@
 // The gradient of h. Symbols as in docs/math.md.
 //
-//   dh_t = (q_t + sum_e dl_te R_e) phi'(h_t)
+//   dh_t = (q_t + sum_e dl_te R_e) phi'(h_t), times the factor of dropout
 //   dl_te = p_te sum_j p_tj (dw_te - dw_tj), divided by the number of kept tokens if the probabilities are averaged
 //
 // It is computed once per token: the block that completes q_t or dw_t, whichever comes last, stores dh in the operand
@@ -39,7 +39,8 @@ struct RouterGradient {
 
 struct DHidden {
   RouterGradient router;
-  int rank;  // r
+  float factor;  // of dropout
+  int rank;      // r
   int relu;
   Operand hidden;                    // M x r; only with relu
   TokensWithGradient with_gradient;  // dh of other tokens is zero
@@ -163,6 +164,10 @@ __device__ inline void finish_d_hidden(const DHidden &call, const DHiddenScratch
       }
     }
   }
+#pragma unroll
+  for (int n = 0; n < kLoadsInFlight; ++n)
+#pragma unroll
+    for (int v = 0; v < 4; ++v) value[n][v] *= call.factor;
   if (call.relu) {
     float h[kLoadsInFlight][4];
     load_vectors<kWhole>(

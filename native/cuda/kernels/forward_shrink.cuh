@@ -30,6 +30,8 @@ struct Route {
 
 struct ForwardShrink {
   ShrinkOperands operands;
+  Dropout dropout;
+  float factor;  // of h, before phi
   int relu;
   Output hidden;  // for backward; may be null
   Output expand;  // for the next phase, if that cannot read `hidden`; may be null
@@ -97,6 +99,7 @@ struct HiddenPartials {
   const float *data;  // splits x M x pitch
   int splits, pitch;
   int tokens, rank;  // M, r
+  float factor;      // of h, before phi
   int relu;
 };
 
@@ -114,6 +117,8 @@ __device__ inline void sum_partials(const HiddenPartials &from, float *product, 
     const float *first = from.data + static_cast<int64_t>(token + t) * from.pitch + k;
     float sum[4];
     add_partials<true>(sum, first, static_cast<int64_t>(from.tokens) * from.pitch, from.splits, 4);
+#pragma unroll
+    for (int v = 0; v < 4; ++v) sum[v] *= from.factor;
     if (from.relu) {
 #pragma unroll
       for (int v = 0; v < 4; ++v) sum[v] = sum[v] < 0 ? 0.0f : sum[v];  // keeps a NaN
@@ -124,7 +129,7 @@ __device__ inline void sum_partials(const HiddenPartials &from, float *product, 
 }
 
 // Computes h of the tile in shared memory, as `shrink` does. The `logits` of finish_route follow at Tile::kProduct.
-template <typename Tile>
+template <typename Tile, bool kDrops>
 __device__ inline const float *shrink_and_route(char *shared, const ForwardShrink &call, int token, int token_end,
                                                 int row, const Block &at) {
   const int count = token_end - token;
@@ -135,7 +140,8 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
     tiles.last = min(tiles.first + Tile::kSplitSteps, tiles.last);
   }
   // The block owns this memory. The barriers below make the in-place phi visible to all threads.
-  auto *product = const_cast<float *>(shrink<Tile>(shared, call.operands, token, token_end, row, tiles));
+  auto *product =
+      const_cast<float *>(shrink<Tile, kDrops>(shared, call.operands, token, token_end, row, tiles, call.dropout));
   allow_next_launch();
   const int columns_end =
       call.expand.data != nullptr ? padded_end(call.expand, row + columns, call.operands.rows) - row : columns;
@@ -149,9 +155,16 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
       store_vec4(call.partials + partial_row * call.partial_pitch + row + n, 4, true, value);
       continue;
     }
+    const bool drops = kDrops && call.dropout.drops();
+    if (drops) {
+#pragma unroll
+      for (int v = 0; v < 4; ++v) value[v] *= call.factor;
+    }
     if (call.relu) {
 #pragma unroll
       for (int v = 0; v < 4; ++v) value[v] = value[v] < 0 ? 0.0f : value[v];  // keeps a NaN
+    }
+    if (drops || call.relu) {
       store_vec4(product + t * Tile::kProductPitch + n, 4, true, value);
     }
     if (call.hidden.data != nullptr)
@@ -172,7 +185,8 @@ __device__ inline const float *shrink_and_route(char *shared, const ForwardShrin
   return product;
 }
 
-template <typename Tile>
+// kDrops: there may be dropout. Lists have none.
+template <typename Tile, bool kDrops>
 __device__ __forceinline__ void forward_shrink_block(const ForwardShrink &call, const Block &at) {
   if constexpr (!kHasCode<Tile, Tile::kBytes>) return stop_without_code();
   extern __shared__ __align__(16) char shared[];
@@ -181,19 +195,19 @@ __device__ __forceinline__ void forward_shrink_block(const ForwardShrink &call, 
   wait_for_previous_launch();
   // The next launch can load R, and forward_decode as much of B as fits, while these blocks compute.
   if (call.partials != nullptr) allow_next_launch();
-  shrink_and_route<Tile>(shared, call, token, token_end, at.y * Tile::kBlockN, at);
+  shrink_and_route<Tile, kDrops>(shared, call, token, token_end, at.y * Tile::kBlockN, at);
 }
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads,
                              Tile::kShrinkBlocks) void forward_shrink(const __grid_constant__ ForwardShrink call) {
-  forward_shrink_block<Tile>(call, block_of_grid());
+  forward_shrink_block<Tile, true>(call, block_of_grid());
 }
 
 template <typename Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kShrinkBlocks) void forward_shrink_list(
     const __grid_constant__ List<ForwardShrink> list) {
-  run_part(list, [](const ForwardShrink &call, const Block &at) { forward_shrink_block<Tile>(call, at); });
+  run_part(list, [](const ForwardShrink &call, const Block &at) { forward_shrink_block<Tile, false>(call, at); });
 }
 
 }  // namespace lily::cuda

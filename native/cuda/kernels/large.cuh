@@ -105,11 +105,12 @@ __device__ inline void begin_product(Accumulators<Tile::kWarpM, Tile::kWarpN> &s
 // Computes this warp's part of a tile of the product. fill(slot, step) loads one stage of both operands: a as
 // [kBlockM][kBlockK] with Along::kDepth and as [kBlockK][kBlockM], or panels [kBlockK][kPanelM], with Along::kOuter;
 // then b likewise. It is called for kStages - 1 steps beyond the last, and may then load something else. The slots of
-// the ring are taken in turn from number `first` on; `filled`: the first kStages - 1 of them have been filled. The
-// caller waits for the copies beyond the last step, and for the other warps.
-template <typename Tile, Along kAlongA, Along kAlongB, typename Fill>
+// the ring are taken in turn from number `first` on; `filled`: the first kStages - 1 of them have been filled. When the
+// copies of this thread have arrived in the slot of a step, and before other threads read them, drop(slot, step) may
+// change them. The caller waits for the copies beyond the last step, and for the other warps.
+template <typename Tile, Along kAlongA, Along kAlongB, typename Fill, typename Drop>
 __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int first, bool filled,
-                                  int depth, const WarpTile<Tile> &warp_tile, const Fill &fill) {
+                                  int depth, const WarpTile<Tile> &warp_tile, const Fill &fill, const Drop &drop) {
   using Scalar = typename Tile::Scalar;
   constexpr int kColumnsA = kAlongA == Along::kDepth ? Tile::kBlockK : Tile::kBlockM;
   constexpr int kColumnsB = kAlongB == Along::kDepth ? Tile::kBlockK : Tile::kBlockN;
@@ -122,7 +123,10 @@ __device__ inline void large_sums(Accumulators<Tile::kWarpM, Tile::kWarpN> &sum,
 #pragma unroll 1
   for (int step = filled ? 0 : 1 - Tile::kStages; step < steps;
        ++step) {  // the first only fill: its code is there once
-    if (step >= 0) copy_wait<Tile::kStages - 2>();
+    if (step >= 0) {
+      copy_wait<Tile::kStages - 2>();
+      drop(large_slot<Tile>(shared, first + step), step);
+    }
     if constexpr (Tile::kHasGroups) {
       if (step >= 0) {
         show_to_wgmma();
@@ -180,11 +184,11 @@ __device__ inline void fill_slice(char *shared, int steps, int slice, const Outp
 }
 
 // Adds the sums of all warps to the slices that fill_slice has loaded, and writes them. finish(n, first, second)
-// completes the sums of the columns n and n + 1 after the warp's first.
-template <typename Tile, typename Finish>
+// completes the sums of the columns n and n + 1 after the warp's first. kDrops: there may be dropout.
+template <typename Tile, bool kDrops, typename Finish>
 __device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarpN> &sum, char *shared, int steps,
-                                    const WarpTile<Tile> &warp_tile, const Output &output, const Window &tile,
-                                    const Finish &finish) {
+                                    const WarpTile<Tile> &warp_tile, const Output &output, const Dropout &dropout,
+                                    const Window &tile, const Finish &finish) {
   using Scalar = typename Tile::Scalar;
   for (int slice = 0; slice < Tile::kSlices; ++slice)
     load_old<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN, Tile::kThreads>(
@@ -198,8 +202,8 @@ __device__ inline void write_slices(const Accumulators<Tile::kWarpM, Tile::kWarp
   });
   __syncthreads();
   for (int slice = 0; slice < Tile::kSlices; ++slice)
-    unstage<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN, Tile::kThreads>(
-        output_slice<Tile>(shared, steps, slice), output, slice_window<Tile>(tile, slice));
+    unstage<typename Tile::Engine, Tile::kSliceRows, Tile::kBlockN, Tile::kThreads, kDrops>(
+        output_slice<Tile>(shared, steps, slice), output, slice_window<Tile>(tile, slice), dropout);
 }
 
 // Stores the sums of all warps to shared memory, over the ring, with kResultPitch floats per row, and returns them when

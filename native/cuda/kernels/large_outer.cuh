@@ -14,8 +14,9 @@ namespace lily::cuda {
 
 // lhs^T x.
 struct OuterProduct {
-  Operand lhs;  // M x r: h or dh
-  Operand x;    // M x columns: dy or x
+  Operand lhs;      // M x r: h or dh
+  Operand x;        // M x columns: dy or x
+  Dropout dropout;  // of x
   int columns;
   int column_tiles, splits;  // of columns, of tokens
   int split_tokens;
@@ -55,7 +56,10 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void large_outer(con
   const int depth = call.with_gradient.none() ? 0 : max(token_end - token, 0), steps = large_steps<Tile>(depth);
   const WarpTile<Tile> warp_tile(row_end - row, product.columns - column);
   Accumulators<Tile::kWarpM, Tile::kWarpN> sum;
-  large_sums<Tile, Along::kOuter, Along::kOuter>(sum, shared, 0, false, depth, warp_tile, [&](Scalar *slot, int step) {
+  const auto x_window = [&](int step, int n) -> Window {
+    return {token + step * Tile::kBlockK, token_end, column + n, product.columns};
+  };
+  const auto fill = [&](Scalar *slot, int step) {
     if (step >= steps) return;
     const int first = token + step * Tile::kBlockK;
     for_each_panel<Tile::kBlockM, Tile::kPanelM>([&](int m) {
@@ -64,9 +68,17 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void large_outer(con
     });
     for_each_panel<Tile::kBlockN, Tile::kPanelN>([&](int n) {
       stage<Scalar, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(slot + Tile::kA + n * Tile::kBlockK, product.x,
-                                                                  {first, token_end, column + n, product.columns});
+                                                                  x_window(step, n));
     });
-  });
+  };
+  const auto drop_x = [&](Scalar *slot, int step) {
+    if (!product.dropout.drops()) return;
+    for_each_panel<Tile::kBlockN, Tile::kPanelN>([&](int n) {
+      drop<Scalar, Tile::kBlockK, Tile::kPanelN, Tile::kThreads>(slot + Tile::kA + n * Tile::kBlockK, product.dropout,
+                                                                 x_window(step, n));
+    });
+  };
+  large_sums<Tile, Along::kOuter, Along::kOuter>(sum, shared, 0, false, depth, warp_tile, fill, drop_x);
   const float *z = store_result<Tile>(sum, shared, warp_tile);
   allow_next_launch();
   finish_outer<Tile>(z, product.target, at);

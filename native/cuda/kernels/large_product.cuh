@@ -30,12 +30,13 @@ struct LargeProduct {
   int tile_columns;  // of the result per tile, at most BLOCK_N: equal shares leave no tile nearly empty
   int tiles_each;    // per block; 1 unless the result is an output
   Result result;
-  float scale;   // kOutput, kDHidden
-  Operand bias;  // kOutput: 1 x columns; data null: none
-  Output y;      // kOutput
-  int relu;      // kHidden
-  Output saved;  // kHidden: h for backward; may be null
-  Output out;    // kHidden: h for the next phase, if that cannot read `saved`; may be null
+  float scale;
+  Dropout dropout;  // kHidden: of x; kOutput, transposed: of y
+  Operand bias;     // kOutput: 1 x columns; data null: none
+  Output y;         // kOutput
+  int relu;         // kHidden
+  Output saved;     // kHidden: h for backward; may be null
+  Output out;       // kHidden: h for the next phase, if that cannot read `saved`; may be null
   DHidden d_hidden;
 };
 
@@ -80,8 +81,10 @@ __device__ inline void write_hidden(const LargeProduct &call, const float *produ
     float value[4];
     load_vec4(product + t * Tile::kResultPitch + n, 4, true, value);
 #pragma unroll
-    for (int v = 0; v < 4; ++v)
+    for (int v = 0; v < 4; ++v) {
+      value[v] *= call.scale;
       if (call.relu && value[v] < 0) value[v] = 0;  // keeps a NaN
+    }
     if (call.saved.data != nullptr)
       store_vec4(typename Tile::Engine::Activations{}, call.saved, tile.row + t, tile.column + n, tile.column_end,
                  value);
@@ -170,7 +173,14 @@ __global__ __launch_bounds__(Tile::kThreads,
         fill_slice<Tile>(shared, steps, step - steps, call.y, tile);
       }
     };
-    large_sums<Tile, Along::kDepth, kAlongWeight>(sum, shared, i * steps, i > 0, call.depth, warp_tile, fill_step);
+    // Of h the columns of A are along the sum, of dx the rows.
+    const auto drop_x = [&](Scalar *slot, int step) {
+      if (!kTransposed && call.result == Result::kHidden && call.dropout.drops())
+        drop<Scalar, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
+            slot, call.dropout, {tile.row, tile.row_end, step * Tile::kBlockK, call.depth});
+    };
+    large_sums<Tile, Along::kDepth, kAlongWeight>(sum, shared, i * steps, i > 0, call.depth, warp_tile, fill_step,
+                                                  drop_x);
     if (i == count - 1) allow_next_launch();
     if (call.result != Result::kOutput) {
       const float *product = store_result<Tile>(sum, shared, warp_tile);
@@ -186,7 +196,7 @@ __global__ __launch_bounds__(Tile::kThreads,
       copy_wait<0>();
       __syncthreads();
     }
-    write_slices<Tile>(sum, shared, steps, warp_tile, call.y, tile, finish);
+    write_slices<Tile, kTransposed>(sum, shared, steps, warp_tile, call.y, call.dropout, tile, finish);
   }
 }
 

@@ -41,10 +41,10 @@ __device__ inline DepthTiles all_depth_tiles(const ShrinkOperands &operands) {
 
 // Computes the product of tokens [token, token_end) and rows [row, row + kBlockN) over `tiles`. Returns it in shared
 // memory, kProductPitch floats per row, readable by all threads. `tiles` must begin with a split. Padding rows and
-// columns are zero.
-template <typename Tile>
+// columns are zero. kDrops: there may be dropout of x.
+template <typename Tile, bool kDrops = false>
 __device__ inline const float *shrink(char *shared, const ShrinkOperands &operands, int token, int token_end, int row,
-                                      const DepthTiles &tiles) {
+                                      const DepthTiles &tiles, const Dropout &dropout = {}) {
   using Scalar = typename Tile::Scalar;
   auto *product = reinterpret_cast<float *>(shared);
   auto *ring = reinterpret_cast<Scalar *>(shared);
@@ -74,6 +74,10 @@ __device__ inline const float *shrink(char *shared, const ShrinkOperands &operan
        ++step) {  // the first steps only fill: the code of `fill` is there once
     if (step >= 0) {
       copy_wait<Tile::kStages - 2>();
+      if (kDrops && dropout.drops())
+        drop<Scalar, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(
+            ring + step % Tile::kStages * Tile::kStage, dropout,
+            {token, token_end, (tiles.first + step) * Tile::kBlockK, operands.depth});
       __syncthreads();
     }
     fill(step + Tile::kStages - 1);

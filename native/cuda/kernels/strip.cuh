@@ -56,9 +56,11 @@ struct StripIndex {
 // Iterates over the block's tokens. With kExpand lhs is a stored matrix. With kOuter it returns z in shared memory,
 // kResultPitch floats per row, readable by all threads. fill_rhs(tile, first row) loads rows of w; it is called once if
 // lhs has one K tile, after the copies of the first two tiles have been issued, so that it may compute w.
-template <typename Tile, bool kExpand, bool kOuter, typename FillRhs>
+// kDrops: there may be dropout, of x and of out.
+template <typename Tile, bool kExpand, bool kOuter, bool kDrops = false, typename FillRhs>
 __device__ __forceinline__ const float *walk_strip(char *shared, const StripOperands &operands, const StripIndex &at,
-                                                   bool expands, bool has_outer, const FillRhs &fill_rhs) {
+                                                   bool expands, bool has_outer, const FillRhs &fill_rhs,
+                                                   const Dropout &dropout = {}) {
   using Scalar = typename Tile::Scalar;
   using Engine = typename Tile::Engine;
   const int column = at.column_tile * Tile::kBlockN;
@@ -144,7 +146,7 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
           load_old<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out, operands.out, window);
           add_scaled<Scalar, Tile::kBlockN>(out, sum, warp_m, warp_n, operands.out_scale, operands.out.accumulate);
           __syncthreads();
-          unstage<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(out, operands.out, window);
+          unstage<Engine, Tile::kBlockM, Tile::kBlockN, Tile::kThreads, kDrops>(out, operands.out, window, dropout);
         }
       }
     }
@@ -155,6 +157,13 @@ __device__ __forceinline__ const float *walk_strip(char *shared, const StripOper
       copy_wait<0>();  // w is part of the last group
     else if (step > 0)
       copy_wait<1>();
+    if constexpr (kDrops) {
+      if (step >= 0 && step % k_tiles == 0 && has_outer && dropout.drops()) {
+        const int tile = step / k_tiles;
+        drop<Scalar, Tile::kBlockM, Tile::kBlockN, Tile::kThreads>(
+            x_ring + tile % 2 * Tile::kStrip, dropout, {begin + tile * Tile::kBlockM, end, column, operands.columns});
+      }
+    }
     __syncthreads();
     if (step >= 0) compute(step);
     __syncthreads();  // the next fill writes to what this step, or the fill before, has used

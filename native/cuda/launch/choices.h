@@ -28,6 +28,7 @@ inline int64_t bucket(int64_t tokens) {
 inline lily_problem bucketed(lily_problem problem) {
   problem.tokens = bucket(problem.tokens);
   problem.scaling = 0;
+  problem.dropout = problem.dropout != 0;
   return problem;
 }
 

@@ -46,6 +46,12 @@ Output output(const lily_matrix &matrix, int columns, const ListedRows &rows = {
   return result;
 }
 
+// Dropout of x of a call of forward or backward.
+template <typename Call>
+Dropout dropout_of(const Call &call) {
+  return {call.tokens.draw, call.problem.dropout};
+}
+
 // A contiguous matrix.
 inline Operand contiguous(const void *data, int64_t columns, int32_t dtype) {
   return operand({const_cast<void *>(data), columns, dtype, 0});

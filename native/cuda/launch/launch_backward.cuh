@@ -297,6 +297,7 @@ class Backward {
   DHidden d_hidden_call() const {
     DHidden call = {};
     call.router = router_gradient();
+    call.factor = dropout_factor(problem_.dropout);
     call.rank = rank_;
     call.relu = problem_.activation == LILY_ACTIVATION_RELU;
     call.hidden = hidden();
@@ -346,6 +347,7 @@ class Backward {
     strip.tokens = tokens_;
     strip.columns = d_in_;
     strip.split_tokens = plan_.x.split_tokens;
+    call.dropout = dropout_of(call_);
     call.column_tiles = plan_.x.column_tiles;
     call.splits = plan_.x.splits;
     call.expand_blocks = plan_.expand_blocks;
@@ -357,9 +359,9 @@ class Backward {
 
   // ---- Large ranks ----
 
-  OuterProduct outer_product(const Operand &lhs, const Operand &x, int columns, const Walk &walk, int blocks,
-                             const OuterTarget &target) const {
-    return {lhs, x, columns, walk.column_tiles, walk.splits, walk.split_tokens, blocks, target};
+  OuterProduct outer_product(const Operand &lhs, const Operand &x, const Dropout &dropout, int columns,
+                             const Walk &walk, int blocks, const OuterTarget &target) const {
+    return {lhs, x, dropout, columns, walk.column_tiles, walk.splits, walk.split_tokens, blocks, target};
   }
 
   LargeOuter large_outer_call(Step step) const {
@@ -367,11 +369,12 @@ class Backward {
     OuterProduct *next = call.products;
     if (step == Step::kLargeD || !routes_) {
       const int blocks = plan_.dy_row_tiles > 0 ? plan_.dy.outer_blocks() : 0;
-      *next++ = outer_product(left_hidden(), dy(), d_out_, plan_.dy, blocks, db_target());
+      *next++ = outer_product(left_hidden(), dy(), {}, d_out_, plan_.dy, blocks, db_target());
       call.d_weights = d_weights();
     }
     if (step == Step::kLargeDa) {
-      *next = outer_product(d_hidden().operand(), x(), d_in_, plan_.x, plan_.outer_blocks, da_target());
+      *next =
+          outer_product(d_hidden().operand(), x(), dropout_of(call_), d_in_, plan_.x, plan_.outer_blocks, da_target());
       call.router = router_blocks();
     }
     call.tokens = tokens_;
@@ -402,6 +405,7 @@ class Backward {
     call.depth = rank_;
     call.columns = d_in_;
     call.scale = 1.0f;
+    call.dropout = dropout_of(call_);
     call.y = output<Scalar>(call_.dx, d_in_, rows_);
     return call;
   }

@@ -165,11 +165,14 @@ class Forward {
     return {x(), a(), tokens_, static_cast<int>(problem_.d_in), rank_, tile_tokens};
   }
 
+  float factor() const { return dropout_factor(problem_.dropout); }
   int is_relu() const { return problem_.activation == LILY_ACTIVATION_RELU; }
 
   ForwardShrink shrink() const {
     ForwardShrink call = {};
     call.operands = shrink_operands(plan_.tile_tokens);
+    call.dropout = dropout_of(call_);
+    call.factor = factor();
     call.relu = is_relu();
     call.hidden = saved();
     if (!plan_.shares_hidden) call.expand = hidden();
@@ -180,14 +183,15 @@ class Forward {
   ForwardShrink partial_shrink() const {
     ForwardShrink call = {};
     call.operands = shrink_operands(plan_.tile_tokens);
+    call.dropout = dropout_of(call_);
     call.partials = in_workspace<float>(plan_.hidden_partials);
     call.partial_pitch = plan_.partial_pitch;
     return call;
   }
 
   HiddenPartials hidden_partials() const {
-    return {
-        in_workspace<float>(plan_.hidden_partials), plan_.depth_splits, plan_.partial_pitch, tokens_, rank_, is_relu()};
+    const float *partials = in_workspace<float>(plan_.hidden_partials);
+    return {partials, plan_.depth_splits, plan_.partial_pitch, tokens_, rank_, factor(), is_relu()};
   }
 
   ForwardRoute route_call() const {
@@ -306,6 +310,8 @@ class Forward {
     call.depth = static_cast<int>(problem_.d_in);
     call.columns = rank_;
     call.result = Result::kHidden;
+    call.scale = factor();
+    call.dropout = dropout_of(call_);
     call.relu = is_relu();
     call.saved = saved();
     if (!plan_.shares_hidden) call.out = hidden();

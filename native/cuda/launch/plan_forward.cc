@@ -89,6 +89,7 @@ class ForwardChooser : Chooser {
   // the number of resident blocks.
   Fastest<Decode> choose_decode() const {
     Fastest<Decode> fastest;
+    if (problem_.dropout != 0) return fastest;  // training, which has many tokens
     const bool has_few_partials = partials() <= kDecodePartials;
     if (rank_ > kDecodeRank || problem_.groups > kDecodeGroups || !has_few_partials || !stages_b_) return fastest;
     for (const DecodeRow &row : rows_.decode) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/kernels/list.cuh"
+#include "cuda/tiles/dropout.cuh"
 #include "cuda/tiles/matrix.cuh"
 
 namespace lily::cuda {
@@ -93,6 +94,23 @@ __device__ inline void stage(T *tile, const Operand &source, const Window &windo
 #endif
 }
 
+// Sets the dropped elements to zero of a tile of x that `stage` has filled with the same arguments. Each thread has the
+// vectors that it has copied: it calls this when they have arrived, before the barrier that shows them to the others.
+template <typename T, int kRows, int kColumns, int kBlockThreads = kThreads>
+__device__ inline void drop(T *tile, const Dropout &dropout, const Window &window) {
+  const VectorsOfThread<T, kRows, kColumns, kBlockThreads> own;
+  const int column = window.column + own.column;
+  if (own.none() || column >= window.column_end) return;
+  const int rows = static_cast<int>(min(window.row_end - window.row, int64_t{kRows}));
+  const DropoutMask mask(dropout);
+#pragma unroll 1
+  for (int n = 0; own.row + n * own.kStep < rows; ++n) {
+    T *const vector = tile + own.place_of(n);
+    const uint4 kept = mask.kept<T>(window.row + own.row + n * own.kStep, column);
+    store_vector(vector, select(kept, *reinterpret_cast<const uint4 *>(vector), make_uint4(0, 0, 0, 0)));
+  }
+}
+
 // Fills kRows rows, `pitch` elements apart and not permuted, with the first `columns` elements, and the rest of the
 // last 16 bytes, of rows [row, row_end) of such an operand; further rows are zero.
 template <typename T, int kRows>
@@ -153,9 +171,56 @@ __device__ inline void load_old(typename Engine::Scalar *tile, const Output &tar
   __syncthreads();
 }
 
-// Writes the elements of the tile that lie inside the window.
-template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads>
-__device__ inline void unstage(const typename Engine::Scalar *tile, const Output &target, const Window &window) {
+// As `unstage`, of dx with dropout: a dropped element keeps its old bits, or is zero if the output is overwritten.
+template <typename Engine, int kRows, int kColumns, int kBlockThreads>
+__device__ inline void unstage_kept(const typename Engine::Scalar *tile, const Output &target, const Window &window,
+                                    const Dropout &dropout) {
+  using T = typename Engine::Scalar;
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  constexpr int kVectors = kColumns / kVector;
+  const bool copies = target.dtype == kDtype<T> && target.aligned16;
+  const DropoutMask mask(dropout);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kRows * kVectors; i += kBlockThreads) {
+    const int r = i / kVectors, c = i % kVectors * kVector;
+    const int column = window.column + c;
+    const int64_t row = window.row + r;
+    if (row >= window.row_end || column >= window.column_end) continue;
+    const T *from = tile + place<T, kColumns>(r, c);
+    if (copies && column + kVector <= window.column_end) {
+      auto *to = reinterpret_cast<uint4 *>(static_cast<T *>(target.data) + row * target.pitch + column);
+      const uint4 old = target.accumulate ? *to : make_uint4(0, 0, 0, 0);
+      *to = select(mask.kept<T>(row, column), *reinterpret_cast<const uint4 *>(from), old);
+      continue;
+    }
+    const uint4 kept = mask.kept<T>(row, column);
+#pragma unroll 1
+    for (int offset = 0; offset < kVector; offset += 4) {
+      float value[4];
+      load_vec4(from + offset, 4, true, value);
+      with_type(typename Engine::Activations{}, target.dtype, [&](auto tag) {
+        using To = decltype(tag);
+        To *to = static_cast<To *>(target.data) + row * target.pitch + column + offset;
+#pragma unroll
+        for (int v = 0; v < 4; ++v) {
+          const bool keeps = is_kept<T>(kept, offset, v);
+          if (column + offset + v < window.column_end && (keeps || !target.accumulate))
+            to[v] = from_float<To>(keeps ? value[v] : 0.0f);
+        }
+      });
+    }
+  }
+}
+
+// Writes the elements of the tile that lie inside the window. kDrops: there may be dropout, in calls whose rows are not
+// scattered.
+template <typename Engine, int kRows, int kColumns, int kBlockThreads = kThreads, bool kDrops = false>
+__device__ inline void unstage(const typename Engine::Scalar *tile, const Output &target, const Window &window,
+                               const Dropout &dropout = {}) {
+  if (kDrops && dropout.drops()) {
+    unstage_kept<Engine, kRows, kColumns, kBlockThreads>(tile, target, window, dropout);
+    return;
+  }
   using T = typename Engine::Scalar;
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   constexpr int kVectors = kColumns / kVector;
