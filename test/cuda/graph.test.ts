@@ -42,14 +42,19 @@ function inputs(seed: number) {
 /** Operands whose inputs are buffers that can be overwritten. */
 function operands() {
   const { x, a, router, b, dy } = smallOperands()
-  return { x: buffer(x), dy: buffer(dy), a: onDevice(a), router: onDevice(router), b: onDevice(b) }
+  const logits = tensor(
+    Float32Array.from({ length: experts }, (_, e) => e / 4),
+    [experts],
+  ).to(device)
+  return { x: buffer(x), dy: buffer(dy), a: onDevice(a), router: onDevice(router), logits, b: onDevice(b) }
 }
 
 type Operands = ReturnType<typeof operands>
 type Options = Omit<LilyForwardOptions, 'save'>
 
-function pair({ x, dy, a, router, b }: Operands, options: Options = {}) {
-  const { y, saved } = lilyForward({ x, a, b, ...(options.routing !== 'uniform' && { router }) }, options)
+function pair({ x, dy, a, router, logits, b }: Operands, options: Options = {}) {
+  const given = options.routing === 'learned' ? { router: logits } : options.routing !== 'uniform' && { router }
+  const { y, saved } = lilyForward({ x, a, b, ...given }, options)
   const { dx, da, dRouter, db } = lilyBackward({ dy }, saved)
   const { hidden } = saved
   saved.dispose()
@@ -87,6 +92,7 @@ describe('forward and backward replayed on other inputs are bit-equal to direct 
     ['sequences', { routing: 'sequence', sequenceOffsets: [0, 2, 2, 6], mask: [1, 0, 1, 1, 0, 1] }],
     ['token', { routing: 'token', activation: 'relu' }],
     ['uniform', { routing: 'uniform' }],
+    ['learned', { routing: 'learned' }],
   ])('%s', async (_, options) => {
     await expectReplays(options)
   })

@@ -215,8 +215,8 @@ async function checkLists(jobs: Job[], results: Result[], environment: Record<st
   }
 }
 
-/** Kernels that calls do not launch, which other files test: roofs.test.ts, and adamw.test.ts. */
-const ELSEWHERE = /roof_|adamw_/
+/** Kernels that these calls do not launch, which other files test: roofs.test.ts, adamw.test.ts, and graph.test.ts. */
+const ELSEWHERE = /roof_|adamw_|cuda4draw/
 
 describe('every kernel with every tile', () => {
   const linearModule = fileURLToPath(new URL('../support/linear.ts', import.meta.url))

@@ -55,6 +55,8 @@ const MIXES: readonly [string, Pattern, List['outputs'], Partial<Spec>, Part[]][
       { routing: 'lora', tokens: 1, rank: 16 },
       { routing: 'lora', tokens: 0, rank: 4 },
       { routing: 'token', tokens: 4, rank: 8, experts: 3 },
+      { routing: 'learned', tokens: 2, rank: 20, experts: 3 },
+      { routing: 'learned', tokens: 0, rank: 20, experts: 3 },
       { routing: 'sequence', tokens: 6, rank: 8, experts: 3, lengths: [2, 0, 4] },
     ],
   ],
@@ -69,6 +71,8 @@ const MIXES: readonly [string, Pattern, List['outputs'], Partial<Spec>, Part[]][
       { routing: 'batch', tokens: 70, rank: 20, experts: 3, masked: 0.3, activation: 'relu', pool: 'logits' },
       { routing: 'sequence', tokens: 30, rank: 9, experts: 3, lengths: [11, 0, 19] },
       { routing: 'uniform', tokens: 31, rank: 140, experts: 3 },
+      { routing: 'learned', tokens: 40, rank: 9, experts: 3 },
+      { routing: 'learned', tokens: 33, rank: 9, experts: 2 },
     ],
   ],
   [

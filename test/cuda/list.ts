@@ -112,6 +112,7 @@ async function runList({ list, old }: Required<ListJob>): Promise<ListResult> {
     const groups = c.offsets ? c.offsets.length - 1 : 1
     const gradient = (name: 'da' | 'dRouter' | 'db', height: number, width: number) =>
       new Placed(types[name], oldValues(outputs, types[name], height, width))
+    const isLearned = c.routing === 'learned'
     const isOneRun = rows[k].every((row, t) => row === rows[k][0] + t) && list.index === undefined
     const zeros = (type: Float, length: number) => new Placed(type, new Float32Array(length))
     const placed: Record<string, Placed | undefined> = {
@@ -120,13 +121,15 @@ async function runList({ list, old }: Required<ListJob>): Promise<ListResult> {
       b: new Placed(types.b, c.b),
       hidden: zeros(types.x, c.tokens * c.rank),
       probabilities:
-        c.routing === 'token' || (c.router && c.pool !== 'logits') ? zeros('float32', c.tokens * c.experts) : undefined,
+        c.routing === 'token' || (c.router && !isLearned && c.pool !== 'logits')
+          ? zeros('float32', c.tokens * c.experts)
+          : undefined,
       weights:
         c.routing === 'token' || c.routing === 'lora'
           ? undefined
           : new Placed('float32', c.weights ?? new Float32Array(groups * c.experts)),
       da: gradient('da', c.rank, dIn),
-      dRouter: c.router && gradient('dRouter', c.experts, c.rank),
+      dRouter: c.router && gradient('dRouter', c.experts, isLearned ? 1 : c.rank),
       db: gradient('db', bRows, bCols),
     }
     const own = {

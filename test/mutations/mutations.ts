@@ -441,6 +441,12 @@ export const mutations: readonly Mutation[] = [
   },
   {
     file: 'kernels/combine.cuh',
+    what: 'the logits of a learned mixture are its weights',
+    find: 'if (threadIdx.x == 0) softmax(weights, experts);',
+    replace: '',
+  },
+  {
+    file: 'kernels/combine.cuh',
     what: 'dropped tokens are counted as kept',
     find: 'count += count_bytes(vector.x) +',
     replace: 'count += 4 +',
@@ -1045,6 +1051,18 @@ export const mutations: readonly Mutation[] = [
     replace: '= sum[j];\n    }\n',
   },
   {
+    file: 'kernels/mixture.cuh',
+    what: 'dz lacks the mean of dw',
+    find: 'd_weights[e] - d_weights[j]',
+    replace: 'd_weights[e]',
+  },
+  {
+    file: 'kernels/mixture.cuh',
+    what: 'dw of every sequence is that of the first',
+    find: 'call.groups.begin(group), call.groups.end(group)',
+    replace: 'call.groups.begin(0), call.groups.end(0)',
+  },
+  {
     file: 'kernels/left_operand.cuh',
     what: 'u of the last token of a tile is zero',
     find: 'j < lhs.columns ? min(token_end - token, kBlockM) : 0;',
@@ -1158,6 +1176,12 @@ export const mutations: readonly Mutation[] = [
     file: 'launch/plan_backward.cc',
     what: 'reduce has no blocks for dR',
     find: 'if (plan_.needs_d_router) blocks += reduce_blocks(experts_, rank_);',
+    replace: '',
+  },
+  {
+    file: 'launch/plan_backward.cc',
+    what: 'reduce has no blocks for dw of given weights',
+    find: 'blocks += plan_.mixture_blocks;',
     replace: '',
   },
   {

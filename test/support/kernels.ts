@@ -80,6 +80,13 @@ const specs: Spec[] = [
   { ...small, routing: 'uniform', tokens: 70, dIn: 4100, rank: 24, seed: 38 },
   // Without tokens the weights alone are written.
   { ...small, routing: 'batch', tokens: 0, rank: 9, seed: 39 },
+  // dw of given weights and dz: of small, few and large, of a separate kernel for dy, and without tokens.
+  { ...small, routing: 'fixed', rank: 24, seed: 40 },
+  { ...small, routing: 'learned', rank: 24, seed: 41 },
+  { ...wider, routing: 'learned', rank: 4, seed: 42 },
+  { ...small, routing: 'learned', tokens: 9, rank: 20, seed: 43 },
+  { ...small, routing: 'learned', tokens: 60, rank: 140, seed: 44 },
+  { ...small, routing: 'learned', tokens: 0, rank: 9, seed: 45 },
 ]
 
 /** In bfloat16, with parameters in bfloat16 or float32; every second problem defers dB. */
@@ -87,16 +94,25 @@ const complete = specs.map((spec, i): Job => ({
   spec: { ...spec, activations: 'bfloat16', ...(i % 3 === 0 && { parameters: 'float32' }) },
   how: {
     outputs: 'add',
+    ...(spec.routing === 'fixed' && { needs: { dWeights: true } }),
     deferB: spec.routing !== 'lora' && i % 2 === 0,
     hasDeviceOffsets: spec.offsets !== undefined,
   },
 }))
 
-/** The first problem again, without some of its gradients: its plan must not be that of the call with all of them. */
+/** Problems again, without some of their gradients: the plan must not be that of the call with all of them. */
 const partial = [
   { dx: false, da: false },
   { da: false, dRouter: false, db: false },
 ].map((needs): Job => ({ spec: complete[0].spec, how: { outputs: 'add', needs } }))
+
+/** Of given weights, of sequences or of one group, and of a learned mixture nothing but their gradient. */
+const weightsAlone = complete
+  .filter(({ spec: { seed } }) => [8, 40, 41].includes(seed))
+  .map(({ spec, how }): Job => {
+    const needs = { dx: false, da: false, db: false, dWeights: spec.routing === 'fixed' }
+    return { spec, how: { ...how, deferB: false, needs } }
+  })
 
 /** Ragged rows with padding between them: all begin at multiples of 16 bytes, and their last vectors are not whole. */
 const uneven = { ...small, tokens: 60, dOut: 141, activations: 'bfloat16' } as const
@@ -113,7 +129,7 @@ const padded = (
   how: { outputs: 'add', pitchMultiple: 8 },
 }))
 
-export const kernelJobs = [...complete, ...partial, ...padded]
+export const kernelJobs = [...complete, ...partial, ...weightsAlone, ...padded]
 
 /**
  * h has 16 bits, and the tiles 32. Not among the problems above: the mutation tests have no other engine. With sequences all of
@@ -160,8 +176,9 @@ export function expectSameRows(
   second: readonly Result[],
   jobs: readonly Job[] = kernelJobs,
 ): void {
-  jobs.forEach(({ spec }, i) => {
+  jobs.forEach(({ spec, how: { needs } }, i) => {
     for (const name of spec.routing === 'batch' ? (['hidden'] as const) : (['y', 'hidden', 'dx'] as const)) {
+      if (name === 'dx' && needs?.dx === false) continue
       const [one, other] = [first[i].values[name], second[i].values[name]]
       expectSameBits(`${name} of ${JSON.stringify(spec)}`, one as Float32Array, other as Float32Array)
     }
