@@ -1432,8 +1432,8 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/gradient.cuh',
     what: 'the last block of the sums of gradients may return without waiting',
-    find: '  wait_for_previous_launch();\n  int job_index = 0;',
-    replace: '  if (blockIdx.x + 1 < gridDim.x) wait_for_previous_launch();\n  int job_index = 0;',
+    find: '  wait_for_previous_launch();\n  if (at.x >= call.blocks)',
+    replace: '  if (blockIdx.x + 1 < gridDim.x) wait_for_previous_launch();\n  if (at.x >= call.blocks)',
   },
   // ---- Lists of calls ----
   {
