@@ -413,6 +413,7 @@ constexpr lily_backend kBackend = {
     .backward_rows_workspace = backward_rows_workspace,
     .backward_rows = backward_rows,
     .fold = fold,
+    .draw = nullptr,
     .linear_workspace = linear_workspace,
     .linear = linear,
     .linear_packed_bytes = linear_packed_bytes,
