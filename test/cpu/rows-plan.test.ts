@@ -20,7 +20,7 @@ interface Rounds {
   sameTasks: boolean
 }
 
-/** Tokens, groups, d_in, d_out, r, E, routing (batch, sequence, token, uniform, fixed, LoRA) and type of each call. */
+/** Tokens, groups, d_in, d_out, r, E, routing (batch, sequence, token, uniform, fixed, LoRA, learned) and type of each call. */
 type Call = [number, number, number, number, number, number, number, number]
 const lists: Record<string, Call[]> = {
   'decoding, 8 of LoRA': Array.from({ length: 8 }, () => [4, 1, 4096, 4096, 16, 1, 5, 0]),
@@ -32,6 +32,7 @@ const lists: Record<string, Call[]> = {
     [90, 1, 512, 768, 4, 8, 2, 0],
     [700, 3, 512, 768, 64, 2, 4, 0],
     [65, 1, 512, 768, 300, 2, 3, 0],
+    [65, 1, 512, 768, 16, 4, 6, 0],
   ],
 }
 

@@ -6,7 +6,7 @@ import { everyNth } from '../support/runs.js'
 
 const program = link('scratch', [compile('test/programs/scratch.cc', 'scratch.o')], 'thread_pool')
 
-const ROUTINGS = { batch: 0, sequence: 1, token: 2, uniform: 3, fixed: 4, lora: 5 }
+const ROUTINGS = { batch: 0, sequence: 1, token: 2, uniform: 3, fixed: 4, lora: 5, learned: 6 }
 const DTYPES = { float32: 0, bfloat16: 1 }
 
 type Sizes = [tokens: number, groups: number, dIn: number, dOut: number, rank: number, experts: number]
@@ -18,6 +18,7 @@ const problems: [routing: keyof typeof ROUTINGS, ...Sizes][] = [
   ['sequence', 1103, 5, 520, 136, 72, 5],
   ['sequence', 90, 4, 72, 264, 130, 5],
   ['fixed', 1103, 3, 136, 72, 260, 3],
+  ['learned', 300, 1, 264, 520, 72, 5],
   ['uniform', 300, 1, 520, 264, 260, 3],
   ['token', 300, 1, 264, 200, 33, 12],
   ['lora', 1103, 1, 72, 136, 40, 1],

@@ -15,10 +15,14 @@ const specs: [Spec, ...Job['how'][]][] = [
   [{ ...long, routing: 'batch', pool: 'logits', activation: 'relu', dOut: 264, rank: 72, seed: 2 }, { outputs: 'add' }],
   [{ ...sequences, routing: 'sequence', masked: 0.3, seed: 3 }, { outputs: 'add' }, { deferB: true }],
   [{ ...sequences, routing: 'sequence', emptyGroup: 'finite', experts: 5, seed: 4 }, { deferB: true }],
-  [{ ...sequences, routing: 'fixed', seed: 5 }, { outputs: 'add' }],
+  [
+    { ...sequences, routing: 'fixed', seed: 5 },
+    { outputs: 'add', needs: { dWeights: true } },
+  ],
   [{ ...long, routing: 'token', rank: 33, seed: 6 }, { outputs: 'add' }, { deferB: true }],
   [{ ...long, routing: 'uniform', seed: 7 }, { outputs: 'overwrite' }],
   [{ ...long, routing: 'lora', experts: 1, rank: 40, seed: 8 }, { outputs: 'add' }],
+  [{ ...long, routing: 'learned', seed: 12 }, { outputs: 'add' }],
 ]
 // Each in float32, and in one of the 16-bit types by turns.
 const jobs: Job[] = specs.flatMap(([spec, ...hows], i) =>
@@ -35,12 +39,17 @@ const subsets: Job[] = [
   { spec: { ...long, routing: 'batch', masked: 0.3, seed: 9 }, how },
   { spec: { ...sequences, routing: 'sequence', seed: 10, ...SIXTEEN_BITS[0] }, how },
 ])
+// D alone is computed.
+const mixtures: Job[] = [9, 72].flatMap((rank) => [
+  { spec: { ...sequences, rank, routing: 'fixed', seed: 13 }, how: { needs: { ...none, dWeights: true } } },
+  { spec: { ...long, rank, routing: 'learned', seed: 14 }, how: { needs: { ...none, dRouter: true } } },
+])
 // Too wide for the reference: D of a task in several tiles of columns, and a single piece of tokens.
 const wide: Job = {
   spec: { routing: 'token', tokens: 1300, dIn: 1000, dOut: 264, rank: 33, experts: 32, seed: 11 },
   how: { outputs: 'add' },
 }
-const all = [...jobs, ...subsets, wide]
+const all = [...jobs, ...mixtures, ...subsets, wide]
 
 const reports = new Map<number, Report>()
 async function reportOf(threads: number): Promise<Report> {
@@ -53,7 +62,7 @@ async function reportOf(threads: number): Promise<Report> {
 
 test('16 threads match the reference', async () => {
   const { backend, results } = await reportOf(16)
-  const compared = jobs.filter(({ how }) => how.deferB !== true)
+  const compared = [...jobs, ...mixtures].filter(({ how }) => how.deferB !== true)
   const report = { backend, results: results.filter((_, i) => compared.includes(all[i])) }
   expectMatches(compared, report, backend.devices[0].simd ?? '')
 })

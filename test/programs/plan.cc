@@ -207,8 +207,8 @@ int main(int count, char **arguments) {
   kernels.dtype = LILY_FLOAT32;
   kernels.depth = 1;
   kernels.gather_x = kernels.pack_router = kernels.route = record<ForwardPass>;
-  kernels.gather_dy = kernels.gather_backward_x = kernels.compute_u = kernels.pack_router_rows =
-      kernels.compute_d_hidden = kernels.compute_d_router = record<BackwardPass>;
+  kernels.gather_dy = kernels.gather_backward_x = kernels.compute_u = kernels.write_d_mixture =
+      kernels.pack_router_rows = kernels.compute_d_hidden = kernels.compute_d_router = record<BackwardPass>;
   TileProducts products = {};
   products.forward_scratch = [](const ForwardPass &) { return int64_t{0}; };
   products.backward_scratch = [](const BackwardPass &) { return int64_t{0}; };

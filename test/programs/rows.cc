@@ -117,7 +117,7 @@ Adapter make_adapter(const lily_problem &common, const std::vector<int32_t> &row
   lily_problem &p = adapter.problem = common;
   p.tokens = static_cast<int64_t>(rows.size());
   p.rank = 1 + below(happens(2) ? 20 : happens(4) ? 300 : 90);
-  p.routing = static_cast<int32_t>(below(6));
+  p.routing = static_cast<int32_t>(below(LILY_ROUTING_LEARNED + 1));
   p.experts = p.routing == LILY_ROUTING_NONE ? 1 : 1 + below(5);
   p.groups = lily::may_have_groups(p) && p.tokens > 0 ? 1 + below(std::min<int64_t>(p.tokens, 4)) : 1;
   if (lily::has_router(p) && p.routing != LILY_ROUTING_TOKEN) p.pool = static_cast<int32_t>(below(2));
@@ -144,8 +144,9 @@ Adapter make_adapter(const lily_problem &common, const std::vector<int32_t> &row
   adapter.da = any_pitch(p.rank, p.d_in, dtype);
   adapter.b = any_pitch(b_rows, b_columns, dtype);
   adapter.db = any_pitch(b_rows, b_columns, dtype);
-  adapter.router = any_pitch(lily::has_router(p) ? p.experts : 0, p.rank, dtype);
-  adapter.d_router = any_pitch(lily::has_router(p) ? p.experts : 0, p.rank, dtype);
+  const int64_t router_columns = lily::router_columns(p), router_rows = router_columns > 0 ? p.experts : 0;
+  adapter.router = any_pitch(router_rows, router_columns, dtype);
+  adapter.d_router = any_pitch(router_rows, router_columns, dtype);
   adapter.hidden = {p.tokens, p.rank, lily::hidden_dtype(p), 0};
   adapter.probabilities = {p.tokens, p.experts, LILY_FLOAT32, 0};
   adapter.weights = {p.groups, p.experts, LILY_FLOAT32, 0};

@@ -174,7 +174,8 @@ int main(int argc, char **argv) {
   forward.b = transposed ? matrix(problem.d_out, problem.rank, dtype) : matrix(stacked, problem.d_out, dtype);
   forward.y = matrix(tokens, problem.d_out, dtype);
   forward.hidden = array(tokens * problem.rank);
-  if (lily::has_router(problem)) forward.router = matrix(problem.experts, problem.rank, dtype);
+  const int64_t router_columns = lily::router_columns(problem);
+  if (router_columns > 0) forward.router = matrix(problem.experts, router_columns, dtype);
   if (lily::keeps_probabilities(problem)) forward.probabilities = array(tokens * problem.experts);
   if (lily::has_weights(problem)) forward.weights = array(problem.groups * problem.experts);
 
@@ -191,7 +192,10 @@ int main(int argc, char **argv) {
   backward.weights = forward.weights;
   backward.dx = matrix(tokens, problem.d_in, dtype);
   backward.da = matrix(problem.rank, problem.d_in, dtype);
-  if (lily::has_router(problem)) backward.d_router = matrix(problem.experts, problem.rank, dtype);
+  if (router_columns > 0) backward.d_router = matrix(problem.experts, router_columns, dtype);
+  if (problem.routing == LILY_ROUTING_FIXED) {
+    backward.d_weights = matrix(problem.groups, problem.experts, LILY_FLOAT32);
+  }
   backward.db = transposed ? matrix(problem.d_out, problem.rank, dtype) : matrix(stacked, problem.d_out, dtype);
 
   const Kernels &kernels = instruction_set().kernels_for(problem);

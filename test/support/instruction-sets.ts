@@ -5,7 +5,7 @@ import { checkResult } from './check.js'
 import type { Job, Report } from './child.js'
 import { expectSameBits } from './compare.js'
 import { SIXTEEN_BITS } from './dtypes.js'
-import type { Result, Values } from './run.js'
+import type { How, Result, Values } from './run.js'
 
 const odd = { tokens: 65, dIn: 113, dOut: 136, rank: 33, experts: 3, scaling: 2 }
 const wide = { tokens: 130, dIn: 260, dOut: 516, rank: 16, experts: 4 }
@@ -33,13 +33,19 @@ const specs: Spec[] = [
   { ...wide, routing: 'batch', tokens: 5, seed: 18 },
   { ...odd, routing: 'sequence', tokens: 8, lengths: [3, 0, 5], masked: 0.3, seed: 19 },
   { ...odd, routing: 'lora', experts: 1, tokens: 3, rank: 7, seed: 20 },
+  { ...odd, routing: 'learned', experts: 19, seed: 21 },
 ]
+/** Every output is given; of fixed routing also that of the gradient of the weights, which is optional. */
+const allOutputs = ({ routing }: Spec): How => ({
+  outputs: 'add',
+  ...(routing === 'fixed' ? { needs: { dWeights: true } } : {}),
+})
 // Each in float32, and in one of the 16-bit types by turns.
 export const jobs: Job[] = specs.flatMap((sizes, i) =>
   [{}, SIXTEEN_BITS[i % SIXTEEN_BITS.length], SIXTEEN_BITS[(i + 3) % SIXTEEN_BITS.length]].flatMap((types): Job[] => {
     const spec = { ...sizes, ...types }
     const deferred: Job = { spec, how: { deferB: true } }
-    return [{ spec, how: { outputs: 'add' } }, ...(spec.routing === 'lora' || 'activations' in spec ? [] : [deferred])]
+    return [{ spec, how: allOutputs(spec) }, ...(spec.routing === 'lora' || 'activations' in spec ? [] : [deferred])]
   }),
 )
 
@@ -74,13 +80,15 @@ const largeRanks: Spec[] = [
   { routing: 'batch', tokens: 1030, dIn: 40, dOut: 72, rank: 71, experts: 2, seed: 20 },
   // Splits of 512 columns, in tiles of 384: the parts of dw of a split are added.
   { routing: 'sequence', tokens: 20, dIn: 16, dOut: 1024, rank: 66, experts: 2, lengths: [7, 13], seed: 25 },
+  { routing: 'fixed', tokens: 20, dIn: 16, dOut: 1024, rank: 66, experts: 2, lengths: [7, 0, 13], seed: 26 },
+  { routing: 'learned', tokens: 20, dIn: 16, dOut: 520, rank: 70, experts: 3, seed: 27 },
 ]
 /** Every problem in float32, and in one of the 16-bit types by turns. */
 const inTwoTypes = (specs: readonly Spec[]): Job[] =>
   specs.flatMap((sizes, i) =>
     [{}, SIXTEEN_BITS[i % SIXTEEN_BITS.length]].map((types): Job => ({
       spec: { ...sizes, ...types },
-      how: { outputs: 'add' },
+      how: allOutputs(sizes),
     })),
   )
 
