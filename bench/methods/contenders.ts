@@ -32,7 +32,7 @@ function bindMethod(method: Method, benchCase: Case, equalRank: number, resource
   const { place, keep, tensorFlow } = resources
   const { shape, routing } = benchCase
   const types = dtypes[benchCase.dtype]
-  const lily = (): LilyParameters => makeLilyParameters(shape, types.parameters, place)
+  const lily = (): LilyParameters => makeLilyParameters(shape, types.parameters, place, routing)
   const lora = (rank: number): LoraParameters => makeLoraParameters(shape.d, rank, types.parameters, place)
   const weight = () => packLinear(makeWeight(shape, types, place))
   if (tensorFlow !== null && method.endsWith('-composed')) {

@@ -1,5 +1,13 @@
 /** The fused methods, and their replays as graphs. */
-import { captureGraph, type Graph, lilyBackward, lilyForward, loraBackward, loraForward } from '../../lib/index.js'
+import {
+  captureGraph,
+  type Graph,
+  lilyBackward,
+  lilyForward,
+  loraBackward,
+  loraForward,
+  type LoraForwardOptions,
+} from '../../lib/index.js'
 import type { Case } from '../workload/cases.js'
 import type { Activations, LilyParameters, LoraParameters } from '../workload/operands.js'
 import { sequenceOffsets } from '../workload/sequences.js'
@@ -20,9 +28,12 @@ export const lilyOptions = ({ shape, routing }: Case) => ({
   ...(routing === 'fixed' ? { weights: { data: fixedWeights(shape.experts), shape: [shape.experts] } } : {}),
 })
 
-export function fusedLily(benchCase: Case, parameters: LilyParameters): Bind {
+export type Dropout = Pick<LoraForwardOptions, 'dropout'>
+
+export function fusedLily(benchCase: Case, parameters: LilyParameters, dropout: Dropout = {}): Bind {
   const { router, dRouter, da, db, ...rest } = parameters
-  const { isRouted, ...options } = lilyOptions(benchCase)
+  const { isRouted, ...lily } = lilyOptions(benchCase)
+  const options = { ...lily, ...dropout }
   return ({ x, y, dy, dx }) => {
     const operands = { x, y, ...rest, ...(isRouted ? { router } : {}) }
     const gradients = { dy, dx, da, db, ...(isRouted ? { dRouter } : {}) }
@@ -38,11 +49,11 @@ export function fusedLily(benchCase: Case, parameters: LilyParameters): Bind {
 }
 
 export const fusedLora =
-  ({ a, b, da, db }: LoraParameters): Bind =>
+  ({ a, b, da, db }: LoraParameters, dropout: Dropout = {}): Bind =>
   ({ x, y, dy, dx }) => ({
-    forward: () => loraForward({ x, a, b, y }).saved.dispose(),
+    forward: () => loraForward({ x, a, b, y }, dropout).saved.dispose(),
     'forward+backward': () => {
-      const { saved } = loraForward({ x, a, b, y })
+      const { saved } = loraForward({ x, a, b, y }, dropout)
       loraBackward({ dy, dx, da, db }, saved)
       saved.dispose()
     },

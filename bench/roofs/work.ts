@@ -43,6 +43,7 @@ function expertFlops({ tokens, d, rank, experts }: Shape, routing: WorkRouting):
       }
     }
     case 'batch':
+    case 'learned':
       return { forward: experts2rd, backward: 3 * experts2rd }
     default:
       return { forward: experts2rd, backward: 2 * experts2rd }

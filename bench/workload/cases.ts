@@ -14,7 +14,7 @@ export const backendNames = ['cpu', 'cuda', 'webgpu'] as const
 /** Those of the package, and WebGPU, which `backends()` does not list: a device belongs to the program that opened it. */
 export type BenchBackend = (typeof backendNames)[number]
 
-export const routings: readonly Routing[] = ['batch', 'sequence', 'token', 'uniform', 'fixed']
+export const routings: readonly Routing[] = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'learned']
 
 /** The shape at which data types and routings are compared: large enough for all threads, small enough to be quick. */
 const reference: Shape = { tokens: 2048, d: 768, rank: 32, experts: 4 }

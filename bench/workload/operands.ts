@@ -1,5 +1,5 @@
 /** Operands of a case, including preallocated outputs: every call accumulates into them. */
-import { tensor, type Tensor } from '../../lib/index.js'
+import { type Routing, tensor, type Tensor } from '../../lib/index.js'
 import { allocateOnHost } from '../../lib/memory/allocate.js'
 import { type DTypes, encode, type Float } from './dtypes.js'
 import { PATTERN, patternNumbers } from './pattern.js'
@@ -75,13 +75,20 @@ export interface LilyParameters extends LoraParameters {
   readonly dRouter: Tensor
 }
 
-export function makeLilyParameters({ d, rank, experts }: Shape, dtype: Float, place: Place): LilyParameters {
+/** The router of learned mixtures is their logits, [E, 1]. */
+export function makeLilyParameters(
+  { d, rank, experts }: Shape,
+  dtype: Float,
+  place: Place,
+  routing: Routing = 'batch',
+): LilyParameters {
+  const columns = routing === 'learned' ? 1 : rank
   return {
     a: place(filled([rank, d], d ** -0.5, dtype)),
-    router: place(filled([experts, rank], rank ** -0.5, dtype)),
+    router: place(filled([experts, columns], columns ** -0.5, dtype)),
     b: place(filled([experts, rank, d], 0.02, dtype)),
     da: place(zeros([rank, d], dtype)),
-    dRouter: place(zeros([experts, rank], dtype)),
+    dRouter: place(zeros([experts, columns], dtype)),
     db: place(zeros([experts, rank, d], dtype)),
   }
 }

@@ -61,7 +61,7 @@ describe('the composed baseline matches the fused calls', () => {
       const types = dtypes[dtype]
       const make = () => ({
         activations: makeActivations(shape, types, onHost),
-        parameters: makeLilyParameters(shape, types.parameters, onHost),
+        parameters: makeLilyParameters(shape, types.parameters, onHost, routing),
       })
       const composed = make()
       composedLily({ ...composed, types, routing, weights })['forward+backward']()

@@ -17,9 +17,10 @@ export function pooledSteps({ activations, parameters, types, routing, weights }
   const { x, y, dy, dx } = activations
   const { a, router, b, da, dRouter, db } = parameters
   const [tokens, d] = x.shape as [number, number]
-  const [experts, rank] = router.shape as [number, number]
+  const [experts, rank] = b.shape as [number, number]
   const type = types.activations
   const isRouted = routing === 'batch' || routing === 'sequence'
+  const isLearned = routing === 'learned'
   const offsets = routing === 'sequence' ? sequenceOffsets(tokens) : Int32Array.of(0, tokens)
 
   const shrink = new Product(tokens, a, type)
@@ -36,15 +37,22 @@ export function pooledSteps({ activations, parameters, types, routing, weights }
   const givenWeights = routing === 'fixed' ? weights : new Float32Array(experts).fill(1 / experts)
   let probs = new Float32Array(0)
 
+  const weightsOf = (group: { begin: number; end: number }): Float32Array =>
+    isRouted ? meanRows(probs, experts, group) : isLearned ? probs : givenWeights
+
   const forward = (): void => {
     shrink.forward(x)
+    if (isLearned) {
+      probs = Float32Array.from(decode(router.data as Float32Array, types.parameters))
+      softmaxRows(probs, experts)
+    }
     if (isRouted) {
       logits.forward(shrink.out)
       probs = Float32Array.from(decode(logits.out.data as Float32Array, type))
       softmaxRows(probs, experts)
     }
     for (const group of groups) {
-      group.combination.forward(isRouted ? meanRows(probs, experts, group) : givenWeights)
+      group.combination.forward(weightsOf(group))
       group.expansion.forward()
     }
   }
@@ -52,9 +60,13 @@ export function pooledSteps({ activations, parameters, types, routing, weights }
     for (const group of groups) {
       group.expansion.backward(group.dy, group.dHidden, dCombined, false)
       group.combination.addDb(dCombined, db)
-      if (!isRouted) continue
-      const scale = 1 / (group.end - group.begin)
-      softmaxBackward(dLogits, probs, group.combination.dWeights(dCombined), experts, group, scale)
+      if (!isRouted && !isLearned) continue
+      const [rows, scale] = isLearned ? [{ begin: 0, end: 1 }, 1] : [group, 1 / (group.end - group.begin)]
+      softmaxBackward(dLogits, probs, group.combination.dWeights(dCombined), experts, rows, scale)
+    }
+    if (isLearned) {
+      const sums = decode(dRouter.data, types.parameters).map((old, e) => old + dLogits[e])
+      dRouter.data.set(encode(sums, types.parameters))
     }
     if (isRouted) {
       const dOut = tensor(encode(dLogits, type), [tokens, experts], type)
