@@ -124,6 +124,20 @@ describe('dropout', () => {
     })
 })
 
+describe('gradients of given weights', () => {
+  const needs = { dWeights: true }
+  test.each<[string, Partial<Spec>, How]>([
+    ['one group', {}, { needs }],
+    ['added to, with a fold of db later', { dropout: 0.2 }, { needs, outputs: 'add', deferB: true }],
+    ['of sequences, some without tokens, in bfloat16', { lengths: [20, 0, 31], activations: 'bfloat16' }, { needs }],
+    ['nothing else', { tokens: 700, rank: 70 }, { needs: { ...needs, dx: false, da: false, db: false } }],
+    ['nothing else, of sequences', { lengths: [0, 51] }, { needs: { ...needs, dx: false, da: false, db: false } }],
+    ['without tokens', { tokens: 0 }, { needs }],
+  ])('%s', async (_, spec, how) => {
+    await check({ ...sizes(71, false, false), tokens: 51, routing: 'fixed', ...spec }, how)
+  })
+})
+
 /** Each type with two modes, so that every mode occurs; even rows store whole words, odd ones halves. */
 describe('random problems in 16 bits', () => {
   const types = Object.entries(TYPES).filter(([, { activations }]) => activations !== undefined)

@@ -68,9 +68,11 @@ const MIXES: readonly [string, Part[], Partial<Spec>, How][] = [
     [
       { routing: 'lora', tokens: 9, rank: 4 },
       { routing: 'batch', tokens: 20, rank: 4, experts: 3, masked: 0.3 },
+      { routing: 'learned', tokens: 12, rank: 4, experts: 3 },
       { routing: 'lora', tokens: 1, rank: 16 },
       { routing: 'lora', tokens: 0, rank: 4 },
       { routing: 'batch', tokens: 7, rank: 6, experts: 2, masked: 0.2 },
+      { routing: 'learned', tokens: 5, rank: 3, experts: 4 },
       { routing: 'token', tokens: 8, rank: 4, experts: 3 },
     ],
     {},

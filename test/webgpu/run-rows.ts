@@ -7,7 +7,7 @@ import type { GpuKernels } from '../../lib/webgpu/kernels.js'
 import type { Case } from '../support/cases.js'
 import { type Float, pack, unpack } from '../support/dtypes.js'
 import { Operand } from '../support/operands.js'
-import { oldValues, operandTypes, type Result, sizesOfB, type Values } from '../support/run.js'
+import { columnsOfRouter, oldValues, operandTypes, type Result, sizesOfB, type Values } from '../support/run.js'
 import { Memory, submit } from './run.js'
 
 export interface List {
@@ -96,7 +96,7 @@ export async function runRows(
   const [y, dx] = (['y', 'dx'] as const).map((name) => shared(name, name === 'y' ? dOut : dIn, (k) => old[k][name]))
   const sizes = cases.map((c) => {
     const [bRows, bCols] = sizesOfB(c)
-    return { a: [c.rank, dIn], router: [c.experts, c.rank], b: [bRows, bCols] } as const
+    return { a: [c.rank, dIn], router: [c.experts, columnsOfRouter(c)], b: [bRows, bCols] } as const
   })
   const a = stackOf(types.a, (c) => c.a)
   const router = stackOf(types.router, (c) => c.router)
@@ -138,7 +138,7 @@ export async function runRows(
       accumulate,
     })
     const isRouted = c.router !== undefined
-    const keepsProbabilities = c.routing === 'token' || (isRouted && c.pool !== 'logits')
+    const keepsProbabilities = c.routing === 'token' || (isRouted && c.routing !== 'learned' && c.pool !== 'logits')
     const inputs = {
       routing: c.routing === 'lora' ? ('none' as const) : c.routing,
       pool: c.pool ?? 'probabilities',

@@ -14,6 +14,7 @@ import { unpack } from '../support/dtypes.js'
 import { type Layout, Operand } from '../support/operands.js'
 import { thresholdOf } from '../support/philox.js'
 import {
+  columnsOfRouter,
   type GradientName,
   oldValues,
   type OperandName,
@@ -174,8 +175,7 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   place('x', tokens, dIn, c.x)
   place('a', rank, dIn, c.a)
   place('b', bRows, bCols, c.b)
-  const routerCols = routing === 'learned' ? 1 : rank
-  if (c.router) place('router', experts, routerCols, c.router)
+  if (c.router) place('router', experts, columnsOfRouter(c), c.router)
   place('dy', tokens, dOut, c.dy)
   output('y', tokens, dOut)
   const gradients = wantedGradients(c, needs)
@@ -183,8 +183,9 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
   if (!inference) {
     if (wanted('dx')) output('dx', tokens, dIn)
     if (wanted('da')) output('da', rank, dIn)
-    if (wanted('dRouter')) output('dRouter', experts, routerCols)
+    if (wanted('dRouter')) output('dRouter', experts, columnsOfRouter(c))
     if (wanted('db')) output('db', bRows, bCols)
+    if (wanted('dWeights')) output('dWeights', groups, experts)
   }
   const mask = optional(c.mask && bytesOf(c.mask))
   const offsets = optional(c.offsets && bytesOf(c.offsets))
@@ -250,7 +251,7 @@ export async function runOnGpu(kernels: GpuKernels, device: GPUDevice, c: Case, 
       dRouter: out('dRouter'),
       db: deferB ? null : out('db'),
       deferredDb: wanted('db') ? deferred() : null,
-      dWeights: null,
+      dWeights: out('dWeights'),
     }
     await submit(device, (encoder, allocate) =>
       kernels.encode([{ name: 'backward', call: backward }], encoder, allocate),
