@@ -130,6 +130,7 @@ describe('work and floor', () => {
     expect(flops('batch', false)).toBe(8000 + 160)
     expect(flops('batch', true)).toBe(24_000 + 4 * 160)
     expect(flops('uniform', true)).toBe(24_000 + 3 * 160)
+    expect(flops('learned', true)).toBe(24_000 + 4 * 160)
     // K = E r: one product of forward and two of backward are four times as large.
     expect(flops('token', false)).toBe(8000 + 3 * 4000)
     expect(flops('token', true)).toBe(24_000 + 9 * 4000 + 160)

@@ -4,6 +4,7 @@ import * as tf from '@tensorflow/tfjs'
 import { expect } from 'vitest'
 import type { AdapterModel, Parameter, Pool, Routing } from '../../lib/index.js'
 import { relativeError } from './compare.js'
+import { maskOf, thresholdOf } from './philox.js'
 
 /** The backends that need no GPU. */
 export const BACKENDS = ['cpu', 'wasm']
@@ -38,19 +39,20 @@ export interface Case {
   weights?: tf.Tensor
 }
 
-/** scaling * h C of Lily (docs/math.md). `b` is [E, r, d_out]. */
+/** scaling * h C of Lily (docs/math.md). `router` is [E, r], or [E, 1] for learned routing; `b` is [E, r, d_out]. */
 export function lilyOf(x: tf.Tensor, a: tf.Tensor, router: tf.Tensor, b: tf.Tensor, settings: Case): tf.Tensor {
   const { routing, pool = 'probabilities', activation, scaling, offsets } = settings
   const [experts, rank, dOut] = b.shape
   const tokens = x.size / x.shape.at(-1)!
   const product = tf.matMul(tf.reshape(x, [tokens, -1]), a, false, true)
   const hidden = activation === 'relu' ? tf.relu(product) : product
-  const logits = tf.matMul(hidden, router, false, true)
   const keep = tf.tensor2d(settings.mask ?? new Array<number>(tokens).fill(1), [tokens, 1])
   const groups = offsets.slice(1).map((end, g) => [offsets[g], end - offsets[g]])
 
   /** [M, E]: the weights of each token. */
   const weightsOf = (): tf.Tensor => {
+    if (routing === 'learned') return tf.tile(tf.softmax(tf.reshape(router, [1, experts])), [tokens, 1])
+    const logits = tf.matMul(hidden, router, false, true)
     if (routing === 'token') return tf.softmax(logits)
     if (routing === 'uniform') return tf.fill([tokens, experts], 1 / experts)
     const ofGroups = groups.map(([start, length], g) => {
@@ -68,6 +70,18 @@ export function lilyOf(x: tf.Tensor, a: tf.Tensor, router: tf.Tensor, b: tf.Tens
     return tf.mul(tf.matMul(hidden, expert), tf.slice(weights, [0, e], [-1, 1]))
   })
   return tf.reshape(tf.mul(tf.addN(outputs), scaling), [...x.shape.slice(0, -1), dOut])
+}
+
+/** What the call of a model that makes the n-th draw, from 0, multiplies x with, [M, d_in]. */
+export function maskOfDraw(
+  { dropoutState }: AdapterModel,
+  n: number,
+  rate: number,
+  shape: [number, number],
+): tf.Tensor {
+  const [seedLow, seedHigh] = dropoutState.data
+  const mask = maskOf(...shape, { rate, draw: Int32Array.of(seedLow, seedHigh, n, 0) })
+  return tf.mul(tf.tensor(mask, shape, 'float32'), 65536 / (65536 - thresholdOf(rate)))
 }
 
 /** scaling * (x a^T) b^T of LoRA. */

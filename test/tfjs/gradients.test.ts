@@ -61,6 +61,7 @@ const ROUTINGS: Row[] = [
     options: () => ({}),
   },
   { name: 'uniform', settings: { routing: 'uniform', ...whole }, options: () => ({}) },
+  { name: 'learned', settings: { routing: 'learned', ...whole }, options: () => ({}) },
   {
     name: 'fixed, one set of weights',
     settings: { routing: 'fixed', ...whole },

@@ -1,16 +1,16 @@
 /** AdapterOptimizer beside AdamW and the optimisers of TensorFlow.js. */
 import * as tf from '@tensorflow/tfjs'
 import { afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { AdamW, LilyModel, LoraModel, tensor, type Tensor } from '../../lib/index.js'
+import { AdamW, LilyModel, LoraModel, type ModelRouting, tensor, type Tensor } from '../../lib/index.js'
 import { adapt, AdapterOptimizer, variableGrads } from '../../lib/tfjs/index.js'
 import { expectRefused } from '../refusals/refused.js'
 import { BACKENDS, gradsOf, normal } from '../support/tfjs.js'
 
 const [TOKENS, D_IN, D_OUT] = [10, 6, 5]
-const newModel = () =>
+const newModel = (routing: ModelRouting = 'batch') =>
   LilyModel.create({
     layers: [{ name: 'proj', inFeatures: D_IN, outFeatures: D_OUT }],
-    config: { r: 3, numB: 2, initWeights: false },
+    config: { r: 3, numB: 2, initWeights: false, routing },
     seed: 1,
   })
 const valuesOf = (model: LilyModel) => Array.from(model.parameters().values(), ({ value }) => [...value.data])
@@ -24,8 +24,8 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
   })
 
   /** A classifier of two variables, one of them a scalar, on an adapted layer. */
-  function problem() {
-    const model = newModel()
+  function problem(routing?: ModelRouting) {
+    const model = newModel(routing)
     const [x, base] = [normal([TOKENS, D_IN], 1), normal([TOKENS, D_OUT], 2)]
     const head = tf.variable(normal([D_OUT, 2], 3) as tf.Tensor2D, true, `head${tf.memory().numTensors}`)
     const bias = tf.variable(tf.scalar(0.5), true, `bias${tf.memory().numTensors}`)
@@ -64,30 +64,34 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     return [...valuesOf(model), ...variables.map((variable) => [...variable.dataSync()])]
   }
 
-  it.each([
+  it.each<[string, object, boolean, ModelRouting]>([
     [
       'AdamW for all, with groups and one norm',
       { lr: 0.05, maxNorm: 0.1, weightDecay: 0.1, groups: [{ match: /^bias/, lr: 0.2 }] },
       true,
+      'batch',
     ],
-    ['AdamW and tf.train.sgd', { lr: 0.05, maxNorm: 0.1 }, false],
-  ])('%s', (_, options, withVariables) => {
+    ['AdamW and tf.train.sgd', { lr: 0.05, maxNorm: 0.1 }, false, 'batch'],
+    ['AdamW for all, and learned mixtures', { lr: 0.05 }, true, 'learned'],
+  ])('%s', (_, options, withVariables, routing) => {
     const steps = 4
-    const first = problem()
+    const first = problem(routing)
+    const before = valuesOf(first.model)
     const expected = expectedOf(first, options, withVariables, steps)
+    for (const [i, values] of valuesOf(first.model).entries()) expect(values, 'trained').not.toEqual(before[i])
 
-    const second = problem()
+    const second = problem(routing)
     const { model, variables, loss } = second
     const others = withVariables ? { variables } : { optimizer: tf.train.sgd(0.1) }
     const optimizer = new AdapterOptimizer(model, { ...options, ...others })
-    const before = tf.memory().numTensors
+    const tensors = tf.memory().numTensors
     const losses: number[] = []
     for (let step = 0; step < steps; step++) {
       const value = optimizer.minimize(loss, true, withVariables ? undefined : variables)
       losses.push(value!.dataSync()[0])
       value!.dispose()
     }
-    expect(tf.memory().numTensors).toBe(before)
+    expect(tf.memory().numTensors).toBe(tensors)
     expect([...valuesOf(model), ...variables.map((variable) => [...variable.dataSync()])]).toEqual(expected)
     expect(
       gradsOf(model)
