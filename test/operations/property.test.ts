@@ -16,7 +16,7 @@ import type { HowRows } from '../support/rows.js'
 import { GRADIENTS, type How } from '../support/run.js'
 import { everyNth, isLong, problems } from '../support/runs.js'
 
-const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
+const ROUTINGS = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'learned', 'lora'] as const
 
 const isPooled = (routing: Routing) => routing === 'batch' || routing === 'sequence'
 
@@ -28,7 +28,9 @@ const layout = fc.record({ gap: fc.constantFrom(0, 0, 1, 3, 16), margin: fc.cons
 const OPERANDS = ['x', 'a', 'router', 'b', 'dy', 'y', ...GRADIENTS] as const
 
 const how = (routing: Routing): fc.Arbitrary<How> => {
-  const gradients = GRADIENTS.filter((name) => name !== 'dRouter' || routing !== 'lora')
+  const gradients = GRADIENTS.filter((name) => {
+    return name === 'dWeights' ? routing === 'fixed' : name !== 'dRouter' || routing !== 'lora'
+  })
   return fc
     .record({
       layouts: fc.record(Object.fromEntries(OPERANDS.map((name) => [name, layout])) as Record<string, typeof layout>),
@@ -54,6 +56,7 @@ const problem = (routing: Routing): fc.Arbitrary<{ spec: Spec; leading: number[]
       scaling: fc.constantFrom(1, 1, 0, -0.5, 8),
       masked: isPooled(routing) ? fc.constantFrom(0, 0, 0.3, 0.9, 1) : fc.constant(0),
       sharpness: fc.constantFrom(0.1, 1, 5),
+      dropout: fc.constantFrom(undefined, undefined, 0.1, 0.5, 0.99),
       groups: fc.integer({ min: 0, max: 9 }),
       equal: fc.boolean(),
       seed: fc.integer(),

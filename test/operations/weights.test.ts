@@ -5,8 +5,9 @@
  */
 import { describe, expect, it, test } from 'vitest'
 import { foldB, isEmulated, isWebGpu, lilyBackward, lilyForward } from '../support/backend.js'
-import { type Case, makeCase, type Spec } from '../support/cases.js'
+import { type Case, makeCase, makeRowsCase, type Spec } from '../support/cases.js'
 import { checkCase } from '../support/check.js'
+import { checkRows } from '../support/check-rows.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { TYPES } from '../support/dtypes.js'
 import { everyNth } from '../support/runs.js'
@@ -124,7 +125,7 @@ describe('learned mixtures of the reference', () => {
   }
 })
 
-const { experts, rank } = sizes
+const { experts } = sizes
 
 it('logits may be [E] or [E, 1], and so may their gradient', async () => {
   const { dy, ...inputs } = smallOperands()
@@ -145,38 +146,10 @@ it('logits may be [E] or [E, 1], and so may their gradient', async () => {
   expectSameBits('dRouter', results[0][1], results[1][1])
 })
 
-it('an adapter per row has its own logits, a column of the stack', async () => {
-  const { x, a, b, dy } = smallOperands()
-  const adapterOf = [0, 1, -1, 1, 0, 1]
-  const stacked = {
-    a: { data: Float32Array.of(...a.data, ...a.data.map((value) => -value)), shape: [2 * rank, sizes.dIn] },
-    b: {
-      data: Float32Array.of(...b.data, ...b.data.map((value) => value / 2)),
-      shape: [2 * experts * rank, sizes.dOut],
-    },
-    router: { data: Float32Array.of(0.5, 2, -1, 0), shape: [experts, 2] },
-  }
-  const options = { routing: 'learned', rankOffsets: [0, rank, 2 * rank], adapterOf } as const
-  const { y, saved } = await lilyForward({ x, ...stacked }, options)
-  const { dRouter } = await lilyBackward({ dy }, saved as never)
-  const row = (of: { data: Float32Array }, columns: number, rows: number[]) => ({
-    data: Float32Array.from(rows.flatMap((t) => [...of.data.subarray(t * columns, (t + 1) * columns)])),
-    shape: [rows.length, columns],
-  })
-  for (const k of [0, 1]) {
-    const rows = [...adapterOf.keys()].filter((t) => adapterOf[t] === k)
-    const half = ({ data, shape }: { data: Float32Array; shape: number[] }) => {
-      const length = data.length / 2
-      return { data: data.slice(k * length, (k + 1) * length), shape: [shape[0] / 2, shape[1]] }
-    }
-    const router = { data: Float32Array.of(stacked.router.data[k], stacked.router.data[2 + k]), shape: [experts] }
-    const own = { x: row(x, sizes.dIn, rows), a: half(stacked.a), b: half(stacked.b), router }
-    const alone = await lilyForward(own, { routing: 'learned' })
-    expectSameBits(`y of adapter ${k}`, row({ data: numbers(y) }, sizes.dOut, rows).data, numbers(alone.y))
-    const gradients = await lilyBackward({ dy: row(dy, sizes.dOut, rows) }, alone.saved)
-    const found = [0, 1].map((e) => numbers(dRouter)[2 * e + k])
-    expect(relativeError(found, numbers(gradients.dRouter))).toBeLessThan(1e-6)
-  }
+test('adapters per row have a column of logits each', async () => {
+  const adapters = [7, 4, 16].map((rank) => ({ routing: 'learned' as const, rank, experts: 3 }))
+  const spec = { ...odd, adapters, pattern: 'turns' as const, scaled: true, seed: 31 }
+  for (const outputs of ['new', 'add'] as const) await checkRows(makeRowsCase(spec), { outputs })
 })
 
 it('a fold has the deferred gradient of learned mixtures', async () => {

@@ -54,9 +54,11 @@ function stacksOf({ adapters, dIn, dOut }: RowsCase): Record<(typeof PARAMETERS)
   const beside = (rows: number): Stacked => {
     return { rows, cols: all, parts: ranks.map((r, k) => [0, starts[k], rows, r]) }
   }
+  // Of logits: one for each adapter.
+  const columns: Stacked = { rows: experts, cols: ranks.length, parts: ranks.map((_, k) => [0, k, experts, 1]) }
   return {
     a: below(1, dIn),
-    router: beside(experts),
+    router: routing === 'learned' ? columns : beside(experts),
     b: routing === 'lora' ? beside(dOut) : below(experts, dOut),
   }
 }
