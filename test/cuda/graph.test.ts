@@ -5,6 +5,7 @@ import {
   backends,
   captureGraph,
   DeviceBuffer,
+  dropoutState,
   emptyCache,
   Event,
   lilyBackward,
@@ -95,6 +96,41 @@ describe('forward and backward replayed on other inputs are bit-equal to direct 
     ['learned', { routing: 'learned' }],
   ])('%s', async (_, options) => {
     await expectReplays(options)
+  })
+})
+
+describe('dropout', () => {
+  const rate = 0.5
+  const [seed, position] = [3, 2 ** 32 - 1] // the low word of the position overflows
+  const upload = (words: Int32Array) => DeviceBuffer.allocate([4], 'int32').upload(words)
+
+  it('a state in device memory: each replay takes the next position', async () => {
+    const all = operands()
+    const state = upload(dropoutState(seed, position))
+    let results: ReturnType<typeof pair> | undefined
+    const graph = captureGraph(() => {
+      results = pair(all, { dropout: { rate, state } })
+    })
+    expect(await state.download(), 'a capture draws nothing').toEqual(dropoutState(seed, position))
+    const replayed: Map<string, Float32Array>[] = []
+    for (let i = 0; i < 2; i++) {
+      const expected = await values(pair(all, { dropout: { rate, state: dropoutState(seed, position + i) } }))
+      graph.replay()
+      replayed.push(await values(results!))
+      for (const [name, value] of replayed[i]) expectSameBits(`${name}, ${i}`, value, expected.get(name)!)
+      expect(await state.download()).toEqual(dropoutState(seed, position + i + 1))
+    }
+    for (const name of ['y', 'dx', 'da']) expect(replayed[1].get(name)).not.toEqual(replayed[0].get(name))
+    expect((await contents(pair(all).y)).every((value, i) => value === replayed[0].get('y')![i])).toBe(false)
+    graph.dispose()
+  })
+
+  it('a state on the host is refused, and has not advanced', async () => {
+    const { x, a, b } = operands()
+    const state = dropoutState(seed, position)
+    const call = () => lilyForward({ x, a, b }, { routing: 'uniform', dropout: { rate, state } })
+    await expectRefused('ERR_LILY_ARGUMENT', 'dropout.state', () => captureGraph(call))
+    expect(state).toEqual(dropoutState(seed, position))
   })
 })
 
