@@ -237,6 +237,9 @@ function writeAttention(numbers: Float64Array, problem: AttentionProblem): void 
   numbers[attentionFields.causal] = problem.causal ? 1 : 0
 }
 
+/** A kind that bundlers leave out of pages that do not use it: they may drop a call, but not the access to a property. */
+const kindOf = <P extends Sized>(of: () => Kind<P>): Kind<P> => of()
+
 export const FORWARD: Kind<Problem> = { table: tables.forward, write: writeAdapter }
 export const BACKWARD: Kind<Problem> = { table: tables.backward, write: writeAdapter }
 export const FORWARD_ROWS: Kind<RowsProblem> = {
@@ -252,8 +255,14 @@ export const BACKWARD_ROWS: Kind<RowsProblem> = {
 export const LINEAR: Kind<LinearProblem> = { table: tables.linear, write: writeLinear }
 export const LINEAR_BACKWARD: Kind<LinearProblem> = { table: tables.linearBackward, write: writeLinear }
 export const PACK: Kind<LinearProblem> = { table: tables.pack, write: writeLinear }
-export const ATTENTION: Kind<AttentionProblem> = { table: tables.attention, write: writeAttention }
-export const ATTENTION_BACKWARD: Kind<AttentionProblem> = { table: tables.attentionBackward, write: writeAttention }
+export const ATTENTION = /* @__PURE__ */ kindOf<AttentionProblem>(() => ({
+  table: tables.attention,
+  write: writeAttention,
+}))
+export const ATTENTION_BACKWARD = /* @__PURE__ */ kindOf<AttentionProblem>(() => ({
+  table: tables.attentionBackward,
+  write: writeAttention,
+}))
 export const FOLD: Kind<StackSizes & Sized> = {
   table: tables.fold,
   write(numbers, { dOut, rank, experts }) {
@@ -268,7 +277,7 @@ export const DRAW: Kind = {
     // A draw has no numbers of its own.
   },
 }
-export const ADAMW: Kind<AdamWNumbers> = {
+export const ADAMW = /* @__PURE__ */ kindOf<AdamWNumbers>(() => ({
   table: tables.adamw,
   itemFields: Object.keys(adamwItemFields).length,
   write(numbers, { step, beta1, beta2, eps, maxNorm, items }) {
@@ -284,8 +293,8 @@ export const ADAMW: Kind<AdamWNumbers> = {
       at += Object.keys(adamwItemFields).length
     }
   },
-}
-export const MATMUL: Kind<MatMulProblem> = {
+}))
+export const MATMUL = /* @__PURE__ */ kindOf<MatMulProblem>(() => ({
   table: tables.matmul,
   write(numbers, { outer, inner, m, k, n, transposeA, transposeB, precision: of, dtype }) {
     numbers[matmulFields.outer] = outer.count
@@ -302,9 +311,9 @@ export const MATMUL: Kind<MatMulProblem> = {
     numbers[matmulFields.precision] = precision[of]
     numbers[matmulFields.activationDtype] = numberOf(dtype)
   },
-}
+}))
 
-export const ELEMENTWISE: Kind<ElementwiseProblem> = {
+export const ELEMENTWISE = /* @__PURE__ */ kindOf<ElementwiseProblem>(() => ({
   table: tables.elementwise,
   write(numbers, { function: of, m, n, a, b, scale }) {
     numbers[elementwiseFields.function] = ELEMENTWISE_FUNCTIONS.indexOf(of)
@@ -316,7 +325,7 @@ export const ELEMENTWISE: Kind<ElementwiseProblem> = {
     numbers[elementwiseFields.bColumns] = b.hasColumns ? 1 : 0
     numbers[elementwiseFields.scale] = scale
   },
-}
+}))
 
 function numberOf(type: DType): number {
   if (type === 'float32') return dtype.float32

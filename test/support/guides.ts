@@ -25,7 +25,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/routing.md': { cpu: 2 },
   'docs/serving.md': { cpu: 4 },
   'docs/tfjs.md': { cpu: 3, webgpu: 1 },
-  'docs/webgpu.md': { webgpu: 4 },
+  'docs/webgpu.md': { webgpu: 5 },
 }
 
 export interface Program {

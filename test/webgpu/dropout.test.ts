@@ -1,12 +1,13 @@
 /** Dropout on WebGPU: the bits of the mask, and those of what it drops. */
 import { expect, test } from 'vitest'
+import { dropoutState } from '../../lib/webgpu/index.js'
 import { GpuKernels } from '../../lib/webgpu/kernels.js'
 import { type Case, makeCase, type Spec } from '../support/cases.js'
 import { testGpu } from '../support/gpu-device.js'
 import { maskOf } from '../support/philox.js'
 import { type How, runOnGpu } from './run.js'
 
-const { device } = testGpu()
+const { device, lily } = testGpu()
 const kernels = new GpuKernels(device)
 
 /** An x of ones, a that is the identity, and a b of ones: h and dx have an element for each of the mask. */
@@ -57,3 +58,33 @@ test.each(['float32', 'bfloat16', 'float16'] as const)(
     }
   },
 )
+
+test('calls draw from their state one after the other, also into an encoder, and backward has the draw of its forward', async () => {
+  const { c } = ofMask({ dIn: 19 })
+  const { tokens, dIn } = c
+  const tensors = {
+    x: lily.tensor(c.x, [tokens, dIn]),
+    a: lily.tensor(c.a, [dIn, dIn]),
+    b: lily.tensor(c.b, [1, dIn]),
+  }
+  const dy = lily.tensor(c.dy, [tokens, 1])
+  // The next position has another high word.
+  const state = dropoutState(2 ** 33 + 5, 2 ** 32 - 1)
+  const dropout = { rate: 0.5, state }
+  const encoder = device.createCommandEncoder()
+  const calls = [
+    lily.loraForward(tensors, { dropout }),
+    lily.loraForward(tensors, { dropout, encoder }),
+    await lily.loraForwardAsync(tensors, { dropout }),
+  ]
+  device.queue.submit([encoder.finish()])
+  lily.submitted(encoder)
+  expect(state).toEqual(dropoutState(2 ** 33 + 5, 2 ** 32 + 2))
+  for (const [i, { saved }] of calls.entries()) {
+    const mask = maskOf(tokens, dIn, { rate: 0.5, draw: dropoutState(2 ** 33 + 5, 2 ** 32 - 1 + i) })
+    const { dx } = lily.loraBackward({ dy }, saved)
+    const [hidden, gradient] = await Promise.all([saved.hidden.toHost(), dx.toHost()])
+    expect(isKept(hidden.data as Float32Array)).toEqual(mask)
+    expect(isKept(gradient.data as Float32Array)).toEqual(mask)
+  }
+})
