@@ -26,7 +26,8 @@ export interface AdaptOptions extends Pick<LayerForwardOptions, 'routing' | 'poo
   readonly weights?: Tensor | LayerForwardOptions['weights']
   /**
    * Whether the call is recorded for backward. Default: inside `variableGrads` it is, elsewhere it is not. With false
-   * nothing is kept, and a gradient that passes through the adapter is an error.
+   * nothing is kept, and a gradient that passes through the adapter is an error. Only a call that is recorded has dropout, if
+   * `model.training`.
    */
   readonly training?: boolean | undefined
 }

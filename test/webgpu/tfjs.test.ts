@@ -18,7 +18,7 @@ import { AdaptedDense } from '../../lib/tfjs-layers/index.js'
 import { relativeError } from '../support/compare.js'
 import { testGpu } from '../support/gpu-device.js'
 import { expectRefused } from '../refusals/refused.js'
-import { type Case, lilyOf, loraOf, normal, TOLERANCE, valueOf } from '../support/tfjs.js'
+import { type Case, lilyOf, loraOf, maskOfDraw, normal, TOLERANCE, valueOf } from '../support/tfjs.js'
 
 const [BATCH, LENGTH, D_IN, D_OUT, RANK, EXPERTS] = [3, 5, 9, 7, 4, 3]
 const TOKENS = BATCH * LENGTH
@@ -40,8 +40,8 @@ afterEach(() => {
 })
 
 const layers = [0, 1].map((l) => ({ name: `layers.${l}.proj`, inFeatures: D_IN, outFeatures: D_OUT }))
-function newLily({ routing = 'batch', pool, activation }: Partial<Case> = {}) {
-  const config = { r: RANK, numB: EXPERTS, scaling: SCALING, targetModules: ['proj'], initWeights: false }
+function newLily({ routing = 'batch', pool, activation }: Partial<Case> = {}, dropout = 0) {
+  const config = { r: RANK, numB: EXPERTS, scaling: SCALING, targetModules: ['proj'], initWeights: false, dropout }
   const modes = { routing: routing === 'fixed' ? undefined : routing, pool, activation }
   const model = LilyModel.create({ layers, config: { ...config, ...modes }, seed: 3 })
   if (routing === 'fixed') model.freeze('uniform')
@@ -70,7 +70,13 @@ async function onCpu<T>(compute: () => Promise<T>): Promise<T> {
 }
 
 describe('gradients', () => {
-  const rows: { name: string; settings: Omit<Case, 'scaling'>; options: () => AdaptOptions; shape?: number[] }[] = [
+  const rows: {
+    name: string
+    settings: Omit<Case, 'scaling'>
+    options: () => AdaptOptions
+    shape?: number[]
+    dropout?: number
+  }[] = [
     {
       name: 'batch, a float32 mask',
       settings: { routing: 'batch', mask: FLAGS, offsets: [0, TOKENS] },
@@ -101,6 +107,17 @@ describe('gradients', () => {
       options: () => ({}),
     },
     {
+      name: 'learned',
+      settings: { routing: 'learned', offsets: [0, TOKENS] },
+      options: () => ({}),
+    },
+    {
+      name: 'batch, dropout',
+      settings: { routing: 'batch', offsets: [0, TOKENS] },
+      options: () => ({}),
+      dropout: 0.4,
+    },
+    {
       name: 'fixed, weights of ragged sequences',
       settings: { routing: 'fixed', offsets: [0, 1, 8, 15] },
       options: () => ({
@@ -109,15 +126,16 @@ describe('gradients', () => {
       }),
     },
   ]
-  it.each(rows)('Lily, $name', async ({ settings, options, shape = [TOKENS] }) => {
-    const model = newLily(settings)
+  it.each(rows)('Lily, $name', async ({ settings, options, shape = [TOKENS], dropout = 0 }) => {
+    const model = newLily(settings, dropout)
     const layer = model.layer('layers.0.proj')
     const expected = await onCpu(async () => {
       const factor = normal([...shape, D_OUT], 3)
       const { value, grads } = tf.valueAndGrads((...[x, base, a, router, b]: tf.Tensor[]) => {
         const ofCase = { ...settings, scaling: SCALING, weights: options().weights as tf.Tensor }
         const nothing = tf.mul(tf.sum(router), 0) // TensorFlow.js refuses what the result does not depend on
-        const y = tf.add(tf.add(base, lilyOf(x, a, router, b, ofCase)), nothing)
+        const mask = tf.reshape(maskOfDraw(model, 0, dropout, [TOKENS, D_IN]), x.shape)
+        const y = tf.add(tf.add(base, lilyOf(tf.mul(x, mask), a, router, b, ofCase)), nothing)
         return tf.sum<tf.Scalar>(tf.mul(y, factor))
       })([
         normal([...shape, D_IN], 1),
