@@ -14,6 +14,7 @@ export interface Plan {
   readonly seeds: readonly number[]
   /** Those of Lily. */
   readonly routings: readonly ModelRouting[]
+  readonly dropout: number
   /** The size that all seeds have: as many parameters as LoRA of this rank. */
   readonly loraRank: number
   /** Sizes of the first seed, and of the first routing, only. */
@@ -26,12 +27,14 @@ export interface Plan {
 const ANALYSED_SENTENCES = 100
 
 /** One seed after the other: after an interrupt all methods have the same seeds, or nearly so. */
-function setupsOf({ seeds, routings, loraRank, otherRanks }: Plan): Setup[] {
+function setupsOf({ seeds, routings, dropout, loraRank, otherRanks }: Plan): Setup[] {
   const [head, lora]: Variant[] = [{ method: 'head' }, { method: 'lora' }]
   const lily = routings.map((routing): Variant => ({ method: 'lily', routing }))
   return [
-    ...seeds.flatMap((seed) => [head, lora, ...lily].map((variant) => ({ ...variant, loraRank, seed }))),
-    ...otherRanks.flatMap((rank) => [lora, lily[0]].map((variant) => ({ ...variant, loraRank: rank, seed: seeds[0] }))),
+    ...seeds.flatMap((seed) => [head, lora, ...lily].map((variant) => ({ ...variant, dropout, loraRank, seed }))),
+    ...otherRanks.flatMap((rank) =>
+      [lora, lily[0]].map((variant) => ({ ...variant, dropout, loraRank: rank, seed: seeds[0] })),
+    ),
   ]
 }
 
@@ -73,11 +76,12 @@ export async function compare(
     curve: plan.curve.sentences,
     otherDomain: otherDomain.length,
   }
-  const { epochs, routings, loraRank } = plan
+  const { epochs, routings, dropout, loraRank } = plan
   const results: Results = {
     sentences,
     epochs,
     routings,
+    dropout,
     loraRank,
     runs: [],
     reloads: [],
@@ -176,7 +180,8 @@ async function keep(
   loaded.dispose()
 
   if (adapter instanceof LilyModel) {
-    const samples = routing === 'uniform' ? undefined : classifier.inputs(heldOut.slice(0, ANALYSED_SENTENCES))
+    const hasRouter = routing !== 'uniform' && routing !== 'learned'
+    const samples = hasRouter ? classifier.inputs(heldOut.slice(0, ANALYSED_SENTENCES)) : undefined
     analyses.lily[adapter.config.routing] = await analyse(adapter, { samples })
   }
   if (adapter instanceof LoraModel) analyses.lora = await analyse(adapter)

@@ -2,10 +2,10 @@
  * Fine-tunes a pretrained sentence encoder to tell praise from complaints: the head alone, and with LoRA and Lily of the
  * same size. It prints a table, and writes a report and the trained adapters.
  *
- *     npm run example:finetune -- [--routing NAME] [--quick] [--output FOLDER]
+ *     npm run example:finetune -- [--routing NAME] [--dropout RATE] [--quick] [--output FOLDER]
  *
- * --routing is that of Lily: batch, sequence (the default), token or uniform. Several, such as --routing sequence,token,
- * are compared. --quick trains on a tenth of the sentences, to see that everything works.
+ * --routing is that of Lily: batch, sequence (the default), token, uniform or learned. Several, such as --routing
+ * sequence,learned, are compared. --dropout drops a share of the inputs of the adapters in training. --quick trains on a tenth of the sentences, to see that everything works.
  */
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
@@ -22,9 +22,9 @@ import { compare, type Plan } from './experiment.js'
 import { reportPage } from './report.js'
 import { resultsText } from './results.js'
 
-const ROUTINGS: readonly ModelRouting[] = ['batch', 'sequence', 'token', 'uniform']
+const ROUTINGS: readonly ModelRouting[] = ['batch', 'sequence', 'token', 'uniform', 'learned']
 
-type Size = Omit<Plan, 'routings'>
+type Size = Omit<Plan, 'routings' | 'dropout'>
 const FULL: Size = {
   sentences: 1000,
   epochs: 2,
@@ -47,13 +47,14 @@ function readOptions() {
     const { values } = parseArgs({
       options: {
         routing: { type: 'string', multiple: true, default: ['sequence'] },
+        dropout: { type: 'string', default: '0' },
         quick: { type: 'boolean', default: false },
         output: { type: 'string', default: 'build/finetune' },
       },
     })
-    return { ...values, routings: readRoutings(values.routing) }
+    return { ...values, routings: readRoutings(values.routing), dropout: readRate(values.dropout) }
   } catch (cause) {
-    const options = 'the options are --routing NAME, --quick and --output FOLDER'
+    const options = 'the options are --routing NAME, --dropout RATE, --quick and --output FOLDER'
     throw new CommandError(`${(cause as Error).message}; ${options}`, { cause })
   }
 }
@@ -66,17 +67,26 @@ function readRoutings(texts: readonly string[]): ModelRouting[] {
   return [...new Set(names)]
 }
 
+function readRate(text: string): number {
+  const rate = text.trim() === '' ? NaN : Number(text)
+  if (rate >= 0 && rate < 1) return rate
+  throw new Error(`--dropout: expected a number from 0 to less than 1, got ${text}`)
+}
+
 async function main(): Promise<void> {
-  const { routings, quick, output } = readOptions()
+  const { routings, dropout, quick, output } = readOptions()
   await mkdir(output, { recursive: true })
   await tf.setBackend('wasm')
   accelerate()
 
   const signal = interruptSignal()
   const progress = startProgress(noteEachRun())
-  const results = await compare({ ...(quick ? QUICK : FULL), routings }, output, signal, progress.update).finally(
-    progress.stop,
-  )
+  const results = await compare(
+    { ...(quick ? QUICK : FULL), routings, dropout },
+    output,
+    signal,
+    progress.update,
+  ).finally(progress.stop)
   if (signal.aborted) {
     note('interrupted: the report has the runs that were complete')
     process.exitCode = SIGNALS[signal.reason as keyof typeof SIGNALS]

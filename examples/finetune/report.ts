@@ -42,6 +42,7 @@ const COLORS = {
   batch: 'var(--equal)',
   token: 'var(--memory)',
   uniform: 'var(--alert)',
+  learned: 'var(--text)',
 } as const satisfies Record<Method | ModelRouting, string>
 
 const colorOf = ({ method, routing }: Variant) => COLORS[routing ?? method]
@@ -49,7 +50,7 @@ const keysOf = (variants: readonly Variant[]) =>
   variants.map((variant) => ({ text: nameOf(variant), color: colorOf(variant) }))
 
 export function reportPage(results: Results): string {
-  const { sentences, epochs, routings, loraRank, isComplete } = results
+  const { sentences, epochs, routings, dropout, loraRank, isComplete } = results
   const body = [
     h(
       'header',
@@ -60,7 +61,7 @@ export function reportPage(results: Results): string {
         {},
         'Praise or complaint? The encoder of Universal Sentence Encoder Lite is frozen, and a linear head is trained: ' +
           `alone, and with LoRA and Lily on the q, k and v of both blocks. Lily has as many parameters as LoRA; routing: ` +
-          `${routings.join(', ')}.`,
+          `${routings.join(', ')}.${dropout > 0 ? ` Rate of dropout: ${dropout}.` : ''}`,
       ),
       h(
         'p',

@@ -32,6 +32,7 @@ export interface Results {
   readonly epochs: number
   /** Those of Lily. The first one has the other sizes, too. */
   readonly routings: readonly ModelRouting[]
+  readonly dropout: number
   /** The rank of LoRA whose number of parameters all seeds have. */
   readonly loraRank: number
   readonly runs: Run[]

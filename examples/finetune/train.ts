@@ -20,6 +20,8 @@ export interface Setup extends Variant {
   readonly loraRank: number
   /** Seed of the adapter's initial values and of the order of the sentences. */
   readonly seed: number
+  /** Rate of dropout on the inputs of the adapters. */
+  readonly dropout: number
 }
 
 /** q, k and v of a block have the same sizes, so they are one target of Lily: they share one A and two experts B. */
@@ -74,10 +76,15 @@ export class Classifier {
     return new Classifier(encoder, adapter, weight as tf.Variable<tf.Rank.R2>, bias as tf.Variable<tf.Rank.R1>)
   }
 
-  /** Writes the adapter and the head to a folder that PEFT can read. */
+  /** Writes the adapter and the head to a folder that PEFT can read, unless it cannot compute the adapter. */
   async save(folder: string): Promise<void> {
     const [weight, bias] = [fromTf(this.weight), fromTf(this.bias)]
-    await this.adapter?.savePretrained(folder, { modulesToSave: { classifier: { weight, bias } } })
+    const modulesToSave = { classifier: { weight, bias } }
+    if (this.adapter instanceof LilyModel && this.adapter.config.routing === 'learned') {
+      await this.adapter.savePretrained(folder, { modulesToSave, format: 'compact' })
+    } else {
+      await this.adapter?.savePretrained(folder, { modulesToSave })
+    }
   }
 
   dispose(): void {
@@ -143,17 +150,18 @@ export class Classifier {
 /** Whether a mixture is a mean over tokens, which padding must not enter. Other routings refuse a mask. */
 const poolsTokens = (routing: ModelRouting) => routing === 'batch' || routing === 'sequence'
 
-function createAdapter({ layers }: Encoder, { method, routing, loraRank, seed }: Setup): AdapterModel | null {
+function createAdapter({ layers }: Encoder, { method, routing, loraRank, seed, dropout }: Setup): AdapterModel | null {
   if (method === 'head') return null
   if (method === 'lora') {
-    const config = { r: loraRank, loraAlpha: SCALING * loraRank, targetModules: LILY.targetModules }
+    const { targetModules } = LILY
+    const config = { r: loraRank, loraAlpha: SCALING * loraRank, loraDropout: dropout, targetModules }
     return LoraModel.create({ layers, config, seed })
   }
   const lily = { ...LILY, routing }
   const { within, next } = ranksForLora(layers, lily, loraRank)
   // A percent more is nearer than one rank less.
   const r = next !== undefined && next.percent < 1 ? next.r : within!.r
-  return LilyModel.create({ layers, config: { ...lily, r, scaling: SCALING }, seed })
+  return LilyModel.create({ layers, config: { ...lily, r, scaling: SCALING, dropout }, seed })
 }
 
 /** Share of the reviews whose label the sign of the logit gives. */

@@ -1,5 +1,5 @@
 /**
- * examples/finetune with --quick, as `npm run example:finetune` runs it, and with two routings.
+ * examples/finetune with --quick, as `npm run example:finetune` runs it, with two routings and dropout.
  *
  * @long
  */
@@ -67,7 +67,7 @@ test('the encoder is that of the graph', async () => {
   expect(Number(stdout)).toBeLessThan(2e-6)
 })
 
-const ROUTINGS = ['sequence', 'token'] as const
+const ROUTINGS = ['sequence', 'learned'] as const
 
 describe('a quick run', () => {
   const output = join(folder, 'complete')
@@ -75,7 +75,7 @@ describe('a quick run', () => {
   let report: ReturnType<typeof readReport>
   beforeAll(async () => {
     if (!isInstalled) return
-    ended = await run('main.ts', ['--quick', '--routing', ROUTINGS.join(','), '--output', output])
+    ended = await run('main.ts', ['--quick', '--routing', ROUTINGS.join(','), '--dropout', '0.1', '--output', output])
     expect(ended.code, ended.stderr).toBe(0)
     report = readReport(output)
   }, 600_000)
@@ -87,11 +87,11 @@ describe('a quick run', () => {
       ['head', 2, 1],
       ['lora', 2, 1],
       ['sequence', 2, 1],
-      ['token', 2, 1],
+      ['learned', 2, 1],
       ['head', 2, 2],
       ['lora', 2, 2],
       ['sequence', 2, 2],
-      ['token', 2, 2],
+      ['learned', 2, 2],
       ['lora', 1, 1],
       ['sequence', 1, 1],
     ])
@@ -123,7 +123,8 @@ describe('a quick run', () => {
       expect(layers).toHaveLength(6)
       for (const { name, update } of layers) expect(update.norm, name).toBeGreaterThan(0)
     }
-    for (const { router } of lilies.flat()) expect(router.source).toBe('samples')
+    for (const { router } of lilies[0]) expect(router.source).toBe('samples')
+    for (const { router } of lilies[1]) expect(router.source).toBe('learned')
   })
 
   test('saves adapters that give the same logits, bit for bit', async () => {
@@ -183,11 +184,12 @@ describe('a quick run', () => {
 test.each([
   [['--epochs', '3'], "Unknown option '--epochs'"],
   [['--routing', 'batch,fixed'], '--routing: expected some of batch, .*, got fixed'],
+  [['--dropout', '1'], '--dropout: expected a number from 0 to less than 1, got 1'],
 ])('refuses %s, and says which options there are', async (options, message) => {
   const { code, stdout, stderr } = await run('main.ts', options)
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
   expect(stderr).toMatch(
-    new RegExp(`^error: ${message}.*; the options are --routing NAME, --quick and --output FOLDER\n$`),
+    new RegExp(`^error: ${message}.*; the options are --routing NAME, --dropout RATE, --quick and --output FOLDER\n$`),
   )
 })
 

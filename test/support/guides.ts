@@ -22,7 +22,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/interop.md': { other: 'test/interop runs them, and compiles the addon, with the libraries that it downloads' },
   'docs/linear.md': { cpu: 4 },
   'docs/model.md': { cpu: 9 },
-  'docs/routing.md': { cpu: 2 },
+  'docs/routing.md': { cpu: 3 },
   'docs/serving.md': { cpu: 4 },
   'docs/tfjs.md': { cpu: 3, webgpu: 1 },
   'docs/webgpu.md': { webgpu: 5 },
