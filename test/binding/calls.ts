@@ -110,7 +110,7 @@ const TYPES_OF_LAYERS = [...TYPES, [dtype.float32, dtype.bfloat16], [dtype.float
 /** A call of forward or backward. */
 function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
   const { random } = arrays
-  const of = integer(random, 0, 5)
+  const of = integer(random, 0, 6)
   const isLarge = random() < 0.01
   const tokens = isLarge ? integer(random, 0, 700) : integer(random, 0, 20)
   const most = isLarge ? 300 : 40
@@ -132,14 +132,16 @@ function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
     experts: of === routing.none ? 1 : integer(random, 1, random() < 0.02 ? 64 : 6),
     groups,
     scaling: pick(random, [1, 0, -2.5]),
+    dropout: random() < 0.3 ? integer(random, 1, 65535) : 0,
   }
   const hasRouter = of <= routing.token
+  const hasLogits = of === routing.learned
   const keepsProbabilities = hasRouter && numbers.pool === pool.probabilities
   const hasWeights = of !== routing.token && of !== routing.none
   const isForward = name === 'forward'
   const defers = of !== routing.none && random() < 0.4
   const slots = arrays.operands(tables[name].slots, numbers, {
-    router: hasRouter ? 1 : 0,
+    router: hasRouter || hasLogits ? 1 : 0,
     hidden: isForward ? 0.5 : 1,
     probabilities: !keepsProbabilities ? 0 : isForward ? 0.5 : 1,
     weights: !hasWeights ? 0 : isForward && of !== routing.fixed ? 0.5 : 1,
@@ -148,11 +150,11 @@ function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
     uncheckedOffsets: hasOffsets ? 0.1 : 0,
     dx: 0.7,
     da: 0.7,
-    dRouter: hasRouter ? 0.7 : 0,
+    dRouter: hasRouter || hasLogits ? 0.7 : 0,
     db: defers ? 0 : 0.7,
     deferredDb: defers ? 1 : 0,
-    dWeights: 0,
-    draw: 0,
+    dWeights: of === routing.fixed ? 0.5 : 0,
+    draw: numbers.dropout > 0 ? 1 : 0,
   })
   const cuts = Array.from({ length: Math.max(groups - 1, 0) }, () => integer(random, 0, tokens))
   const offsets = groups === 0 ? [0] : [0, ...cuts.sort((p, q) => p - q), tokens]
@@ -164,7 +166,7 @@ function adapter(name: 'forward' | 'backward', arrays: Arrays): Encoded {
 
 /** What the fields of a call over some rows and its kept values have in common with those of an ordinary one. */
 function rowsItem(random: Random, count: number) {
-  const of = integer(random, 0, 5)
+  const of = integer(random, 0, 6)
   const experts = of === routing.none ? 1 : integer(random, 1, 4)
   const isDivided = of === routing.sequence || (of === routing.fixed && random() < 0.3)
   return {
@@ -225,12 +227,12 @@ function rows(name: 'forwardRows' | 'backwardRows', arrays: Arrays): Encoded {
       const keepsProbabilities = hasRouter && item.pool === pool.probabilities
       const hasWeights = item.routing !== routing.token && item.routing !== routing.none
       const chances = {
-        router: hasRouter ? 1 : 0,
+        router: hasRouter || item.routing === routing.learned ? 1 : 0,
         hidden: isForward ? 0.5 : 1,
         probabilities: !keepsProbabilities ? 0 : isForward ? 0.5 : 1,
         weights: !hasWeights ? 0 : isForward && item.routing !== routing.fixed ? 0.5 : 1,
         da: 0.7,
-        dRouter: hasRouter ? 0.7 : 0,
+        dRouter: hasRouter || item.routing === routing.learned ? 0.7 : 0,
         db: 0.7,
       }
       return { numbers: item, slots: arrays.operands(tables[name].itemSlots, { ...numbers, ...item }, chances) }

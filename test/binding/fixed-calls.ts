@@ -16,15 +16,16 @@ export const [tokens, dIn, dOut, rank, experts] = [6, 8, 10, 2, 3]
 /** What outputs hold before a call. */
 export const OUTPUT = 7
 
-/** The slots of an operation and of one item of its list. */
+/** The slots of an operation and of one item of its list, but for one that no call with a router has. */
 export const slotsOf = (name: OperationName) =>
-  [...tables[name].slots, ...tables[name].itemSlots].filter(({ name: slot }) => slot !== 'draw' && slot !== 'dWeights')
+  [...tables[name].slots, ...tables[name].itemSlots].filter(({ name: slot }) => slot !== 'dWeights')
 
 function memoryOf(name: string, type: number, length: number, fill: number) {
   if (name === 'sequenceOffsets') return Int32Array.from({ length }, (_, g) => (g < length - 1 ? 2 * g : tokens))
   if (name === 'uncheckedOffsets') return new Int32Array(length).fill(-9)
   if (name === 'index') return Int32Array.from(INDEX)
   if (type === dtype.uint8) return new Uint8Array(length).fill(1)
+  if (type === dtype.int32) return new Int32Array(length)
   return type === dtype.float32 ? new Float32Array(length).fill(fill) : new Uint16Array(length)
 }
 
@@ -48,6 +49,7 @@ const NUMBERS = {
   experts,
   groups: 2,
   scaling: 1,
+  dropout: 32768,
   partials: experts,
   elements: 4,
   batch: 2,
@@ -87,7 +89,7 @@ export function makeCall(name: OperationName, change: Call['numbers'] = {}, with
     ...change,
   }
   const { slots, itemSlots } = tables[name]
-  const left = [...without, 'draw', 'dWeights']
+  const left = numbers.routing === routing.fixed ? [...without] : [...without, 'dWeights']
   if (name === 'backward' && !without.includes('db')) left.push('deferredDb')
   if (name === 'linear' || name === 'pack') {
     const { weight } = operandsOfSlots(tables.pack.slots, numbers)

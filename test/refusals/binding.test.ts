@@ -168,8 +168,8 @@ describe.each(OPERATIONS)('%s', (name) => {
   })
 
   const required: Record<OperationName, readonly string[]> = {
-    forward: ['x', 'a', 'router', 'b', 'y', 'sequenceOffsets'],
-    backward: ['dy', 'x', 'a', 'router', 'b', 'hidden', 'probabilities', 'weights', 'sequenceOffsets'],
+    forward: ['x', 'a', 'router', 'b', 'y', 'sequenceOffsets', 'draw'],
+    backward: ['dy', 'x', 'a', 'router', 'b', 'hidden', 'probabilities', 'weights', 'sequenceOffsets', 'draw'],
     linear: ['x', 'weight', 'y'],
     pack: ['weight', 'packed'],
     attention: ['q', 'k', 'v', 'y'],
@@ -261,6 +261,36 @@ describe('forward and backward', () => {
     await expectRefused(call, 'ERR_LILY_DTYPE', 'hidden has another dtype')
   })
 
+  test.each(['forward', 'backward'] as const)('%s without dropout has no draw', async (name) => {
+    await expectRefused(makeCall(name, { dropout: 0 }), 'ERR_LILY_ARGUMENT', 'draw is not an operand of such a call')
+  })
+
+  test('a draw, which the cpu backend does not take', async () => {
+    await expectRefused(makeCall('draw'), 'ERR_LILY_DEVICE', 'this backend takes no draws')
+  })
+
+  test('dWeights of fixed routing, and of another one', async () => {
+    const call = makeCall('backward', { routing: routing.fixed }, WITHOUT_ROUTER)
+    native.run(...argumentsOf(call))
+    const { dWeights } = call.slots
+    expect([...(dWeights.memory as Float32Array)]).not.toContain(OUTPUT)
+    dWeights.memory = (dWeights.memory as Float32Array).slice(1)
+    await expectRefused(call, 'ERR_LILY_SHAPE', 'dWeights has no')
+    const other = makeCall('backward')
+    other.slots.dWeights = dWeights
+    await expectRefused(other, 'ERR_LILY_ARGUMENT', 'dWeights is not an operand of such a call')
+  })
+
+  test.each(['forward', 'backward'] as const)('%s: the logits of a learned mixture are a column', async (name) => {
+    const without = ['probabilities', 'mask', 'sequenceOffsets', 'uncheckedOffsets']
+    const call = makeCall(name, { routing: routing.learned, groups: 1 }, without)
+    native.run(...argumentsOf(call))
+    const { router } = call.slots
+    expect(router).toMatchObject({ rows: experts, columns: 1 })
+    Object.assign(router, { columns: rank, pitch: rank, memory: new Float32Array(experts * rank) })
+    await expectRefused(call, 'ERR_LILY_SHAPE', `router must have ${experts} rows of 1 elements`)
+  })
+
   test('rows of kept values with gaps', async () => {
     for (const slot of ['hidden', 'probabilities', 'weights']) {
       const call = changed('backward', slot, (of) => {
@@ -311,6 +341,8 @@ describe('forward and backward', () => {
     ['two groups of token routing', { routing: routing.token }, 'this routing must have one group'],
     ['LoRA with experts', { routing: routing.none, groups: 1 }, 'LoRA must have one expert'],
     ['a routing that does not exist', { routing: 7 }, 'unknown routing'],
+    ['a threshold of dropout beyond 16 bits', { dropout: 65536 }, 'dropout must be from 0 to 65535'],
+    ['a negative threshold of dropout', { dropout: -1 }, 'dropout must be from 0 to 65535'],
     ['a pool that does not exist', { pool: 2 }, 'unknown pool'],
     ['an activation that does not exist', { activation: -1 }, 'unknown activation'],
     ['a precision that does not exist', { precision: 3 }, 'unknown precision'],
