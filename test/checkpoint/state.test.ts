@@ -6,6 +6,7 @@
 import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { replaceWithTensors } from '../../lib/checkpoint/safetensors-write.js'
 import {
   AdamW,
   type AdamWState,
@@ -23,7 +24,7 @@ import {
   type TensorLike,
   writeSafetensors,
 } from '../../lib/index.js'
-import { newFolder, TENSORS } from '../support/checkpoint.js'
+import { bytesOf, contentsOf, newFolder, TENSORS } from '../support/checkpoint.js'
 import { expectSameBits } from '../support/compare.js'
 import { expectRefused } from '../refusals/refused.js'
 import { readSafetensors } from '../support/safetensors.js'
@@ -173,6 +174,26 @@ describe('a state that is saved with its adapter', () => {
         expectSameBits(name, again.state().parameters[name].expAvgSq.data, expAvgSq.data)
       }
     }
+  })
+
+  it('has the state of dropout, unless the rate is 0; another form of it is refused', async () => {
+    const save = async (dropout: number) => {
+      const model = LilyModel.create({ layers, config: { r: 2, dropout }, seed: 5 })
+      const folder = newFolder()
+      await model.savePretrained(folder, { optimiser: new AdamW(model.parameters()) })
+      return folder
+    }
+    expect([...(await contentsOf(join(await save(0), STATE))).tensors.keys()]).not.toContain('dropout_state')
+    const folder = await save(0.3)
+    const { metadata, tensors } = await contentsOf(join(folder, STATE))
+    expect(tensors.get('dropout_state')).toMatchObject({ dtype: 'I32', shape: [4] })
+    tensors.set('dropout_state', bytesOf('F32', [4], new Float32Array(4)))
+    await replaceWithTensors(join(folder, STATE), tensors, metadata)
+    const model = await LilyModel.fromPretrained(folder)
+    const before = model.dropoutState.data.slice()
+    const message = 'tensor "dropout_state": expected I32 [4], got F32 [4]'
+    await expectRefused('ERR_LILY_CHECKPOINT', message, () => readPretrainedState(folder, model))
+    expect(model.dropoutState.data).toEqual(before)
   })
 
   it('is refused beside the adapter of another save', async () => {

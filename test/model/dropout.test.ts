@@ -17,10 +17,9 @@ import {
   readPretrainedState,
 } from '../../lib/index.js'
 import { packageRoot } from '../../lib/binding/root.js'
-import { replaceWithTensors } from '../../lib/checkpoint/safetensors-write.js'
 import { expectRefused } from '../refusals/refused.js'
 import { backend } from '../support/backend.js'
-import { bytesOf, contentsOf, newFolder, readFields, withFields } from '../support/checkpoint.js'
+import { newFolder, readFields, withFields } from '../support/checkpoint.js'
 import { expectSameBits, relativeError } from '../support/compare.js'
 import { createLora, createModel, moved, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
@@ -202,27 +201,5 @@ describe('files', () => {
         expect((await LilyModel.fromPretrained(folder)).config.dropout).toBe(dropout)
       }
     }
-  })
-
-  it('have the state beside that of the optimiser, unless the rate is 0; another form of it is refused', async () => {
-    const STATE = 'optimiser.safetensors'
-    const save = async (dropout: number) => {
-      const model = LilyModel.create({ layers, config: { ...lilyConfig, dropout }, seed: 5 })
-      const folder = newFolder()
-      await model.savePretrained(folder, { optimiser: new AdamW(model.parameters()) })
-      return folder
-    }
-    expect([...(await contentsOf(join(await save(0), STATE))).tensors.keys()]).not.toContain('dropout_state')
-    const folder = await save(rate)
-    const model = await LilyModel.fromPretrained(folder)
-    const path = join(folder, STATE)
-    const { metadata, tensors } = await contentsOf(path)
-    expect(tensors.get('dropout_state')).toMatchObject({ dtype: 'I32', shape: [4] })
-    tensors.set('dropout_state', bytesOf('F32', [4], new Float32Array(4)))
-    await replaceWithTensors(path, tensors, metadata)
-    const message = 'tensor "dropout_state": expected I32 [4], got F32 [4]'
-    const before = model.dropoutState.data.slice()
-    await expectRefused('ERR_LILY_CHECKPOINT', message, () => readPretrainedState(folder, model))
-    expect(model.dropoutState.data).toEqual(before)
   })
 })
