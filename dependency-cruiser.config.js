@@ -14,6 +14,7 @@ const layers = [
   'checkpoint',
   'optimiser',
   'analysis',
+  'gguf',
   'tfjs',
   'tfjs-layers',
 ]

@@ -33,10 +33,11 @@ const entries = {
   tfjs: 'lib/tfjs/index.ts',
   'tfjs-layers': 'lib/tfjs-layers/index.ts',
   webgpu: 'lib/webgpu/index.ts',
+  gguf: 'lib/gguf/index.ts',
 }
 
 /** In one file: CommonJS modules get at each other's variables by functions, which every call would enter. */
-const sharedFiles = /\/lib\/(?!tfjs|tfjs-layers|webgpu|index\.ts)/
+const sharedFiles = /\/lib\/(?!tfjs|tfjs-layers|webgpu|gguf|index\.ts)/
 
 /** tsdown builds the code for CommonJS beside its types, a second time. */
 const typesOnly = {
