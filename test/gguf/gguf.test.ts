@@ -11,7 +11,7 @@ import { LilyModel, LoraModel, type LoraConfigOptions } from '../../lib/index.js
 import { expectRefused } from '../refusals/refused.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { temporaryFolder } from '../support/temporary.js'
-import { decodeGguf, type Decoded } from './decode.js'
+import { decodeGguf, type Decoded } from '../support/gguf-decode.js'
 
 const LLAMA = { model_type: 'llama', num_attention_heads: 4, num_key_value_heads: 2 }
 const [d, dKey, heads] = [16, 8, 4]
@@ -192,7 +192,7 @@ describe('loadGguf', () => {
         expect(other.b.value.data).toEqual(layer.b.value.data)
       }
       const again = await (await ggufFile(loaded, { base: LLAMA })).arrayBuffer()
-      expect((await decodeGguf(again)).tensors.size).toBe(2 * LAYERS.length)
+      expect(decodeGguf(again).tensors.size).toBe(2 * LAYERS.length)
     },
   )
 
@@ -266,7 +266,7 @@ describe('refusals', () => {
   })
 
   it('what is no model, and options that are misspelt', async () => {
-    await expectRefused('ERR_LILY_ARGUMENT', 'model', () => ggufFile({} as LoraModel, { base: LLAMA }))
+    await expectRefused('ERR_LILY_ARGUMENT', 'model', () => ggufFile({} as never, { base: LLAMA }))
     await expectRefused('ERR_LILY_ARGUMENT', 'type', () => ggufFile(loraModel(), { base: LLAMA, type: 'f16' } as never))
   })
 })

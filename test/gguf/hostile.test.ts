@@ -7,6 +7,7 @@ import { beforeAll, describe, expect, it, test } from 'vitest'
 import { ggufFile, loadGguf } from '../../lib/gguf/index.js'
 import { LilyError, LoraModel } from '../../lib/index.js'
 import { expectRefused } from '../refusals/refused.js'
+import { encodeGguf } from '../support/gguf-encode.js'
 import { integer, randomFrom } from '../support/random.js'
 
 const NAME = 'blk.0.attn_q.weight.lora_a'
@@ -77,6 +78,11 @@ describe('a damaged file', () => {
   }
   test.each(Object.entries(cases))('%s', async (_, [file, message]) => {
     await expectRefused('ERR_LILY_CHECKPOINT', message, () => loadGguf(file()))
+  })
+
+  it.each([3, 0, 2 ** 20])('with the alignment %i', async (alignment) => {
+    const file = encodeGguf({ 'general.alignment': { uint32: alignment } }, new Map())
+    await expectRefused('ERR_LILY_CHECKPOINT', 'a power of two', () => loadGguf(new Uint8Array(file)))
   })
 
   it('truncated anywhere', async () => {

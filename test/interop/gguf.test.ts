@@ -1,0 +1,147 @@
+/** GGUF adapters in llama.cpp itself, by node-llama-cpp, and read by @huggingface/gguf. */
+import { execFileSync } from 'node:child_process'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { packageRoot } from '../../lib/binding/root.js'
+import { type GgufOptions, loadGguf, saveGguf } from '../../lib/gguf/index.js'
+import { LilyModel, LoraModel } from '../../lib/index.js'
+import { decodeGguf } from '../support/gguf-decode.js'
+import { encodeGguf } from '../support/gguf-encode.js'
+import { installOnce } from '../support/npm-install.js'
+import { gaussian, randomFrom } from '../support/random.js'
+import { temporaryFolder } from '../support/temporary.js'
+import { baseModel, CONFIG, LAYERS, VOCABULARY, weights } from '../support/tiny-llama.js'
+
+const LIBRARIES = ['node-llama-cpp@3.22.1', '@node-llama-cpp/linux-x64@3.22.1', '@huggingface/gguf@0.4.6']
+const folder = temporaryFolder()
+const file = (name: string) => join(folder, name)
+/** llama.cpp keeps keys and values in float16. */
+const ROUNDING = 4e-3
+const targetModules = LAYERS.map(({ name }) => name)
+
+let project: string
+beforeAll(() => {
+  // The optional packages are builds for other machines, of 650 MB.
+  project = installOnce('llama', LIBRARIES, '--omit=optional')
+  copyFileSync(join(packageRoot, 'test/programs/llama.js'), join(project, 'llama.mjs'))
+  writeFileSync(file('base.gguf'), baseModel(weights()))
+}, 600_000)
+
+/** The probabilities of the next token. */
+function probabilities(model: string, ...adapters: string[]): number[] {
+  const output = execFileSync(process.execPath, ['llama.mjs', file(model), ...adapters.map(file)], { cwd: project })
+  const pairs = JSON.parse(output.toString()) as [number, number][]
+  const result = new Array<number>(VOCABULARY).fill(0)
+  for (const [token, probability] of pairs) result[token] = probability
+  return result
+}
+
+/** The largest difference of the logarithms, which is that of logits but for a constant. */
+function distance(left: readonly number[], right: readonly number[]): number {
+  const counted = left.flatMap((value, token) => (value > 1e-6 && right[token] > 1e-6 ? [token] : []))
+  expect(counted.length).toBeGreaterThan(VOCABULARY / 8)
+  return Math.max(...counted.map((token) => Math.abs(Math.log(left[token] / right[token]))))
+}
+
+function randomize(model: LoraModel | LilyModel): void {
+  const random = randomFrom(9)
+  for (const { b } of model.layers.values()) b.value.data.set(gaussian(random, b.value.data.length, 0.3))
+}
+
+/** Writes the adapter, and the base model with the weights merged. */
+async function write(name: string, model: LoraModel | LilyModel, options: Partial<GgufOptions> = {}): Promise<void> {
+  await saveGguf(file(`${name}.gguf`), model, { base: CONFIG, ...options })
+  const merged = weights()
+  for (const { name: layer, inFeatures, outFeatures } of LAYERS)
+    model.merge(layer, { data: merged.get(layer) as Float32Array, shape: [outFeatures, inFeatures] })
+  writeFileSync(file(`${name}-merged.gguf`), baseModel(merged))
+}
+
+const lora = (config: object = {}) => {
+  const model = LoraModel.create({ layers: LAYERS, config: { r: 4, loraAlpha: 8, targetModules, ...config }, seed: 1 })
+  randomize(model)
+  return model
+}
+
+describe('node-llama-cpp', () => {
+  const models: Record<string, () => LoraModel | LilyModel> = {
+    lora: () => lora(),
+    'alphas and ranks by layer': () =>
+      lora({ alphaPattern: { q_proj: 3 }, rankPattern: { k_proj: 2 }, useRslora: true }),
+    'lily, uniform': () => {
+      const config = { r: 4, numB: 3, scaling: 1.5, routing: 'uniform', targetModules } as const
+      const model = LilyModel.create({ layers: LAYERS, config, seed: 2 })
+      randomize(model)
+      return model
+    },
+  }
+  it.each(Object.entries(models))('computes what merged weights compute: %s', async (name, create) => {
+    await write(name, create())
+    const expected = probabilities(`${name}-merged.gguf`)
+    expect(distance(probabilities('base.gguf', `${name}.gguf`), expected)).toBeLessThan(ROUNDING)
+    expect(distance(probabilities('base.gguf'), expected)).toBeGreaterThan(20 * ROUNDING)
+  })
+
+  it('computes it within the rounding of float16', async () => {
+    await write('half', lora(), { dtype: 'float16' })
+    expect(distance(probabilities('base.gguf', 'half.gguf'), probabilities('half-merged.gguf'))).toBeLessThan(
+      2 * ROUNDING,
+    )
+  })
+
+  /** A file of an adapter with something changed. */
+  function changed(name: string, change: (tensors: ReturnType<typeof decodeGguf>) => void): string {
+    const decoded = decodeGguf(Uint8Array.from(readFileSync(file(name))).buffer)
+    change(decoded)
+    writeFileSync(file('changed.gguf'), encodeGguf(Object.fromEntries(decoded.metadata), decoded.tensors))
+    return 'changed.gguf'
+  }
+
+  it('would notice rows that are not permuted, and the alpha of another layer', async () => {
+    await write('right', lora())
+    const expected = probabilities('right-merged.gguf')
+    expect(
+      distance(
+        probabilities(
+          'base.gguf',
+          changed('right.gguf', () => undefined),
+        ),
+        expected,
+      ),
+    ).toBeLessThan(ROUNDING)
+    await saveGguf(file('rows.gguf'), lora(), { base: { ...CONFIG, num_attention_heads: 1, num_key_value_heads: 1 } })
+    expect(distance(probabilities('base.gguf', 'rows.gguf'), expected)).toBeGreaterThan(20 * ROUNDING)
+    const other = changed('right.gguf', ({ metadata }) => metadata.set('adapter.lora.alpha', 3))
+    expect(distance(probabilities('base.gguf', other), expected)).toBeGreaterThan(20 * ROUNDING)
+  })
+})
+
+it('@huggingface/gguf reads the metadata', async () => {
+  await saveGguf(file('read.gguf'), lora(), { base: CONFIG })
+  const entry = createRequire(join(project, 'package.json')).resolve('@huggingface/gguf')
+  const { gguf } = (await import(pathToFileURL(entry).href)) as {
+    gguf: (path: string, options: object) => Promise<Parsed>
+  }
+  const { metadata, tensorInfos } = await gguf(file('read.gguf'), { allowLocalFile: true })
+  expect(metadata).toMatchObject({
+    'general.architecture': 'llama',
+    'general.type': 'adapter',
+    'adapter.type': 'lora',
+    'adapter.lora.alpha': 8,
+  })
+  const [first] = tensorInfos
+  expect({ ...first, shape: first.shape.map(Number) }).toMatchObject({
+    name: 'blk.0.attn_q.weight.lora_a',
+    shape: [32, 4],
+  })
+  expect(tensorInfos).toHaveLength(2 * LAYERS.length)
+  expect((await loadGguf(file('read.gguf'))).layers.size).toBe(LAYERS.length)
+})
+
+interface Parsed {
+  readonly metadata: Readonly<Record<string, unknown>>
+  readonly tensorInfos: readonly { readonly name: string; readonly shape: readonly bigint[] }[]
+}
