@@ -1,11 +1,12 @@
 #!/usr/bin/env node
-/** `npx lily-kernels`: the command line with its commands bench, doctor and inspect. */
+/** `npx lily-kernels`: the command line with its commands bench, doctor, export and inspect. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../lib/binding/root.js'
 import { benchCommand } from './bench/command.js'
 import { doctorCommand } from './doctor/command.js'
+import { exportCommand } from './export/command.js'
 import { inspectCommand } from './inspect/command.js'
 import { reportFailure } from './report/failure.js'
 import { print, note, watchOutput } from './report/print.js'
@@ -15,12 +16,13 @@ function program(): Command {
   const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }
   const command = new Command('lily-kernels')
     .description(
-      'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, analysis of trained adapters',
+      'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, export and analysis of trained adapters',
     )
     .version(version)
     .configureHelp({ subcommandTerm: (each) => `${each.name()} ${each.usage()}` })
     .addCommand(benchCommand(version))
     .addCommand(doctorCommand(version))
+    .addCommand(exportCommand())
     .addCommand(inspectCommand(version))
     .addHelpText(
       'after',

@@ -1,8 +1,7 @@
 /** Runs an inspection and writes its output. */
-import { join } from 'node:path'
-import { COMPACT_FILE, CONFIG_FILE, FROZEN_FILE, PEFT_FILE } from '../../lib/checkpoint/files.js'
 import { readPeftType } from '../../lib/checkpoint/load.js'
 import { analyse, type AnalysisOptions, LilyModel, LoraModel } from '../../lib/index.js'
+import { adapterInputs } from '../report/adapter-inputs.js'
 import { attemptAll, CommandError } from '../report/failure.js'
 import { checkWritable, writeOutput } from '../report/output-file.js'
 import { note, print } from '../report/print.js'
@@ -17,7 +16,7 @@ import { inspectionText } from './text.js'
 
 export async function inspect(folder: string, options: InspectOptions, version: string): Promise<void> {
   const { json, html, samples } = options
-  const inputs = [CONFIG_FILE, PEFT_FILE, COMPACT_FILE, FROZEN_FILE].map((name) => join(folder, name))
+  const inputs = adapterInputs(folder)
   // Report a file that cannot be written now, not after minutes of analysis.
   checkWritable(
     { '--json': json === true ? undefined : json, '--html': html === false ? undefined : html },
