@@ -14,9 +14,9 @@ import { isObject } from '../checkpoint/json.js'
 export interface GgufBase {
   /** Such as 'llama', 'mistral', 'qwen3' or 'gemma3'. */
   readonly model_type: string
-  /** Heads of the queries. Required by 'llama', 'mistral' and 'mistral3'. */
+  /** Number of heads of the queries, from 1 on. Required by 'llama', 'mistral', 'mistral3' and 'ministral3'. */
   readonly num_attention_heads?: number | undefined
-  /** Heads of the keys and values. Default: as many as of the queries. */
+  /** Number of heads of the keys and values, from 1 on. Default: as many as of the queries. */
   readonly num_key_value_heads?: number | undefined
   readonly [field: string]: unknown
 }

@@ -1,6 +1,6 @@
 /** GGUF adapters in llama.cpp itself, by node-llama-cpp, and read by @huggingface/gguf. */
 import { execFileSync } from 'node:child_process'
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -10,6 +10,7 @@ import { type GgufOptions, loadGguf, saveGguf } from '../../lib/gguf/index.js'
 import { LilyModel, LoraModel } from '../../lib/index.js'
 import { decodeGguf } from '../support/gguf-decode.js'
 import { encodeGguf } from '../support/gguf-encode.js'
+import { programsOf, requiredBy } from '../support/guides.js'
 import { installOnce } from '../support/npm-install.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -117,6 +118,20 @@ describe('node-llama-cpp', () => {
     const other = changed('right.gguf', ({ metadata }) => metadata.set('adapter.lora.alpha', 3))
     expect(distance(probabilities('base.gguf', other), expected)).toBeGreaterThan(20 * ROUNDING)
   })
+})
+
+it('docs/serving.md: the program with node-llama-cpp', async () => {
+  const [{ source }] = programsOf('docs/serving.md').filter((program) => requiredBy(program.source) === 'llama')
+  const config = { r: 4, numB: 2, initWeights: false, targetModules } as const
+  await LilyModel.create({ layers: LAYERS, config, seed: 2 }).savePretrained(join(project, 'adapter'))
+  mkdirSync(join(project, 'base'), { recursive: true })
+  writeFileSync(join(project, 'base', 'config.json'), JSON.stringify(CONFIG))
+  copyFileSync(file('base.gguf'), join(project, 'base', 'model.gguf'))
+  const own = join(project, 'node_modules', 'lily-kernels')
+  if (!existsSync(own)) symlinkSync(packageRoot, own)
+  writeFileSync(join(project, 'program.mjs'), source)
+  const output = execFileSync(process.execPath, ['program.mjs'], { cwd: project, encoding: 'utf8' })
+  expect(output.length).toBeGreaterThan(1)
 })
 
 it('@huggingface/gguf reads the metadata', async () => {
