@@ -11,14 +11,16 @@ import { expectRefused } from '../refusals/refused.js'
 import { smallOperands } from '../support/small.js'
 import { temporaryFolder } from '../support/temporary.js'
 
-it('import and require give the same objects, and lily-kernels/webgpu those of the main package', () => {
+it('import and require give the same objects, and subpaths those of the main package', () => {
   const program = `
     import assert from 'node:assert/strict'
     import { createRequire } from 'node:module'
     import * as main from 'lily-kernels'
+    import * as gguf from 'lily-kernels/gguf'
     import * as webgpu from 'lily-kernels/webgpu'
     const require = createRequire(import.meta.url)
-    for (const [name, imported] of Object.entries({ 'lily-kernels': main, 'lily-kernels/webgpu': webgpu })) {
+    const entries = { 'lily-kernels': main, 'lily-kernels/gguf': gguf, 'lily-kernels/webgpu': webgpu }
+    for (const [name, imported] of Object.entries(entries)) {
       const required = require(name)
       const { default: _, ...named } = imported
       assert.deepEqual(Object.keys(named).sort(), Object.keys(required).sort())
@@ -26,6 +28,9 @@ it('import and require give the same objects, and lily-kernels/webgpu those of t
     }
     assert.equal(main.Tensor, webgpu.Tensor)
     assert.equal(main.LilyError, webgpu.LilyError)
+    const layers = [{ name: 'model.layers.0.self_attn.q_proj', inFeatures: 2, outFeatures: 2 }]
+    const file = await gguf.ggufFile(main.LoraModel.create({ layers, config: { r: 1 } }), { base: { model_type: 'qwen3' } })
+    assert((await gguf.loadGguf(file)) instanceof main.LoraModel)
     console.log('right')`
   const options = { cwd: packageRoot, encoding: 'utf8' } as const
   expect(execFileSync(process.execPath, ['--input-type=module', '-e', program], options).trim()).toBe('right')

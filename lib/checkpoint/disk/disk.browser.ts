@@ -7,7 +7,7 @@ function refuse(argument: string): never {
     'ERR_LILY_ARGUMENT',
     argument,
     'there is no file system here; load an adapter from its files, as File objects or as { name: Blob }, and save it ' +
-      'with pretrainedFiles() or loraFiles()',
+      'with pretrainedFiles(), loraFiles() or ggufFile()',
   )
 }
 
