@@ -18,6 +18,8 @@ export interface GgufBase {
   readonly num_attention_heads?: number | undefined
   /** Number of heads of the keys and values, from 1 on. Default: as many as of the queries. */
   readonly num_key_value_heads?: number | undefined
+  /** Whether lm_head has the weight of the embedding, so that it has no adapter. Default: false, but for Gemma. */
+  readonly tie_word_embeddings?: boolean | undefined
   readonly [field: string]: unknown
 }
 
@@ -35,6 +37,8 @@ export interface Architecture {
   readonly layers: Readonly<Record<string, string>>
   /** Whether llama.cpp stores the rows of q and k of each head with the two halves interleaved. */
   readonly permutes: boolean
+  /** Whether the base model can have a weight for the logits, lm_head, besides that of the embedding. */
+  readonly hasHead: boolean
 }
 
 const ATTENTION_AND_MLP = {
@@ -53,9 +57,10 @@ const PHI3 = {
   'mlp.down_proj': 'ffn_down',
 }
 
-const plain = (name: string): Architecture => ({ name, layers: ATTENTION_AND_MLP, permutes: false })
-const permuted = (name: string): Architecture => ({ name, layers: ATTENTION_AND_MLP, permutes: true })
-const [LLAMA, MISTRAL3, GEMMA3] = [permuted('llama'), permuted('mistral3'), plain('gemma3')]
+const plain = (name: string): Architecture => ({ name, layers: ATTENTION_AND_MLP, permutes: false, hasHead: true })
+const gemma = (name: string): Architecture => ({ ...plain(name), hasHead: false })
+const permuted = (name: string): Architecture => ({ ...plain(name), permutes: true })
+const [LLAMA, MISTRAL3, GEMMA3] = [permuted('llama'), permuted('mistral3'), gemma('gemma3')]
 
 /** By the model_type of Transformers. */
 const ARCHITECTURES: ReadonlyMap<string, Architecture> = new Map([
@@ -65,11 +70,11 @@ const ARCHITECTURES: ReadonlyMap<string, Architecture> = new Map([
   ['ministral3', MISTRAL3],
   ['qwen2', plain('qwen2')],
   ['qwen3', plain('qwen3')],
-  ['gemma', plain('gemma')],
-  ['gemma2', plain('gemma2')],
+  ['gemma', gemma('gemma')],
+  ['gemma2', gemma('gemma2')],
   ['gemma3', GEMMA3],
   ['gemma3_text', GEMMA3],
-  ['phi3', { name: 'phi3', layers: PHI3, permutes: false }],
+  ['phi3', { ...plain('phi3'), layers: PHI3 }],
 ])
 
 /** The text models inside of a 'mistral3' that llama.cpp calls so, too. */
@@ -86,6 +91,8 @@ export interface Base {
   readonly architecture: Architecture
   /** Null: not known, and not needed. */
   readonly heads: Heads | null
+  /** Whether the embedding is the weight for the logits, too. */
+  readonly isTied: boolean
 }
 
 /**
@@ -105,7 +112,11 @@ export function baseOf(config: unknown): Base {
   const fields = { ...config, ...inner }
   const query = readHeads('num_attention_heads', fields.num_attention_heads)
   const key = readHeads('num_key_value_heads', fields.num_key_value_heads) ?? query
-  return { architecture, heads: query === null || key === null ? null : { query, key } }
+  return {
+    architecture,
+    heads: query === null || key === null ? null : { query, key },
+    isTied: !architecture.hasHead || fields.tie_word_embeddings === true,
+  }
 }
 
 function refuseType(type: unknown): never {
@@ -127,6 +138,8 @@ function readHeads(field: string, value: unknown): number | null {
 
 /** What Transformers puts before the names of the blocks of a text model. */
 const LAYER = /^(?:model\.(?:language_model\.)?|language_model\.model\.)?layers\.(0|[1-9]\d{0,5})\.(.+)$/
+const HEAD = /^(?:language_model\.)?lm_head$/
+const HEAD_TENSOR = 'output.weight'
 const TENSOR = /^blk\.(0|[1-9]\d{0,5})\.([a-z_]+)\.weight$/
 
 /**
@@ -134,19 +147,23 @@ const TENSOR = /^blk\.(0|[1-9]\d{0,5})\.([a-z_]+)\.weight$/
  *
  * @throws LilyError ERR_LILY_ARGUMENT for a layer that it has none for
  */
-export function tensorNameOf({ name, layers }: Architecture, layer: string): string {
+export function tensorNameOf({ architecture: { name, layers }, isTied }: Base, layer: string): string {
   const [, block, end = ''] = LAYER.exec(layer) ?? []
   if (Object.hasOwn(layers, end)) return `blk.${block}.${layers[end]}.weight`
+  const isHead = HEAD.test(layer)
+  if (isHead && !isTied) return HEAD_TENSOR
+  const why = isHead ? 'whose weight is the embedding' : 'for which llama.cpp has no adapter'
   return fail(
     'ERR_LILY_ARGUMENT',
     'model',
-    `expected layers of '${name}', such as 'model.layers.0.${Object.keys(layers)[0]}', got ${quote(layer)}, for which ` +
-      'llama.cpp has no adapter; train without it, or merge the adapter into the base model',
+    `expected layers of '${name}', such as 'model.layers.0.${Object.keys(layers)[0]}', got ${quote(layer)}, ${why}; train ` +
+      'without it, or merge the adapter into the base model',
   )
 }
 
-/** Transformers' name of the layer of a weight; null if it is none of a block. */
+/** Transformers' name of the layer of a weight; null if it is that of no linear layer. */
 export function layerNameOf({ layers }: Architecture, tensor: string): string | null {
+  if (tensor === HEAD_TENSOR) return 'lm_head'
   const [, block, name] = TENSOR.exec(tensor) ?? []
   const end = Object.keys(layers).find((each) => layers[each] === name)
   return end === undefined ? null : `model.layers.${block}.${end}`

@@ -153,12 +153,12 @@ function metadataOf({ architecture, heads }: Base, alpha: number): Map<string, M
 function matricesOf(
   path: string,
   { name, r, scaling, inFeatures, outFeatures, a, b }: LoraLayerSource,
-  { architecture, heads }: Base,
+  base: Base,
   alpha: number,
   type: FileType,
 ): MatrixSource[] {
-  const tensor = tensorNameOf(architecture, name)
-  const permuted = permutedHeads(architecture, heads, name, outFeatures)
+  const tensor = tensorNameOf(base, name)
+  const permuted = permutedHeads(base.architecture, base.heads, name, outFeatures)
   const factor = Math.fround(scaling * r) === alpha ? 1 : (scaling * r) / alpha
   const matrix = (suffix: string, rows: number, columns: number, values: () => Promise<Float32Array>): MatrixSource => {
     const key = tensor + suffix

@@ -246,13 +246,22 @@ describe('refusals', () => {
     await expectRefused('ERR_LILY_ARGUMENT', message, () => ggufFile(loraModel(), { base: base as never }))
   })
 
-  test.each(['lm_head', 'vision_tower.layers.0.self_attn.q_proj', 'model.layers.0.mlp.experts.1.down_proj'])(
+  test.each(['vision_tower.layers.0.self_attn.q_proj', 'model.layers.0.mlp.experts.1.down_proj'])(
     'the layer %s',
     async (name) => {
       const model = loraModel({ targetModules: [name] }, [{ name, inFeatures: d, outFeatures: d }])
       await expectRefused('ERR_LILY_ARGUMENT', name, () => ggufFile(model, { base: LLAMA }))
     },
   )
+
+  it('lm_head, where it has the weight of the embedding', async () => {
+    const model = loraModel({ targetModules: ['lm_head'] }, [{ name: 'lm_head', inFeatures: d, outFeatures: 32 }])
+    for (const base of [{ ...LLAMA, tie_word_embeddings: true }, { model_type: 'gemma2' }])
+      await expectRefused('ERR_LILY_ARGUMENT', 'whose weight is the embedding', () => ggufFile(model, { base }))
+    const file = await ggufFile(model, { base: LLAMA })
+    expect([...decodeGguf(await file.arrayBuffer()).tensors.keys()][0]).toBe('output.weight.lora_a')
+    expect([...(await loadGguf(file)).layers.keys()]).toEqual(['lm_head'])
+  })
 
   it('numbers that are infinite, or become so', async () => {
     const model = loraModel()
