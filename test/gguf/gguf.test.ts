@@ -154,8 +154,8 @@ describe('saveGguf', () => {
     )
   })
 
-  it('saves Lily with constant mixtures as A and C^T', async () => {
-    const config = { r: 4, numB: 3, scaling: 1.7, routing: 'uniform', initWeights: false } as const
+  it.each(['uniform', 'learned'] as const)('saves Lily with the routing %s as A and C^T', async (routing) => {
+    const config = { r: 4, numB: 3, scaling: 1.7, routing, initWeights: false } as const
     const model = LilyModel.create({ layers: LAYERS, config, seed: 3 })
     const file = await decoded(model, { base: { model_type: 'qwen2' } })
     for (const [name, { a, b }] of (await model.exportLora()).layers) {
