@@ -7,6 +7,7 @@ import { classOfData, FILE_DATA, type FileData, openData } from '../checkpoint/f
 import { checkFinite } from '../checkpoint/finite.js'
 import { sortByNumbers } from '../checkpoint/layer-names.js'
 import { fill, type OpenFile } from '../checkpoint/open-file.js'
+import { readSeed } from '../model/dropout.js'
 import type { LayerShape } from '../model/layer-shape.js'
 import { readLoraConfig } from '../model/lora-config.js'
 import { LORA_SUFFIX } from '../model/lora-layout.js'
@@ -193,7 +194,7 @@ async function modelOf(
     const inOrder = permuted === null ? rows : permuteRows(rows, rank, permuted, 'from')
     values.set(`${shape.name}.${LORA_SUFFIX.b}`, tensor(inOrder, b[1].shape))
   }
-  return LoraModel.fromParts({ config, layers: pairs.map(({ shape }) => shape), values })
+  return LoraModel.fromParts({ config, layers: pairs.map(({ shape }) => shape), values, seed: readSeed(undefined) })
 }
 
 async function readMatrix(
