@@ -546,6 +546,20 @@ refuse('lilyBackward after a forward in bfloat16', {
   ],
 })
 
+refuse('lilyBackward after a forward in bfloat16 with given weights', {
+  call: async () => {
+    const { dy, router: _, ...operands } = typedOperands({ activations: 'bfloat16' })
+    const { saved } = await ops.lilyForward(operands, { routing: 'fixed', weights: [1, 0] })
+    return { dy, saved, options: { needs: { dWeights: true } } } as never
+  },
+  run: run(ops.lilyBackward),
+  rows: [
+    ['dWeights', 'bfloat16', halves([1, experts]), 'DTYPE'],
+    ['dWeights', 'another shape', room(experts), 'SHAPE'],
+    ['dRouter', 'without a router', room(experts, rank), 'ARGUMENT'],
+  ],
+})
+
 /* The frozen layer below an adapter, and linear layers. */
 
 const layer = () => ({ weight: room(dOut, dIn), bias: room(dOut) })
