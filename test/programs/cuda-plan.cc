@@ -74,6 +74,7 @@ lily_problem random_problem(Random &random) {
   problem.activation_dtype = random.of({0, 1, 2});
   problem.parameter_dtype = random.flip() ? LILY_FLOAT32 : problem.activation_dtype;
   problem.scaling = 1;
+  problem.dropout = random.of<uint32_t>({0, 0, 6554, 65535});
   return problem;
 }
 
@@ -178,10 +179,10 @@ int main(int, char **arguments) {
     check(plan_forward(problem,
                        {has_offsets, random.flip(), random.flip(), false, alignment(), alignment(), alignment()}, device),
           forward_workspace_bytes(problem, device), problem, device, "forward");
-    BackwardOperands operands = {has_offsets, random.flip(), false, random.flip(), random.flip(), random.flip(), false};
+    BackwardOperands operands = {has_offsets, random.flip(), false, random.flip(), random.flip(), random.flip(), false,
+                                 problem.routing == LILY_ROUTING_FIXED && random.flip()};
     operands.defers_db = problem.routing != LILY_ROUTING_NONE && random.flip();
     operands.has_db = !operands.defers_db;
-    operands.has_d_weights = problem.routing == LILY_ROUTING_FIXED && random.flip();
     operands.dy = alignment(), operands.x = alignment(), operands.hidden = alignment();
     operands.a = alignment(), operands.b = alignment();
     check(plan_backward(problem, operands, device), backward_workspace_bytes(problem, device), problem, device,
