@@ -192,10 +192,9 @@ export function stateContent(
   const { tensors, metadata } = contentsOf({ step, entries })
   const digest = () => digestOf(path, parameters.values(), others)
   tensors.set(DIGEST, { dtype: 'U8', shape: [32], bytes: digest })
-  const { rate, state: dropout } = model.dropout
-  if (rate > 0) {
-    const bytes = async () => bytesOf((await dropout.toHost()).data)
-    tensors.set(DROPOUT, { dtype: 'I32', shape: [4], bytes })
+  if (model.dropout.rate > 0) {
+    const words = model.dropout.copyState()
+    tensors.set(DROPOUT, { dtype: 'I32', shape: [4], bytes: async () => bytesOf(await words) })
   }
   return { name: OPTIMISER_FILE, ...tensorsContent(path, tensors, metadata) }
 }

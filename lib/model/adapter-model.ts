@@ -251,7 +251,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * int32 `[4]`: the random state of dropout. Words 0 and 1 are the seed, words 2 and 3 the position, which each call with
    * dropout advances by 1, the low word first. It is the model's memory, and may be written: on the host, and on CUDA in device
    * memory if the rate is not 0, so that each replay of a captured graph draws anew. `savePretrained(folder, { optimiser })`
-   * saves it and {@link readPretrainedState} restores it. {@link to} and {@link toHost} replace the tensor.
+   * saves it and {@link readPretrainedState} restores it. {@link to} and {@link toHost} replace the tensor, and so does
+   * {@link readPretrainedState} on CUDA: call it before captureGraph.
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */

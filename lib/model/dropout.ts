@@ -1,6 +1,7 @@
 /** Dropout of a model's layers: the rate of its configuration, whether the model trains, and the state of the random numbers. */
+import type { HostData } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
-import type { Device } from '../memory/device.js'
+import { CPU, type Device } from '../memory/device.js'
 import { checkRate, type Dropout, dropoutState, readDropout } from '../operations/dropout.js'
 import { type Tensor, tensor } from '../tensor/tensor.js'
 
@@ -33,9 +34,19 @@ export class ModelDropout {
     return this.isTraining && this.rate > 0
   }
 
-  /** Goes on from a state that was saved, on the device of the present one. */
+  /** The state as it is now, whatever later calls draw. */
+  copyState(): Promise<HostData> {
+    const state = this.#state
+    const words = state.device === CPU ? Promise.resolve(state.data.slice()) : state.toHost().then(({ data }) => data)
+    // What is done next may throw; then nobody awaits the promise, and its rejection would end the process.
+    words.catch(() => undefined)
+    return words
+  }
+
+  /** Goes on from a state that was saved. On the host the tensor stays the same. */
   restore(words: Int32Array): void {
-    this.replaceBy({ from: this.#state, state: this.onDevice(this.#state.device, tensor(words, [4], 'int32')) })
+    if (this.#state.device === CPU) this.#state.data.set(words)
+    else this.replaceBy({ from: this.#state, state: this.onDevice(this.#state.device, tensor(words, [4], 'int32')) })
   }
 
   /** A copy of the state for a device. CUDA has it in device memory, so that each replay of a captured graph draws anew. */

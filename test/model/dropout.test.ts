@@ -117,7 +117,9 @@ describe.each(kinds)('%s', (_, Model, config, create) => {
     const resume = async (isRestored: boolean) => {
       const resumed = moved(await Model.fromPretrained(folder, { seed: 6 })).train()
       const again = new AdamW(resumed.parameters(), options)
+      const { dropoutState: state } = resumed
       again.load(await readPretrainedState(folder, isRestored ? resumed : await Model.fromPretrained(folder)))
+      expect(resumed.dropoutState === state).toBe(backend !== 'cuda' || !isRestored)
       await steps(resumed, again, 2)
       return resumed
     }
@@ -126,6 +128,17 @@ describe.each(kinds)('%s', (_, Model, config, create) => {
     for (const [i, value] of (await values(resumed)).entries()) expectSameBits(`${i}`, value, (await values(model))[i])
     const other = await values(await resume(false))
     expect(relativeError(other[0], (await values(model))[0]), 'the masks matter').toBeGreaterThan(1e-4)
+  })
+
+  it('is saved as it was when the save was called', async () => {
+    const model = create()
+    const saving = model.pretrainedFiles({ optimiser: new AdamW(model.parameters()) })
+    await output(model)
+    const files = await saving
+    expect(await words(model)).toEqual(dropoutState(5, 1))
+    const read = await Model.fromPretrained(files)
+    await readPretrainedState(files, read)
+    expect(await words(read)).toEqual(dropoutState(5))
   })
 
   it('has its state where the model is, on CUDA in device memory', async () => {
