@@ -194,7 +194,9 @@ async function modelOf(
     const inOrder = permuted === null ? rows : permuteRows(rows, rank, permuted, 'from')
     values.set(`${shape.name}.${LORA_SUFFIX.b}`, tensor(inOrder, b[1].shape))
   }
-  return LoraModel.fromParts({ config, layers: pairs.map(({ shape }) => shape), values, seed: readSeed(undefined) })
+  const layers = pairs.map(({ shape }) => shape)
+  // A model that was read does not train until train(), as those of fromPretrained.
+  return LoraModel.fromParts({ config, layers, values, seed: readSeed(undefined) }).eval()
 }
 
 async function readMatrix(

@@ -184,6 +184,7 @@ describe('loadGguf', () => {
       writeFileSync(join(folder, 'config.json'), JSON.stringify(LLAMA))
       await saveGguf(path, model, { base: join(folder, 'config.json') })
       const loaded = await loadGguf(path)
+      expect(loaded.training).toBe(false)
       expect([...loaded.layers.keys()]).toEqual([...model.layers.keys()].sort())
       for (const layer of model.layers.values()) {
         const other = loaded.layer(layer.name)
