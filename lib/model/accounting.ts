@@ -180,7 +180,7 @@ export function rankForLora(
     'ERR_LILY_ARGUMENT',
     'loraRank',
     `expected r from 1 to ${MAX_RANK}, got ${rank}: LoRA of rank ${loraRank} has ${lora} parameters, Lily ${perRank} ` +
-      `per unit of r; change loraRank, strideA or numB`,
+      `per unit of r${fixed === 0 ? '' : ` and ${fixed} logits`}; change loraRank, strideA or numB`,
   )
 }
 

@@ -157,6 +157,10 @@ describe('rankForLora', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'expected r from 1 to 4096, got 0', () =>
       rankForLora(one, { numB: 64 }, 1),
     )
+    // r = 1 has 8 in A, 64 * 8 in B and 64 logits.
+    await expectRefused('ERR_LILY_ARGUMENT', 'Lily 520 per unit of r and 64 logits; change loraRank', () =>
+      rankForLora(one, { numB: 64, routing: 'learned' }, 1),
+    )
     await expectRefused('ERR_LILY_ARGUMENT', 'expected r from 1 to 4096', () => rankForLora(one, {}, 65536))
     await expectRefused('ERR_LILY_ARGUMENT', 'targetModules', () => rankForLora(one, { targetModules: ['k'] }, 1))
   })
