@@ -159,9 +159,13 @@ describe('a quick run', () => {
     const rows = ended.stdout.split('\n')
     expect(rows[0]).toMatch(/^method +parameters +seeds +held out, % +imdb, % +s \/ epoch$/)
     expect(rows[1]).toMatch(/^head only +0 +2 +\d+\.\d ± \d+\.\d +\d+\.\d ± \d+\.\d +\d+\.\d$/)
-    for (const routing of ROUTINGS) {
+    // The first routing has two sizes.
+    for (const [routing, sizes] of [
+      ['sequence', 2],
+      ['learned', 1],
+    ] as const) {
       expect(ended.stdout).toContain(`Lily (${routing}) minus LoRA, seed by seed: `)
-      expect(rows.filter((row) => row.startsWith(`Lily (${routing}) `))).not.toEqual([])
+      expect(rows.filter((row) => new RegExp(`^Lily \\(${routing}\\) +[\\d,]+ +\\d+ `).test(row))).toHaveLength(sizes)
     }
 
     const { html, page } = report
