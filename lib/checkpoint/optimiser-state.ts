@@ -56,7 +56,8 @@ const keyOf = (name: string, moment: string): string => `${name}.${moment}`
  * time, leaves the file that was there before. Tensors of a device are copied to the host one at a time.
  *
  * This is for an optimiser of several adapters, or of other parameters. The state of one that trains an adapter is saved
- * with the adapter, as a whole, by `savePretrained(folder, { optimiser })`.
+ * with the adapter, as a whole, by `savePretrained(folder, { optimiser })`. This file does not have the random state of
+ * dropout: keep the four words of `(await model.dropoutState.toHost()).data`; see docs/model.md#optimiser.
  *
  * @param state what {@link AdamW.state} returns
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DISPOSED; ERR_LILY_CHECKPOINT
