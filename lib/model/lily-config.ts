@@ -40,7 +40,7 @@ export interface LilyConfigOptions extends TargetOptions {
   readonly activation?: Activation | undefined
   /**
    * Probability, from 0 to below 1, with which an element of x counts as zero in a forward call of a model that trains; see
-   * {@link AdapterModel.train}. PEFT has no such field, and no dropout. Default 0.
+   * {@link AdapterModel.train}. Calls round it to a multiple of 1/65536. PEFT has no such field, and no dropout. Default 0.
    */
   readonly dropout?: number | undefined
 }

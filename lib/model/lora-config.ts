@@ -45,7 +45,7 @@ export interface LoraConfigOptions extends TargetOptions {
   readonly initLoraWeights?: InitLoraWeights | undefined
   /**
    * Probability, from 0 to below 1, with which an element of x counts as zero in a forward call of a model that trains; see
-   * {@link AdapterModel.train}. Default 0.
+   * {@link AdapterModel.train}. Calls round it to a multiple of 1/65536. Default 0.
    */
   readonly loraDropout?: number | undefined
 }
