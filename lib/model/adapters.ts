@@ -389,8 +389,8 @@ export interface AdaptersForwardOptions extends LayerForwardOptions {
   /**
    * The name of the adapter of each sequence (the rows of a 3-D x, or those of `sequenceOffsets`, an array on the host),
    * otherwise of each token; null: the base model alone. Which adapters are active has no effect then. An adapter that does
-   * not adapt the layer adds nothing. A `mask` is for the adapters that pool tokens; the others ignore it. Default: all
-   * active adapters compute all rows.
+   * not adapt the layer adds nothing. A `mask` is for the adapters that pool tokens; the others ignore it. An adapter
+   * that trains with dropout is refused unless `save` is false. Default: all active adapters compute all rows.
    */
   readonly rows?: readonly (string | null)[] | undefined
   /** `[G]`: a factor on the adapter's output for each element of `rows`. Default 1. */
@@ -443,8 +443,8 @@ export class AdaptersLayer {
    * overwritten, too.
    *
    * @returns y, unchanged if no adapter is active, no weight and no rows are given, and what {@link backward} needs
-   * @throws LilyError as `LilyLayer.forward`; ERR_LILY_ARGUMENT or ERR_LILY_SHAPE for `rows`, `scale` and `strict`: y is
-   *   unchanged
+   * @throws LilyError as `LilyLayer.forward`; ERR_LILY_ARGUMENT or ERR_LILY_SHAPE for `rows`, `scale` and `strict`,
+   *   ERR_LILY_ARGUMENT if `rows` names an adapter that trains with dropout and `save` is not false: y is unchanged
    * @example
    * const { y, saved } = adapters.layer(name).forward({ x, y, weight }, { rows: ['french', null, 'polite'] })
    */
