@@ -12,7 +12,7 @@ import type { DropoutResult, Request } from './measure.js'
 
 const usage = `npm run bench:dropout -- [options]
   --shape M,d,r,E   tokens, d_in = d_out, rank and experts (default: 2048,4096,16,4)
-  --rate RATE       rate of dropout (default: 0.1)
+  --rate RATE       rate of dropout from above 0 to below 1 (default: 0.1)
   --dtype NAME      data type; repeatable (default: float32 and bfloat16)
   --set NAME        instruction set; repeatable (default: all of this processor)
   --threads COUNT   number of threads (default: that of the cpu backend)
@@ -37,6 +37,12 @@ if (options.help) {
   process.exit()
 }
 
+function parseRate(text: string): number {
+  const rate = parsePositive('rate', text)
+  if (!(rate < 1)) throw new Error(`--rate: expected a number below 1; got ${text}`)
+  return rate
+}
+
 // The addon reads the variable at its first call.
 if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(parsePositive('threads', options.threads))
 const [{ name: device, threads = 1 }] = backends().find(({ name }) => name === 'cpu')!.devices
@@ -44,7 +50,7 @@ const supported = native.processor().instructionSets.split(' ')
 const sets = parseNames('set', supported, options.set ?? supported)
 const request: Request = {
   shape: parseShape(options.shape),
-  rate: parsePositive('rate', options.rate),
+  rate: parseRate(options.rate),
   dtypes: parseNames('dtype', dtypeNames, options.dtype),
   seconds: parsePositive('seconds', options.seconds) / sets.length,
   rounds: 9,
