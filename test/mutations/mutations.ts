@@ -1583,6 +1583,18 @@ export const mutations: readonly Mutation[] = [
     replace: ';',
   },
   {
+    file: 'launch/launch_backward.cuh',
+    what: 'dh that backward_hidden completes has no factor of dropout',
+    find: 'BackwardHidden call = {};\n    call.d_hidden = d_hidden_call();',
+    replace: 'BackwardHidden call = {};\n    call.d_hidden = d_hidden_call();\n    call.d_hidden.factor = 1.0f;',
+  },
+  {
+    file: 'launch/launch_backward.cuh',
+    what: 'dh of large ranks has no factor of dropout',
+    find: 'call.scale = problem_.scaling;\n    call.d_hidden = d_hidden_call();',
+    replace: 'call.scale = problem_.scaling;\n    call.d_hidden = d_hidden_call();\n    call.d_hidden.factor = 1.0f;',
+  },
+  {
     file: 'kernels/strip.cuh',
     what: 'x of dA is not masked',
     find: 'has_outer && dropout.drops()',
