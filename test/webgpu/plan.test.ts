@@ -34,8 +34,16 @@ const limitsOf = (storage: number, threads: number): GPUSupportedLimits => ({
   maxComputeWorkgroupSizeX: threads,
 })
 
-/** What devices have: the least, that of most GPUs, and more of one than of the other. */
-const LIMITS = [limits, limitsOf(32, 256), limitsOf(16, 512), limitsOf(32, 512), limitsOf(32, 1024), limitsOf(64, 1024)]
+/** What devices have: the least, that of most GPUs, more of one than of the other, and little more than the largest tiles. */
+const LIMITS = [
+  limits,
+  limitsOf(32, 256),
+  limitsOf(16, 512),
+  limitsOf(22, 512),
+  limitsOf(32, 512),
+  limitsOf(32, 1024),
+  limitsOf(64, 1024),
+]
 
 /** A buffer that is only compared. */
 const buffer = (size: number) => ({ size }) as GPUBuffer
@@ -179,7 +187,10 @@ const MODES: readonly Shape[] = (
     { routing: 'learned', rank: 40 },
     { routing: 'none', experts: 1 },
   ] satisfies Shape[]
-).flatMap((mode) => [0, 1, 70, 1000, 9000].map((tokens) => ({ ...mode, tokens, dIn: 600, dOut: 700 })))
+)
+  .flatMap((mode) => [0, 1, 70, 1000, 9000].map((tokens): Shape => ({ ...mode, tokens, dIn: 600, dOut: 700 })))
+  // The pass of dx, dA and dw with the largest tiles.
+  .concat({ routing: 'fixed', groups: 5, offsets: true, dWeights: true, rank: 40, tokens: 1000, dIn: 2048, dOut: 700 })
 
 const DROPOUT = 6554
 
@@ -440,7 +451,7 @@ describe('tiles', () => {
 
   test('more threads give larger tiles, and more memory with them; neither alone exceeds a limit', () => {
     const most = (of: GPUSupportedLimits) => Math.max(...[...chosen(of)].map(({ blockM, blockN }) => blockM * blockN))
-    expect(LIMITS.map(most)).toEqual([16384, 16384, 32768, 32768, 32768, 32768])
+    expect(LIMITS.map(most)).toEqual([16384, 16384, 32768, 32768, 32768, 32768, 32768])
     for (const of of LIMITS)
       for (const tile of chosen(of)) {
         expect(tileThreads(tile)).toBeLessThanOrEqual(of.maxComputeInvocationsPerWorkgroup)

@@ -103,10 +103,11 @@ const OUTER: readonly Row[] = [
 export const TILES = { SHRINK, BACKWARD_SHRINK, ROW_SHRINK, EXPAND, MIXING_EXPAND, OUTER }
 
 /**
- * Bytes of workgroup memory beside a tile: the weights of the experts, or the mask of dropout. Rows for 256 threads leave more room where more is
- * used.
+ * Bytes of workgroup memory beside a tile: the lanes of a sum, the sums and the tokens of a group, and the mask of dropout, a
+ * word for eight elements of the longer side. Rows for 256 threads leave more room where more is used.
  */
-const SCRATCH = 3072
+const scratchBytes = (tile: Tile): number =>
+  4 * tileThreads(tile) + 4 * 128 + 8 + (Math.max(tile.blockM, tile.blockN) * tile.blockK) / 2
 
 /** The most threads of a workgroup. */
 export const threadsOf = ({ maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupSizeX }: TileLimits): number =>
@@ -120,7 +121,7 @@ export function tileFor(table: readonly Row[], rows: number, columns: number, li
     columns >= least.columns &&
     ceilDiv(rows, tile.blockM) * ceilDiv(columns, tile.blockN) >= least.tiles &&
     tileThreads(tile) <= threads &&
-    tileBytes(tile) + SCRATCH <= limits.maxComputeWorkgroupStorageSize
+    tileBytes(tile) + scratchBytes(tile) <= limits.maxComputeWorkgroupStorageSize
   return (table.find(takes) ?? table[table.length - 1]).tile
 }
 
