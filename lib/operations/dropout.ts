@@ -13,7 +13,7 @@ import type { Placement } from '../memory/placement.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import { type Call, DRAW, DRAW_SIZES } from './call.js'
 import type { Work } from './dispatch.js'
-import type { ForwardInputs } from './read.js'
+import type { ForwardInputs, ForwardSettings } from './read.js'
 import { resolveSmall } from './small-operands.js'
 
 /** The option `dropout` of a forward call. */
@@ -93,7 +93,11 @@ function readState(value: unknown): Operand {
 }
 
 /** Checks where the state is, and that it shares no memory with another operand. */
-export function checkDropout({ state }: Dropout, { x, a, router, b, y }: ForwardInputs): void {
+export function checkDropout(
+  { state }: Dropout,
+  { x, a, router, b, weight, bias, y }: ForwardInputs,
+  { mask, sequenceOffsets, weights }: ForwardSettings,
+): void {
   if (state.device === CPU) {
     checkMemory(STATE, state)
     if (Capture.current !== null && x.device !== CPU) {
@@ -110,11 +114,9 @@ export function checkDropout({ state }: Dropout, { x, a, router, b, y }: Forward
       fail('ERR_LILY_DEVICE', STATE, 'expected memory of the host for an x on a GPUDevice; pass dropoutState(seed)')
     }
   }
-  refuseOverlap(STATE, state, 'x', x)
-  refuseOverlap(STATE, state, 'a', a)
-  refuseOverlap(STATE, state, 'router', router)
-  refuseOverlap(STATE, state, 'b', b)
-  refuseOverlap(STATE, state, 'y', y?.operand)
+  const small = { mask: mask?.source, sequenceOffsets: sequenceOffsets?.source, weights: weights?.source }
+  const others = { x, a, router, b, weight: weight?.operand, bias, y: y?.operand, ...small }
+  for (const [name, other] of Object.entries(others)) refuseOverlap(STATE, state, name, other)
 }
 
 /**

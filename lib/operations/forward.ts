@@ -218,7 +218,7 @@ export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings)
   checkPlaces(inputs, settings)
   const problem = lilyProblem(inputs, settings)
   checkY(problem, inputs.y, settings)
-  if (settings.dropout !== null) checkDropout(settings.dropout, inputs)
+  if (settings.dropout !== null) checkDropout(settings.dropout, inputs, settings)
   if (inputs.weight !== null || inputs.bias !== null) checkFrozen(problem, inputs)
   return allocateForward(problem, inputs, settings)
 }
