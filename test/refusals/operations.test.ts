@@ -214,7 +214,7 @@ const words = (...numbers: number[]) => ({ rate: 0.5, state: Int32Array.from(num
 const stateIn = (name: Name) => (call: Call) => {
   const { length } = call[name].data
   call[name].data = new Float32Array(length + 3).subarray(0, length)
-  return { rate: 0.5, state: new Int32Array(call[name].data.buffer, 4 * (length - 1), 4) }
+  return { rate: 0.5, state: { data: new Int32Array(call[name].data.buffer, 4 * (length - 1), 4), shape: [4] } }
 }
 /** A state at the end of an operand that the call gets, too. */
 const stateInLayer = (name: 'weight' | 'bias') => (call: Call) => {
@@ -222,14 +222,6 @@ const stateInLayer = (name: 'weight' | 'bias') => (call: Call) => {
   if (name === 'bias') call.bias = room(dOut)
   return stateIn(name as Name)(call)
 }
-/** A state in a small operand, which the options get with `others`. */
-const stateInOption =
-  (name: string, data: Float32Array | Int32Array, others = {}) =>
-  (call: Call) => {
-    if (name === 'weights') call.router = undefined as never
-    Object.assign(call.options, { [name]: name === 'weights' ? data.subarray(0, experts) : data }, others)
-    return { rate: 0.5, state: new Int32Array(data.buffer, 0, 4) }
-  }
 const badDropout = rowsOf('options.dropout', 'dropout', [
   ['a rate alone', 0.1, 'ARGUMENT', 'dropout: expected a plain object, got 0.1'],
   ['no rate', { state }, 'ARGUMENT', 'dropout.rate: expected a number that is at least 0 and below 1, got undefined'],
@@ -260,23 +252,31 @@ const badDropout = rowsOf('options.dropout', 'dropout', [
   ['a state in weight', stateInLayer('weight'), 'ARGUMENT', 'dropout.state: its memory overlaps that of weight'],
   ['a state in bias', stateInLayer('bias'), 'ARGUMENT', 'dropout.state: its memory overlaps that of bias'],
 ])
-const ones = Int32Array.from({ length: tokens }, () => 1)
-const badRoutedDropout = rowsOf('options.dropout', 'dropout', [
-  ['a state in router', stateIn('router'), 'ARGUMENT', 'dropout.state: its memory overlaps that of router'],
-  ['a state in mask', stateInOption('mask', ones), 'ARGUMENT', 'dropout.state: its memory overlaps that of mask'],
-  [
-    'a state in sequenceOffsets',
-    stateInOption('sequenceOffsets', Int32Array.of(0, 2, 4, tokens), { routing: 'sequence' }),
+/** A state in a small operand, which the options get with `others`. */
+const stateInSmall = (name: string, data: Float32Array | Int32Array, others = {}): Row<Call> => {
+  const value = (call: Call) => {
+    if (name === 'weights') call.router = undefined as never
+    Object.assign(call.options, { [name]: name === 'weights' ? data.subarray(0, experts) : data }, others)
+    return { rate: 0.5, state: new Int32Array(data.buffer, 0, 4) }
+  }
+  return [
+    'options.dropout',
+    `a state in ${name}`,
+    value,
     'ARGUMENT',
-    'dropout.state: its memory overlaps that of sequenceOffsets',
-  ],
-  [
-    'a state in weights',
-    stateInOption('weights', new Float32Array(4), { routing: 'fixed' }),
-    'ARGUMENT',
-    'dropout.state: its memory overlaps that of weights',
-  ],
-])
+    `dropout.state: its memory overlaps that of ${name}`,
+  ]
+}
+const badRoutedDropout: Bad = [
+  ...rowsOf('options.dropout', 'dropout', [
+    ['a state in router', stateIn('router'), 'ARGUMENT', 'dropout.state: its memory overlaps that of router'],
+  ]),
+  ...onHost<Bad>([
+    stateInSmall('mask', new Int32Array(tokens).fill(1)),
+    stateInSmall('sequenceOffsets', Int32Array.of(0, 2, 4, tokens), { routing: 'sequence' }),
+    stateInSmall('weights', new Float32Array(4), { routing: 'fixed' }),
+  ]),
+]
 const gone = () => {
   const data = lily.dropoutState(1)
   structuredClone(null, { transfer: [data.buffer as ArrayBuffer] })
