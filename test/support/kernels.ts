@@ -165,7 +165,7 @@ export const dropoutJobs: Job[] = [
   { spec: { ...dropped, routing: 'batch', dIn: 141, rank: 132, activation: 'relu', seed: 6 }, how: { outputs: 'add' } },
   { spec: { ...dropped, routing: 'uniform', tokens: 300, dIn: 264, rank: 132, seed: 7 }, how: { outputs: 'add' } },
   { spec: { ...dropped, routing: 'token', dIn: 136, rank: 132, seed: 8 }, how: { outputs: 'add' } },
-  // One group of several blocks: backward_hidden completes dh, after backward_dy_once with a small L2, and after the others.
+  // One group of several blocks. With one multiprocessor backward_hidden completes dh of the first, after backward_dy_once.
   {
     spec: { ...wider, routing: 'batch', rank: 4, masked: 0.3, dropout: 0.4, activations: 'bfloat16', seed: 9 },
     how: { outputs: 'add' },
