@@ -30,7 +30,7 @@ export interface WebGpuBinding extends DeviceBinding {
   checkUsable(argument: string): void
   /** Submits work to the queue, in its order, or encodes it into an encoder of the caller. */
   run(work: readonly GpuWork[], encoder: GPUCommandEncoder | null): void
-  /** The same, in the queue, once the pipelines are compiled. It resolves when the work is submitted. */
+  /** The same, in the queue, once the pipelines are compiled. It throws at a check, and resolves when the work is submitted. */
   runAsync(work: readonly GpuWork[]): Promise<void>
 }
 

@@ -13,8 +13,8 @@ import { type Call, launch } from './call.js'
 export interface Work {
   readonly calls: readonly Call[]
   readonly placement: Placement | null
-  /** Called when the work starts, after all checks. */
-  readonly start?: (() => void) | undefined
+  /** Called when the work starts, after all checks. What it returns is called when no call has been refused. */
+  readonly start?: (() => () => void) | undefined
   /** The same on a GPUDevice, unless the operation does not run there. */
   readonly gpu?: () => readonly GpuWork[]
 }
@@ -24,13 +24,13 @@ export function run(work: Work): void {
   const { calls, placement } = work
   if (placement !== null && placement.gpu === null) {
     placement.run(() => {
-      work.start?.()
+      work.start?.()()
       calls.forEach(launch)
     })
   } else if (placement !== null) {
     onGpu(placement, work, (binding, encoded) => binding.run(encoded, placement.stream.encoder))
   } else {
-    work.start?.()
+    work.start?.()()
     try {
       for (const call of calls) launch(call)
     } catch (cause) {
@@ -45,8 +45,11 @@ function onGpu<T>(
   run: (binding: WebGpuBinding, work: readonly GpuWork[]) => T,
 ): T {
   return placement.run(() => {
-    start?.()
-    return run(placement.gpu as WebGpuBinding, (gpu as () => readonly GpuWork[])())
+    const finish = start?.()
+    // Plans the work, which may exceed the limits of the device.
+    const result = run(placement.gpu as WebGpuBinding, (gpu as () => readonly GpuWork[])())
+    finish?.()
+    return result
   })
 }
 
@@ -61,7 +64,7 @@ export async function runAsync(synchronous: string, work: Work): Promise<void> {
   if (placement === null) {
     const operands = new AsyncOperands()
     const starts = calls.map((call) => operands.take(call))
-    work.start?.()
+    work.start?.()()
     for (const start of starts) {
       operands.check()
       await settled(start())

@@ -121,7 +121,7 @@ export function checkDropout(
 
 /**
  * Work that takes the draw of a call: a call in front of it if the state is in device memory, where each replay of a graph
- * then draws anew; otherwise a function for the moment when the call starts.
+ * then draws anew; otherwise a function for the moment when the call starts, which returns one that advances the state.
  *
  * @param draw where the kernels read it
  */
@@ -135,7 +135,9 @@ export function drawFrom(state: Operand, draw: Part, placement: Placement | null
     const words = viewOf('int32', (state.memory as HostData).buffer, startOf(state), WORDS)
     if (isHostMemory(draw.memory)) draw.memory.set(words)
     else upload(words.slice(), draw, placement as Placement)
-    if (++words[2] === 0) words[3]++
+    return () => {
+      if (++words[2] === 0) words[3]++
+    }
   }
   return { calls: [], start }
 }

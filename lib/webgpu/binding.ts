@@ -94,13 +94,17 @@ export class GpuBinding implements WebGpuBinding {
     })
   }
 
-  async runAsync(work: readonly GpuWork[]): Promise<void> {
+  runAsync(work: readonly GpuWork[]): Promise<void> {
     this.#checkEnd()
+    return this.#runCompiled(work, this.#kernels.compile(work))
+  }
+
+  async #runCompiled(work: readonly GpuWork[], compiled: Promise<unknown>): Promise<void> {
     // Its operands may be disposed of while the pipelines compile; their memory waits.
     const blocks = this.#blocksOf(work)
     for (const block of blocks) this.#pool.pin(block)
     try {
-      await this.#settled(this.#kernels.compile(work))
+      await this.#settled(compiled)
       await this.#checked(() => {
         this.#encode(null, work, (commands, allocate) => {
           this.#kernels.encode(work, commands, allocate)

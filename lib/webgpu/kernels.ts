@@ -52,10 +52,10 @@ export class GpuKernels {
     this.#encode(this.#dispatches(work), encoder, allocate)
   }
 
-  /** Resolves once the pipelines of such work are compiled, off the main thread. */
-  async compile(work: readonly GpuWork[]): Promise<void> {
+  /** Resolves once the pipelines of such work are compiled, off the main thread. Throws at once if {@link encode} would. */
+  compile(work: readonly GpuWork[]): Promise<unknown> {
     const modules = this.#dispatches(work).flatMap(({ modules }) => modules)
-    await Promise.all(modules.map((module) => this.#pipelines.compile(module)))
+    return Promise.all(modules.map((module) => this.#pipelines.compile(module)))
   }
 
   #dispatches(work: readonly GpuWork[]): Dispatches[] {

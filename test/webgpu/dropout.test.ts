@@ -88,3 +88,30 @@ test('calls draw from their state one after the other, also into an encoder, and
     expect(isKept(gradient.data as Float32Array)).toEqual(mask)
   }
 })
+
+test('a call beyond the limits of the device leaves the state', async () => {
+  const operands = {
+    x: lily.tensor(new Float32Array(4096), [64, 64]),
+    a: lily.tensor(new Float32Array(64), [1, 64]),
+    b: lily.tensor(new Float32Array(1), [1, 1]),
+  }
+  const state = dropoutState(5)
+  const dropout = { rate: 0.5, state }
+  const get = (of: GPUSupportedLimits, key: string): unknown =>
+    key === 'maxStorageBufferBindingSize' ? 8192 : Reflect.get(of, key)
+  const { limits } = device
+  const setLimits = (value: GPUSupportedLimits) =>
+    Object.defineProperty(device, 'limits', { value, configurable: true })
+  setLimits(new Proxy(limits, { get }))
+  try {
+    expect(() => lily.loraForward(operands, { dropout })).toThrow('x: one pass binds')
+    expect(() => lily.loraForward(operands, { dropout, encoder: device.createCommandEncoder() })).toThrow('x: one pass')
+    await expect(lily.loraForwardAsync(operands, { dropout })).rejects.toThrow('x: one pass binds')
+  } finally {
+    setLimits(limits)
+  }
+  expect(state).toEqual(dropoutState(5))
+  const pending = lily.loraForwardAsync(operands, { dropout })
+  expect(state).toEqual(dropoutState(5, 1))
+  await pending
+})
