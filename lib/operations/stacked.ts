@@ -67,7 +67,7 @@ export function prepareStacked(
   checkColumnsOfA(a, x.columns)
   const ranks = checkRanks(rankOffsets, a)
   const adapters = ranks.length - 1
-  const experts = isLora ? 1 : checkExpertsOf(inputs, routing === 'learned' ? adapters : a.rows)
+  const experts = isLora ? 1 : checkExpertsOf(inputs, routing === 'learned' ? adapters : null)
   checkB(b, a, experts, isLora)
   const weights = settings.weights && checkRowsOfWeights(settings.weights, adapters, experts)
   const segments = segmentsOf(x, settings)
@@ -199,12 +199,13 @@ function checkRanks(operand: SmallOperand, { rows }: Operand): SmallOperand['num
 /**
  * E of a stack: the rows of router, or those of b for each row of a.
  *
- * @param columns of router: sum r, or one for each adapter with learned routing
+ * @param logits columns of router with learned routing, one for each adapter; null: it has sum r
  */
-function checkExpertsOf({ a, router, b }: ForwardInputs, columns: number): number {
+function checkExpertsOf({ a, router, b }: ForwardInputs, logits: number | null): number {
   if (router === null) return expertsOf(b, a.rows)
+  const columns = logits ?? a.rows
   if (router.shape.length !== 2 || router.columns !== columns) {
-    const why = columns === a.rows ? `a has ${a.rows} rows` : 'a column of logits for each adapter'
+    const why = logits === null ? `a has ${a.rows} rows` : 'a column of logits for each adapter'
     fail('ERR_LILY_SHAPE', 'router', `expected [E, ${columns}] (${why}), got ${shapeText(router.shape)}`)
   }
   checkExperts('router', router.rows)
