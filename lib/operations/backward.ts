@@ -31,7 +31,10 @@ export interface LilyBackwardOperands {
   readonly dRouter?: TensorLike | undefined
   /** [E, r, d_out] or [E*r, d_out]: the gradient of b. Without it a new tensor with the shape of b is returned. */
   readonly db?: TensorLike | undefined
-  /** `[G, E]`, float32: the gradient of the weights of fixed routing, together with `needs: { dWeights: true }`. */
+  /**
+   * `[G, E]`, `[1, E]` for weights `[E]`, float32: the gradient of the weights of fixed routing, together with
+   * `needs: { dWeights: true }`.
+   */
   readonly dWeights?: TensorLike | undefined
 }
 
