@@ -23,10 +23,8 @@
 //   pack<Columns>(in, rows, columns, scale, keeps, out, panel_pitch)       k counts the rows of `in`; a row counts as
 //                                                                          zero where `keeps` is 0; null keeps all
 //   pack_transposed<Columns>(in, rows, columns, scale, out, panel_pitch)   k counts the columns of `in`
-//   pack_kept(in, rows, columns, mask, out, panel_pitch)                   as pack, for columns of an activation: of
-//   its
-//                                                                          elements those that the mask keeps, and
-//                                                                          zeros
+//   pack_kept(in, rows, columns, mask, out, panel_pitch)                   as pack, for columns of an activation: the
+//                                                                          elements that the mask keeps, and zeros
 //   pack_few_tokens(in, tokens, begin, end, clears, out)                   if it exchanges: rows of an activation, k in
 //                                                                          [begin, end), as one panel in order. If not
 //                                                                          `clears`, `out` has had at least as many
@@ -64,9 +62,8 @@
 //                                                              of an activation, with the bits that write_row gives
 //   load_sums(sums), load_row(row, count)                      a Row; of a matrix, zeros after `count` columns
 //   write_row(row, factor, value, count, accumulate)           row (+)= factor * value
-//   write_kept_row(row, kept, j, value, count, accumulate)     row (+)= value where the bits from j on are 1.
-//   Otherwise,
-//                                                              if it does not accumulate, row = 0
+//   write_kept_row(row, kept, j, value, count, accumulate)     row (+)= value where the bits from j on are 1;
+//                                                              elsewhere row = 0 if it does not accumulate
 //   add_product(a, b, sum), sum_of(sum)                        sum += a * b, by column; the sum of the columns, double
 //   kDotChains                                                 sums that a dot product uses in turn
 //   write_transposed(rows, columns, sums, scale, out)          out[j][i] (+)= scale * sums[i][j] for one panel
