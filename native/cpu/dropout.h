@@ -114,11 +114,11 @@ LILY_INLINE Words last_words(Words product, Words word, uint32_t key) {
 #endif
 }
 
-// The counters of the lanes, such that interleave_lanes puts their numbers in order.
+// The counters of the lanes, such that store_mask finds their numbers in order.
 #if defined(__AVX512BW__)
 constexpr Words kLaneCounters = {0, 4, 1, 5, 2, 6, 3, 7};
 #elif defined(__AVX2__)
-constexpr Words kLaneCounters = {0, 2, 1, 3};
+constexpr Words kLaneCounters = {0, 1, 2, 3};
 #else
 constexpr Words kLaneCounters = {0, 1};
 #endif
@@ -137,7 +137,7 @@ LILY_INLINE void store_mask(Words first, Words second, uint32_t threshold, uint8
   const __m256i odd = _mm256_unpackhi_epi64((__m256i)first, (__m256i)second);
   const __m256i packed = _mm256_packs_epi16(_mm256_cmpeq_epi16(_mm256_subs_epu16(least, even), zero),
                                             _mm256_cmpeq_epi16(_mm256_subs_epu16(least, odd), zero));
-  const int32_t kept = _mm256_movemask_epi8(_mm256_permute4x64_epi64(packed, 0xd8));
+  const int32_t kept = _mm256_movemask_epi8(packed);
 #elif defined(__SSE2__)
   const __m128i least = _mm_set1_epi16(static_cast<int16_t>(threshold)), zero = _mm_setzero_si128();
   const __m128i even = _mm_unpacklo_epi64((__m128i)first, (__m128i)second);
