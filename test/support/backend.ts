@@ -63,10 +63,11 @@ class Moves {
   /** The operands of a call on the device. Values other than plain host memory are returned unchanged. */
   operands<T>(operands: T): T {
     if (typeof operands !== 'object' || operands === null) return operands
-    const moved = Object.entries(operands).map(([name, value]) => [
-      name,
-      name === 'dropout' ? this.operands(value as unknown) : this.#operand(value),
-    ])
+    const moved = Object.entries(operands as object).map(([name, value]: [string, unknown]): [string, unknown] => {
+      if (name !== 'dropout') return [name, this.#operand(value)]
+      // Of a GPUDevice, the state is on the host.
+      return [name, backend === 'webgpu' ? value : this.operands(value)]
+    })
     return Object.fromEntries(moved) as T
   }
 
