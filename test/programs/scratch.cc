@@ -2,7 +2,7 @@
 // matrix products and attention of the same sizes, with workers that take turns on one thread, and looks at the scratch of a
 // worker's neighbours after each of its tasks. The test links it with the objects of the addon, except for the thread pool.
 //
-//   scratch THREADS TOKENS GROUPS D_IN D_OUT RANK EXPERTS ROUTING DTYPE     ROUTING, DTYPE: numbers of the ABI
+//   scratch THREADS TOKENS GROUPS D_IN D_OUT RANK EXPERTS ROUTING DTYPE DROPOUT     the last three: numbers of the ABI
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,8 +146,8 @@ void run_attention(const lily_problem &problem) {
 }  // namespace
 
 int main(int argc, char **argv) {
-  if (argc != 10) return 2;
-  int64_t numbers[10] = {};
+  if (argc != 11) return 2;
+  int64_t numbers[11] = {};
   for (int i = 1; i < argc; ++i) numbers[i] = atoll(argv[i]);
   threads = static_cast<int>(numbers[1]);
   lily_problem problem = {};
@@ -160,6 +160,7 @@ int main(int argc, char **argv) {
   problem.routing = static_cast<int32_t>(numbers[8]);
   problem.activation_dtype = problem.parameter_dtype = static_cast<int32_t>(numbers[9]);
   problem.scaling = 1.0f;
+  problem.dropout = static_cast<uint32_t>(numbers[10]);
   const int32_t dtype = problem.activation_dtype;
   const int64_t tokens = problem.tokens, stacked = problem.experts * problem.rank;
   const bool transposed = problem.routing == LILY_ROUTING_NONE;
@@ -169,6 +170,8 @@ int main(int argc, char **argv) {
   lily_forward forward = {};
   forward.problem = problem;
   if (problem.groups > 1) forward.tokens.sequence_offsets = offsets.data();
+  static const uint32_t draw[4] = {1};
+  if (problem.dropout != 0) forward.tokens.draw = draw;
   forward.x = matrix(tokens, problem.d_in, dtype);
   forward.a = matrix(problem.rank, problem.d_in, dtype);
   forward.b = transposed ? matrix(problem.d_out, problem.rank, dtype) : matrix(stacked, problem.d_out, dtype);

@@ -481,8 +481,8 @@ int64_t backward_scratch(const BackwardPass &pass) {
   const int64_t q = kCopyFloats +
                     Engine::combined_scratch_floats(maximum(kBlocking.chunk_depth, pass.q.pack_tiles.width)) +
                     packed_floats(kBlocking.chunk_depth, pass.q.packs_own ? pass.q.rank_tiles.width : 1);
-  const int64_t dx =
-      packed_floats(problem.rank, pass.dx.columns.width) + row_product_floats(problem.rank, pass.dx.slab);
+  const int64_t dx = packed_floats(problem.rank, pass.dx.columns.width) +
+                     row_product_floats(problem.rank, pass.dx.slab, problem.dropout != 0);
   return maximum(maximum(maximum(dy.floats(), q), dx), maximum(da.floats(), d_router_scratch(pass)));
 }
 

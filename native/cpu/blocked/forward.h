@@ -19,8 +19,8 @@ namespace blocked {
 namespace {
 
 int64_t forward_scratch(const ForwardPass &pass) {
-  const int64_t expand =
-      packed_floats(pass.stack.rank, pass.expand.columns.width) + row_product_floats(pass.stack.rank, pass.expand.slab);
+  const int64_t expand = packed_floats(pass.stack.rank, pass.expand.columns.width) +
+                         row_product_floats(pass.stack.rank, pass.expand.slab, false);
   const int64_t shrink =
       kCopyFloats + packed_floats(kBlocking.chunk_depth, pass.shrink.packs_own ? pass.shrink.rank_tiles.width : 1);
   return maximum(maximum(expand, shrink), kTileRows * pass.hidden_partials.pitch);

@@ -52,17 +52,17 @@ LILY_INLINE int64_t packed_floats(int64_t depth, int64_t columns) {
 struct RowProductScratch {
   float *sums, *mask, *copy;
 };
-LILY_INLINE RowProductScratch take_row_product_scratch(int64_t rank, int64_t slab, Scratch &scratch) {
+LILY_INLINE RowProductScratch take_row_product_scratch(int64_t rank, int64_t slab, bool drops, Scratch &scratch) {
   const int64_t run = run_columns(rank, slab);
   RowProductScratch parts = {};
   parts.sums = scratch.take(kBlocking.block_rows * run);
-  parts.mask = scratch.take(mask_floats(kBlocking.block_rows, run));
+  parts.mask = scratch.take(drops ? mask_floats(kBlocking.block_rows, run) : 0);
   parts.copy = scratch.take(Engine::lhs_floats(block_steps(rank)));
   return parts;
 }
-LILY_INLINE int64_t row_product_floats(int64_t rank, int64_t slab) {
+LILY_INLINE int64_t row_product_floats(int64_t rank, int64_t slab, bool drops) {
   Scratch scratch(nullptr);
-  take_row_product_scratch(rank, slab, scratch);
+  take_row_product_scratch(rank, slab, drops, scratch);
   return scratch.floats();
 }
 
@@ -99,7 +99,8 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
   const int64_t steps = block_steps(product.rank), chunk_steps = kBlocking.chunk_depth / kBlocking.step_depth;
   const int64_t run = run_columns(product.rank, product.slab);
   Scratch task_scratch(scratch);
-  const RowProductScratch parts = take_row_product_scratch(product.rank, product.slab, task_scratch);
+  const bool drops = product.dropout.drops();
+  const RowProductScratch parts = take_row_product_scratch(product.rank, product.slab, drops, task_scratch);
   float *const sums = parts.sums;
   for (int64_t slab = 0; slab < product.columns; slab += product.slab) {
     const int64_t slab_end = minimum(product.columns, slab + product.slab);
@@ -112,7 +113,6 @@ LILY_INLINE void add_row_product(const RowProduct &product, int64_t begin, int64
         const lily_matrix &out = rows_out.matrix;
         const bool is_listed = rows_out.listed != nullptr;
         if (kBlocking.prefetches && !is_listed) prefetch(rows, columns, out);
-        const bool drops = product.dropout.drops();
         if (steps <= chunk_steps && !is_listed && !drops && Engine::adds_in_place(out, columns)) {
           for (int64_t i = 0; i < columns; i += kBlocking.panel) {
             Engine::multiply<Columns::kOfActivation>(
