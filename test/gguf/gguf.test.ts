@@ -11,6 +11,7 @@ import { LilyModel, LoraModel, type LoraConfigOptions } from '../../lib/index.js
 import { expectRefused } from '../refusals/refused.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { temporaryFolder } from '../support/temporary.js'
+import { swapped } from '../support/tiny-llama.js'
 import { decodeGguf, type Decoded } from '../support/gguf-decode.js'
 
 // Heads of 8 rows: with 4 the permutation is its own inverse.
@@ -46,19 +47,6 @@ function product(a: ArrayLike<number>, b: ArrayLike<number>, r: number, dIn: num
     for (let k = 0; k < r; k++) sum += b[Math.floor(i / dIn) * r + k] * a[k * dIn + (i % dIn)]
     return scale * sum
   })
-}
-
-/** reshape(heads, 2, rows / heads / 2, columns).swapaxes(1, 2) of the rows of a matrix. */
-function swapped(matrix: readonly number[], columns: number, count: number): number[] {
-  const half = matrix.length / columns / count / 2
-  const result: number[] = []
-  for (let head = 0; head < count; head++)
-    for (let j = 0; j < half; j++)
-      for (let s = 0; s < 2; s++) {
-        const row = (head * 2 + s) * half + j
-        result.push(...matrix.slice(row * columns, (row + 1) * columns))
-      }
-  return result
 }
 
 function expectClose(actual: readonly number[], expected: readonly number[], relative = 1e-6): void {

@@ -44,17 +44,17 @@ export function weights(): Map<string, Float32Array> {
   )
 }
 
-/** reshape(heads, 2, rows / heads / 2, columns).swapaxes(1, 2) of the rows. */
-function swapped(matrix: Float32Array, columns: number, heads: number): Float32Array {
+/** reshape(heads, 2, rows / heads / 2, columns).swapaxes(1, 2) of the rows of a matrix. */
+export function swapped(matrix: ArrayLike<number>, columns: number, heads: number): number[] {
   const half = matrix.length / columns / heads / 2
   const result: number[] = []
   for (let head = 0; head < heads; head++)
     for (let j = 0; j < half; j++)
       for (let s = 0; s < 2; s++) {
         const row = (head * 2 + s) * half + j
-        result.push(...matrix.subarray(row * columns, (row + 1) * columns))
+        for (let column = 0; column < columns; column++) result.push(matrix[row * columns + column])
       }
-  return Float32Array.from(result)
+  return result
 }
 
 const byteToken = (byte: number) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`
