@@ -168,7 +168,7 @@ test('an interrupt before the first result also writes files', async () => {
 test.each([
   [['--shape', '1,2,3'], 'expected M,d,r,E'],
   [['--dtype', 'float8'], 'expected one of float32, bfloat16, float16, mixed, all; got float8'],
-  [['--routing', 'best'], 'expected one of batch, sequence, token, uniform, fixed, all; got best'],
+  [['--routing', 'best'], 'expected one of batch, sequence, token, uniform, fixed, learned, all; got best'],
   [['--threads', '0'], 'expected an integer from 1 to 256'],
   [['--seconds', 'many'], 'expected a positive number of seconds'],
   [['--backend', 'tpu'], 'expected one of cpu, cuda, webgpu, all; got tpu'],
