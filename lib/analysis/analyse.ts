@@ -29,8 +29,8 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
  * The singular values of an update are those of docs/checkpoints.md#what-an-adapter-has-learnt.
  *
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, also for a model with activation 'relu', whose updates are no
- *   matrices, and for samples with routing 'uniform' or 'learned', which use no router; ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE,
- *   ERR_LILY_DISPOSED
+ *   matrices, and for samples with routing 'uniform' or 'learned', which use no router; ERR_LILY_SHAPE,
+ *   ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED
  * @example
  * const { targets } = await analyse(model, { samples: { 'layers.0.q_proj': [x] } })
  * for (const { layers } of targets) for (const { name, update } of layers) console.log(name, update.effectiveRank)

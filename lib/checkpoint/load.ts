@@ -58,7 +58,10 @@ export interface LoadOptions {
    * {@link cast}, also where it has several types. Default: the type of the file, which must then be one.
    */
   readonly dtype?: DType | undefined
-  /** Seed of dropout, from 0 to 2^32 - 1, for a training that goes on from the file; see {@link readPretrainedState}. Default: random. */
+  /**
+   * Seed of dropout, from 0 to 2^32 - 1, for a training that goes on from the file; see {@link readPretrainedState}. Default:
+   * random.
+   */
   readonly seed?: number | undefined
 }
 

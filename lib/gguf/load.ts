@@ -46,8 +46,8 @@ const OPTIONS: Known = new Set<keyof LoadGgufOptions>(['base'])
  *
  * @param file its path, or its content, which must not change until the promise resolves
  * @returns a model on the host, in float32
- * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for a file that is damaged, no adapter, of another architecture or with
- *   quantised or other tensors; ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
+ * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for a file that is damaged, no adapter, of another architecture or
+ *   with quantised or other tensors; ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
  * @example
  * const model = await loadGguf('adapter.gguf')
  */

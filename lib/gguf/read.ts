@@ -50,7 +50,7 @@ export async function readGgufHeader(file: OpenFile): Promise<GgufHeader> {
   const decoder = new Decoder(file)
   const magic = await decoder.uint32('the magic number')
   if (magic !== MAGIC)
-    throw checkpointError(file.path, `expected a GGUF file, got other bytes at its begin; ${DAMAGED}`)
+    throw checkpointError(file.path, `expected a GGUF file, got other bytes at its beginning; ${DAMAGED}`)
   const version = await decoder.uint32('the version')
   if (!VERSIONS.includes(version)) {
     throw checkpointError(
@@ -98,7 +98,7 @@ async function skipArray(decoder: Decoder, key: string): Promise<null> {
   if (bytes === undefined || type === VALUE.array)
     throw decoder.wrong(key, 'a list of numbers or strings', `type ${type}`)
   const length = await decoder.count(key, Number.MAX_SAFE_INTEGER, bytes ?? 8)
-  if (bytes !== null) await decoder.skip(key, length * bytes)
+  if (bytes !== null) decoder.skip(key, length * bytes)
   else for (let i = 0; i < length; i++) await decoder.shortText(key)
   return null
 }
@@ -220,17 +220,16 @@ class Decoder {
     const start = this.position
     const length = await this.count(field, Number.MAX_SAFE_INTEGER, 1)
     if (length > MAX_TEXT) {
-      await this.skip(field, length)
+      this.skip(field, length)
       return null
     }
     this.position = start
     return this.text(field, MAX_TEXT)
   }
 
-  async skip(field: string, bytes: number): Promise<void> {
+  skip(field: string, bytes: number): void {
     if (bytes > this.size - this.position) this.#failTruncated(field)
     this.position += bytes
-    return Promise.resolve()
   }
 
   async #take(field: string, bytes: number): Promise<DataView<ArrayBuffer>> {

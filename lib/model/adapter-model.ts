@@ -291,8 +291,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 
   /**
-   * Moves parameters, gradients and the state of dropout to a device and returns the model. `saved` objects of earlier forward calls become
-   * invalid.
+   * Moves parameters, gradients and the state of dropout to a device and returns the model. `saved` objects of earlier
+   * forward calls become invalid.
    *
    * @throws LilyError as `Tensor.to`; nothing has been moved
    */
@@ -314,7 +314,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 
   /**
-   * Moves parameters, gradients and the state of dropout to the host and returns the model. Do not use the model until the promise resolves.
+   * Moves parameters, gradients and the state of dropout to the host and returns the model. Do not use the model until the
+   * promise resolves.
    *
    * @throws LilyError (as a rejection) as `Tensor.toHost`
    */

@@ -101,9 +101,9 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   /**
    * Saves the adapter to a folder, which is created if necessary. PEFT loads the format 'peft', which cannot have routing
-   * 'learned'. A model that was read and not modified is written bit-identically. All files are replaced as one: the folder holds the old or the new
-   * adapter, also after a crash, and if several processes save at once. The weights that {@link freeze} set are saved
-   * too; PEFT ignores them. Do not change the parameters until the promise resolves.
+   * 'learned'. A model that was read and not modified is written bit-identically. All files are replaced as one: the folder
+   * holds the old or the new adapter, also after a crash, and if several processes save at once. The weights that
+   * {@link freeze} set are saved too; PEFT ignores them. Do not change the parameters until the promise resolves.
    *
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if a file cannot be written, or if a parameter is infinite or
    *   NaN: the old files are intact; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA

@@ -68,23 +68,17 @@ export interface LilyBackwardOptions {
   readonly encoder?: GpuCommandEncoder | undefined
 }
 
-/** The type of a gradient: undefined if `needs` switches it off; both if the type of the option is not known. */
-export type GradientOf<O, K extends string> = 'needs' extends keyof O
+/**
+ * The type of a gradient: undefined if `needs` switches it off; both if the type of the option is not known. `D` is that of a
+ * call whose `needs` do not name it.
+ */
+export type GradientOf<O, K extends string, D = Tensor> = 'needs' extends keyof O
   ? O['needs'] extends object
     ? K extends keyof O['needs']
       ? Switched<O['needs'][K], Tensor, undefined>
-      : Tensor
+      : D
     : Tensor | undefined
-  : Tensor
-
-/** The type of a gradient that is computed only if `needs` asks for it. */
-type AskedOf<O, K extends string> = 'needs' extends keyof O
-  ? O['needs'] extends object
-    ? K extends keyof O['needs']
-      ? Switched<O['needs'][K], Tensor, undefined>
-      : undefined
-    : Tensor | undefined
-  : undefined
+  : D
 
 /** The type of a result that depends on a flag. */
 export type Switched<Flag, True, False> = Flag extends true ? True : Flag extends false ? False : True | False
@@ -100,7 +94,7 @@ export interface LilyGradients<R extends Routing, O> {
   /** The shape of b; undefined with `deferB`. */
   readonly db: 'deferB' extends keyof O ? Switched<O['deferB'], undefined, GradientOf<O, 'db'>> : GradientOf<O, 'db'>
   /** [G, E], float32; undefined for other routings than fixed, and without `needs: { dWeights: true }`. */
-  readonly dWeights: 'fixed' extends R ? AskedOf<O, 'dWeights'> : undefined
+  readonly dWeights: 'fixed' extends R ? GradientOf<O, 'dWeights', undefined> : undefined
 }
 
 const OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'dRouter', 'db', 'dWeights'])

@@ -421,8 +421,8 @@ export function launch(call: Call): void {
 }
 
 /**
- * The operands of slots, the first of which is that of `first`, on a GPUDevice by name, as regions of its buffers; a draw of dropout
- * as numbers.
+ * The operands of slots, the first of which is that of `first`, on a GPUDevice by name, as regions of its buffers; a draw of
+ * dropout as numbers.
  */
 function gpuOperands(
   slots: Table['slots'],
