@@ -103,26 +103,24 @@ describe('saveGguf', () => {
     },
   )
 
-  it('does not permute the rows of other architectures', async () => {
-    const model = loraModel()
-    const file = await decoded(model, { base: { model_type: 'qwen3' } })
-    const { a, b, scaling } = model.layer(block(1, 'self_attn.k_proj'))
-    expectClose(updateOf(file, 'blk.1.attn_k.weight'), product(a.value.data, b.value.data, 3, d, scaling))
-    expect(file.metadata.get('general.architecture')).toBe('qwen3')
-  })
-
-  const architectures: [model_type: string, name: string][] = [
-    ['llama', 'llama'],
-    ['mistral', 'llama'],
-    ['mistral3', 'mistral3'],
-    ['qwen2', 'qwen2'],
-    ['gemma', 'gemma'],
-    ['gemma2', 'gemma2'],
-    ['gemma3_text', 'gemma3'],
+  const architectures: [model_type: string, name: string, permutes: boolean][] = [
+    ['llama', 'llama', true],
+    ['mistral', 'llama', true],
+    ['mistral3', 'mistral3', true],
+    ['ministral3', 'mistral3', true],
+    ['qwen2', 'qwen2', false],
+    ['qwen3', 'qwen3', false],
+    ['gemma', 'gemma', false],
+    ['gemma2', 'gemma2', false],
+    ['gemma3_text', 'gemma3', false],
   ]
-  test.each(architectures)('%s is %s', async (model_type, name) => {
-    const { metadata } = await decoded(loraModel(), { base: { ...LLAMA, model_type } })
-    expect(metadata.get('general.architecture')).toBe(name)
+  test.each(architectures)('%s is %s, whose rows of k are permuted: %s', async (model_type, name, permutes) => {
+    const model = loraModel()
+    const file = await decoded(model, { base: { ...LLAMA, model_type } })
+    expect(file.metadata.get('general.architecture')).toBe(name)
+    const { a, b, scaling } = model.layer(block(1, 'self_attn.k_proj'))
+    const update = product(a.value.data, b.value.data, 3, d, scaling)
+    expectClose(updateOf(file, 'blk.1.attn_k.weight'), permutes ? swapped(update, d, 1) : update)
   })
 
   it('reads the fields of the text model, and names of layers inside of it', async () => {
