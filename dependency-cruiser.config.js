@@ -15,6 +15,7 @@ const layers = [
   'optimiser',
   'analysis',
   'gguf',
+  'onnx',
   'tfjs',
   'tfjs-layers',
 ]

@@ -34,10 +34,14 @@ const entries = {
   'tfjs-layers': 'lib/tfjs-layers/index.ts',
   webgpu: 'lib/webgpu/index.ts',
   gguf: 'lib/gguf/index.ts',
+  onnx: 'lib/onnx/index.ts',
 }
 
 /** In one file: CommonJS modules get at each other's variables by functions, which every call would enter. */
-const sharedFiles = /\/lib\/(?!tfjs|tfjs-layers|webgpu|gguf|index\.ts)/
+const sharedFiles = /\/lib\/(?!tfjs|tfjs-layers|webgpu|gguf|onnx|index\.ts)/
+
+/** Bundled, because only lily-kernels/onnx uses them. */
+const schemas = ['onnx-buf', '@bufbuild/protobuf']
 
 /** tsdown builds the code for CommonJS beside its types, a second time. */
 const typesOnly = {
@@ -107,7 +111,7 @@ const browser: UserConfig = {
   clean: false,
   outputOptions: { chunkFileNames: 'browser/[name]-[hash].js', comments },
   // Bundled, because only pages use it: Node.js inflates by itself.
-  deps: { onlyBundle: ['fflate'] },
+  deps: { onlyBundle: ['fflate', ...schemas] },
   plugins: [browserFiles, deflatedWasm, licenses('browser/')],
 }
 
@@ -129,6 +133,7 @@ export default defineConfig([
     ...commonJs,
     entry: entries,
     dts: false,
+    deps: { onlyBundle: schemas },
     outputOptions: { comments, codeSplitting: { groups: [{ name: 'lily', test: sharedFiles }] } },
     plugins: [entryModules],
   },
