@@ -12,13 +12,19 @@ const shared = { outDir: 'dist', platform: 'node', target: 'node20', fixedExtens
 /** Editors show the comments of the types. */
 const comments = { legal: true, annotation: true, jsdoc: false }
 
+/** Notices of packages that do not contain the texts of their licenses. */
+const notices = readFileSync('native/THIRD-PARTY-LICENSES.txt', 'utf8')
+
 /** The notices that the licenses of the bundled packages require, in a file of `folder`. */
 const licenses = (folder = '') =>
   licensePlugin({
     failOnUnlicensed: true,
     done(packages, context) {
-      const texts = packages.map(({ name, version, license, licenseText }) => {
-        return `${name} ${version} (${license})\n\n${licenseText.trim()}\n`
+      const isNoted = (name: string) => notices.includes(`\n${name}, in `)
+      const texts = packages.flatMap(({ name, version, license, licenseText }) => {
+        if (licenseText !== '') return [`${name} ${version} (${license})\n\n${licenseText.trim()}\n`]
+        if (isNoted(name)) return []
+        throw new Error(`${name} lacks the text of its license: add it to native/THIRD-PARTY-LICENSES.txt`)
       })
       context.emitFile({
         type: 'asset',

@@ -150,11 +150,12 @@ test('the tarball contains the runtime files and no build files', (context) => {
   if (!hasWasm()) context.skip('of publint and attw: they check the whole package, and WebAssembly is not built')
 })
 
-test('the tarball contains the notices of what is compiled into its binaries', () => {
+test('the tarball contains the notices of what is compiled into its binaries, and of what lacks them on npm', () => {
   const notices = readFileSync(join(installed.folder, 'native', 'THIRD-PARTY-LICENSES.txt'), 'utf8')
   const license = readFileSync(join(packageRoot, 'node_modules', 'node-addon-api', 'LICENSE.md'), 'utf8')
   expect(notices).toContain(license.trim())
-  for (const library of ['musl, as part of wasi-libc', 'cloudlibc, as part of wasi-libc']) {
+  const libraries = ['musl, as part of wasi-libc', 'cloudlibc, as part of wasi-libc']
+  for (const library of [...libraries, 'onnx-buf, in lily-kernels/onnx', '@bufbuild/protobuf, in lily-kernels/onnx']) {
     expect(notices).toContain(library)
   }
 })
