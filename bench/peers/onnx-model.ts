@@ -1,92 +1,5 @@
-/**
- * Adapters as ONNX models, encoded in the format of protocol buffers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
- * has the numbers of the fields. The parameters are constants of the model, so that the runtime can pack them once.
- */
-import { Buffer } from 'node:buffer'
-
-export interface Constant {
-  readonly name: string
-  readonly shape: readonly number[]
-  readonly data: Float32Array | BigInt64Array
-}
-
-interface Node {
-  readonly type: string
-  readonly inputs: readonly string[]
-  readonly output: string
-  /** The attribute `axes`. */
-  readonly axes?: readonly number[]
-}
-
-interface Value {
-  readonly name: string
-  readonly shape: readonly number[]
-}
-
-type Bytes = readonly Uint8Array[]
-
-function varint(value: number): Uint8Array {
-  const bytes: number[] = []
-  let rest = value
-  for (; rest > 127; rest = Math.floor(rest / 128)) bytes.push((rest % 128) | 128)
-  bytes.push(rest)
-  return Uint8Array.from(bytes)
-}
-
-/** Fields of the two wire types that a model requires: integers, and bytes, which include texts and messages. */
-const integer = (field: number, value: number): Bytes => [varint(field * 8), varint(value)]
-function bytes(field: number, value: Bytes): Bytes {
-  const length = value.reduce((sum, part) => sum + part.length, 0)
-  return [varint(field * 8 + 2), varint(length), ...value]
-}
-const text = (field: number, value: string): Bytes => bytes(field, [Buffer.from(value)])
-
-const FLOAT = 1
-const INT64 = 7
-const INTS = 7
-const IR_VERSION = 8
-const OPERATOR_SET = 17
-
-const constant = ({ name, shape, data }: Constant): Bytes => [
-  ...shape.flatMap((size) => integer(1, size)),
-  ...integer(2, data instanceof Float32Array ? FLOAT : INT64),
-  ...text(8, name),
-  ...bytes(9, [new Uint8Array(data.buffer, data.byteOffset, data.byteLength)]),
-]
-
-const node = ({ type, inputs, output, axes }: Node): Bytes => [
-  ...inputs.flatMap((input) => text(1, input)),
-  ...text(2, output),
-  ...text(4, type),
-  ...(axes === undefined
-    ? []
-    : bytes(5, [...text(1, 'axes'), ...axes.flatMap((axis) => integer(8, axis)), ...integer(20, INTS)])),
-]
-
-function value({ name, shape }: Value): Bytes {
-  const dimensions = shape.flatMap((size) => bytes(1, integer(1, size)))
-  return [...text(1, name), ...bytes(2, bytes(1, [...integer(1, FLOAT), ...bytes(2, dimensions)]))]
-}
-
-function model(
-  nodes: readonly Node[],
-  constants: readonly Constant[],
-  inputs: readonly Value[],
-  output: Value,
-): Buffer {
-  const graph = [
-    ...nodes.flatMap((each) => bytes(1, node(each))),
-    ...text(2, 'adapter'),
-    ...constants.flatMap((each) => bytes(5, constant(each))),
-    ...inputs.flatMap((each) => bytes(11, value(each))),
-    ...bytes(12, value(output)),
-  ]
-  return Buffer.concat([
-    ...integer(1, IR_VERSION),
-    ...bytes(8, [...text(1, ''), ...integer(2, OPERATOR_SET)]),
-    ...bytes(7, graph),
-  ])
-}
+/** Adapters as ONNX models. The parameters are constants of the model, so that the runtime can pack them once. */
+import { type Constant, constant, encodeOnnx, type Node, node, value } from '../workload/onnx.js'
 
 /** a matrix [rows, columns], transposed. */
 function transposed(data: Float32Array, rows: number, columns: number): Float32Array {
@@ -107,63 +20,61 @@ export interface AdapterParameters {
   readonly weight: Float32Array | null
 }
 
-const matmul = (inputs: readonly [string, string], output: string): Node => ({ type: 'MatMul', inputs, output })
-
-const weightConstant = (weight: Float32Array, d: number): Constant => ({
-  name: 'weight',
-  shape: [d, d],
-  data: transposed(weight, d, d),
-})
+const weightConstant = (weight: Float32Array, d: number): Constant =>
+  constant('weight', transposed(weight, d, d), [d, d])
 
 /** z = y + h C with h = x A^T; the inputs are x and y, the output z. With a weight y = x W^T, and x is the only input. */
 function expansion(
   { shape: [tokens, d, rank], a, weight }: AdapterParameters,
   nodes: readonly Node[],
-  rest: Constant[],
-): Buffer {
-  const named = (name: string): Value => ({ name, shape: [tokens, d] })
-  return model(
-    [
-      ...(weight === null ? [] : [matmul(['x', 'weight'], 'y')]),
-      matmul(['x', 'a'], 'h'),
+  rest: readonly Constant[],
+): Uint8Array {
+  return encodeOnnx({
+    nodes: [
+      ...(weight === null ? [] : [node('MatMul', ['x', 'weight'], 'y')]),
+      node('MatMul', ['x', 'a'], 'h'),
       ...nodes,
-      matmul(['h', 'combined'], 'delta'),
-      { type: 'Add', inputs: ['y', 'delta'], output: 'z' },
+      node('MatMul', ['h', 'combined'], 'delta'),
+      node('Add', ['y', 'delta'], 'z'),
     ],
-    [
-      { name: 'a', shape: [d, rank], data: transposed(a, rank, d) },
+    constants: [
+      constant('a', transposed(a, rank, d), [d, rank]),
       ...rest,
       ...(weight === null ? [] : [weightConstant(weight, d)]),
     ],
-    weight === null ? [named('x'), named('y')] : [named('x')],
-    named('z'),
-  )
+    inputs: (weight === null ? ['x', 'y'] : ['x']).map((name) => value(name, 'float32', [tokens, d])),
+    outputs: [value('z', 'float32', [tokens, d])],
+  })
 }
 
 /** z = x W^T. */
-export function layerModel([tokens, d]: AdapterParameters['shape'], weight: Float32Array): Buffer {
-  const named = (name: string): Value => ({ name, shape: [tokens, d] })
-  return model([matmul(['x', 'weight'], 'z')], [weightConstant(weight, d)], [named('x')], named('z'))
+export function layerModel([tokens, d]: AdapterParameters['shape'], weight: Float32Array): Uint8Array {
+  return encodeOnnx({
+    nodes: [node('MatMul', ['x', 'weight'], 'z')],
+    constants: [weightConstant(weight, d)],
+    inputs: [value('x', 'float32', [tokens, d])],
+    outputs: [value('z', 'float32', [tokens, d])],
+  })
 }
 
 /** w = mean of softmax(h R^T) over the tokens, C = sum_e w_e B_e. */
-export function lilyModel(parameters: AdapterParameters): Buffer {
+export function lilyModel(parameters: AdapterParameters): Uint8Array {
   const [, d, rank, experts] = parameters.shape
-  const nodes: Node[] = [
-    matmul(['h', 'router'], 'logits'),
-    { type: 'Softmax', inputs: ['logits'], output: 'probabilities' },
-    { type: 'ReduceMean', inputs: ['probabilities'], output: 'weights', axes: [0] },
-    matmul(['weights', 'b'], 'flat'),
-    { type: 'Reshape', inputs: ['flat', 'size'], output: 'combined' },
+  const nodes = [
+    node('MatMul', ['h', 'router'], 'logits'),
+    node('Softmax', ['logits'], 'probabilities'),
+    node('ReduceMean', ['probabilities'], 'weights', { axes: [0] }),
+    node('MatMul', ['weights', 'b'], 'flat'),
+    node('Reshape', ['flat', 'size'], 'combined'),
   ]
   return expansion(parameters, nodes, [
-    { name: 'router', shape: [rank, experts], data: transposed(parameters.router, experts, rank) },
-    { name: 'b', shape: [experts, rank * d], data: parameters.b },
-    { name: 'size', shape: [2], data: BigInt64Array.of(BigInt(rank), BigInt(d)) },
+    constant('router', transposed(parameters.router, experts, rank), [rank, experts]),
+    constant('b', parameters.b, [experts, rank * d]),
+    constant('size', BigInt64Array.of(BigInt(rank), BigInt(d)), [2]),
   ])
 }
 
-export function loraModel(parameters: AdapterParameters): Buffer {
+export function loraModel(parameters: AdapterParameters): Uint8Array {
   const [, d, rank] = parameters.shape
-  return expansion(parameters, [], [{ name: 'combined', shape: [rank, d], data: transposed(parameters.b, d, rank) }])
+  return expansion(parameters, [], [constant('combined', transposed(parameters.b, d, rank), [rank, d])])
 }

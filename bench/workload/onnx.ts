@@ -1,0 +1,95 @@
+/** Writes ONNX models, in the schema of onnx-buf. */
+import { create, type MessageInitShape, toBinary } from '@bufbuild/protobuf'
+import {
+  AttributeProto_AttributeType as AttributeType,
+  type AttributeProtoSchema,
+  ModelProtoSchema,
+  type NodeProtoSchema,
+  TensorProto_DataType as DataType,
+  type TensorProtoSchema,
+  type ValueInfoProtoSchema,
+} from 'onnx-buf'
+
+export type Node = MessageInitShape<typeof NodeProtoSchema>
+export type Constant = MessageInitShape<typeof TensorProtoSchema>
+export type Value = MessageInitShape<typeof ValueInfoProtoSchema>
+
+export const TYPES = {
+  float32: DataType.FLOAT,
+  float16: DataType.FLOAT16,
+  int64: DataType.INT64,
+  uint8: DataType.UINT8,
+  bool: DataType.BOOL,
+} as const
+export type OnnxType = keyof typeof TYPES
+
+/** The type of elements is that of the array; a Uint16Array has float16. */
+export type OnnxData = Float32Array | Uint16Array | BigInt64Array | Uint8Array
+
+function typeOf(data: OnnxData): OnnxType {
+  if (data instanceof Float32Array) return 'float32'
+  if (data instanceof Uint16Array) return 'float16'
+  return data instanceof BigInt64Array ? 'int64' : 'uint8'
+}
+
+/** An initializer: a tensor that the model has. */
+export function constant(name: string, data: OnnxData, shape: readonly number[]): Constant {
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  return { name, dataType: TYPES[typeOf(data)], dims: shape.map(BigInt), rawData: new Uint8Array(bytes) }
+}
+
+/** An input or an output. A name in the place of a size is any size. */
+export function value(name: string, type: OnnxType, shape: readonly (number | string)[]): Value {
+  const dim = shape.map((size) =>
+    typeof size === 'number'
+      ? ({ value: { case: 'dimValue', value: BigInt(size) } } as const)
+      : ({ value: { case: 'dimParam', value: size } } as const),
+  )
+  return { name, type: { value: { case: 'tensorType', value: { elemType: TYPES[type], shape: { dim } } } } }
+}
+
+/** Integers and lists of integers have these types of attributes, other numbers are FLOAT. */
+export type Attributes = Readonly<Record<string, number | readonly number[]>>
+
+function attribute(name: string, given: number | readonly number[]): MessageInitShape<typeof AttributeProtoSchema> {
+  if (typeof given !== 'number') return { name, type: AttributeType.INTS, ints: given.map(BigInt) }
+  if (Number.isInteger(given)) return { name, type: AttributeType.INT, i: BigInt(given) }
+  return { name, type: AttributeType.FLOAT, f: given }
+}
+
+/** @param opType the operator; those of ONNX Runtime have its domain before their name: 'com.microsoft.MatMulNBits' */
+export function node(opType: string, inputs: readonly string[], output: string, attributes: Attributes = {}): Node {
+  const end = opType.lastIndexOf('.')
+  return {
+    domain: opType.slice(0, Math.max(end, 0)),
+    opType: opType.slice(end + 1),
+    input: [...inputs],
+    output: [output],
+    attribute: Object.entries(attributes).map(([name, given]) => attribute(name, given)),
+  }
+}
+
+/** The nodes follow those whose outputs they use. */
+export interface OnnxGraph {
+  readonly nodes: readonly Node[]
+  readonly constants: readonly Constant[]
+  readonly inputs: readonly Value[]
+  readonly outputs: readonly Value[]
+}
+
+/** @param opset the version of ONNX's operators */
+export function encodeOnnx({ nodes, constants, inputs, outputs }: OnnxGraph, opset = 17): Uint8Array<ArrayBuffer> {
+  const domains = new Set(nodes.map(({ domain = '' }) => domain))
+  const model = create(ModelProtoSchema, {
+    irVersion: 8n,
+    opsetImport: [...domains.add('')].map((domain) => ({ domain, version: BigInt(domain === '' ? opset : 1) })),
+    graph: {
+      name: 'graph',
+      node: [...nodes],
+      initializer: [...constants],
+      input: [...inputs],
+      output: [...outputs],
+    },
+  })
+  return toBinary(ModelProtoSchema, model)
+}
