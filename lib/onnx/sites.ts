@@ -1,5 +1,5 @@
 /** The nodes of an ONNX model that compute the adapted layers. */
-import type { GraphProto, NodeProto, TensorProto_DataType } from 'onnx-buf'
+import type { GraphProto, NodeProto } from 'onnx-buf'
 
 /** The sizes of an adapted layer, and its name. */
 export interface SoughtLayer {
@@ -21,8 +21,8 @@ export interface Site {
   readonly x: string
   /** The name of the output [..., d_out], to which the adapter adds. */
   readonly y: string
-  /** The type of x and y. */
-  readonly type: TensorProto_DataType
+  /** The type of x and y, a TensorProto_DataType: FLOAT, FLOAT16, BFLOAT16 or DOUBLE. */
+  readonly type: number
   /** The number of dimensions of x; null if the model does not say it. */
   readonly rank: number | null
 }
