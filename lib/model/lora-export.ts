@@ -70,15 +70,20 @@ async function onHost(value: Tensor): Promise<Float32Array> {
   return copyFloat32(dtype, data)
 }
 
-/** C^T [d_out, r]; the sum over the experts is in float64. */
-function combinedTransposed(b: Float32Array, weights: Float32Array, rank: number, dOut: number): Float32Array {
-  const combined = new Float32Array(dOut * rank)
-  for (let i = 0; i < rank; i++) {
-    for (let j = 0; j < dOut; j++) {
-      let sum = 0
-      for (let e = 0; e < weights.length; e++) sum += weights[e] * b[(e * rank + i) * dOut + j]
-      combined[j * rank + i] = sum
-    }
+/** C = sum_e w_e B_e, [r, d_out] in row-major order; b is [E*r, d_out]. The sum over the experts is in float64. */
+export function combinedProjector(b: Float32Array, weights: Float32Array): Float64Array {
+  const combined = new Float64Array(b.length / weights.length)
+  for (const [e, weight] of weights.entries()) {
+    const first = e * combined.length
+    for (let i = 0; i < combined.length; i++) combined[i] += weight * b[first + i]
   }
   return combined
+}
+
+/** C^T [d_out, r] */
+function combinedTransposed(b: Float32Array, weights: Float32Array, rank: number, dOut: number): Float32Array {
+  const combined = combinedProjector(b, weights)
+  const transposed = new Float32Array(dOut * rank)
+  for (let i = 0; i < rank; i++) for (let j = 0; j < dOut; j++) transposed[j * rank + i] = combined[i * dOut + j]
+  return transposed
 }

@@ -1,7 +1,31 @@
 /** Adds an adapter to an ONNX model. */
+import { toBinary } from '@bufbuild/protobuf'
+import {
+  type GraphProto,
+  ModelProtoSchema,
+  TensorProto_DataLocation as DataLocation,
+  TensorProto_DataType as DataType,
+} from 'onnx-buf'
+import { describe, fail } from '../base/errors.js'
+import { entriesOf, type Known, readFlag, readProperties } from '../base/options.js'
+import { folderOf, openFile, readPath, replaceFile } from '../checkpoint/disk/disk.js'
+import { checkpointError, quote } from '../checkpoint/errors.js'
 import type { FileData } from '../checkpoint/file-data.js'
-import type { AdapterModel } from '../model/adapter-model.js'
-import type { InjectedModel } from './injected.js'
+import { checkFinite } from '../checkpoint/finite.js'
+import { type AdapterModel, checkModel } from '../model/adapter-model.js'
+import { fedBy } from './feeds.js'
+import { findSites } from './find.js'
+import { addAdapters } from './graph.js'
+import { type InjectedModel, injectedModel } from './injected.js'
+import { type InjectedLayer, type Injection, slotsOf, symbolsOf } from './layout.js'
+import { type Adapter, adapterOf, type LayerMatrices } from './matrices.js'
+import { allocating } from './memory.js'
+import { isInjected, KEY, note } from './metadata.js'
+import { initializerOf, inputOf, Workshop } from './nodes.js'
+import { checkSize, openBytes, readBytes } from './open.js'
+import { opsetOf, type OnnxModel, readModel } from './read.js'
+import { subgraphsOf } from './scopes.js'
+import type { Site } from './sites.js'
 
 /** Options of {@link inject} and {@link injectFile}. */
 export interface InjectOptions {
@@ -14,20 +38,194 @@ export interface InjectOptions {
   readonly bake?: boolean | undefined
   /**
    * The input of the ONNX model, [B, N], that is 0 for padding, such as 'attention_mask': routing 'batch' and 'sequence' then
-   * leave these tokens out of their means. Default: no token is left out.
+   * leave these tokens out of their means. Of a mask [B, P + N] for N tokens after P earlier ones, as models with a key-value
+   * cache have, the last N columns count. Other routings and LoRA average over no tokens. Default: no token is left out.
    */
   readonly mask?: string | undefined
 }
 
-export function inject(bytes: FileData, model: AdapterModel, options: InjectOptions = {}): Promise<InjectedModel> {
-  throw new Error(`to be written: ${typeof bytes} ${typeof model} ${typeof options}`)
+const OPTIONS: Known = new Set<keyof InjectOptions>(['layers', 'bake', 'mask'])
+
+/** The options, read once. */
+interface Options {
+  readonly layers: Readonly<Record<string, string>>
+  readonly bake: boolean
+  readonly mask: string | null
 }
 
-export function injectFile(
+/**
+ * Adds an adapter to an ONNX model, which released versions of onnxruntime-node, onnxruntime-web and Transformers.js then run.
+ * The matrices are inputs of the graph, so that a call chooses the adapter: {@link InjectedModel.feeds} has their values.
+ * Beside each MatMul, Gemm or MatMulNBits of an adapted layer, standard operators compute s h C_g of docs/math.md in float32,
+ * for LoRA and for Lily with any routing. Weights stay as they are, quantised ones too.
+ *
+ * Routing 'batch' and 'sequence' average over the tokens of a call of the session: a decoder with a key-value cache decodes
+ * each token in a call of its own.
+ *
+ * @param bytes the ONNX model. It is not changed, and must not change until the promise resolves
+ * @param model a LoraModel or a LilyModel; do not change its parameters until the promise resolves
+ * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for a model that is damaged, or that has operators before opset 11, or an
+ *   adapter already; ERR_LILY_ARGUMENT for a layer that the model does not have, with the names of nodes that are like it;
+ *   ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
+ * @example
+ * const injected = await inject(await readFile('model.onnx'), adapter)
+ * const session = await ort.InferenceSession.create(injected.bytes)
+ * const { logits } = await session.run({ input_ids, ...(await injected.feeds(adapter, ort.Tensor)) })
+ */
+export async function inject(
+  bytes: FileData,
+  model: AdapterModel,
+  options: InjectOptions = {},
+): Promise<InjectedModel> {
+  checkModel(model)
+  const read = readOptions(options)
+  const file = openBytes('bytes', bytes)
+  return injectInto(file.path, readModel(file.path, await readBytes(file)), model, read)
+}
+
+/**
+ * Adds an adapter to the file of an ONNX model, as {@link inject} does. Weights may be in other files (external data): these are
+ * neither read nor written, and the target must be in the folder of the source. A failure, or a crash at any time, leaves
+ * the target that was there before.
+ *
+ * @param source path of the ONNX model
+ * @param target path of the file to write; it may be that of the source
+ * @param model a LoraModel or a LilyModel; do not change its parameters until the promise resolves
+ * @throws LilyError (as a rejection) as inject; ERR_LILY_CHECKPOINT also if a file cannot be read or written, if the target is
+ *   in another folder than external data, or if it exceeded the 2 GiB of protocol buffers: store weights as external data
+ * @example
+ * const { inputs } = await injectFile('model.onnx', 'model-adapted.onnx', adapter)
+ */
+export async function injectFile(
   source: string | URL,
   target: string | URL,
   model: AdapterModel,
   options: InjectOptions = {},
 ): Promise<InjectedModel> {
-  throw new Error(`to be written: ${typeof source} ${typeof target} ${typeof model} ${typeof options}`)
+  checkModel(model)
+  const read = readOptions(options)
+  const [from, to] = [readPath('source', source), readPath('target', target)]
+  const onnx = readModel(from, await readBytes(await openFile(from)))
+  if (folderOf(from) !== folderOf(to) && hasExternalData(onnx.graph)) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'target',
+      `expected a path in the folder ${quote(folderOf(from))}, because weights of the model are in other files there, which ` +
+        `ONNX Runtime does not read from another folder, got ${quote(to)}; write there, and move all files together`,
+    )
+  }
+  const injected = await injectInto(from, onnx, model, read)
+  await replaceFile(to, { blocks: () => [injected.bytes] })
+  return injected
+}
+
+function readOptions(options: InjectOptions): Options {
+  return readProperties('options', options, OPTIONS, ({ layers, bake, mask }) => ({
+    layers: readLayers(layers),
+    bake: readFlag('bake', bake, false),
+    mask: mask === undefined ? null : readName('mask', mask),
+  }))
+}
+
+function readLayers(layers: unknown): Record<string, string> {
+  const entries = layers === undefined ? [] : entriesOf('layers', layers as Readonly<Record<string, unknown>>)
+  return Object.fromEntries(entries.map(([layer, name]) => [layer, readName('layers', name)]))
+}
+
+function readName(argument: string, value: unknown): string {
+  if (typeof value === 'string') return value
+  return fail('ERR_LILY_ARGUMENT', argument, `expected a name of the ONNX model, got ${describe(value)}`)
+}
+
+/** Injects into a model that was parsed for this purpose, and that is written to. */
+async function injectInto(
+  path: string,
+  onnx: OnnxModel,
+  model: AdapterModel,
+  { layers, bake, mask }: Options,
+): Promise<InjectedModel> {
+  if (isInjected(onnx)) {
+    throw checkpointError(
+      path,
+      `expected a model without an adapter, got one with metadata ${KEY}; pass the base model`,
+    )
+  }
+  const adapter = await adapterOf(model)
+  const sites = findSites(path, onnx, [...model.layers.values()], layers)
+  checkRouting(adapter, sites)
+  if (mask !== null) checkMask(onnx.graph, mask)
+  const workshop = new Workshop(onnx, opsetOf(path, onnx))
+  const injection = injectionOf(adapter, (name) => workshop.unused(name), bake)
+  const slots = slotsOf(injection, (name) => fail('ERR_LILY_ARGUMENT', 'model', `expected one shape of ${quote(name)}`))
+  for (const { name, dims, values } of bake ? fedBy(injection, slots, adapter) : []) {
+    const data = await values()
+    checkFinite(path, name, { dtype: 'float32', shape: dims, data })
+    onnx.graph.initializer.push(initializerOf(name, dims, data))
+  }
+  if (!bake) for (const [name, slot] of slots) onnx.graph.input.push(inputOf(name, symbolsOf(slot)))
+  addAdapters(workshop, sites, injection, mask)
+  note(onnx, injection)
+  const bytes = allocating(path, () => toBinary(ModelProtoSchema, onnx))
+  checkSize(path, bytes.length)
+  return injectedModel(bytes, injection, slots)
+}
+
+/** Names for the matrices of an adapter: those of its parameters, or similar ones where the model has the same. */
+function injectionOf(adapter: Adapter, unused: (name: string) => string, isBaked: boolean): Injection {
+  const { routing, pool, activation } = adapter
+  const known = new Map<unknown, string>()
+  const nameOf = (matrix: LayerMatrices['a']) => {
+    const name = known.get(matrix) ?? unused(matrix.name)
+    known.set(matrix, name)
+    return name
+  }
+  const layers = new Map<string, InjectedLayer>()
+  for (const [name, { inFeatures, outFeatures, a, router, b }] of adapter.layers) {
+    layers.set(name, {
+      ...{ inFeatures, outFeatures },
+      a: nameOf(a),
+      router: router === null ? null : nameOf(router),
+      b: nameOf(b),
+    })
+  }
+  return { routing, pool, activation, isBaked, layers }
+}
+
+function checkRouting({ routing, layers }: Adapter, sites: readonly Site[]): void {
+  const wrong = sites.find(({ layer, rank }) => layers.get(layer)?.router !== null && rank !== null && rank !== 3)
+  if (routing !== 'sequence' || wrong === undefined) return
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'model',
+    `expected layers with an input [B, N, d_in] for routing 'sequence', but that of '${wrong.layer}' has ${wrong.rank} ` +
+      'dimensions in the ONNX model; do not adapt this layer, or use another routing',
+  )
+}
+
+function checkMask({ input, initializer }: GraphProto, mask: string): void {
+  const constants = new Set(initializer.map(({ name }) => name))
+  const inputs = input.filter(({ name }) => !constants.has(name))
+  const type = inputs.find(({ name }) => name === mask)?.type?.value
+  const isTensor = type?.case === 'tensorType' && type.value.elemType !== (DataType.STRING as number)
+  const dimensions = isTensor ? (type.value.shape?.dim.length ?? 2) : null
+  if (dimensions === 2) return
+  const names = inputs.map(({ name }) => quote(name)).join(', ')
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'mask',
+    `expected the name of an input [B, N] of numbers, such as 'attention_mask', got '${mask}'; the ONNX model has ${names}`,
+  )
+}
+
+/** Whether the numbers of a weight are in another file. */
+function hasExternalData({ initializer, node }: GraphProto): boolean {
+  const attributes = node.flatMap(({ attribute }) => attribute)
+  const tensors = [
+    ...initializer,
+    ...attributes.flatMap(({ t, tensors: list }) => (t === undefined ? list : [t, ...list])),
+  ]
+  return (
+    tensors.some(({ dataLocation }) => dataLocation === DataLocation.EXTERNAL) ||
+    node.some((each) => subgraphsOf(each).some(hasExternalData))
+  )
 }

@@ -1,6 +1,13 @@
 /** An ONNX model with an adapter. */
+import { describe, fail } from '../base/errors.js'
 import type { FileData } from '../checkpoint/file-data.js'
-import type { AdapterModel } from '../model/adapter-model.js'
+import { type AdapterModel, checkModel } from '../model/adapter-model.js'
+import { fedBy } from './feeds.js'
+import { type Injection, type Slot, symbolsOf } from './layout.js'
+import { adapterOf } from './matrices.js'
+import { readNote } from './metadata.js'
+import { openModel, readBytes } from './open.js'
+import { readModel } from './read.js'
 
 /** An input of an ONNX model that has a matrix of an adapter. */
 export interface OnnxInput {
@@ -26,10 +33,79 @@ export interface InjectedModel {
   readonly bytes: Uint8Array<ArrayBuffer>
   /** The inputs that have the matrices of an adapter. Empty for a model that was injected with `bake`. */
   readonly inputs: readonly OnnxInput[]
+  /**
+   * The values of {@link inputs} for an adapter, to which the other inputs of the model are added. They may be used for any
+   * number of calls. The adapter may have another rank, and another number of experts, than the one that was injected, and it
+   * may lack layers of it; routing, pool, activation and which layers share parameters must be the same.
+   *
+   * Released versions of onnxruntime-node and onnxruntime-web accept these objects in the place of an ort.Tensor. Their
+   * types do not: TypeScript programs pass `ort.Tensor`.
+   *
+   * @param model null: the base model. Do not change its parameters until the promise resolves
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT for an adapter that this graph does not compute, or if the model
+   *   was injected with `bake`; ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
+   * @example
+   * const feeds = await injected.feeds(adapter, ort.Tensor)
+   * const { logits } = await session.run({ input_ids, ...feeds })
+   */
   feeds(model: AdapterModel | null): Promise<Record<string, OnnxTensor>>
   feeds<T>(model: AdapterModel | null, Tensor: OnnxTensorClass<T>): Promise<Record<string, T>>
 }
 
-export function readInjected(file: string | URL | FileData): Promise<InjectedModel> {
-  throw new Error(`to be written: ${typeof file}`)
+/**
+ * Reads a model that {@link inject} or {@link injectFile} made earlier.
+ *
+ * @param file its path, or its content, which must not change until the promise resolves
+ * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for a file that is damaged, or that these functions have not made;
+ *   ERR_LILY_ARGUMENT, ERR_LILY_OUT_OF_MEMORY
+ * @example
+ * const injected = await readInjected('model-adapted.onnx')
+ * const feeds = await injected.feeds(adapter, ort.Tensor)
+ */
+export async function readInjected(file: string | URL | FileData): Promise<InjectedModel> {
+  const open = await openModel('file', file)
+  const bytes = await readBytes(open)
+  const { injection, slots } = readNote(open.path, readModel(open.path, bytes))
+  return injectedModel(bytes, injection, slots)
+}
+
+/** An ONNX model and what was added to it. */
+export function injectedModel(
+  bytes: Uint8Array<ArrayBuffer>,
+  injection: Injection,
+  slots: ReadonlyMap<string, Slot>,
+): InjectedModel {
+  const { isBaked } = injection
+  const inputs = isBaked ? [] : Array.from(slots, ([name, slot]) => ({ name, dims: symbolsOf(slot) }))
+  const feeds = async <T>(
+    model: AdapterModel | null,
+    Tensor: OnnxTensorClass<T> = PlainTensor as unknown as OnnxTensorClass<T>,
+  ): Promise<Record<string, T>> => {
+    if (model !== null) checkModel(model)
+    if (typeof Tensor !== 'function') {
+      fail('ERR_LILY_ARGUMENT', 'Tensor', `expected ort.Tensor, the class of ONNX Runtime, got ${describe(Tensor)}`)
+    }
+    if (isBaked) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'model',
+        'expected none, because this ONNX model was injected with bake and has no inputs for it; inject without bake',
+      )
+    }
+    const fed = fedBy(injection, slots, model === null ? null : await adapterOf(model))
+    const entries: [string, T][] = []
+    for (const { name, dims, values } of fed) entries.push([name, new Tensor('float32', await values(), dims)])
+    return Object.fromEntries(entries)
+  }
+  return { bytes, inputs, feeds }
+}
+
+class PlainTensor implements OnnxTensor {
+  readonly location = 'cpu'
+
+  constructor(
+    readonly type: 'float32',
+    readonly data: Float32Array,
+    readonly dims: readonly number[],
+  ) {}
 }

@@ -14,6 +14,7 @@ function refuse(argument: string): never {
 export const readPath: typeof disk.readPath = (argument) => refuse(argument)
 
 // A path comes first, so nothing calls these.
+export const folderOf: typeof disk.folderOf = () => refuse('path')
 export const pathIn: typeof disk.pathIn = () => refuse('folder')
 export const openFile: typeof disk.openFile = () => refuse('path')
 export const withFolder: typeof disk.withFolder = () => refuse('folder')

@@ -1,7 +1,7 @@
 /** Paths that callers give. */
 import { describe, fail } from '../../base/errors.js'
 
-const { join, resolve, sep } = process.getBuiltinModule('node:path')
+const { dirname, join, resolve, sep } = process.getBuiltinModule('node:path')
 const { fileURLToPath } = process.getBuiltinModule('node:url')
 
 /**
@@ -47,4 +47,9 @@ function fromUrl(value: object): unknown {
 
 export function pathIn(folder: string, name: string): string {
   return join(folder, name)
+}
+
+/** The folder of a file. */
+export function folderOf(path: string): string {
+  return dirname(path)
 }

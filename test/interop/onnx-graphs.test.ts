@@ -1,0 +1,370 @@
+/** Adapters in ONNX models: what onnxruntime-node computes is compared with the float64 reference. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
+import {
+  AttributeProto_AttributeType as AttributeType,
+  GraphProtoSchema,
+  ModelProtoSchema,
+  NodeProtoSchema,
+  StringStringEntryProtoSchema,
+  TensorProto_DataLocation as DataLocation,
+  TensorProto_DataType as DataType,
+  TensorProtoSchema,
+  ValueInfoProtoSchema,
+} from 'onnx-buf'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { node, value } from '../../bench/workload/onnx.js'
+import { type AdapterModel, LilyModel, type LilyConfigOptions } from '../../lib/index.js'
+import { inject, injectFile, type InjectedModel, type InjectOptions, readInjected } from '../../lib/onnx/index.js'
+import { expectClose } from '../support/compare.js'
+import { type Float, round, unpack } from '../support/dtypes.js'
+import { requireLibrary } from '../support/interop.js'
+import {
+  B,
+  baseModel,
+  changed,
+  D_IN,
+  initializer,
+  LAYERS,
+  lily,
+  lora,
+  M,
+  mixtures,
+  N,
+  type Numbers,
+  type Type,
+  typed,
+  weights,
+  x,
+} from '../support/onnx-layers.js'
+import { forward, linear, type Matrix, type Problem } from '../support/reference.js'
+import { temporaryFolder } from '../support/temporary.js'
+
+interface Ort {
+  InferenceSession: { create(model: Uint8Array | string, options: object): Promise<Session> }
+  Tensor: new (type: string, data: Numbers | BigInt64Array, dims: readonly number[]) => OrtTensor
+}
+interface OrtTensor {
+  readonly data: Numbers
+  readonly dims: readonly number[]
+}
+interface Session {
+  run(feeds: Record<string, unknown>): Promise<Record<string, OrtTensor>>
+}
+
+let ort: Ort
+beforeAll(() => {
+  ort = requireLibrary('onnxruntime-node') as Ort
+}, 600_000)
+
+interface Run {
+  type?: Type
+  dims?: readonly number[]
+  /** [B, N] */
+  mask?: readonly number[]
+  /** Tokens of earlier calls before those of x. */
+  past?: number
+  x?: Float32Array
+}
+
+const ALL = new Array<number>(M).fill(1)
+
+/** y of a layer with its adapter in float64. */
+function expected(model: AdapterModel | null, name: string, { type = 'float32', mask, x: given = x }: Run): Matrix {
+  const { outFeatures: dOut } = LAYERS.find((layer) => layer.name === name) as (typeof LAYERS)[number]
+  const rounded = given.map((number) => (type === 'float16' ? round('float16', number) : number))
+  const sizes = { tokens: M, dIn: D_IN, dOut, x: rounded }
+  const weight = weights.get(name) as Float32Array
+  const { y } = linear({ ...sizes, weight, bias: undefined, dy: new Float32Array(M * dOut) })
+  const float: Float | undefined = type === 'float16' ? 'float16' : undefined
+  const base = y.rounded(float, true)
+  const layer = model?.layers.get(name)
+  if (layer === undefined) return base.rounded(float, true)
+  const values = { ...sizes, a: layer.a.value.data, b: layer.b.value.data, scaling: layer.scaling }
+  const problem: Problem = { ...values, routing: 'lora', rank: layer.a.value.shape[0], experts: 1 }
+  if (model instanceof LilyModel) {
+    const { routing, router, frozenWeights } = model.layer(name)
+    const { pool, activation, r: rank, numB: experts } = model.config
+    const offsets = routing === 'sequence' ? Array.from({ length: B + 1 }, (_, b) => b * N) : undefined
+    Object.assign(problem, { routing, pool, activation, rank, experts, router: router.value.data, offsets })
+    Object.assign(problem, { weights: frozenWeights, mask: routing === 'fixed' ? undefined : mask })
+  }
+  return base.plus(forward(problem).y.rounded(float, true)).rounded(float, true)
+}
+
+const sessionOf = async (model: Uint8Array | string) =>
+  ort.InferenceSession.create(model, { logSeverityLevel: 4, intraOpNumThreads: 1 })
+
+/** Runs a model, and returns its outputs. */
+async function run(session: Session, feeds: object, options: Run = {}): Promise<Record<string, OrtTensor>> {
+  const { type = 'float32', dims = [B, N, D_IN], mask = ALL, past = 0, x: given = x } = options
+  const tokens = Array.from({ length: B }, (_, b) => [...ALL.slice(0, past), ...mask.slice(b * N, (b + 1) * N)])
+  return session.run({
+    x: new ort.Tensor(type, typed(type, given), dims),
+    mask: new ort.Tensor('int64', BigInt64Array.from(tokens.flat(), BigInt), [B, past + N]),
+    ...feeds,
+  })
+}
+
+/** Compares all outputs of a model. */
+async function check(session: Session, feeds: object, model: AdapterModel | null, options: Run = {}): Promise<void> {
+  const results = await run(session, feeds, options)
+  const { type = 'float32', dims = [B, N, D_IN] } = options
+  for (const { name, outFeatures } of LAYERS) {
+    const { data, dims: ofY } = results[`y of ${name}`]
+    expect(ofY).toEqual([...dims.slice(0, -1), outFeatures])
+    const numbers = type === 'float16' ? unpack('float16', Uint16Array.from(data)) : data
+    expectClose(name, numbers, expected(model, name, options))
+  }
+}
+
+/** Injects the first model, and compares what the session computes with each of them in turn. */
+async function checkAll(
+  base: Uint8Array,
+  models: readonly [AdapterModel, ...(AdapterModel | null)[]],
+  runs: Run = {},
+  options: InjectOptions = {},
+): Promise<InjectedModel> {
+  const injected = await inject(base, models[0], options)
+  const session = await sessionOf(injected.bytes)
+  for (const model of models) await check(session, await injected.feeds(model), model, runs)
+  return injected
+}
+
+/** In turn: an adapter, the base, and one of another rank and with other experts. */
+const inTurn = (config: Partial<LilyConfigOptions>) => [lily(config), null, lily({ ...config, r: 5, numB: 2 })] as const
+
+describe.each([11, 12, 13, 17, 18, 21, 23])('opset %i', (opset) => {
+  it('LoRA of two ranks in turn, and the base', async () => {
+    await checkAll(baseModel({ opset }), [lora(4), lora(2), null, lora(9)])
+  })
+
+  it.each(Object.entries(mixtures))('Lily: %s', async (_, config) => {
+    await checkAll(baseModel({ opset }), inTurn(config))
+  })
+
+  it.each(['batch', 'sequence'] as const)('routing %s with a mask', async (routing) => {
+    for (const pool of ['probabilities', 'logits'] as const) {
+      const mask = ALL.map((_, i) => (i % N < 2 + Math.floor(i / N) ? 1 : 0))
+      await checkAll(baseModel({ opset }), inTurn({ routing, pool }), { mask }, { mask: 'mask' })
+    }
+  })
+})
+
+describe.each(Object.entries(mixtures))('Lily: %s', (_, config) => {
+  it.each(['float16', 'float64'] as const)('in a model of %s', async (type) => {
+    await checkAll(baseModel({ type }), inTurn(config), { type })
+  })
+
+  it('behind an x of two dimensions', async () => {
+    if (config.routing === 'sequence') {
+      const wrong = inject(baseModel({ dims: ['M', D_IN] }), lily(config))
+      await expect(wrong).rejects.toMatchObject({ code: 'ERR_LILY_ARGUMENT', argument: 'model' })
+      return
+    }
+    await checkAll(baseModel({ dims: ['M', D_IN] }), inTurn(config), { dims: [M, D_IN] })
+  })
+
+  it('behind an x of dimensions that the model does not tell', async () => {
+    const base = baseModel({ hidesRank: true })
+    const injected = await inject(base, lily(config))
+    const session = await sessionOf(injected.bytes)
+    const model = lily(config)
+    for (const dims of config.routing === 'sequence'
+      ? [[B, N, D_IN]]
+      : [
+          [B, N, D_IN],
+          [M, D_IN],
+          [B, 1, N, D_IN],
+        ]) {
+      const shape = new ort.Tensor('int64', BigInt64Array.from(dims, BigInt), [dims.length])
+      const flat = new ort.Tensor('float32', x, [x.length])
+      await check(session, { x: flat, shape, ...(await injected.feeds(model)) }, model, { dims })
+    }
+  })
+
+  it('baked', async () => {
+    const model = lily(config)
+    const injected = await inject(baseModel(), model, { bake: true })
+    expect(injected.inputs).toEqual([])
+    await check(await sessionOf(injected.bytes), {}, model)
+  })
+})
+
+describe('a mask', () => {
+  const config = { routing: 'sequence' } as const
+  const mask = ALL.map((_, i) => (Math.floor(i / N) === 1 ? 0 : i % N === 0 ? 0 : 1))
+
+  it('leaves tokens out whose x is NaN, and a sequence without tokens has no adapter', async () => {
+    const model = lily(config)
+    const injected = await inject(baseModel(), model, { mask: 'mask' })
+    const broken = x.map((number, i) => (Math.floor(i / D_IN) === 0 ? NaN : number))
+    const results = await run(await sessionOf(injected.bytes), await injected.feeds(model), { mask, x: broken })
+    for (const { name, outFeatures } of LAYERS) {
+      const right = expected(model, name, { mask })
+      const rest = (results[`y of ${name}`].data as Float32Array).subarray(outFeatures)
+      expectClose(name, rest, right.slice(1, M))
+      const base = expected(null, name, {})
+      expectClose(name, rest.subarray((N - 1) * outFeatures, (2 * N - 1) * outFeatures), base.slice(N, 2 * N))
+    }
+  })
+
+  it.each(['batch', 'sequence'] as const)('has the tokens of earlier calls, too: %s', async (routing) => {
+    await checkAll(baseModel(), inTurn({ routing }), { mask, past: 4 }, { mask: 'mask' })
+  })
+
+  it('of flat tokens', async () => {
+    const [base, dims] = [baseModel({ dims: ['M', D_IN] }), [M, D_IN]]
+    await checkAll(base, inTurn({ routing: 'batch' }), { mask, dims }, { mask: 'mask' })
+    const injected = await inject(base, lily({ routing: 'batch' }), { mask: 'mask' })
+    const session = await sessionOf(injected.bytes)
+    await expect(run(session, await injected.feeds(null), { dims, mask, past: 1 })).rejects.toThrow()
+  })
+})
+
+describe('nodes', () => {
+  it('Gemm with factors, a bias and a transposed weight', async () => {
+    const product = (weight: string, y: string) =>
+      node('Gemm', ['x', weight, 'bias'], y, { alpha: 0.5, beta: 2.5, transB: 1 })
+    const base = changed(baseModel({ dims: ['M', D_IN], product }), ({ initializer: tensors }) => {
+      for (const tensor of tensors) {
+        tensor.dims.reverse()
+        const weight = weights.get(tensor.name.slice(0, -'.weight'.length)) as Float32Array
+        tensor.rawData = new Uint8Array(weight.map((number) => 2 * number).buffer)
+      }
+      tensors.push(create(TensorProtoSchema, initializer('bias', 'float32', Float32Array.of(0), [1])))
+    })
+    await checkAll(base, [lora(3), null], { dims: [M, D_IN] })
+  })
+
+  it('MatMulNBits, of four bits', async () => {
+    const base = changed(
+      baseModel({
+        product: (weight, y) =>
+          node('com.microsoft.MatMulNBits', ['x', weight, `${weight}_scales`], y, {
+            ...{ K: D_IN, N: (weights.get(weight.slice(0, -'.weight'.length)) as Float32Array).length / D_IN },
+            ...{ bits: 4, block_size: 16 },
+          }),
+      }),
+      ({ initializer: tensors }) => {
+        for (const tensor of [...tensors]) {
+          const weight = weights.get(tensor.name.slice(0, -'.weight'.length)) as Float32Array
+          const dOut = weight.length / D_IN
+          const packed = new Uint8Array(dOut * 8).fill(0x88)
+          for (let j = 0; j < dOut; j++)
+            for (let k = 0; k < D_IN; k += 2) {
+              const [low, high] = [0, 1].map((i) => 4 * weight[j * D_IN + k + i] + 8)
+              packed[j * 8 + k / 2] = low + 16 * high
+            }
+          const scales = new Float32Array(dOut).fill(0.25)
+          tensors.push(create(TensorProtoSchema, initializer(`${tensor.name}_scales`, 'float32', scales, [dOut])))
+          Object.assign(tensor, { dataType: DataType.UINT8, dims: [BigInt(dOut), 1n, 8n], rawData: packed })
+        }
+      },
+    )
+    await checkAll(base, inTurn({ routing: 'token' }))
+  })
+
+  it('of a model of an older representation, whose constants would be inputs', async () => {
+    const base = baseModel({ opset: 11 })
+    const model = fromBinary(ModelProtoSchema, base)
+    const old = toBinary(ModelProtoSchema, Object.assign(model, { irVersion: 3n }))
+    const adapter = lily({ routing: 'batch' })
+    await checkAll(old, [adapter, null])
+    const { bytes } = await inject(old, adapter, { bake: true })
+    await check(await sessionOf(bytes), {}, adapter)
+  })
+
+  it('in both branches of If', async () => {
+    const base = changed(baseModel(), (graph) => {
+      const branch = (name: string) =>
+        create(GraphProtoSchema, {
+          name,
+          node: graph.node.map((each) => ({ ...each, output: each.output.map((y) => `${y} ${name}`) })),
+          output: graph.output.map((each) => ({ ...each, name: `${each.name} ${name}` })),
+        })
+      const choice = {
+        ...{ opType: 'If', input: ['condition'], output: graph.output.map(({ name }) => name) },
+        attribute: ['then', 'else'].map((name) => ({
+          ...{ name: `${name}_branch`, type: AttributeType.GRAPH, g: branch(name) },
+        })),
+      }
+      graph.node = [create(NodeProtoSchema, choice)]
+      graph.input.push(create(ValueInfoProtoSchema, value('condition', 'bool', [1])))
+    })
+    for (const config of [mixtures.token, mixtures.sequence, mixtures.uniform]) {
+      const model = lily(config)
+      const injected = await inject(base, model, config.routing === 'sequence' ? { mask: 'mask' } : {})
+      const session = await sessionOf(injected.bytes)
+      for (const side of [0, 1]) {
+        const condition = { type: 'bool', data: Uint8Array.of(side), dims: [1], location: 'cpu' }
+        await check(session, { condition, ...(await injected.feeds(model)) }, model)
+      }
+    }
+  })
+})
+
+describe('exchange', () => {
+  it('an adapter of some of the layers', async () => {
+    const some = LAYERS.filter(({ name }) => name !== 'layers.0.v')
+    await checkAll(baseModel(), [lora(3), lora(4, {}, some), null])
+    const config = { routing: 'sequence' } as const
+    await checkAll(baseModel(), [lily(config), lily({ ...config, r: 2 }, some), null])
+  })
+
+  it('with frozen layers beside others', async () => {
+    const freeze = (model: LilyModel) => {
+      const weightsOf = Float32Array.from({ length: model.config.numB }, (_, e) => (e + 1) / 8)
+      model.freeze({ 'layers.1.q': weightsOf, 'layers.0.v': weightsOf })
+      return model
+    }
+    for (const routing of ['token', 'sequence'] as const) {
+      await checkAll(baseModel(), [freeze(lily({ routing })), null, freeze(lily({ routing, r: 7, numB: 3 }))])
+    }
+  })
+
+  it('in a model that was injected earlier', async () => {
+    const { bytes, inputs } = await inject(baseModel(), lily({ routing: 'token' }))
+    const again = await readInjected(bytes)
+    expect(again.inputs).toEqual(inputs)
+    const session = await sessionOf(again.bytes)
+    for (const model of [lily({ routing: 'token', r: 8 }), null]) await check(session, await again.feeds(model), model)
+  })
+})
+
+describe('injectFile', () => {
+  /** A model whose weights are in a file beside it. */
+  function writeExternal(folder: string): string {
+    mkdirSync(folder, { recursive: true })
+    const data: Uint8Array[] = []
+    let offset = 0
+    const bytes = changed(baseModel(), ({ initializer: tensors }) => {
+      for (const tensor of tensors) {
+        const { rawData } = tensor
+        const entries = { location: 'model.onnx_data', offset: String(offset), length: String(rawData.length) }
+        offset += rawData.length
+        data.push(rawData)
+        tensor.rawData = new Uint8Array()
+        tensor.dataLocation = DataLocation.EXTERNAL
+        for (const [key, text] of Object.entries(entries))
+          tensor.externalData.push(create(StringStringEntryProtoSchema, { key, value: text }))
+      }
+    })
+    writeFileSync(join(folder, 'model.onnx_data'), Buffer.concat(data))
+    writeFileSync(join(folder, 'model.onnx'), bytes)
+    return join(folder, 'model.onnx')
+  }
+
+  it('leaves external data where it is', async () => {
+    const folder = join(temporaryFolder(), 'external')
+    const [source, target] = [writeExternal(folder), join(folder, 'adapted.onnx')]
+    const data = readFileSync(`${source}_data`)
+    const model = lily({ routing: 'batch' })
+    const injected = await injectFile(source, target, model)
+    expect(readFileSync(target).equals(injected.bytes)).toBe(true)
+    expect(readFileSync(`${source}_data`).equals(data)).toBe(true)
+    const session = await sessionOf(target)
+    for (const each of [model, null]) await check(session, await injected.feeds(each), each)
+  })
+})
