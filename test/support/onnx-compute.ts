@@ -170,17 +170,25 @@ interface Cached {
 /** The decoder with a cache: each call appends to it. */
 export class ComputedDecoder {
   readonly #cache: Cached[] = []
+  /** By text: 0 for padding, of all calls. */
+  readonly #flags: number[][]
 
   constructor(
     readonly model: TinyModel,
     readonly batch: number,
-  ) {}
+  ) {
+    this.#flags = Array.from({ length: batch }, () => [])
+  }
 
-  /** @returns logits [B, N, vocabulary] of the tokens [B, N], which follow those of earlier calls */
-  call(ids: readonly number[], adapter: AdapterModel | null): Float32Array {
-    const computed = new Computed(this.model, adapter)
+  /**
+   * @param flags [B, N]: 0 for padding, which also counts in no mean of the adapter; default: there is no padding
+   * @returns logits [B, N, vocabulary] of the tokens [B, N], which follow those of earlier calls
+   */
+  call(ids: readonly number[], adapter: AdapterModel | null, flags?: readonly number[]): Float32Array {
+    const computed = new Computed(this.model, adapter, flags)
     const tokens = ids.length / this.batch
-    const past = this.#cache.length === 0 ? 0 : this.#cache[0].k.shape[1]
+    const past = this.#flags[0].length
+    for (const [index] of ids.entries()) this.#flags[Math.floor(index / tokens)].push(flags?.[index] ?? 1)
     const leading = [this.batch, tokens]
     const positions = ids.map((_, index) => past + (index % tokens))
     let x = sum(
@@ -192,7 +200,7 @@ export class ComputedDecoder {
       const normed = computed.norm(`${at}.input_layernorm`, x)
       const [q, k, v] = ['q_proj', 'k_proj', 'v_proj'].map((part) => computed.linear(`${at}.self_attn.${part}`, normed))
       const cached = this.#append(block, { k, v })
-      const attended = attention(q, cached.k, cached.v, (_, i, j) => j <= past + i)
+      const attended = attention(q, cached.k, cached.v, (b, i, j) => j <= past + i && this.#flags[b][j] !== 0)
       x = sum(x, computed.linear(`${at}.self_attn.o_proj`, attended))
       const last = computed.norm(`${at}.post_attention_layernorm`, x)
       const [gate, up] = ['gate_proj', 'up_proj'].map((part) => computed.linear(`${at}.mlp.${part}`, last))

@@ -1,5 +1,5 @@
 /** A tiny encoder of the BERT family and a tiny decoder of the Llama family, with random weights, as exporters write them. */
-import { setFloat16 } from '@petamoriken/float16'
+import { getFloat16, setFloat16 } from '@petamoriken/float16'
 import {
   type Attributes,
   type Constant,
@@ -146,6 +146,12 @@ export function halves(values: Float32Array): Uint16Array {
   return new Uint16Array(view.buffer)
 }
 
+/** The values of the bits of float16. */
+export function ofHalves(bits: Uint16Array): Float32Array {
+  const view = new DataView(bits.buffer, bits.byteOffset)
+  return Float32Array.from(bits, (_, i) => getFloat16(view, 2 * i, true))
+}
+
 /** The block of MatMulNBits: 32 values of a row have one scale. */
 const BLOCK = 32
 
@@ -187,6 +193,21 @@ export interface Storage {
   readonly type?: 'float32' | 'float16'
   /** The layers with MatMul become MatMulNBits of four bits. Default false. */
   readonly fourBits?: boolean
+}
+
+/** The model with the numbers that are stored. */
+export function asStored({ layers, tensors }: TinyModel, { type, fourBits }: Storage): TinyModel {
+  const stored = new Map(tensors)
+  if (fourBits === true) {
+    for (const { name, form } of layers) {
+      const weight = stored.get(`${name}.weight`)
+      if (form !== 'Gemm' && weight !== undefined)
+        stored.set(`${name}.weight`, { ...weight, values: quantised(weight).values })
+    }
+  }
+  if (type === 'float16')
+    for (const [name, { shape, values }] of stored) stored.set(name, { shape, values: ofHalves(halves(values)) })
+  return { layers, tensors: stored }
 }
 
 const transposed = ({ shape: [rows, columns], values }: Matrix): Float32Array =>
