@@ -25,7 +25,7 @@ export interface OnnxTensor {
 }
 
 /** The class Tensor of ONNX Runtime. */
-export type OnnxTensorClass<T> = new (type: 'float32', data: Float32Array, dims: readonly number[]) => T
+export type OnnxTensorClass<T> = new (type: 'float32', data: Float32Array, dims: number[]) => T
 
 /** An ONNX model with an adapter: what {@link inject} returns. */
 export interface InjectedModel {

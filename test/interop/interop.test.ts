@@ -366,14 +366,20 @@ describe('docs/interop.md', () => {
 })
 
 it('types: tensors of the libraries are operands of TypeScript', () => {
-  const source = `import { lilyForward, tensor } from 'lily-kernels'
-import { Tensor } from 'onnxruntime-node'
+  const source = `import { lilyForward, LilyModel, tensor } from 'lily-kernels'
+import { inject } from 'lily-kernels/onnx'
+import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { Tensor as TransformersTensor } from '@huggingface/transformers'
 const a = tensor([1, 1, 1], [1, 3])
 const b = tensor([1, 2], [1, 1, 2])
 const { y } = lilyForward({ x: new Tensor('float32', new Float32Array(3), [1, 3]), a, b }, { routing: 'uniform' })
 lilyForward({ x: new TransformersTensor('float32', new Float32Array(3), [1, 3]), a, b }, { routing: 'uniform' })
 new Tensor('float32', y.data as Float32Array, y.shape)
+const adapter = await LilyModel.fromPretrained('adapter')
+const injected = await inject(new Uint8Array(), adapter)
+const session = await InferenceSession.create(injected.bytes)
+await session.run({ x: new Tensor('float32', [1], [1]), ...(await injected.feeds(adapter, Tensor)) })
+const feeds: Record<string, TransformersTensor> = await injected.feeds(null, TransformersTensor)
 `
   writeFileSync(join(folder, 'types.mts'), source)
   const options = ['--noEmit', '--strict', '--skipLibCheck', '--target', 'es2022', '--module', 'nodenext']
