@@ -84,6 +84,8 @@ const topics: Readonly<Record<string, string>> = {
   tfjs: 'lily-kernels/tfjs',
   'tfjs-layers': 'lily-kernels/tfjs-layers',
   webgpu: 'lily-kernels/webgpu',
+  gguf: 'lily-kernels/gguf',
+  onnx: 'lily-kernels/onnx',
 }
 
 /** The folders of the pages of each kind of name; the numbers are those of typedoc's models. */

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 
 /** What a program requires. */
-type Runs = 'cpu' | 'cuda' | 'webgpu' | 'llama'
+type Runs = 'cpu' | 'cuda' | 'webgpu' | 'llama' | 'onnx'
 
 /** The pages with programs, and who runs them. test/docs/documents.test.ts checks that no page is missing. */
 export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number>>> & { readonly other?: string }>> = {
@@ -23,7 +23,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/linear.md': { cpu: 4 },
   'docs/model.md': { cpu: 9 },
   'docs/routing.md': { cpu: 3 },
-  'docs/serving.md': { cpu: 4, llama: 1 },
+  'docs/serving.md': { cpu: 4, llama: 1, onnx: 3 },
   'docs/tfjs.md': { cpu: 3, webgpu: 1 },
   'docs/webgpu.md': { webgpu: 5 },
 }
@@ -81,6 +81,7 @@ const WEBGPU_GLOBALS = join(packageRoot, 'test', 'programs', 'webgpu-globals.js'
 /** Which backend a program uses. */
 export function requiredBy(source: string): Runs {
   if (source.includes('node-llama-cpp')) return 'llama' // test/interop/gguf.test.ts
+  if (source.includes('lily-kernels/onnx')) return 'onnx' // test/interop/onnx-guide.test.ts, test/browser/onnx-guide.test.ts
   if (source.includes("type: 'cuda'")) return 'cuda'
   return /createLily|adapter\.limits/.test(source) ? 'webgpu' : 'cpu'
 }

@@ -1,0 +1,128 @@
+/** The programs of docs/serving.md with onnxruntime-node and Transformers.js, on the tiny models. */
+// cspell:ignore vocab
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { packageRoot } from '../../lib/binding/root.js'
+import { LilyModel } from '../../lib/index.js'
+import { relativeError } from '../support/compare.js'
+import { programsOf, requiredBy } from '../support/guides.js'
+import { interopProject } from '../support/interop.js'
+import { computeEncoder, ComputedDecoder } from '../support/onnx-compute.js'
+import {
+  BLOCKS,
+  D,
+  DECODER_LAYERS,
+  decoderOnnx,
+  ENCODER_LAYERS,
+  encoderOnnx,
+  HEADS,
+  tinyDecoder,
+  tinyEncoder,
+  type TinyLayer,
+  VOCABULARY,
+} from '../support/onnx-models.js'
+
+const programs = programsOf('docs/serving.md').filter(({ source }) => requiredBy(source) === 'onnx')
+const programWith = (library: string) => programs.find(({ source }) => source.includes(`'${library}'`))!.source
+
+const shapeOf = ({ name, inFeatures, outFeatures }: TinyLayer) => ({ name, inFeatures, outFeatures })
+
+let folder: string
+beforeAll(() => {
+  const libraries = join(interopProject(), 'node_modules')
+  folder = mkdtempSync(join(packageRoot, 'build', 'onnx-guide-'))
+  for (const [name, target] of [
+    ['lily-kernels', packageRoot],
+    ['onnxruntime-node', join(libraries, 'onnxruntime-node')],
+    ['@huggingface/transformers', join(libraries, '@huggingface/transformers')],
+  ]) {
+    const link = join(folder, 'node_modules', name)
+    mkdirSync(dirname(link), { recursive: true })
+    symlinkSync(target, link)
+  }
+}, 600_000)
+afterAll(() => rmSync(folder, { recursive: true }))
+
+function write(name: string, content: string | Uint8Array): void {
+  mkdirSync(dirname(join(folder, name)), { recursive: true })
+  writeFileSync(join(folder, name), content)
+}
+
+/** Runs a program. Returns the lines that it prints. */
+function run(source: string): string[] {
+  write('program.mjs', source)
+  const output = execFileSync(process.execPath, ['program.mjs'], { cwd: folder, encoding: 'utf8' })
+  return output.trimEnd().split('\n')
+}
+
+it('onnxruntime-node: two adapters in turn, and the base model', async () => {
+  const targetModules = ['query', 'value', 'output.dense']
+  const [french, polite] = [4, 7].map((r, i) => {
+    const config = { r, numB: 3 - i, strideA: 2, scaling: 2, targetModules, initWeights: false }
+    return LilyModel.create({ layers: ENCODER_LAYERS.map(shapeOf), config, seed: i + 1 })
+  })
+  await french.savePretrained(join(folder, 'french'))
+  await polite.savePretrained(join(folder, 'polite'))
+  write('model.onnx', encoderOnnx(tinyEncoder()))
+
+  const printed = run(programWith('onnxruntime-node')).map((line) => line.split(' ').map(Number))
+  const inputs = { shape: [1, 4], ids: [3, 1, 4, 1], flags: [1, 1, 1, 1] } as const
+  const expected = [french, polite, null].map((model) => computeEncoder(tinyEncoder(), inputs, model).logits)
+  expect(printed).toHaveLength(3)
+  for (const [i, logits] of expected.entries()) expect(relativeError(printed[i], logits)).toBeLessThan(1e-5)
+  expect(relativeError(printed[0], expected[1])).toBeGreaterThan(1e-2)
+  expect(relativeError(printed[0], expected[2])).toBeGreaterThan(1e-2)
+})
+
+it('Transformers.js: text of an adapter and of the base model', async () => {
+  const config = { r: 4, numB: 3, scaling: 8, routing: 'token', targetModules: ['q_proj', 'down_proj'] } as const
+  const adapter = LilyModel.create({
+    layers: DECODER_LAYERS.map(shapeOf),
+    config: { ...config, initWeights: false },
+    seed: 1,
+  })
+  await adapter.savePretrained(join(folder, 'french'))
+  const prompt = ['once', 'upon', 'a', 'time']
+  const words = [...prompt, ...Array.from({ length: VOCABULARY - prompt.length }, (_, i) => `word${i}`)]
+  write('models/base/onnx/model.onnx', decoderOnnx(tinyDecoder()))
+  writeTokenizer(words)
+
+  const textOf = (model: LilyModel | null): string => {
+    const decoder = new ComputedDecoder(tinyDecoder(), 1)
+    const tokens = [0, 1, 2, 3]
+    let next = tokens.slice()
+    for (let i = 0; i < 8; i++) {
+      const logits = decoder.call(next, model).slice(-VOCABULARY)
+      next = [logits.indexOf(Math.max(...logits))]
+      tokens.push(...next)
+    }
+    return tokens.map((token) => words[token]).join(' ')
+  }
+  const expected = [adapter, null].map(textOf)
+  expect(run(programWith('@huggingface/transformers'))).toEqual(expected)
+  expect(new Set(expected).size).toBe(2)
+})
+
+/** The other files of the decoder's folder. */
+function writeTokenizer(words: readonly string[]): void {
+  const files = {
+    'config.json': {
+      ...{ model_type: 'llama', architectures: ['LlamaForCausalLM'], vocab_size: VOCABULARY, hidden_size: D },
+      ...{ num_hidden_layers: BLOCKS, num_attention_heads: HEADS, num_key_value_heads: HEADS },
+    },
+    'generation_config.json': {},
+    'tokenizer_config.json': { tokenizer_class: 'PreTrainedTokenizerFast', unk_token: words.at(-1) },
+    'tokenizer.json': {
+      ...{ version: '1.0', added_tokens: [], normalizer: null, post_processor: null, decoder: null },
+      pre_tokenizer: { type: 'Whitespace' },
+      model: {
+        type: 'WordLevel',
+        vocab: Object.fromEntries(words.map((word, i) => [word, i])),
+        unk_token: words.at(-1),
+      },
+    },
+  }
+  for (const [name, content] of Object.entries(files)) write(`models/base/${name}`, JSON.stringify(content))
+}
