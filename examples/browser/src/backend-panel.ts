@@ -15,7 +15,7 @@ export class BackendPanel {
       h(
         'fieldset',
         { class: 'choices' },
-        h('legend', {}, 'Benchmark and training run on'),
+        h('legend', {}, 'Benchmark, training and models run on'),
         this.#webGpuChoice.element,
         this.#wasmChoice.element,
       ),
@@ -101,6 +101,15 @@ export class BackendPanel {
         ]
     this.#notices.replaceChildren(...notices, ...isolation)
   }
+}
+
+/** Above times: where they were taken. */
+export function whereItRuns({ kind, name, isSoftware }: Backend): HTMLElement[] {
+  const text = 'The adapter is software: a program on the processor does the work of a GPU.'
+  return [
+    h('h3', {}, `${kind === 'webgpu' ? 'WebGPU' : 'WebAssembly'}, ${name}`),
+    ...(isSoftware ? [notice('note', 'These times claim nothing about a GPU.', h('p', {}, text))] : []),
+  ]
 }
 
 function choice(value: string, title: string, description: string) {

@@ -17,8 +17,17 @@ export interface SentError {
   readonly message: string
 }
 
+/** What went wrong with a model of ONNX. */
+export class ModelError extends Error {
+  readonly code = 'ModelError'
+
+  constructor(cause: unknown) {
+    super(messageOf(cause), { cause })
+  }
+}
+
 export function toSend(error: unknown): SentError {
-  if (error instanceof LilyError) return { code: error.code, message: error.message }
+  if (error instanceof LilyError || error instanceof ModelError) return { code: error.code, message: error.message }
   return { code: error instanceof RangeError ? 'RangeError' : '', message: messageOf(error) }
 }
 
@@ -49,6 +58,14 @@ export function explainSent({ code, message }: SentError, limits?: GPUSupportedL
         text:
           'It reads folders of PEFT with a Lily or a LoRA adapter: adapter_config.json and adapter_model.safetensors. ' +
           'The message says what is wrong.',
+        message,
+      }
+    case 'ModelError':
+      return {
+        title: 'This model does not run with this adapter.',
+        text:
+          'The layers of the adapter must be those of the model, by their names and sizes. The page makes inputs for models ' +
+          'that take one sequence of tokens. The message says what is wrong.',
         message,
       }
     case 'ERR_LILY_OUT_OF_MEMORY':

@@ -2,6 +2,7 @@
 import { BackendPanel } from './backend-panel.js'
 import { mountBenchmarkPanel } from './benchmark/panel.js'
 import { mountInspectPanel } from './inspect/panel.js'
+import { mountRunPanel } from './run/panel.js'
 import { mountTrainPanel } from './train/panel.js'
 
 const section = (id: string): HTMLElement => document.querySelector<HTMLElement>(`#${id}`)!
@@ -10,4 +11,5 @@ const backends = new BackendPanel(section('backend'))
 mountInspectPanel(section('inspect'))
 mountBenchmarkPanel(section('benchmark'), backends)
 mountTrainPanel(section('train'), backends)
+mountRunPanel(section('run'), backends)
 await backends.open()

@@ -1,6 +1,6 @@
 /** The benchmark: its options, its progress and its results. */
 import type { Backend } from '../backend.js'
-import type { BackendPanel } from '../backend-panel.js'
+import { type BackendPanel, whereItRuns } from '../backend-panel.js'
 import { h, notice, table } from '../dom.js'
 import { errorNotice, explain } from '../errors.js'
 import { milliseconds, percent } from '../format.js'
@@ -127,19 +127,7 @@ function lossNotice(backends: BackendPanel): HTMLElement {
 
 /** Where and how the times are taken. */
 function conditions(backend: Backend): HTMLElement[] {
-  return [
-    h('h3', {}, backend.kind === 'webgpu' ? `WebGPU, ${backend.name}` : `WebAssembly, ${backend.name}`),
-    ...(backend.isSoftware
-      ? [
-          notice(
-            'note',
-            'These times claim nothing about a GPU.',
-            h('p', {}, 'The adapter is software: a program on the processor does the work of a GPU.'),
-          ),
-        ]
-      : []),
-    h('p', { class: 'muted' }, clockText(backend)),
-  ]
+  return [...whereItRuns(backend), h('p', { class: 'muted' }, clockText(backend))]
 }
 
 function clockText(backend: Backend): string {

@@ -1,5 +1,6 @@
 /** What the page shows of an adapter, as plain data. It runs in a Worker. */
 import { analyse, type Analysis, LilyModel, type LoraAnalysis, LoraModel } from 'lily-kernels'
+import { peftTypeOf } from '../files.js'
 import { randomInputs } from './random-inputs.js'
 
 export interface ParameterShape {
@@ -39,16 +40,6 @@ export type OnLayer = (name: string, done: number, layers: number) => void
  */
 export async function inspectAdapter(files: readonly File[], onProgress: OnLayer): Promise<Inspection> {
   return (await peftTypeOf(files)) === 'LORA' ? inspectLora(files, onProgress) : inspectLily(files, onProgress)
-}
-
-/** What the package makes of a missing or invalid file is better than what could be said here. */
-async function peftTypeOf(files: readonly File[]): Promise<unknown> {
-  try {
-    const text = await files.find(({ name }) => name === 'adapter_config.json')?.text()
-    return text === undefined ? undefined : (JSON.parse(text) as { peft_type?: unknown } | null)?.peft_type
-  } catch {
-    return undefined
-  }
 }
 
 async function inspectLily(files: readonly File[], onProgress: OnLayer): Promise<LilyInspection> {

@@ -1,8 +1,8 @@
 /** An adapter folder that is dropped or picked, and what it contains. */
 import { h } from '../dom.js'
 import { errorNotice, explainSent, toSend } from '../errors.js'
+import { onDrop, picker } from '../pick.js'
 import { type OnProgress, Task } from '../task.js'
-import { droppedFiles, pickedFiles } from './files.js'
 import type { Inspection } from './inspection.js'
 import { inspectionReport } from './report.js'
 import { sampleFiles } from './sample.js'
@@ -41,7 +41,8 @@ export function mountInspectPanel(section: HTMLElement): void {
     h('div', { class: 'buttons' }, folder, files),
     h('p', { class: 'muted' }, 'adapter_config.json and adapter_model.safetensors. They stay on this device.'),
   )
-  onDrop(zone, start)
+  // The whole page accepts files: a browser would open one that misses the zone.
+  onDrop(window, zone, start)
   section.append(zone, task.element, alert, result)
 }
 
@@ -76,41 +77,4 @@ async function inspectInWorker(
   } finally {
     worker.terminate()
   }
-}
-
-/** A file input that looks like a button. */
-function picker(
-  id: string,
-  label: string,
-  attributes: Readonly<Record<string, string>>,
-  start: (getFiles: () => Promise<readonly File[]>) => void,
-): HTMLElement {
-  const input = h('input', { type: 'file', id, class: 'visually-hidden', ...attributes })
-  input.addEventListener('change', () => {
-    const picked = pickedFiles(input.files ?? [])
-    // The same folder may be picked again.
-    input.value = ''
-    start(() => Promise.resolve(picked))
-  })
-  return h('span', { class: 'picker' }, input, h('label', { for: id, class: 'button' }, label))
-}
-
-function onDrop(zone: HTMLElement, start: (getFiles: () => Promise<readonly File[]>) => void): void {
-  // The whole page accepts files: a browser would open one that misses the zone.
-  addEventListener('dragover', (event) => {
-    event.preventDefault()
-    zone.classList.add('over')
-  })
-  addEventListener('dragleave', () => {
-    zone.classList.remove('over')
-  })
-  addEventListener('drop', (event) => {
-    event.preventDefault()
-    zone.classList.remove('over')
-    if (event.dataTransfer === null) return
-    const dropped = droppedFiles(event.dataTransfer)
-    // An error is that of the task.
-    dropped.catch(() => undefined)
-    start(() => dropped)
-  })
 }

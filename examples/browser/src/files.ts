@@ -1,4 +1,4 @@
-/** The files of a folder that was dropped or picked. */
+/** Files and folders that were dropped or picked. */
 
 /** Those that were picked: of a folder without its subfolders, such as the checkpoints of a training. */
 export function pickedFiles(files: Iterable<File>): File[] {
@@ -39,5 +39,18 @@ async function entriesIn(directory: FileSystemDirectoryEntry): Promise<FileSyste
     })
     if (some.length === 0) return all
     all.push(...some)
+  }
+}
+
+/**
+ * The kind of an adapter, 'LORA' or 'LILY'; undefined if no file says it. What the package makes of a missing or invalid
+ * file is better than what could be said here.
+ */
+export async function peftTypeOf(files: readonly File[]): Promise<unknown> {
+  try {
+    const text = await files.find(({ name }) => name === 'adapter_config.json')?.text()
+    return text === undefined ? undefined : (JSON.parse(text) as { peft_type?: unknown } | null)?.peft_type
+  } catch {
+    return undefined
   }
 }
