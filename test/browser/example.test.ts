@@ -1,12 +1,18 @@
 /** examples/browser, built by vite, in headless Chromium: with the software adapter of WebGPU, and on WebAssembly. */
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { accountFor, analyse, LilyModel, LoraModel } from 'lily-kernels'
 import type { Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { randomInputs } from '../../examples/browser/src/inspect/random-inputs.js'
+import { madeUpInputs } from '../../examples/browser/src/run/inputs.js'
 import { packageRoot } from '../../lib/binding/root.js'
-import { CONFIG, GOLDEN, TENSORS } from '../support/checkpoint.js'
+import { CONFIG, GOLDEN, newFolder, TENSORS } from '../support/checkpoint.js'
 import { programsOf } from '../support/guides.js'
+import { onnxRuntimeWeb } from '../support/interop.js'
+import { adaptersOf, KINDS } from '../support/onnx-adapters.js'
+import { computeEncoder } from '../support/onnx-compute.js'
+import { ENCODER_LAYERS, encoderOnnx, tinyEncoder } from '../support/onnx-models.js'
 import { problemsOf } from '../support/page-problems.js'
 import { pagesMissing, type Opening, Site, type Visit, WEBGPU } from '../support/site.js'
 
@@ -28,7 +34,7 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
   const visits: Visit[] = []
 
   beforeAll(async () => {
-    site = new Site(join(packageRoot, 'examples', 'browser'))
+    site = new Site(join(packageRoot, 'examples', 'browser'), { 'onnxruntime-web': onnxRuntimeWeb() })
     await site.build()
     address = await site.serve({})
   }, SLOW)
@@ -224,6 +230,53 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
     )
 
     test(
+      'runs a sample of an ONNX model, without the adapter and with it',
+      async () => {
+        const [base, adapted] = await runModel(page)
+        expect([base.name, adapted.name]).toEqual(['base model', 'with the adapter'])
+        expect(base.difference).toBe(0)
+        expect(adapted.difference).toBeGreaterThan(0.01)
+        for (const { time } of [base, adapted]) expect(time).toBeGreaterThan(0)
+      },
+      SLOW,
+    )
+
+    test(
+      "runs the visitor's model with the visitor's adapter, which are dropped or picked",
+      async () => {
+        const folder = newFolder()
+        const model = join(folder, 'encoder.onnx')
+        writeFileSync(model, encoderOnnx(tinyEncoder()))
+        const lily = adaptersOf(KINDS['Lily, token'], ENCODER_LAYERS, ['query', 'value']).first
+        const adapter = join(folder, 'adapter')
+        await lily.savePretrained(adapter)
+
+        await page.setInputFiles('#run-model', model)
+        await page.getByRole('button', { name: 'Run the model' }).click()
+        await page.locator('#run [role=alert]').getByText('There is no adapter to run the model with.').waitFor(TASK)
+        await drop(page, LORA, '#run-drop')
+        await page
+          .locator('#run-drop')
+          .getByText(/Model: encoder\.onnx\. Adapter: .*adapter_config/)
+          .waitFor(TASK)
+        await page.getByRole('button', { name: 'Run the model' }).click()
+        const alert = page.locator('#run [role=alert]')
+        await alert.getByText('This model does not run with this adapter.').waitFor(TASK)
+        const [lacking] = (await LoraModel.fromPretrained(LORA)).layers.keys()
+        expect(await alert.innerText()).toContain(lacking)
+
+        await page.setInputFiles('#run-adapter', adapter)
+        const [base, adapted] = await runModel(page)
+        const inputs = encoderInputs()
+        const [without, with_] = [null, lily].map((each) => computeEncoder(tinyEncoder(), inputs, each).hidden)
+        const largest = Math.max(...with_.map((value, i) => Math.abs(value - without[i])))
+        expect(base.difference).toBe(0)
+        expect(Math.abs(adapted.difference / largest - 1)).toBeLessThanOrEqual(0.00501)
+      },
+      SLOW,
+    )
+
+    test(
       'fits on a phone and on a desktop, and axe finds nothing',
       async () => {
         expect(await problemsOf(page)).toEqual([])
@@ -277,6 +330,19 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
         const text = await page.locator('#benchmark').innerText()
         expect(text).toContain('differences of timestamps in the queue')
         expect(text).toContain('These times claim nothing about a GPU.')
+      },
+      SLOW,
+    )
+
+    test(
+      'runs the sample of an ONNX model',
+      async () => {
+        const [base, adapted] = await runModel(page)
+        expect(base.difference).toBe(0)
+        expect(adapted.difference).toBeGreaterThan(0.01)
+        expect(await page.locator('#run').innerText()).toContain('These times claim nothing about a GPU.')
+        // That of ONNX Runtime; the tests below count those of the page.
+        await page.evaluate(() => devices.pop())
       },
       SLOW,
     )
@@ -375,15 +441,44 @@ function readmeLosses(): string[][] {
   return Array.from(output.matchAll(/^step (\d+): loss ([\d.]+)$/gm), ([, step, loss]) => [step, loss])
 }
 
+/** Runs the model, and returns the rows of the table. */
+async function runModel(page: Page): Promise<{ name: string; time: number; difference: number }[]> {
+  await page.getByRole('button', { name: 'Run the model' }).click()
+  await page.locator('#run .running').waitFor({ state: 'hidden', ...TASK })
+  expect(await page.locator('#run [role=alert]').innerText()).toBe('')
+  const rows = await rowsOf(page.locator('#run table'))
+  return rows.map(([name, time, difference]) => ({ name, time: Number(time), difference: Number(difference) }))
+}
+
+/** What the page gives to the encoder. */
+function encoderInputs() {
+  const values = ['input_ids', 'attention_mask'].map((name) => {
+    return { name, type: 'int64', shape: ['batch_size', 'sequence_length'] }
+  })
+  class Made {
+    constructor(
+      readonly type: string,
+      readonly data: ArrayLike<number>,
+      readonly dims: readonly number[],
+    ) {}
+  }
+  const { input_ids: ids, attention_mask: mask } = madeUpInputs(values, Made as never) as unknown as Record<
+    string,
+    Made
+  >
+  expect(new Set(Array.from(ids.data)).size).toBeGreaterThan(10)
+  return { shape: ids.dims as readonly [number, number], ids: Array.from(ids.data), flags: Array.from(mask.data) }
+}
+
 /** The cells of the rows of a table. */
 async function rowsOf(table: ReturnType<Page['locator']>): Promise<string[][]> {
   const rows = await table.locator('tbody tr').all()
   return Promise.all(rows.map((row) => row.locator('th, td').allInnerTexts()))
 }
 
-/** Drops a folder on the page, as a file manager does. */
-async function drop(page: Page, folder: string): Promise<void> {
-  const zone = page.locator('#drop')
+/** Drops a folder on a zone of the page, as a file manager does. */
+async function drop(page: Page, folder: string, id = '#drop'): Promise<void> {
+  const zone = page.locator(id)
   await zone.scrollIntoViewIfNeeded()
   const { x, y } = (await zone.boundingBox())!
   const session = await page.context().newCDPSession(page)

@@ -26,6 +26,11 @@ export function interopProject(): string {
   return folder
 }
 
+/** The folder of the released onnxruntime-web. Transformers.js depends on a version between releases. */
+export function onnxRuntimeWeb(): string {
+  return join(installOnce('onnx-web', ['onnxruntime-web@1.30.0']), 'node_modules', 'onnxruntime-web')
+}
+
 /** `require` of that project. */
 export function requireLibrary(name: string): unknown {
   return createRequire(join(interopProject(), 'package.json'))(name)
