@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { build } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
+import { programsOf } from '../support/guides.js'
 import { onnxRuntimeWeb } from '../support/interop.js'
 import {
   adaptersOf,
@@ -18,7 +19,7 @@ import {
   TEXTS,
 } from '../support/onnx-adapters.js'
 import { computeEncoder, ComputedDecoder } from '../support/onnx-compute.js'
-import { DECODER_LAYERS, ENCODER_LAYERS, tinyDecoder, tinyEncoder } from '../support/onnx-models.js'
+import { DECODER_LAYERS, ENCODER_LAYERS, encoderOnnx, tinyDecoder, tinyEncoder } from '../support/onnx-models.js'
 import { type Injection, TURNS } from '../support/onnx-page.js'
 import { ISOLATED, pagesMissing, Site, type Visit, WEBGPU } from '../support/site.js'
 
@@ -47,6 +48,9 @@ Object.assign(globalThis, {
   dispatches: () => count,
 })
 </script>`
+
+const GUIDE = `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><input type="file" multiple>
+<script type="module">globalThis.program = () => import('./guide.js')</script>`
 
 /** test/support/onnx-page.ts with what it imports, but for the package. */
 async function bundled(): Promise<string> {
@@ -84,7 +88,15 @@ describe.skipIf(missing !== undefined)('ONNX Runtime Web', () => {
   let site: Site
   let address: string
   beforeAll(async () => {
-    site = new Site({ 'index.html': PAGE, 'onnx-page.js': await bundled() }, { 'onnxruntime-web': onnxRuntimeWeb() })
+    const { source } = programsOf('docs/serving.md').find((program) => program.source.includes('onnxruntime-web'))!
+    const files = {
+      'index.html': PAGE,
+      'onnx-page.js': await bundled(),
+      'guide.html': GUIDE,
+      'guide.js': source,
+      'public/model.onnx': encoderOnnx(tinyEncoder()),
+    }
+    site = new Site(files, { 'onnxruntime-web': onnxRuntimeWeb() })
     await site.build()
     address = await site.serve(ISOLATED)
   }, SLOW)
@@ -137,4 +149,30 @@ describe.skipIf(missing !== undefined)('ONNX Runtime Web', () => {
       expect(visit.requests.filter((url) => !url.startsWith(address) && !url.startsWith('data:'))).toEqual([])
     })
   })
+
+  test(
+    'the program of docs/serving.md, with the adapter that its visitor picks',
+    async () => {
+      const visit = await site.open(`${address}guide.html`)
+      const adapter = adaptersOf(KINDS['Lily, sequence'], ENCODER_LAYERS, ENCODER_TARGETS).first
+      const files = (await adapter.pretrainedFiles()).map(async (file) => {
+        return { name: file.name, mimeType: '', buffer: Buffer.from(await file.arrayBuffer()) }
+      })
+      await visit.page.setInputFiles('input', await Promise.all(files))
+      await visit.page.evaluate('program()')
+
+      expect(visit.errors).toEqual([])
+      const text = { shape: [1, 4], ids: [3, 1, 4, 0], flags: [1, 1, 1, 0] } as const
+      const [expected, base, unmasked] = [
+        computeEncoder(tinyEncoder(), text, adapter, true).logits,
+        computeEncoder(tinyEncoder(), text, null).logits,
+        computeEncoder(tinyEncoder(), text, adapter).logits,
+      ]
+      const printed = visit.printed.map((line) => line.split(' ').map(Number))
+      expect(printed).toHaveLength(1)
+      expect(distance(printed[0], expected)).toBeLessThanOrEqual(FLOAT32)
+      for (const other of [base, unmasked]) expect(distance(other, expected)).toBeGreaterThan(1000 * FLOAT32)
+    },
+    SLOW,
+  )
 })

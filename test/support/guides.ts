@@ -81,7 +81,7 @@ const WEBGPU_GLOBALS = join(packageRoot, 'test', 'programs', 'webgpu-globals.js'
 /** Which backend a program uses. */
 export function requiredBy(source: string): Runs {
   if (source.includes('node-llama-cpp')) return 'llama' // test/interop/gguf.test.ts
-  if (source.includes('lily-kernels/onnx')) return 'onnx' // test/interop/onnx-guide.test.ts, test/browser/onnx-guide.test.ts
+  if (source.includes('lily-kernels/onnx')) return 'onnx' // test/interop/onnx-guide.test.ts, test/browser/onnx.test.ts
   if (source.includes("type: 'cuda'")) return 'cuda'
   return /createLily|adapter\.limits/.test(source) ? 'webgpu' : 'cpu'
 }
