@@ -1,12 +1,6 @@
 /** Adapters as ONNX models. The parameters are constants of the model, so that the runtime can pack them once. */
 import { type Constant, constant, encodeOnnx, type Node, node, value } from '../workload/onnx.js'
-
-/** a matrix [rows, columns], transposed. */
-function transposed(data: Float32Array, rows: number, columns: number): Float32Array {
-  const result = new Float32Array(data.length)
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) result[j * rows + i] = data[i * columns + j]
-  return result
-}
+import { transposed } from '../workload/transposed.js'
 
 export interface AdapterParameters {
   readonly shape: readonly [tokens: number, d: number, rank: number, experts: number]

@@ -1,35 +1,18 @@
 /** ONNX Runtime for Node as a peer: a process that peer-process.ts starts with the argument `--threads N`. */
-import { createRequire } from 'node:module'
 import { parseArgs } from 'node:util'
 import { dtypes } from '../workload/dtypes.js'
 import { filled, makeLilyParameters, makeLoraParameters, makeWeight, zeros } from '../workload/operands.js'
 import { type AdapterParameters, layerModel, lilyModel, loraModel } from './onnx-model.js'
+import { createSession, ortVersion, type OrtTensor, requireOrt } from './ort.js'
 import { adapters, type Hello, layers } from './protocol.js'
 import { type Opened, serve } from './serve.js'
 
-interface OrtTensor {
-  readonly data: Float32Array
-}
-interface Session {
-  run(feeds: Record<string, OrtTensor>, fetches: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>>
-  release(): Promise<void>
-}
-/** The part of onnxruntime-node that is used here. */
-interface Ort {
-  readonly Tensor: new (dtype: 'float32', data: Float32Array, shape: readonly number[]) => OrtTensor
-  readonly InferenceSession: {
-    create(model: Uint8Array, options: Readonly<Record<string, unknown>>): Promise<Session>
-  }
-  readonly env: { readonly versions: Readonly<Record<string, string | undefined>> }
-}
-
-// Not an import: the package is optional, and its types are, too.
-const ort = createRequire(import.meta.url)('onnxruntime-node') as Ort
+const ort = requireOrt()
 const { values: options } = parseArgs({ options: { threads: { type: 'string', default: '1' } } })
 
 const methods = [...adapters, ...layers]
 const hello: Hello = {
-  versions: { 'ONNX Runtime': ort.env.versions.node ?? ort.env.versions.common ?? 'unknown' },
+  versions: { 'ONNX Runtime': ortVersion(ort) },
   methods: methods.map((name) => ({ name, adapter: name, passes: ['forward'], dtypes: ['float32'] })),
   missing: [],
 }
@@ -56,11 +39,7 @@ function modelOf(method: string, shape: AdapterParameters['shape']): Uint8Array 
 
 async function open(method: string, shape: AdapterParameters['shape']): Promise<Opened> {
   const [tokens, d] = shape
-  const session = await ort.InferenceSession.create(modelOf(method, shape), {
-    intraOpNumThreads: Number(options.threads),
-    interOpNumThreads: 1,
-    graphOptimizationLevel: 'all',
-  })
+  const session = await createSession(ort, modelOf(method, shape), Number(options.threads))
   const tensorOf = (data: unknown): OrtTensor => new ort.Tensor('float32', data as Float32Array, [tokens, d])
   const x = tensorOf(filled([tokens, d], 1).data)
   const feeds = { x, ...(method.endsWith('layer') ? {} : { y: tensorOf(zeros([tokens, d]).data) }) }

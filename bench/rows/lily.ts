@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util'
 import type { AdapterModel, Tensor } from '../../lib/index.js'
 import { evenlySpaced } from '../peers/protocol.js'
 import { answerRequests } from '../peers/serve.js'
-import { patternNumbers } from '../workload/pattern.js'
+import { fillPattern } from '../workload/pattern.js'
 import { firstNumber, type Method, type Problem, type Reply, type Request, SCALES } from './protocol.js'
 
 type Lily = typeof import('../../lib/index.js')
@@ -21,11 +21,7 @@ interface Opened {
   readonly runs: Readonly<Partial<Record<Method, () => void>>>
 }
 
-function fill({ data }: Tensor, scale: number, begin: number): void {
-  const pattern = patternNumbers(scale)
-  const values = data as Float32Array
-  for (let i = 0; i < values.length; i++) values[i] = pattern[(begin + i) % pattern.length]
-}
+const fill = ({ data }: Tensor, scale: number, begin: number): void => fillPattern(data as Float32Array, scale, begin)
 
 const zeros = (...shape: number[]): Tensor =>
   lily.tensor(new Float32Array(shape.reduce((product, size) => product * size)), shape)

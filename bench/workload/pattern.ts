@@ -11,3 +11,9 @@ export function patternNumbers(scale: number): Float32Array {
     return scale * (state / 2 ** 31 - 1)
   })
 }
+
+/** Fills an array of float32 with the pattern from its number `begin` on. */
+export function fillPattern(values: Float32Array, scale: number, begin: number): void {
+  const pattern = patternNumbers(scale)
+  for (let i = 0; i < values.length; i++) values[i] = pattern[(begin + i) % PATTERN]
+}
