@@ -17,9 +17,10 @@ it('import and require give the same objects, and subpaths those of the main pac
     import { createRequire } from 'node:module'
     import * as main from 'lily-kernels'
     import * as gguf from 'lily-kernels/gguf'
+    import * as onnx from 'lily-kernels/onnx'
     import * as webgpu from 'lily-kernels/webgpu'
     const require = createRequire(import.meta.url)
-    const entries = { 'lily-kernels': main, 'lily-kernels/gguf': gguf, 'lily-kernels/webgpu': webgpu }
+    const entries = { 'lily-kernels': main, 'lily-kernels/gguf': gguf, 'lily-kernels/onnx': onnx, 'lily-kernels/webgpu': webgpu }
     for (const [name, imported] of Object.entries(entries)) {
       const required = require(name)
       const { default: _, ...named } = imported
@@ -31,6 +32,7 @@ it('import and require give the same objects, and subpaths those of the main pac
     const layers = [{ name: 'model.layers.0.self_attn.q_proj', inFeatures: 2, outFeatures: 2 }]
     const file = await gguf.ggufFile(main.LoraModel.create({ layers, config: { r: 1 } }), { base: { model_type: 'qwen3' } })
     assert((await gguf.loadGguf(file)) instanceof main.LoraModel)
+    await assert.rejects(onnx.inject(new Uint8Array(1), await gguf.loadGguf(file)), main.LilyError)
     console.log('right')`
   const options = { cwd: packageRoot, encoding: 'utf8' } as const
   expect(execFileSync(process.execPath, ['--input-type=module', '-e', program], options).trim()).toBe('right')
