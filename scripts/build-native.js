@@ -10,6 +10,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { noWindowsCompiler, windowsOptions } from './windows-toolchain.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const build = resolve('build/cmake')
@@ -35,10 +36,30 @@ function cmake(...args) {
     fail('the native build failed; see the output above')
 }
 
+// CMake's own choice on Windows is Visual Studio, whose compiler does not have the vector types of the kernels.
+/** @type {Record<string, string>} */
+const GENERATORS =
+  process.platform === 'win32'
+    ? { ninja: 'Ninja', 'mingw32-make': 'MinGW Makefiles' }
+    : { make: 'Unix Makefiles', ninja: 'Ninja' }
+
+/** @type {() => string[]} */
+function generatorOptions() {
+  if (process.env.CMAKE_GENERATOR) return []
+  const command = Object.keys(GENERATORS).find(runs)
+  if (command !== undefined) return ['-G', GENERATORS[command]]
+  return fail(`${Object.keys(GENERATORS).join(' or ')} was not found: install one of them, or set CMAKE_GENERATOR`)
+}
+
+/** @type {() => string[]} */
+function compilerOptions() {
+  if (process.platform === 'win32') return windowsOptions() ?? fail(noWindowsCompiler)
+  const compilers = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++']
+  if (!compilers.some(runs)) fail(`no C++ compiler was found (${compilers.join(', ')}): install g++, or set CXX`)
+  return []
+}
+
 if (!runs('cmake')) fail('cmake was not found: install CMake 3.24 or later')
-if (!process.env.CMAKE_GENERATOR && !runs('make')) fail('make was not found: install make, or set CMAKE_GENERATOR')
-const compilers = process.env.CXX ? [process.env.CXX] : ['c++', 'g++', 'clang++']
-if (!compilers.some(runs)) fail(`no C++ compiler was found (${compilers.join(', ')}): install g++, or set CXX`)
 
 const isForBench = process.argv.includes('--for-bench')
 const cache = join(build, 'CMakeCache.txt')
@@ -48,8 +69,9 @@ const isCudaLeftOut =
   process.argv.includes('--addon-only') ||
   (isForBench && !existsSync(join(output, 'lily_cuda.so')) && spawnSync('nvidia-smi', ['-L']).status !== 0)
 
+const system = [...generatorOptions(), ...compilerOptions()]
 const options = [`-DLILY_CPU_SETS=${sets}`, ...(process.env.LILY_CMAKE_ARGS ?? '').split(' ').filter(Boolean)]
-cmake('-S', root, '-B', build, `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${output}`, ...options)
+cmake('-S', root, '-B', build, `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${output}`, ...system, ...options)
 const target = isCudaLeftOut ? ['--target', 'lily'] : []
 cmake('--build', build, ...target, '--parallel', String(availableParallelism()))
 

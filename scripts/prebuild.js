@@ -1,8 +1,9 @@
 #!/usr/bin/env node
-// Builds prebuilds/<platform>-<arch>/lily.<libc>.node, which the published package contains instead of an install
-// script: for this machine and, on linux-x64, also for linux-arm64 if Debian's cross compiler is installed. The folder
-// of this machine also gets lily_cuda.so for all architectures, which requires nvcc and takes many minutes;
-// --addon-only omits it. --arch=ARCH builds for one of the two architectures only.
+// Builds prebuilds/<platform>-<arch>/lily.<libc>.node (without <libc> beyond Linux), which the published package contains
+// instead of an install script: for this machine and, on linux-x64, also for linux-arm64 if Debian's cross compiler is
+// installed, and for win32-x64 if clang, lld and the libraries of MinGW-w64 are. The folder of this machine on Linux also
+// gets lily_cuda.so for all architectures, which requires nvcc and takes many minutes; --addon-only omits it.
+// --target=PLATFORM-ARCH builds for one of them only.
 //
 // prebuildify strips and moves the files in build/Release. It runs in a separate folder, so that the addon in the
 // checkout, which a running program may have mapped, is not modified.
@@ -11,6 +12,7 @@ import { mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { codeOf, float16Targets, targets } from './cuda-targets.js'
+import { noWindowsCompiler, windowsOptions } from './windows-toolchain.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const prebuildify = join(root, 'node_modules', 'prebuildify', 'bin.js')
@@ -21,17 +23,20 @@ const isAddonOnly = process.argv.includes('--addon-only')
 const firstAvailable = (commands) =>
   commands.find((command) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0)
 
-/** @type {(arch: string, compiler: string | undefined, strip: string, cmake: string[]) => void} */
-function prebuild(arch, compiler, strip, cmake) {
-  const folder = join('build', 'prebuild', `${process.platform}-${arch}`)
+/** @type {(target: string, compiler: string | undefined, strip: string, cmake: string[]) => void} */
+function prebuild(target, compiler, strip, cmake) {
+  const [platform, arch] = target.split('-')
+  const folder = join('build', 'prebuild', target)
   mkdirSync(join(root, folder), { recursive: true })
   // A library left by a build with CUDA would be packed.
   if (cmake.includes('-DLILY_CUDA=OFF')) {
-    for (const left of [join(folder, 'build', 'Release'), join('prebuilds', `${process.platform}-${arch}`)]) {
+    for (const left of [join(folder, 'build', 'Release'), join('prebuilds', target)]) {
       rmSync(join(root, left, 'lily_cuda.so'), { force: true })
     }
   }
-  const options = ['--napi', '--strip', '--tag-libc', '--name', 'lily', '--arch', arch]
+  // The linker has stripped the file for Windows.
+  const ofPlatform = { linux: ['--strip', '--tag-libc'], darwin: ['--strip'] }[platform] ?? []
+  const options = ['--napi', ...ofPlatform, '--name', 'lily', '--platform', platform, '--arch', arch]
   const builder = join(root, 'scripts', 'build-native.js')
   const env = {
     ...process.env,
@@ -47,35 +52,50 @@ function prebuild(arch, compiler, strip, cmake) {
   if (status !== 0) process.exit(status ?? 1)
 }
 
-// Prefers GCC 12: the addon then does not require a libstdc++ newer than that compiler's.
+// On Linux it prefers GCC 12: the addon then does not require a libstdc++ newer than that compiler's.
 function prebuildHere() {
   const codes = [targets, float16Targets].map((each) => each.map(codeOf).join(';'))
-  const cuda = isAddonOnly
-    ? ['-DLILY_CUDA=OFF']
-    : ['-DLILY_CUDA=ON', `-DLILY_CUDA_TARGETS=${codes[0]}`, `-DLILY_CUDA_FLOAT16_TARGETS=${codes[1]}`]
-  prebuild(process.arch, process.env.CXX ?? firstAvailable(['g++-12']), 'strip', cuda)
+  const cuda =
+    isAddonOnly || process.platform !== 'linux'
+      ? ['-DLILY_CUDA=OFF']
+      : ['-DLILY_CUDA=ON', `-DLILY_CUDA_TARGETS=${codes[0]}`, `-DLILY_CUDA_FLOAT16_TARGETS=${codes[1]}`]
+  prebuild(here, process.env.CXX ?? firstAvailable(['g++-12']), 'strip', cuda)
 }
 
 function prebuildArm64() {
   const prefix = 'aarch64-linux-gnu'
   const compiler = firstAvailable([`${prefix}-g++-12`, `${prefix}-g++`])
-  if (compiler) {
-    const system = ['-DCMAKE_SYSTEM_NAME=Linux', '-DCMAKE_SYSTEM_PROCESSOR=aarch64']
-    prebuild('arm64', compiler, `${prefix}-strip`, [...system, '-DLILY_CUDA=OFF'])
+  if (compiler === undefined) {
+    leaveOut('linux-arm64', `no ${prefix}-g++ (Debian: apt install g++-12-${prefix})`)
     return
   }
-  rmSync(join(root, 'prebuilds', 'linux-arm64'), { recursive: true, force: true })
-  const reason = `no ${prefix}-g++ (Debian: apt install g++-12-${prefix})`
-  console.log(`lily-kernels: the addon for linux-arm64 was not built: ${reason}`)
-  // A published package requires both.
+  const system = ['-DCMAKE_SYSTEM_NAME=Linux', '-DCMAKE_SYSTEM_PROCESSOR=aarch64']
+  prebuild('linux-arm64', compiler, `${prefix}-strip`, [...system, '-DLILY_CUDA=OFF'])
+}
+
+function prebuildWindows() {
+  const options = windowsOptions()
+  if (options === null) leaveOut('win32-x64', noWindowsCompiler)
+  else prebuild('win32-x64', undefined, 'strip', options)
+}
+
+/** @type {(target: string, reason: string) => void} */
+function leaveOut(target, reason) {
+  rmSync(join(root, 'prebuilds', target), { recursive: true, force: true })
+  console.log(`lily-kernels: the addon for ${target} was not built: ${reason}`)
+  // A published package requires all of them.
   if (!isAddonOnly) process.exit(1)
 }
 
-const only = process.argv.find((argument) => argument.startsWith('--arch='))?.slice('--arch='.length)
-const isCrossing = process.platform === 'linux' && process.arch === 'x64'
-if (only && only !== process.arch && !(isCrossing && only === 'arm64')) {
-  console.error(`lily-kernels: --arch=${only} cannot be built on ${process.platform}-${process.arch}`)
+const here = `${process.platform}-${process.arch}`
+/** @type {Record<string, () => void>} */
+const builds = {
+  [here]: prebuildHere,
+  ...(here === 'linux-x64' && { 'linux-arm64': prebuildArm64, 'win32-x64': prebuildWindows }),
+}
+const only = process.argv.find((argument) => argument.startsWith('--target='))?.slice('--target='.length)
+if (only !== undefined && !Object.hasOwn(builds, only)) {
+  console.error(`lily-kernels: --target=${only} cannot be built on ${here}`)
   process.exit(1)
 }
-if (!only || only === process.arch) prebuildHere()
-if (isCrossing && (!only || only === 'arm64')) prebuildArm64()
+for (const build of only === undefined ? Object.values(builds) : [builds[only]]) build()

@@ -37,7 +37,7 @@ export function addonObjects(): string[] {
  */
 export function link(name: string, objects: readonly string[], without?: string): string {
   const ofAddon = addonObjects()
-    .filter((path) => /\/lily\.dir\/native\/(cpu|core)\//.test(path))
+    .filter((path) => /\/lily\.dir\/native\/(cpu|core|system)\//.test(path))
     .filter((path) => without === undefined || !path.includes(without))
   const program = join(folder, name)
   run(compiler, ['-o', program, ...objects, ...ofAddon, '-pthread', '-ldl'])

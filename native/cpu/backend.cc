@@ -1,6 +1,5 @@
 // The C ABI of the CPU backend: runs the passes of a call on the thread pool.
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
@@ -18,6 +17,8 @@
 #include "cpu/spectrum/spectrum.h"
 #include "cpu/thread_pool.h"
 #include "lily/cpu.h"
+#include "system/memory.h"
+#include "system/processor.h"
 
 namespace lily::cpu {
 namespace {
@@ -60,10 +61,10 @@ lily_status device_count(int32_t *count) {
 lily_status device_info(int32_t device, lily_device_info *info) {
   if (device != 0) return fail(LILY_ERROR_ARGUMENT, "the CPU backend has one device, number 0");
   *info = {};
-  snprintf(info->name, sizeof info->name, "%s", processor_name().c_str());
+  snprintf(info->name, sizeof info->name, "%s", system::processor_name().c_str());
   snprintf(info->detail, sizeof info->detail, "%s", instruction_set().effective_name());
-  info->memory_bytes = memory_bytes();
-  info->cache_bytes = cache_bytes();
+  info->memory_bytes = system::memory_bytes();
+  info->cache_bytes = system::cache_bytes();
   info->parallelism = thread_count();
   return LILY_OK;
 }
@@ -343,13 +344,13 @@ lily_status adamw(const lily_adamw *call) {
 }
 
 lily_status allocate(int32_t, size_t bytes, void **memory) {
-  *memory = aligned_alloc(Workspace::kAlignment, static_cast<size_t>(Workspace::padded(bytes)));
+  *memory = system::allocate_aligned(Workspace::kAlignment, static_cast<size_t>(Workspace::padded(bytes)));
   if (*memory != nullptr) return LILY_OK;
   return fail(LILY_ERROR_OUT_OF_MEMORY, "could not allocate " + std::to_string(bytes) + " bytes of host memory");
 }
 
 lily_status release(int32_t, void *memory) {
-  free(memory);
+  system::free_aligned(memory);
   return LILY_OK;
 }
 
@@ -454,7 +455,7 @@ void lily_cpu_processor(lily_processor *processor) {
   for (const char *name : lily::cpu::supported_instruction_sets()) {
     names += std::string(names.empty() ? "" : " ") + name;
   }
-  const lily::cpu::ThreadLimits limits = lily::cpu::thread_limits();
+  const lily::system::ThreadLimits limits = lily::system::thread_limits();
   *processor = {};
   snprintf(processor->instruction_sets, sizeof processor->instruction_sets, "%s", names.c_str());
   processor->affinity = limits.affinity;

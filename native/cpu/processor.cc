@@ -2,18 +2,14 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
-#include <sstream>
 
 #include "core/environment.h"
-#include "cpu/affinity.h"
 #include "cpu/amx/permission.h"
-#include "cpu/cgroup.h"
 #include "cpu/thread_pool.h"
+#include "system/processor.h"
 
 namespace lily::cpu {
 namespace {
@@ -125,22 +121,6 @@ InstructionSet choose_instruction_set() {
   return chosen;
 }
 
-std::string first_line(const std::string &path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
-
-// Size of a cache of the first processor; 0 if there is no cache of this index.
-uint64_t cache_bytes(int index) {
-  const std::string size = first_line("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size");
-  if (size.empty()) return 0;
-  uint64_t count = 0;
-  std::istringstream(size) >> count;
-  return count * (size.back() == 'M' ? 1 << 20 : 1 << 10);
-}
-
 }  // namespace
 
 const InstructionSet &instruction_set() {
@@ -202,41 +182,11 @@ std::vector<const char *> supported_instruction_sets() {
   return names;
 }
 
-ThreadLimits thread_limits() {
-  const std::vector<int> processors = allowed_processors();
-  return {static_cast<int>(processors.size()), cgroup_quota(), core_count(processors)};
-}
-
 int default_thread_count() {
-  const ThreadLimits limits = thread_limits();
+  const system::ThreadLimits limits = system::thread_limits();
   // The hardware threads of a core share its multipliers, so a second thread on a core only adds overhead.
   const int allowed = limits.quota > 0 ? std::min(limits.quota, limits.physical_cores) : limits.physical_cores;
   return std::max(1, std::min(allowed, kMaxThreads));
-}
-
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "CPU";
-}
-
-uint64_t memory_bytes() {
-  const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGE_SIZE);
-  return pages > 0 && page_bytes > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) : 0;
-}
-
-uint64_t cache_bytes() {
-  uint64_t largest = 0;
-  for (int index = 0; cache_bytes(index) > 0; ++index) largest = std::max(largest, cache_bytes(index));
-  return largest;
-}
-
-uint64_t l2_cache_bytes() {
-  // Indices 0 and 1 are the L1 caches of data and of instructions.
-  static const uint64_t bytes = cache_bytes(2);
-  return bytes;
 }
 
 }  // namespace lily::cpu

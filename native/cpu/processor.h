@@ -48,20 +48,7 @@ bool multiplies_in_blocks();
 // The names of the sets that this processor supports, narrowest first.
 std::vector<const char *> supported_instruction_sets();
 
-// The limits of the number of threads.
-struct ThreadLimits {
-  int affinity;        // processors that this process may run on
-  int quota;           // CPU quota of the cgroup in whole processors; 0: no quota
-  int physical_cores;  // of the processors in `affinity`
-};
-ThreadLimits thread_limits();
-
-// The minimum of the limits, and of 256; at least 1.
+// The minimum of the limits of threads (system/processor.h), and of 256; at least 1.
 int default_thread_count();
-
-std::string processor_name();
-uint64_t memory_bytes();
-uint64_t cache_bytes();     // of the last-level cache
-uint64_t l2_cache_bytes();  // of one processor; 0: unknown
 
 }  // namespace lily::cpu

@@ -1,10 +1,6 @@
 #include "cpu/roofs.h"
 
-#include <stdlib.h>
 #include <string.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +10,7 @@
 #include <vector>
 
 #include "cpu/thread_pool.h"
+#include "system/memory.h"
 
 namespace lily::cpu {
 namespace {
@@ -53,11 +50,8 @@ Buffer allocate(size_t bytes) {
   constexpr size_t kHugePage = 2 << 20;
   const size_t alignment = bytes >= kHugePage ? kHugePage : 4096;
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  Buffer buffer(static_cast<float *>(aligned_alloc(alignment, rounded)), free);
-#if defined(MADV_HUGEPAGE)
-  // A failure only means small pages.
-  if (buffer != nullptr && alignment == kHugePage) madvise(buffer.get(), rounded, MADV_HUGEPAGE);
-#endif
+  Buffer buffer(static_cast<float *>(system::allocate_aligned(alignment, rounded)), system::free_aligned);
+  if (buffer != nullptr && alignment == kHugePage) system::advise_huge_pages(buffer.get(), rounded);
   return buffer;
 }
 

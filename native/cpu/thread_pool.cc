@@ -1,6 +1,5 @@
 #include "cpu/thread_pool.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +13,7 @@
 
 #include "cpu/processor.h"
 #include "cpu/work_queue.h"
+#include "system/threads.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -110,8 +110,7 @@ void forget_pool() { current_pool.store(nullptr, std::memory_order_release); }
 ThreadPool &pool() {
   ThreadPool *existing = current_pool.load(std::memory_order_acquire);
   if (existing != nullptr) return *existing;
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
-  (void)registered;
+  [[maybe_unused]] static const bool registered = (system::after_fork(forget_pool), true);
   std::unique_ptr<ThreadPool> fresh(new ThreadPool(thread_count()));
   if (current_pool.compare_exchange_strong(existing, fresh.get(), std::memory_order_acq_rel)) return *fresh.release();
   return *existing;

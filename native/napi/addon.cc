@@ -4,11 +4,13 @@
 #include "binding/descriptor.h"
 #include "napi/environment.h"
 #include "napi/exports.h"
+#include "system/image.h"
 
 namespace {
 
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   using namespace lily::napi;
+  lily::system::keep_image();
   exports.Set("signature", lily::binding::kSignature);
   exports.Set("run", Napi::Function::New<run>(env));
   exports.Set("runAsync", Napi::Function::New<run_async>(env));

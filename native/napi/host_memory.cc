@@ -1,14 +1,11 @@
 // Where memory of the host lies, and where results lie in it.
-#include <stdlib.h>
 #include <string.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <string>
 
 #include "napi/exports.h"
 #include "napi/values.h"
+#include "system/memory.h"
 
 namespace lily::napi {
 namespace {
@@ -20,20 +17,6 @@ constexpr int64_t kLarge = 4 << 20;  // as in NumPy
 char *round_up(char *address, int64_t alignment) {
   return address + (-reinterpret_cast<uintptr_t>(address) & static_cast<uintptr_t>(alignment - 1));
 }
-
-#if defined(__GLIBC__)
-// Somewhat below the largest block to which malloc adapts (mallopt(3), M_MMAP_THRESHOLD).
-constexpr size_t kLargestOfHeap = 4 * 1024 * 1024 * sizeof(long) - 16 * kPage;
-
-// malloc takes large blocks from the system and returns them, until a block of that size was freed; then it keeps up to
-// twice as much. Without this the memory of every result would be new, and its page faults take longer than the
-// operation. Thresholds that the user has set stay.
-bool adapt_malloc() {
-  void *volatile block = malloc(kLargestOfHeap);
-  free(block);
-  return true;
-}
-#endif
 
 }  // namespace
 
@@ -62,15 +45,11 @@ Napi::Value place_host_block(const Napi::CallbackInfo &info) {
   char *const block = round_up(memory, kLine);
   memset(memory, 0, static_cast<size_t>(block - memory));
   memset(block + bytes, 0, size - static_cast<size_t>(block + bytes - memory));
-#if defined(__GLIBC__)
-  [[maybe_unused]] static const bool adapted = adapt_malloc();
-#endif
-#if defined(__linux__)
+  [[maybe_unused]] static const bool keeps = (system::keep_freed_memory(), true);
   if (bytes >= kLarge) {
     char *const first = round_up(block - kPage + 1, kPage), *const last = round_up(block + bytes, kPage);
-    madvise(first, static_cast<size_t>(last - first), MADV_HUGEPAGE);
+    system::advise_huge_pages(first, static_cast<size_t>(last - first));
   }
-#endif
   return Napi::Number::New(env, static_cast<double>(block - memory));
 }
 

@@ -1,15 +1,11 @@
 // The caching pools: statistics, and release of the cached blocks.
-#include <stdlib.h>
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 #include "core/caching_pool.h"
 #include "lily/cpu.h"
 #include "napi/backends.h"
 #include "napi/exports.h"
 #include "napi/handles.h"
 #include "napi/values.h"
+#include "system/memory.h"
 
 namespace lily::napi {
 namespace {
@@ -33,11 +29,7 @@ Napi::Value pool_statistics(const Napi::CallbackInfo &info) {
 void empty_cache(const Napi::CallbackInfo &) {
   empty_pools(*lily_cpu_backend());
   if (opened_cuda_backend() != nullptr) empty_pools(*opened_cuda_backend());
-#if defined(__GLIBC__)
-  // malloc itself returns only what lies at the end of its heap, and host_memory.cc makes it take large blocks from
-  // there.
-  malloc_trim(0);
-#endif
+  system::return_freed_memory();
 }
 
 }  // namespace

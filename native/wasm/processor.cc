@@ -24,12 +24,6 @@ bool multiplies_in_blocks() { return false; }
 
 std::vector<const char *> supported_instruction_sets() { return {instruction_set().name}; }
 
-// JavaScript reports the limits (lib/binding/wasm).
-ThreadLimits thread_limits() { return {}; }
 int default_thread_count() { return 1; }
-std::string processor_name() { return "WebAssembly"; }
-uint64_t memory_bytes() { return 0; }
-uint64_t cache_bytes() { return 0; }
-uint64_t l2_cache_bytes() { return 0; }
 
 }  // namespace lily::cpu

@@ -9,7 +9,7 @@ import { temporaryFolder } from '../support/temporary.js'
 const folder = temporaryFolder()
 let program: string
 beforeAll(() => {
-  program = compileProgram('affinity', ['cpu/affinity.cc'], folder)
+  program = compileProgram('affinity', ['system/linux/affinity.cc'], folder)
 })
 
 interface Machine {

@@ -9,7 +9,7 @@ import { temporaryFolder } from '../support/temporary.js'
 const folder = temporaryFolder()
 let program: string
 beforeAll(() => {
-  program = compileProgram('cgroup', ['cpu/cgroup.cc'], folder)
+  program = compileProgram('cgroup', ['system/linux/cgroup.cc'], folder)
 })
 
 const v2 = (root: string, point = '/sys/fs/cgroup') => `31 23 0:28 ${root} ${point} rw shared:4 - cgroup2 cgroup2 rw\n`

@@ -7,7 +7,7 @@ import { temporaryFolder } from '../support/temporary.js'
 const folder = temporaryFolder()
 let program: string
 beforeAll(() => {
-  program = compileProgram('thread_pool', ['cpu/thread_pool.cc'], folder)
+  program = compileProgram('thread_pool', ['cpu/thread_pool.cc', 'system/posix.cc'], folder)
 })
 
 test.each([

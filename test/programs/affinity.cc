@@ -1,6 +1,6 @@
 // Prints the number of processors that a process may run on, and of their physical cores. Arguments: the folder with a
 // fake tree, the number of processors that the kernel has room for, the numbers of those that the process may run on.
-#include "cpu/affinity.h"
+#include "system/linux/affinity.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -28,6 +28,6 @@ int main(int count, char **arguments) {
   kernel_bytes = static_cast<size_t>(atoi(arguments[2])) / 8;
   allowed_count = count - 3;
   allowed = arguments + 3;
-  const std::vector<int> processors = lily::cpu::allowed_processors();
-  printf("%zu %d\n", processors.size(), lily::cpu::core_count(processors, arguments[1]));
+  const std::vector<int> processors = lily::system::allowed_processors();
+  printf("%zu %d\n", processors.size(), lily::system::core_count(processors, arguments[1]));
 }

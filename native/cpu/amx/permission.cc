@@ -1,13 +1,11 @@
 #include "cpu/amx/permission.h"
 
-#include <errno.h>
-
 #include <atomic>
 
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__x86_64__)
 #include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+
+#include "system/tile_registers.h"
 #endif
 
 namespace lily::cpu {
@@ -15,24 +13,9 @@ namespace {
 
 std::atomic<bool> requested{false};
 
-#if defined(__linux__) && defined(__x86_64__)
-const char *request() {
-  // Linux, arch/x86/include/uapi/asm/prctl.h: ARCH_REQ_XCOMP_PERM, for the state component of the tile data.
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0) return nullptr;
-  switch (errno) {
-    case ENOSPC: return "a thread has a signal stack that is too small for the tile registers";
-    case EINVAL:
-    case ENOSYS: return "the kernel is older than Linux 5.16";
-    case EPERM: return "a seccomp filter forbids arch_prctl";
-    default: return "arch_prctl failed";
-  }
-}
-#endif
-
 }  // namespace
 
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__x86_64__)
 
 bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -48,7 +31,7 @@ bool has_amx() {
 }
 
 const char *amx_refusal() {
-  static const char *const refusal = (requested.store(true), request());
+  static const char *const refusal = (requested.store(true), system::request_tile_registers());
   return refusal;
 }
 

@@ -4,8 +4,8 @@
 #include "cpu/plan/cuts.h"
 #include "cpu/plan/plan.h"
 #include "cpu/plan/products.h"
-#include "cpu/processor.h"
 #include "cpu/thread_pool.h"
+#include "system/processor.h"
 
 namespace lily::cpu {
 
@@ -28,8 +28,8 @@ void plan_linear_tiles(const Blocking &blocking, int64_t products, LinearPass &p
   const int64_t packing_tokens = 16;
   const int64_t blocks = divide_up(tokens, blocking.block_rows);
   // In a larger L2 cache more columns, and with them fewer passes over the activations.
-  const int64_t cached_bytes =
-      blocking.cached_bytes * std::max<int64_t>(1, static_cast<int64_t>(l2_cache_bytes()) / blocking.l2_bytes);
+  static const auto l2_bytes = static_cast<int64_t>(system::l2_cache_bytes());
+  const int64_t cached_bytes = blocking.cached_bytes * std::max<int64_t>(1, l2_bytes / blocking.l2_bytes);
   const int64_t widest =
       std::max<int64_t>(1, cached_bytes / blocked::panel_steps_bytes(blocking, 1, blocking.chunk_depth));
   const int64_t most_tiles = std::clamp<int64_t>(tokens / 64, 1, threads);

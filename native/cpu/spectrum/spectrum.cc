@@ -1,7 +1,6 @@
 #include "cpu/spectrum/spectrum.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 
 #include "core/workspace.h"
 #include "cpu/thread_pool.h"
+#include "system/memory.h"
 
 namespace lily::cpu {
 namespace {
@@ -24,7 +24,7 @@ using Scratch = std::unique_ptr<double, void (*)(void *)>;
 
 Scratch allocate(int64_t count) {
   const size_t bytes = static_cast<size_t>(Workspace::padded(static_cast<size_t>(count) * sizeof(double)));
-  return Scratch(static_cast<double *>(aligned_alloc(Workspace::kAlignment, bytes)), free);
+  return Scratch(static_cast<double *>(system::allocate_aligned(Workspace::kAlignment, bytes)), system::free_aligned);
 }
 
 // An operand of a product; a transposed matrix has its strides exchanged.

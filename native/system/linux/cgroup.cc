@@ -1,11 +1,11 @@
-#include "cpu/cgroup.h"
+#include "system/linux/cgroup.h"
 
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <sstream>
 
-namespace lily::cpu {
+namespace lily::system {
 namespace {
 
 constexpr double kNoQuota = std::numeric_limits<double>::infinity();
@@ -108,4 +108,4 @@ int cgroup_quota(const std::string &root) {
   return quota == kNoQuota ? 0 : static_cast<int>(std::clamp(quota, 1.0, 1e6));
 }
 
-}  // namespace lily::cpu
+}  // namespace lily::system

@@ -1,8 +1,6 @@
-#include "cpu/affinity.h"
+#include "system/linux/affinity.h"
 
-#if defined(__linux__)
 #include <sched.h>
-#endif
 
 #include <algorithm>
 #include <fstream>
@@ -10,10 +8,9 @@
 #include <set>
 #include <thread>
 
-namespace lily::cpu {
+namespace lily::system {
 
 std::vector<int> allowed_processors() {
-#if defined(__linux__)
   // The kernel rejects a set that is smaller than its own. A cpu_set_t has 1024 processors, and a kernel may have more.
   constexpr size_t kMostSets = 64;
   for (size_t count = 1; count <= kMostSets; count *= 2) {
@@ -26,7 +23,6 @@ std::vector<int> allowed_processors() {
     }
     return processors;
   }
-#endif
   std::vector<int> all(std::max(1u, std::thread::hardware_concurrency()));
   std::iota(all.begin(), all.end(), 0);
   return all;
@@ -45,4 +41,4 @@ int core_count(const std::vector<int> &processors, const std::string &root) {
   return static_cast<int>(cores.size());
 }
 
-}  // namespace lily::cpu
+}  // namespace lily::system

@@ -1,0 +1,25 @@
+// What the operating system says about the processor and the memory.
+#pragma once
+
+#include <stdint.h>
+
+#include <string>
+
+namespace lily::system {
+
+// The limits of the number of threads.
+struct ThreadLimits {
+  int affinity;        // processors that this process may run on
+  int quota;           // CPU quota of the cgroup in whole processors; 0: no quota
+  int physical_cores;  // of the processors in `affinity`; on macOS only performance cores
+};
+ThreadLimits thread_limits();
+
+std::string processor_name();
+
+// 0 if unknown.
+uint64_t memory_bytes();
+uint64_t cache_bytes();     // of the last-level cache
+uint64_t l2_cache_bytes();  // of one processor
+
+}  // namespace lily::system

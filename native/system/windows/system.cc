@@ -1,0 +1,130 @@
+#include <cpuid.h>
+#include <malloc.h>
+#include <string.h>
+#include <windows.h>
+
+#include <algorithm>
+#include <bitset>
+#include <memory>
+
+#include "system/file_lock.h"
+#include "system/image.h"
+#include "system/memory.h"
+#include "system/processor.h"
+#include "system/threads.h"
+#include "system/tile_registers.h"
+
+namespace lily::system {
+namespace {
+
+// A function of the program or of a library that is loaded; null if it has none of this name.
+template <typename Function>
+Function *find(const char *library, const char *name) {
+  return reinterpret_cast<Function *>(reinterpret_cast<void *>(GetProcAddress(GetModuleHandleA(library), name)));
+}
+
+// Calls visit(entry) for each core or each cache of the machine.
+template <typename Visit>
+void for_each(LOGICAL_PROCESSOR_RELATIONSHIP kind, const Visit &visit) {
+  DWORD bytes = 0;
+  GetLogicalProcessorInformationEx(kind, nullptr, &bytes);
+  const std::unique_ptr<char[]> entries(new char[bytes]);
+  using Entry = SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX;
+  if (!GetLogicalProcessorInformationEx(kind, reinterpret_cast<Entry *>(entries.get()), &bytes)) return;
+  for (DWORD at = 0; at < bytes;) {
+    const auto *const entry = reinterpret_cast<const Entry *>(entries.get() + at);
+    visit(*entry);
+    at += entry->Size;
+  }
+}
+
+uint64_t largest_cache(int least_level, int most_level) {
+  uint64_t largest = 0;
+  for_each(RelationCache, [&](const SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX &entry) {
+    const bool counts = entry.Cache.Level >= least_level && entry.Cache.Level <= most_level;
+    if (counts) largest = std::max<uint64_t>(largest, entry.Cache.CacheSize);
+  });
+  return largest;
+}
+
+}  // namespace
+
+// The number that Node's fs gives for a file is an index into a table of Node's C library, not of the addon's.
+FileLock try_lock(int file, bool exclusive) {
+  static auto *const handle_of = find<HANDLE(int)>(nullptr, "uv_get_osfhandle");
+  if (handle_of == nullptr) return FileLock::kUnsupported;
+  const HANDLE handle = handle_of(file);
+  if (handle == INVALID_HANDLE_VALUE) return FileLock::kNotOpen;
+  // The system lets nobody else read or write the bytes that are locked: this is a byte that no file has.
+  OVERLAPPED place = {};
+  place.OffsetHigh = 0x7fffffff;
+  const DWORD flags = LOCKFILE_FAIL_IMMEDIATELY | (exclusive ? LOCKFILE_EXCLUSIVE_LOCK : 0);
+  if (LockFileEx(handle, flags, 0, 1, 0, &place)) return FileLock::kTaken;
+  return GetLastError() == ERROR_LOCK_VIOLATION ? FileLock::kHeldElsewhere : FileLock::kUnsupported;
+}
+
+void keep_image() {
+  HMODULE image;
+  GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS,
+                     reinterpret_cast<const wchar_t *>(&keep_image), &image);
+}
+
+void *allocate_aligned(size_t alignment, size_t bytes) { return _aligned_malloc(bytes, alignment); }
+void free_aligned(void *memory) { _aligned_free(memory); }
+void advise_huge_pages(void *, size_t) {}
+void keep_freed_memory() {}
+void return_freed_memory() {}
+
+void after_fork(void (*)()) {}
+
+// Processors come in groups of up to 64. A process that has several groups has each of them whole; one that has one group
+// has a mask in it.
+ThreadLimits thread_limits() {
+  USHORT groups[64], count = 64;
+  // It fails on Wine, which has one group.
+  if (!GetProcessGroupAffinity(GetCurrentProcess(), &count, groups)) groups[0] = 0, count = 1;
+  DWORD_PTR mask = 0, of_system = 0;
+  if (count > 1 || !GetProcessAffinityMask(GetCurrentProcess(), &mask, &of_system)) mask = ~DWORD_PTR{0};
+  ThreadLimits limits = {};
+  for_each(RelationProcessorCore, [&](const SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX &core) {
+    int allowed = 0;
+    for (WORD i = 0; i < core.Processor.GroupCount; ++i) {
+      const GROUP_AFFINITY &part = core.Processor.GroupMask[i];
+      if (std::find(groups, groups + count, part.Group) == groups + count) continue;
+      allowed += static_cast<int>(std::bitset<64>(part.Mask & mask).count());
+    }
+    limits.affinity += allowed;
+    limits.physical_cores += allowed > 0;
+  });
+  return {std::max(1, limits.affinity), 0, std::max(1, limits.physical_cores)};
+}
+
+std::string processor_name() {
+  // Three leaves of 16 characters.
+  unsigned text[13] = {};
+  for (unsigned i = 0; i < 3; ++i) {
+    unsigned *const part = text + 4 * i;
+    if (!__get_cpuid(0x80000002 + i, &part[0], &part[1], &part[2], &part[3])) return "CPU";
+  }
+  const std::string name = reinterpret_cast<const char *>(text);
+  return name.substr(std::min(name.size(), name.find_first_not_of(' ')));
+}
+
+uint64_t memory_bytes() {
+  MEMORYSTATUSEX status = {};
+  status.dwLength = sizeof status;
+  return GlobalMemoryStatusEx(&status) ? status.ullTotalPhys : 0;
+}
+
+uint64_t cache_bytes() { return largest_cache(1, 4); }
+uint64_t l2_cache_bytes() { return largest_cache(2, 2); }
+
+const char *request_tile_registers() {
+  // Windows 11 and Windows Server 2022 have it.
+  static auto *const enable = find<BOOL WINAPI(DWORD64)>("kernel32.dll", "EnableProcessOptionalXStateFeatures");
+  constexpr DWORD64 kTileData = 1 << 18;
+  if (enable == nullptr) return "this version of Windows does not give them to a process";
+  return enable(kTileData) ? nullptr : "EnableProcessOptionalXStateFeatures failed";
+}
+
+}  // namespace lily::system

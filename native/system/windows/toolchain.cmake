@@ -1,0 +1,8 @@
+# Windows on x64: clang and lld with the headers and libraries of MinGW-w64, on Linux or on Windows. CMAKE_CXX_COMPILER
+# is a clang++. GCC itself does not do: it keeps AVX registers in memory that Windows does not align for it.
+set(CMAKE_SYSTEM_NAME Windows)
+set(CMAKE_SYSTEM_PROCESSOR x86_64)
+set(CMAKE_CXX_COMPILER_TARGET x86_64-w64-mingw32)
+set(CMAKE_SHARED_LINKER_FLAGS_INIT -fuse-ld=lld)
+set(CMAKE_MODULE_LINKER_FLAGS_INIT -fuse-ld=lld)
+set(CMAKE_EXE_LINKER_FLAGS_INIT -fuse-ld=lld)
