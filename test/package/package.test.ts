@@ -154,7 +154,7 @@ test('the tarball contains the notices of what is compiled into its binaries, an
   const notices = readFileSync(join(installed.folder, 'native', 'THIRD-PARTY-LICENSES.txt'), 'utf8')
   const license = readFileSync(join(packageRoot, 'node_modules', 'node-addon-api', 'LICENSE.md'), 'utf8')
   expect(notices).toContain(license.trim())
-  const libraries = ['musl, as part of wasi-libc', 'cloudlibc, as part of wasi-libc']
+  const libraries = ['winpthreads of MinGW-w64', 'musl, as part of wasi-libc', 'cloudlibc, as part of wasi-libc']
   for (const library of [...libraries, 'onnx-buf, in lily-kernels/onnx', '@bufbuild/protobuf, in lily-kernels/onnx']) {
     expect(notices).toContain(library)
   }

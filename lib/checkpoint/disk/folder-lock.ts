@@ -4,7 +4,9 @@ import { native } from '../../binding/native.js'
 import { checkpointError } from '../errors.js'
 import { absolute } from './paths.js'
 
-const { constants, open } = process.getBuiltinModule('node:fs/promises')
+const { constants, open, stat } = process.getBuiltinModule('node:fs/promises')
+const { tmpdir } = process.getBuiltinModule('node:os')
+const { join } = process.getBuiltinModule('node:path')
 const { setTimeout: delay } = process.getBuiltinModule('node:timers/promises')
 
 /** A lock is held for as long as files are renamed or opened: milliseconds, unless its holder has been stopped. */
@@ -13,7 +15,8 @@ const MOST_SECONDS = 60
 /**
  * Runs `work` while this call holds the folder's lock. A shared lock excludes exclusive ones only. The operating system
  * releases the lock of a process that ends, however it ends. In a file system without locks, and in a folder that this
- * process may not list, the calls of this thread exclude each other, and no other ones.
+ * process may not list, the calls of this thread exclude each other, and no other ones. On Windows the processes of one user
+ * exclude each other.
  *
  * @throws LilyError ERR_LILY_CHECKPOINT if another process keeps the lock for a minute
  */
@@ -22,7 +25,7 @@ export async function withFolderLock<T>(
   kind: 'shared' | 'exclusive',
   work: () => Promise<T>,
 ): Promise<T> {
-  const handle = await open(folder, constants.O_RDONLY | constants.O_DIRECTORY).catch((error: unknown) => {
+  const handle = await openToLock(folder).catch((error: unknown) => {
     if (['EACCES', 'EPERM', 'EISDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return null
     throw error
   })
@@ -32,6 +35,13 @@ export async function withFolderLock<T>(
   } finally {
     await handle?.close()
   }
+}
+
+/** Windows has no locks of folders: there a file of the user stands for the folder. */
+async function openToLock(folder: string): Promise<FileHandle> {
+  if (process.platform !== 'win32') return open(folder, constants.O_RDONLY | constants.O_DIRECTORY)
+  const { dev, ino } = await stat(folder, { bigint: true })
+  return open(join(tmpdir(), `lily-kernels-${dev}-${ino}.lock`), 'a+')
 }
 
 /** The last call of each key. */
