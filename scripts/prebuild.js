@@ -37,7 +37,9 @@ function prebuild(target, compiler, strip, cmake) {
   // The linker has stripped the file for Windows.
   const ofPlatform = { linux: ['--strip', '--tag-libc'], darwin: ['--strip'] }[platform] ?? []
   const options = ['--napi', ...ofPlatform, '--name', 'lily', '--platform', platform, '--arch', arch]
-  const builder = join(root, 'scripts', 'build-native.js')
+  const script = join(root, 'scripts', 'build-native.js')
+  // prebuildify gives it to a shell on Windows, which starts a .js file with another program than Node.js.
+  const builder = process.platform === 'win32' ? `"${process.execPath}" "${script}"` : script
   const env = {
     ...process.env,
     ...(compiler && { CXX: compiler }),

@@ -1,6 +1,7 @@
 // Finds the compiler of the addon for Windows on x64, on Linux or on Windows.
 import { spawnSync } from 'node:child_process'
-import { devNull } from 'node:os'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -20,19 +21,15 @@ export const noWindowsCompiler =
 
 /** @type {(compiler: string) => boolean} */
 function links(compiler) {
-  const options = [
-    '--target=x86_64-w64-mingw32',
-    '-std=c++20',
-    '-fuse-ld=lld',
-    '-static',
-    '-shared',
-    '-pthread',
-    '-x',
-    'c++',
-    '-',
-  ]
+  const folder = mkdtempSync(join(tmpdir(), 'lily-link-'))
+  const target = ['--target=x86_64-w64-mingw32', '-std=c++20', '-fuse-ld=lld', '-static', '-shared', '-pthread']
   const input = '#include <windows.h>\n#include <mutex>\n#include <string>\nstd::mutex lock;\nstd::string text;\n'
-  return spawnSync(compiler, [...options, '-o', devNull], { input, stdio: ['pipe', 'ignore', 'ignore'] }).status === 0
+  const { status } = spawnSync(compiler, [...target, '-x', 'c++', '-', '-o', join(folder, 'linked.dll')], {
+    input,
+    stdio: ['pipe', 'ignore', 'ignore'],
+  })
+  rmSync(folder, { recursive: true, force: true })
+  return status === 0
 }
 
 /**

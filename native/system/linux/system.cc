@@ -27,9 +27,9 @@ void advise_huge_pages(void *memory, size_t bytes) { madvise(memory, bytes, MADV
 
 void keep_freed_memory() {
 #if defined(__GLIBC__)
-  // Until a block of a size was freed, malloc returns blocks of that size; then it keeps up to twice as much. The size is
-  // somewhat below the largest to which malloc adapts (mallopt(3), M_MMAP_THRESHOLD). Thresholds that the user has set
-  // stay.
+  // Until a block of a size was freed, malloc returns blocks of that size; then it keeps up to twice as much. The size
+  // is somewhat below the largest to which malloc adapts (mallopt(3), M_MMAP_THRESHOLD). Thresholds that the user has
+  // set stay.
   constexpr size_t kLargestOfHeap = 4 * 1024 * 1024 * sizeof(long) - 16 * 4096;
   void *volatile block = malloc(kLargestOfHeap);
   free(block);

@@ -26,7 +26,8 @@ uint64_t number(const char *name, const char *otherwise) {
 
 void keep_image() {
   Dl_info image;
-  if (dladdr(reinterpret_cast<const void *>(&keep_image), &image) != 0) dlopen(image.dli_fname, RTLD_LAZY | RTLD_NODELETE);
+  if (dladdr(reinterpret_cast<const void *>(&keep_image), &image) != 0)
+    dlopen(image.dli_fname, RTLD_LAZY | RTLD_NODELETE);
 }
 
 void advise_huge_pages(void *, size_t) {}
@@ -50,7 +51,8 @@ uint64_t cache_bytes() { return number("hw.l3cachesize", "hw.perflevel0.l2caches
 
 uint64_t l2_cache_bytes() {
   // Of a cluster of cores, on Apple silicon.
-  return number("hw.perflevel0.l2cachesize", "hw.l2cachesize") / std::max<uint64_t>(1, number("hw.perflevel0.cpusperl2", ""));
+  return number("hw.perflevel0.l2cachesize", "hw.l2cachesize") /
+         std::max<uint64_t>(1, number("hw.perflevel0.cpusperl2", ""));
 }
 
 const char *request_tile_registers() { return "macOS does not give them to a process"; }

@@ -77,8 +77,8 @@ void return_freed_memory() {}
 
 void after_fork(void (*)()) {}
 
-// Processors come in groups of up to 64. A process that has several groups has each of them whole; one that has one group
-// has a mask in it.
+// Processors come in groups of up to 64. A process that has several groups has each of them whole; one that has one
+// group has a mask in it.
 ThreadLimits thread_limits() {
   USHORT groups[64], count = 64;
   // It fails on Wine, which has one group.
