@@ -15,10 +15,11 @@ import { BLOCK_BYTES, type FileContent } from '../open-file.js'
 import { inTurn, withFolderLock } from './folder-lock.js'
 import { openHandle } from './open-file.js'
 import { absolute, endsLikeFolder } from './paths.js'
+import { rename } from './rename.js'
 
 const { randomBytes } = process.getBuiltinModule('node:crypto')
 const { fsync } = process.getBuiltinModule('node:fs')
-const { chmod, copyFile, link, lstat, mkdir, open, readdir, readFile, rename, rm, stat } =
+const { chmod, copyFile, link, lstat, mkdir, open, readdir, readFile, rm, stat } =
   process.getBuiltinModule('node:fs/promises')
 const { basename, dirname, join } = process.getBuiltinModule('node:path')
 const { promisify } = process.getBuiltinModule('node:util')
