@@ -11,6 +11,7 @@ import { readModel } from './read.js'
 
 /** An input of an ONNX model that has a matrix of an adapter. */
 export interface OnnxInput {
+  /** Name of the parameter, such as 'layers.0.q_proj.lily_A.weight', unless the ONNX model had this name already. */
   readonly name: string
   /** The name of a size that differs between adapters: the rank, or the number of experts. */
   readonly dims: readonly [number | string, number | string]
@@ -18,9 +19,13 @@ export interface OnnxInput {
 
 /** The value of an {@link OnnxInput}: the arguments of the class Tensor of ONNX Runtime, and where the numbers are. */
 export interface OnnxTensor {
+  /** The type of the numbers. */
   readonly type: 'float32'
+  /** The matrix, of the shape {@link dims}, row-major, in memory that nothing else uses. */
   readonly data: Float32Array
+  /** The two sizes of the matrix, each at least 1. */
   readonly dims: readonly number[]
+  /** The numbers are in host memory. */
   readonly location: 'cpu'
 }
 
@@ -42,14 +47,14 @@ export interface InjectedModel {
    * types do not: TypeScript programs pass `ort.Tensor`.
    *
    * @param model null: the base model. Do not change its parameters until the promise resolves
+   * @param Tensor the class of the values. Default: objects that have {@link OnnxTensor}'s properties alone
    * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT for an adapter that this graph does not compute, or if the model
    *   was injected with `bake`; ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    * @example
    * const feeds = await injected.feeds(adapter, ort.Tensor)
    * const { logits } = await session.run({ input_ids, ...feeds })
    */
-  feeds(model: AdapterModel | null): Promise<Record<string, OnnxTensor>>
-  feeds<T>(model: AdapterModel | null, Tensor: OnnxTensorClass<T>): Promise<Record<string, T>>
+  feeds<T = OnnxTensor>(model: AdapterModel | null, Tensor?: OnnxTensorClass<T>): Promise<Record<string, T>>
 }
 
 /**

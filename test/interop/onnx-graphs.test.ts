@@ -38,7 +38,7 @@ import {
   weights,
   x,
 } from '../support/onnx-layers.js'
-import { forward, linear, type Matrix, type Problem } from '../support/reference.js'
+import { forward, linear, Matrix, type Problem } from '../support/reference.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 interface Ort {
@@ -70,27 +70,36 @@ interface Run {
 
 const ALL = new Array<number>(M).fill(1)
 
+/** What the adapter of a layer adds to y, in float64. */
+function update(model: AdapterModel, name: string, { type = 'float32', mask, x: given = x }: Run): Matrix {
+  const layer = model.layer(name)
+  const values = { tokens: M, dIn: D_IN, dOut: layer.outFeatures, x: roundedTo(type, given), scaling: layer.scaling }
+  const matrices = { a: layer.a.value.data, b: layer.b.value.data, rank: layer.a.value.shape[0], experts: 1 }
+  const problem: Problem = { ...values, ...matrices, routing: 'lora' }
+  if (model instanceof LilyModel) {
+    const { routing, router, frozenWeights } = model.layer(name)
+    const { pool, activation, numB: experts } = model.config
+    const offsets = routing === 'sequence' ? Array.from({ length: B + 1 }, (_, b) => b * N) : undefined
+    Object.assign(problem, { routing, pool, activation, experts, router: router.value.data, offsets })
+    Object.assign(problem, { weights: frozenWeights, mask: routing === 'fixed' ? undefined : mask })
+  }
+  return forward(problem).y
+}
+
+const roundedTo = (type: Type, values: Float32Array) =>
+  values.map((number) => (type === 'float16' ? round('float16', number) : number))
+
 /** y of a layer with its adapter in float64. */
-function expected(model: AdapterModel | null, name: string, { type = 'float32', mask, x: given = x }: Run): Matrix {
+function expected(model: AdapterModel | null, name: string, options: Run): Matrix {
+  const { type = 'float32', x: given = x } = options
   const { outFeatures: dOut } = LAYERS.find((layer) => layer.name === name) as (typeof LAYERS)[number]
-  const rounded = given.map((number) => (type === 'float16' ? round('float16', number) : number))
-  const sizes = { tokens: M, dIn: D_IN, dOut, x: rounded }
+  const sizes = { tokens: M, dIn: D_IN, dOut, x: roundedTo(type, given) }
   const weight = weights.get(name) as Float32Array
   const { y } = linear({ ...sizes, weight, bias: undefined, dy: new Float32Array(M * dOut) })
   const float: Float | undefined = type === 'float16' ? 'float16' : undefined
   const base = y.rounded(float, true)
-  const layer = model?.layers.get(name)
-  if (layer === undefined) return base.rounded(float, true)
-  const values = { ...sizes, a: layer.a.value.data, b: layer.b.value.data, scaling: layer.scaling }
-  const problem: Problem = { ...values, routing: 'lora', rank: layer.a.value.shape[0], experts: 1 }
-  if (model instanceof LilyModel) {
-    const { routing, router, frozenWeights } = model.layer(name)
-    const { pool, activation, r: rank, numB: experts } = model.config
-    const offsets = routing === 'sequence' ? Array.from({ length: B + 1 }, (_, b) => b * N) : undefined
-    Object.assign(problem, { routing, pool, activation, rank, experts, router: router.value.data, offsets })
-    Object.assign(problem, { weights: frozenWeights, mask: routing === 'fixed' ? undefined : mask })
-  }
-  return base.plus(forward(problem).y.rounded(float, true)).rounded(float, true)
+  if (model?.layers.has(name) !== true) return base.rounded(float, true)
+  return base.plus(update(model, name, options).rounded(float, true)).rounded(float, true)
 }
 
 const sessionOf = async (model: Uint8Array | string) =>
@@ -114,7 +123,9 @@ async function check(session: Session, feeds: object, model: AdapterModel | null
   for (const { name, outFeatures } of LAYERS) {
     const { data, dims: ofY } = results[`y of ${name}`]
     expect(ofY).toEqual([...dims.slice(0, -1), outFeatures])
-    const numbers = type === 'float16' ? unpack('float16', Uint16Array.from(data)) : data
+    // Newer versions of Node.js have a Float16Array.
+    const numbers =
+      type === 'float16' ? unpack('float16', new Uint16Array(data.buffer, data.byteOffset, data.length)) : data
     expectClose(name, numbers, expected(model, name, options))
   }
 }
@@ -193,11 +204,10 @@ describe.each(Object.entries(mixtures))('Lily: %s', (_, config) => {
 })
 
 describe('a mask', () => {
-  const config = { routing: 'sequence' } as const
   const mask = ALL.map((_, i) => (Math.floor(i / N) === 1 ? 0 : i % N === 0 ? 0 : 1))
 
-  it('leaves tokens out whose x is NaN, and a sequence without tokens has no adapter', async () => {
-    const model = lily(config)
+  it.each(['probabilities', 'logits'] as const)('leaves NaN out, and all of a sequence: pool %s', async (pool) => {
+    const model = lily({ routing: 'sequence', pool })
     const injected = await inject(baseModel(), model, { mask: 'mask' })
     const broken = x.map((number, i) => (Math.floor(i / D_IN) === 0 ? NaN : number))
     const results = await run(await sessionOf(injected.bytes), await injected.feeds(model), { mask, x: broken })
@@ -264,6 +274,43 @@ describe('nodes', () => {
       },
     )
     await checkAll(base, inTurn({ routing: 'token' }))
+  })
+
+  it('products of integers, as quantize_dynamic writes them', async () => {
+    const base = changed(baseModel(), (graph) => {
+      const integers = LAYERS.flatMap(({ name }) => [
+        node('MatMulInteger', ['xq', `${name}.weight_quantized`, 'x zero', 'w zero'], `${name} integers`),
+        node('Cast', [`${name} integers`], `${name} floats`, { to: DataType.FLOAT }),
+        node('Mul', ['x scale', `${name}.weight_scale`], `${name} scales`),
+        node('Mul', [`${name} floats`, `${name} scales`], `y of ${name}`),
+      ])
+      const quantise = { ...node('DynamicQuantizeLinear', ['x'], 'xq'), output: ['xq', 'x scale', 'x zero'] }
+      graph.node = [quantise, ...integers].map((each) => create(NodeProtoSchema, each))
+      const scales = LAYERS.map(({ name }) =>
+        initializer(`${name}.weight_scale`, 'float32', Float32Array.of(0.25), [1]),
+      )
+      for (const weight of graph.initializer) {
+        const numbers = new Float32Array(weight.rawData.slice().buffer)
+        weight.name += '_quantized'
+        weight.dataType = DataType.UINT8
+        weight.rawData = Uint8Array.from(numbers, (number) => 4 * number + 8)
+      }
+      const zero = { name: 'w zero', dataType: DataType.UINT8, dims: [1n], rawData: Uint8Array.of(8) }
+      graph.initializer.push(...[...scales, zero].map((each) => create(TensorProtoSchema, each)))
+    })
+    const quantised = await run(await sessionOf(base), {})
+    const model = lily({ routing: 'token' })
+    const injected = await inject(base, model)
+    const session = await sessionOf(injected.bytes)
+    for (const each of [model, null]) {
+      const results = await run(session, await injected.feeds(each))
+      for (const { name, outFeatures } of LAYERS) {
+        // The quantisation of x is in both.
+        const y = Matrix.exact(M, outFeatures, quantised[`y of ${name}`].data)
+        const right = each === null ? y.times(1) : y.plus(update(each, name, {}))
+        expectClose(name, results[`y of ${name}`].data, right)
+      }
+    }
   })
 
   it('of a model of an older representation, whose constants would be inputs', async () => {
