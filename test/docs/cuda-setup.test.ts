@@ -33,7 +33,8 @@ const [, names] = /cudaErrorMemoryAllocation: return[^;]*;([\s\S]*?)return LILY_
 )!
 
 describe.each([
-  ['the CUDA library', texts('native/napi/backends.cc', /return \{nullptr,([^{}]*)\};/g), 5],
+  ['the CUDA library', texts('native/napi/cuda_library.cc', /return \{nullptr,([^{}]*)\};/g), 5],
+  ['other systems', texts('native/napi/no_cuda_library.cc', /return \{nullptr,([^{}]*)\};/g), 1],
   ['the driver and the devices', texts('native/cuda/device.cc', /fail\(LILY_ERROR_UNAVAILABLE,([\s\S]*?)\);\n/g), 5],
   ['WebAssembly', [/NO_CUDA = '([^']*)'/.exec(read('lib/binding/wasm/native.ts'))![1]], 1],
   ['the self-test', texts('native/napi/self_test.cc', /return ("cuda:" \+[^;]*);/g), 1],
