@@ -1,6 +1,5 @@
 #include "cpu/processor.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "core/environment.h"
 #include "cpu/amx/permission.h"
 #include "cpu/thread_pool.h"
+#include "system/environment.h"
 #include "system/processor.h"
 
 namespace lily::cpu {
@@ -82,10 +82,12 @@ std::vector<Candidate> candidates() {
   return all;
 }
 
+Switch blocks_switch() { return read_switch(system::environment_variable("LILY_CPU_BLOCKS").c_str()); }
+
 InstructionSet choose_instruction_set() {
-  const char *requested = getenv("LILY_CPU_ISA");
+  const std::string requested = system::environment_variable("LILY_CPU_ISA");
   InstructionSet chosen = {"none", nullptr, nullptr, nullptr, nullptr, 0, ""};
-  if (environment_switch("LILY_CPU_BLOCKS") == Switch::kUnreadable) {
+  if (blocks_switch() == Switch::kUnreadable) {
     chosen.error = "LILY_CPU_BLOCKS must be 0 or 1; change it or unset it";
     return chosen;
   }
@@ -96,18 +98,17 @@ InstructionSet choose_instruction_set() {
     const int64_t least_terms_rank = candidate.tiles != nullptr ? kLeastTermsRank : 1;
     const InstructionSet set = {
         candidate.name, candidate.kernels, candidate.pairs, candidate.tiles, candidate.terms, least_terms_rank, ""};
-    if (requested == nullptr || *requested == '\0') {
+    if (requested.empty()) {
       if (candidate.supported && candidate.automatic) chosen = set;
-    } else if (strcmp(requested, candidate.name) == 0) {
+    } else if (requested == candidate.name) {
       if (candidate.supported) return set;
-      return {
-          candidate.name,
-          nullptr,
-          nullptr,
-          nullptr,
-          nullptr,
-          0,
-          "LILY_CPU_ISA=" + std::string(requested) + ", but this processor does not support it; unset LILY_CPU_ISA"};
+      return {candidate.name,
+              nullptr,
+              nullptr,
+              nullptr,
+              nullptr,
+              0,
+              "LILY_CPU_ISA=" + requested + ", but this processor does not support it; unset LILY_CPU_ISA"};
     }
   }
   if (chosen.kernels == nullptr) {
@@ -130,7 +131,7 @@ const InstructionSet &instruction_set() {
 
 bool multiplies_in_blocks() {
   static const bool blocks = [] {
-    const Switch given = environment_switch("LILY_CPU_BLOCKS");
+    const Switch given = blocks_switch();
     if (given != Switch::kUnset) return given == Switch::kOn;
 #if defined(__x86_64__)
     return __builtin_cpu_is("intel") != 0;

@@ -1,8 +1,5 @@
 #include "cpu/thread_pool.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #include <atomic>
 #include <charconv>
 #include <condition_variable>
@@ -13,6 +10,7 @@
 
 #include "cpu/processor.h"
 #include "cpu/work_queue.h"
+#include "system/environment.h"
 #include "system/threads.h"
 
 #if defined(__x86_64__)
@@ -117,12 +115,12 @@ ThreadPool &pool() {
 }
 
 int requested_threads() {
-  const char *text = getenv("LILY_NUM_THREADS");
-  if (text == nullptr || *text == '\0') return default_thread_count();
+  const std::string text = system::environment_variable("LILY_NUM_THREADS");
+  if (text.empty()) return default_thread_count();
   // Not strtol: compiled with the headers of a recent glibc, it requires that version at run time.
   int value = 0;
-  const char *const end = text + strlen(text);
-  const auto [rest, error] = std::from_chars(text, end, value);
+  const char *const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
   return error == std::errc() && rest == end && value >= 1 && value <= kMaxThreads ? value : 0;
 }
 

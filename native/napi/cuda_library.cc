@@ -35,7 +35,7 @@ static std::string default_path() {
 
 CudaLibrary open_cuda_library() {
   for (const char *name : {"LILY_CUBLASLT", "LILY_SELF_TEST"}) {
-    if (environment_switch(name) == Switch::kUnreadable)
+    if (read_switch(getenv(name)) == Switch::kUnreadable)
       return {nullptr, std::string(name) + " must be 0 or 1; change it or unset it"};
   }
   const char *given = getenv("LILY_CUDA_LIBRARY");

@@ -306,7 +306,7 @@ Verdict &verdict_of(int32_t device) {
   return verdicts[device];
 }
 
-bool is_enabled() { return environment_switch("LILY_SELF_TEST") != Switch::kOff; }
+bool is_enabled() { return read_switch(getenv("LILY_SELF_TEST")) != Switch::kOff; }
 
 // What is wrong with an engine's results; "" if nothing is. Throws if the test cannot run.
 std::string test(Napi::Env env, const lily_backend &backend, int32_t device, const Engine &engine) {

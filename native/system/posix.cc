@@ -5,12 +5,18 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "system/environment.h"
 #include "system/file_lock.h"
 #include "system/memory.h"
 #include "system/processor.h"
 #include "system/threads.h"
 
 namespace lily::system {
+
+std::string environment_variable(const char *name) {
+  const char *const text = getenv(name);
+  return text == nullptr ? "" : text;
+}
 
 // flock's locks belong to the open file; those of fcntl belong to the process.
 FileLock try_lock(int file, bool exclusive) {

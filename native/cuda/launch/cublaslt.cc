@@ -1,6 +1,7 @@
 #include "cuda/launch/cublaslt.h"
 
 #include <dlfcn.h>
+#include <stdlib.h>
 
 #include <mutex>
 #include <type_traits>
@@ -117,7 +118,7 @@ lily_status find_handle(const Device &device, void **handle) {
 }  // namespace
 
 bool operations_use_cublaslt() {
-  static const bool is_off = environment_switch("LILY_CUBLASLT") == Switch::kOff;
+  static const bool is_off = read_switch(getenv("LILY_CUBLASLT")) == Switch::kOff;
   return !is_off && library() != nullptr;
 }
 

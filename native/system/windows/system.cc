@@ -7,6 +7,7 @@
 #include <bitset>
 #include <memory>
 
+#include "system/environment.h"
 #include "system/file_lock.h"
 #include "system/image.h"
 #include "system/memory.h"
@@ -48,6 +49,13 @@ uint64_t largest_cache(int least_level, int most_level) {
 }
 
 }  // namespace
+
+std::string environment_variable(const char *name) {
+  const DWORD bytes = GetEnvironmentVariableA(name, nullptr, 0);  // with the terminating zero; 0 if it is not set
+  std::string value(bytes, '\0');
+  value.resize(GetEnvironmentVariableA(name, value.data(), bytes));
+  return value;
+}
 
 // The number that Node's fs gives for a file is an index into a table of Node's C library, not of the addon's.
 FileLock try_lock(int file, bool exclusive) {
