@@ -16,12 +16,14 @@ export function checkpointError(file: string, message: string, cause?: unknown):
 const REMEDIES: Readonly<Record<string, string>> = {
   EACCES: 'allow this process to list the folder and to read and write its files',
   EBADF: 'read its tensors before close(), or open it again',
+  EBUSY: 'close the programs that have the file open',
   ELOOP: 'remove the links, which lead to themselves',
   // Of 255, 23 are those that replace-files.ts adds to the name of a temporary file.
   ENAMETOOLONG: 'shorten the name; that of a file to save may have 232 bytes',
   ENOENT: 'correct the path; a relative one requires a working directory that exists',
   ENOSPC: 'make room on the disk',
   ENOTDIR: 'a part of the path before its end is the name of a file; correct it',
+  EPERM: 'close the programs that have the file open, and allow this process to replace it',
   EROFS: 'pass a folder of a file system that can be written',
 }
 

@@ -1,6 +1,6 @@
 /** Adapters without a file system: read from File objects, Blobs and bytes, and saved as File objects. */
 import { copyFileSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { describe, expect, it, vi } from 'vitest'
@@ -23,7 +23,11 @@ const LORA = fileURLToPath(new URL('../fixtures/lora/patterns', import.meta.url)
 
 /** The bytes of the files of a folder, each in a buffer of its own. */
 const bytesIn = (folder: string) =>
-  new Map(readdirSync(folder).map((name) => [name, Uint8Array.from(readFileSync(join(folder, name)))]))
+  new Map(
+    readdirSync(folder)
+      .sort()
+      .map((name) => [name, Uint8Array.from(readFileSync(join(folder, name)))]),
+  )
 
 /** A file that a browser has picked with its folder. */
 const picked = (path: string, bytes: Uint8Array<ArrayBuffer>) =>
@@ -154,7 +158,8 @@ describe('what a folder is refused for, files are refused for, in the same words
     damage(folder)
     const fromFolder = await expectRefused('ERR_LILY_CHECKPOINT', '', () => LilyModel.fromPretrained(folder))
     const fromFiles = await expectRefused('ERR_LILY_CHECKPOINT', '', () => LilyModel.fromPretrained(filesOf(folder)))
-    const words = (message: string) => message.replace(`${folder}/`, '').replace(`${folder}:`, "the adapter's files:")
+    const words = (message: string) =>
+      message.replace(`${folder}${sep}`, '').replace(`${folder}:`, "the adapter's files:")
     expect(fromFiles.message).toBe(words(fromFolder.message))
   })
 
@@ -167,7 +172,7 @@ describe('what a folder is refused for, files are refused for, in the same words
       } catch (error) {
         expect(error).toBeInstanceOf(LilyError)
         const { code, message } = error as LilyError
-        return `${code} ${message.replace(`${folder}/`, '')}`
+        return `${code} ${message.replace(`${folder}${sep}`, '')}`
       }
     }
     const anyChange = fc.tuple(fc.nat({ max: Math.min(whole.length, 3000) - 1 }), fc.nat({ max: 255 }))

@@ -28,6 +28,12 @@ const read = (name: string): string => readFileSync(path(name), 'utf8')
 
 const quick = ['bench', '--quick', '--seconds', '0.1']
 const tiny = [...quick, '--shape', '16,32,4,2']
+const isWindows = process.platform === 'win32'
+const noCuda = isWindows
+  ? 'the CUDA backend of lily-kernels runs on Linux only'
+  : 'LILY_CUDA_LIBRARY names none, which does not exist'
+const NO_SIGNALS = 'Windows ends a process that another one interrupts'
+
 /** A case that takes seconds, within which a signal comes. */
 const long = ['--shape', '512,4096,16,4']
 
@@ -119,11 +125,12 @@ test('--json without a file writes only JSON to stdout', async () => {
   expect(command).toBe(`npx lily-kernels ${args.join(' ')}`)
 })
 
-test.each([
+test.for([
   ['SIGHUP', 129],
   ['SIGINT', 130],
   ['SIGTERM', 143],
-] as const)('after %s, the results so far are written', async (signal, expected) => {
+] as const)('after %s, the results so far are written', async ([signal, expected], { skip }) => {
+  skip(isWindows, NO_SIGNALS)
   let sent = false
   // Interrupt the second case, so that only the results of the first exist.
   const interrupt = (stderr: string, child: { kill: (signal: NodeJS.Signals) => boolean }) => {
@@ -144,7 +151,8 @@ test.each([
   expect(read('part.html')).toContain('This run was interrupted')
 })
 
-test('the command in a report is one that a shell runs', async () => {
+test('the command in a report is one that a shell runs', async ({ skip }) => {
+  skip(isWindows, 'a shell of Windows')
   const html = path("the page's charts.html")
   const { code, stdout, stderr } = await runCli([...tiny, '--html', html, '--json', '-'])
   expect(code, stderr).toBe(0)
@@ -153,7 +161,8 @@ test('the command in a report is one that a shell runs', async () => {
   expect(printed.split('\n')).toEqual(['lily-kernels', ...tiny, '--html', html, '--json', '-', ''])
 })
 
-test('an interrupt before the first result also writes files', async () => {
+test('an interrupt before the first result also writes files', async ({ skip }) => {
+  skip(isWindows, NO_SIGNALS)
   const interrupt = (_: string, child: { kill: (signal: NodeJS.Signals) => boolean }) => child.kill('SIGINT')
   const { code } = await runCli(
     [...quick, ...long, '--json', path('none.json'), '--html', path('none.html')],
@@ -172,7 +181,7 @@ test.each([
   [['--threads', '0'], 'expected an integer from 1 to 256'],
   [['--seconds', 'many'], 'expected a positive number of seconds'],
   [['--backend', 'tpu'], 'expected one of cpu, cuda, webgpu, all; got tpu'],
-  [['--backend', 'cuda'], 'the cuda backend is not available: LILY_CUDA_LIBRARY names none, which does not exist'],
+  [['--backend', 'cuda'], `the cuda backend is not available: ${noCuda}`],
   [['--backend', 'webgpu', '--layer'], '--layer is for the cpu backend, which is not measured; leave it out or add'],
   [['--backend', 'cuda', '--threads', '1'], '--threads is for the cpu backend, which is not measured; leave it out'],
 ])('%j is refused', async (args, message) => {
@@ -188,7 +197,7 @@ test.each([
   [['--caches', 'hot'], 'Allowed choices are warm, cold'],
   [['--html', '/no/such/folder/report.html'], 'report.html cannot be written: its folder does not exist; create it'],
   [['--json', folder], 'cannot be written: it is a folder'],
-  [['--json', '/dev/null/report.json'], '--json: /dev/null/report.json cannot be written: ENOTDIR'],
+  [['--json', '/dev/null/report.json'], '--json: /dev/null/report.json cannot be written: '],
   [['--json', path('same'), '--html', path('same')], '--html: ', 'cannot be written: --json names the same file'],
 ])('%j is rejected before the measurement', async (args, ...messages) => {
   const { code, stderr } = await runCli(['bench', ...args])

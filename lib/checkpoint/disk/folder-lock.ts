@@ -40,7 +40,11 @@ export async function withFolderLock<T>(
 /** Windows has no locks of folders: there a file of the user stands for the folder. */
 async function openToLock(folder: string): Promise<FileHandle> {
   if (process.platform !== 'win32') return open(folder, constants.O_RDONLY | constants.O_DIRECTORY)
-  const { dev, ino } = await stat(folder, { bigint: true })
+  const stats = await stat(folder, { bigint: true })
+  if (!stats.isDirectory()) {
+    throw Object.assign(new Error(`ENOTDIR: not a directory, open '${folder}'`), { code: 'ENOTDIR' })
+  }
+  const { dev, ino } = stats
   return open(join(tmpdir(), `lily-kernels-${dev}-${ino}.lock`), 'a+')
 }
 
