@@ -54,14 +54,15 @@ function prebuild(target, compiler, strip, cmake) {
   if (status !== 0) process.exit(status ?? 1)
 }
 
-// On Linux it prefers GCC 12: the addon then does not require a libstdc++ newer than that compiler's.
 function prebuildHere() {
   const codes = [targets, float16Targets].map((each) => each.map(codeOf).join(';'))
   const cuda =
     isAddonOnly || process.platform !== 'linux'
       ? ['-DLILY_CUDA=OFF']
       : ['-DLILY_CUDA=ON', `-DLILY_CUDA_TARGETS=${codes[0]}`, `-DLILY_CUDA_FLOAT16_TARGETS=${codes[1]}`]
-  prebuild(here, process.env.CXX ?? firstAvailable(['g++-12']), 'strip', cuda)
+  // On Linux it prefers GCC 12: the addon then does not require a libstdc++ newer than that compiler's.
+  const preferred = process.platform === 'linux' ? firstAvailable(['g++-12']) : undefined
+  prebuild(here, process.env.CXX ?? preferred, 'strip', cuda)
 }
 
 function prebuildArm64() {

@@ -3,7 +3,7 @@ import { Command } from 'commander'
 import { print } from '../report/print.js'
 import { jsonText, oneLine } from '../report/printable.js'
 import { diagnose } from './diagnose.js'
-import type { Diagnosis } from './diagnosis.js'
+import { coresName, type Diagnosis } from './diagnosis.js'
 
 /** @param version version of the package */
 export function doctorCommand(version: string): Command {
@@ -36,7 +36,11 @@ export function textOf(diagnosis: Diagnosis): string {
   for (const [name, value] of Object.entries(environment)) lines.push(['environment', `${name}=${value}`])
   if (processor !== null) {
     const { instructionSets, simd, threads, because, affinity, quota, physicalCores, amxRefusal } = processor
-    const limits = `CPU affinity ${affinity}, physical cores in it ${physicalCores ?? 'unknown'}, cgroup quota ${quota ?? 'none'}`
+    const limits = [
+      `CPU affinity ${affinity}`,
+      `${coresName(platform)} in it ${physicalCores ?? 'unknown'}`,
+      ...(quota === null ? [] : [`cgroup quota ${quota}`]),
+    ].join(', ')
     lines.push(['instructions', `${simd ?? 'none'} in use; supported: ${instructionSets.join(', ')}`])
     if (amxRefusal !== null)
       lines.push(['amx', `refused: ${amxRefusal}; bfloat16 runs on ${simd ?? 'no set'}, tf32 in float32`])

@@ -2,7 +2,7 @@
 import { release, type } from 'node:os'
 import { familySync, versionSync } from 'detect-libc'
 import type { NativeProcessor } from '../../lib/binding/native.js'
-import type { Diagnosis } from './diagnosis.js'
+import { coresName, type Diagnosis } from './diagnosis.js'
 
 const VARIABLES = [
   'LILY_NUM_THREADS',
@@ -82,7 +82,7 @@ export async function diagnose(version: string): Promise<Diagnosis> {
 function threadLimit(threads: number, { affinity, quota, physicalCores }: NativeProcessor): string {
   if ((process.env.LILY_NUM_THREADS ?? '') !== '') return 'LILY_NUM_THREADS'
   const limits: [number, string][] = [
-    [physicalCores, 'physical cores'],
+    [physicalCores, coresName(`${process.platform}-${process.arch}`)],
     [affinity, 'affinity'],
     [quota, 'cgroup quota'],
   ]

@@ -41,3 +41,8 @@ export interface Diagnosis {
   } | null
   readonly backends: readonly (BackendInfo & { readonly selfTest?: SelfTest })[]
 }
+
+/** The cores that limit the number of threads, as native/system/processor.h says. */
+export function coresName(platform: string): string {
+  return platform === 'darwin-arm64' ? 'performance cores' : 'physical cores'
+}

@@ -11,7 +11,7 @@ namespace lily::system {
 struct ThreadLimits {
   int affinity;        // processors that this process may run on
   int quota;           // CPU quota of the cgroup in whole processors; 0: no quota
-  int physical_cores;  // of the processors in `affinity`; on macOS only performance cores
+  int physical_cores;  // of the processors in `affinity`; on Apple silicon only performance cores
 };
 ThreadLimits thread_limits();
 
@@ -20,6 +20,6 @@ std::string processor_name();
 // 0 if unknown.
 uint64_t memory_bytes();
 uint64_t cache_bytes();     // of the last-level cache
-uint64_t l2_cache_bytes();  // of one processor
+uint64_t l2_cache_bytes();  // of the first core; where cores share the cache, its part of it
 
 }  // namespace lily::system

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { expect, test, vi } from 'vitest'
 import { textOf } from '../../cli/doctor/command.js'
 import { diagnose } from '../../cli/doctor/diagnose.js'
-import type { Diagnosis } from '../../cli/doctor/diagnosis.js'
+import { coresName, type Diagnosis } from '../../cli/doctor/diagnosis.js'
 import { selfTest } from '../../cli/doctor/self-test.js'
 import { runCli } from '../support/cli.js'
 import { temporaryFolder } from '../support/temporary.js'
@@ -30,7 +30,7 @@ test('reports the machine and tests its backends', async () => {
   const { threads, affinity, quota, physicalCores } = processor!
   expect(physicalCores).not.toBeNull()
   expect(threads).toBe(Math.min(affinity, quota ?? Infinity, physicalCores!, 256))
-  const limits = { 'physical cores': physicalCores, affinity, 'cgroup quota': quota }
+  const limits = { [coresName(platform)]: physicalCores, affinity, 'cgroup quota': quota }
   const because = Object.entries(limits).flatMap(([name, limit]) => (limit === threads ? [name] : []))
   expect(processor!.because).toBe(because.join(' and ') || 'the limit of the thread pool')
   expect(processor!.amxRefusal).not.toBe('')
@@ -175,7 +175,7 @@ test('the text says what runs in place of the addon, and what does not run', () 
   ).toEqual([
     `addon | not in use: ${reason}`,
     'instructions | avx2 in use; supported: portable, avx2',
-    'threads | 3, determined by affinity (CPU affinity 3, physical cores in it 4, cgroup quota none)',
+    'threads | 3, determined by affinity (CPU affinity 3, physical cores in it 4)',
     'cpu | self-test passed',
   ])
   const none = { name: 'cpu', available: false, devices: [] } as const

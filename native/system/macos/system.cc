@@ -35,7 +35,7 @@ void keep_freed_memory() {}
 void return_freed_memory() { malloc_zone_pressure_relief(nullptr, 0); }
 
 // There is no affinity and no quota. On Apple silicon level 0 has the performance cores; the other cores are several
-// times slower, and a call would wait for their share of it.
+// times slower, and a call would wait for the last task of such a core.
 ThreadLimits thread_limits() {
   const int cores = static_cast<int>(number("hw.perflevel0.physicalcpu", "hw.physicalcpu"));
   return {std::max(1, static_cast<int>(number("hw.logicalcpu", "hw.ncpu"))), 0, std::max(1, cores)};

@@ -9,20 +9,21 @@
 #include "node_api_functions.h"
 
 extern "C" {
+
 #define X(name) FARPROC __imp_##name;
 NODE_API_FUNCTIONS
 #undef X
-}
 
-namespace {
-
-// A program without some of the functions can load the addon, and fails when it calls one of them.
-const bool is_filled = [] {
+// Fails where the program lacks one of the functions, an old version of a runtime for example: lib/binding/ then loads
+// WebAssembly.
+BOOL WINAPI DllMain(HMODULE, DWORD reason, LPVOID) {
+  if (reason != DLL_PROCESS_ATTACH) return TRUE;
   const HMODULE program = GetModuleHandleW(nullptr);
-#define X(name) __imp_##name = GetProcAddress(program, #name);
+  bool has_all = true;
+#define X(name) has_all &= (__imp_##name = GetProcAddress(program, #name)) != nullptr;
   NODE_API_FUNCTIONS
 #undef X
-  return true;
-}();
+  return has_all;
+}
 
-}  // namespace
+}  // extern "C"

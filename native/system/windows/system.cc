@@ -39,15 +39,6 @@ void for_each(LOGICAL_PROCESSOR_RELATIONSHIP kind, const Visit &visit) {
   }
 }
 
-uint64_t largest_cache(int least_level, int most_level) {
-  uint64_t largest = 0;
-  for_each(RelationCache, [&](const SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX &entry) {
-    const bool counts = entry.Cache.Level >= least_level && entry.Cache.Level <= most_level;
-    if (counts) largest = std::max<uint64_t>(largest, entry.Cache.CacheSize);
-  });
-  return largest;
-}
-
 }  // namespace
 
 std::string environment_variable(const char *name) {
@@ -85,8 +76,9 @@ void return_freed_memory() {}
 
 void after_fork(void (*)()) {}
 
-// Processors come in groups of up to 64. A process that has several groups has each of them whole; one that has one
-// group has a mask in it.
+// Cores of every efficiency class count, as on Linux: a thread claims one task after the other, so that a slower core
+// runs fewer of them. Processors come in groups of up to 64. A process that has several groups has each of them whole;
+// one that has one group has a mask in it.
 ThreadLimits thread_limits() {
   USHORT groups[64], count = 64;
   // It fails on Wine, which has one group.
@@ -114,8 +106,10 @@ std::string processor_name() {
     unsigned *const part = text + 4 * i;
     if (!__get_cpuid(0x80000002 + i, &part[0], &part[1], &part[2], &part[3])) return "CPU";
   }
-  const std::string name = reinterpret_cast<const char *>(text);
-  return name.substr(std::min(name.size(), name.find_first_not_of(' ')));
+  std::string name = reinterpret_cast<const char *>(text);
+  name.erase(0, name.find_first_not_of(' '));
+  name.erase(name.find_last_not_of(' ') + 1);
+  return name;
 }
 
 uint64_t memory_bytes() {
@@ -124,8 +118,30 @@ uint64_t memory_bytes() {
   return GlobalMemoryStatusEx(&status) ? status.ullTotalPhys : 0;
 }
 
-uint64_t cache_bytes() { return largest_cache(1, 4); }
-uint64_t l2_cache_bytes() { return largest_cache(2, 2); }
+uint64_t cache_bytes() {
+  uint64_t largest = 0;
+  for_each(RelationCache, [&](const SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX &entry) {
+    largest = std::max<uint64_t>(largest, entry.Cache.CacheSize);
+  });
+  return largest;
+}
+
+uint64_t l2_cache_bytes() {
+  uint64_t bytes = 0;
+  uint64_t sharing = 0;
+  for_each(RelationCache, [&](const SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX &entry) {
+    const CACHE_RELATIONSHIP &cache = entry.Cache;
+    if (cache.Level != 2 || cache.GroupMask.Group != 0 || (cache.GroupMask.Mask & 1) == 0) return;
+    bytes = cache.CacheSize;
+    sharing = cache.GroupMask.Mask;
+  });
+  uint64_t cores = 0;
+  for_each(RelationProcessorCore, [&](const SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX &core) {
+    const GROUP_AFFINITY &part = core.Processor.GroupMask[0];
+    cores += part.Group == 0 && (part.Mask & sharing) != 0;
+  });
+  return bytes / std::max<uint64_t>(1, cores);
+}
 
 const char *request_tile_registers() {
   // Windows 11 and Windows Server 2022 have it.
