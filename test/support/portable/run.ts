@@ -10,15 +10,21 @@ export interface Outcome {
 
 const MILLISECONDS = 60_000
 
-/** @param files imports of the test files, by their names */
-export async function run(files: Readonly<Record<string, () => Promise<unknown>>>): Promise<Outcome[]> {
+/**
+ * @param files imports of the test files, by their names
+ * @param pattern of the names of the tests that run
+ */
+export async function run(
+  files: Readonly<Record<string, () => Promise<unknown>>>,
+  pattern?: RegExp,
+): Promise<Outcome[]> {
   const runner: VitestRunner = {
     config: {
       root: '/',
       setupFiles: [],
       name: undefined,
       passWithNoTests: false,
-      testNamePattern: undefined,
+      testNamePattern: pattern,
       allowOnly: false,
       sequence: { seed: 0, hooks: 'stack', setupFiles: 'list' },
       chaiConfig: undefined,
@@ -38,7 +44,9 @@ export async function run(files: Readonly<Record<string, () => Promise<unknown>>
 
 /** Those of the tests below a task, and the failure of the task itself: that of a suite means that it has no tests. */
 function outcomes(task: Task, name: string): Outcome[] {
-  const errors = (task.result?.errors ?? []).map(({ message, stack }) => `${message}\n${stack ?? ''}`)
+  const errors = (task.result?.errors ?? []).map(({ message, diff = '', stack = '' }) =>
+    [message, diff, stack].filter((part) => part !== '').join('\n'),
+  )
   if (task.result?.state === 'fail' && errors.length === 0 && task.type === 'test') errors.push('it failed')
   if (task.type === 'test') return [{ name, errors }]
   const below = task.tasks.flatMap((each) => outcomes(each, `${name} > ${each.name}`))
