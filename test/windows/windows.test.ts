@@ -83,6 +83,7 @@ const suites: [suite: string, omitted?: Omitted, env?: NodeJS.ProcessEnv][] = [
   ['checkpoint/beside'],
   ['checkpoint/lora-folders'],
   ['checkpoint/disk/paths'],
+  ['checkpoint/disk/windows'],
   ['checkpoint/disk/whole-saves', { 'puts back what it has replaced': 'Wine renames an open file that was removed' }],
   ['cli/doctor', { 'says that the package does not work if': 'it replaces modules' }],
   ['cli/export'],

@@ -15,8 +15,8 @@ const MOST_SECONDS = 60
 /**
  * Runs `work` while this call holds the folder's lock. A shared lock excludes exclusive ones only. The operating system
  * releases the lock of a process that ends, however it ends. In a file system without locks, and in a folder that this
- * process may not list, the calls of this thread exclude each other, and no other ones. On Windows the processes of one user
- * exclude each other.
+ * process may not list, the calls of this thread exclude each other, and no other ones. On Windows processes exclude each
+ * other if they have the same temporary folder, in which they may create files.
  *
  * @throws LilyError ERR_LILY_CHECKPOINT if another process keeps the lock for a minute
  */
@@ -37,15 +37,18 @@ export async function withFolderLock<T>(
   }
 }
 
-/** Windows has no locks of folders: there a file of the user stands for the folder. */
-async function openToLock(folder: string): Promise<FileHandle> {
+/**
+ * Windows has no locks of folders: there an empty file in the temporary folder stands for the folder. It stays, as another
+ * process may be about to lock it. null if it cannot be opened.
+ */
+async function openToLock(folder: string): Promise<FileHandle | null> {
   if (process.platform !== 'win32') return open(folder, constants.O_RDONLY | constants.O_DIRECTORY)
   const stats = await stat(folder, { bigint: true })
   if (!stats.isDirectory()) {
     throw Object.assign(new Error(`ENOTDIR: not a directory, open '${folder}'`), { code: 'ENOTDIR' })
   }
   const { dev, ino } = stats
-  return open(join(tmpdir(), `lily-kernels-${dev}-${ino}.lock`), 'a+')
+  return open(join(tmpdir(), `lily-kernels-${dev}-${ino}.lock`), 'a+').catch(() => null)
 }
 
 /** The last call of each key. */

@@ -8,16 +8,17 @@ const MOST_SECONDS = 10
 /**
  * Gives a file a name that another file may have. On Windows a file that a program has open cannot be replaced: there this
  * waits until it is closed.
+ *
+ * @param begin of the waiting: renames that follow each other wait for no longer than one
  */
-export async function rename(from: string, to: string): Promise<void> {
-  const begin = performance.now()
+export async function rename(from: string, to: string, begin = performance.now()): Promise<void> {
   for (let milliseconds = 1; ; milliseconds = Math.min(2 * milliseconds, 100)) {
     try {
       await fs.rename(from, to)
       return
     } catch (error) {
-      const isOpen = ['EACCES', 'EBUSY', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')
-      if (process.platform !== 'win32' || !isOpen || performance.now() - begin > MOST_SECONDS * 1000) throw error
+      const mayBeOpen = ['EACCES', 'EBUSY', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')
+      if (process.platform !== 'win32' || !mayBeOpen || performance.now() - begin > MOST_SECONDS * 1000) throw error
     }
     await delay(milliseconds)
   }

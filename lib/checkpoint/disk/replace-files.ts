@@ -129,8 +129,12 @@ async function replaceNow(
     )
     throw fileSystemError(path, 'cannot be written', cause)
   } finally {
-    await Promise.allSettled(temporaries.map(({ handle }) => handle.close()))
+    await closeAll(temporaries)
   }
+}
+
+async function closeAll(temporaries: readonly Temporary[]): Promise<void> {
+  await Promise.allSettled(temporaries.map(({ handle }) => handle.close()))
 }
 
 /**
@@ -175,9 +179,12 @@ async function statsOf(path: string): Promise<Stats | null> {
   return lstat(path).catch(ignoreMissing)
 }
 
-/** A rename cannot replace a folder, and must not replace a device or a socket. */
+/** A rename cannot replace a folder or, on Windows, a file that is read-only, and must not replace a device or a socket. */
 async function checkReplaceable(path: string): Promise<void> {
   const stats = await statsOf(path)
+  if (process.platform === 'win32' && stats?.isFile() === true && (stats.mode & 0o200) === 0) {
+    throw checkpointError(path, 'expected a file that can be replaced, got one that is read-only; clear that attribute')
+  }
   if (stats === null || stats.isFile() || stats.isSymbolicLink()) return
   throw checkpointError(path, `expected a file or nothing, got ${stats.isDirectory() ? 'a folder' : 'something else'}`)
 }
@@ -245,9 +252,10 @@ async function commit(folder: string, temporaries: readonly Temporary[], obsolet
         throw error
       })
     } catch (cause) {
-      // By steps as well: if this process ends meanwhile, the next save completes them.
-      await publishJournal(folder, await describeSteps(folder, backups))
-      await completeSave(folder)
+      // Windows replaces no file that is open.
+      await closeAll(temporaries)
+      // If it fails, loads read through its journal, and the next save completes it.
+      await undo(folder, steps, backups).catch(() => undefined)
       throw cause
     }
   } finally {
@@ -256,6 +264,15 @@ async function commit(folder: string, temporaries: readonly Temporary[], obsolet
       backups.flatMap(({ from }) => from ?? []),
     )
   }
+}
+
+/** Takes steps back, by steps as well: if this process ends meanwhile, the next save completes them. */
+async function undo(folder: string, steps: Journal, backups: readonly Omit<Step, 'old'>[]): Promise<void> {
+  const undoing = await describeSteps(folder, backups)
+  // Not for files that are still the old ones: one may be open elsewhere, which is why its step was refused.
+  const made = undoing.filter(({ old }, i) => old !== steps[i].old)
+  await publishJournal(folder, made)
+  await completeSave(folder)
 }
 
 async function describeSteps(folder: string, steps: readonly Omit<Step, 'old'>[]): Promise<Step[]> {
@@ -295,9 +312,10 @@ async function completeSave(folder: string): Promise<void> {
 
 /** Makes the steps of the journal, which is removed once they are on the disk. */
 async function makeSteps(folder: string, journal: Journal, ifMissing: (error: unknown) => null): Promise<void> {
+  const begin = performance.now()
   for (const { to, from } of journal) {
     if (from === null) await rm(join(folder, to), { force: true })
-    else await rename(join(folder, from), join(folder, to)).catch(ifMissing)
+    else await rename(join(folder, from), join(folder, to), begin).catch(ifMissing)
   }
   await synchronizeFolder(folder)
   await rm(join(folder, JOURNAL_FILE), { force: true })
