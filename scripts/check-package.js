@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Packs the package as it would be published into build/package/ and checks the tarball with publint and attw, unless it
 // lacks the files for browsers. Requires dist/ (npm run build:ts). Builds only the prebuilt addons and, with --release, the
-// CUDA library. With --gathered it builds nothing: .github/workflows/release.yml has built each addon on its own system.
+// CUDA library. With --gathered it builds nothing: .github/workflows/release.yml has built the addons.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'

@@ -9,24 +9,9 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { hasRun, readWorkflows } from './workflow-commands.js'
+import { ELSEWHERE, hasRun, readWorkflows } from './workflow-commands.js'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-
-/**
- * What cannot run here, and why.
- *
- * @type {readonly (readonly [command: RegExp, reason: string])[]}
- */
-const ELSEWHERE = [
-  [/\bapt-get install\b/, 'the gate has installed its packages'],
-  [/^gh run download /, 'this is no run of GitHub'],
-  [/^mkdir prebuilds && cp -r build\/addons/, 'the addons of other systems are not here'],
-  [/^npm pkg set /, 'it changes package.json'],
-  [/^npm run check:package -- --gathered$/, 'the addons for macOS are not here'],
-  [/^npm run prebuild -- --target=linux-x64$/, 'the CUDA library for all GPUs takes too long'],
-  [/^npm publish /, 'it publishes'],
-]
 
 /** Alpine Linux, as far as the package can tell. */
 const DOCKER = /^docker run --rm --volume "\$PWD:\/lily:ro" "node:\$NODE-alpine" /
@@ -44,24 +29,31 @@ for (const [name, { jobs }] of readWorkflows()) {
   for (const [job, { env, steps }] of Object.entries(jobs)) {
     for (const step of steps) {
       const command = step.run
-      if (command === undefined || seen.has(command)) continue
-      seen.add(command)
-      const reason = ELSEWHERE.find(([pattern]) => pattern.test(command))?.[1]
+      /** @type {[string, string][]} */
+      const pairs = Object.entries({ ...env, ...step.env }).flatMap(([name, value]) =>
+        String(value).includes('${{') ? [] : [[name, String(value)]],
+      )
+      const variables = Object.fromEntries(pairs)
+      const key = JSON.stringify([command, variables])
+      if (command === undefined || seen.has(key)) continue
+      seen.add(key)
+      const reason =
+        variables.LILY_CMAKE_ARGS === '-DLILY_CUDA=ON' && process.env.LILY_WITHOUT_CUDA === '1'
+          ? 'LILY_WITHOUT_CUDA=1'
+          : ELSEWHERE.find(([pattern]) => pattern.test(command))?.[1]
+      // Those that the gate sets for all of its steps.
+      const others = pairs.filter(([name, value]) => process.env[name]?.trim() !== value)
       const where = `${name}, ${job}: ${command}`
-      if (reason !== undefined || hasRun(command, ran, scripts)) {
+      if (reason !== undefined || hasRun(command, ran, scripts, Object.fromEntries(others))) {
         console.log(`lily-kernels: ${where}: ${reason ?? 'the gate has run it'}`)
         continue
       }
       const isAlpine = DOCKER.test(command)
       const local = isAlpine ? command.replace(DOCKER, 'LIBC=musl ').replaceAll('/lily/', '') : command
       console.log(`::: ${where}`)
-      /** @type {[string, string][]} */
-      const variables = Object.entries({ ...env, ...step.env }).flatMap(([name, value]) =>
-        String(value).includes('${{') ? [] : [[name, String(value)]],
-      )
       const { status } = spawnSync('bash', ['-e', '-o', 'pipefail', '-c', local], {
         cwd: root,
-        env: { ...process.env, ...Object.fromEntries(variables) },
+        env: { ...process.env, ...variables },
         stdio: ['ignore', 'inherit', 'inherit'],
       })
       if (status === 0) continue

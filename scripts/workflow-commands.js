@@ -20,6 +20,9 @@ const folder = join(root, '.github', 'workflows')
  * @property {string} runs-on
  * @property {number} [timeout-minutes]
  * @property {Record<string, string>} [permissions]
+ * @property {string} [environment]
+ * @property {string | readonly string[]} [needs]
+ * @property {{ matrix: { system: readonly { name: string, runner: string }[] } }} [strategy]
  * @property {Record<string, string | number>} [env]
  * @property {readonly Step[]} steps
  */
@@ -32,6 +35,8 @@ const folder = join(root, '.github', 'workflows')
  * @property {Record<string, Job>} jobs
  */
 
+/** @typedef {Readonly<Record<string, string>>} Variables of the environment */
+
 /**
  * The workflows, by the names of their files.
  *
@@ -43,11 +48,45 @@ export function readWorkflows() {
 }
 
 /**
- * A command without what does not change which program runs: variables before it, and npx.
+ * What of them cannot run on the machine of the gate, and why.
  *
- * @type {(command: string) => string}
+ * @type {readonly (readonly [command: RegExp, reason: string])[]}
  */
-const plain = (command) => command.replace(/^(env )?([A-Z_]+=('[^']*'|\S*) )*/, '').replace(/^npx (--no-install )?/, '')
+export const ELSEWHERE = [
+  [/\bapt-get install\b/, 'the gate has installed its packages'],
+  [/^versions=\$\(npm view /, 'the package is not on npm'],
+  [/^gh run list /, 'the workflow of this commit has not run'],
+  [/^gh run download /, 'this is no run of GitHub'],
+  [/^otool /, 'this is no Mac'],
+  [/^mkdir prebuilds && cp -r build\/addons/, 'the addons of other systems are not here'],
+  [/^npm pkg set /, 'it changes package.json'],
+  [/^npm run check:package -- --gathered$/, 'the addons for macOS are not here'],
+  [/^npm run prebuild -- --target=linux-x64$/, 'the CUDA library for all GPUs takes too long'],
+  [/^npx vitest run --project package$/, 'of a release; the gate has tested the tarball of this machine'],
+  [/^npm publish /, 'it publishes'],
+]
+
+/**
+ * A command that sets variables of its own, and runs perhaps through npx.
+ *
+ * @param {string} line
+ * @returns {{ command: string, env: Variables }}
+ */
+function split(line) {
+  const [, variables = '', command = ''] =
+    /^(?:env )?((?:[A-Z_]+=(?:'[^']*'|\S*) )*)(?:npx (?:--no-install )?)?(.*)$/s.exec(line) ?? []
+  const pairs = [...variables.matchAll(/([A-Z_]+)=(?:'([^']*)'|(\S*)) /g)]
+  return { command, env: Object.fromEntries(pairs.map(([, name, quoted, plain]) => [name, quoted ?? plain])) }
+}
+
+/**
+ * What a program starts itself: check-package.js builds all addons for which there is a compiler.
+ *
+ * @type {Readonly<Record<string, readonly string[] | undefined>>}
+ */
+const STARTED = {
+  'node scripts/check-package.js': ['npm run prebuild -- --addon-only', 'npm run prebuild -- --target=win32-x64'],
+}
 
 /**
  * The commands that npm runs for a script, or undefined for another command.
@@ -63,8 +102,11 @@ function partsOf(command, scripts) {
   return [scripts[`pre${name}`], `${script}${more}`].flatMap((line) => line?.split(' && ') ?? [])
 }
 
-/** What vitest runs, or undefined for another command. */
-/** @type {(command: string) => { projects: string[], files: string[] } | undefined} */
+/**
+ * What vitest runs, or undefined for another command.
+ *
+ * @type {(command: string) => { projects: string[], files: string[] } | undefined}
+ */
 function testsOf(command) {
   if (!command.startsWith('vitest run ')) return undefined
   const words = command.split(' ').slice(2)
@@ -73,31 +115,35 @@ function testsOf(command) {
 }
 
 /**
- * Whether a command, or all that it does, is among those that have run.
+ * Whether a command, or all that it does, is among those that have run, with its variables.
  *
  * @param {string} command
  * @param {readonly string[]} ran
  * @param {Readonly<Record<string, string | undefined>>} scripts those of package.json
+ * @param {Variables} [variables]
  * @returns {boolean}
  */
-export function hasRun(command, ran, scripts) {
-  /** @type {Set<string>} */
-  const done = new Set()
-  /** @type {(line: string) => void} */
-  const add = (line) => {
-    for (const each of line.split(' && ').map(plain)) {
-      done.add(each)
-      for (const part of partsOf(each, scripts) ?? []) add(part)
+export function hasRun(command, ran, scripts, variables = {}) {
+  /** @type {{ command: string, env: Variables }[]} */
+  const done = []
+  /** @type {(line: string, outer: Variables) => void} */
+  const add = (line, outer) => {
+    for (const each of line.split(' && ').map(split)) {
+      const env = { ...outer, ...each.env }
+      done.push({ command: each.command, env })
+      for (const part of partsOf(each.command, scripts) ?? STARTED[each.command] ?? []) add(part, env)
     }
   }
-  for (const line of ran) add(line)
-  const suites = [...done].flatMap((each) => testsOf(each) ?? [])
-  /** @type {(line: string) => boolean} */
-  const isDone = (line) => {
-    const each = plain(line)
-    if (done.has(each)) return true
-    const tests = testsOf(each)
+  for (const line of ran) add(line, {})
+  /** @type {(line: string, outer: Variables) => boolean} */
+  const isDone = (line, outer) => {
+    const { command, env: own } = split(line)
+    const wanted = Object.entries({ ...outer, ...own })
+    const fitting = done.filter(({ env }) => wanted.every(([name, value]) => env[name] === value))
+    if (fitting.some((each) => each.command === command)) return true
+    const tests = testsOf(command)
     if (tests !== undefined) {
+      const suites = fitting.flatMap((each) => testsOf(each.command) ?? [])
       return tests.projects.every((project) =>
         suites.some(
           ({ projects, files }) =>
@@ -106,7 +152,7 @@ export function hasRun(command, ran, scripts) {
         ),
       )
     }
-    return partsOf(each, scripts)?.every(isDone) ?? false
+    return partsOf(command, scripts)?.every((part) => isDone(part, { ...outer, ...own })) ?? false
   }
-  return command.split(' && ').every(isDone)
+  return command.split(' && ').every((line) => isDone(line, variables))
 }

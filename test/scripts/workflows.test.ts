@@ -1,9 +1,11 @@
 /** The workflows of GitHub: what they may do, and which of their commands the gate has run. */
-import { readFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
-import { hasRun, readWorkflows } from '../../scripts/workflow-commands.js'
+import { ELSEWHERE, hasRun, readWorkflows } from '../../scripts/workflow-commands.js'
+import { temporaryFolder } from '../support/temporary.js'
 
 const ACTIONS = [
   'actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1',
@@ -40,12 +42,87 @@ test.each(jobs)('$name', ({ name, job }) => {
   }
 })
 
-test('only a person starts a release, and main is what is released', () => {
-  const { on, jobs } = new Map(workflows).get('release.yml')!
-  expect(Object.keys(on)).toEqual(['workflow_dispatch'])
-  expect(jobs.publish).toMatchObject({ if: "github.ref == 'refs/heads/main'", needs: ['try', 'alpine'] })
-  const publishing = Object.values(jobs).flatMap(({ steps }) => steps.filter(({ run }) => run?.includes('npm publish')))
-  expect(publishing).toEqual([{ run: expect.stringContaining(' --provenance ') as string }])
+const release = new Map(workflows).get('release.yml')!
+
+test('only a person starts a release, another one agrees to it, and main is what is released', () => {
+  expect(Object.keys(release.on)).toEqual(['workflow_dispatch'])
+  const { publish } = release.jobs
+  expect(publish).toMatchObject({ if: "github.ref == 'refs/heads/main'", needs: ['try', 'alpine'], environment: 'npm' })
+  const publishing = jobs.filter(({ job }) => job.steps.some(({ run }) => run?.includes('npm publish')))
+  expect(publishing.map(({ job }) => job)).toEqual([publish])
+  expect(publish.steps.at(-1)).toEqual({ run: expect.stringContaining(' --provenance ') as string })
+})
+
+test('nothing of a release runs before it is known to be ready', () => {
+  const needs = Object.entries(release.jobs).map(([name, job]) => [name, [job.needs ?? []].flat()] as const)
+  expect(needs.filter(([, names]) => names.length === 0).map(([name]) => name)).toEqual(['ready'])
+})
+
+test('a release has an addon of each system, each made by one job', () => {
+  const commandsOf = (name: string) => release.jobs[name].steps.map(({ run }) => run)
+  const { matrix } = release.jobs.addon.strategy!
+  const own = matrix.system.map(({ name }) => name)
+  expect(own).toEqual(['linux-arm64', 'darwin-arm64', 'darwin-x64'])
+  expect(commandsOf('addon')).toContain('npm run prebuild -- --addon-only')
+  expect(commandsOf('cuda')).toContain('npm run prebuild -- --target=linux-x64')
+  // With the compiler of the gate.
+  expect(release.jobs.package).toHaveProperty('container', 'debian:13')
+  expect(commandsOf('package')).toContain('npm run prebuild -- --target=win32-x64')
+  for (const name of ['addon', 'cuda']) expect(commandsOf(name)).toContain('npm run test:system')
+  const tried = release.jobs.try.strategy!.matrix.system
+  expect(tried.map(({ name }) => name).sort()).toEqual([...own, 'linux-x64', 'win32-x64'].sort())
+  expect(tried).toContainEqual({ name: 'win32-x64', runner: 'windows-2025' })
+})
+
+const folder = temporaryFolder()
+
+/** The exit code of the step of a release that starts a program, in whose place a shell script runs. */
+function statusOf(job: string, program: string, script: string): number | null {
+  const { run } = release.jobs[job].steps.find(({ run }) => run?.includes(`${program} `))!
+  writeFileSync(join(folder, program), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+  // The shell of GitHub.
+  return spawnSync('bash', ['-e', '-o', 'pipefail', '-c', run!], {
+    cwd: packageRoot,
+    env: { ...process.env, PATH: `${folder}:${process.env.PATH}` },
+  }).status
+}
+
+test('only a version that npm does not have is released', () => {
+  const npm = (view: string) => statusOf('ready', 'npm', `case $1 in pkg) echo '"0.2.0"' ;; view) ${view} ;; esac`)
+  expect(npm(`echo '["0.1.0","0.2.0-rc.1","0.2.1"]'`)).toBe(0)
+  expect(npm(`echo '"0.1.0"'`)).toBe(0)
+  expect(npm(`echo '["0.1.0","0.2.0"]'`)).toBe(1)
+  // There is no such package, or no network.
+  expect(npm('exit 1')).toBe(1)
+})
+
+test('only a commit that CI has passed for is released', () => {
+  expect(statusOf('ready', 'gh', 'echo https://github.com/runs/1')).toBe(0)
+  expect(statusOf('ready', 'gh', 'exit 0')).toBe(1)
+  expect(statusOf('ready', 'gh', 'echo https://github.com/runs/1; exit 1')).toBe(1)
+})
+
+test('an addon for macOS requires the libraries of macOS alone', () => {
+  const otool = (...lines: string[]) =>
+    statusOf('addon', 'otool', `printf '${['prebuilds/darwin-arm64/lily.node:', ...lines].join('\\n\\t')}\\n'`)
+  const own = '/usr/lib/libc++.1.dylib (compatibility version 1.0.0, current version 1900.178.0)'
+  expect(otool(own)).toBe(0)
+  expect(otool(own, '/opt/homebrew/opt/gcc/lib/gcc/current/libstdc++.6.dylib (compatibility version 7.0.0)')).toBe(1)
+  expect(statusOf('addon', 'otool', 'exit 0')).toBe(1)
+})
+
+test('CI fails without the formatter of native/', () => {
+  const statusWith = (CI: string) =>
+    spawnSync(process.execPath, ['scripts/format-native.js', '--check'], { cwd: packageRoot, env: { CI, PATH: '' } })
+      .status
+  expect(statusWith('true')).toBe(1)
+  expect(statusWith('')).toBe(0)
+})
+
+test('the reasons for which a command does not run are those of commands', () => {
+  const commands = jobs.flatMap(({ job }) => job.steps.flatMap(({ run }) => run ?? []))
+  const unused = ELSEWHERE.filter(([pattern]) => !commands.some((command) => pattern.test(command)))
+  expect(unused).toEqual([])
 })
 
 test('which commands others include', () => {
@@ -53,9 +130,12 @@ test('which commands others include', () => {
     pretest: 'npm run build:all',
     test: 'vitest run --project cpu --project wasm',
     'build:all': 'make a && make b',
+    prebuild: 'node scripts/prebuild.js',
+    'check:package': 'node scripts/check-package.js',
   }
   const ran = ['env CXX=g++-12 npm test', "A='b c' npx vitest run --project node test/x.test.ts", '.ci/fresh-machine x']
-  const isDone = (command: string) => hasRun(command, ran, scripts)
+  ran.push('npm run check:package')
+  const isDone = (command: string, env?: Record<string, string>) => hasRun(command, ran, scripts, env)
   for (const command of [
     'npm test',
     'npm run test',
@@ -65,6 +145,7 @@ test('which commands others include', () => {
     'npx vitest run --project cpu',
     'vitest run --project wasm test/y.test.ts',
     'vitest run --project node test/x.test.ts',
+    'npm run prebuild -- --addon-only',
   ]) {
     expect(isDone(command), command).toBe(true)
   }
@@ -74,10 +155,19 @@ test('which commands others include', () => {
     'npm run build:all -- --more',
     'npm ci',
     'npm run missing',
+    'npm run prebuild -- --target=linux-x64',
     'vitest run --project cpu --project node',
     'vitest run --project node test/y.test.ts',
     'vitest run --project other',
   ]) {
     expect(isDone(command), command).toBe(false)
   }
+  // With the variables of a step, which a command may also set itself.
+  expect(isDone('npm test', { CXX: 'g++-12' })).toBe(true)
+  expect(isDone('npm run build:all', { CXX: 'g++-12' })).toBe(true)
+  expect(isDone('vitest run --project node test/x.test.ts', { A: 'b c' })).toBe(true)
+  expect(isDone("A='b c' vitest run --project node test/x.test.ts")).toBe(true)
+  expect(isDone('npm test', { CXX: 'g++-14' })).toBe(false)
+  expect(isDone('npm run check:package', { CXX: 'g++-12' })).toBe(false)
+  expect(isDone('A=c vitest run --project node test/x.test.ts')).toBe(false)
 })
