@@ -31,6 +31,7 @@ async function linesOf(folder: string, program: string, command: readonly string
 const setpriv = process.geteuid?.() === 0 ? ['setpriv', '--bounding-set=-dac_override,-dac_read_search'] : []
 
 it('a folder that this process may not list is named, loaded or saved', { timeout: 60_000 }, async ({ skip }) => {
+  skip(process.platform === 'win32', 'folders of Windows have no such permissions')
   skip(setpriv.length > 0 && findProgram('setpriv') === undefined, 'no setpriv (Debian: apt install util-linux)')
   const folder = newFolder()
   chmodSync(folder, 0o333)
@@ -48,7 +49,8 @@ it('a folder that this process may not list is named, loaded or saved', { timeou
   }
 })
 
-it('a relative path without a working directory is a LilyError', { timeout: 60_000 }, async () => {
+it('a relative path without a working directory is a LilyError', { timeout: 60_000 }, async ({ skip }) => {
+  skip(process.platform === 'win32', 'Windows keeps the working directory of a process')
   const folder = newFolder()
   const lines = await linesOf(
     folder,

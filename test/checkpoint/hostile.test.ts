@@ -43,8 +43,10 @@ describe('the configuration', () => {
 
   it('too large', async () => {
     const folder = goldenCopy()
-    truncateSync(join(folder, CONFIG), 2 ** 40)
-    await expectRefusal(folder, CONFIG, 'at most 16777216 bytes, got 1099511627776')
+    // Windows takes the room of a whole file from the disk.
+    const size = process.platform === 'win32' ? 2 ** 24 + 1 : 2 ** 40
+    truncateSync(join(folder, CONFIG), size)
+    await expectRefusal(folder, CONFIG, `at most 16777216 bytes, got ${size}`)
   })
 
   it('does not exist', async () => {

@@ -1,6 +1,6 @@
 /** A save that fails: before and at its journal, and after its first renames and removals. */
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { expect, it, vi } from 'vitest'
 import { replaceFiles } from '../../../lib/checkpoint/disk/replace-files.js'
 import { newFolder } from '../../support/checkpoint.js'
@@ -14,14 +14,15 @@ const disk = vi.hoisted(() => {
   const fs = process.getBuiltinModule('node:fs/promises')
   const { rm, open } = fs
   fs.rm = (path, options) => {
-    if (String(path).endsWith('/refused')) return Promise.reject(Object.assign(new Error('EPERM'), { code: 'EPERM' }))
+    if (basename(String(path)) === 'refused')
+      return Promise.reject(Object.assign(new Error('EPERM'), { code: 'EPERM' }))
     return rm(path, options)
   }
   fs.open = async (path, flags) => {
     if (path === state.broken && readdirSync(path).includes('.lily-save.json')) throw failed()
     const handle = await open(path, flags)
     // As on a full disk: the file is there, and what is written does not fit.
-    if (state.full !== '' && String(path).startsWith(`${state.full}/.journal.`)) {
+    if (state.full !== '' && String(path).startsWith(join(state.full, '.journal.'))) {
       handle.writeFile = () => Promise.reject(failed())
     }
     return handle
@@ -29,17 +30,21 @@ const disk = vi.hoisted(() => {
   return state
 })
 
-it.each(['full', 'broken'] as const)('leaves the old files, and nothing else, on a disk that is %s', async (fault) => {
-  const folder = newFolder()
-  const file = (name: string, content: string) => ({ name, blocks: () => [Buffer.from(content)] })
-  await replaceFiles(folder, [file('a', 'old a'), file('b', 'old b')])
-  Object.assign(disk, { [fault]: folder, errors: 0 })
-  const save = () => replaceFiles(folder, [file('a', 'new a'), file('b', 'new b')])
-  // The first error: nothing has been renamed, so nothing is tried to undo it.
-  await expectRefused('ERR_LILY_CHECKPOINT', 'EIO 1', save)
-  expect(readdirSync(folder).sort()).toEqual(['a', 'b'])
-  for (const name of ['a', 'b']) expect(readFileSync(join(folder, name), 'utf8')).toBe(`old ${name}`)
-})
+it.for(['full', 'broken'] as const)(
+  'leaves the old files, and nothing else, on a disk that is %s',
+  async (fault, { skip }) => {
+    skip(fault === 'broken' && process.platform === 'win32', 'Windows has no call that flushes a folder')
+    const folder = newFolder()
+    const file = (name: string, content: string) => ({ name, blocks: () => [Buffer.from(content)] })
+    await replaceFiles(folder, [file('a', 'old a'), file('b', 'old b')])
+    Object.assign(disk, { [fault]: folder, errors: 0 })
+    const save = () => replaceFiles(folder, [file('a', 'new a'), file('b', 'new b')])
+    // The first error: nothing has been renamed, so nothing is tried to undo it.
+    await expectRefused('ERR_LILY_CHECKPOINT', 'EIO 1', save)
+    expect(readdirSync(folder).sort()).toEqual(['a', 'b'])
+    for (const name of ['a', 'b']) expect(readFileSync(join(folder, name), 'utf8')).toBe(`old ${name}`)
+  },
+)
 
 it('removes its own files where another save was interrupted meanwhile, and not those of that save', async () => {
   const folder = newFolder()
