@@ -17,7 +17,7 @@ const here = join(test, 'windows')
  * @param suite name of a test file below test/, without its ending
  * @param pattern of the names of the tests that run
  */
-export async function bundleSuite(suite: string, pattern: RegExp | undefined, outfile: string): Promise<void> {
+export async function bundleSuite(suite: string, pattern: RegExp, outfile: string): Promise<void> {
   await build({
     stdin: {
       contents: `

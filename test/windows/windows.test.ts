@@ -58,48 +58,68 @@ describe.concurrent('the built package', () => {
   })
 })
 
-/** A part of a name of each test that does not run, and why. */
-type Omitted = Readonly<Record<string, string>>
+interface Suite {
+  /** A test file. */
+  readonly suite: string
+  /** Parts of the names of the tests that run; by default all. */
+  readonly only?: readonly string[]
+  /** A part of the name of each test that does not run, and why. */
+  readonly omitted?: Readonly<Record<string, string>>
+  readonly env?: NodeJS.ProcessEnv
+}
 
 const NO_LINKS = 'Wine makes no symbolic links that lead nowhere'
-const suites: [suite: string, omitted?: Omitted, env?: NodeJS.ProcessEnv][] = [
-  ['operations/golden'],
-  ['operations/modes'],
-  ['operations/property'],
-  ['operations/property', {}, { LILY_CPU_ISA: 'avx2' }],
-  ['operations/async'],
-  ['refusals/operations'],
-  ['refusals/binding'],
-  ['refusals/models'],
-  ['refusals/files'],
-  ['binding/addon'],
-  ['cpu/workers'],
-  ['checkpoint/pretrained', { 'reports the error of the file system, with the path': NO_LINKS }],
-  ['checkpoint/files'],
-  ['checkpoint/safetensors'],
-  ['checkpoint/state'],
-  ['checkpoint/errors'],
-  ['checkpoint/hostile', { 'a link to a blob': NO_LINKS }],
-  ['checkpoint/beside'],
-  ['checkpoint/lora-folders'],
-  ['checkpoint/disk/paths'],
-  ['checkpoint/disk/windows'],
-  ['checkpoint/disk/whole-saves', { 'puts back what it has replaced': 'Wine renames an open file that was removed' }],
-  ['cli/doctor', { 'says that the package does not work if': 'it replaces modules' }],
-  ['cli/export'],
+const suites: Suite[] = [
+  { suite: 'operations/golden' },
+  { suite: 'operations/modes' },
+  { suite: 'operations/property' },
+  { suite: 'operations/property', env: { LILY_CPU_ISA: 'avx2' } },
+  { suite: 'operations/async' },
+  { suite: 'refusals/operations' },
+  { suite: 'refusals/binding' },
+  { suite: 'refusals/models' },
+  { suite: 'refusals/files' },
+  { suite: 'binding/addon' },
+  { suite: 'cpu/workers' },
+  {
+    suite: 'checkpoint/pretrained',
+    omitted: { 'reports the error of the file system, with the path': NO_LINKS },
+  },
+  { suite: 'checkpoint/files' },
+  { suite: 'checkpoint/safetensors' },
+  { suite: 'checkpoint/state' },
+  { suite: 'checkpoint/errors' },
+  { suite: 'checkpoint/hostile', omitted: { 'a link to a blob': NO_LINKS } },
+  { suite: 'checkpoint/beside' },
+  { suite: 'checkpoint/lora-folders' },
+  { suite: 'checkpoint/disk/paths' },
+  { suite: 'checkpoint/disk/windows' },
+  {
+    suite: 'checkpoint/disk/whole-saves',
+    omitted: { 'puts back what it has replaced': 'Wine renames an open file that was removed' },
+  },
+  { suite: 'cli/doctor', omitted: { 'says that the package does not work if': 'it replaces modules' } },
+  { suite: 'cli/export' },
+  // Each command takes a second.
+  { suite: 'cli/inspect', only: ['with samples, writes a table', 'a LoRA adapter', 'writes only JSON'] },
+  { suite: 'cli/bench', only: ['--json without a file', 'is rejected before the measurement', 'bench with'] },
 ]
 
 /** Random problems, kills and saves: they repeat what runs on Linux. */
-const FEW = isLong ? {} : { FAST_CHECK_RUNS: '12', LILY_TEST_KILLS: '4', LILY_TEST_SAVES: '8' }
+const FEW = isLong ? {} : { FAST_CHECK_RUNS: '8', LILY_TEST_KILLS: '4', LILY_TEST_SAVES: '8' }
+
+const titled = suites.map((suite) => [[suite.suite, ...Object.values(suite.env ?? {})].join(' '), suite] as const)
 
 describe.concurrent('the suite', () => {
-  test.each(suites)('%s', async (suite, omitted = {}, env = {}) => {
-    const file = `${[suite.replaceAll('/', '-'), ...Object.values(env)].join('-')}.mjs`
-    const names = Object.keys(omitted)
-    const pattern = names.length === 0 ? undefined : new RegExp(`^(?!.*(${names.join('|')}))`)
-    await bundleSuite(suite, pattern, join(folder, file))
+  test.each(titled)('%s', async (title, { suite, only = [''], omitted = {}, env }) => {
+    const file = `${title.replaceAll(/\W/g, '-')}.mjs`
+    const left = Object.keys(omitted).map((name) => `(?!.*${name})`)
+    await bundleSuite(suite, new RegExp(`^${left.join('')}.*(${only.join('|')})`), join(folder, file))
     const results = (await run(file, { ...FEW, ...env })) as Outcome[]
     expect(results.filter(({ errors }) => errors.length > 0)).toEqual([])
-    expect(results.length).toBeGreaterThan(0)
+    const ran = results.filter(({ skipped }) => skipped === undefined)
+    for (const part of only) expect(ran.filter(({ name }) => name.includes(part)).length, part).toBeGreaterThan(0)
+    const reasons = [...Object.values(omitted), ...results.flatMap(({ skipped }) => skipped ?? [])]
+    for (const reason of new Set(reasons)) if (reason !== '') console.log(`${title}: skipped: ${reason}`)
   })
 })

@@ -6,6 +6,8 @@ export interface Outcome {
   readonly name: string
   /** Messages of the failure; empty if the test passed. */
   readonly errors: readonly string[]
+  /** Why the test did not run; '' if it does not say why. */
+  readonly skipped?: string
 }
 
 const MILLISECONDS = 60_000
@@ -48,7 +50,11 @@ function outcomes(task: Task, name: string): Outcome[] {
     [message, diff, stack].filter((part) => part !== '').join('\n'),
   )
   if (task.result?.state === 'fail' && errors.length === 0 && task.type === 'test') errors.push('it failed')
-  if (task.type === 'test') return [{ name, errors }]
+  if (task.type === 'test') {
+    const hasRun = ['pass', 'fail'].includes(task.result?.state ?? '')
+    const { note = '' } = (task.result ?? {}) as { readonly note?: string }
+    return [hasRun ? { name, errors } : { name, errors, skipped: note }]
+  }
   const below = task.tasks.flatMap((each) => outcomes(each, `${name} > ${each.name}`))
   return errors.length > 0 ? [{ name, errors }, ...below] : below
 }
