@@ -2,7 +2,7 @@
  * Bundles test files with the sources of lib/ into programs for Node.js of Windows, which has the file system, child
  * processes and workers that they use. The program must lie in this checkout, whose addon for Windows it loads.
  */
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { build, type Plugin } from 'esbuild'
 import { packageRoot } from '../../lib/binding/root.js'
@@ -14,15 +14,16 @@ const here = join(test, 'windows')
 /**
  * Writes the program, which prints an array of the outcomes of all tests.
  *
- * @param suite name of a test file below test/, without its ending
+ * @param suite name of a test file below test/, without its ending, or of a folder of such files
  * @param pattern of the names of the tests that run
  */
 export async function bundleSuite(suite: string, pattern: RegExp, outfile: string): Promise<void> {
+  const files = suitesIn(suite).map((name) => `'${name}': () => import('./${name}.test.ts')`)
   await build({
     stdin: {
       contents: `
         import { run } from './support/portable/run.ts'
-        const outcomes = await run({ '${suite}': () => import('./${suite}.test.ts') }, ${String(pattern)})
+        const outcomes = await run({ ${files.join()} }, ${String(pattern)})
         console.log(JSON.stringify(outcomes))
         process.exit(0)`,
       resolveDir: test,
@@ -39,6 +40,12 @@ export async function bundleSuite(suite: string, pattern: RegExp, outfile: strin
     banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url)" },
     logLevel: 'error',
   })
+}
+
+function suitesIn(suite: string): string[] {
+  if (suite.includes('/')) return [suite]
+  const names = readdirSync(join(test, suite)).filter((name) => name.endsWith('.test.ts'))
+  return names.map((name) => `${suite}/${name.replace('.test.ts', '')}`)
 }
 
 const substitutes: Plugin = {

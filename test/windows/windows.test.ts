@@ -59,7 +59,7 @@ describe.concurrent('the built package', () => {
 })
 
 interface Suite {
-  /** A test file. */
+  /** A test file, or a folder of them. */
   readonly suite: string
   /** Parts of the names of the tests that run; by default all. */
   readonly only?: readonly string[]
@@ -75,6 +75,9 @@ const suites: Suite[] = [
   { suite: 'operations/property' },
   { suite: 'operations/property', env: { LILY_CPU_ISA: 'avx2' } },
   { suite: 'operations/async' },
+  { suite: 'operations/linear' },
+  { suite: 'tensor' },
+  { suite: 'model' },
   { suite: 'refusals/operations' },
   { suite: 'refusals/binding' },
   { suite: 'refusals/models' },
