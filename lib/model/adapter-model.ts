@@ -130,10 +130,10 @@ export function layerOf<L>(layers: ReadonlyMap<string, L>, argument: string, nam
 /** Whether the constructor of {@link AdapterModel} has made an object: it has not made a proxy of one. */
 export let isAdapterModel: (value: unknown) => value is AdapterModel
 
-export function checkModel(model: unknown): asserts model is AdapterModel {
+export function checkModel(model: unknown, expected = 'a LilyModel or a LoraModel'): asserts model is AdapterModel {
   if (isAdapterModel(model)) return
   const got = describeOther(model, 'LilyModel', 'LoraModel')
-  fail('ERR_LILY_ARGUMENT', 'model', `expected a LilyModel or a LoraModel, got ${got}`)
+  fail('ERR_LILY_ARGUMENT', 'model', `expected ${expected}, got ${got}`)
 }
 
 /** The adapter of all layers of a base model, of either kind. The base model remains the caller's. */

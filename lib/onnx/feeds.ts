@@ -15,6 +15,9 @@ export interface Fed {
 /** A base model has the smallest matrices: ONNX Runtime computes no product with an empty one in WebGPU. */
 const SMALLEST: Sizes = { rank: 1, experts: 1 }
 
+/** Layers that a message names. */
+const MAX_LISTED = 3
+
 /**
  * The values of the matrices of a graph, by the slots' names. The zeros of layers that the adapter does not have are the
  * reason why a graph can run adapters of other layers.
@@ -44,24 +47,22 @@ function find(injection: Injection, slots: ReadonlyMap<string, Slot>, adapter: A
     const users = layers.flatMap((layer) => adapter.layers.get(layer) ?? [])
     const matrices = new Set(users.map((layer) => layer[kind] as Matrix))
     if (matrices.size > 1) {
-      refuse(
-        `matrix ${quote(name)}, which ${layers.length} layers share in the ONNX model`,
-        'one for each of them, or for some of them',
-      )
+      const option = kind === 'a' ? 'strideA' : 'targetModules'
+      refuse(`one ${quote(name)} for the layers ${list(layers)} (${option})`, `${matrices.size} of them`)
     }
     for (const matrix of matrices) found.set(name, { matrix, sizes: users[0].sizes })
   }
   for (const [name, { a, b }] of injection.layers) {
     // With a or b zero it adds zeros.
     if (adapter.layers.has(name) || !found.has(a) || !found.has(b)) continue
-    refuse(`an adapter of layer ${quote(name)}, which shares its matrices with adapted layers`, 'none')
+    refuse(`an adapter of layer ${quote(name)}, which shares ${quote(a)} and ${quote(b)} with others`, 'none')
   }
   return found
 }
 
 function checkLayer({ layers }: Injection, name: string, { inFeatures, outFeatures, router }: LayerMatrices): void {
   const layer = layers.get(name)
-  if (layer === undefined) refuse(`layers of the ONNX model that have an adapter`, quote(name))
+  if (layer === undefined) refuse(`adapters of the layers ${list([...layers.keys()])}`, `one of ${quote(name)}`)
   if (layer.inFeatures !== inFeatures || layer.outFeatures !== outFeatures) {
     const sizes = `[${layer.inFeatures}, ${layer.outFeatures}]`
     refuse(`sizes ${sizes} for layer ${quote(name)}`, `[${inFeatures}, ${outFeatures}]`)
@@ -82,10 +83,15 @@ function checkMixture(injection: Injection, adapter: Adapter): void {
 
 const isPooled = ({ routing }: Injection) => routing === 'batch' || routing === 'sequence'
 
+function list(layers: readonly string[]): string {
+  const more = layers.length - MAX_LISTED
+  return layers.slice(0, MAX_LISTED).map(quote).join(', ') + (more > 0 ? ` and ${more} more` : '')
+}
+
 function refuse(expected: string, got: string): never {
   fail(
     'ERR_LILY_ARGUMENT',
     'model',
-    `expected ${expected}, as in the model with which the ONNX model was made, got ${got}; inject this model into the base model`,
+    `expected ${expected}, as the injected model has, got ${got}; inject this model into the base model`,
   )
 }

@@ -14,6 +14,8 @@ const MAX_LISTED = 4
 /** The end of a path tells more than its beginning. */
 const COMPARED = 48
 
+const TELLERS: readonly Teller[] = ['weight', 'scope', 'node']
+
 /** For messages. */
 const KINDS = 'MatMul, Gemm, MatMulNBits or MatMulInteger with a constant weight'
 
@@ -82,7 +84,7 @@ function findByName(layer: SoughtLayer, name: string, fitting: readonly Candidat
 /** The candidates whose module's path is the layer's name, or ends with it, or is its end. */
 function findByPath(layer: SoughtLayer, fitting: readonly Candidate[]): Candidate[] | null {
   const path = normal(layer.name)
-  for (const teller of ['weight', 'scope', 'node'] as const) {
+  for (const teller of TELLERS) {
     const matches = bestMatches(path, teller, fitting)
     if (matches.length === 0) continue
     checkOne(layer, matches)
@@ -152,16 +154,22 @@ function checkKeys(layers: readonly SoughtLayer[], names: Readonly<Record<string
 
 function notFound(layer: SoughtLayer, name: string | null, candidates: readonly Candidate[]): never {
   const size = sizeOf(layer)
-  const others = name === null ? [] : candidates.filter(({ names }) => names.includes(name))
-  const got = others.length > 0 ? list(others) : `none of the name ${quote(name ?? layer.name)}`
+  const expected = `expected a ${KINDS} of ${size} for ${quote(layer.name)}, got`
+  const refuse = (rest: string) => fail('ERR_LILY_ARGUMENT', 'layers', `${expected} ${rest}`)
+  if (candidates.length === 0) {
+    return refuse(
+      'none: the model has no such node; export it without fused operators, or inject before a tool fuses them',
+    )
+  }
+  const others =
+    name === null
+      ? TELLERS.flatMap((teller) => bestMatches(normal(layer.name), teller, candidates)).map(([candidate]) => candidate)
+      : candidates.filter(({ names }) => names.includes(name))
+  const got = others.length === 0 ? `none of the name ${quote(name ?? layer.name)}` : list([...new Set(others)])
+  if (name === null && others.length > 0) return refuse(`${got}; inject into the model that was adapted`)
   const fitting = candidates.filter((candidate) => sizeOf(candidate) === size)
-  const near = nearest(name ?? layer.name, fitting.length > 0 ? fitting : candidates)
-  return fail(
-    'ERR_LILY_ARGUMENT',
-    'layers',
-    `expected a ${KINDS} of ${size} for ${quote(layer.name)}, got ${got}. The model has ` +
-      `${near.length === 0 ? 'none' : list(near)}; pass layers: { [layer]: name of the node or of the weight }`,
-  )
+  const near = list(nearest(name ?? layer.name, fitting.length > 0 ? fitting : candidates))
+  return refuse(`${got}. The model has ${near}; pass layers: { [layer]: name of the node or of the weight }`)
 }
 
 /** The candidates of the most similar names. */

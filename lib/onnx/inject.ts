@@ -5,6 +5,7 @@ import {
   ModelProtoSchema,
   TensorProto_DataLocation as DataLocation,
   TensorProto_DataType as DataType,
+  type TypeProto,
 } from 'onnx-buf'
 import { describe, fail } from '../base/errors.js'
 import { entriesOf, type Known, readFlag, readProperties } from '../base/options.js'
@@ -56,8 +57,8 @@ interface Options {
 /**
  * Adds an adapter to an ONNX model, which released versions of onnxruntime-node, onnxruntime-web and Transformers.js then run.
  * The matrices are inputs of the graph, so that a call chooses the adapter: {@link InjectedModel.feeds} has their values.
- * Beside each MatMul, Gemm or MatMulNBits of an adapted layer, standard operators compute s h C_g of docs/math.md in float32,
- * for LoRA and for Lily with any routing. Weights stay as they are, quantised ones too.
+ * Beside each MatMul, Gemm, MatMulNBits or MatMulInteger of an adapted layer, standard operators compute s h C_g of
+ * docs/math.md in float32, for LoRA and for Lily with any routing. Weights stay as they are, quantised ones too.
  *
  * Routing 'batch' and 'sequence' average over the tokens of a call of the session: a decoder with a key-value cache decodes
  * each token in a call of its own.
@@ -102,9 +103,9 @@ export async function injectFile(
   model: AdapterModel,
   options: InjectOptions = {},
 ): Promise<InjectedModel> {
+  const [from, to] = [readPath('source', source), readPath('target', target)]
   checkModel(model)
   const read = readOptions(options)
-  const [from, to] = [readPath('source', source), readPath('target', target)]
   const onnx = readModel(from, await readBytes(await openFile(from)))
   if (folderOf(from) !== folderOf(to) && hasExternalData(onnx.graph)) {
     fail(
@@ -204,18 +205,21 @@ function checkRouting({ routing, layers }: Adapter, sites: readonly Site[]): voi
 
 function checkMask({ input, initializer }: GraphProto, mask: string): void {
   const constants = new Set(initializer.map(({ name }) => name))
-  const inputs = input.filter(({ name }) => !constants.has(name))
-  const type = inputs.find(({ name }) => name === mask)?.type?.value
-  const isTensor = type?.case === 'tensorType' && type.value.elemType !== (DataType.STRING as number)
-  const dimensions = isTensor ? (type.value.shape?.dim.length ?? 2) : null
-  if (dimensions === 2) return
-  const names = inputs.map(({ name }) => quote(name)).join(', ')
+  const fitting = input.filter(({ name, type }) => !constants.has(name) && isMask(type?.value))
+  if (fitting.some(({ name }) => name === mask)) return
+  const names = fitting.map(({ name }) => quote(name)).join(', ')
   fail(
     'ERR_LILY_ARGUMENT',
     'mask',
-    `expected the name of an input [B, N] of numbers, such as 'attention_mask', got '${mask}'; the ONNX model has ${names}`,
+    `expected the name of an input [B, N] of numbers, such as 'attention_mask', got '${mask}'; the ONNX model has ` +
+      (names === '' ? 'none' : names),
   )
 }
+
+const isMask = (type: TypeProto['value'] | undefined): boolean =>
+  type?.case === 'tensorType' &&
+  type.value.elemType !== (DataType.STRING as number) &&
+  (type.value.shape?.dim.length ?? 2) === 2
 
 /** Whether the numbers of a weight are in another file. */
 function hasExternalData({ initializer, node }: GraphProto): boolean {

@@ -39,22 +39,30 @@ export interface InjectedModel {
   /** The inputs that have the matrices of an adapter. Empty for a model that was injected with `bake`. */
   readonly inputs: readonly OnnxInput[]
   /**
-   * The values of {@link inputs} for an adapter, to which the other inputs of the model are added. They may be used for any
-   * number of calls. The adapter may have another rank, and another number of experts, than the one that was injected, and it
-   * may lack layers of it; routing, pool, activation and which layers share parameters must be the same.
-   *
-   * Released versions of onnxruntime-node and onnxruntime-web accept these objects in the place of an ort.Tensor. Their
-   * types do not: TypeScript programs pass `ort.Tensor`.
+   * The values of {@link inputs} for an adapter. Add the other inputs of the model. They serve any number of calls, but with
+   * `env.wasm.proxy` of onnxruntime-web, which transfers their memory. The adapter may have another rank, and another number of
+   * experts, than the one that was injected, and it may lack layers of it; routing, pool, activation and which layers share
+   * parameters must be the same.
    *
    * @param model null: the base model. Do not change its parameters until the promise resolves
-   * @param Tensor the class of the values. Default: objects that have {@link OnnxTensor}'s properties alone
+   * @param Tensor the class of the values, such as `ort.Tensor`
    * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT for an adapter that this graph does not compute, or if the model
    *   was injected with `bake`; ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    * @example
    * const feeds = await injected.feeds(adapter, ort.Tensor)
    * const { logits } = await session.run({ input_ids, ...feeds })
    */
-  feeds<T = OnnxTensor>(model: AdapterModel | null, Tensor?: OnnxTensorClass<T>): Promise<Record<string, T>>
+  feeds<T>(model: AdapterModel | null, Tensor: OnnxTensorClass<T>): Promise<Record<string, T>>
+  /**
+   * The values as plain objects, which sessions of onnxruntime-node and onnxruntime-web accept in the place of an ort.Tensor.
+   * Their types do not, and Transformers.js drops them: pass its class then.
+   *
+   * @param model as above
+   * @throws LilyError (as a rejection) as above
+   * @example
+   * const { logits } = await session.run({ input_ids, ...(await injected.feeds(adapter)) })
+   */
+  feeds(model: AdapterModel | null): Promise<Record<string, OnnxTensor>>
 }
 
 /**
@@ -86,7 +94,7 @@ export function injectedModel(
     model: AdapterModel | null,
     Tensor: OnnxTensorClass<T> = PlainTensor as unknown as OnnxTensorClass<T>,
   ): Promise<Record<string, T>> => {
-    if (model !== null) checkModel(model)
+    if (model !== null) checkModel(model, 'a LilyModel, a LoraModel, or null for the base model')
     if (typeof Tensor !== 'function') {
       fail('ERR_LILY_ARGUMENT', 'Tensor', `expected ort.Tensor, the class of ONNX Runtime, got ${describe(Tensor)}`)
     }
@@ -94,7 +102,7 @@ export function injectedModel(
       fail(
         'ERR_LILY_ARGUMENT',
         'model',
-        'expected none, because this ONNX model was injected with bake and has no inputs for it; inject without bake',
+        'this ONNX model was injected with bake: run it without feeds, or inject without bake to exchange adapters',
       )
     }
     const fed = fedBy(injection, slots, model === null ? null : await adapterOf(model))

@@ -19,7 +19,10 @@ export function openModel(argument: string, file: string | URL | FileData): Prom
 
 /** Opens the content of a file. */
 export function openBytes(argument: string, bytes: FileData): OpenFile {
-  return openContent(bytes) ?? fail('ERR_LILY_ARGUMENT', argument, `expected ${FILE_DATA}, got ${describe(bytes)}`)
+  return (
+    openContent(bytes) ??
+    fail('ERR_LILY_ARGUMENT', argument, `expected ${FILE_DATA}, got ${describe(bytes)}; for a path use injectFile`)
+  )
 }
 
 function openContent(file: unknown): OpenFile | null {

@@ -103,9 +103,14 @@ describe('values', () => {
         readonly data: Float32Array,
         readonly dims: readonly number[],
       ) {}
+      dispose() {}
     }
     const model = lora(2)
     const injected = await inject(base, model)
+    const run = (feeds: Record<string, { dispose(): void }>) => Object.keys(feeds).length
+    expect(run(await injected.feeds(model, Tensor))).toBe(injected.inputs.length)
+    // @ts-expect-error: plain objects are no tensors, whatever the caller expects
+    run(await injected.feeds(null))
     const [plain, made] = [await injected.feeds(model), await injected.feeds(model, Tensor)]
     for (const [name, { type, data, dims }] of Object.entries(plain))
       expect(made[name]).toEqual(new Tensor(type, data, dims))
@@ -188,7 +193,11 @@ describe('another adapter', () => {
   })
 
   it('must share as the graph does', async () => {
-    await refused('share', lily({ routing: 'token', strideA: 3 }), lily({ routing: 'token', strideA: 1 }))
+    await refused(
+      `one "${q0}.lily_A.weight" for the layers "${q0}", "${q1}", "${q2}" (strideA), as the injected model has, got 3`,
+      lily({ routing: 'token', strideA: 3 }),
+      lily({ routing: 'token', strideA: 1 }),
+    )
     await refused(
       'shares',
       lily({ routing: 'token', strideA: 3 }),
@@ -197,7 +206,7 @@ describe('another adapter', () => {
   })
 
   it('must have layers of the graph, of its sizes', async () => {
-    await refused(q2, lora(1, {}, LAYERS.slice(0, 3)), lora(1))
+    await refused(`got one of "${q2}"`, lora(1, {}, LAYERS.slice(0, 3)), lora(1))
     await refused('[12, 7]', lora(1), lora(1, {}, [{ ...LAYERS[0], outFeatures: 6 }]))
   })
 
@@ -215,10 +224,11 @@ describe('another adapter', () => {
   it('must be a model, in use, of a graph with inputs', async () => {
     const model = lora(1)
     const injected = await inject(base, model)
-    await expectRefused('ERR_LILY_ARGUMENT', 'model', () => injected.feeds(undefined as never))
+    await expectRefused('ERR_LILY_ARGUMENT', 'or null for the base model', () => injected.feeds(undefined as never))
     await expectRefused('ERR_LILY_ARGUMENT', 'model', () => injected.feeds({} as never))
     const baked = await inject(base, model, { bake: true })
-    for (const each of [model, null]) await expectRefused('ERR_LILY_ARGUMENT', 'bake', () => baked.feeds(each))
+    for (const each of [model, null])
+      await expectRefused('ERR_LILY_ARGUMENT', 'inject without bake', () => baked.feeds(each))
     model.dispose()
     await expectRefused('ERR_LILY_DISPOSED', 'dispose', () => injected.feeds(model))
   })

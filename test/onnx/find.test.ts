@@ -144,9 +144,16 @@ describe('a layer that is not found', () => {
   })
 
   test('of a size that the model does not have lists others', async () => {
-    const layers = [layer('model.layers.1.mlp.up_proj', 16, 25)]
+    const layers = [layer('model.layers.1.mlp.up_project', 16, 25)]
     const message =
-      /of 16 x 25 for "model.layers.1.mlp.up_proj".*The model has "\/model\/layers.1\/mlp\/up_proj\/MatMul"/
+      /of 16 x 25 for "model.layers.1.mlp.up_project".*The model has "\/model\/layers.1\/mlp\/up_proj\/MatMul"/
+    await expectMessage(message, () => findSites('', fixture('decoder'), layers))
+  })
+
+  test('of another size is of another model', async () => {
+    const layers = [layer('base.model.layers.1.mlp.up_proj', 16, 25)]
+    const message =
+      /of 16 x 25 for "base.model.layers.1.mlp.up_proj", got "\/model\/layers.1\/mlp\/up_proj\/MatMul" \(16 x 24\); inject into the model that was adapted$/
     await expectMessage(message, () => findSites('', fixture('decoder'), layers))
   })
 
@@ -157,7 +164,9 @@ describe('a layer that is not found', () => {
 
   test('in a model without any', async () => {
     const model = modelOf({ input: [{ name: 'x' }], node: [node('Relu', ['x'], 'y')], output: [{ name: 'y' }] })
-    await expectRefused('ERR_LILY_ARGUMENT', 'The model has none', () => findSites('', model, [layer('q', 2, 2)]))
+    await expectRefused('ERR_LILY_ARGUMENT', 'the model has no such node', () =>
+      findSites('', model, [layer('q', 2, 2)]),
+    )
   })
 })
 
@@ -256,5 +265,7 @@ test('a product with the transpose of x is no layer', async () => {
     initializer: [weight('m.q.weight', 2, 2)],
     node: [node('Gemm', ['x', 'm.q.weight'], 'y', { attribute })],
   })
-  await expectRefused('ERR_LILY_ARGUMENT', 'The model has none', () => findSites('', model, [layer('m.q', 2, 2)]))
+  await expectRefused('ERR_LILY_ARGUMENT', 'the model has no such node', () =>
+    findSites('', model, [layer('m.q', 2, 2)]),
+  )
 })

@@ -160,7 +160,7 @@ test('a long chain of nodes from a weight is not followed, and takes no time for
     graph.node = [...chain, ...products]
     graph.output = []
   })
-  await expectRefused('ERR_LILY_ARGUMENT', 'The model has none', () => read(file))
+  await expectRefused('ERR_LILY_ARGUMENT', 'the model has no such node', () => read(file))
 })
 
 test('the bytes are not written to', () => {

@@ -189,7 +189,7 @@ describe('refusals', () => {
 
   it('of arguments', async () => {
     await refused('ARGUMENT', 'model', {}, {})
-    await refused('ARGUMENT', 'bytes', {}, undefined, 'model.onnx')
+    await refused('ARGUMENT', "got 'model.onnx'; for a path use injectFile", {}, undefined, 'model.onnx')
     await refused('ARGUMENT', 'baked', { baked: true })
     await refused('ARGUMENT', 'bake', { bake: 1 })
     await refused('ARGUMENT', 'layers', { layers: ['q'] })
@@ -203,8 +203,10 @@ describe('refusals', () => {
   it('of a mask that is no input [B, N], with the names of the inputs', async () => {
     for (const model of [lora(1), lily({ routing: 'token' }), lily({ routing: 'batch' })]) {
       for (const mask of ['attention_mask', 'x', 'layers.0.q.weight'])
-        await refused('ARGUMENT', '"x", "mask"', { mask }, model)
+        await refused('ARGUMENT', `got '${mask}'; the ONNX model has "mask"`, { mask }, model)
     }
+    const without = changed(baseModel(), ({ input }) => input.pop())
+    await refused('ARGUMENT', 'the ONNX model has none', { mask: 'mask' }, lora(1), without)
   })
 
   it('of routing sequence without sequences', async () => {
@@ -277,6 +279,7 @@ describe('injectFile', () => {
     await refused('ERR_LILY_CHECKPOINT', source, source, target, lora(1))
     await refused('ERR_LILY_ARGUMENT', 'source', new Uint8Array(4) as never, target, lora(1))
     await refused('ERR_LILY_ARGUMENT', 'target', source, undefined, lora(1))
+    await refused('ERR_LILY_ARGUMENT', 'target', source, lora(1) as never)
     writeFileSync(target, 'old')
     writeFileSync(source, 'no model')
     await refused('ERR_LILY_CHECKPOINT', source, source, target, lora(1))
