@@ -2,12 +2,12 @@
  * Adapters in ONNX models that ONNX Runtime Web runs in headless Chromium, on WebAssembly and on the software adapter of
  * WebGPU: the logits are those of the models computed with this package in Node.js.
  */
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { build } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 import { programsOf } from '../support/guides.js'
-import { onnxRuntimeWeb } from '../support/interop.js'
+import { interopProject, onnxRuntimeWeb } from '../support/interop.js'
 import {
   adaptersOf,
   CALLS,
@@ -19,12 +19,26 @@ import {
   TEXTS,
 } from '../support/onnx-adapters.js'
 import { computeEncoder, ComputedDecoder } from '../support/onnx-compute.js'
-import { DECODER_LAYERS, ENCODER_LAYERS, encoderOnnx, tinyDecoder, tinyEncoder } from '../support/onnx-models.js'
+import {
+  DECODER_LAYERS,
+  decoderOnnx,
+  ENCODER_LAYERS,
+  encoderOnnx,
+  tinyDecoder,
+  tinyEncoder,
+} from '../support/onnx-models.js'
 import { type Injection, TURNS } from '../support/onnx-page.js'
+import { decoderFiles, generatedText, wordsAfter } from '../support/onnx-words.js'
 import { ISOLATED, pagesMissing, Site, type Visit, WEBGPU } from '../support/site.js'
 
 /** The compiler of the software adapter takes seconds, and longer beside other tests. */
 const SLOW = 300_000
+
+const TRANSFORMERS = '@huggingface/transformers'
+const LIBRARIES = () => join(interopProject(), 'node_modules')
+
+const WORDS = wordsAfter(['once', 'upon', 'a', 'time'])
+const french = adaptersOf(KINDS['Lily, token'], DECODER_LAYERS, DECODER_TARGETS).first
 
 /** Global functions of the page. */
 declare const runEncoders: (provider: string, injection: Injection) => Promise<number[][]>
@@ -50,7 +64,28 @@ Object.assign(globalThis, {
 </script>`
 
 const GUIDE = `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><input type="file" multiple>
-<script type="module">globalThis.program = () => import('./guide.js')</script>`
+<script type="module" src="./guide.js"></script>`
+
+const TEXT =
+  '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><script type="module" src="./text.js"></script>'
+
+/** The program of docs/serving.md with Transformers.js, with what the guide changes in a page. */
+function textProgram(): string {
+  const [program, ofPages] = programsOf('docs/serving.md').filter(({ source }) => source.includes('huggingface'))
+  const end = program.source.slice(program.source.indexOf('const generator')).replace(/ *model_file_name.*\n/, '')
+  const names = ['adapter_config.json', 'adapter_model.safetensors']
+  return `import { pipeline, Tensor } from '@huggingface/transformers'
+    import { LilyModel } from 'lily-kernels'
+    ${ofPages.source.replace(
+      'const source',
+      `
+      const files = ${JSON.stringify(names)}.map(async (name) => new File([await (await fetch('french/' + name)).blob()], name))
+      const adapter = await LilyModel.fromPretrained(await Promise.all(files))
+      const source`,
+    )}
+    Object.assign(env, { localModelPath: 'models/', allowLocalModels: true, allowRemoteModels: false })
+    ${end}`
+}
 
 /** test/support/onnx-page.ts with what it imports, but for the package. */
 async function bundled(): Promise<string> {
@@ -81,6 +116,13 @@ function expectLogits(logits: readonly number[][], expected: readonly Float32Arr
   expect(distance(expected[0], base)).toBeGreaterThan(1000 * FLOAT32)
 }
 
+/** Waits for lines that a page prints. */
+async function printed({ printed, errors }: Visit, lines: number): Promise<void> {
+  await expect.poll(() => [...printed, ...errors].length, { timeout: SLOW }).toBeGreaterThanOrEqual(lines)
+  expect(errors).toEqual([])
+  expect(printed).toHaveLength(lines)
+}
+
 const missing = pagesMissing()
 if (missing !== undefined) test('ONNX Runtime Web', (context) => context.skip(missing))
 
@@ -89,14 +131,20 @@ describe.skipIf(missing !== undefined)('ONNX Runtime Web', () => {
   let address: string
   beforeAll(async () => {
     const { source } = programsOf('docs/serving.md').find((program) => program.source.includes('onnxruntime-web'))!
-    const files = {
+    const files: Record<string, string | Uint8Array> = {
       'index.html': PAGE,
       'onnx-page.js': await bundled(),
       'guide.html': GUIDE,
       'guide.js': source,
       'public/model.onnx': encoderOnnx(tinyEncoder()),
+      'text.html': TEXT,
+      'text.js': textProgram(),
+      'public/models/base/onnx/model.onnx': decoderOnnx(tinyDecoder()),
     }
-    site = new Site(files, { 'onnxruntime-web': onnxRuntimeWeb() })
+    for (const [name, content] of Object.entries(decoderFiles(WORDS))) files[`public/models/base/${name}`] = content
+    for (const file of await french.pretrainedFiles())
+      files[`public/french/${file.name}`] = new Uint8Array(await file.arrayBuffer())
+    site = new Site(files, { 'onnxruntime-web': onnxRuntimeWeb(), [TRANSFORMERS]: join(LIBRARIES(), TRANSFORMERS) })
     await site.build()
     address = await site.serve(ISOLATED)
   }, SLOW)
@@ -159,19 +207,33 @@ describe.skipIf(missing !== undefined)('ONNX Runtime Web', () => {
         return { name: file.name, mimeType: '', buffer: Buffer.from(await file.arrayBuffer()) }
       })
       await visit.page.setInputFiles('input', await Promise.all(files))
-      await visit.page.evaluate('program()')
-
-      expect(visit.errors).toEqual([])
+      await printed(visit, 1)
       const text = { shape: [1, 4], ids: [3, 1, 4, 0], flags: [1, 1, 1, 0] } as const
       const [expected, base, unmasked] = [
         computeEncoder(tinyEncoder(), text, adapter, true).logits,
         computeEncoder(tinyEncoder(), text, null).logits,
         computeEncoder(tinyEncoder(), text, adapter).logits,
       ]
-      const printed = visit.printed.map((line) => line.split(' ').map(Number))
-      expect(printed).toHaveLength(1)
-      expect(distance(printed[0], expected)).toBeLessThanOrEqual(FLOAT32)
+      expect(distance(visit.printed[0].split(' ').map(Number), expected)).toBeLessThanOrEqual(FLOAT32)
       for (const other of [base, unmasked]) expect(distance(other, expected)).toBeGreaterThan(1000 * FLOAT32)
+    },
+    SLOW,
+  )
+
+  test(
+    'the program of docs/serving.md with Transformers.js, which fetches the injected bytes',
+    async () => {
+      const visit = await site.open(address)
+      // The page of Transformers.js fetches ONNX Runtime Web from there.
+      await visit.page.route('https://cdn.jsdelivr.net/npm/onnxruntime-web@*/dist/*', async (route) => {
+        const path = join(LIBRARIES(), 'onnxruntime-web', 'dist', basename(new URL(route.request().url()).pathname))
+        await route.fulfill({ path, headers: { 'Access-Control-Allow-Origin': '*' } })
+      })
+      await visit.page.goto(`${address}text.html`)
+      await printed(visit, 1)
+      const expected = [french, null].map((model) => generatedText(WORDS, model))
+      expect(visit.printed[0].split('\n')).toEqual(expected)
+      expect(new Set(expected).size).toBe(2)
     },
     SLOW,
   )

@@ -378,6 +378,12 @@ describe('exchange', () => {
     const session = await sessionOf(again.bytes)
     for (const model of [lily({ routing: 'token', r: 8 }), null]) await check(session, await again.feeds(model), model)
   })
+
+  it('in a session of the original model does nothing', async () => {
+    const model = lora(3)
+    const feeds = await (await inject(baseModel(), model)).feeds(model)
+    await check(await sessionOf(baseModel()), feeds, null)
+  })
 })
 
 describe('injectFile', () => {
@@ -411,7 +417,9 @@ describe('injectFile', () => {
     const injected = await injectFile(source, target, model)
     expect(readFileSync(target).equals(injected.bytes)).toBe(true)
     expect(readFileSync(`${source}_data`).equals(data)).toBe(true)
-    const session = await sessionOf(target)
-    for (const each of [model, null]) await check(session, await injected.feeds(each), each)
+    const externalData = [{ path: 'model.onnx_data', data }]
+    const ofBytes = ort.InferenceSession.create(injected.bytes, { logSeverityLevel: 4, externalData })
+    for (const session of [await sessionOf(target), await ofBytes])
+      for (const each of [model, null]) await check(session, await injected.feeds(each), each)
   })
 })

@@ -1,5 +1,4 @@
 /** The programs of docs/serving.md with onnxruntime-node and Transformers.js, on the tiny models. */
-// cspell:ignore vocab
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -9,20 +8,17 @@ import { LilyModel } from '../../lib/index.js'
 import { relativeError } from '../support/compare.js'
 import { programsOf, requiredBy } from '../support/guides.js'
 import { interopProject } from '../support/interop.js'
-import { computeEncoder, ComputedDecoder } from '../support/onnx-compute.js'
+import { computeEncoder } from '../support/onnx-compute.js'
 import {
-  BLOCKS,
-  D,
   DECODER_LAYERS,
   decoderOnnx,
   ENCODER_LAYERS,
   encoderOnnx,
-  HEADS,
   tinyDecoder,
   tinyEncoder,
   type TinyLayer,
-  VOCABULARY,
 } from '../support/onnx-models.js'
+import { decoderFiles, generatedText, wordsAfter } from '../support/onnx-words.js'
 
 const programs = programsOf('docs/serving.md').filter(({ source }) => requiredBy(source) === 'onnx')
 const programWith = (library: string) => programs.find(({ source }) => source.includes(`'${library}'`))!.source
@@ -84,45 +80,11 @@ it('Transformers.js: text of an adapter and of the base model', async () => {
     seed: 1,
   })
   await adapter.savePretrained(join(folder, 'french'))
-  const prompt = ['once', 'upon', 'a', 'time']
-  const words = [...prompt, ...Array.from({ length: VOCABULARY - prompt.length }, (_, i) => `word${i}`)]
+  const words = wordsAfter(['once', 'upon', 'a', 'time'])
   write('models/base/onnx/model.onnx', decoderOnnx(tinyDecoder()))
-  writeTokenizer(words)
+  for (const [name, content] of Object.entries(decoderFiles(words))) write(`models/base/${name}`, content)
 
-  const textOf = (model: LilyModel | null): string => {
-    const decoder = new ComputedDecoder(tinyDecoder(), 1)
-    const tokens = [0, 1, 2, 3]
-    let next = tokens.slice()
-    for (let i = 0; i < 8; i++) {
-      const logits = decoder.call(next, model).slice(-VOCABULARY)
-      next = [logits.indexOf(Math.max(...logits))]
-      tokens.push(...next)
-    }
-    return tokens.map((token) => words[token]).join(' ')
-  }
-  const expected = [adapter, null].map(textOf)
+  const expected = [adapter, null].map((model) => generatedText(words, model))
   expect(run(programWith('@huggingface/transformers'))).toEqual(expected)
   expect(new Set(expected).size).toBe(2)
 })
-
-/** The other files of the decoder's folder. */
-function writeTokenizer(words: readonly string[]): void {
-  const files = {
-    'config.json': {
-      ...{ model_type: 'llama', architectures: ['LlamaForCausalLM'], vocab_size: VOCABULARY, hidden_size: D },
-      ...{ num_hidden_layers: BLOCKS, num_attention_heads: HEADS, num_key_value_heads: HEADS },
-    },
-    'generation_config.json': {},
-    'tokenizer_config.json': { tokenizer_class: 'PreTrainedTokenizerFast', unk_token: words.at(-1) },
-    'tokenizer.json': {
-      ...{ version: '1.0', added_tokens: [], normalizer: null, post_processor: null, decoder: null },
-      pre_tokenizer: { type: 'Whitespace' },
-      model: {
-        type: 'WordLevel',
-        vocab: Object.fromEntries(words.map((word, i) => [word, i])),
-        unk_token: words.at(-1),
-      },
-    },
-  }
-  for (const [name, content] of Object.entries(files)) write(`models/base/${name}`, JSON.stringify(content))
-}

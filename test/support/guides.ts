@@ -23,7 +23,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/linear.md': { cpu: 4 },
   'docs/model.md': { cpu: 9 },
   'docs/routing.md': { cpu: 3 },
-  'docs/serving.md': { cpu: 4, llama: 1, onnx: 3 },
+  'docs/serving.md': { cpu: 4, llama: 1, onnx: 4 },
   'docs/tfjs.md': { cpu: 3, webgpu: 1 },
   'docs/webgpu.md': { webgpu: 5 },
 }
