@@ -82,8 +82,6 @@ const report: OnnxReport = {
   complete: !interrupt.signal.aborted,
   machine: { device, instructionSet: simd, threads, platform: `${process.platform}-${process.arch}` },
   versions: { Node: process.version, 'ONNX Runtime': ortVersion(ort) },
-  environment: {},
-  missing: [],
   sizes,
   rows,
 }

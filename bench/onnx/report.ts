@@ -1,7 +1,7 @@
 /** The results of `bench:onnx`: the report that is written as JSON, and its table in Markdown. */
 import { doubtsOf, notesOfDoubts } from '../harness/doubts.js'
 import type { Timing } from '../harness/sampling.js'
-import type { Comparison } from '../peers/report.js'
+import type { Measurement } from '../peers/report.js'
 import { header, INTERRUPTED } from '../step/report.js'
 import { type AdapterName, layers, type Sizes } from './block.js'
 import { type Way, ways } from './ways.js'
@@ -21,7 +21,7 @@ export interface OnnxRow {
   readonly results: readonly OnnxResult[]
 }
 
-export interface OnnxReport extends Comparison {
+export interface OnnxReport extends Measurement {
   readonly sizes: Sizes
   readonly rows: readonly OnnxRow[]
 }
@@ -50,27 +50,39 @@ export function onnxTable(rows: readonly OnnxRow[]): string[] {
   return [heads, rule, ...lines].map((line) => `| ${line.join(' | ')} |`)
 }
 
-/** What the table shows, in a sentence. */
-export function onnxSummary(rows: readonly OnnxRow[]): string {
-  const range = (of: Way, to: Way, format: (value: number) => string): string => {
-    const shares = rows.flatMap(({ results }) => {
-      const [mine, theirs] = [of, to].map((way) => results.find((each) => each.way === way))
-      return mine === undefined || theirs === undefined ? [] : [theirs.ratioToBase / mine.ratioToBase]
-    })
-    return `${format(Math.min(...shares))} to ${format(Math.max(...shares))}`
-  }
-  const percent = (value: number) => (value * 100).toFixed(0)
-  return (
-    `Injected models compute ${range('injected', 'base', percent)} % of the tokens per second of the base, and ` +
-    `${range('injected', 'baked', percent)} % of those of baked models. This package computes ` +
-    `${range('lily-kernels', 'injected', (value) => value.toFixed(2))} times those of injected models.`
-  )
+/** What the table shows: a sentence for each number of tokens, of the results that are not in doubt. */
+export function onnxSummary(rows: readonly OnnxRow[]): string[] {
+  const counts = [...new Set(rows.map(({ tokens }) => tokens))]
+  return counts.flatMap((tokens) => {
+    const results = rows.filter((row) => row.tokens === tokens).map((row) => row.results.filter(isCertain))
+    const range = (of: Way, to: Way, format: (value: number) => string): string[] => {
+      const shares = results.flatMap((all) => {
+        const [mine, theirs] = [of, to].map((way) => all.find((each) => each.way === way))
+        return mine === undefined || theirs === undefined ? [] : [theirs.ratioToBase / mine.ratioToBase]
+      })
+      return shares.length === 0 ? [] : [`${format(Math.min(...shares))} to ${format(Math.max(...shares))}`]
+    }
+    const percent = (value: number) => (value * 100).toFixed(0)
+    const parts = [
+      ...range('injected', 'base', percent).map((share) => `injected models compute ${share} % of the base's`),
+      ...range('injected', 'baked', percent).map(
+        (share) => `injected models compute ${share} % of those of baked models`,
+      ),
+      ...range('lily-kernels', 'injected', (value) => value.toFixed(2)).map(
+        (factor) => `this package computes ${factor} times those of injected models`,
+      ),
+    ]
+    const call = `${tokens} token${tokens === 1 ? '' : 's'} per call`
+    return parts.length === 0 ? [] : [`Tokens per second with ${call}: ${parts.join(', ')}.`]
+  })
 }
+
+const isCertain = (result: OnnxResult): boolean => doubtsOf(result, null).length === 0
 
 function rate(tokens: number, result: OnnxResult | undefined): string {
   if (result === undefined) return '-'
   const value = tokens / result.median
-  return value.toFixed(value < 100 ? 1 : 0) + (doubtsOf(result, null).length === 0 ? '' : ' !')
+  return value.toFixed(value < 100 ? 1 : 0) + (isCertain(result) ? '' : ' !')
 }
 
 export function onnxMarkdown(report: OnnxReport): string {
@@ -88,7 +100,7 @@ export function onnxMarkdown(report: OnnxReport): string {
     '',
     ...(complete ? [] : [`**${INTERRUPTED}**`, '']),
     ...onnxTable(rows),
-    ...(rows.length === 0 ? [] : ['', onnxSummary(rows)]),
+    ...onnxSummary(rows).flatMap((sentence) => ['', sentence]),
     ...notes.flatMap((note) => ['', note]),
   ].join('\n')}\n`
 }

@@ -5,7 +5,7 @@ import type { PeerRow } from './measure.js'
 import type { Adapter, Missing } from './protocol.js'
 
 /** What reports of contenders side by side begin with. */
-export interface Comparison {
+export interface Measurement {
   readonly version: string
   /** ISO 8601. */
   readonly measuredAt: string
@@ -21,6 +21,10 @@ export interface Comparison {
   }
   /** Libraries and their versions. */
   readonly versions: Readonly<Record<string, string>>
+}
+
+/** The same, of contenders that are processes of their own. */
+export interface Comparison extends Measurement {
   /** Variables that were set for PyTorch. */
   readonly environment: Readonly<Record<string, string>>
   readonly missing: readonly Missing[]

@@ -1,6 +1,6 @@
 /** The results of `bench:step`: the report that is written as JSON, and its tables in Markdown. */
 import type { Missing } from '../peers/protocol.js'
-import type { Comparison } from '../peers/report.js'
+import type { Comparison, Measurement } from '../peers/report.js'
 import type { StepRow } from './measure.js'
 import type { AdapterName, EncoderName } from './problem.js'
 import { type Part, parts, partTitles } from './protocol.js'
@@ -59,7 +59,7 @@ export const explanations: readonly string[] = [
     'the formula of this package.',
 ]
 
-export function header({ machine, versions, command, measuredAt, version }: Comparison): string[] {
+export function header({ machine, versions, command, measuredAt, version }: Measurement): string[] {
   const list = Object.entries(versions).map(([name, value]) => `${name} ${value}`)
   const threads = `${machine.threads} thread${machine.threads === 1 ? '' : 's'}`
   return [

@@ -1,6 +1,6 @@
 /** The table of `bench:onnx`, and which outputs it refuses; test/interop/bench-onnx.test.ts runs it. */
 import { expect, test } from 'vitest'
-import { onnxMarkdown, type OnnxReport } from '../../bench/onnx/report.js'
+import { onnxMarkdown, type OnnxReport, onnxSummary } from '../../bench/onnx/report.js'
 import { type Bound, checkAgreement, type Way } from '../../bench/onnx/ways.js'
 
 const timing = { spread: 0, samples: 3 }
@@ -11,8 +11,6 @@ const report: OnnxReport = {
   complete: false,
   machine: { device: 'Some CPU', instructionSet: 'avx2', threads: 2, platform: 'linux-x64' },
   versions: { 'ONNX Runtime': '9.9' },
-  environment: {},
-  missing: [],
   sizes: { d: 64, rank: 8, experts: 3 },
   rows: [
     {
@@ -37,10 +35,27 @@ test('the table has tokens per second', () => {
   expect(text).toContain('| Lily, token | 128 | 1280 | - | 1024 | 800 | 64.0 ! | 63 % |')
   expect(text).toContain('!: 1 of 4 times have a spread of more than ±25 %')
   expect(text).toContain(
-    'Injected models compute 63 to 63 % of the tokens per second of the base, and 78 to 78 % of those of baked models. ' +
-      'This package computes 0.08 to 0.08 times those of injected models.',
+    "Tokens per second with 128 tokens per call: injected models compute 63 to 63 % of the base's, " +
+      'injected models compute 78 to 78 % of those of baked models.\n',
   )
   expect(text).toContain('Interrupted')
+})
+
+test('the sentences are of one number of tokens each, and of results without doubts', () => {
+  const [{ results, ...row }] = report.rows
+  const [base, baked, injected, layers] = results
+  const certain = { ...layers, spread: 0.2 }
+  const rows = [
+    { ...row, tokens: 1, results: [base, injected, certain] },
+    { ...row, tokens: 1, results: [base, { ...injected, ratioToBase: 2 }, { ...certain, ratioToBase: 1 }] },
+    { ...row, tokens: 128, results: [base, { ...baked, spread: 0.3 }, { ...injected, ratioToBase: 4 }, layers] },
+    { ...row, tokens: 512, results: [base, baked, { ...injected, spread: 0.3 }, layers] },
+  ]
+  expect(onnxSummary(rows)).toEqual([
+    "Tokens per second with 1 token per call: injected models compute 50 to 63 % of the base's, " +
+      'this package computes 0.08 to 2.00 times those of injected models.',
+    "Tokens per second with 128 tokens per call: injected models compute 25 to 25 % of the base's.",
+  ])
 })
 
 const bound = (...y: number[]): Bound => ({ run: () => undefined, outputs: new Map([['y', Float32Array.from(y)]]) })
