@@ -272,6 +272,11 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
         const largest = Math.max(...with_.map((value, i) => Math.abs(value - without[i])))
         expect(base.difference).toBe(0)
         expect(Math.abs(adapted.difference / largest - 1)).toBeLessThanOrEqual(0.00501)
+
+        await page.getByRole('button', { name: 'Use the sample' }).click()
+        await page.locator('#run-drop').getByText('Without files of yours, a sample runs.').waitFor(TASK)
+        const [, ofSample] = await runModel(page)
+        expect(Math.abs(ofSample.difference / adapted.difference - 1)).toBeGreaterThan(0.01)
       },
       SLOW,
     )
@@ -283,6 +288,17 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
       },
       SLOW,
     )
+  })
+
+  test('an ONNX model for which memory lacks is not called wrong', async () => {
+    const page = await open({})
+    await page.evaluate(() => {
+      Float32Array.prototype.reduce = () => {
+        throw new RangeError('Array buffer allocation failed')
+      }
+    })
+    await page.getByRole('button', { name: 'Run the model' }).click()
+    await page.locator('#run [role=alert]').getByText('The memory is exhausted.').waitFor(TASK)
   })
 
   test('without navigator.gpu the page runs on WebAssembly, and says so', async () => {

@@ -9,12 +9,21 @@ import { onDrop, type OnFiles, picker } from '../pick.js'
 import { type OnProgress, Task } from '../task.js'
 import type { Outcome, Runs } from './run.js'
 
+const SAMPLE = 'Without files of yours, a sample runs.'
+
 export function mountRunPanel(section: HTMLElement, backends: BackendPanel): void {
   let model: File | undefined
   let adapter: readonly File[] = []
   const alert = h('div', { role: 'alert' })
   const result = h('div', { class: 'result' })
-  const chosen = h('p', { class: 'muted', role: 'status' }, 'Without files of yours, a sample runs.')
+  const chosen = h('p', { class: 'muted', role: 'status' }, SAMPLE)
+  const reset = h('button', { type: 'button', hidden: '' }, 'Use the sample')
+  reset.addEventListener('click', () => {
+    model = undefined
+    adapter = []
+    chosen.textContent = SAMPLE
+    reset.hidden = true
+  })
 
   const onFiles: OnFiles = (getFiles) => {
     void getFiles().then(
@@ -23,6 +32,7 @@ export function mountRunPanel(section: HTMLElement, backends: BackendPanel): voi
         model = files.find(isModel) ?? model
         if (others.length > 0) adapter = others
         const names = adapter.map(({ name }) => name).join(', ')
+        reset.hidden = false
         chosen.textContent = `Model: ${model?.name ?? 'none yet'}. Adapter: ${names === '' ? 'none yet' : names}.`
       },
       (error: unknown) => {
@@ -67,6 +77,7 @@ export function mountRunPanel(section: HTMLElement, backends: BackendPanel): voi
       { class: 'buttons' },
       picker('run-model', 'Pick a model', { accept: '.onnx' }, onFiles),
       picker('run-adapter', 'Pick the folder of an adapter', { webkitdirectory: '' }, onFiles),
+      reset,
     ),
     chosen,
   )

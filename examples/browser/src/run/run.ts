@@ -1,6 +1,6 @@
 /** A model in ONNX Runtime Web, with an adapter and without. */
 import { median } from 'd3-array'
-import { backends, type LilyModel, type LoraModel } from 'lily-kernels'
+import { backends, LilyError, type LilyModel, type LoraModel } from 'lily-kernels'
 import { inject } from 'lily-kernels/onnx'
 import type { InferenceSession } from 'onnxruntime-web/webgpu'
 import { pause } from '../dom.js'
@@ -29,7 +29,7 @@ export interface Runs {
  * Runs the base model and the adapter by turns, in one session.
  *
  * @param provider that of ONNX Runtime
- * @throws ModelError; the reason of the signal when it aborts
+ * @throws ModelError, or LilyError or RangeError if memory or a device lacks; the reason of the signal when it aborts
  */
 export async function runModel(
   model: Uint8Array | File,
@@ -81,11 +81,17 @@ export async function runModel(
     const [base, adapted] = turns.map(({ times, difference }) => ({ seconds: median(times)!, difference }))
     return { output, base, adapted }
   } catch (error) {
-    throw signal.aborted ? error : new ModelError(error)
+    throw signal.aborted || !isOfModel(error) ? error : new ModelError(error)
   } finally {
     await session?.release()
   }
 }
+
+/** Whether an error says something about the model, and not about memory or a device. */
+const isOfModel = (error: unknown): boolean =>
+  error instanceof LilyError
+    ? error.code === 'ERR_LILY_ARGUMENT' || error.code === 'ERR_LILY_CHECKPOINT'
+    : !(error instanceof RangeError)
 
 const largestDifference = (values: Float32Array, others: Float32Array): number =>
   values.reduce((largest, value, i) => Math.max(largest, Math.abs(value - others[i])), 0)
