@@ -15,20 +15,23 @@ export interface Candidate extends Omit<Site, 'layer'> {
   readonly outFeatures: number
   /** What holds the matrix. */
   readonly weight: TensorProto
+  /** Whether the matrix is the transpose of the weight. */
+  readonly isTransposed: boolean
   /** The names that a caller may give: of the node, and of the values between it and the matrix. */
   readonly names: readonly string[]
   /** The paths of its module, by what tells them: the weight, the scope that the exporter wrote, the name of the node. */
-  readonly paths: Readonly<Record<Teller, readonly string[]>>
+  readonly paths: Readonly<Record<(typeof TELLERS)[number], readonly string[]>>
 }
 
 /** What tells the path of a module, the best first: nodes of one weight may be of several modules. */
-export type Teller = 'weight' | 'scope' | 'node'
+export const TELLERS = ['weight', 'scope', 'node'] as const
 
 /** A constant matrix, or what is made from one. */
 interface Matrix {
   readonly tensor: TensorProto
   readonly rows: number
   readonly columns: number
+  readonly isTransposed: boolean
   /** A TensorProto_DataType. */
   readonly type: number
   /** Of the values from the product to the tensor. */
@@ -58,10 +61,10 @@ export function candidatesOf(scope: Scope): Candidate[] {
     const product = MULTIPLIERS.get(`${domainOf(node)}:${node.opType}`)?.(scope, node) ?? null
     const [x, y] = [product?.x ?? '', product?.node.output[0] ?? '']
     if (product === null || x === '' || y === '' || !FLOATS.has(product.matrix.type)) continue
-    const { tensor, rows, columns, type, names } = product.matrix
+    const { tensor, rows, columns, isTransposed, type, names } = product.matrix
     found.push({
       ...{ graph, node: product.node, x, y, type, rank: product.rank ?? ranks.get(x) ?? null },
-      ...{ inFeatures: rows, outFeatures: columns, weight: tensor },
+      ...{ inFeatures: rows, outFeatures: columns, weight: tensor, isTransposed },
       names: [node.name, ...names].filter((name) => name !== ''),
       paths: {
         weight: names.map(moduleOf),
@@ -103,7 +106,7 @@ function matMulNBits(scope: Scope, node: NodeProto): Product | null {
   const [rows, columns] = [integer(node, 'K', null), integer(node, 'N', null)]
   const [tensor, scale] = [constantOf(scope, w), constantOf(scope, scales)]
   if (rows === null || columns === null || tensor === null || scale === null) return null
-  return { matrix: { tensor, rows, columns, type: scale.dataType, names: [w] }, x, node }
+  return { matrix: { tensor, rows, columns, isTransposed: true, type: scale.dataType, names: [w] }, x, node }
 }
 
 /**
@@ -128,7 +131,10 @@ function readerOf({ readers }: Scope, node: NodeProto, type: string): NodeProto 
   return reader !== undefined && others.length === 0 && isOf(reader, type) ? reader : null
 }
 
-const transpose = (matrix: Matrix): Matrix => ({ ...matrix, rows: matrix.columns, columns: matrix.rows })
+const transpose = ({ rows, columns, isTransposed, ...rest }: Matrix): Matrix => ({
+  ...rest,
+  ...{ rows: columns, columns: rows, isTransposed: !isTransposed },
+})
 
 /** The matrix that a value is, through nodes that keep its numbers. */
 function matrixOf(scope: Scope, value: string | undefined): Matrix | null {
@@ -140,7 +146,7 @@ function matrixOf(scope: Scope, value: string | undefined): Matrix | null {
     if (tensor !== null) {
       if (tensor.dims.length !== 2) return null
       const [rows, columns] = tensor.dims.map(Number)
-      const matrix = { tensor, rows, columns, type: type ?? tensor.dataType, names }
+      const matrix = { tensor, rows, columns, isTransposed: false, type: type ?? tensor.dataType, names }
       return isTransposed ? transpose(matrix) : matrix
     }
     const node = nodeOf(scope, name)
@@ -151,8 +157,11 @@ function matrixOf(scope: Scope, value: string | undefined): Matrix | null {
       if (order !== '1,0') return null
       isTransposed = !isTransposed
     } else if (isOf(node, 'Cast')) type ??= integer(node, 'to', null)
-    else if (isOf(node, 'DequantizeLinear')) type ??= constantOf(scope, node.input[1])?.dataType ?? null
-    else if (!isOf(node, 'Identity')) return null
+    else if (isOf(node, 'DequantizeLinear')) {
+      // The attribute exists from opset 23 on. 0, like its absence, means the type of the scale.
+      const named = integer(node, 'output_dtype', 0)
+      type ??= named === 0 ? (constantOf(scope, node.input[1])?.dataType ?? null) : named
+    } else if (!isOf(node, 'Identity')) return null
     name = node.input[0] ?? ''
   }
   return null

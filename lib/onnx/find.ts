@@ -2,7 +2,7 @@
 import { fail } from '../base/errors.js'
 import { nameDistance } from '../base/nearest.js'
 import { quote } from '../checkpoint/errors.js'
-import { type Candidate, candidatesOf, type Teller } from './candidates.js'
+import { type Candidate, candidatesOf, TELLERS } from './candidates.js'
 import { commonEnd, firstCall, normal } from './names.js'
 import type { OnnxModel } from './read.js'
 import { scopesOf } from './scopes.js'
@@ -13,8 +13,6 @@ const MAX_COMPARED = 2 ** 11
 const MAX_LISTED = 4
 /** The end of a path tells more than its beginning. */
 const COMPARED = 48
-
-const TELLERS: readonly Teller[] = ['weight', 'scope', 'node']
 
 /** For messages. */
 const KINDS = 'MatMul, Gemm, MatMulNBits or MatMulInteger with a constant weight'
@@ -84,29 +82,36 @@ function findByName(layer: SoughtLayer, name: string, fitting: readonly Candidat
 /** The candidates whose module's path is the layer's name, or ends with it, or is its end. */
 function findByPath(layer: SoughtLayer, fitting: readonly Candidate[]): Candidate[] | null {
   const path = normal(layer.name)
-  for (const teller of TELLERS) {
-    const matches = bestMatches(path, teller, fitting)
-    if (matches.length === 0) continue
-    checkOne(layer, matches)
-    const weights = new Set(matches.map(([{ weight }]) => weight))
-    const sharing = fitting.filter(({ weight }) => weights.has(weight))
-    const own = sharing.filter((candidate) => !isOfOther(candidate, path))
-    return own.length === 0 ? sharing : own
-  }
-  return null
+  const matches = bestMatches(path, fitting)
+  if (matches.length === 0) return null
+  const ownMatches = matches.filter(([candidate]) => !isOfOther(candidate, path))
+  const certain = ownMatches.length === 0 ? matches : ownMatches
+  checkOne(layer, certain)
+  const found = distinct(certain.map(([candidate]) => candidate))
+  const sharing = fitting.filter((candidate) => found.some((each) => haveOneMatrix(candidate, each)))
+  const own = sharing.filter((candidate) => !isOfOther(candidate, path))
+  return own.length === 0 ? sharing : own
 }
 
-function bestMatches(path: string, teller: Teller, candidates: readonly Candidate[]): Match[] {
+/** The candidates whose paths have most in common with a path: by the best teller, if several tell as much. */
+function bestMatches(path: string, candidates: readonly Candidate[]): Match[] {
   let [best, matches] = [0, [] as Match[]]
-  for (const candidate of candidates) {
-    for (const each of candidate.paths[teller]) {
-      const score = commonEnd(each, path)
-      if (score > best) [best, matches] = [score, []]
-      if (score > 0 && score === best) matches.push([candidate, each])
+  for (const teller of TELLERS) {
+    const before = best
+    for (const candidate of candidates) {
+      for (const each of candidate.paths[teller]) {
+        const score = commonEnd(each, path)
+        if (score > best) [best, matches] = [score, []]
+        if (score > before && score === best) matches.push([candidate, each])
+      }
     }
   }
   return matches
 }
+
+/** Whether candidates multiply by one matrix. That of a square weight and its transpose are two. */
+const haveOneMatrix = (left: Candidate, right: Candidate) =>
+  left.weight === right.weight && left.isTransposed === right.isTransposed
 
 /** Whether the names of a node tell that it is of another module, which has the same weight: one tied to that of the layer. */
 function isOfOther({ node, paths }: Candidate, path: string): boolean {
@@ -117,19 +122,23 @@ function isOfOther({ node, paths }: Candidate, path: string): boolean {
   return told.length > 0 && told.every((each) => commonEnd(each, path) === 0)
 }
 
-/** Checks that candidates have one weight in each graph, and one name. */
+/** Candidates of all the matrices, one of each. */
+const distinct = (candidates: readonly Candidate[]) =>
+  candidates.filter((each, i) => i === candidates.findIndex((first) => haveOneMatrix(first, each)))
+
+/** Checks that candidates have one matrix in each graph, and one name. */
 function checkOne(layer: SoughtLayer, matches: readonly Match[]): void {
-  const weights = new Map<Candidate['graph'], Candidate['weight']>()
-  const [first] = matches
-  for (const [{ graph, weight }, name] of matches) {
-    const isSame = weight === first[0].weight || (name === first[1] && (weights.get(graph) ?? weight) === weight)
-    weights.set(graph, weight)
-    if (isSame) continue
+  const known = new Map<Candidate['graph'], Candidate>()
+  const candidates = matches.map(([candidate]) => candidate)
+  for (const [candidate, name] of matches) {
+    const other = known.get(candidate.graph) ?? candidate
+    known.set(candidate.graph, candidate)
+    if (haveOneMatrix(candidate, candidates[0])) continue
+    if (name === matches[0][1] && haveOneMatrix(candidate, other)) continue
     fail(
       'ERR_LILY_ARGUMENT',
       'layers',
-      `expected one weight for ${quote(layer.name)}, got ${new Set(matches.map(([each]) => each.weight)).size}: ` +
-        `${list(matches.map(([candidate]) => candidate))}; pass layers: { [layer]: name of the node or of the weight }`,
+      `expected one weight for ${quote(layer.name)}, got ${distinct(candidates).length}: ${list(candidates)}; pass layers: { [layer]: name of the node or of the weight }`,
     )
   }
 }
@@ -163,7 +172,7 @@ function notFound(layer: SoughtLayer, name: string | null, candidates: readonly 
   }
   const others =
     name === null
-      ? TELLERS.flatMap((teller) => bestMatches(normal(layer.name), teller, candidates)).map(([candidate]) => candidate)
+      ? bestMatches(normal(layer.name), candidates).map(([candidate]) => candidate)
       : candidates.filter(({ names }) => names.includes(name))
   const got = others.length === 0 ? `none of the name ${quote(name ?? layer.name)}` : list([...new Set(others)])
   if (name === null && others.length > 0) return refuse(`${got}; inject into the model that was adapted`)

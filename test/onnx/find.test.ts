@@ -242,6 +242,51 @@ describe('one weight of several nodes', () => {
   })
 })
 
+describe('a path', () => {
+  const square = (...products: [name: string, weight: string][]) =>
+    modelOf({
+      input: [{ name: 'x' }],
+      initializer: [...new Set(products.map(([, name]) => name))].map((name) => weight(name, 2, 2)),
+      node: products.map(([name, of], i) => node('MatMul', ['x', of], `y${i}`, { name })),
+    })
+
+  test('of a node counts more than a shorter one of a weight', () => {
+    const model = square(['/model/layers.0/dense/MatMul', 'onnx::MatMul_9'], ['/dense/MatMul', 'dense.weight'])
+    expect(findSites('', model, [layer('model.layers.0.dense', 2, 2)]).map(({ y }) => y)).toEqual(['y0'])
+    expect(findSites('', model, [layer('dense', 2, 2)]).map(({ y }) => y)).toEqual(['y1'])
+  })
+
+  test('of a weight counts as much as that of a node, which it precedes', () => {
+    const model = square(['/m/q/MatMul', 'onnx::MatMul_9'], ['', 'm.q.weight'])
+    expect(findSites('', model, [layer('m.q', 2, 2)]).map(({ y }) => y)).toEqual(['y1'])
+  })
+})
+
+describe('a square weight and its transpose', () => {
+  const tied = (...names: string[]) =>
+    modelOf({
+      input: [{ name: 'x' }],
+      initializer: [weight('q.weight', 2, 2)],
+      node: [
+        node('MatMul', ['x', 'q.weight'], 'y0', { name: names[0] }),
+        node('Transpose', ['q.weight'], 'transposed'),
+        node('MatMul', ['y0', 'transposed'], 'y1', { name: names[1] }),
+        node('Gemm', ['y1', 'transposed'], 'y2', { name: names[2], attribute: integers({ transB: 1 }) }),
+      ],
+    })
+  const found = (model: ReturnType<typeof tied>, names = {}) =>
+    findSites('', model, [layer('q', 2, 2)], names).map(({ y }) => y)
+
+  test('are two matrices, of which names of nodes tell one', async () => {
+    expect(found(tied('/q/MatMul', '/MatMul', '/q_1/Gemm'))).toEqual(['y0', 'y2'])
+    expect(found(tied('first', 'second', 'third'), { q: 'second' })).toEqual(['y1'])
+    const message = /expected one weight for "q", got 2: "first" \(2 x 2\), "second" \(2 x 2\), "third"/
+    for (const names of [{}, { q: 'q.weight' }]) {
+      await expectMessage(message, () => found(tied('first', 'second', 'third'), names))
+    }
+  })
+})
+
 test('a weight is found through nodes that keep its numbers', () => {
   const type = (value: DataType) => integers({ to: value })
   const model = modelOf({
@@ -256,6 +301,51 @@ test('a weight is found through nodes that keep its numbers', () => {
   })
   const [site] = findSites('', model, [layer('m.q', 2, 3)])
   expect(site).toMatchObject({ x: 'x', y: 'y', type: DataType.BFLOAT16, rank: null })
+})
+
+test('of two casts the last one tells the type, and two transposes are none', () => {
+  const model = modelOf({
+    input: [{ name: 'x' }],
+    initializer: [weight('m.q.weight', 3, 2)],
+    node: [
+      node('Cast', ['m.q.weight'], 'first', { attribute: integers({ to: DataType.FLOAT }) }),
+      node('Transpose', ['first'], 'transposed'),
+      node('Cast', ['transposed'], 'last', { attribute: integers({ to: DataType.FLOAT16 }) }),
+      node('Transpose', ['last'], 'matrix', {
+        attribute: [{ name: 'perm', type: AttributeType.INTS, ints: [1n, 0n] }],
+      }),
+      node('MatMul', ['x', 'matrix'], 'y'),
+    ],
+  })
+  expect(findSites('', model, [layer('m.q', 3, 2)])).toMatchObject([{ type: DataType.FLOAT16 }])
+})
+
+test.each([
+  [{}, DataType.FLOAT16],
+  [{ output_dtype: 0 }, DataType.FLOAT16],
+  [{ output_dtype: DataType.BFLOAT16 }, DataType.BFLOAT16],
+])('DequantizeLinear with attributes %j makes numbers of type %i', (attributes, type) => {
+  const model = modelOf({
+    input: [{ name: 'x' }],
+    initializer: [
+      { ...weight('m.q.weight', 2, 3, DataType.INT8), rawData: new Uint8Array(6) },
+      { name: 'scale', dims: [], dataType: DataType.FLOAT16, rawData: new Uint8Array(2) },
+    ],
+    node: [
+      node('DequantizeLinear', ['m.q.weight', 'scale'], 'w', { attribute: integers(attributes) }),
+      node('MatMul', ['x', 'w'], 'y'),
+    ],
+  })
+  expect(findSites('', model, [layer('m.q', 2, 3)])).toMatchObject([{ type }])
+})
+
+test('a weight may be an input, too, whose default value it is', () => {
+  const model = modelOf({
+    input: [{ name: 'x' }, { name: 'm.q.weight' }],
+    initializer: [weight('m.q.weight', 2, 3)],
+    node: [node('MatMul', ['x', 'm.q.weight'], 'y')],
+  })
+  expect(findSites('', model, [layer('m.q', 2, 3)])).toMatchObject([{ y: 'y' }])
 })
 
 test('a product with the transpose of x is no layer', async () => {
