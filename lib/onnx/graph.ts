@@ -104,10 +104,17 @@ function token(call: Call): string {
 function pooled(call: Call): string {
   const { nodes, layer, mixture, x } = call
   const isBatch = mixture.routing === 'batch'
-  const h = hidden(call, isBatch ? nodes.reshape(x, 1, -1, layer.inFeatures) : x)
+  const h = hidden(call, isBatch ? nodes.reshape(x, 1, -1, layer.inFeatures) : sequences(call))
   const combined = nodes.add('MatMul', [pooledWeights(call, logits(call, h)), layer.b])
   const sum = nodes.add('MatMul', [h, nodes.reshape(combined, 0, -1, layer.outFeatures)])
   return isBatch ? likeBase(call, sum) : sum
+}
+
+/** x [B, N, d_in]. If the model does not tell the number of dimensions, ONNX Runtime fails for another one. */
+function sequences({ nodes, x, rank }: Call): string {
+  if (rank === 3) return x
+  const sizes = nodes.add('Reshape', [nodes.add('Shape', [x]), nodes.workshop.integers(3)])
+  return nodes.add('Reshape', [x, sizes])
 }
 
 /** w [G, E] of logits [G, N, E]. A group without a token that counts has w = 0. */
@@ -119,7 +126,7 @@ function pooledWeights(call: Call, l: string): string {
   if (call.mask === null) {
     return isLogits ? nodes.softmax(nodes.reduce('ReduceSum', terms)) : nodes.reduce('ReduceMean', terms)
   }
-  const keep = keptTokens(call, call.mask)
+  const keep = keptTokens(call, call.mask, l)
   // Not a product: the numbers of a token that does not count may be NaN.
   const kept = nodes.add('Where', [keep, terms, workshop.number(0)])
   const sum = nodes.reduce('ReduceSum', kept)
@@ -131,20 +138,20 @@ function pooledWeights(call: Call, l: string): string {
 }
 
 /**
- * Whether tokens count, [G, N, 1]. The mask of a model with a key-value cache has the tokens of earlier calls, too, before
- * those of x. ONNX Runtime fails if the mask has not a number for each token of x: Reshape compares, as Where would broadcast.
+ * Whether tokens count, [G, N, 1] as the logits l have them. The mask of a model with a key-value cache has the tokens of
+ * earlier calls, too, before those of x. ONNX Runtime fails if the mask has not a number for each token of x: Reshape
+ * compares, as Where would broadcast. There is one Reshape only, because ONNX Runtime makes one of two, which compares less.
  */
-function keptTokens({ nodes, mixture, x, rank }: Call, mask: string): string {
+function keptTokens({ nodes, x, rank }: Call, mask: string, l: string): string {
   const { workshop } = nodes
-  const shape = nodes.add('Shape', [x])
   let last = mask
   if (rank !== 2) {
-    const first = nodes.add('Neg', [nodes.slice(shape, -2, -1)])
+    const first = nodes.add('Neg', [nodes.slice(nodes.add('Shape', [x]), -2, -1)])
     last = nodes.add('Slice', [mask, first, workshop.integers(END), workshop.integers(1)])
   }
-  const column = nodes.add('Concat', [nodes.slice(shape, 0, -1), workshop.integers(1)], [integer('axis', 0)])
-  const keep = nodes.cast(nodes.add('Reshape', [last, column]), DataType.BOOL)
-  return mixture.routing === 'batch' ? nodes.reshape(keep, 1, -1, 1) : keep
+  const ofL = nodes.slice(nodes.add('Shape', [l]), 0, -1)
+  const column = nodes.add('Concat', [ofL, workshop.integers(1)], [integer('axis', 0)])
+  return nodes.cast(nodes.add('Reshape', [last, column]), DataType.BOOL)
 }
 
 /** The rows of the tokens in the shape that the output of the base layer has. */

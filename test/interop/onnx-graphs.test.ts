@@ -193,6 +193,18 @@ describe.each(Object.entries(mixtures))('Lily: %s', (_, config) => {
       const flat = new ort.Tensor('float32', x, [x.length])
       await check(session, { x: flat, shape, ...(await injected.feeds(model)) }, model, { dims })
     }
+    for (const dims of config.routing === 'sequence'
+      ? [
+          [M, D_IN],
+          [B, B, 1, D_IN],
+          [1, B, N, D_IN],
+        ]
+      : []) {
+      const size = dims.reduce((product, each) => product * each)
+      const shape = new ort.Tensor('int64', BigInt64Array.from(dims, BigInt), [dims.length])
+      const flat = new ort.Tensor('float32', x.slice(0, size), [size])
+      await expect(run(session, { x: flat, shape, ...(await injected.feeds(model)) })).rejects.toThrow()
+    }
   })
 
   it('baked', async () => {
@@ -230,6 +242,40 @@ describe('a mask', () => {
     const injected = await inject(base, lily({ routing: 'batch' }), { mask: 'mask' })
     const session = await sessionOf(injected.bytes)
     await expect(run(session, await injected.feeds(null), { dims, mask, past: 1 })).rejects.toThrow()
+    // One token, to which the numbers of a longer mask would be broadcast.
+    const token = { x: x.slice(0, D_IN), dims: [1, D_IN] }
+    for (const sizes of [
+      [1, 6],
+      [6, 1],
+      [2, 1],
+    ]) {
+      const numbers = new BigInt64Array(sizes[0] * sizes[1]).fill(1n)
+      const long = { mask: new ort.Tensor('int64', numbers, sizes) }
+      await expect(run(session, { ...(await injected.feeds(null)), ...long }, token)).rejects.toThrow()
+    }
+  })
+
+  it('of fewer or more tokens than x has is refused by the session', async () => {
+    for (const routing of ['batch', 'sequence'] as const) {
+      const injected = await inject(baseModel(), lily({ routing }), { mask: 'mask' })
+      const session = await sessionOf(injected.bytes)
+      for (const sizes of [
+        [1, 1],
+        [B, 1],
+        [1, N],
+        [B + 1, N],
+        [1, M],
+      ]) {
+        const numbers = new BigInt64Array(sizes[0] * sizes[1]).fill(1n)
+        const wrong = { mask: new ort.Tensor('int64', numbers, sizes) }
+        await expect(run(session, { ...(await injected.feeds(null)), ...wrong })).rejects.toThrow()
+      }
+    }
+  })
+
+  it('of an x of more dimensions', async () => {
+    const dims = [B, 1, N, D_IN]
+    await checkAll(baseModel({ dims }), inTurn({ routing: 'batch' }), { mask, dims }, { mask: 'mask' })
   })
 })
 
