@@ -1,19 +1,14 @@
 /** Adds an adapter to an ONNX model. */
 import { toBinary } from '@bufbuild/protobuf'
-import {
-  type GraphProto,
-  ModelProtoSchema,
-  TensorProto_DataLocation as DataLocation,
-  TensorProto_DataType as DataType,
-  type TypeProto,
-} from 'onnx-buf'
+import { type GraphProto, ModelProtoSchema, TensorProto_DataType as DataType, type TypeProto } from 'onnx-buf'
 import { describe, fail } from '../base/errors.js'
 import { entriesOf, type Known, readFlag, readProperties } from '../base/options.js'
-import { folderOf, openFile, readPath, replaceFile } from '../checkpoint/disk/disk.js'
+import { openFile, readPath, replaceFile } from '../checkpoint/disk/disk.js'
 import { checkpointError, quote } from '../checkpoint/errors.js'
 import type { FileData } from '../checkpoint/file-data.js'
 import { checkFinite } from '../checkpoint/finite.js'
 import { type AdapterModel, checkModel } from '../model/adapter-model.js'
+import { checkTarget } from './external.js'
 import { fedBy } from './feeds.js'
 import { findSites } from './find.js'
 import { addAdapters } from './graph.js'
@@ -25,7 +20,6 @@ import { isInjected, KEY, note } from './metadata.js'
 import { initializerOf, inputOf, Workshop } from './nodes.js'
 import { checkSize, openBytes, readBytes } from './open.js'
 import { opsetOf, type OnnxModel, readModel } from './read.js'
-import { subgraphsOf } from './scopes.js'
 import type { Site } from './sites.js'
 
 /** Options of {@link inject} and {@link injectFile}. */
@@ -66,8 +60,10 @@ interface Options {
  * @param bytes the ONNX model. It is not changed, and must not change until the promise resolves
  * @param model a LoraModel or a LilyModel; do not change its parameters until the promise resolves
  * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for a model that is damaged, or that has operators before opset 11, or an
- *   adapter already; ERR_LILY_ARGUMENT for a layer that the model does not have, with the names of nodes that are like it;
- *   ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
+ *   adapter already, or that would exceed the 2 GiB of protocol buffers: store weights as external data; ERR_LILY_ARGUMENT for
+ *   a layer that the model does not have, with the names of nodes that are like it, for a layer of routing 'sequence' without
+ *   sequences, for a mask that is no input [B, N], for other arguments of wrong types, and with `bake` for parameters that
+ *   are not finite; ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
  * @example
  * const injected = await inject(await readFile('model.onnx'), adapter)
  * const session = await ort.InferenceSession.create(injected.bytes)
@@ -86,14 +82,14 @@ export async function inject(
 
 /**
  * Adds an adapter to the file of an ONNX model, as {@link inject} does. Weights may be in other files (external data): these are
- * neither read nor written, and the target must be in the folder of the source. A failure, or a crash at any time, leaves
- * the target that was there before.
+ * neither read nor written, and the target must be in the folder of the source, or of what the source is a link to. A failure,
+ * or a crash at any time, leaves the target that was there before.
  *
  * @param source path of the ONNX model
  * @param target path of the file to write; it may be that of the source
  * @param model a LoraModel or a LilyModel; do not change its parameters until the promise resolves
- * @throws LilyError (as a rejection) as inject; ERR_LILY_CHECKPOINT also if a file cannot be read or written, if the target is
- *   in another folder than external data, or if it exceeded the 2 GiB of protocol buffers: store weights as external data
+ * @throws LilyError (as a rejection) as inject; ERR_LILY_ARGUMENT also for a target that is external data, or in another
+ *   folder; ERR_LILY_CHECKPOINT also if a file cannot be read or written
  * @example
  * const { inputs } = await injectFile('model.onnx', 'model-adapted.onnx', adapter)
  */
@@ -107,14 +103,7 @@ export async function injectFile(
   checkModel(model)
   const read = readOptions(options)
   const onnx = readModel(from, await readBytes(await openFile(from)))
-  if (folderOf(from) !== folderOf(to) && hasExternalData(onnx.graph)) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'target',
-      `expected a path in the folder ${quote(folderOf(from))}, because weights of the model are in other files there, which ` +
-        `ONNX Runtime does not read from another folder, got ${quote(to)}; write there, and move all files together`,
-    )
-  }
+  await checkTarget(from, to, onnx.graph)
   const injected = await injectInto(from, onnx, model, read)
   await replaceFile(to, { blocks: () => [injected.bytes] })
   return injected
@@ -198,7 +187,7 @@ function checkRouting({ routing, layers }: Adapter, sites: readonly Site[]): voi
   fail(
     'ERR_LILY_ARGUMENT',
     'model',
-    `expected layers with an input [B, N, d_in] for routing 'sequence', but that of '${wrong.layer}' has ${wrong.rank} ` +
+    `expected layers with an input [B, N, d_in] for routing 'sequence', but that of ${quote(wrong.layer)} has ${wrong.rank} ` +
       'dimensions in the ONNX model; do not adapt this layer, or use another routing',
   )
 }
@@ -220,16 +209,3 @@ const isMask = (type: TypeProto['value'] | undefined): boolean =>
   type?.case === 'tensorType' &&
   type.value.elemType !== (DataType.STRING as number) &&
   (type.value.shape?.dim.length ?? 2) === 2
-
-/** Whether the numbers of a weight are in another file. */
-function hasExternalData({ initializer, node }: GraphProto): boolean {
-  const attributes = node.flatMap(({ attribute }) => attribute)
-  const tensors = [
-    ...initializer,
-    ...attributes.flatMap(({ t, tensors: list }) => (t === undefined ? list : [t, ...list])),
-  ]
-  return (
-    tensors.some(({ dataLocation }) => dataLocation === DataLocation.EXTERNAL) ||
-    node.some((each) => subgraphsOf(each).some(hasExternalData))
-  )
-}

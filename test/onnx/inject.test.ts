@@ -3,15 +3,31 @@
  *
  * @project cpu wasm
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
+import { create, fromBinary, type MessageInitShape, toBinary } from '@bufbuild/protobuf'
 import {
+  AttributeProto_AttributeType as AttributeType,
+  type AttributeProtoSchema,
   type GraphProto,
+  GraphProtoSchema,
   type ModelProto,
   ModelProtoSchema,
   type NodeProto,
+  NodeProtoSchema,
+  StringStringEntryProtoSchema,
+  type TensorProto,
   TensorProto_DataLocation as DataLocation,
   TensorProto_DataType as DataType,
   TensorProtoSchema,
@@ -255,20 +271,66 @@ describe('injectFile', () => {
     expect((await readInjected(pathToFileURL(source))).inputs).toEqual([])
   })
 
-  it('writes beside external data, and not elsewhere', async () => {
-    const [from, to] = [folder('from'), folder('to')]
-    const source = join(from, 'model.onnx')
-    // The weight of a node in a branch, or in an attribute, counts as well.
-    const given = changed(baseModel(), ({ initializer: [weight] }) => {
-      weight.rawData = new Uint8Array()
-      weight.dataLocation = DataLocation.EXTERNAL
-    })
-    writeFileSync(source, given)
-    const refused = injectFile(source, join(to, 'model.onnx'), lora(1))
-    await expectRefused('ERR_LILY_ARGUMENT', JSON.stringify(from), () => refused)
+  /** Makes the numbers of a weight those of another file. */
+  const toExternal = (weight: TensorProto) => {
+    weight.rawData = new Uint8Array()
+    weight.dataLocation = DataLocation.EXTERNAL
+    weight.externalData = [create(StringStringEntryProtoSchema, { key: 'location', value: 'model.onnx_data' })]
+    return weight
+  }
+  const constant = (attribute: MessageInitShape<typeof AttributeProtoSchema>) =>
+    create(NodeProtoSchema, { opType: 'Constant', output: ['constant'], attribute: [attribute] })
+  const scalar = () => toExternal(create(TensorProtoSchema, initializer('', 'float32', Float32Array.of(1), [])))
+  const externals: Record<string, (graph: GraphProto) => unknown> = {
+    'an initializer': ({ initializer: [, weight] }) => toExternal(weight),
+    'an attribute': ({ node }) => node.push(constant({ name: 'value', type: AttributeType.TENSOR, t: scalar() })),
+    'a list of an attribute': ({ node }) =>
+      node.push(constant({ name: 'list', type: AttributeType.TENSORS, tensors: [scalar()] })),
+    'a branch': ({ node }) => {
+      const g = create(GraphProtoSchema, { initializer: [Object.assign(scalar(), { name: 'w' })] })
+      node.push(constant({ name: 'then_branch', type: AttributeType.GRAPH, g }))
+    },
+  }
+
+  it.each(Object.entries(externals))('writes beside external data of %s, and not elsewhere', async (what, change) => {
+    const [from, to] = [folder(`from ${what}`), folder(`to ${what}`)]
+    const [source, data, alias] = [join(from, 'model.onnx'), join(from, 'model.onnx_data'), join(to, 'alias')]
+    writeFileSync(source, changed(baseModel(), change))
+    writeFileSync(data, 'weights')
+    const refused = (message: string, target: string, of = source) =>
+      expectRefused('ERR_LILY_ARGUMENT', message, () => injectFile(of, target, lora(1)))
+    await refused(JSON.stringify(realpathSync(from)), join(to, 'model.onnx'))
     expect(readdirSync(to)).toEqual([])
-    await injectFile(source, join(from, 'adapted.onnx'), lora(1))
-    expect(readdirSync(from).sort()).toEqual(['adapted.onnx', 'model.onnx'])
+    await refused('another path than that of weights', data)
+    expect(readFileSync(data, 'utf8')).toBe('weights')
+    symlinkSync(from, alias, 'junction')
+    await refused('another path than that of weights', join(alias, 'model.onnx_data'))
+    await injectFile(source, join(alias, 'adapted.onnx'), lora(1))
+    expect(readdirSync(from).sort()).toEqual(['adapted.onnx', 'model.onnx', 'model.onnx_data'])
+  })
+
+  it.skipIf(process.platform === 'win32')(
+    'writes beside external data of what a link leads to (Windows has few links of files)',
+    async () => {
+      const [from, to] = [folder('stored'), folder('links')]
+      const link = join(to, 'model.onnx')
+      writeFileSync(join(from, 'model.onnx'), changed(baseModel(), externals['an initializer']))
+      symlinkSync(join(from, 'model.onnx'), link)
+      await expectRefused('ERR_LILY_ARGUMENT', JSON.stringify(realpathSync(from)), () =>
+        injectFile(link, join(to, 'adapted.onnx'), lora(1)),
+      )
+      await injectFile(link, join(from, 'adapted.onnx'), lora(1))
+    },
+  )
+
+  it('replaces the target, and does not write into it', async () => {
+    const [source, target, old] = ['whole.onnx', 'target.onnx', 'old.onnx'].map((name) => join(root, name))
+    writeFileSync(source, base())
+    writeFileSync(target, 'old')
+    linkSync(target, old)
+    const { bytes } = await injectFile(source, target, lora(1))
+    expect(readFileSync(target).equals(bytes)).toBe(true)
+    expect(readFileSync(old, 'utf8')).toBe('old')
   })
 
   it('refuses what it cannot read or write, and leaves the old file', async () => {

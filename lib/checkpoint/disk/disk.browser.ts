@@ -16,6 +16,7 @@ export const readPath: typeof disk.readPath = (argument) => refuse(argument)
 // A path comes first, so nothing calls these.
 export const folderOf: typeof disk.folderOf = () => refuse('path')
 export const pathIn: typeof disk.pathIn = () => refuse('folder')
+export const realPath: typeof disk.realPath = () => refuse('path')
 export const openFile: typeof disk.openFile = () => refuse('path')
 export const withFolder: typeof disk.withFolder = () => refuse('folder')
 export const replaceFile: typeof disk.replaceFile = () => refuse('path')

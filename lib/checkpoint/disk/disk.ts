@@ -4,5 +4,5 @@
  */
 export { withFolder } from './folder.js'
 export { openFile } from './open-file.js'
-export { folderOf, pathIn, readPath } from './paths.js'
+export { folderOf, pathIn, readPath, realPath } from './paths.js'
 export { replaceFile, replaceFiles } from './replace-files.js'

@@ -1,6 +1,7 @@
 /** Paths that callers give. */
 import { describe, fail } from '../../base/errors.js'
 
+const { realpath } = process.getBuiltinModule('node:fs/promises')
 const { dirname, join, resolve, sep } = process.getBuiltinModule('node:path')
 const { fileURLToPath } = process.getBuiltinModule('node:url')
 
@@ -47,6 +48,11 @@ function fromUrl(value: object): unknown {
 
 export function pathIn(folder: string, name: string): string {
   return join(folder, name)
+}
+
+/** The path without links, and with the names as the file system has them; the same one if there is nothing. */
+export function realPath(path: string): Promise<string> {
+  return realpath(path).catch(() => path)
 }
 
 /** The folder of a file. */
