@@ -1,14 +1,16 @@
 /** The values of the inputs of an ONNX model with an adapter. */
 import { fail } from '../base/errors.js'
 import { quote } from '../checkpoint/errors.js'
+import { firstNotFinite } from '../tensor/numbers.js'
 import { dimsOf, type Injection, type Slot } from './layout.js'
 import type { Adapter, LayerMatrices, Matrix, Sizes } from './matrices.js'
-import { newFloats } from './memory.js'
+import { allocating } from './memory.js'
 
 /** What an input receives. */
 export interface Fed {
   readonly name: string
   readonly dims: [number, number]
+  /** Finite numbers. */
   readonly values: () => Promise<Float32Array>
 }
 
@@ -30,8 +32,19 @@ export function fedBy(injection: Injection, slots: ReadonlyMap<string, Slot>, ad
   return Array.from(slots, ([name, slot]) => {
     const { matrix, sizes } = matrices.get(name) ?? { matrix: null, sizes: adapter?.sizes ?? SMALLEST }
     const dims = dimsOf(slot, sizes.rank, sizes.experts)
-    return { name, dims, values: matrix?.values ?? (() => Promise.resolve(newFloats(name, dims[0] * dims[1]))) }
+    return { name, dims, values: () => valuesOf(name, matrix, dims[0] * dims[1]) }
   })
+}
+
+/** Zeros if there is no matrix. */
+async function valuesOf(name: string, matrix: Matrix | null, length: number): Promise<Float32Array> {
+  const values = await allocating(name, () => matrix?.values() ?? new Float32Array(length))
+  if (firstNotFinite('float32', values) === -1) return values
+  return fail(
+    'ERR_LILY_ARGUMENT',
+    'model',
+    `expected finite numbers in ${quote(name)}, got an infinity or NaN; load an earlier checkpoint: the training has diverged`,
+  )
 }
 
 interface Found {

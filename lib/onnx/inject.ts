@@ -6,7 +6,6 @@ import { entriesOf, type Known, readFlag, readProperties } from '../base/options
 import { openFile, readPath, replaceFile } from '../checkpoint/disk/disk.js'
 import { checkpointError, quote } from '../checkpoint/errors.js'
 import type { FileData } from '../checkpoint/file-data.js'
-import { checkFinite } from '../checkpoint/finite.js'
 import { type AdapterModel, checkModel } from '../model/adapter-model.js'
 import { checkTarget } from './external.js'
 import { fedBy } from './feeds.js'
@@ -34,7 +33,9 @@ export interface InjectOptions {
   /**
    * The input of the ONNX model, [B, N], that is 0 for padding, such as 'attention_mask': routing 'batch' and 'sequence' then
    * leave these tokens out of their means. Of a mask [B, P + N] for N tokens after P earlier ones, as models with a key-value
-   * cache have, the last N columns count. Other routings and LoRA average over no tokens. Default: no token is left out.
+   * cache have, the last N columns count. Each layer of such a routing must see the tokens of the mask: not one token of each sequence,
+   * as the pooler of an encoder, and not those of another sequence, as the keys of cross-attention. Other routings and LoRA
+   * average over no tokens. Default: no token is left out.
    */
   readonly mask?: string | undefined
 }
@@ -57,7 +58,8 @@ interface Options {
  * Routing 'batch' and 'sequence' average over the tokens of a call of the session: a decoder with a key-value cache decodes
  * each token in a call of its own.
  *
- * @param bytes the ONNX model. It is not changed, and must not change until the promise resolves
+ * @param bytes the ONNX model. It is not changed, and must not change until the promise resolves. Bytes of its texts that are
+ *   not UTF-8 are U+FFFD in the result
  * @param model a LoraModel or a LilyModel; do not change its parameters until the promise resolves
  * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT for a model that is damaged, or that has operators before opset 11, or an
  *   adapter already, or that would exceed the 2 GiB of protocol buffers: store weights as external data; ERR_LILY_ARGUMENT for
@@ -148,14 +150,12 @@ async function injectInto(
   const injection = injectionOf(adapter, (name) => workshop.unused(name), bake)
   const slots = slotsOf(injection, (name) => fail('ERR_LILY_ARGUMENT', 'model', `expected one shape of ${quote(name)}`))
   for (const { name, dims, values } of bake ? fedBy(injection, slots, adapter) : []) {
-    const data = await values()
-    checkFinite(path, name, { dtype: 'float32', shape: dims, data })
-    onnx.graph.initializer.push(initializerOf(name, dims, data))
+    onnx.graph.initializer.push(initializerOf(name, dims, await values()))
   }
   if (!bake) for (const [name, slot] of slots) onnx.graph.input.push(inputOf(name, symbolsOf(slot)))
   addAdapters(workshop, sites, injection, mask)
   note(onnx, injection)
-  const bytes = allocating(path, () => toBinary(ModelProtoSchema, onnx))
+  const bytes = await allocating(path, () => toBinary(ModelProtoSchema, onnx))
   checkSize(path, bytes.length)
   return injectedModel(bytes, injection, slots)
 }

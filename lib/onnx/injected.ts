@@ -46,8 +46,8 @@ export interface InjectedModel {
    *
    * @param model null: the base model. Do not change its parameters until the promise resolves
    * @param Tensor the class of the values, such as `ort.Tensor`
-   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT for an adapter that this graph does not compute, or if the model
-   *   was injected with `bake`; ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT for an adapter that this graph does not compute, or whose
+   *   parameters are not finite, or if the model was injected with `bake`; ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    * @example
    * const feeds = await injected.feeds(adapter, ort.Tensor)
    * const { logits } = await session.run({ input_ids, ...feeds })

@@ -11,7 +11,6 @@ import { DEFAULT_MODES } from '../operations/read.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import type { Tensor } from '../tensor/tensor.js'
 import type { Kind, LayerSizes, Mixture } from './layout.js'
-import { newFloats } from './memory.js'
 
 /** A matrix of an adapter. Layers that share a parameter have the same object. */
 export interface Matrix {
@@ -133,7 +132,7 @@ async function valuesOf(tensor: Tensor): Promise<Float32Array> {
 /** The transpose of a matrix of so many rows, times a factor. */
 function transposed(values: Float32Array, rows: number, factor = 1): Float32Array {
   const columns = values.length / rows
-  const result = newFloats('a matrix of the adapter', values.length)
+  const result = new Float32Array(values.length)
   for (let i = 0; i < rows; i++)
     for (let j = 0; j < columns; j++) result[j * rows + i] = factor * values[i * columns + j]
   return result

@@ -4,20 +4,16 @@
  */
 import { isError, LilyError } from '../base/errors.js'
 
-/** Zeros, for a matrix of this name. */
-export function newFloats(name: string, length: number): Float32Array<ArrayBuffer> {
-  return allocating(name, () => new Float32Array(length))
-}
-
 /**
- * What `allocate` returns.
+ * What `allocate` returns. It takes each RangeError for a lack of memory: another cause is a deep recursion, which the
+ * parser of models has limited before.
  *
  * @param what is allocated, for the message
- * @throws LilyError ERR_LILY_OUT_OF_MEMORY
+ * @throws LilyError (as a rejection) ERR_LILY_OUT_OF_MEMORY
  */
-export function allocating<T>(what: string, allocate: () => T): T {
+export async function allocating<T>(what: string, allocate: () => T | Promise<T>): Promise<T> {
   try {
-    return allocate()
+    return await allocate()
   } catch (cause) {
     if (!isError(cause) || cause.name !== 'RangeError') throw cause
     throw new LilyError('ERR_LILY_OUT_OF_MEMORY', `${what}: an allocation of host memory failed (${cause.message})`, {

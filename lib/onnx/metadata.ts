@@ -18,6 +18,8 @@ import type { OnnxModel } from './read.js'
 export const KEY = 'lily_kernels'
 
 const VERSION = 1
+/** Layers have fewer inputs, and vocabularies fewer words: what is fed takes memory of this size. */
+const MAX_SIZE = 2 ** 22
 const ROUTINGS = ['constant', 'batch', 'sequence', 'token'] as const
 
 /** Whether a model has an adapter already. */
@@ -87,7 +89,7 @@ const isOneOf = <T extends string>(choices: readonly T[], value: unknown): value
 function isLayer(value: unknown): value is InjectedLayer & { readonly name: string } {
   if (!isObject(value)) return false
   const { name, inFeatures, outFeatures, a, router, b } = value
-  const isCount = (size: unknown) => Number.isSafeInteger(size) && (size as number) > 0
+  const isCount = (size: unknown) => Number.isSafeInteger(size) && (size as number) > 0 && (size as number) <= MAX_SIZE
   const areNames = [name, a, b].every((each) => typeof each === 'string')
   return areNames && (router === null || typeof router === 'string') && isCount(inFeatures) && isCount(outFeatures)
 }

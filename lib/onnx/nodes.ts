@@ -20,6 +20,8 @@ import { subgraphsOf } from './scopes.js'
 /** What the new nodes of a model have in common: names that it does not have yet, and constants. */
 export class Workshop {
   readonly #used = new Set<string>()
+  /** The number with which a name was tried last. */
+  readonly #numbers = new Map<string, number>()
   readonly #constants = new Map<string, string>()
 
   constructor(
@@ -31,8 +33,9 @@ export class Workshop {
 
   /** The name, or the name with a number behind it if any graph of the model has it, although subgraphs might repeat names. */
   unused(name: string): string {
-    let result = name
-    for (let i = 2; this.#used.has(result); i++) result = `${name}_${i}`
+    let [result, i] = [name, this.#numbers.get(name) ?? 1]
+    while (this.#used.has(result)) result = `${name}_${++i}`
+    this.#numbers.set(name, i)
     this.#used.add(result)
     return result
   }

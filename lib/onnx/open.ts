@@ -34,7 +34,7 @@ function openContent(file: unknown): OpenFile | null {
 export async function readBytes(file: OpenFile): Promise<Uint8Array<ArrayBuffer>> {
   try {
     checkSize(file.path, file.size)
-    const bytes = allocating(file.path, () => new Uint8Array(file.size))
+    const bytes = await allocating(file.path, () => new Uint8Array(file.size))
     await fill(file, bytes, 0)
     return bytes
   } finally {

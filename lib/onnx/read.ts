@@ -9,10 +9,11 @@ import {
   type GraphProto,
   type ModelProto,
   ModelProtoSchema,
+  type NodeProto,
 } from 'onnx-buf'
 import { messageOf } from '../base/errors.js'
 import { checkpointError, DAMAGED, quote } from '../checkpoint/errors.js'
-import { scopesOf, subgraphsOf } from './scopes.js'
+import { labelOf, scopesOf, subgraphsOf } from './scopes.js'
 import { checkTensor } from './tensors.js'
 
 /** The first version of the operators that has those of an adapter, and the last one whose version number is plausible. */
@@ -72,11 +73,11 @@ function checkGraph(path: string, graph: GraphProto): void {
   for (const node of graph.node) {
     const seen = new Set<string>()
     for (const attribute of node.attribute) {
-      checkAttribute(path, node.name, attribute)
+      checkAttribute(path, node, attribute)
       if (seen.has(attribute.name)) {
         throw checkpointError(
           path,
-          `node ${quote(node.name)}: expected ${quote(attribute.name)} once, got it twice; ${DAMAGED}`,
+          `${labelOf(node)}: expected ${quote(attribute.name)} once, got it twice; ${DAMAGED}`,
         )
       }
       seen.add(attribute.name)
@@ -86,7 +87,7 @@ function checkGraph(path: string, graph: GraphProto): void {
 }
 
 /** Checks that an attribute has a graph or a tensor just if its type says so. */
-function checkAttribute(path: string, node: string, attribute: AttributeProto): void {
+function checkAttribute(path: string, node: NodeProto, attribute: AttributeProto): void {
   const { type, t, g, tensors, graphs } = attribute
   const isSound =
     (t !== undefined) === (type === AttributeType.TENSOR) &&
@@ -96,8 +97,8 @@ function checkAttribute(path: string, node: string, attribute: AttributeProto): 
   if (!isSound) {
     throw checkpointError(
       path,
-      `node ${quote(node)}: expected an attribute ${quote(attribute.name)} of the type that it names, got another one; ${DAMAGED}`,
+      `${labelOf(node)}: expected an attribute ${quote(attribute.name)} of the type that it names, got another one; ${DAMAGED}`,
     )
   }
-  for (const tensor of t === undefined ? tensors : [t]) checkTensor(path, `${node}: ${attribute.name}`, tensor)
+  for (const tensor of t === undefined ? tensors : [t]) checkTensor(path, `${node.name}: ${attribute.name}`, tensor)
 }

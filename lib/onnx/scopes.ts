@@ -16,6 +16,11 @@ export interface Scope {
   readonly readers: () => ReadonlyMap<string, readonly NodeProto[]>
 }
 
+/** A node in messages. Its name may be empty. */
+export function labelOf({ name, opType, output: [y = ''] }: NodeProto): string {
+  return name === '' ? `the ${quote(opType)} that writes ${quote(y)}` : `node ${quote(name)}`
+}
+
 /** The graphs that a node runs. */
 export function subgraphsOf(node: NodeProto): GraphProto[] {
   return node.attribute.flatMap(({ g, graphs }) => (g === undefined ? graphs : [g]))
@@ -64,9 +69,10 @@ export function scopesOf(path: string, graph: GraphProto, outer: Scope | null = 
   }
   for (const { values: weight } of graph.sparseInitializer) if (weight !== undefined) define(weight.name, null)
   for (const node of graph.node) {
-    const by = `node ${quote(node.name)}`
+    const by = labelOf(node)
     for (const name of node.input) read(name, by)
-    for (const subgraph of subgraphsOf(node)) scopes.push(...scopesOf(path, subgraph, scope))
+    // One by one: a call takes fewer arguments than a node may have graphs.
+    for (const each of subgraphsOf(node).flatMap((subgraph) => scopesOf(path, subgraph, scope))) scopes.push(each)
     for (const name of node.output) if (name !== '') define(name, node)
   }
   for (const { name } of graph.output) read(name, 'the outputs of the graph')

@@ -3,10 +3,11 @@
  *
  * @project cpu wasm
  */
-import { describe, expect, it } from 'vitest'
-import { type AdapterModel, LilyModel, type LilyConfigOptions } from '../../lib/index.js'
+import { describe, expect, it, vi } from 'vitest'
+import { type AdapterModel, LilyModel, type LilyConfigOptions, LoraModel } from '../../lib/index.js'
 import { inject, type InjectedModel } from '../../lib/onnx/index.js'
 import { expectRefused } from '../refusals/refused.js'
+import { unpack } from '../support/dtypes.js'
 import { baseModel, D_IN, LAYERS, lily, lora } from '../support/onnx-layers.js'
 
 const base = baseModel()
@@ -80,6 +81,43 @@ describe('values', () => {
     const bits = a.value.data as Uint16Array
     const values = new Float32Array(Uint32Array.from(bits, (half) => half << 16).buffer)
     expect((await feedsOf(model))[a.name]).toEqual(matrix(D_IN, 1, (i) => values[i]))
+  })
+
+  it('are float32 of LoRA of 16 bits', async () => {
+    const model = LoraModel.create({
+      layers: LAYERS,
+      config: { r: 1, targetModules: ['v'] },
+      dtype: 'float16',
+      seed: 3,
+    })
+    const { a } = model.layer(v0)
+    expect((await feedsOf(model))[a.name]).toEqual(
+      matrix(D_IN, 1, (i) => unpack('float16', a.value.data as Uint16Array)[i]),
+    )
+  })
+
+  it('of which an allocation fails are an error of the package', async () => {
+    for (const [model, array] of [
+      [lily({ routing: 'learned' }), 'Float64Array'],
+      [lora(2), 'Float32Array'],
+    ] as const) {
+      const injected = await inject(base, model)
+      const Original = globalThis[array] as new (length: number) => object
+      vi.stubGlobal(
+        array,
+        class extends Original {
+          constructor(length: number) {
+            super(length)
+            throw new RangeError('Array buffer allocation failed')
+          }
+        },
+      )
+      try {
+        await expectRefused('ERR_LILY_OUT_OF_MEMORY', 'weight: an allocation', () => injected.feeds(model))
+      } finally {
+        vi.unstubAllGlobals()
+      }
+    }
   })
 
   it('have memory of their own', async () => {

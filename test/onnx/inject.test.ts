@@ -32,7 +32,7 @@ import {
   TensorProto_DataType as DataType,
   TensorProtoSchema,
 } from 'onnx-buf'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { type AdapterModel, LilyModel } from '../../lib/index.js'
 import { inject, injectFile, readInjected } from '../../lib/onnx/index.js'
 import { expectRefused } from '../refusals/refused.js'
@@ -172,6 +172,18 @@ describe('names', () => {
     expect(Object.keys(await again.feeds(null))).toEqual(inputs.map(({ name }) => name))
   })
 
+  it('of many nodes of one weight are found without counting from the start', async () => {
+    const many = changed(baseModel(), ({ node }) => {
+      for (let i = 0; i < 500; i++) node.push({ ...node[0], output: [`y${i}`] })
+    })
+    const has = vi.spyOn(Set.prototype, 'has')
+    const { bytes } = await inject(many, lora(1))
+    const count = has.mock.calls.length
+    has.mockRestore()
+    expect(count).toBeLessThan(10_000)
+    expect(graphOf(bytes).node.at(-1)?.name).toBe('lily/layers.0.q/Add_501')
+  })
+
   it('of layers that the model names otherwise are those of the option', async () => {
     const other = changed(baseModel(), ({ initializer: weights, node }) => {
       for (const weight of weights) {
@@ -240,11 +252,13 @@ describe('refusals', () => {
     }
   })
 
-  it('of numbers that are not finite, in a model that keeps them', async () => {
+  it('of numbers that are not finite', async () => {
     const model = lily({ routing: 'token' })
     model.layer('layers.0.q').b.value.data[5] = NaN
-    await refused('CHECKPOINT', 'layers.0.q.lily_B.weight', { bake: true }, model)
-    await inject(base(), model)
+    await refused('ARGUMENT', 'finite numbers in "layers.0.q.lily_B.weight"', { bake: true }, model)
+    const injected = await inject(base(), model)
+    await expectRefused('ERR_LILY_ARGUMENT', 'diverged', () => injected.feeds(model))
+    await injected.feeds(null)
   })
 })
 
@@ -398,6 +412,20 @@ describe('readInjected', () => {
     change(note)
     entry.value = JSON.stringify(note)
     await refused(model, KEY)
+  })
+
+  it('refuses sizes for which its zeros would take much memory', async () => {
+    const model = await injected(lora(1))
+    const entry = model.metadataProps.find(({ key }) => key === KEY) as { value: string }
+    const resize = (size: number) => {
+      entry.value = entry.value.replace(/"inFeatures":\d+/, `"inFeatures":${size}`)
+      const type = model.graph?.input.find(({ name }) => name === 'layers.0.q.lora_A.weight')?.type?.value
+      const [dim] = type?.case === 'tensorType' ? (type.value.shape?.dim ?? []) : []
+      dim.value = { case: 'dimValue', value: BigInt(size) }
+      return model
+    }
+    await readInjected(toBinary(ModelProtoSchema, resize(2 ** 22)))
+    await refused(resize(2 ** 22 + 1), KEY)
   })
 
   it('refuses a note that is no JSON, or twice there, and inputs of other types', async () => {
