@@ -4,7 +4,7 @@
  */
 import { type GraphProto, type NodeProto, TensorProto_DataType as DataType } from 'onnx-buf'
 import type { InjectedLayer, Injection } from './layout.js'
-import { integer, Nodes, type Workshop } from './nodes.js'
+import { integer, type ModelBuilder, Nodes } from './nodes.js'
 import type { Site } from './sites.js'
 
 /** The largest end of a slice. */
@@ -18,7 +18,7 @@ const END = 0x7fffffff
  * @param mask name of an input of the model, [B, N]; null: all tokens count
  */
 export function addAdapters(
-  workshop: Workshop,
+  builder: ModelBuilder,
   sites: readonly Site[],
   injection: Injection,
   mask: string | null,
@@ -33,7 +33,7 @@ export function addAdapters(
       const site = ofGraph.get(node)
       if (site === undefined) return [node]
       const layer = injection.layers.get(site.layer) as InjectedLayer
-      return [node, ...nodesOf(site, layer, injection, mask, workshop)]
+      return [node, ...nodesOf(site, layer, injection, mask, builder)]
     })
   }
 }
@@ -43,27 +43,28 @@ function nodesOf(
   layer: InjectedLayer,
   mixture: Injection,
   mask: string | null,
-  workshop: Workshop,
+  builder: ModelBuilder,
 ): NodeProto[] {
   const { node, y, type } = site
   const prefix = `lily/${site.layer}`
-  const base = workshop.unused(`${prefix}/base`)
+  const base = builder.unused(`${prefix}/base`)
   node.output = node.output.map((output) => (output === y ? base : output))
-  const nodes = new Nodes(workshop, prefix)
+  const nodes = new Nodes(builder, prefix)
   const inFloat32 = type === (DataType.FLOAT as number)
-  const call: Call = {
+  const operands: Operands = {
     ...{ nodes, layer, mixture, mask },
     x: inFloat32 ? site.x : nodes.cast(site.x, DataType.FLOAT),
     rank: site.rank,
     base,
   }
-  const sum = layer.router === null ? constant(call) : mixture.routing === 'token' ? token(call) : pooled(call)
+  const sum =
+    layer.router === null ? constant(operands) : mixture.routing === 'token' ? token(operands) : pooled(operands)
   nodes.add('Add', [base, inFloat32 ? sum : nodes.cast(sum, type)], [], y)
   return nodes.list
 }
 
 /** What the nodes of a layer compute with. */
-interface Call {
+interface Operands {
   readonly nodes: Nodes
   readonly layer: InjectedLayer
   readonly mixture: Injection
@@ -77,61 +78,61 @@ interface Call {
 }
 
 /** h = activation(x A^T) for an x of any leading dimensions. */
-function hidden({ nodes, layer, mixture }: Call, x: string): string {
+function hidden({ nodes, layer, mixture }: Operands, x: string): string {
   const h = nodes.add('MatMul', [x, layer.a])
   return mixture.activation === 'relu' ? nodes.add('Relu', [h]) : h
 }
 
 /** The logits l = h R^T. */
-const logits = ({ nodes, layer }: Call, h: string) => nodes.add('MatMul', [h, layer.router as string])
+const logits = ({ nodes, layer }: Operands, h: string) => nodes.add('MatMul', [h, layer.router as string])
 
 /** s h C */
-function constant(call: Call): string {
-  return call.nodes.add('MatMul', [hidden(call, call.x), call.layer.b])
+function constant(operands: Operands): string {
+  return operands.nodes.add('MatMul', [hidden(operands, operands.x), operands.layer.b])
 }
 
 /** s u B with u = p (x) h, a row for each token. */
-function token(call: Call): string {
-  const { nodes, layer, x, rank } = call
-  const h = hidden(call, rank === 2 ? x : nodes.reshape(x, -1, layer.inFeatures))
-  const p = nodes.softmax(logits(call, h))
+function token(operands: Operands): string {
+  const { nodes, layer, x, rank } = operands
+  const h = hidden(operands, rank === 2 ? x : nodes.reshape(x, -1, layer.inFeatures))
+  const p = nodes.softmax(logits(operands, h))
   const u = nodes.add('Mul', [nodes.reshape(p, 0, -1, 1), nodes.reshape(h, 0, 1, -1)])
   const rows = nodes.add('MatMul', [nodes.reshape(u, 0, -1), layer.b])
-  return rank === 2 ? rows : likeBase(call, rows)
+  return rank === 2 ? rows : likeBase(operands, rows)
 }
 
 /** s h C_g. With routing 'batch' all tokens are those of one sequence, [1, M, d_in]. */
-function pooled(call: Call): string {
-  const { nodes, layer, mixture, x } = call
+function pooled(operands: Operands): string {
+  const { nodes, layer, mixture, x } = operands
   const isBatch = mixture.routing === 'batch'
-  const h = hidden(call, isBatch ? nodes.reshape(x, 1, -1, layer.inFeatures) : sequences(call))
-  const combined = nodes.add('MatMul', [pooledWeights(call, logits(call, h)), layer.b])
+  const h = hidden(operands, isBatch ? nodes.reshape(x, 1, -1, layer.inFeatures) : sequences(operands))
+  const combined = nodes.add('MatMul', [pooledWeights(operands, logits(operands, h)), layer.b])
   const sum = nodes.add('MatMul', [h, nodes.reshape(combined, 0, -1, layer.outFeatures)])
-  return isBatch ? likeBase(call, sum) : sum
+  return isBatch ? likeBase(operands, sum) : sum
 }
 
 /** x [B, N, d_in]. If the model does not tell the number of dimensions, ONNX Runtime fails for another one. */
-function sequences({ nodes, x, rank }: Call): string {
+function sequences({ nodes, x, rank }: Operands): string {
   if (rank === 3) return x
-  const sizes = nodes.add('Reshape', [nodes.add('Shape', [x]), nodes.workshop.integers(3)])
+  const sizes = nodes.add('Reshape', [nodes.add('Shape', [x]), nodes.builder.integers(3)])
   return nodes.add('Reshape', [x, sizes])
 }
 
 /** w [G, E] of logits [G, N, E]. A group without a token that counts has w = 0. */
-function pooledWeights(call: Call, l: string): string {
-  const { nodes, mixture } = call
-  const { workshop } = nodes
+function pooledWeights(operands: Operands, l: string): string {
+  const { nodes, mixture } = operands
+  const { builder } = nodes
   const isLogits = mixture.pool === 'logits'
   const terms = isLogits ? l : nodes.softmax(l)
-  if (call.mask === null) {
+  if (operands.mask === null) {
     return isLogits ? nodes.softmax(nodes.reduce('ReduceSum', terms)) : nodes.reduce('ReduceMean', terms)
   }
-  const keep = keptTokens(call, call.mask, l)
+  const keep = keptTokens(operands, operands.mask, l)
   // Not a product: the numbers of a token that does not count may be NaN.
-  const kept = nodes.add('Where', [keep, terms, workshop.number(0)])
+  const kept = nodes.add('Where', [keep, terms, builder.number(0)])
   const sum = nodes.reduce('ReduceSum', kept)
   const count = nodes.reduce('ReduceSum', nodes.cast(keep, DataType.FLOAT))
-  const one = workshop.number(1)
+  const one = builder.number(1)
   return isLogits
     ? nodes.add('Mul', [nodes.softmax(sum), nodes.add('Min', [count, one])])
     : nodes.add('Div', [sum, nodes.add('Max', [count, one])])
@@ -142,19 +143,19 @@ function pooledWeights(call: Call, l: string): string {
  * earlier calls, too, before those of x. ONNX Runtime fails if the mask has not a number for each token of x: Reshape
  * compares, as Where would broadcast. There is one Reshape only, because ONNX Runtime makes one of two, which compares less.
  */
-function keptTokens({ nodes, x, rank }: Call, mask: string, l: string): string {
-  const { workshop } = nodes
+function keptTokens({ nodes, x, rank }: Operands, mask: string, l: string): string {
+  const { builder } = nodes
   let last = mask
   if (rank !== 2) {
     const first = nodes.add('Neg', [nodes.slice(nodes.add('Shape', [x]), -2, -1)])
-    last = nodes.add('Slice', [mask, first, workshop.integers(END), workshop.integers(1)])
+    last = nodes.add('Slice', [mask, first, builder.integers(END), builder.integers(1)])
   }
   const ofL = nodes.slice(nodes.add('Shape', [l]), 0, -1)
-  const column = nodes.add('Concat', [ofL, workshop.integers(1)], [integer('axis', 0)])
+  const column = nodes.add('Concat', [ofL, builder.integers(1)], [integer('axis', 0)])
   return nodes.cast(nodes.add('Reshape', [last, column]), DataType.BOOL)
 }
 
 /** The rows of the tokens in the shape that the output of the base layer has. */
-function likeBase({ nodes, base }: Call, rows: string): string {
+function likeBase({ nodes, base }: Operands, rows: string): string {
   return nodes.add('Reshape', [rows, nodes.add('Shape', [base])])
 }

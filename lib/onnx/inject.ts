@@ -16,7 +16,7 @@ import { type InjectedLayer, type Injection, slotsOf, symbolsOf } from './layout
 import { type Adapter, adapterOf, type LayerMatrices } from './matrices.js'
 import { allocating } from './memory.js'
 import { isInjected, KEY, note } from './metadata.js'
-import { initializerOf, inputOf, Workshop } from './nodes.js'
+import { initializerOf, inputOf, ModelBuilder } from './nodes.js'
 import { checkSize, openBytes, readBytes } from './open.js'
 import { opsetOf, type OnnxModel, readModel } from './read.js'
 import type { Site } from './sites.js'
@@ -146,14 +146,14 @@ async function injectInto(
   const sites = findSites(path, onnx, [...model.layers.values()], layers)
   checkRouting(adapter, sites)
   if (mask !== null) checkMask(onnx.graph, mask)
-  const workshop = new Workshop(onnx, opsetOf(path, onnx))
-  const injection = injectionOf(adapter, (name) => workshop.unused(name), bake)
+  const builder = new ModelBuilder(onnx, opsetOf(path, onnx))
+  const injection = injectionOf(adapter, (name) => builder.unused(name), bake)
   const slots = slotsOf(injection, (name) => fail('ERR_LILY_ARGUMENT', 'model', `expected one shape of ${quote(name)}`))
   for (const { name, dims, values } of bake ? fedBy(injection, slots, adapter) : []) {
     onnx.graph.initializer.push(initializerOf(name, dims, await values()))
   }
   if (!bake) for (const [name, slot] of slots) onnx.graph.input.push(inputOf(name, symbolsOf(slot)))
-  addAdapters(workshop, sites, injection, mask)
+  addAdapters(builder, sites, injection, mask)
   note(onnx, injection)
   const bytes = await allocating(path, () => toBinary(ModelProtoSchema, onnx))
   checkSize(path, bytes.length)

@@ -60,7 +60,7 @@ export function slotsOf({ routing, layers }: Injection, conflict: (name: string)
       const slot: Slot = { kind, layers: [layer], sizes, rankOf }
       const known = slots.get(name)
       if (known === undefined) slots.set(name, slot)
-      else if (JSON.stringify({ ...known, layers: [layer] }) === JSON.stringify(slot)) known.layers.push(layer)
+      else if (known.kind === kind && String(symbolsOf(known)) === String(symbolsOf(slot))) known.layers.push(layer)
       else conflict(name)
     }
     add('a', a, [size(inFeatures), size(1, 'r')])

@@ -18,7 +18,7 @@ import type { OnnxModel } from './read.js'
 import { subgraphsOf } from './scopes.js'
 
 /** What the new nodes of a model have in common: names that it does not have yet, and constants. */
-export class Workshop {
+export class ModelBuilder {
   readonly #used = new Set<string>()
   /** The number with which a name was tried last. */
   readonly #numbers = new Map<string, number>()
@@ -77,20 +77,20 @@ export class Nodes {
 
   /** @param prefix of the names of the nodes and of their outputs */
   constructor(
-    readonly workshop: Workshop,
+    readonly builder: ModelBuilder,
     private readonly prefix: string,
   ) {}
 
   /** Adds a node. Returns the name of its output. */
   add(opType: string, input: string[], attribute: AttributeProto[] = [], output?: string): string {
-    const name = this.workshop.unused(`${this.prefix}/${opType}`)
+    const name = this.builder.unused(`${this.prefix}/${opType}`)
     this.list.push(create(NodeProtoSchema, { name, opType, input, output: [output ?? name], attribute }))
     return output ?? name
   }
 
   /** In a shape, 0 is the size that the input has in this place, and -1 what is left. */
   reshape(x: string, ...shape: readonly number[]): string {
-    return this.add('Reshape', [x, this.workshop.integers(...shape)])
+    return this.add('Reshape', [x, this.builder.integers(...shape)])
   }
 
   cast(x: string, to: number): string {
@@ -105,16 +105,16 @@ export class Nodes {
   /** Sums or averages over dimension 1, which the result does not have. */
   reduce(by: 'ReduceSum' | 'ReduceMean', x: string): string {
     const drop = integer('keepdims', 0)
-    const isAttribute = this.workshop.opset < (by === 'ReduceSum' ? 13 : 18)
+    const isAttribute = this.builder.opset < (by === 'ReduceSum' ? 13 : 18)
     return isAttribute
       ? this.add(by, [x], [integers('axes', [1]), drop])
-      : this.add(by, [x, this.workshop.integers(1)], [drop])
+      : this.add(by, [x, this.builder.integers(1)], [drop])
   }
 
   /** The elements of a vector from a position on, which counts from the end if it is negative. */
   slice(vector: string, first: number, end: number): string {
-    const { workshop } = this
-    return this.add('Slice', [vector, workshop.integers(first), workshop.integers(end)])
+    const { builder } = this
+    return this.add('Slice', [vector, builder.integers(first), builder.integers(end)])
   }
 }
 
