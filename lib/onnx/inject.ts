@@ -200,7 +200,7 @@ function checkMask({ input, initializer }: GraphProto, mask: string): void {
   fail(
     'ERR_LILY_ARGUMENT',
     'mask',
-    `expected the name of an input [B, N] of numbers, such as 'attention_mask', got '${mask}'; the ONNX model has ` +
+    `expected the name of an input [B, N] of numbers, such as 'attention_mask', got ${quote(mask)}; the ONNX model has ` +
       (names === '' ? 'none' : names),
   )
 }
