@@ -140,7 +140,7 @@ interface RowsRow {
 describe('docs/performance.md, adapters per row', () => {
   const { rows } = JSON.parse(read('bench/results/rows-xeon-avx512-2-threads.json')) as { rows: RowsRow[] }
   const names = { LoRA: 'lora', 'Lily, batch': 'lily', 'Lily, token': 'lily-token' } as Record<string, string>
-  const [few, many] = tablesOf('docs/performance.md').slice(-2)
+  const [few, many] = tablesOf('docs/performance.md').slice(-3)
   const microseconds = (row: RowsRow, contender: string, method: string) =>
     row.results.find((each) => each.contender === contender && each.method === method)!.median * 1e6
 
@@ -171,6 +171,52 @@ describe('docs/performance.md, adapters per row', () => {
       })
       expectCells(cells, values)
     }
+  })
+})
+
+/** A row of the report of `npm run bench:onnx`. */
+interface OnnxRow {
+  readonly adapter: string
+  readonly tokens: number
+  readonly results: readonly { readonly way: string; readonly median: number; readonly ratioToBase: number }[]
+}
+
+describe('docs/performance.md, ONNX Runtime', () => {
+  const { rows } = JSON.parse(read('bench/results/onnx-zen5-avx512bf16-2-threads.json')) as { rows: OnnxRow[] }
+  const names = {
+    LoRA: 'lora',
+    'Lily, frozen': 'lily-frozen',
+    'Lily, sequence': 'lily-sequence',
+    'Lily, token': 'lily-token',
+  } as Record<string, string>
+  const find = ({ results }: OnnxRow, way: string) => results.find((each) => each.way === way)
+
+  test('has the tokens per second', () => {
+    const table = tablesOf('docs/performance.md').at(-1)!
+    expect(table).toHaveLength(rows.length)
+    for (const [i, [adapter, tokens, ...cells]] of table.entries()) {
+      const row = rows[i]
+      expect([names[adapter], tokens]).toEqual([row.adapter, String(row.tokens)])
+      const found = ['base', 'merged', 'baked', 'injected', 'lily-kernels'].map((way) => find(row, way))
+      const values = [...found.map((each) => each && row.tokens / each.median), 1 / find(row, 'injected')!.ratioToBase]
+      const isMissing = values.map((value) => value === undefined)
+      expect(cells.map((cell) => cell === '-')).toEqual(isMissing)
+      expectCells(
+        cells.filter((_, column) => !isMissing[column]),
+        values.filter((value) => value !== undefined),
+      )
+    }
+  })
+
+  test('has their ranges', () => {
+    const text = read('docs/performance.md').replace(/\s+/g, ' ')
+    const range = (of: string, to: string, factor: number, digits: number) => {
+      const shares = rows.map((row) => (find(row, to)!.ratioToBase / find(row, of)!.ratioToBase) * factor)
+      return `${Math.min(...shares).toFixed(digits)} to ${Math.max(...shares).toFixed(digits)}`
+    }
+    expect(text).toContain(`compute ${range('injected', 'base', 100, 0)} % of the tokens per second of the base`)
+    expect(text).toContain(`${range('injected', 'baked', 100, 0)} % of those of baked models`)
+    expect(text).toContain(`${range('lily-kernels', 'injected', 1, 2)} times those of injected models`)
   })
 })
 
