@@ -231,7 +231,7 @@ describe('refusals', () => {
   it('of a mask that is no input [B, N], with the names of the inputs', async () => {
     for (const model of [lora(1), lily({ routing: 'token' }), lily({ routing: 'batch' })]) {
       for (const mask of ['attention_mask', 'x', 'layers.0.q.weight'])
-        await refused('ARGUMENT', `got '${mask}'; the ONNX model has "mask"`, { mask }, model)
+        await refused('ARGUMENT', `got "${mask}"; the ONNX model has "mask"`, { mask }, model)
     }
     const without = changed(baseModel(), ({ input }) => input.pop())
     await refused('ARGUMENT', 'the ONNX model has none', { mask: 'mask' }, lora(1), without)
