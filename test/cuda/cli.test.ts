@@ -24,8 +24,9 @@ test('bench measures the cpu backend and the device', async () => {
   for (const { median, method, difference, dtype } of results) {
     expect(methods).toContain(method)
     expect(median).toBeGreaterThan(0)
-    // Two implementations differ, but by rounding only.
-    expect(difference).toBeGreaterThan(0)
+    // Two implementations differ, but by rounding only. Numbers of 16 bits round to the same ones on some processors.
+    if (dtype === 'float32') expect(difference).toBeGreaterThan(0)
+    else expect(difference).toBeGreaterThanOrEqual(0)
     expect(difference).toBeLessThan(LIMITS[dtype])
   }
 })
