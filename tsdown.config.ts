@@ -116,6 +116,8 @@ const browser: UserConfig = {
   dts: false,
   clean: false,
   outputOptions: { chunkFileNames: 'browser/[name]-[hash].js', comments },
+  // @bufbuild/protobuf asks for a variable of Node.js.
+  define: { 'process.env': '{}' },
   // Bundled, because only pages use it: Node.js inflates by itself.
   deps: { onlyBundle: ['fflate', ...schemas] },
   plugins: [browserFiles, deflatedWasm, licenses('browser/')],
