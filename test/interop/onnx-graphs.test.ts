@@ -2,24 +2,15 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
-import {
-  AttributeProto_AttributeType as AttributeType,
-  GraphProtoSchema,
-  ModelProtoSchema,
-  NodeProtoSchema,
-  StringStringEntryProtoSchema,
-  TensorProto_DataLocation as DataLocation,
-  TensorProto_DataType as DataType,
-  TensorProtoSchema,
-  ValueInfoProtoSchema,
-} from 'onnx-buf'
+import { ModelProtoSchema, NodeProtoSchema, TensorProto_DataType as DataType, TensorProtoSchema } from 'onnx-buf'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { node, value } from '../../bench/workload/onnx.js'
+import { node } from '../../bench/workload/onnx.js'
 import { type AdapterModel, LilyModel, type LilyConfigOptions } from '../../lib/index.js'
 import { inject, injectFile, type InjectedModel, type InjectOptions, readInjected } from '../../lib/onnx/index.js'
 import { expectClose } from '../support/compare.js'
 import { type Float, round, unpack } from '../support/dtypes.js'
 import { requireLibrary } from '../support/interop.js'
+import { withBranches, withExternalData } from '../support/onnx.js'
 import {
   B,
   baseModel,
@@ -370,22 +361,7 @@ describe('nodes', () => {
   })
 
   it('in both branches of If', async () => {
-    const base = changed(baseModel(), (graph) => {
-      const branch = (name: string) =>
-        create(GraphProtoSchema, {
-          name,
-          node: graph.node.map((each) => ({ ...each, output: each.output.map((y) => `${y} ${name}`) })),
-          output: graph.output.map((each) => ({ ...each, name: `${each.name} ${name}` })),
-        })
-      const choice = {
-        ...{ opType: 'If', input: ['condition'], output: graph.output.map(({ name }) => name) },
-        attribute: ['then', 'else'].map((name) => ({
-          ...{ name: `${name}_branch`, type: AttributeType.GRAPH, g: branch(name) },
-        })),
-      }
-      graph.node = [create(NodeProtoSchema, choice)]
-      graph.input.push(create(ValueInfoProtoSchema, value('condition', 'bool', [1])))
-    })
+    const base = withBranches(baseModel(), 'condition')
     for (const config of [mixtures.token, mixtures.sequence, mixtures.uniform]) {
       const model = lily(config)
       const injected = await inject(base, model, config.routing === 'sequence' ? { mask: 'mask' } : {})
@@ -436,22 +412,9 @@ describe('injectFile', () => {
   /** A model whose weights are in a file beside it. */
   function writeExternal(folder: string): string {
     mkdirSync(folder, { recursive: true })
-    const data: Uint8Array[] = []
-    let offset = 0
-    const bytes = changed(baseModel(), ({ initializer: tensors }) => {
-      for (const tensor of tensors) {
-        const { rawData } = tensor
-        const entries = { location: 'model.onnx_data', offset: String(offset), length: String(rawData.length) }
-        offset += rawData.length
-        data.push(rawData)
-        tensor.rawData = new Uint8Array()
-        tensor.dataLocation = DataLocation.EXTERNAL
-        for (const [key, text] of Object.entries(entries))
-          tensor.externalData.push(create(StringStringEntryProtoSchema, { key, value: text }))
-      }
-    })
-    writeFileSync(join(folder, 'model.onnx_data'), Buffer.concat(data))
-    writeFileSync(join(folder, 'model.onnx'), bytes)
+    const { model, data } = withExternalData(baseModel(), 'model.onnx_data')
+    writeFileSync(join(folder, 'model.onnx_data'), data)
+    writeFileSync(join(folder, 'model.onnx'), model)
     return join(folder, 'model.onnx')
   }
 

@@ -172,6 +172,23 @@ describe('names', () => {
     expect(Object.keys(await again.feeds(null))).toEqual(inputs.map(({ name }) => name))
   })
 
+  it('are others than those of nodes, and of values in subgraphs', async () => {
+    const [ofNode, ofValue] = ['lily/layers.0.q/Softmax', 'lily/layers.0.q/Mul']
+    const other = changed(baseModel(), ({ node }) => {
+      node[0].name = ofNode
+      const body = create(GraphProtoSchema, {
+        node: [create(NodeProtoSchema, { opType: 'Identity', input: ['x'], output: [ofValue] })],
+      })
+      const attribute = [{ name: 'body', type: AttributeType.GRAPH, g: body }]
+      node.push(create(NodeProtoSchema, { opType: 'Loop', attribute }))
+    })
+    const { node } = graphOf((await inject(other, lily({ routing: 'token' }))).bytes)
+    const added = node.slice(1).flatMap(({ name, output }) => [name, ...output])
+    expect(added).toEqual(expect.arrayContaining([`${ofNode}_2`, `${ofValue}_2`]))
+    expect(added).not.toContain(ofNode)
+    expect(added).not.toContain(ofValue)
+  })
+
   it('of many nodes of one weight are found without counting from the start', async () => {
     const many = changed(baseModel(), ({ node }) => {
       for (let i = 0; i < 500; i++) node.push({ ...node[0], output: [`y${i}`] })
