@@ -16,6 +16,7 @@ const layers = [
   'analysis',
   'gguf',
   'onnx',
+  'mpi',
   'tfjs',
   'tfjs-layers',
 ]

@@ -41,10 +41,11 @@ const entries = {
   webgpu: 'lib/webgpu/index.ts',
   gguf: 'lib/gguf/index.ts',
   onnx: 'lib/onnx/index.ts',
+  mpi: 'lib/mpi/index.ts',
 }
 
 /** In one file: CommonJS modules get at each other's variables by functions, which every call would enter. */
-const sharedFiles = /\/lib\/(?!tfjs|tfjs-layers|webgpu|gguf|onnx|index\.ts)/
+const sharedFiles = /\/lib\/(?!tfjs|tfjs-layers|webgpu|gguf|onnx|mpi|index\.ts)/
 
 /** Bundled, because only lily-kernels/onnx uses them. */
 const schemas = ['onnx-buf', '@bufbuild/protobuf']
@@ -101,8 +102,11 @@ const hasWasm = wasmBuilds.every((build) => existsSync(wasmFile(build)))
 if (!hasWasm)
   console.log('lily-kernels: of the files for browsers, only that for WebGPU is built: there is no build/wasm/*.wasm')
 
-/** The files of pages, whose types are those of the other files. Only lily-kernels/webgpu does without WebAssembly. */
-const browserEntries = Object.entries(entries).filter(([name]) => hasWasm || name === 'webgpu')
+/**
+ * The files of pages, whose types are those of the other files. Only lily-kernels/webgpu does without WebAssembly, and pages
+ * have no MPI.
+ */
+const browserEntries = Object.entries(entries).filter(([name]) => (hasWasm && name !== 'mpi') || name === 'webgpu')
 const browser: UserConfig = {
   ...shared,
   platform: 'browser',

@@ -86,6 +86,7 @@ const topics: Readonly<Record<string, string>> = {
   webgpu: 'lily-kernels/webgpu',
   gguf: 'lily-kernels/gguf',
   onnx: 'lily-kernels/onnx',
+  mpi: 'lily-kernels/mpi',
 }
 
 /** The folders of the pages of each kind of name; the numbers are those of typedoc's models. */

@@ -68,7 +68,7 @@ export function project(name: string, options: Options = {}): UserWorkspaceConfi
   }
   const alias = [
     { find: /^lily-kernels$/, replacement: path('lib/index.ts') },
-    { find: /^lily-kernels\/(tfjs|tfjs-layers|webgpu)$/, replacement: path('lib/$1/index.ts') },
+    { find: /^lily-kernels\/(tfjs|tfjs-layers|webgpu|mpi)$/, replacement: path('lib/$1/index.ts') },
   ]
   return defineProject({
     resolve: { alias: options.alias ?? alias },
