@@ -91,6 +91,63 @@ export interface DLPackTensor {
   readonly address: bigint
 }
 
+/** A library of MPI that is open. */
+export interface MpiLibrary {
+  /** As it was opened. */
+  readonly name: string
+  /** The first line of MPI_Get_library_version. */
+  readonly version: string
+  /** Whose handles it has; MPICH also stands for its derivatives. */
+  readonly implementation: 'Open MPI' | 'MPICH' | 'MPI ABI'
+}
+
+/**
+ * MPI, for one environment of the process: the first that calls init(). All other functions but open() belong to that
+ * environment. One thread of the addon calls MPI, in the order of the calls here; a pending promise keeps the process
+ * running.
+ *
+ * `label` names an operation where a time-out is reported, such as 'averageGradients()'. `key`, at most 120 bytes in
+ * UTF-8, is compared between ranks, as are the operation and the lengths and types of its arrays. If they differ, the
+ * promise resolves with the keys of all ranks in order, on all of them, and nothing has been written.
+ *
+ * A time-out and an error of MPI write a line to stderr and end the job with a code other than 0. So does the end of the
+ * environment without finalize().
+ */
+export interface NativeMpi {
+  /**
+   * Opens the first library that is one of MPI; a second call returns what is open. Throws if there is none: the message
+   * has a line for each candidate.
+   */
+  open(candidates: readonly string[]): MpiLibrary
+  /** `timeout`, in milliseconds, is that of every operation. A process calls this once. */
+  init(timeout: number): Promise<{ rank: number; size: number }>
+  barrier(label: string, key: string): Promise<string[] | null>
+  /** Gathers the bytes of all ranks. */
+  gather(label: string, key: string, bytes: Uint8Array): Promise<Uint8Array[] | string[]>
+  /** Copies the arrays of rank 0 to those of all others. */
+  broadcast(label: string, key: string, arrays: readonly ArrayBufferView[]): Promise<string[] | null>
+  /**
+   * Replaces the arrays by sum_r c_r array_r, added in the order of ranks in float32 and rounded once: c_r is the weight
+   * of rank r divided by the sum of all weights, or 1 if the weights are NaN. An array of a rank with weight 0 may
+   * contain any numbers. Rejects on all ranks if all weights are 0.
+   *
+   * @param dtypes those of slots.ts, one for each array
+   * @param bucketBytes about how many bytes are under way at once
+   */
+  reduce(
+    label: string,
+    key: string,
+    arrays: readonly ArrayBufferView[],
+    dtypes: readonly number[],
+    weight: number,
+    bucketBytes: number,
+  ): Promise<string[] | null>
+  /** Ends the use of MPI, after a barrier. */
+  finalize(label: string, key: string): Promise<string[] | null>
+  /** Writes a line to stderr and ends the job and this process, whatever is under way. */
+  abort(text: string, code: number): never
+}
+
 /**
  * Errors carry `code`, one of the ERR_LILY_ codes, and `cudaError`, the name of the error, if it is an error of CUDA.
  */
@@ -189,6 +246,8 @@ export interface Native {
   dlpackTake(capsule: unknown): ArrayBuffer | ImportedHandle
   poolStatistics(backend: number, device: number, pinned: boolean): PoolStats
   emptyCache(): void
+  /** Undefined where there is no MPI: on Windows and in WebAssembly. */
+  readonly mpi?: NativeMpi
 }
 
 /** What a device does besides calls: the addon for CUDA devices, lib/webgpu/binding.ts for a GPUDevice. */

@@ -29,6 +29,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   add_graph_functions(env, exports);
   add_pool_functions(env, exports);
   add_dlpack_functions(env, exports);
+  add_mpi_functions(env, exports);
   env.SetInstanceData(new Environment);
   return exports;
 }

@@ -36,4 +36,7 @@ void add_pool_functions(Napi::Env env, Napi::Object exports);
 // dlpack/dlpack.cc
 void add_dlpack_functions(Napi::Env env, Napi::Object exports);
 
+// mpi.cc, or no_mpi.cc where there is no MPI
+void add_mpi_functions(Napi::Env env, Napi::Object exports);
+
 }  // namespace lily::napi

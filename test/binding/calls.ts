@@ -16,7 +16,7 @@ import {
 } from './encoding.js'
 import { type Block, type Maker, type Random, type View } from './memory.js'
 
-type NameOf<T> = { [K in keyof T]: T[K] extends (...args: never[]) => unknown ? K : never }[keyof T]
+type NameOf<T> = { [K in keyof T]-?: T[K] extends (...args: never[]) => unknown ? K : never }[keyof T]
 export type FunctionName = NameOf<Native>
 
 export interface Call {

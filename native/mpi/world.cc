@@ -1,0 +1,239 @@
+#include "mpi/world.h"
+
+#include <errno.h>
+#include <math.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "mpi/exchange.h"
+
+namespace lily::mpi {
+namespace {
+
+class Digest {
+ public:
+  // FNV-1a of 64 bits.
+  Digest &add(uint64_t value) {
+    for (int byte = 0; byte < 8; ++byte) value_ = (value_ ^ (value >> (8 * byte) & 0xff)) * 0x100000001b3;
+    return *this;
+  }
+  Digest &add(const std::vector<Array> &arrays) {
+    for (const Array &array : arrays) add(array.bytes).add(static_cast<uint64_t>(array.dtype));
+    return *this;
+  }
+  uint64_t value() const { return value_; }
+
+ private:
+  uint64_t value_ = 0xcbf29ce484222325;
+};
+
+// "rank 2", "ranks 1, 2 and 3"
+std::string listed(const std::vector<int> &ranks) {
+  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    if (i > 0) text += i + 1 == ranks.size() ? " and " : ", ";
+    text += std::to_string(ranks[i]);
+  }
+  return text;
+}
+
+std::string seconds(double number) {
+  char text[32];
+  snprintf(text, sizeof(text), "%g s", number);
+  return text;
+}
+
+}  // namespace
+
+void write_line(const std::string &text) {
+  const std::string line = text + '\n';
+  for (size_t at = 0; at < line.size();) {
+    const ssize_t written = write(STDERR_FILENO, line.data() + at, line.size() - at);
+    if (written > 0) {
+      at += static_cast<size_t>(written);
+    } else if (errno == EAGAIN) {
+      pollfd file = {STDERR_FILENO, POLLOUT, 0};
+      if (poll(&file, 1, 1000) <= 0) return;
+    } else if (errno != EINTR) {
+      return;
+    }
+  }
+}
+
+World::World(Library &library, int rank, int size, double timeout, const AbortRequest &abort)
+    : rank(rank),
+      size(size),
+      library_(library),
+      timeout_(timeout),
+      abort_(abort),
+      headers_(static_cast<size_t>(size)) {}
+
+void World::abort(int code) {
+  library_.abort(code);
+  _exit(code);
+}
+
+void World::abort_with(const std::string &text) {
+  write_line("lily-kernels: rank " + std::to_string(rank) + " of " + std::to_string(size) + ' ' + text +
+             "; the job is aborted");
+  abort(1);
+}
+
+void World::check(int error, const char *function) {
+  if (error == 0) return;
+  abort_with("failed in " + label_ + ": " + function + " of " + library_.name + " says: " + library_.error_text(error));
+}
+
+void World::send(const void *data, size_t bytes, int to, int tag, Request *request) {
+  check(library_.send(data, bytes, to, tag, request), "MPI_Isend");
+}
+
+void World::receive(void *data, size_t bytes, int from, int tag, Request *request) {
+  check(library_.receive(data, bytes, from, tag, request), "MPI_Irecv");
+}
+
+bool World::test(Request *request) {
+  bool is_done = false;
+  check(library_.test(request, &is_done), "MPI_Test");
+  return is_done;
+}
+
+void World::begin_wait() { waits_since_ = Clock::now(); }
+
+void World::idle(const char *what, const std::vector<int> &ranks, bool may_sleep) {
+  if (const int code = abort_.code.load(std::memory_order_relaxed)) abort(code);
+  const Clock::duration waited = Clock::now() - waits_since_;
+  if (std::chrono::duration<double>(waited).count() > timeout_) {
+    abort_with("waited " + seconds(timeout_) + " in " + label_ + " for " + listed(ranks) + ", which " + what);
+  }
+  constexpr Clock::duration kSpin = std::chrono::microseconds(20), kYield = std::chrono::milliseconds(1),
+                            kLongest = std::chrono::microseconds(500);
+  if (waited < kSpin) return;
+  if (!may_sleep || waited < kYield) {
+    sched_yield();
+  } else {
+    std::this_thread::sleep_for(std::min(waited / 16, kLongest));
+  }
+}
+
+char *World::scratch(size_t bytes) {
+  if (bytes > scratch_bytes_) {
+    scratch_ = nullptr;
+    // Uninitialised: what is not used takes no memory.
+    scratch_.reset(new char[bytes]);
+    scratch_bytes_ = bytes;
+  }
+  return scratch_.get();
+}
+
+Outcome World::exchange_headers(const Call &call, uint64_t digest, uint64_t bytes, double weight) {
+  label_ = call.label;
+  ++sequence_;
+  Header &own = headers_[static_cast<size_t>(rank)];
+  own = {digest, bytes, weight, {}};
+  memcpy(own.key, call.key.data(), std::min(call.key.size(), kMostKeyBytes));
+  begin_wait();
+  struct Pending {
+    Request request;
+    int peer;
+    bool is_receive;
+  };
+  std::vector<Pending> pending;
+  pending.reserve(2 * static_cast<size_t>(size));
+  for (int step = 1; step < size; ++step) {
+    const int from = (rank + size - step) % size;
+    pending.push_back({0, from, true});
+    receive(&headers_[static_cast<size_t>(from)], sizeof(Header), from, header_tag(), &pending.back().request);
+  }
+  for (int step = 1; step < size; ++step) {
+    const int to = (rank + step) % size;
+    pending.push_back({0, to, false});
+    send(&own, sizeof(Header), to, header_tag(), &pending.back().request);
+  }
+  while (true) {
+    const auto is_done = [this](Pending &each) { return test(&each.request); };
+    const auto left = std::remove_if(pending.begin(), pending.end(), is_done);
+    const bool has_progress = left != pending.end();
+    pending.erase(left, pending.end());
+    if (pending.empty()) break;
+    if (has_progress) continue;
+    std::vector<int> ranks;
+    for (const Pending &each : pending) {
+      if (each.is_receive) ranks.push_back(each.peer);
+    }
+    // A header that cannot be sent: its receiver has sent its own.
+    if (ranks.empty()) {
+      for (const Pending &each : pending) ranks.push_back(each.peer);
+    }
+    std::sort(ranks.begin(), ranks.end());
+    idle("did not come", ranks, true);
+  }
+  for (const Header &header : headers_) {
+    if (header.digest != own.digest || memcmp(header.key, own.key, kMostKeyBytes) != 0) return Outcome::kDiffers;
+  }
+  return Outcome::kDone;
+}
+
+std::vector<std::string> World::keys() const {
+  std::vector<std::string> all;
+  for (const Header &header : headers_) all.emplace_back(header.key, strnlen(header.key, kMostKeyBytes));
+  return all;
+}
+
+Outcome World::barrier(const Call &call) { return exchange_headers(call, Digest().add(0).value(), 0, 0); }
+
+Outcome World::gather(const Call &call, const char *data, size_t bytes, std::vector<std::vector<char>> *all) {
+  const Outcome outcome = exchange_headers(call, Digest().add(1).value(), bytes, 0);
+  if (outcome != Outcome::kDone) return outcome;
+  Messages messages(*this);
+  all->resize(static_cast<size_t>(size));
+  for (int from = 0; from < size; ++from) {
+    std::vector<char> &part = (*all)[static_cast<size_t>(from)];
+    if (from == rank) {
+      part.assign(data, data + bytes);
+      continue;
+    }
+    part.resize(headers_[static_cast<size_t>(from)].bytes);
+    for (size_t at = 0, index = 0; at < part.size(); at += kMostBytes, ++index) {
+      messages.receive(part.data() + at, std::min(kMostBytes, part.size() - at), from, data_tag(index), 0);
+    }
+  }
+  for (int step = 1; step < size; ++step) {
+    for (size_t at = 0, index = 0; at < bytes; at += kMostBytes, ++index) {
+      messages.send(data + at, std::min(kMostBytes, bytes - at), (rank + step) % size, data_tag(index), 0);
+    }
+  }
+  while (!messages.empty()) messages.advance([](size_t) {});
+  return outcome;
+}
+
+Outcome World::broadcast(const Call &call, const std::vector<Array> &arrays) {
+  const Outcome outcome = exchange_headers(call, Digest().add(2).add(arrays).value(), 0, 0);
+  if (outcome != Outcome::kDone || size == 1) return outcome;
+  constexpr size_t kUnderWay = size_t{32} << 20;
+  Exchange(*this, arrays, kUnderWay).broadcast();
+  return outcome;
+}
+
+Outcome World::reduce(const Call &call, const std::vector<Array> &arrays, double weight, size_t bucket_bytes) {
+  const bool is_sum = isnan(weight);
+  const uint64_t digest = Digest().add(3).add(is_sum).add(bucket_bytes).add(arrays).value();
+  const Outcome outcome = exchange_headers(call, digest, 0, weight);
+  if (outcome != Outcome::kDone) return outcome;
+  double total = 0;
+  for (const Header &header : headers_) total += header.weight;
+  if (total == 0) return Outcome::kNoWeight;
+  if (size == 1) return outcome;
+  std::vector<float> coefficients;
+  for (const Header &header : headers_) coefficients.push_back(is_sum ? 1 : static_cast<float>(header.weight / total));
+  Exchange(*this, arrays, bucket_bytes).reduce(coefficients);
+  return outcome;
+}
+
+}  // namespace lily::mpi
