@@ -63,6 +63,8 @@ export function textOf(diagnosis: Diagnosis): string {
     if (available && name !== 'cpu' && reason !== undefined) lines.push([name, reason])
     if (selfTest !== undefined) lines.push([name, selfTest.passed ? 'self-test passed' : failure(selfTest.reason)])
   }
+  const { mpi } = diagnosis
+  if (mpi !== null) lines.push(['mpi', mpi.available ? `${mpi.library} (${mpi.file})` : `not available: ${mpi.reason}`])
   const width = Math.max(...lines.map(([name]) => name.length)) + 2
   return lines.map(([name, text]) => `${name.padEnd(width)}${oneLine(text)}`).join('\n')
 }

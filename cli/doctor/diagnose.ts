@@ -10,6 +10,7 @@ const VARIABLES = [
   'LILY_CPU_BLOCKS',
   'LILY_CUDA_LIBRARY',
   'LILY_CUBLASLT',
+  'LILY_MPI_LIBRARY',
   'LILY_SELF_TEST',
   'CUDA_VISIBLE_DEVICES',
   'NVIDIA_VISIBLE_DEVICES',
@@ -34,10 +35,11 @@ export async function diagnose(version: string): Promise<Diagnosis> {
   }
   try {
     // Import the addon here: the diagnosis reports a failure to load it.
-    const [{ native }, { backends }, { selfTest }] = await Promise.all([
+    const [{ native }, { backends }, { selfTest }, { mpiLibrary }] = await Promise.all([
       import('../../lib/binding/native.js'),
       import('../../lib/memory/backends.js'),
       import('./self-test.js'),
+      import('./mpi-library.js'),
     ])
     // First, because it requests the tile registers of AMX: without them, another instruction set is in use.
     const processor = native.processor()
@@ -71,10 +73,11 @@ export async function diagnose(version: string): Promise<Diagnosis> {
         amxRefusal: amxRefusal === '' ? null : amxRefusal,
       },
       backends: tested,
+      mpi: mpiLibrary(),
     }
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
-    return { ok: false, ...machine, addon: { loads: false, reason }, processor: null, backends: [] }
+    return { ok: false, ...machine, addon: { loads: false, reason }, processor: null, backends: [], mpi: null }
   }
 }
 

@@ -40,6 +40,11 @@ export interface Diagnosis {
     readonly amxRefusal: string | null
   } | null
   readonly backends: readonly (BackendInfo & { readonly selfTest?: SelfTest })[]
+  /** The MPI library of lily-kernels/mpi. Null if neither the addon nor WebAssembly loads. */
+  readonly mpi:
+    | { readonly available: true; readonly library: string; readonly file: string }
+    | { readonly available: false; readonly reason: string }
+    | null
 }
 
 /** The cores that limit the number of threads, as native/system/processor.h says. */

@@ -1,5 +1,5 @@
 /** The AdamW optimiser. */
-import { countOf, fail, LilyError } from '../base/errors.js'
+import { countOf, describe, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
 import { disposeSymbol } from '../base/symbols.js'
 import { type AdamWState, type Moments, readEntries, readMoments } from '../checkpoint/optimiser-state.js'
@@ -8,13 +8,14 @@ import { Capture, refuseInCapture } from '../memory/capture.js'
 import { refuseReadOnly } from '../memory/checks.js'
 import { type Device, deviceText } from '../memory/device.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
-import { Placement } from '../memory/placement.js'
+import { Placement, type StreamOption } from '../memory/placement.js'
 import { reportLater } from '../memory/reports.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import { readStream } from '../tensor/stream-option.js'
 import type { Stream } from '../tensor/stream.js'
 import { type Tensor, tensorOf } from '../tensor/tensor.js'
 import { clear, copyToHost } from '../tensor/transfer.js'
+import { type AverageOptions, type Distributed, readWeight, type Stepped } from './distributed.js'
 import { runAdamW } from './launch.js'
 import { checkMoments, checkNames, copyTo, disposeMoments, newMoments } from './moments.js'
 import { type AdamWOptions, readLrScale, readSettings, type Settings } from './options.js'
@@ -23,6 +24,7 @@ import {
   checkParameters,
   checkValue,
   failNotFinite,
+  type ParameterOperands,
   readGradients,
   readNames,
   readParameters,
@@ -38,9 +40,28 @@ export interface AdamWStepOptions {
    * CUDA stream to run in, or its cudaStream_t. Default: the stream of the operands. Not accepted by the cpu backend.
    */
   readonly stream?: Stream | bigint | number | undefined
+  /**
+   * With `distributed`: the share of this rank, such as the number of kept tokens that its loss is a mean over; 'sum' adds the
+   * gradients instead. Default 1: all ranks have equal shares.
+   */
+  readonly weight?: AverageOptions['weight']
 }
 
-const STEP_OPTIONS: Known = new Set(['lrScale', 'stream'])
+const STEP_OPTIONS: Known = new Set<keyof AdamWStepOptions>(['lrScale', 'stream', 'weight'])
+
+/** The options of a step, once they are read. */
+interface StepSettings {
+  readonly lrScale: number
+  readonly stream: StreamOption
+  readonly weight: number | 'sum'
+}
+
+/** The operands of a step, once they are checked. */
+interface StepOperands {
+  readonly parameters: readonly ParameterOperands[]
+  readonly moments: ReadonlyMap<string, Moments>
+  readonly placement: Placement | null
+}
 
 /**
  * Adam with decoupled weight decay (arXiv 1711.05101) with the semantics of torch.optim.AdamW, preceded by clipping of
@@ -63,13 +84,18 @@ const STEP_OPTIONS: Known = new Set(['lrScale', 'stream'])
  *
  * Results are bit-identical from run to run, for any number of threads. On CUDA a step is only enqueued.
  *
+ * With `distributed` a step first replaces the gradients by their average over all ranks, to which the formulas and
+ * `onNonFinite` then apply: the values and the state of all ranks stay equal to the bit. Such a step returns a promise. Until it
+ * resolves, the gradients must not be changed, and another `step()`, `load()` and `zeroGrad()` are errors.
+ *
+ * @typeParam D the type of the option `distributed`
  * @example
  * const optimiser = new AdamW(model.parameters(), { lr: 1e-3, maxNorm: 1, groups: [{ match: /lily_B/, lr: 1e-2 }] })
  * // forward, backward
  * optimiser.step()
  * optimiser.zeroGrad()
  */
-export class AdamW {
+export class AdamW<D extends Distributed | undefined = undefined> {
   readonly #parameters: ReadonlyMap<string, TrainableParameter>
   readonly #names: readonly string[]
   readonly #settings: Settings
@@ -82,6 +108,8 @@ export class AdamW {
   /** [1], float32: the number of skipped steps, where the steps run; null: none was to be counted yet. */
   #skipped: Operand | null = null
   #skippedSteps = 0
+  /** Whether a step waits for the gradients of the other ranks. */
+  #isPending = false
 
   /**
    * Creates an optimiser with zero moments.
@@ -90,7 +118,7 @@ export class AdamW {
    *   may be getters. Names, shapes and device must not change.
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_OUT_OF_MEMORY
    */
-  constructor(parameters: ReadonlyMap<string, TrainableParameter>, options: AdamWOptions = {}) {
+  constructor(parameters: ReadonlyMap<string, TrainableParameter>, options: AdamWOptions<D> = {}) {
     const names = readNames(parameters)
     this.#parameters = parameters
     this.#names = names
@@ -141,29 +169,76 @@ export class AdamW {
   /**
    * Updates all values from their gradients. A backward of a forward before it is an error.
    *
+   * @returns with `distributed` a promise, which resolves when the gradients are averaged and the values updated, or, on a
+   *   device, when the update is enqueued; otherwise nothing
    * @throws LilyError ERR_LILY_ARGUMENT, also for a gradient in host memory that is not finite, ERR_LILY_SHAPE,
    *   ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY: no value and no state has been written;
-   *   ERR_LILY_CUDA
+   *   ERR_LILY_CUDA. With `distributed` it rejects with these, and as `averageGradients` of lily-kernels/mpi, and on all ranks
+   *   for gradients that are not finite
    */
-  step(options: AdamWStepOptions = {}): void {
+  step(options: AdamWStepOptions = {}): Stepped<D> {
+    const { distributed } = this.#settings
+    let waiting: Promise<void> | undefined
+    if (distributed === null) this.#stepAlone(options)
+    else waiting = this.#stepTogether(distributed, options)
+    return waiting as Stepped<D>
+  }
+
+  #stepAlone(options: AdamWStepOptions): void {
+    const settings = this.#readStep(options)
+    this.#update(settings, this.#readOperands(settings))
+  }
+
+  async #stepTogether(distributed: Distributed, options: AdamWStepOptions): Promise<void> {
+    this.#refuseWhilePending('step()')
+    const settings = this.#readStep(options)
+    // Everything is checked before the other ranks get anything.
+    this.#readOperands(settings)
+    this.#isPending = true
+    try {
+      await distributed.averageGradients(this.#parameters, { weight: settings.weight })
+    } finally {
+      this.#isPending = false
+    }
+    // Code of the caller has run since.
+    this.#update(settings, this.#readOperands(settings))
+  }
+
+  #readStep(options: unknown): StepSettings {
     refuseInCapture("an optimiser's step()", 'its result depends on the number of the step: call it after replay()')
-    const { lrScale, stream } = readProperties('options', options, STEP_OPTIONS, (given) => ({
+    return readProperties('options', options, STEP_OPTIONS, (given) => ({
       lrScale: readLrScale(given, this.#settings.rates),
       stream: readStream(given.stream, given.encoder),
+      weight: this.#readWeight(given.weight),
     }))
+  }
+
+  #readWeight(weight: unknown): number | 'sum' {
+    if (weight === undefined || this.#settings.distributed !== null) return readWeight(weight)
+    return fail(
+      'ERR_LILY_ARGUMENT',
+      'weight',
+      `expected none without other ranks, got ${describe(weight)}; leave it out, or pass AdamW the option distributed`,
+    )
+  }
+
+  #readOperands({ stream }: StepSettings): StepOperands {
     const parameters = readParameters(this.#parameters, this.#names)
     const moments = this.#open()
     for (const { name, value } of parameters) {
       checkValue(name, value, this.#device, (moments.get(name) as Moments).expAvg.shape)
     }
     checkParameters(parameters, stateRanges(moments, this.#norm))
-
     const placement = Placement.of(this.#device, stream, () => [
       ...parameters.flatMap(({ value, grad }) => [value, grad]),
       ...[...moments.values()].flatMap(({ expAvg, expAvgSq }) => [expAvg, expAvgSq]),
       this.#norm,
       this.#skipped,
     ])
+    return { parameters, moments, placement }
+  }
+
+  #update({ lrScale }: StepSettings, { parameters, moments, placement }: StepOperands): void {
     const hasNorm = this.#settings.maxNorm !== null
     const norm = hasNorm ? (this.#norm ?? newOperand('norm', 'float32', [1], placement)) : null
     const step = this.#step + 1
@@ -182,6 +257,12 @@ export class AdamW {
       return
     }
     for (const { value } of parameters) value.version++
+  }
+
+  /** Refuses a call that a step would not expect while it waits for the other ranks. */
+  #refuseWhilePending(call: string): void {
+    if (!this.#isPending) return
+    fail('ERR_LILY_ARGUMENT', call, 'expected no step that waits for other ranks, got one; await the promise of step()')
   }
 
   /** Takes over the number of skipped steps, in host memory. Returns whether it is larger than before. */
@@ -216,6 +297,7 @@ export class AdamW {
    *   throw. They run first, so the gradients that this call fills itself are unchanged then
    */
   zeroGrad(): void {
+    this.#refuseWhilePending('zeroGrad()')
     const moments = this.#open()
     const { methods, others } = readGradients(this.#parameters, [...moments.keys()])
     for (const { name, value, grad } of others) {
@@ -252,6 +334,7 @@ export class AdamW {
    */
   load(state: AdamWState<TensorLike>): void {
     refuseInCapture("an optimiser's load()", 'call it before')
+    this.#refuseWhilePending('load()')
     const { step, entries } = readEntries(state)
     checkNames(this.#names, [...entries.keys()])
     const loaded = this.#names.map((name) => ({ name, moments: readMoments(name, entries.get(name)) }))
@@ -268,7 +351,7 @@ export class AdamW {
     this.#skippedSteps = 0
   }
 
-  /** Releases the state. The parameters are not affected. Throws nothing. */
+  /** Releases the state. The parameters are not affected. A step that waits for other ranks rejects. Throws nothing. */
   dispose(): void {
     for (const moments of this.#moments?.values() ?? []) disposeMoments(moments)
     this.#moments = null

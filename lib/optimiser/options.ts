@@ -1,6 +1,7 @@
 /** The options of AdamW. */
 import { countOf, describe, fail, failedToRead } from '../base/errors.js'
 import { checkKeys, elementsOf, isRegExp, type Known, type Properties, readChoice } from '../base/options.js'
+import { type Distributed, readDistributed } from './distributed.js'
 
 /** Parameters with a learning rate or weight decay of their own, like a parameter group of PyTorch. */
 export interface AdamWGroup {
@@ -12,8 +13,12 @@ export interface AdamWGroup {
   readonly weightDecay?: number | undefined
 }
 
-/** Options of {@link AdamW}, with the meanings and defaults of torch.optim.AdamW. */
-export interface AdamWOptions {
+/**
+ * Options of {@link AdamW}, with the meanings and defaults of torch.optim.AdamW.
+ *
+ * @typeParam D the type of `distributed`
+ */
+export interface AdamWOptions<D extends Distributed | undefined = undefined> {
   /** Learning rate, at least 0. Default 1e-3. */
   readonly lr?: number | undefined
   /** Decay rates of the running means of the gradient and of its square, in [0, 1). Default [0.9, 0.999]. */
@@ -37,6 +42,11 @@ export interface AdamWOptions {
    * Groups with their own rates. A parameter may be in one group at most; a group must match at least one parameter.
    */
   readonly groups?: readonly AdamWGroup[] | undefined
+  /**
+   * Averages the gradients of all ranks before each step: the module `lily-kernels/mpi`. `step()` then returns a promise. All
+   * ranks pass the same options. Default: this process trains alone.
+   */
+  readonly distributed?: D | undefined
 }
 
 export const ADAMW_OPTIONS: Known = new Set<keyof AdamWOptions>([
@@ -47,6 +57,7 @@ export const ADAMW_OPTIONS: Known = new Set<keyof AdamWOptions>([
   'maxNorm',
   'onNonFinite',
   'groups',
+  'distributed',
 ])
 const ON_NON_FINITE = ['error', 'skip', 'ignore'] as const
 const GROUP: Known = new Set(['match', 'lr', 'weightDecay'])
@@ -65,6 +76,8 @@ export interface Settings {
   readonly onNonFinite: 'error' | 'skip' | 'ignore'
   /** By parameter name. */
   readonly rates: ReadonlyMap<string, Rates>
+  /** Null: this process trains alone. */
+  readonly distributed: Distributed | null
 }
 
 /**
@@ -83,6 +96,7 @@ export function readSettings(options: object, names: readonly string[]): Setting
     maxNorm: readMaxNorm(options.maxNorm),
     onNonFinite: readChoice('onNonFinite', options.onNonFinite, ON_NON_FINITE, 'error'),
     rates: readGroups(options.groups, names, rates),
+    distributed: readDistributed(options.distributed),
   }
 }
 

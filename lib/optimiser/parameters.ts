@@ -155,7 +155,8 @@ export function failNotFinite(parameters: readonly ParameterOperands[]): never {
   )
 }
 
-function checkContiguous(argument: string, { rows, columns, pitch }: Operand): void {
+/** Checks that an operand has no gaps between its rows. */
+export function checkContiguous(argument: string, { rows, columns, pitch }: Operand): void {
   if (rows <= 1 || pitch === columns) return
   fail(
     'ERR_LILY_SHAPE',

@@ -5,7 +5,7 @@ import { settled } from '../binding/errors.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { refuseInCapture } from '../memory/capture.js'
 import { CPU, type Device, deviceText } from '../memory/device.js'
-import { boundMemory, isHostMemory } from '../memory/operand-memory.js'
+import { boundMemory, gpuBufferOf, isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
 import { layOut, layOutOnDevice, layOutOnHost, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import { reported } from '../memory/reports.js'
@@ -84,6 +84,28 @@ export async function download(operand: Operand, data: Uint8Array, byteOffset: n
   })
   await settled(copied)
   await reported(operand.device)
+}
+
+/**
+ * Enqueues a copy of host memory into a contiguous operand in device memory, in the operand's stream. `data`, which has its
+ * type and size, has been read when this returns.
+ */
+export function upload(operand: Operand, data: HostData): void {
+  const { memory, byteOffset, byteLength, dtype, device, shape } = operand
+  const placement = placementOn(device, operand)
+  const { binding, stream } = placement
+  // A buffer of the caller may lack the usage that WebGPU's writes require, and begin within a word.
+  const isOfCaller = gpuBufferOf(memory) !== null && !isDeviceMemory(memory)
+  const copy = isOfCaller ? copyToDevice(layOutOnHost('data', data, dtype, shape), device) : null
+  placement.run(() => {
+    const target = boundMemory(memory)
+    if (copy === null) binding.upload(device.id, target, byteOffset, bytesOf(data), stream.cudaStream)
+    else {
+      const source = boundMemory(copy.memory)
+      binding.copy(device.id, target, byteOffset, device.id, source, 0, byteLength, stream.cudaStream)
+    }
+  })
+  copy?.dispose()
 }
 
 /**

@@ -4,7 +4,8 @@ import { describe, fail } from '../base/errors.js'
 import { checkKeys, elementsOf, entriesOf, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
 import type { AdapterModel } from '../model/adapter-model.js'
-import { AdamW } from '../optimiser/adamw.js'
+import { AdamW, type AdamWStepOptions } from '../optimiser/adamw.js'
+import type { AverageOptions, Distributed, Stepped } from '../optimiser/distributed.js'
 import { ADAMW_OPTIONS, type AdamWOptions } from '../optimiser/options.js'
 import type { TrainableParameter } from '../optimiser/parameters.js'
 import { currentGpuPlace } from './gpu-memory.js'
@@ -19,13 +20,17 @@ interface NamedTensor {
 }
 
 /** Options of {@link AdapterOptimizer}: those of AdamW, and what is done with variables. */
-export interface AdapterOptimizerOptions extends AdamWOptions {
+export interface AdapterOptimizerOptions<D extends Distributed | undefined = undefined> extends AdamWOptions<D> {
   /**
    * Variables that AdamW updates together with the adapter, under their names, which the groups match too. `maxNorm`
-   * limits the norm of all gradients together. They must be float32. Default: none.
+   * limits the norm of all gradients together. They must be float32. With `distributed` their gradients are averaged as the
+   * adapter's are, and all ranks create them with equal values. Default: none.
    */
   readonly variables?: readonly Variable[] | undefined
-  /** Updates all other variables, such as `tf.train.sgd(0.1)`. Default: none may have a gradient. */
+  /**
+   * Updates all other variables, such as `tf.train.sgd(0.1)`. It is an error with `distributed`, which does not average their
+   * gradients. Default: none may have a gradient.
+   */
   readonly optimizer?: Optimizer | undefined
 }
 
@@ -37,18 +42,27 @@ const OPTIONS: Known = new Set([...ADAMW_OPTIONS, 'variables', 'optimizer'])
  *
  * A step uses up the gradients of the adapter: they are zero afterwards.
  *
+ * With `distributed` a step averages the gradients of all ranks first: call computeGradients, and await applyGradients in place of
+ * minimize.
+ *
+ * @typeParam D the type of the option `distributed`
  * @example
  * const optimizer = new AdapterOptimizer(model, { lr: 1e-3, optimizer: tf.train.sgd(0.1) })
  * const loss = optimizer.minimize(() => lossOf(adaptedLinear(x, kernel, layer)), true)
  */
-export class AdapterOptimizer extends Optimizer {
+export class AdapterOptimizer<D extends Distributed | undefined = undefined> extends Optimizer {
   /** Name of the class in TensorFlow.js. */
   static readonly className = 'AdapterOptimizer'
 
   /** The optimiser of the adapter and of `variables`: `state()` and `load()` save it, `gradNorm` is its last norm. */
-  readonly adamw: AdamW
+  readonly adamw: AdamW<D>
   /** Factor on the learning rate of AdamW in the following steps, for schedules. */
   lrScale = 1
+  /** With `distributed`: the share of this rank in the following steps, as in `AdamW.step`. */
+  weight: AverageOptions['weight'] = undefined
+  readonly #isDistributed: boolean
+  /** Whether a step waits for the gradients of other ranks. */
+  #isPending = false
   readonly #models: readonly AdapterModel[]
   readonly #variables: ReadonlyMap<string, VariableParameter>
   readonly #optimizer: Optimizer | null
@@ -60,11 +74,13 @@ export class AdapterOptimizer extends Optimizer {
    *   host memory, or on the GPUDevice of TensorFlow.js' webgpu backend
    * @throws LilyError as AdamW; ERR_LILY_DEVICE if TensorFlow.js has the variables on another device than the model
    */
-  constructor(model: AdapterModels, options: AdapterOptimizerOptions = {}) {
+  constructor(model: AdapterModels, options: AdapterOptimizerOptions<D> = {}) {
     super()
-    const { variables, optimizer, ...adamw } = readOptions(options)
+    const { variables, optimizer, ...adamw } = readOptions<D>(options)
     this.#models = readModels(model)
     this.#optimizer = readOptimizer(optimizer)
+    this.#isDistributed = adamw.distributed !== undefined
+    if (this.#isDistributed && this.#optimizer !== null) failNotAveraged()
     this.#variables = parametersOf(variables, this.#models)
     this.adamw = new AdamW(allParameters(this.#models, this.#variables), adamw)
   }
@@ -89,14 +105,78 @@ export class AdapterOptimizer extends Optimizer {
   }
 
   /**
+   * Not supported with `distributed`: TensorFlow.js disposes of the gradients before other ranks have sent theirs.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT with `distributed`; as computeGradients and applyGradients
+   */
+  override minimize(f: () => Scalar, returnCost?: boolean, varList?: Variable[]): Scalar | null {
+    if (!this.#isDistributed) return super.minimize(f, returnCost, varList)
+    return fail(
+      'ERR_LILY_ARGUMENT',
+      'minimize()',
+      'does not wait for other ranks; call computeGradients(f), then await applyGradients(grads)',
+    )
+  }
+
+  /**
    * Updates the adapter from the gradients in `model.parameters()`, and variables from those given. Then it sets the
    * gradients of the adapter to zero.
    *
    * @param variableGradients by variable name, or a list. One that is undefined is ignored, as in TensorFlow.js
+   * @returns with `distributed` a promise of the step; the gradients given may be disposed of at once
    * @throws LilyError ERR_LILY_ARGUMENT if one of `variables` has no gradient, or another variable has one and there is no
-   *   `optimizer` for it; as `AdamW.step`: nothing has been written
+   *   `optimizer` for it; as `AdamW.step`: nothing has been written. With `distributed` it rejects
    */
-  override applyGradients(variableGradients: NamedTensorMap | NamedTensor[]): void {
+  // eslint-disable-next-line @typescript-eslint/no-misused-promises -- what TensorFlow.js calls it from is refused
+  override applyGradients(variableGradients: NamedTensorMap | NamedTensor[]): Stepped<D> {
+    let waiting: Promise<void> | undefined
+    if (this.#isDistributed) waiting = this.#applyTogether(variableGradients)
+    else this.#applyAlone(variableGradients)
+    return waiting as Stepped<D>
+  }
+
+  #applyAlone(variableGradients: NamedTensorMap | NamedTensor[]): void {
+    const { own, others } = this.#readGradients(variableGradients)
+    let isDone = false
+    try {
+      this.#begin(own)
+      void this.adamw.step(this.#stepOptions())
+      isDone = true
+    } finally {
+      this.#end(isDone)
+    }
+    if (others.length > 0) this.#optimizer?.applyGradients(others)
+    this.#finish()
+  }
+
+  async #applyTogether(variableGradients: NamedTensorMap | NamedTensor[]): Promise<void> {
+    // Before the gradients of the step that waits are replaced.
+    if (this.#isPending) {
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'applyGradients()',
+        'expected no step that waits for other ranks, got one; await the promise of applyGradients()',
+      )
+    }
+    const { own } = this.#readGradients(variableGradients)
+    let isDone = false
+    this.#isPending = true
+    try {
+      this.#begin(own)
+      await this.adamw.step(this.#stepOptions())
+      isDone = true
+    } finally {
+      this.#isPending = false
+      this.#end(isDone)
+    }
+    this.#finish()
+  }
+
+  #stepOptions(): AdamWStepOptions {
+    return { lrScale: this.lrScale, weight: this.weight }
+  }
+
+  #readGradients(variableGradients: unknown): { own: Map<string, Tensor>; others: NamedTensor[] } {
     const others: NamedTensor[] = []
     const own = new Map<string, Tensor>()
     for (const { name, tensor } of listOf(variableGradients)) {
@@ -105,16 +185,18 @@ export class AdapterOptimizer extends Optimizer {
     }
     if (others.length > 0 && this.#optimizer === null) failUnknown(others[0].name)
     for (const [name, { variable }] of this.#variables) checkGradient(variable, own.get(name) ?? failWithout(name))
+    return { own, others }
+  }
 
-    let isDone = false
-    try {
-      for (const [name, parameter] of this.#variables) parameter.begin(own.get(name) as Tensor)
-      this.adamw.step({ lrScale: this.lrScale })
-      isDone = true
-    } finally {
-      for (const parameter of this.#variables.values()) parameter.end(isDone)
-    }
-    if (others.length > 0) this.#optimizer?.applyGradients(others)
+  #begin(own: ReadonlyMap<string, Tensor>): void {
+    for (const [name, parameter] of this.#variables) parameter.begin(own.get(name) as Tensor)
+  }
+
+  #end(isDone: boolean): void {
+    for (const parameter of this.#variables.values()) parameter.end(isDone)
+  }
+
+  #finish(): void {
     for (const model of this.#models) model.zeroGrad()
     this.incrementIterations()
   }
@@ -144,7 +226,7 @@ export class AdapterOptimizer extends Optimizer {
 }
 
 /** Reads each option once, also one that is inherited. */
-function readOptions(options: unknown): AdapterOptimizerOptions {
+function readOptions<D extends Distributed | undefined>(options: unknown): AdapterOptimizerOptions<D> {
   checkKeys('options', options, OPTIONS)
   return Object.fromEntries(Array.from(OPTIONS, (name) => [name, options[name]]))
 }
@@ -211,6 +293,14 @@ function failWithout(name: string): never {
     'ERR_LILY_ARGUMENT',
     'variables',
     `expected a gradient of each of them, got none of '${name}'; leave it out if the loss does not depend on it`,
+  )
+}
+
+function failNotAveraged(): never {
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'optimizer',
+    'expected none with distributed, which does not average the gradients of its variables; pass them in variables',
   )
 }
 

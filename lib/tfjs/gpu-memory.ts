@@ -10,6 +10,7 @@ import {
   backend,
   cast,
   type DataType,
+  keep,
   mul,
   notEqual,
   pad,
@@ -218,9 +219,10 @@ class GpuVariable implements VariableParameter {
 
   begin(gradient: Tensor): void {
     const { variable, place } = this
-    this.#grad = place.own(gradient)
+    // A step that waits for other ranks outlives the tidy in which it begins.
+    this.#grad = keep(place.own(gradient))
     // The gradient is an input so that the commands that compute it are submitted.
-    this.#next = newTensor(place.compute(variable.shape, variable, [this.#grad], () => undefined))
+    this.#next = keep(newTensor(place.compute(variable.shape, variable, [this.#grad], () => undefined)))
   }
 
   end(isDone: boolean): void {

@@ -1,0 +1,102 @@
+/** The average of gradients over all ranks. */
+import { fail } from '../base/errors.js'
+import { checkCount, type Known, readProperties } from '../base/options.js'
+import { dtype as dtypeNumbers } from '../binding/slots.js'
+import { backends } from '../memory/backends.js'
+import { CPU } from '../memory/device.js'
+import { type AverageOptions, readWeight } from '../optimiser/distributed.js'
+import { checkParameters, type ParameterOperands, readNames, readParameters } from '../optimiser/parameters.js'
+import { agreed, type Description } from './comparison.js'
+import { checkWritable, notEmpty, onHost, properties, writeBack } from './operands.js'
+import { checkValue, parametersOf, type Trained } from './parameters.js'
+import { enqueue } from './world.js'
+
+const OPTIONS: Known = new Set<keyof AverageOptions>(['weight', 'bucketBytes'])
+const BUCKET = 32 * 2 ** 20
+const LABEL = 'averageGradients()'
+
+/**
+ * Replaces the gradients of every rank by their weighted average over all ranks, in place:
+ *
+ *     grad = sum_r c_r grad_r        c_r = weight_r / sum_s weight_s, rounded to float32; with weight 'sum': c_r = 1
+ *
+ * The sum is float32, in the order of ranks, and a 16-bit gradient is rounded once. So all ranks get the same bits, and all
+ * runs with the same number of ranks do, with every MPI library. If each rank's loss is a mean over `weight` tokens, the result
+ * is the gradient of the mean over all of them.
+ *
+ * {@link AdamW} with the option `distributed` calls this in each step. Until the promise resolves, the gradients must neither be
+ * read, written nor moved. Those on a device are copied to the host and back, once the work enqueued on them is complete.
+ *
+ * @param of a model, all of whose trainable parameters take part, or parameters by name. On all ranks the names are alike, and
+ *   their order, shapes and types
+ * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, also on all ranks alike if they differ, with the first difference, or if
+ *   all weights are 0; ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED, ERR_LILY_OUT_OF_MEMORY: no gradient has
+ *   been written; ERR_LILY_CUDA
+ * @example
+ * await mpi.averageGradients(model, { weight: tokens })
+ */
+export async function averageGradients(of: Trained, options: AverageOptions = {}): Promise<void> {
+  const { weight, bucketBytes } = readProperties('options', options, OPTIONS, (given) => ({
+    weight: readWeight(given.weight),
+    bucketBytes:
+      given.bucketBytes === undefined ? BUCKET : checkCount('bucketBytes', given.bucketBytes, 4, 2 ** 31 - 1),
+  }))
+  const parameters = readGradients(of)
+  const grads = notEmpty(parameters.map(({ name, grad }) => ({ argument: `${name}.grad`, operand: grad })))
+  for (const grad of grads) checkWritable(grad)
+  await enqueue(LABEL, async ({ mpi }) => {
+    if (mpi === null) {
+      if (weight === 0) failWithoutShares()
+      return
+    }
+    const data = await onHost(grads)
+    const dtypes = grads.map(({ operand }) => dtypeNumbers[operand.dtype])
+    const share = weight === 'sum' ? NaN : weight
+    await agreed(mpi, describe(parameters, weight, bucketBytes), (key) =>
+      mpi.reduce(LABEL, key, data, dtypes, share, bucketBytes),
+    )
+    writeBack(grads, data)
+  })
+}
+
+function readGradients(of: Trained): ParameterOperands[] {
+  const given = parametersOf(of, (model) => model.parameters())
+  const parameters = readParameters(given, readNames(given))
+  for (const { name, value } of parameters) checkValue(`${name}.value`, value)
+  checkParameters(parameters, new Map())
+  return parameters
+}
+
+function describe(parameters: readonly ParameterOperands[], weight: number | 'sum', bucketBytes: number): Description {
+  return {
+    operation: LABEL,
+    tensors: parameters.map(({ name, value, grad }) => ({
+      name,
+      properties: [...properties(value), `with a gradient of type ${grad.dtype}`],
+    })),
+    settings: {
+      weight: {
+        value: weight === 'sum' ? "'sum'" : 'of a number',
+        remedy: "pass weight: 'sum' on all ranks or on none",
+      },
+      bucketBytes: { value: bucketBytes, remedy: 'pass the same bucketBytes on all ranks' },
+      // AdamW goes on with the averages, and adds the squares for a norm in another order.
+      ...(parameters.some(({ value }) => value.device === CPU) && { 'the instruction set': instructionSet() }),
+    },
+  }
+}
+
+let simd: string | undefined
+
+function instructionSet() {
+  simd ??= backends()[0].devices[0].simd
+  return { value: simd ?? '', remedy: 'set LILY_CPU_ISA on all ranks to one that all processors have' }
+}
+
+function failWithoutShares(): never {
+  fail(
+    'ERR_LILY_ARGUMENT',
+    'weight',
+    'expected a number above 0 on at least one rank, got 0 on all; leave this step out',
+  )
+}

@@ -1,0 +1,118 @@
+/**
+ * Compares what the ranks do. Every operation exchanges a key; where keys differ, nothing has been written, and all ranks
+ * exchange descriptions and reject with the first difference.
+ */
+import { LilyError } from '../base/errors.js'
+import { packageRoot } from '../binding/root.js'
+import { settled } from '../binding/errors.js'
+import type { NativeMpi } from '../binding/native.js'
+
+const { createHash } = process.getBuiltinModule('node:crypto')
+const { readFileSync } = process.getBuiltinModule('node:fs')
+
+/** What a rank does. */
+export interface Description {
+  /** Such as 'averageGradients()'. */
+  readonly operation: string
+  /** What has to be alike, by what errors call it. */
+  readonly settings?: Readonly<Record<string, Setting>>
+  /** The arrays in their order. */
+  readonly tensors?: readonly TensorDescription[]
+}
+
+export interface Setting {
+  readonly value: string | number
+  /** What to do if it differs. */
+  readonly remedy: string
+}
+
+export interface TensorDescription {
+  readonly name: string
+  /** Such as 'of shape [8, 256]', in the order in which they are compared. */
+  readonly properties: readonly string[]
+}
+
+const { version } = JSON.parse(readFileSync(`${packageRoot}/package.json`, 'utf8')) as { version: string }
+
+/** Characters of a digest in a key. */
+const DIGEST = 32
+
+/**
+ * Calls an operation of the addon.
+ *
+ * @param call the operation with its key; it gives the keys of all ranks if they differ
+ * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT on all ranks if they differ
+ */
+export async function agreed<T>(
+  mpi: NativeMpi,
+  description: Description,
+  call: (key: string) => Promise<T | string[]>,
+): Promise<T> {
+  const text = JSON.stringify(description)
+  const { operation } = description
+  const digest = createHash('sha256').update(text).digest('hex').slice(0, DIGEST)
+  const result = await settled(call(keyOf(operation, digest)))
+  if (!isKeys(result)) return result
+  throw refused(operation, differenceOfKeys(result) ?? (await differenceOfDescriptions(mpi, operation, text)))
+}
+
+function isKeys(result: unknown): result is string[] {
+  return Array.isArray(result) && typeof result[0] === 'string'
+}
+
+function keyOf(operation: string, digest: string): string {
+  return `${operation} ${version} ${digest}`
+}
+
+/** The operations and the versions are in the keys, because versions may describe operations differently. */
+function differenceOfKeys(keys: readonly string[]): string | null {
+  const [first, ...others] = keys.map((key) => key.split(' '))
+  for (const [i, [operation, ofPackage]] of others.entries()) {
+    if (operation !== first[0]) {
+      return `rank ${i + 1} calls ${operation}, rank 0 ${first[0]}; call the same operations on all ranks, in the same order`
+    }
+    if (ofPackage !== first[1]) {
+      return `rank ${i + 1} has lily-kernels ${ofPackage}, rank 0 ${first[1]}; install the same version on all machines`
+    }
+  }
+  return null
+}
+
+async function differenceOfDescriptions(mpi: NativeMpi, operation: string, text: string): Promise<string> {
+  const bytes = new TextEncoder().encode(text)
+  const all = await settled(mpi.gather(operation, keyOf(operation, 'descriptions'), bytes))
+  const decoder = new TextDecoder()
+  const [first, ...others] = all.map((each) => JSON.parse(decoder.decode(each as Uint8Array)) as Description)
+  for (const [i, other] of others.entries()) {
+    const difference = firstDifference(first, other, i + 1)
+    if (difference !== null) return difference
+  }
+  throw new Error('keys differ, and descriptions do not')
+}
+
+/** The first difference of a rank from rank 0; null if there is none. */
+export function firstDifference(first: Description, other: Description, rank: number): string | null {
+  for (const [what, { value, remedy }] of Object.entries(first.settings ?? {})) {
+    const given = other.settings?.[what]?.value
+    if (given !== value) return `rank ${rank} has ${what} ${given}, rank 0 ${value}; ${remedy}`
+  }
+  const remedy = 'create the same model on all ranks, from the same layers and options'
+  const [ofFirst, ofOther] = [first.tensors ?? [], other.tensors ?? []]
+  for (let i = 0; i < Math.max(ofFirst.length, ofOther.length); i++) {
+    const [a, b] = [ofFirst.at(i), ofOther.at(i)]
+    if (a?.name !== b?.name) return `rank ${rank} has ${nameOf(b, i)}, rank 0 ${nameOf(a, i)}; ${remedy}`
+    const at = a?.properties.findIndex((property, j) => property !== b?.properties[j]) ?? -1
+    if (at !== -1) {
+      return `rank ${rank} has parameter '${a?.name}' ${b?.properties[at]}, rank 0 ${a?.properties[at]}; ${remedy}`
+    }
+  }
+  return null
+}
+
+function nameOf(tensor: TensorDescription | undefined, i: number): string {
+  return tensor === undefined ? `no parameter ${i}` : `'${tensor.name}' as parameter ${i}`
+}
+
+function refused(operation: string, difference: string): LilyError {
+  return new LilyError('ERR_LILY_ARGUMENT', `${operation}: the ranks differ: ${difference}; nothing has been written`)
+}
