@@ -7,7 +7,7 @@ import { CPU } from '../memory/device.js'
 import { type AverageOptions, readWeight } from '../optimiser/distributed.js'
 import { checkParameters, type ParameterOperands, readNames, readParameters } from '../optimiser/parameters.js'
 import { agreed, type Description } from './comparison.js'
-import { checkWritable, notEmpty, onHost, properties, writeBack } from './operands.js'
+import { checkWritable, onHost, properties, writeBack } from './operands.js'
 import { checkValue, parametersOf, type Trained } from './parameters.js'
 import { enqueue } from './world.js'
 
@@ -42,7 +42,9 @@ export async function averageGradients(of: Trained, options: AverageOptions = {}
       given.bucketBytes === undefined ? BUCKET : checkCount('bucketBytes', given.bucketBytes, 4, 2 ** 31 - 1),
   }))
   const parameters = readGradients(of)
-  const grads = notEmpty(parameters.map(({ name, grad }) => ({ argument: `${name}.grad`, operand: grad })))
+  const grads = parameters
+    .filter(({ grad }) => grad.byteLength > 0)
+    .map(({ name, grad }) => ({ argument: `${name}.grad`, operand: grad }))
   for (const grad of grads) checkWritable(grad)
   await enqueue(LABEL, async ({ mpi }) => {
     if (mpi === null) {
@@ -94,9 +96,5 @@ function instructionSet() {
 }
 
 function failWithoutShares(): never {
-  fail(
-    'ERR_LILY_ARGUMENT',
-    'weight',
-    'expected a number above 0 on at least one rank, got 0 on all; leave this step out',
-  )
+  fail('ERR_LILY_ARGUMENT', 'weight', 'the weights of all ranks are 0; leave this step out on all of them')
 }

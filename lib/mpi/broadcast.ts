@@ -7,11 +7,16 @@ import type { Distributed } from '../optimiser/distributed.js'
 import { readNames, readValue } from '../optimiser/parameters.js'
 import { operandOf, tensor } from '../tensor/tensor.js'
 import { agreed, type Description } from './comparison.js'
-import { type Argument, checkAfterwards, checkWritable, notEmpty, onHost, properties, writeBack } from './operands.js'
+import { type Argument, checkAfterwards, checkWritable, onHost, properties, writeBack } from './operands.js'
 import { checkValue, parametersOf, type Trained } from './parameters.js'
 import { type Connected, enqueue } from './world.js'
 
 const LABEL = 'broadcast()'
+
+/** An array by the name under which ranks compare it. */
+interface NamedArgument extends Argument {
+  readonly name: string
+}
 
 /**
  * Gives all ranks the values of rank 0: those of all parameters of a model, trainable or not, or of parameters by name; or the
@@ -48,9 +53,10 @@ export async function broadcast(of: Trained | AdamW<Distributed | undefined>): P
   })
 }
 
-function readValues(of: unknown): Argument[] {
+function readValues(of: unknown): NamedArgument[] {
   const parameters = parametersOf(of, (model) => model.allParameters(), ', or an AdamW')
   const values = readNames(parameters).map((name) => ({
+    name,
     argument: `${name}.value`,
     operand: readValue(parameters, name),
   }))
@@ -58,13 +64,13 @@ function readValues(of: unknown): Argument[] {
     checkValue(argument, operand)
     checkMemory(argument, operand)
   }
-  return notEmpty(values)
+  return values.filter(({ operand }) => operand.byteLength > 0)
 }
 
-function describe(values: readonly Argument[], rate = 0): Description {
+function describe(values: readonly NamedArgument[], rate = 0): Description {
   return {
     operation: LABEL,
-    tensors: values.map(({ argument: name, operand }) => ({ name, properties: properties(operand) })),
+    tensors: values.map(({ name, operand }) => ({ name, properties: properties(operand) })),
     settings: { 'a rate of dropout of': { value: rate, remedy: 'create the model with the same config on all ranks' } },
   }
 }
@@ -81,7 +87,11 @@ async function broadcastState(
   const { parameters } = optimiser.state()
   const entries = Object.entries(parameters)
   const moments = entries.flatMap(([name, state]) =>
-    MOMENTS.map((moment) => ({ argument: `${name}.${moment}`, operand: operandOf(state[moment]) as Operand })),
+    MOMENTS.map((moment) => ({
+      name: `${name}.${moment}`,
+      argument: `${name}.${moment}`,
+      operand: operandOf(state[moment]) as Operand,
+    })),
   )
   try {
     if (mpi === null) return

@@ -47,10 +47,12 @@ export function candidates(environment: Environment, platform: string, launcher:
  */
 export function openLibrary(launcher: Launcher | null): Library {
   const { mpi } = native
-  if (mpi === undefined) throw unavailable(`the addon of ${process.platform} has none, and WebAssembly neither`)
+  if (mpi === undefined) {
+    throw unavailable('MPI needs the native addon for Linux or macOS, which does not run here; see lily-kernels doctor')
+  }
   const tried = candidates(process.env, process.platform, launcher)
   try {
-    const { name, version } = mpi.open([...tried])
+    const { name, version } = mpi.open(tried)
     return { mpi, library: libraryName(version), file: name }
   } catch (cause) {
     const { LILY_MPI_LIBRARY: given } = process.env
@@ -59,12 +61,13 @@ export function openLibrary(launcher: Launcher | null): Library {
         ? 'install it (Debian: openmpi-bin or mpich), load its module (on clusters: module load openmpi), or set ' +
           'LILY_MPI_LIBRARY to the path of its library'
         : 'correct or unset LILY_MPI_LIBRARY'
-    throw unavailable(`${(fromBinding(cause) as Error).message}; ${remedy}`, cause)
+    const reasons = (fromBinding(cause) as Error).message.split('\n')
+    throw unavailable(`no MPI library can be opened (${reasons.join(', ')}); ${remedy}`, cause)
   }
 }
 
-export function unavailable(reason: string, cause?: unknown): LilyError {
-  return new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', `MPI is not available: ${reason}`, { cause })
+export function unavailable(message: string, cause?: unknown): LilyError {
+  return new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', message, { cause })
 }
 
 /** The name and the version of an implementation in the text of MPI_Get_library_version. */

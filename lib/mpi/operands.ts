@@ -65,11 +65,6 @@ export function checkAfterwards(listed: readonly Argument[], data: readonly Host
   }
 }
 
-/** The arrays that have elements. */
-export function notEmpty(listed: readonly Argument[]): Argument[] {
-  return listed.filter(({ operand }) => operand.byteLength > 0)
-}
-
 /** What the ranks compare of an array. */
 export function properties({ shape, dtype, device }: Operand): string[] {
   return [`of shape ${shapeText(shape)}`, `of type ${dtype}`, `on ${device.type}`]

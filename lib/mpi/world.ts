@@ -132,13 +132,13 @@ async function joinJob(launcher: Launcher, timeout: number) {
   let name = nameOf(launcher.rank, launcher.size)
   const allowExit = abortAtExit(mpi, () => name)
   const { rank, size } = await settled(mpi.init(timeout))
-  name = nameOf(rank, size)
   if (launcher.size !== null && size !== launcher.size) {
     throw unavailable(
       `${library} (${file}) has ${countOf(size, 'rank')}, but the launcher of ${launcher.implementation} has started ` +
         `${launcher.size}; start the job with the mpirun of ${library}, or set LILY_MPI_LIBRARY to the library of the launcher`,
     )
   }
+  name = nameOf(rank, size)
   return { mpi, world: Object.freeze({ rank, size, library }), allowExit }
 }
 

@@ -17,12 +17,13 @@ it('import and require give the same objects, and subpaths those of the main pac
     import { createRequire } from 'node:module'
     import * as main from 'lily-kernels'
     import * as gguf from 'lily-kernels/gguf'
+    import * as mpi from 'lily-kernels/mpi'
     import * as onnx from 'lily-kernels/onnx'
     import * as webgpu from 'lily-kernels/webgpu'
     const require = createRequire(import.meta.url)
-    const entries = { 'lily-kernels': main, 'lily-kernels/gguf': gguf, 'lily-kernels/onnx': onnx, 'lily-kernels/webgpu': webgpu }
+    const entries = { 'lily-kernels': main, gguf, mpi, onnx, webgpu }
     for (const [name, imported] of Object.entries(entries)) {
-      const required = require(name)
+      const required = require(imported === main ? name : 'lily-kernels/' + name)
       const { default: _, ...named } = imported
       assert.deepEqual(Object.keys(named).sort(), Object.keys(required).sort())
       for (const key of Object.keys(named)) assert.equal(named[key], required[key], key)
@@ -33,6 +34,9 @@ it('import and require give the same objects, and subpaths those of the main pac
     const file = await gguf.ggufFile(main.LoraModel.create({ layers, config: { r: 1 } }), { base: { model_type: 'qwen3' } })
     assert((await gguf.loadGguf(file)) instanceof main.LoraModel)
     await assert.rejects(onnx.inject(new Uint8Array(1), await gguf.loadGguf(file)), main.LilyError)
+    await mpi.init()
+    await assert.rejects(mpi.broadcast(1), main.LilyError)
+    await mpi.broadcast(new main.AdamW(main.LoraModel.create({ layers, config: { r: 1 } }).parameters(), { distributed: mpi }))
     console.log('right')`
   const options = { cwd: packageRoot, encoding: 'utf8' } as const
   expect(execFileSync(process.execPath, ['--input-type=module', '-e', program], options).trim()).toBe('right')

@@ -53,6 +53,20 @@ test('reports why the CUDA library does not load and how to fix it', async ({ sk
   expect(await reason(path('text.so'))).toMatch(/does not load: .*text\.so.*; correct or unset LILY_CUDA_LIBRARY/)
 })
 
+test('reports the MPI library of LILY_MPI_LIBRARY, or why it cannot be opened', async ({ skip }) => {
+  skip(process.platform !== 'linux', 'MPI runs on Linux and macOS only, and this names libraries of Linux')
+  writeFileSync(path('text.so'), 'no library')
+  const diagnosis = await doctor({ LILY_MPI_LIBRARY: path('text.so') })
+  expect(diagnosis.environment).toMatchObject({ LILY_MPI_LIBRARY: path('text.so') })
+  expect(diagnosis.mpi).toEqual({
+    available: false,
+    reason: expect.stringMatching(/text\.so: .*; correct or unset LILY_MPI_LIBRARY$/) as string,
+  })
+  expect(diagnosis.ok, 'training alone needs no MPI').toBe(true)
+  const { stdout } = await runCli(['doctor'], { LILY_MPI_LIBRARY: path('nothing.so') })
+  expect(stdout).toMatch(/^mpi +not available: no MPI library can be opened \(.*nothing\.so: .*\n$/m)
+})
+
 test('exits with code 1 if the cpu backend is not available', async () => {
   const variables = { LILY_CPU_ISA: 'sse9', LILY_CPU_BLOCKS: '1', LILY_CUBLASLT: '0' }
   const { code, stdout } = await runCli(['doctor'], variables)
@@ -131,6 +145,7 @@ test('the text names what is wrong with a device, and asks for a report once', (
         selfTest: { passed: false, reason: 'please report it' },
       },
     ],
+    mpi: { available: true, library: 'Open MPI 5.0.7', file: 'libmpi.so.40' },
   })
   expect(text.split('\n').map((line) => line.replace(/  +/, ' | '))).toEqual([
     'lily-kernels | 1.2.3',
@@ -147,6 +162,7 @@ test('the text names what is wrong with a device, and asks for a report once', (
       'output of lily-kernels doctor --json',
     `cuda | ${reason}`,
     'cuda | SELF-TEST FAILED: please report it',
+    'mpi | Open MPI 5.0.7 (libmpi.so.40)',
   ])
 })
 
@@ -160,6 +176,7 @@ test('the text says what runs in place of the addon, and what does not run', () 
       environment: {},
       processor,
       backends: [],
+      mpi: null,
       addon: { loads: false, reason },
       ...changes,
     })

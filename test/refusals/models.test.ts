@@ -257,12 +257,19 @@ refuse('AdamW', {
   run: ({ parameters, options }) => new AdamW(parameters, options),
   kinds: {
     required: 'parameters options.groups.0 options.groups.0.match',
-    optional: 'options.betas',
     options: 'options',
     numberOrNot: `${at('options', 'lr eps weightDecay maxNorm')} ${at('options.groups.0', 'lr weightDecay')}`,
     listOrNot: 'options.groups',
+    optional: 'options.betas options.distributed',
   },
   rows: [
+    [
+      'options.distributed',
+      'what init() returns',
+      { rank: 0, size: 1, library: null },
+      'ARGUMENT',
+      "distributed: expected an engine of data parallelism, got what init() returns; import * as mpi from 'lily-kernels/mpi', and pass mpi itself",
+    ],
     ['options.groups', 'a match that throws', [{ match: throwing }], 'ARGUMENT', 'groups[0].match: reading it threw'],
   ],
 })

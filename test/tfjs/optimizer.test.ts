@@ -203,7 +203,7 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     )
     await expectRefused(
       'ERR_LILY_ARGUMENT',
-      'weightDecay, maxNorm, onNonFinite, groups, variables, optimizer',
+      'weightDecay, maxNorm, onNonFinite, groups, distributed, variables, optimizer',
       make({ rate: 1 }),
     )
     for (const options of [null, 'adam', []]) {
