@@ -42,11 +42,13 @@ const bundles = new Map<string, string>()
 /**
  * Bundles a program, and returns the path in build/, below the folder of the package, so that lib/binding/root.ts finds the
  * package.
+ *
+ * @param name that of the file in build/
  */
-function bundle(file: string): string {
+export function bundle(file: string, name = basename(file, '.ts')): string {
   const known = bundles.get(file)
   if (known !== undefined) return known
-  const path = join(packageRoot, 'build', `${basename(file, '.ts')}.mjs`)
+  const path = join(packageRoot, 'build', `${name}.mjs`)
   const [{ contents }] = buildSync({
     entryPoints: [file],
     bundle: true,

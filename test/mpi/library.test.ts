@@ -1,0 +1,143 @@
+/** Which library is opened, how it is recognised, and what is said where there is none. */
+import { execFileSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { packageRoot } from '../../lib/binding/root.js'
+import { runCli } from '../support/cli.js'
+import { findProgram } from '../support/find-program.js'
+import { LIBRARIES, libraries, type Library, missingLibrary, runJob } from '../support/mpi.js'
+import { temporaryFolder } from '../support/temporary.js'
+import type { Answer } from './programs/start.js'
+
+const folder = temporaryFolder()
+const [openMpi, mpich] = LIBRARIES
+
+type Skip = (condition: boolean, note?: string) => void
+
+function requireAll(skip: Skip, needed: readonly Library[]): void {
+  for (const { name } of needed) {
+    const missing = missingLibrary(name)
+    skip(missing !== undefined, missing)
+  }
+}
+
+/** Compiles programs/library.c. */
+function compile(skip: Skip, kind: 'STANDARD' | 'FUNNELED' | 'UNKNOWN'): string {
+  const compiler = process.env.CC ?? 'cc'
+  skip(findProgram(compiler) === undefined && process.env.CC === undefined, 'no C compiler, cc')
+  const library = join(folder, `lib${kind.toLowerCase()}.so`)
+  const source = join(packageRoot, 'test/mpi/programs/library.c')
+  execFileSync(compiler, ['-Wall', '-Wextra', '-Werror', '-shared', '-fPIC', `-D${kind}`, '-o', library, source])
+  return library
+}
+
+async function start(library: Library, LILY_MPI_LIBRARY?: string) {
+  const env: Record<string, string> = LILY_MPI_LIBRARY === undefined ? {} : { LILY_MPI_LIBRARY }
+  const { code, stderr, answers, left } = await runJob('start', { library, ranks: 2, env })
+  expect(left).toEqual([])
+  return { code, stderr, answers: [...answers.values()] as Answer[] }
+}
+
+/** Starts a job of two ranks that is refused, and returns the message of the first that has answered. */
+async function refused(library: Library, LILY_MPI_LIBRARY: string): Promise<string> {
+  const { code, stderr, answers } = await start(library, LILY_MPI_LIBRARY)
+  expect(code, stderr).not.toBe(0)
+  expect(answers.length).toBeGreaterThan(0)
+  for (const { refusal } of answers) expect(refusal?.code).toBe('ERR_LILY_BACKEND_UNAVAILABLE')
+  return answers[0].refusal!.message
+}
+
+const NAMES_REMEDIES = [/openmpi-bin/, /mpich/, /module load/, /LILY_MPI_LIBRARY/]
+
+describe.for(libraries)('with $name', ({ library }) => {
+  const other = library === openMpi ? mpich : openMpi
+
+  test('each launcher gets its own library, which LILY_MPI_LIBRARY may name as well', async ({ skip }) => {
+    requireAll(skip, [library])
+    for (const named of [undefined, library.file]) {
+      const { code, answers, stderr } = await start(library, named)
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+      expect(answers.map(({ gathered }) => gathered)).toEqual([
+        [0, 1],
+        [0, 1],
+      ])
+      for (const found of answers) expect(found.library).toMatch(library.version)
+    }
+  })
+
+  test('the library of another launcher would be a world of one per rank', async ({ skip }) => {
+    requireAll(skip, [openMpi, mpich])
+    const message = await refused(library, other.file)
+    expect(message).toContain(other.name)
+    expect(message).toContain(library.name)
+  })
+
+  test('LILY_MPI_LIBRARY that does not exist', async ({ skip }) => {
+    requireAll(skip, [library])
+    const path = join(folder, 'nothing.so')
+    const message = await refused(library, path)
+    for (const text of [/nothing\.so/, /No such file|does not exist/, /LILY_MPI_LIBRARY/]) expect(message).toMatch(text)
+  })
+
+  test('LILY_MPI_LIBRARY that is no library, or no library of MPI', async ({ skip }) => {
+    requireAll(skip, [library])
+    const text = join(folder, 'text.so')
+    writeFileSync(text, 'no library')
+    expect(await refused(library, text)).toMatch(/text\.so/)
+    const message = await refused(library, 'libm.so.6')
+    expect(message).toContain('libm.so.6')
+    expect(message).toContain('MPI_Get_library_version')
+  })
+})
+
+test('a library of an implementation that is not known', async ({ skip }) => {
+  requireAll(skip, [mpich])
+  const library = compile(skip, 'UNKNOWN')
+  const message = await refused(mpich, library)
+  expect(message).toContain('Example 1.0')
+  expect(message).toContain(library)
+})
+
+test('a library that grants MPI_THREAD_FUNNELED only', async ({ skip }) => {
+  requireAll(skip, [mpich])
+  const message = await refused(mpich, compile(skip, 'FUNNELED'))
+  expect(message).toMatch(/MPICH Version: 3\.1 of a test/)
+  expect(message).toContain('MPI_THREAD_SERIALIZED')
+})
+
+test('the standard ABI of MPI 5, whose handles are other ones', async ({ skip }) => {
+  requireAll(skip, [mpich])
+  const { code, stderr, answers } = await start(mpich, compile(skip, 'STANDARD'))
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+  expect(answers.map(({ gathered }) => gathered)).toEqual([
+    [0, 1],
+    [0, 1],
+  ])
+  for (const found of answers) expect(found.library).toBe('Standard 5.0 of a test')
+})
+
+test('no library: the packages of Debian, the modules of clusters, and what was tried', async () => {
+  // Started as by a launcher, with a library that does not exist.
+  const env = { PMI_RANK: '0', PMI_SIZE: '1', LILY_MPI_LIBRARY: '/nothing/libmpi.so.12' }
+  const { code, answers } = await runJob('start', { library: null, env })
+  const { refusal } = answers.get(0) as Answer
+  expect({ code, refused: refusal?.code }).toEqual({ code: 7, refused: 'ERR_LILY_BACKEND_UNAVAILABLE' })
+  for (const text of [/\/nothing\/libmpi\.so\.12/, ...NAMES_REMEDIES]) expect(refusal!.message).toMatch(text)
+})
+
+test('doctor shows the library, or why there is none', async ({ skip }) => {
+  const installed = LIBRARIES.filter(({ name }) => missingLibrary(name) === undefined)
+  const { code, stdout } = await runCli(['doctor'], {})
+  expect(code).toBe(0)
+  const line = stdout.split('\n').find((line) => /^mpi\b/i.test(line))
+  skip(installed.length === 0, 'no library')
+  expect(line).toMatch(new RegExp(installed.map(({ name }) => name).join('|')))
+  for (const { name, file } of installed) {
+    const { stdout } = await runCli(['doctor'], { LILY_MPI_LIBRARY: file })
+    expect(stdout).toMatch(new RegExp(`^mpi\\b.*${name}`, 'im'))
+  }
+  const without = await runCli(['doctor'], { LILY_MPI_LIBRARY: '/nothing/libmpi.so' })
+  expect(without.code, 'MPI is optional').toBe(0)
+  expect(without.stdout).toMatch(/^mpi\b.*(\/nothing\/libmpi\.so)/im)
+})

@@ -1,0 +1,124 @@
+/** Broadcasts, gathers and barriers, on n ranks and without a launcher. */
+import { describe, expect, test } from 'vitest'
+import { AdamW, LilyModel, LoraModel, tensor } from '../../lib/index.js'
+import { answersOf, libraries, missingLibrary, runJob } from '../support/mpi.js'
+import type { Answer } from './programs/operations.js'
+
+const bytesOf = ({ data }: { data: ArrayBufferView }) =>
+  new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice()
+const valuesOf = (model: LilyModel | LoraModel) =>
+  new Map(Array.from(model.parameters(), ([name, { value }]) => [name, bytesOf(value)]))
+const floats = (first: number, length: number) => Float32Array.from({ length }, (_, i) => first + i)
+const bytesIn = (array: Float32Array | Uint16Array) => new Uint8Array(array.buffer)
+
+const layers = [0, 1].map((l) => ({ name: `${l}.proj`, inFeatures: 6, outFeatures: 5 }))
+const targetModules = ['proj']
+
+/** What a world of n ranks answers, of which only the library may differ. */
+function expectAnswers(answers: readonly Answer[]): void {
+  const size = answers.length
+  const lily = LilyModel.create({ layers, config: { r: 4, targetModules, initWeights: false }, seed: 10 })
+  const lora = LoraModel.create({ layers, config: { r: 4, targetModules }, seed: 20, dtype: 'bfloat16' })
+  const trained = new Map([
+    ['float32', { value: tensor(floats(0, 7), [7]), grad: tensor(floats(50, 7), [7]) }],
+    ['mixed', { value: tensor(Uint16Array.from(floats(3, 5)), [5], 'bfloat16'), grad: tensor(floats(60, 5), [5]) }],
+    ['scalar', { value: tensor(floats(9, 1), [1]), grad: tensor(floats(70, 1), [1]) }],
+  ])
+  const optimiser = new AdamW(trained, { lr: 0.1 })
+  for (let i = 0; i < 3; i++) optimiser.step()
+  const moments = Object.entries(optimiser.state().parameters)
+  const range = Array.from({ length: size }, (_, rank) => rank)
+  const mean = range.reduce((sum, rank) => sum + 100 * rank, 0) / size
+
+  for (const [rank, answer] of answers.entries()) {
+    expect(answer.world).toMatchObject({ rank, size })
+    for (const refusal of answer.beforeInit) expect(refusal?.message).toMatch(/init\(\)/)
+    expect(answer.isSame).toBe(true)
+    expect(answer.otherTimeout?.message).toMatch(/timeout/)
+    expect(answer.broadcast.lily).toEqual(valuesOf(lily))
+    expect(answer.broadcast.lora).toEqual(valuesOf(lora))
+    expect(answer.broadcast.map).toEqual(
+      new Map([
+        ['float32', bytesIn(floats(0, 7))],
+        ['empty', new Uint8Array(0)],
+        ['mixed', bytesIn(Uint16Array.from(floats(3, 5)))],
+        ['scalar', bytesIn(floats(9, 1))],
+      ]),
+    )
+    expect(answer.broadcast.gradients.get('float32'), 'of this rank').toEqual(bytesIn(floats(50 + 100 * rank, 7)))
+    expect(answer.optimiser).toEqual({
+      step: 3,
+      moments: [
+        new Map(moments.map(([name, { expAvg }]) => [name, bytesOf(expAvg)])),
+        new Map(moments.map(([name, { expAvgSq }]) => [name, bytesOf(expAvgSq)])),
+      ],
+    })
+    expect(answer.gathered).toEqual([
+      range.map((rank) => rank + 0.5),
+      range.map((rank) => (rank === 0 ? NaN : -0)),
+      range.map((rank) => `rank ${rank} ✓`.repeat(rank + 1)),
+      range.map(() => undefined),
+      range.map((rank) => ({
+        rank,
+        list: Array.from({ length: rank * 40_000 }, (_, i) => i),
+        nested: new Map([[rank, new Set([1])]]),
+      })),
+      range.map((rank) => Float64Array.of(rank, Infinity)),
+    ])
+    expect(answer.barrier.after).toBeGreaterThanOrEqual(Math.max(...answer.barrier.before))
+    expect(answer.inOrder).toEqual([range, range.map(String), range.map((rank) => ({ rank }))])
+    for (const [i, value] of answer.notAwaited.entries()) expect(value).toBeCloseTo(50 + i + mean, 3)
+    const argumentsOf = ['weight', 'weight', 'weight', 'weight', 'bucketBytes', 'bucketBytes', 'bucket', '', '', '', '']
+    for (const [i, argument] of argumentsOf.entries()) {
+      expect(answer.arguments[i]?.code, `argument ${i}`).toBe('ERR_LILY_ARGUMENT')
+      expect(answer.arguments[i]?.message).toContain(argument)
+    }
+    expect(answer.noWeight[0], 'all weights are 0').toMatchObject({ code: 'ERR_LILY_ARGUMENT' })
+    expect(answer.noWeight).toEqual([answers[0].noWeight[0], null])
+    expect(answer.worker).toBe('compute 2')
+    for (const refusal of answer.afterFinalize) expect(refusal?.message).toMatch(/finalize\(\)/)
+  }
+}
+
+describe.for(libraries)('with $name', ({ library }) => {
+  test.for([1, 2, 4])('%i ranks', async (ranks, { skip }) => {
+    const missing = missingLibrary(library.name)
+    skip(missing !== undefined, missing)
+    const answers = await answersOf<Answer>('operations', { library, ranks })
+    for (const { world } of answers) expect(world.library).toMatch(library.version)
+    expectAnswers(answers)
+  })
+})
+
+test('without a launcher there is a world of one, which opens no library', async () => {
+  const env = { LILY_MPI_LIBRARY: '/nothing/libmpi.so' }
+  const answers = await answersOf<Answer>('operations', { library: null, env })
+  expect(answers[0].world).toEqual({ rank: 0, size: 1, library: null })
+  expectAnswers(answers)
+})
+
+const PACKAGE = `
+  const mpi = MPI
+  mpi.init().then(async ({ rank, size }) => {
+    const ranks = await mpi.allGather(rank)
+    await mpi.finalize()
+    console.log(size + ': ' + ranks.join())
+  })`
+
+test.for(libraries)('the built package has the entry: $name', async ({ library }, { skip }) => {
+  const missing = missingLibrary(library.name)
+  skip(missing !== undefined, missing)
+  const programs = [
+    ['--input-type=module', '-e', `import * as all from 'lily-kernels/mpi'${PACKAGE.replace('MPI', 'all')}`],
+    ['-e', PACKAGE.replace('MPI', "require('lily-kernels/mpi')")],
+  ]
+  for (const command of programs) {
+    const { code, stdout, stderr, left } = await runJob('', { library, ranks: 2, command })
+    expect({ code, stderr, left, lines: stdout.trim().split('\n') }).toEqual({
+      code: 0,
+      stderr: '',
+      left: [],
+      lines: ['2: 0,1', '2: 0,1'],
+    })
+  }
+})

@@ -1,0 +1,69 @@
+/** Averages, broadcasts and steps on a CUDA device. */
+import * as mpi from 'lily-kernels/mpi'
+import { AdamW, LilyModel, type Parameter } from '../../../lib/index.js'
+import { answer, bytesOfAll, refusalOf, type Refusal } from './rank.js'
+
+export interface Answer {
+  readonly start: Map<string, Uint8Array>
+  readonly values: Map<string, Uint8Array>
+  readonly gradients: Map<string, Uint8Array>
+  readonly norm: number
+  readonly moments: Map<string, Uint8Array>
+  /** Of one rank on the host and the others on the device. */
+  readonly mixed: Refusal | null
+  readonly notFinite: { readonly skippedSteps: number; readonly bytes: Map<string, Uint8Array> }
+}
+
+/** Gradients whose sums are exact, so that the test computes them in any order. */
+export const gradientOf = (parameter: number, index: number, rank: number) => (rank + 1) * ((index % 7) + parameter - 3)
+
+const { rank, size } = await mpi.init()
+const cuda = { type: 'cuda' } as const
+
+function modelOf(seed: number): LilyModel {
+  const layers = [0, 1].map((l) => ({ name: `${l}.proj`, inFeatures: 8, outFeatures: 8 }))
+  const model = LilyModel.create({ layers, config: { r: 4, targetModules: ['proj'], initWeights: false }, seed })
+  setGradients(model)
+  return model
+}
+
+function setGradients(model: LilyModel, last = 1): void {
+  for (const [p, { grad }] of [...model.parameters().values()].entries()) {
+    const data = grad.data as Float32Array
+    for (let i = 0; i < data.length; i++) data[i] = gradientOf(p, i, rank)
+    if (p === 0) data[0] *= rank === size - 1 ? last : 1
+  }
+}
+
+const valueOf = ({ value }: Parameter) => value
+const model = modelOf(rank).to(cuda)
+await mpi.broadcast(model)
+const start = await bytesOfAll(model.parameters(), valueOf)
+const optimiser = new AdamW(model.parameters(), { lr: 0.1, maxNorm: 1, distributed: mpi })
+await optimiser.step({ weight: rank + 1 })
+const norm = (await optimiser.gradNorm!.toHost()).data[0] as number
+const values = await bytesOfAll(model.parameters(), valueOf)
+const gradients = await bytesOfAll(model.parameters(), ({ grad }) => grad)
+if (rank > 0) optimiser.load(new AdamW(model.parameters()).state())
+await mpi.broadcast(optimiser)
+const moments = await bytesOfAll(new Map(Object.entries(optimiser.state().parameters)), ({ expAvg }) => expAvg)
+
+const host = modelOf(3)
+const mixed = await refusalOf(() => mpi.averageGradients(rank === size - 1 ? host : model))
+
+setGradients(host, Infinity)
+const infinite = host.to(cuda)
+const skipping = new AdamW(infinite.parameters(), { onNonFinite: 'skip', distributed: mpi })
+await skipping.step()
+const bytes = await bytesOfAll(infinite.parameters(), valueOf)
+const result: Answer = {
+  start,
+  values,
+  gradients,
+  norm,
+  moments,
+  mixed,
+  notFinite: { skippedSteps: skipping.skippedSteps, bytes },
+}
+answer(rank, result)
+await mpi.finalize()

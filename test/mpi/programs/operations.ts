@@ -1,0 +1,170 @@
+/** Broadcasts, gathers and barriers, and what is refused before init() and after finalize(). */
+import { isMainThread, Worker, workerData } from 'node:worker_threads'
+import * as mpi from 'lily-kernels/mpi'
+import { AdamW, lilyForward, LilyModel, LoraModel, tensor, type TrainableParameter } from '../../../lib/index.js'
+import { answer, bytesOfAll, refusalOf, type Refusal, sleep } from './rank.js'
+
+export interface Answer {
+  readonly world: { readonly rank: number; readonly size: number; readonly library: string | null }
+  readonly beforeInit: readonly (Refusal | null)[]
+  readonly isSame: boolean
+  readonly otherTimeout: Refusal | null
+  readonly broadcast: Readonly<Record<'lily' | 'lora' | 'map' | 'gradients', Map<string, Uint8Array>>>
+  readonly optimiser: { readonly step: number; readonly moments: Map<string, Uint8Array>[] }
+  readonly gathered: readonly unknown[][]
+  readonly barrier: { readonly before: readonly number[]; readonly after: number }
+  readonly inOrder: readonly unknown[][]
+  readonly notAwaited: readonly number[]
+  readonly arguments: readonly (Refusal | null)[]
+  readonly noWeight: readonly (Refusal | null)[]
+  readonly worker: string
+  readonly afterFinalize: readonly (Refusal | null)[]
+}
+
+const layers = [0, 1].map((l) => ({ name: `${l}.proj`, inFeatures: 6, outFeatures: 5 }))
+const targetModules = ['proj']
+
+/** Parameters whose numbers depend on the rank. */
+function parametersOf(rank: number): Map<string, TrainableParameter> {
+  const of = (first: number, length: number) => Float32Array.from({ length }, (_, i) => first + i + 100 * rank)
+  const empty = new Float32Array(0)
+  return new Map([
+    ['float32', { value: tensor(of(0, 7), [7]), grad: tensor(of(50, 7), [7]) }],
+    ['empty', { value: tensor(empty, [0]), grad: tensor(empty, [0]) }],
+    ['mixed', { value: tensor(Uint16Array.from(of(3, 5)), [5], 'bfloat16'), grad: tensor(of(60, 5), [5]) }],
+    ['scalar', { value: tensor(of(9, 1), [1]), grad: tensor(of(70, 1), [1]) }],
+  ])
+}
+
+const everyOperation = (parameters: ReadonlyMap<string, TrainableParameter>) => [
+  () => mpi.broadcast(parameters),
+  () => mpi.averageGradients(parameters),
+  () => mpi.allGather(1),
+  () => mpi.barrier(),
+]
+
+/** What a rank gathers: numbers, strings, and objects of other sizes on other ranks. */
+const valuesOf = (rank: number): unknown[] => [
+  rank + 0.5,
+  rank === 0 ? NaN : -0,
+  `rank ${rank} ✓`.repeat(rank + 1),
+  undefined,
+  { rank, list: Array.from({ length: rank * 40_000 }, (_, i) => i), nested: new Map([[rank, new Set([1])]]) },
+  Float64Array.of(rank, Infinity),
+]
+
+async function main(): Promise<void> {
+  const map0 = parametersOf(0)
+  const beforeInit: (Refusal | null)[] = []
+  for (const call of [...everyOperation(map0), () => mpi.finalize()]) beforeInit.push(await refusalOf(call))
+
+  const world = await mpi.init({ timeout: 60_000 })
+  const { rank, size, library } = world
+  const again = await Promise.all([mpi.init(), mpi.init({ timeout: 60_000 })])
+  const isSame = again.every((other) => other.rank === rank && other.size === size && other.library === library)
+  const otherTimeout = await refusalOf(() => mpi.init({ timeout: 59_000 }))
+
+  const lily = LilyModel.create({ layers, config: { r: 4, targetModules, initWeights: false }, seed: 10 + rank })
+  const lora = LoraModel.create({ layers, config: { r: 4, targetModules }, seed: 20 + rank, dtype: 'bfloat16' })
+  const map = parametersOf(rank)
+  await mpi.broadcast(lily)
+  await mpi.broadcast(lora)
+  await mpi.broadcast(map)
+  const broadcast = {
+    lily: await bytesOfAll(lily.parameters(), ({ value }) => value),
+    lora: await bytesOfAll(lora.parameters(), ({ value }) => value),
+    map: await bytesOfAll(map, ({ value }) => value),
+    gradients: await bytesOfAll(map, ({ grad }) => grad),
+  }
+
+  const trained = parametersOf(0)
+  trained.delete('empty')
+  const optimiser = new AdamW(trained, { lr: 0.1 })
+  for (let i = 0; i < (rank === 0 ? 3 : 0); i++) optimiser.step()
+  await mpi.broadcast(optimiser)
+  const state = optimiser.state()
+  const moments = new Map(Object.entries(state.parameters))
+
+  const gathered: unknown[][] = []
+  for (const value of valuesOf(rank)) gathered.push(await mpi.allGather(value))
+
+  await sleep(100 * rank)
+  const now = Date.now()
+  await mpi.barrier()
+  const after = Date.now()
+  const before = await mpi.allGather(now)
+
+  // Not awaited one by one. The rank that comes first has called all of them when the next one calls the first.
+  const calls = [mpi.allGather(rank), mpi.allGather(`${rank}`), mpi.averageGradients(map), mpi.allGather({ rank })]
+  const [first, second, , third] = (await Promise.all(calls)) as [unknown[], unknown[], void, unknown[]]
+  const { grad } = map.get('float32')!
+  const notAwaited = [...new Float32Array((grad as ReturnType<typeof tensor>).data as Float32Array)]
+
+  const checked = [
+    () => mpi.averageGradients(map, { weight: -1 }),
+    () => mpi.averageGradients(map, { weight: NaN }),
+    () => mpi.averageGradients(map, { weight: Infinity }),
+    () => mpi.averageGradients(map, { weight: 'mean' as 'sum' }),
+    () => mpi.averageGradients(map, { bucketBytes: 0 }),
+    () => mpi.averageGradients(map, { bucketBytes: 1.5 }),
+    () => mpi.averageGradients(map, { bucket: 1 } as object),
+    () => mpi.averageGradients([] as never),
+    () => mpi.averageGradients(new Map()),
+    () => mpi.broadcast({} as never),
+    () => mpi.allGather(() => 1),
+  ]
+  const refused: (Refusal | null)[] = []
+  for (const call of checked) refused.push(await refusalOf(call))
+  const untouched = await bytesOfAll(map, ({ grad }) => grad)
+  const noWeight = [
+    await refusalOf(() => mpi.averageGradients(map, { weight: 0 })),
+    await refusalOf(async () => {
+      const now = await bytesOfAll(map, ({ grad }) => grad)
+      for (const [name, bytes] of now) if (!Buffer.from(bytes).equals(untouched.get(name)!)) throw new Error(name)
+    }),
+  ]
+
+  const worker = new Worker(new URL(import.meta.url), { workerData: 'compute' })
+  const said = await new Promise<string>((resolve, reject) => {
+    worker.on('message', resolve)
+    worker.on('error', reject)
+  })
+  await new Promise((resolve) => worker.on('exit', resolve))
+  await mpi.barrier()
+
+  await mpi.finalize()
+  const afterFinalize: (Refusal | null)[] = []
+  for (const call of [...everyOperation(map), () => mpi.init()]) afterFinalize.push(await refusalOf(call))
+  const result: Answer = {
+    world: { rank, size, library },
+    beforeInit,
+    isSame,
+    otherTimeout,
+    broadcast,
+    optimiser: {
+      step: state.step,
+      moments: [
+        await bytesOfAll(moments, ({ expAvg }) => expAvg),
+        await bytesOfAll(moments, ({ expAvgSq }) => expAvgSq),
+      ],
+    },
+    gathered,
+    barrier: { before, after },
+    inOrder: [first, second, third],
+    notAwaited,
+    arguments: refused,
+    noWeight,
+    worker: said,
+    afterFinalize,
+  }
+  answer(rank, result)
+}
+
+if (isMainThread) await main()
+else {
+  // The package in a worker, which ends without finalize(): the job is the main thread's.
+  const { parentPort } = await import('node:worker_threads')
+  const one = tensor([1], [1, 1])
+  const { y } = lilyForward({ x: one, a: one, router: tensor([0, 0], [2, 1]), b: tensor([1, 3], [2, 1, 1]) })
+  parentPort!.postMessage(`${String(workerData)} ${y.data[0]}`)
+}

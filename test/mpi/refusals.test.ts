@@ -1,0 +1,63 @@
+/** Ranks that differ: an operation is refused on all of them alike, with the first difference, and writes nothing. */
+import { describe, expect, test } from 'vitest'
+import { backends } from '../../lib/index.js'
+import { answersOf, libraries, missingLibrary } from '../support/mpi.js'
+import type { Answer, Input } from './programs/refusals.js'
+
+/** What the message about each difference says besides the two ranks. */
+const MESSAGES: Readonly<Record<string, readonly RegExp[]>> = {
+  name: [/'z'/, /'b'/],
+  order: [/'a'/, /'b'/],
+  fewer: [/'c'|\b2\b.*\b3\b|\b3\b.*\b2\b/],
+  more: [/'d'|\b3\b.*\b4\b|\b4\b.*\b3\b/],
+  shape: [/'b'/, /\[5, 6\]/, /\[6, 5\]/],
+  dimensions: [/'a'/, /\[24\]/, /\[4, 6\]/],
+  'type of the value': [/'b'/, /float16/, /bfloat16/],
+  'type of the gradient': [/'b'/, /grad/, /float32/, /bfloat16/],
+  bucketBytes: [/bucketBytes/, /4096/, /8192/],
+  sum: [/sum/],
+  barrier: [/barrier\(\)/, /averageGradients\(\)/],
+  gather: [/allGather\(\)/, /broadcast\(\)/],
+  broadcast: [/broadcast\(\)/, /averageGradients\(\)/],
+  optimiser: [/broadcast\(\)|AdamW|optimiser/],
+}
+
+function expectRefusals(answers: readonly Answer[], last: number): void {
+  for (const [rank, { cases }] of answers.entries()) {
+    for (const [name, { refusal, isUnchanged }] of cases) {
+      const what = `${name}, on rank ${rank}`
+      expect(refusal, what).not.toBeNull()
+      expect(refusal?.code, what).toMatch(/^ERR_LILY_/)
+      expect(refusal, `${what} as on rank 0`).toEqual(answers[0].cases.get(name)!.refusal)
+      expect(isUnchanged, `${what}: nothing is written`).toBe(true)
+      const [difference] = name.split(', ')
+      for (const part of [new RegExp(`rank ${last}`), /rank 0/, ...(MESSAGES[difference] ?? [])]) {
+        expect(refusal?.message, what).toMatch(part)
+      }
+    }
+  }
+}
+
+describe.for(libraries)('with $name', ({ library }) => {
+  test.for([2, 4])('one of %i ranks differs', async (ranks, { skip }) => {
+    const missing = missingLibrary(library.name)
+    skip(missing !== undefined, missing)
+    const input: Input = { last: ranks - 1 }
+    const answers = await answersOf<Answer>('refusals', { library, ranks, input })
+    expect(answers[0].cases.size).toBeGreaterThanOrEqual(Object.keys(MESSAGES).length)
+    expectRefusals(answers, ranks - 1)
+  })
+
+  test('one rank has another instruction set', async ({ skip }) => {
+    const missing = missingLibrary(library.name)
+    skip(missing !== undefined, missing)
+    const [{ simd }] = backends()
+    skip(simd === 'portable', 'the processor has the portable instruction set only')
+    const answers = await answersOf<Answer>('refusals', { library, ranks: 2, input: { last: 1, isa: 'portable' } })
+    expectRefusals(answers, 1)
+    const { message } = answers[0].cases.get('instruction set')!.refusal!
+    expect(message).toContain('portable')
+    expect(message).toContain(simd)
+    expect(message).toContain('LILY_CPU_ISA')
+  })
+})
