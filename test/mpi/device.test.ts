@@ -2,11 +2,10 @@
 import { describe, expect, test } from 'vitest'
 import { AdamW, LilyModel } from '../../lib/index.js'
 import { findCuda } from '../cuda/find.js'
-import { answersOf, libraries, missingLibrary } from '../support/mpi.js'
-import type { Answer as Averages, Input } from './programs/bits.js'
+import { answersOf, libraries, type Skip, skipWithout } from '../support/mpi.js'
+import type { Input } from './programs/bits.js'
 import type { Answer } from './programs/device.js'
-import { CALLS } from '../support/mpi-arrays.js'
-import { expectAverage } from '../support/mpi-average.js'
+import { type Averages, expectAverages } from '../support/mpi-average.js'
 
 const ranks = 2
 const layers = [0, 1].map((l) => ({ name: `${l}.proj`, inFeatures: 8, outFeatures: 8 }))
@@ -16,9 +15,8 @@ const bytesOf = ({ data }: { data: ArrayBufferView }) =>
   new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice()
 
 describe.for(libraries)('with $name', ({ library }) => {
-  const environment = (skip: (condition: boolean, note?: string) => void): Record<string, string> => {
-    const missing = missingLibrary(library.name)
-    skip(missing !== undefined, missing)
+  const environment = (skip: Skip): Record<string, string> => {
+    skipWithout(skip, library)
     const found = findCuda()
     if (typeof found === 'string') skip(true, found)
     return found as Record<string, string>
@@ -26,12 +24,8 @@ describe.for(libraries)('with $name', ({ library }) => {
 
   test('averages have the bits of those on the host', async ({ skip }) => {
     const env = environment(skip)
-    const calls = CALLS.filter(({ name }) => ['odd sizes', 'tiny buckets', 'a rank without a token'].includes(name))
-    const input: Input = { calls: calls.map(({ name }) => name), device: 'cuda' }
-    const answers = await answersOf<Averages>('bits', { library, ranks, env, input })
-    for (const call of calls) {
-      for (const [rank, answer] of answers.entries()) expectAverage(call, ranks, answer.get(call.name)!, rank)
-    }
+    const input: Input = { calls: ['odd sizes', 'tiny buckets', 'a rank without a token'], device: 'cuda' }
+    expectAverages(input.calls, await answersOf<Averages>('bits', { library, ranks, env, input }))
   })
 
   test('broadcasts and steps', async ({ skip }) => {

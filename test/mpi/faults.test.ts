@@ -4,7 +4,7 @@
  * @long
  */
 import { describe, expect, test } from 'vitest'
-import { type Ended, inTurn, libraries, missingLibrary, runJob } from '../support/mpi.js'
+import { type Ended, inTurn, libraries, skipWithout, runJob } from '../support/mpi.js'
 import type { Fault, Input } from './programs/faults.js'
 
 /** The programs of faults and of these jobs would be in the way of each other if this were a value of the program's file. */
@@ -69,8 +69,7 @@ describe.for(libraries)('with $name', ({ library }) => {
   test.concurrent.for(['kill', 'exit 0', 'exit 3', 'end', 'throw', 'reject', 'stop', 'hang'] as const)(
     'a rank that fails by: %s',
     async (fault, { skip }) => {
-      const missing = missingLibrary(library.name)
-      skip(missing !== undefined, missing)
+      skipWithout(skip, library)
       const found = await Promise.all(
         jobsOf(fault).map((job) => {
           const isUnnoticed = UNNOTICED.includes(fault) || (job.operation === 'init' && fault !== 'kill')

@@ -6,21 +6,12 @@ import { describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 import { runCli } from '../support/cli.js'
 import { findProgram } from '../support/find-program.js'
-import { LIBRARIES, libraries, type Library, missingLibrary, runJob } from '../support/mpi.js'
+import { LIBRARIES, libraries, type Library, missingLibrary, runJob, type Skip, skipWithout } from '../support/mpi.js'
 import { temporaryFolder } from '../support/temporary.js'
 import type { Answer } from './programs/start.js'
 
 const folder = temporaryFolder()
 const [openMpi, mpich] = LIBRARIES
-
-type Skip = (condition: boolean, note?: string) => void
-
-function requireAll(skip: Skip, needed: readonly Library[]): void {
-  for (const { name } of needed) {
-    const missing = missingLibrary(name)
-    skip(missing !== undefined, missing)
-  }
-}
 
 /** Compiles programs/library.c. */
 function compile(skip: Skip, kind: 'STANDARD' | 'FUNNELED' | 'UNKNOWN'): string {
@@ -54,7 +45,7 @@ describe.for(libraries)('with $name', ({ library }) => {
   const other = library === openMpi ? mpich : openMpi
 
   test('each launcher gets its own library, which LILY_MPI_LIBRARY may name as well', async ({ skip }) => {
-    requireAll(skip, [library])
+    skipWithout(skip, library)
     for (const named of [undefined, library.file]) {
       const { code, answers, stderr } = await start(library, named)
       expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
@@ -67,21 +58,21 @@ describe.for(libraries)('with $name', ({ library }) => {
   })
 
   test('the library of another launcher would be a world of one per rank', async ({ skip }) => {
-    requireAll(skip, [openMpi, mpich])
+    skipWithout(skip, openMpi, mpich)
     const message = await refused(library, other.file)
     expect(message).toContain(other.name)
     expect(message).toContain(library.name)
   })
 
   test('LILY_MPI_LIBRARY that does not exist', async ({ skip }) => {
-    requireAll(skip, [library])
+    skipWithout(skip, library)
     const path = join(folder, 'nothing.so')
     const message = await refused(library, path)
     for (const text of [/nothing\.so/, /No such file|does not exist/, /LILY_MPI_LIBRARY/]) expect(message).toMatch(text)
   })
 
   test('LILY_MPI_LIBRARY that is no library, or no library of MPI', async ({ skip }) => {
-    requireAll(skip, [library])
+    skipWithout(skip, library)
     const text = join(folder, 'text.so')
     writeFileSync(text, 'no library')
     expect(await refused(library, text)).toMatch(/text\.so/)
@@ -92,7 +83,7 @@ describe.for(libraries)('with $name', ({ library }) => {
 })
 
 test('a library of an implementation that is not known', async ({ skip }) => {
-  requireAll(skip, [mpich])
+  skipWithout(skip, mpich)
   const library = compile(skip, 'UNKNOWN')
   const message = await refused(mpich, library)
   expect(message).toContain('Example 1.0')
@@ -100,14 +91,14 @@ test('a library of an implementation that is not known', async ({ skip }) => {
 })
 
 test('a library that grants MPI_THREAD_FUNNELED only', async ({ skip }) => {
-  requireAll(skip, [mpich])
+  skipWithout(skip, mpich)
   const message = await refused(mpich, compile(skip, 'FUNNELED'))
   expect(message).toMatch(/MPICH Version: 3\.1 of a test/)
   expect(message).toContain('MPI_THREAD_SERIALIZED')
 })
 
 test('the standard ABI of MPI 5, whose handles are other ones', async ({ skip }) => {
-  requireAll(skip, [mpich])
+  skipWithout(skip, mpich)
   const { code, stderr, answers } = await start(mpich, compile(skip, 'STANDARD'))
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
   expect(answers.map(({ gathered }) => gathered)).toEqual([

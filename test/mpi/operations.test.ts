@@ -1,7 +1,7 @@
 /** Broadcasts, gathers and barriers, on n ranks and without a launcher. */
 import { describe, expect, test } from 'vitest'
 import { AdamW, LilyModel, LoraModel, tensor } from '../../lib/index.js'
-import { answersOf, libraries, missingLibrary, runJob } from '../support/mpi.js'
+import { answersOf, libraries, skipWithout, runJob } from '../support/mpi.js'
 import type { Answer } from './programs/operations.js'
 
 const bytesOf = ({ data }: { data: ArrayBufferView }) =>
@@ -82,8 +82,7 @@ function expectAnswers(answers: readonly Answer[]): void {
 
 describe.for(libraries)('with $name', ({ library }) => {
   test.for([1, 2, 4])('%i ranks', async (ranks, { skip }) => {
-    const missing = missingLibrary(library.name)
-    skip(missing !== undefined, missing)
+    skipWithout(skip, library)
     const answers = await answersOf<Answer>('operations', { library, ranks })
     for (const { world } of answers) expect(world.library).toMatch(library.version)
     expectAnswers(answers)
@@ -106,8 +105,7 @@ const PACKAGE = `
   })`
 
 test.for(libraries)('the built package has the entry: $name', async ({ library }, { skip }) => {
-  const missing = missingLibrary(library.name)
-  skip(missing !== undefined, missing)
+  skipWithout(skip, library)
   const programs = [
     ['--input-type=module', '-e', `import * as all from 'lily-kernels/mpi'${PACKAGE.replace('MPI', 'all')}`],
     ['-e', PACKAGE.replace('MPI', "require('lily-kernels/mpi')")],

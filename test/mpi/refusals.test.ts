@@ -1,7 +1,7 @@
 /** Ranks that differ: an operation is refused on all of them alike, with the first difference, and writes nothing. */
 import { describe, expect, test } from 'vitest'
 import { backends } from '../../lib/index.js'
-import { answersOf, libraries, missingLibrary } from '../support/mpi.js'
+import { answersOf, libraries, skipWithout } from '../support/mpi.js'
 import type { Answer, Input } from './programs/refusals.js'
 
 /** What the message about each difference says besides the two ranks. */
@@ -40,8 +40,7 @@ function expectRefusals(answers: readonly Answer[], last: number): void {
 
 describe.for(libraries)('with $name', ({ library }) => {
   test.for([2, 4])('one of %i ranks differs', async (ranks, { skip }) => {
-    const missing = missingLibrary(library.name)
-    skip(missing !== undefined, missing)
+    skipWithout(skip, library)
     const input: Input = { last: ranks - 1 }
     const answers = await answersOf<Answer>('refusals', { library, ranks, input })
     expect(answers[0].cases.size).toBeGreaterThanOrEqual(Object.keys(MESSAGES).length)
@@ -49,9 +48,8 @@ describe.for(libraries)('with $name', ({ library }) => {
   })
 
   test('one rank has another instruction set', async ({ skip }) => {
-    const missing = missingLibrary(library.name)
-    skip(missing !== undefined, missing)
-    const [{ simd }] = backends()
+    skipWithout(skip, library)
+    const { simd } = backends()[0].devices[0]
     skip(simd === 'portable', 'the processor has the portable instruction set only')
     const answers = await answersOf<Answer>('refusals', { library, ranks: 2, input: { last: 1, isa: 'portable' } })
     expectRefusals(answers, 1)

@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { relativeError } from '../support/compare.js'
-import { answersOf, libraries, missingLibrary, runJob } from '../support/mpi.js'
+import { answersOf, libraries, skipWithout, runJob } from '../support/mpi.js'
 import { createModel, numbersOf } from '../support/mpi-training.js'
 import { temporaryFolder } from '../support/temporary.js'
 import type { Answer, Input } from './programs/resume.js'
@@ -12,8 +12,7 @@ const steps = 6
 
 describe.for(libraries)('with $name', ({ library }) => {
   test('resumes a job of 2 ranks on 2, and on 1 and 4', async ({ skip }) => {
-    const missing = missingLibrary(library.name)
-    skip(missing !== undefined, missing)
+    skipWithout(skip, library)
     const folder = join(temporary, library.name)
     const run = (ranks: number, input: Omit<Input, 'folder' | 'steps'>) =>
       answersOf<Answer>('resume', { library, ranks, input: { folder, steps, ...input } })

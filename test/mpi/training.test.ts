@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { AdamW } from '../../lib/index.js'
 import { relativeError } from '../support/compare.js'
-import { answersOf, type Library, libraries, missingLibrary } from '../support/mpi.js'
+import { answersOf, LIBRARIES, type Library, libraries, type Skip, skipWithout } from '../support/mpi.js'
 import { addGradients, createModel, type Kind, KINDS, numbersOf, SETTINGS, shareOf } from '../support/mpi-training.js'
 import type { Answer } from './programs/training.js'
 
@@ -48,9 +48,8 @@ const SIZES = [1, 2, 4]
 
 describe.for(libraries)('with $name', ({ library }) => {
   describe.for(SIZES)('%i ranks', (ranks) => {
-    const start = async (skip: (condition: boolean, note?: string) => void) => {
-      const missing = missingLibrary(library.name)
-      skip(missing !== undefined, missing)
+    const start = async (skip: Skip) => {
+      skipWithout(skip, library)
       return jobOf(library, ranks)
     }
 
@@ -122,10 +121,7 @@ describe.for(libraries)('with $name', ({ library }) => {
 
 /** With the same number of ranks, the bits are those of both libraries. */
 test.for(SIZES)('%i ranks have the same bits with both libraries', async (ranks, { skip }) => {
-  for (const { library } of libraries) {
-    const missing = missingLibrary(library.name)
-    skip(missing !== undefined, missing)
-  }
+  skipWithout(skip, ...LIBRARIES)
   const [left, right] = await Promise.all(libraries.map(({ library }) => jobOf(library, ranks)))
   expect(left.map(({ kinds, sixteenBits }) => [kinds, sixteenBits])).toEqual(
     right.map(({ kinds, sixteenBits }) => [kinds, sixteenBits]),

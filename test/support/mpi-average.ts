@@ -1,7 +1,10 @@
 /** Compares what ranks have averaged with the average that the test computes. */
 import { expect } from 'vitest'
 import { unpack } from './dtypes.js'
-import { type Averaged, averageOf } from './mpi-arrays.js'
+import { averageOf, CALLS } from './mpi-arrays.js'
+
+/** What a rank has after each call: the bytes of gradients and of values. */
+export type Averages = ReadonlyMap<string, { readonly gradients: Uint8Array[]; readonly values: Uint8Array[] }>
 
 /** The numbers of an array of bytes. All NaN are the same one. */
 function numbersIn(dtype: string, bytes: Uint8Array): Float32Array {
@@ -9,20 +12,25 @@ function numbersIn(dtype: string, bytes: Uint8Array): Float32Array {
   return unpack(dtype, dtype === 'float32' ? new Float32Array(buffer) : new Uint16Array(buffer))
 }
 
-export function expectAverage(
-  call: Averaged,
-  ranks: number,
-  { gradients, values }: { gradients: Uint8Array[]; values: Uint8Array[] },
-  rank: number,
-) {
-  const expected = averageOf(call, ranks)
-  for (const [i, { dtype, valueDtype = dtype, length }] of call.arrays.entries()) {
-    const numbers = numbersIn(dtype, gradients[i])
-    expect(numbers.length).toBe(length)
-    const wrong = numbers.findIndex((value, j) => !Object.is(value, expected[i][j]))
-    const what = `'${call.name}', rank ${rank}, array ${i} (${dtype}): a wrong number, and the right one`
-    expect(wrong < 0 ? [] : [wrong, numbers[wrong], expected[i][wrong]], what).toEqual([])
-    const unchanged = new (valueDtype === 'float32' ? Float32Array : Uint16Array)(length).fill(rank + 1)
-    expect(Buffer.from(values[i]).equals(new Uint8Array(unchanged.buffer)), 'values are unchanged').toBe(true)
+/**
+ * Checks the bits of all calls of these names.
+ *
+ * @param answers those of all ranks
+ */
+export function expectAverages(names: readonly string[], answers: readonly Averages[]): void {
+  for (const call of CALLS.filter(({ name }) => names.includes(name))) {
+    const expected = averageOf(call, answers.length)
+    for (const [rank, answer] of answers.entries()) {
+      const { gradients, values } = answer.get(call.name)!
+      for (const [i, { dtype, valueDtype = dtype, length }] of call.arrays.entries()) {
+        const numbers = numbersIn(dtype, gradients[i])
+        expect(numbers.length).toBe(length)
+        const wrong = numbers.findIndex((value, j) => !Object.is(value, expected[i][j]))
+        const what = `'${call.name}', rank ${rank}, array ${i} (${dtype}): a wrong number, and the right one`
+        expect(wrong < 0 ? [] : [wrong, numbers[wrong], expected[i][wrong]], what).toEqual([])
+        const unchanged = new (valueDtype === 'float32' ? Float32Array : Uint16Array)(length).fill(rank + 1)
+        expect(Buffer.from(values[i]).equals(new Uint8Array(unchanged.buffer)), 'values are unchanged').toBe(true)
+      }
+    }
   }
 }

@@ -3,6 +3,7 @@ import {
   type AdapterModel,
   type AdapterSaved,
   type AdamWOptions,
+  type LilyLayer,
   LilyModel,
   LoraModel,
   type Tensor,
@@ -106,7 +107,8 @@ export function addGradients(model: AdapterModel, kind: Kind, share: Share, dtyp
   const saved: AdapterSaved[] = []
   for (const layer of model.layers.values()) {
     const y = tensor(x.data.slice(), shape, dtype)
-    saved.push(layer.forward({ x, y }, options).saved)
+    // Those of LoRA have no further options.
+    saved.push((layer as LilyLayer).forward({ x, y }, options).saved as AdapterSaved)
     x = y
   }
   const y = unpack(dtype, x.data as Float32Array)

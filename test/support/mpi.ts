@@ -26,8 +26,9 @@ export const LIBRARIES: readonly Library[] = [
     name: 'Open MPI',
     version: /^Open MPI \d/,
     launcher: 'mpirun.openmpi',
-    // Ranks of several jobs would otherwise be bound to the same processors.
-    options: ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none'],
+    // Ranks of several jobs would otherwise be bound to the same processors. Shared memory is all that one machine requires;
+    // in containers TCP prints warnings about their networks.
+    options: ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', '--mca', 'btl', 'self,sm'],
     debian: 'openmpi-bin',
     file: 'libmpi.so.40',
   },
@@ -47,8 +48,19 @@ export function missingLibrary(name: string): string | undefined {
   return findProgram(launcher) === undefined ? `no ${launcher} (Debian: apt install ${debian})` : undefined
 }
 
-/** A test for each library, which is skipped with the reason where the library is missing. */
+/** For `describe.for`; each test begins with {@link skipWithout}. */
 export const libraries = LIBRARIES.map((library) => ({ library, name: library.name }))
+
+/** The function of the context of a test. */
+export type Skip = (condition: boolean, note?: string) => void
+
+/** Skips a test where a library that it requires is missing. */
+export function skipWithout(skip: Skip, ...needed: readonly Library[]): void {
+  for (const { name } of needed) {
+    const missing = missingLibrary(name)
+    skip(missing !== undefined, missing)
+  }
+}
 
 export interface JobOptions {
   /** What `input()` in the program returns. */

@@ -2,18 +2,17 @@
 import * as mpi from 'lily-kernels/mpi'
 import { type Device, tensor, type TrainableParameter } from '../../../lib/index.js'
 import { CALLS, gradientsOf, weightOf } from '../../support/mpi-arrays.js'
+import type { Averages } from '../../support/mpi-average.js'
 import { answer, bytesOf, input } from './rank.js'
 
 export interface Input {
   readonly calls: readonly string[]
   readonly device?: Device['type']
 }
-/** The bytes of gradients and of values after each call. */
-export type Answer = Map<string, { gradients: Uint8Array[]; values: Uint8Array[] }>
 
 const { calls, device = 'cpu' } = input<Input>()
 const { rank } = await mpi.init()
-const results: Answer = new Map()
+const results = new Map<string, { gradients: Uint8Array[]; values: Uint8Array[] }>()
 for (const call of CALLS.filter(({ name }) => calls.includes(name))) {
   const gradients = gradientsOf(call, rank)
   const parameters = new Map<string, TrainableParameter>()
@@ -32,5 +31,5 @@ for (const call of CALLS.filter(({ name }) => calls.includes(name))) {
   }
   results.set(call.name, result)
 }
-answer(rank, results)
+answer(rank, results satisfies Averages)
 await mpi.finalize()
