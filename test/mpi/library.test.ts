@@ -1,6 +1,6 @@
 /** Which library is opened, how it is recognised, and what is said where there is none. */
 import { execFileSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
@@ -38,8 +38,6 @@ async function refused(library: Library, LILY_MPI_LIBRARY: string): Promise<stri
   for (const { refusal } of answers) expect(refusal?.code).toBe('ERR_LILY_BACKEND_UNAVAILABLE')
   return answers[0].refusal!.message
 }
-
-const NAMES_REMEDIES = [/openmpi-bin/, /mpich/, /module load/, /LILY_MPI_LIBRARY/]
 
 describe.for(libraries)('with $name', ({ library }) => {
   const other = library === openMpi ? mpich : openMpi
@@ -109,12 +107,18 @@ test('the standard ABI of MPI 5, whose handles are other ones', async ({ skip })
 })
 
 test('no library: the packages of Debian, the modules of clusters, and what was tried', async () => {
-  // Started as by a launcher, with a library that does not exist.
-  const env = { PMI_RANK: '0', PMI_SIZE: '1', LILY_MPI_LIBRARY: '/nothing/libmpi.so.12' }
+  const files = ['libmpi_abi.so.0', 'libmpi_abi.so', 'libmpi.so.40', 'libmpi.so.12']
+  const nothing = join(folder, 'nothing')
+  mkdirSync(nothing)
+  // What the dynamic linker finds first does not load.
+  for (const file of files) writeFileSync(join(nothing, file), 'no library')
+  const env = { PMI_RANK: '0', PMI_SIZE: '1', LILY_MPI_LIBRARY: '', LD_LIBRARY_PATH: nothing }
   const { code, answers } = await runJob('start', { library: null, env })
   const { refusal } = answers.get(0) as Answer
   expect({ code, refused: refusal?.code }).toEqual({ code: 7, refused: 'ERR_LILY_BACKEND_UNAVAILABLE' })
-  for (const text of [/\/nothing\/libmpi\.so\.12/, ...NAMES_REMEDIES]) expect(refusal!.message).toMatch(text)
+  for (const text of [...files, 'openmpi-bin', 'mpich', 'module load', 'LILY_MPI_LIBRARY']) {
+    expect(refusal!.message).toContain(text)
+  }
 })
 
 test('doctor shows the library, or why there is none', async ({ skip }) => {

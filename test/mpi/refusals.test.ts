@@ -6,14 +6,14 @@ import type { Answer, Input } from './programs/refusals.js'
 
 /** What the message about each difference says besides the two ranks. */
 const MESSAGES: Readonly<Record<string, readonly RegExp[]>> = {
-  name: [/'z'/, /'b'/],
-  order: [/'a'/, /'b'/],
-  fewer: [/'c'|\b2\b.*\b3\b|\b3\b.*\b2\b/],
-  more: [/'d'|\b3\b.*\b4\b|\b4\b.*\b3\b/],
-  shape: [/'b'/, /\[5, 6\]/, /\[6, 5\]/],
-  dimensions: [/'a'/, /\[24\]/, /\[4, 6\]/],
-  'type of the value': [/'b'/, /float16/, /bfloat16/],
-  'type of the gradient': [/'b'/, /grad/, /float32/, /bfloat16/],
+  name: [/'z[.']/, /'b[.']/],
+  order: [/'a[.']/, /'b[.']/],
+  fewer: [/'c[.']/],
+  more: [/'d[.']/],
+  shape: [/'b[.']/, /\[5, 6\]/, /\[6, 5\]/],
+  dimensions: [/'a[.']/, /\[24\]/, /\[4, 6\]/],
+  'type of the value': [/'b[.']/, /float16/, /bfloat16/],
+  'type of the gradient': [/'b[.']/, /grad/, /float32/, /bfloat16/],
   bucketBytes: [/bucketBytes/, /4096/, /8192/],
   sum: [/sum/],
   barrier: [/barrier\(\)/, /averageGradients\(\)/],
@@ -28,7 +28,12 @@ function expectRefusals(answers: readonly Answer[], last: number): void {
       const what = `${name}, on rank ${rank}`
       expect(refusal, what).not.toBeNull()
       expect(refusal?.code, what).toMatch(/^ERR_LILY_/)
-      expect(refusal, `${what} as on rank 0`).toEqual(answers[0].cases.get(name)!.refusal)
+      // Each rank begins with the name of what it has called.
+      const [own, first] = [refusal, answers[0].cases.get(name)!.refusal].map((each) => ({
+        ...each,
+        message: each?.message.replace(/^\w+\(\): /, ''),
+      }))
+      expect(own, `${what} as on rank 0`).toEqual(first)
       expect(isUnchanged, `${what}: nothing is written`).toBe(true)
       const [difference] = name.split(', ')
       for (const part of [new RegExp(`rank ${last}`), /rank 0/, ...(MESSAGES[difference] ?? [])]) {

@@ -44,6 +44,8 @@ function errorOf(actual: ReadonlyMap<string, Float32Array>, expected: ReadonlyMa
 const updatesOf = (values: ReadonlyMap<string, Float32Array>, start: ReadonlyMap<string, Float32Array>) =>
   new Map(Array.from(values, ([name, numbers]) => [name, numbers.map((value, i) => value - start.get(name)![i])]))
 
+const floatsIn = (bytes: Uint8Array | undefined) => [...new Float32Array(bytes!.slice().buffer)]
+
 const SIZES = [1, 2, 4]
 
 describe.for(libraries)('with $name', ({ library }) => {
@@ -100,7 +102,7 @@ describe.for(libraries)('with $name', ({ library }) => {
         expect(notFinite.skip).toEqual({ refusals: [null], bytes: unchanged, stepCount: 0, skippedSteps: 1 })
         expect(notFinite.ignore).toMatchObject({ refusals: [null], stepCount: 1, skippedSteps: 0 })
         expect(notFinite.ignore.bytes).toEqual(answers[0].notFinite.ignore.bytes)
-        const numbers = (name: string) => [...new Float32Array(notFinite.ignore.bytes.get(name)!.buffer)]
+        const numbers = (name: string) => floatsIn(notFinite.ignore.bytes.get(name))
         expect(numbers('p1').map(Number.isNaN)).toEqual([false, true, false])
         expect(numbers('p0').every((value) => value < 1)).toBe(true)
       }
@@ -108,7 +110,7 @@ describe.for(libraries)('with $name', ({ library }) => {
 
     test("add gradients with weight 'sum'", async ({ skip }) => {
       for (const { summed } of await start(skip)) {
-        const numbers = [...new Float32Array(summed.get('p0')!.buffer)]
+        const numbers = floatsIn(summed.get('p0'))
         expect(numbers).toEqual(new Array(5).fill((ranks * (ranks + 1)) / 2))
       }
     })
