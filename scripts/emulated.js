@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Runs a command with the CUDA emulator instead of the CUDA runtime: npm run emulated -- COMMAND...
 //
-// docs/emulator.md describes the emulator and the LILY_EMULATOR_* variables, which the command inherits.
+// emulator/README.md describes the emulator and the LILY_EMULATOR_* variables, which the command inherits.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { constants } from 'node:os'

@@ -30,7 +30,7 @@ export default defineConfig({
   outDir: '../build/site',
   cacheDir: '../build/vitepress',
   // The README is the page of the package on npm; the site has a home page of its own.
-  srcExclude: ['README.md', 'build/**', 'test/**', '.github/**', 'node_modules/**'],
+  srcExclude: ['README.md', 'native/cpu/STEPS.md', 'build/**', 'test/**', '.github/**', 'node_modules/**'],
   rewrites: { 'docs/index.md': 'index.md' },
   head: [['link', { rel: 'icon', href: `data:image/svg+xml,${encodeURIComponent(icon)}` }]],
   lastUpdated: false,

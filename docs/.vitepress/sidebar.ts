@@ -62,10 +62,9 @@ export const guides: DefaultTheme.SidebarItem[] = [
     items: [
       page('Contributing', 'CONTRIBUTING'),
       page('Decisions', 'docs/decisions/README'),
-      page('CPU backend', 'docs/cpu-backend'),
-      page('Steps of the CPU backend', 'docs/cpu-steps'),
-      page('CUDA backend', 'docs/cuda-backend'),
-      page('Emulator', 'docs/emulator'),
+      page('CPU backend', 'native/cpu/README'),
+      page('CUDA backend', 'native/cuda/README'),
+      page('Emulator', 'emulator/README'),
       page('Changelog', 'CHANGELOG'),
     ],
   },

@@ -1,4 +1,4 @@
-// The settings in the LILY_EMULATOR_* variables, read once. docs/emulator.md describes each of them.
+// The settings in the LILY_EMULATOR_* variables, read once. emulator/README.md describes each of them.
 #pragma once
 
 #include <cuda_runtime_api.h>

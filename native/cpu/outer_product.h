@@ -16,7 +16,7 @@ namespace {
 // Whether a copy of a panel pays although the register tile could read it in place, once for each tile of the `rows` of
 // the sums. In Node.js arrays begin 16 bytes after a cache line, so that every vector of 64 bytes is in two of them.
 // The rows of a narrow panel are short and, in a long matrix, each in a page of its own. With fewer rows of sums the
-// copy costs more than it saves (docs/cpu-steps.md, "Zen 5").
+// copy costs more than it saves (native/cpu/STEPS.md, "Zen 5").
 LILY_INLINE bool copy_pays(int64_t rows, const lily_matrix &panel) {
   constexpr int64_t kPageFloats = 1024, kShortRun = 64;
   const bool is_scattered = kPanel < kShortRun && panel.pitch >= kPageFloats;

@@ -389,7 +389,7 @@ LILY_INLINE void prefetch(int64_t rows, int64_t columns, const lily_matrix &matr
   }
 }
 
-// The size of a matrix above which prefetching its rows pays, as docs/cpu-steps.md measured it: of a result, whose
+// The size of a matrix above which prefetching its rows pays, as native/cpu/STEPS.md measured it: of a result, whose
 // runs the hardware does not foresee at all, and of an operand. Below it the caches hold the rows, and prefetches cost
 // time.
 constexpr int64_t kPrefetchedResult = 2 << 20, kPrefetchedOperand = 8 << 20;

@@ -16,7 +16,7 @@ namespace {
 struct Engine {
   // Of an L2 cache of 1 MiB. In one of 2 MiB twice as many bytes gained 1 % of a call.
   static constexpr int64_t kCachedBytes = 448 << 10;
-  // The measurements are steps in docs/cpu-steps.md.
+  // The measurements are steps in native/cpu/STEPS.md.
   static constexpr Blocking kBlocking = {
       .step_depth = Operand::kDepth,
       .block_rows = kTileRows,

@@ -82,7 +82,7 @@ describe.each(VECTORS)('lanes and panel %s', (kernels) => {
           expectManyTasks(kernels, { ...large, experts: routing === 'lora' ? 1 : 4, rank, routing, dtype })
       })
 
-  // More and shorter sequences than these share fewer tasks: docs/cpu-backend.md, "Threads".
+  // More and shorter sequences than these share fewer tasks: native/cpu/README.md, "Threads".
   test.each([
     ['float32', 16, 64],
     ['float32', 32, 32],

@@ -106,7 +106,7 @@ export const atScale: readonly { rank: number; forward: Limits; backward: Limits
  * Bytes of the sectors that blocks request, most of them from L2, relative to the bytes touched. The targets are 2.0 forward;
  * backward 2.2 with one pooling group and 3.0 with weights per token. A larger number is what the plan has. With weights per token and r = 128, 512 rows of B leave little room in
  * shared memory; in backward every tile of tokens reads all of B, and matrix units, not L2, take most of the time
- * (docs/cuda-backend.md, "Counts", has the bound).
+ * (native/cuda/README.md, "Counts", has the bound).
  */
 export const requests: readonly {
   methods: readonly PlannedMethod[]

@@ -30,6 +30,9 @@ const documents = [
   'examples/browser',
   'examples/finetune',
   'bench/results',
+  'emulator',
+  'native/cpu',
+  'native/cuda',
   '.github',
 ].flatMap((folder) =>
   readdirSync(join(packageRoot, folder))

@@ -70,7 +70,7 @@ LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels) {
   const Blocking &blocking = *plan.products->blocking;
   LinearPass &pass = plan.pass = linear_pass(call, blocking);
   // A weight of 16 bits in products of float32 numbers has no packed form, which would be twice as large as the weight:
-  // docs/cpu-backend.md#frozen-linear-layers.
+  // native/cpu/README.md#frozen-linear-layers.
   const bool widens = kernels.dtype == LILY_FLOAT32 && problem.parameter_dtype != LILY_FLOAT32;
   pass.packed = widens ? nullptr : static_cast<const float *>(call.packed);
   const bool few = plan.products->direct != nullptr && problem.tokens <= kDirectLinearTokens;

@@ -6,7 +6,7 @@
 
 namespace lily::cuda {
 
-// Whether a product is faster by cuBLASLt, if that is installed and accepts the operands: docs/cuda-backend.md has the
+// Whether a product is faster by cuBLASLt, if that is installed and accepts the operands: native/cuda/README.md has the
 // rule.
 bool suits_cublaslt(const lily_linear_problem &problem, const Device &device);
 

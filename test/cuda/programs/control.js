@@ -1,4 +1,4 @@
-// The files in the folder LILY_EMULATOR_CONTROL, which the emulator obeys; see docs/emulator.md.
+// The files in the folder LILY_EMULATOR_CONTROL, which the emulator obeys; see emulator/README.md.
 import { unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
