@@ -1,5 +1,5 @@
 /**
- * The floor of a call: a time below which this machine cannot do its work. docs/benchmarks.md explains it. It is the sum
+ * The floor of a call: a time below which this machine cannot do its work. bench/README.md explains it. It is the sum
  * over the phases, which the pooling barrier separates, of max(FLOPs / arithmetic roof, bytes / bandwidth).
  *
  * The arithmetic roof is that of products of the type of x. The bandwidth is that of a loop over a buffer of the size of

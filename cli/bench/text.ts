@@ -92,7 +92,7 @@ function legend({ machine, caches, model, notes, results, failures, complete }: 
   const lines = [
     `${caches} caches; preallocated y, dx and gradients, accumulated in place; medians, ± half the interquartile range`,
     'of floor: share of the speed that the roofs allow. The floor is the sum over phases of the larger of FLOPs / roof and',
-    '  bytes / bandwidth of the fastest memory that can hold the arrays of the phase (docs/benchmarks.md)',
+    '  bytes / bandwidth of the fastest memory that can hold the arrays of the phase (docs/performance.md)',
     'Lily/LoRA: time relative to fused LoRA of the same rank, sampled in turn',
     `equal params: time relative to fused LoRA of rank r in brackets, at which a model of ${model.layers} layers has as many`,
     `  trainable parameters as with Lily (an A per ${model.strideA} layers, E matrices B, a router per layer)`,

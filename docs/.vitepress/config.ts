@@ -17,7 +17,7 @@ const { version, description } = JSON.parse(readFileSync(join(root, 'package.jso
 const api = JSON.parse(readFileSync(join(root, 'build/api.json'), 'utf8')) as ApiModel
 
 /** Pages whose tables need the width of the outline. */
-const wide = ['docs/comparison.md', 'docs/performance.md', 'docs/cuda-setup.md', 'docs/interop.md']
+const wide = ['docs/comparison.md', 'docs/performance.md', 'docs/cuda.md', 'docs/interop.md']
 
 /** A lily of three strokes, as text, because a file would be one more request. */
 const icon = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><g fill="none" stroke="#7c4dbe" stroke-width="3" stroke-linecap="round"><path d="M16 29V15"/><path d="M16 19C8 18 4 12 5 4c6 1 10 6 11 13"/><path d="M16 19c8-1 12-7 11-15-6 1-10 6-11 13"/></g></svg>`

@@ -18,6 +18,6 @@ export function load(app) {
     page.contents = page.contents
       ?.replace(/^Defined in: .*\n*/gm, '')
       .replace(/(?<![\w/]|\]\()docs\/([\w/-]+)\.md(#[\w-]+)?/g, '[docs/$1.md](/docs/$1.md$2)')
-      .replace(/(?<![\w`'"])ERR_LILY_[A-Z_]+/g, '[`$&`](/docs/errors.md)')
+      .replace(/(?<![\w`'"])ERR_LILY_[A-Z_]+/g, '[`$&`](/docs/memory.md#errors)')
   })
 }

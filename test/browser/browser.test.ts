@@ -69,7 +69,7 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
     })
 
     // Alone: beside other pages it would share files with them, and with these what only they use.
-    test('have the size that docs/browsers.md states', async () => {
+    test('have the size that docs/platforms.md states', async () => {
       const alone = new Site({ 'readme.html': page(readme.source) })
       try {
         await alone.build()
@@ -79,7 +79,7 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
         const sizes = [files, files.map((file) => gzipSync(file, { level: 9 }))].map((each) =>
           each.reduce((sum, { byteLength }) => sum + byteLength / 1000, 0),
         )
-        const text = readFileSync(join(packageRoot, 'docs/browsers.md'), 'utf8')
+        const text = readFileSync(join(packageRoot, 'docs/platforms.md'), 'utf8')
         const stated = /has about (\d+) KB in all, and (\d+) KB compressed/.exec(text)!.slice(1).map(Number)
         // Compilers differ a little.
         sizes.forEach((size, i) => {

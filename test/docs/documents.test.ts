@@ -29,6 +29,7 @@ const documents = [
   'examples',
   'examples/browser',
   'examples/finetune',
+  'bench',
   'bench/results',
   'emulator',
   'native/cpu',

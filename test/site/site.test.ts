@@ -208,7 +208,7 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
     await visit(page, address)
     for (const [query, href] of [
       ['lilyForwardAsync', 'functions/lilyForwardAsync'],
-      ['cross-origin isolated', 'docs/browsers'],
+      ['cross-origin isolated', 'docs/platforms'],
     ]) {
       await page.keyboard.press('Control+k')
       await page.locator('.VPLocalSearchBox input').fill(query)

@@ -1,4 +1,4 @@
-/** docs/cuda-setup.md says what to do for every reason why there is no CUDA device. */
+/** docs/cuda.md says what to do for every reason why there is no CUDA device. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -7,7 +7,7 @@ import { packageRoot } from '../../lib/binding/root.js'
 const read = (file: string) => readFileSync(join(packageRoot, file), 'utf8')
 
 /** The first column of the table, in parts between the places where the text differs from case to case. */
-const rows = [...read('docs/cuda-setup.md').matchAll(/^\| (.+?) +\|/gm)].map(([, reason]) => reason.split('...'))
+const rows = [...read('docs/cuda.md').matchAll(/^\| (.+?) +\|/gm)].map(([, reason]) => reason.split('...'))
 
 /** The texts that a C++ file builds in expressions of this form, with `...` for what is not literal. */
 function texts(file: string, expression: RegExp): string[] {
@@ -49,6 +49,6 @@ describe.each([
 
   test.each(reasons)('%s', (reason) => {
     const found = rows.filter((parts) => parts.join('').length > 8 && inOrder(reason, parts))
-    expect(found, `no row of the table in docs/cuda-setup.md is about: ${reason}`).not.toEqual([])
+    expect(found, `no row of the table in docs/cuda.md is about: ${reason}`).not.toEqual([])
   })
 })
