@@ -14,9 +14,8 @@ import { pagesMissing, ISOLATED, Site, type Visit } from '../support/site.js'
 
 const POLL = { timeout: 30_000 }
 
-const programs = programsOf('README.md')
-const [readme] = programs
-const tfjs = programs.find(({ source }) => source.includes('lily-kernels/tfjs'))!
+const [training] = programsOf('docs/model.md')
+const [tfjs] = programsOf('README.md')
 
 /** Globals of tests.html. */
 declare const lily: typeof package_
@@ -41,7 +40,7 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
   let site: Site
   beforeAll(async () => {
     site = new Site({
-      'readme.html': page(readme.source),
+      'training.html': page(training.source),
       'tfjs.html': page(tfjs.source),
       'tests.html': page(TESTS),
       'suites.js': await bundleSuites(),
@@ -52,8 +51,8 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
   })
   afterAll(() => site?.remove())
 
-  describe("the README's programs", () => {
-    const expectPrinted = async (visit: Visit, { output } = readme) => {
+  describe('the programs of the documents', () => {
+    const expectPrinted = async (visit: Visit, { output } = training) => {
       await expect.poll(() => visit.printed.length, POLL).toBe(output.split('\n').length - 1)
       expect(`${visit.printed.join('\n')}\n`).toBe(output)
       expect(visit.errors).toEqual([])
@@ -61,7 +60,7 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
     }
 
     test('built by vite', async () => {
-      await expectPrinted(await site.open(`${await site.serve({})}readme.html`))
+      await expectPrinted(await site.open(`${await site.serve({})}training.html`))
     })
 
     test('with TensorFlow.js, built by vite', async () => {
@@ -70,10 +69,10 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
 
     // Alone: beside other pages it would share files with them, and with these what only they use.
     test('have the size that docs/platforms.md states', async () => {
-      const alone = new Site({ 'readme.html': page(readme.source) })
+      const alone = new Site({ 'training.html': page(training.source) })
       try {
         await alone.build()
-        const visit = await alone.open(`${await alone.serve({})}readme.html`)
+        const visit = await alone.open(`${await alone.serve({})}training.html`)
         await expectPrinted(visit)
         const files = await Promise.all(visit.requests.map(async (url) => (await fetch(url)).arrayBuffer()))
         const sizes = [files, files.map((file) => gzipSync(file, { level: 9 }))].map((each) =>
@@ -91,7 +90,7 @@ describe.skipIf(missing !== undefined)('in Chromium', () => {
     })
 
     test("on vite's development server, which bundles the package", async () => {
-      const visit = await site.open(`${await site.develop()}readme.html`)
+      const visit = await site.open(`${await site.develop()}training.html`)
       await expectPrinted(visit)
       expect(visit.requests.filter((url) => url.includes('/.vite/deps/lily-kernels.js'))).not.toEqual([])
     })

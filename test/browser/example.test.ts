@@ -223,7 +223,7 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
     test(
       "trains as the README's program does",
       async () => {
-        expect(await train(page, 100)).toEqual(readmeLosses())
+        expect(await train(page, 100)).toEqual(documentedLosses())
         expect(await page.locator('#train svg').getAttribute('aria-label')).toContain('is 0.0001 at step 100')
       },
       SLOW,
@@ -366,10 +366,10 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
     test(
       'trains; when the device is lost it says so, and measures on a new one, by its queue if it has no timestamps',
       async () => {
-        const readme = readmeLosses()
+        const documented = documentedLosses()
         const losses = await train(page, 25)
-        expect(losses.at(0)).toEqual(readme[0])
-        expect(Math.abs(Number(losses.at(-1)![1]) - Number(readme[1][1]))).toBeLessThanOrEqual(0.0002)
+        expect(losses.at(0)).toEqual(documented[0])
+        expect(Math.abs(Number(losses.at(-1)![1]) - Number(documented[1][1]))).toBeLessThanOrEqual(0.0002)
 
         await page.fill('#steps', '1000')
         await page.getByRole('button', { name: 'Train', exact: true }).click()
@@ -451,9 +451,9 @@ async function train(page: Page, steps: number): Promise<string[][]> {
   return rowsOf(page.locator('#train table'))
 }
 
-/** What the README's program prints: step and loss. */
-function readmeLosses(): string[][] {
-  const [{ output }] = programsOf('README.md')
+/** What the first program of docs/model.md prints: step and loss. */
+function documentedLosses(): string[][] {
+  const [{ output }] = programsOf('docs/model.md')
   return Array.from(output.matchAll(/^step (\d+): loss ([\d.]+)$/gm), ([, step, loss]) => [step, loss])
 }
 

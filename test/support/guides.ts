@@ -10,16 +10,16 @@ type Runs = 'cpu' | 'cuda' | 'webgpu' | 'llama' | 'onnx'
 
 /** The pages with programs, and who runs them. test/docs/documents.test.ts checks that no page is missing. */
 export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number>>> & { readonly other?: string }>> = {
-  'README.md': { cpu: 4 },
+  'README.md': { cpu: 2 },
   'docs/attention.md': { cpu: 1 },
   'docs/checkpoints.md': { cpu: 6 },
   'docs/cuda.md': { cuda: 2 },
-  'docs/getting-started.md': { cpu: 1 },
+  'docs/getting-started.md': { cpu: 2 },
   'docs/index.md': { cpu: 1 },
   'docs/interop.md': { other: 'test/interop runs them, and compiles the addon, with the libraries that it downloads' },
   'docs/linear.md': { cpu: 4 },
   'docs/memory.md': { cpu: 1 },
-  'docs/model.md': { cpu: 9 },
+  'docs/model.md': { cpu: 6 },
   'docs/platforms.md': { other: 'requires the file input of a page; test/browser does the same with one' },
   'docs/routing.md': { cpu: 3 },
   'docs/serving.md': { cpu: 4, llama: 1, onnx: 4 },

@@ -42,7 +42,7 @@ export function mountTrainPanel(section: HTMLElement, backends: BackendPanel): v
     h(
       'p',
       {},
-      'The training of the README: two layers of 16 features share A and three experts, and learn to flip the sign of 4 ' +
+      'The training of docs/model.md: two layers of 16 features share A and three experts, and learn to flip the sign of 4 ' +
         'features. AdamW runs where the layers do.',
     ),
     h('div', { class: 'fields' }, h('label', { for: steps.id }, 'Steps'), steps),

@@ -1,4 +1,4 @@
-/** The training of the README: two layers that share A and three experts learn to flip the sign of 4 of 16 features. */
+/** The training of docs/model.md: two layers that share A and three experts learn to flip the sign of 4 of 16 features. */
 import { AdamW, LilyModel, tensor, type Tensor } from 'lily-kernels'
 import type { Backend } from '../backend.js'
 
