@@ -14,7 +14,6 @@ const CHECKED: Readonly<Record<string, string>> = {
   text: 'the output of the program before it, which test/docs/guides.test.ts compares',
   sh: 'commands, checked below as those of indented blocks are',
   math: 'formulas, which the build of the site renders',
-  c: 'an addon, which test/interop compiles and runs',
 }
 
 const { scripts } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as {
