@@ -50,6 +50,7 @@ export const guides: DefaultTheme.SidebarItem[] = [
     items: [
       page('Contributing', 'CONTRIBUTING'),
       page('Decisions', 'docs/decisions/README'),
+      page('Names in the code', 'native/README'),
       page('CPU backend', 'native/cpu/README'),
       page('CUDA backend', 'native/cuda/README'),
       page('Emulator', 'emulator/README'),

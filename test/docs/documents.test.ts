@@ -31,6 +31,7 @@ const documents = [
   'bench',
   'bench/results',
   'emulator',
+  'native',
   'native/cpu',
   'native/cuda',
   '.github',
