@@ -12,7 +12,7 @@ type Runs = 'cpu' | 'cuda' | 'webgpu' | 'llama' | 'onnx'
 export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number>>> & { readonly other?: string }>> = {
   'README.md': { cpu: 2 },
   'docs/attention.md': { cpu: 1 },
-  'docs/checkpoints.md': { cpu: 6 },
+  'docs/checkpoints.md': { cpu: 5 },
   'docs/cuda.md': { cuda: 2 },
   'docs/getting-started.md': { cpu: 2 },
   'docs/index.md': { cpu: 1 },
