@@ -1,6 +1,5 @@
 /** examples/serve under load: each answer is that of the tenant's model alone, while adapters come and go. */
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout } from 'node:timers/promises'
@@ -152,8 +151,4 @@ test('refuses what it does not know', async () => {
   }
   const deleted = await send('DELETE', '/adapters/german')
   expect([deleted.status, await deleted.text()]).toEqual([400, 'unknown adapter'])
-})
-
-test('is the program that docs/serving.md shows', () => {
-  expect(readFileSync(path('docs/serving.md'), 'utf8')).toContain(`\`\`\`js\n${readFileSync(file, 'utf8')}\`\`\``)
 })
