@@ -231,39 +231,43 @@ test('docs/performance.md has the ratios in ONNX Runtime', () => {
 describe('docs/linear.md', () => {
   const tables = tablesOf('docs/linear.md')
 
-  test.each([
-    ['linear-zen4-avx512bf16-2-threads', 0],
-    ['linear-xeon-avx512-2-threads', 1],
-  ])('has the numbers of %s', (name, index) => {
-    const [report] = tablesOf(`bench/results/${name}.md`)
-    expect(tables[index].length).toBe(report.length)
-    for (const [row, [shape, direction, ...cells]] of tables[index].entries()) {
-      expect([shape, direction]).toEqual(report[row].slice(0, 2))
-      expectCells(cells, report[row].slice(2, 7).map(Number))
+  test('has the ratios to OpenBLAS', () => {
+    const reports = ['zen4-avx512bf16', 'xeon-avx512'].map((machine) => {
+      const [rows] = tablesOf(`bench/results/linear-${machine}-2-threads.md`)
+      return rows
+    })
+    expect(tables[0].length * 2).toBe(reports[0].length)
+    for (const [row, [shape, ...cells]] of tables[0].entries()) {
+      // A report has a row for each direction.
+      const values = reports.flatMap((report) =>
+        ['forward', 'backward'].flatMap((direction, i) => {
+          const [name, ofRow, ...numbers] = report[2 * row + i]
+          expect([name.replaceAll(' x ', ', '), ofRow]).toEqual([shape, direction])
+          return numbers.slice(3, 5).map(Number)
+        }),
+      )
+      expectCells(cells, values)
     }
   })
 
-  test.each([
-    ['cpu-zen4-avx512bf16-2-threads-layer', 2],
-    ['cpu-xeon-avx512-2-threads-layer', 3],
-  ])('has the numbers of %s', (name, index) => {
-    const results = bench(name)
-    expect(tables[index].length).toBeGreaterThan(7)
-    let shape = ''
-    for (const [row, [first, ...cells]] of tables[index].entries()) {
-      if (row % 2 === 0) shape = first
-      const values = TYPES.flatMap((type) => {
-        const [layer, lily, lora] = ['layer', 'lily-layer', 'lora-layer'].map((method) =>
-          results.find(
-            (result) =>
-              nameOf(result.shape) === shape &&
-              result.dtype === type &&
-              result.pass === PASSES[row % 2] &&
-              result.method === method,
-          )!,
-        )
-        return [layer.median * 1000, lily.ratioToLayer - 1, lora.ratioToLayer - 1]
-      })
+  test('has what Lily adds to the layer', () => {
+    const results = bench('cpu-zen4-avx512bf16-2-threads-layer')
+    expect(tables[1].length).toBeGreaterThan(4)
+    for (const [shape, ...cells] of tables[1]) {
+      const values = TYPES.flatMap((type) =>
+        PASSES.flatMap((pass) => {
+          const [layer, lily] = ['layer', 'lily-layer'].map((method) =>
+            results.find(
+              (result) =>
+                nameOf(result.shape) === shape &&
+                result.dtype === type &&
+                result.pass === pass &&
+                result.method === method,
+            )!,
+          )
+          return [layer.median * 1000, lily.ratioToLayer - 1]
+        }),
+      )
       expectCells(cells, values)
     }
   })
