@@ -70,7 +70,7 @@ const replacedGradients = new Map<GradConfig, GradConfig>()
  * Makes the backends wasm and cpu of TensorFlow.js multiply matrices with this package: `tf.matMul`, `tf.fused.matMul`,
  * dense layers, and their gradients. Call it when the backends are imported. Products are float32, in place in the memory
  * of the backend, with all threads; other types keep the kernels that were registered before. Results differ from theirs
- * by rounding, except where those are wrong (docs/tfjs.md#products-of-tensorflow-js). Formula:
+ * by rounding, except where those are wrong (docs/tfjs.md#accelerate). Formula:
  * docs/linear.md#matrix-products.
  *
  * Functions of many elements run in this package, too: sums, differences, products and quotients of tensors, `tf.sigmoid`,

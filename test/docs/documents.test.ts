@@ -74,6 +74,11 @@ describe.each(documents)('%s', (document) => {
     else expect(programsOf(document), 'there is nothing to leave out').not.toEqual([])
   })
 
+  test('has programs of at most 80 columns', () => {
+    const lines = programsOf(document).flatMap(({ source }) => source.split('\n'))
+    expect(lines.filter((line) => line.length > 80)).toEqual([])
+  })
+
   test('has commands that exist', () => {
     const text = read(document)
     const named = Array.from(text.matchAll(/\bnpm run (?:-s |--silent )?([\w:-]+)/g), ([, name]) => name)
@@ -101,6 +106,30 @@ describe.each(documents)('%s', (document) => {
     })
     expect(broken).toEqual([])
   })
+})
+
+test('the documents that the code names exist', () => {
+  const folders = ['lib', 'cli', 'native', 'emulator', 'bench', 'scripts', 'examples', 'test', 'docs/.vitepress']
+  const files = folders.flatMap((folder) =>
+    readdirSync(join(packageRoot, folder), { recursive: true, encoding: 'utf8' })
+      .filter((name) => /^(?!.*(node_modules|dist)\/).*\.(ts|js|c|cc|cu|cuh|h|py|sh)$/.test(name))
+      .map((name) => join(folder, name)),
+  )
+  const broken = files.flatMap((file) =>
+    Array.from(
+      read(file).matchAll(/(?<![\w/.])(?:docs|native|bench|emulator)\/[\w/-]+\.md(?:#[\w-]+)?/g),
+      ([name]) => name,
+    )
+      .filter((name) => {
+        const [path, id] = name.split('#')
+        // Those of other repositories have an address before them; docs/api/ is built.
+        if (path.startsWith('docs/api/')) return false
+        return !existsSync(join(packageRoot, path)) || (id !== undefined && !headingsOf(path).has(id))
+      })
+      .map((name) => `${file}: ${name}`),
+  )
+  expect(files.length).toBeGreaterThan(500)
+  expect(broken).toEqual([])
 })
 
 test('the list of pages with programs has no other files', () => {
