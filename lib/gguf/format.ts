@@ -1,4 +1,4 @@
-/** The container format GGUF, version 3, (ggml/docs/gguf.md): numbers of types, and how files are laid out. */
+/** The container format GGUF, version 3 (ggml/docs/gguf.md): numbers of types, and how files are laid out. */
 
 /** 'GGUF' as a number, the low byte first. */
 export const MAGIC = 0x46554747
