@@ -1,17 +1,7 @@
-/**
- * Strings from files, arguments and the environment, made safe to print: control characters (C0, DEL, C1), format
- * characters such as bidirectional overrides, separators of lines and paragraphs, and lone surrogates are spelled as in
- * JSON (`\u001b`).
- */
-const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
+/** Strings made safe to print: {@link printable}, for messages, texts and data. */
+import { printable } from '../../lib/base/printable.js'
 
-const spelled = (character: string): string =>
-  character
-    .split('')
-    .map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
-    .join('')
-
-export const printable = (text: string): string => text.replace(UNPRINTABLE, spelled)
+export { printable }
 
 /** {@link printable} for a message: line feeds, with which some libraries indent their reasons, become spaces. */
 export const oneLine = (text: string): string => printable(text.trim().replace(/\s*\n\s*/g, ' '))

@@ -1,6 +1,8 @@
 /**
  * Analysis of a Lily adapter: the routers' weights, the differences between experts, and the singular values of updates.
  */
+import { countOf } from '../base/errors.js'
+import { grouped, quoted, summarised } from '../base/summary.js'
 import { checkLinear, type ModelRouting } from '../model/lily-config.js'
 import type { LilyLayer } from '../model/lily-layer.js'
 import type { LilyModel } from '../model/lily-model.js'
@@ -10,7 +12,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import { gramFactor } from './spectrum.js'
 import { analyseExperts, type ExpertAnalysis } from './experts.js'
 import { analyseRouter, type RouterAnalysis } from './routers.js'
-import { analyseUpdate, combine, type UpdateAnalysis } from './updates.js'
+import { analyseUpdate, combine, rankText, type UpdateAnalysis } from './updates.js'
 import { valuesOf } from './values.js'
 
 /** Analysis of one layer: its router, and the update of its weight for the router's mean weights. */
@@ -93,7 +95,16 @@ export async function analyseLily(
     }
     targets.push({ ...sizes, experts: analyseExperts(experts, numB), layers })
   }
-  return { r, strideA, numB, scaling, routing, pool, targets }
+  return summarised({ r, strideA, numB, scaling, routing, pool, targets }, analysisText)
+}
+
+/** An analysis in the console: a line for each target. */
+function analysisText({ r, strideA, numB, routing, targets }: Analysis): string {
+  const lines = targets.map(({ target, layers, parameters }) => {
+    const count = `${countOf(layers.length, 'layer')}, ${grouped(parameters)} parameters`
+    return `  ${quoted(target)}: ${count}, ${rankText(layers)}`
+  })
+  return `Analysis { r ${r}, stride_A ${strideA}, E ${numB}, routing '${routing}'\n${lines.join('\n')} }`
 }
 
 function groupsByB({ layers }: LilyModel): Map<Parameter, LilyLayer[]> {

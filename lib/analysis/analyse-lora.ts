@@ -1,8 +1,10 @@
 /** Analysis of a LoRA adapter: the singular values of the updates of its layers. */
+import { countOf } from '../base/errors.js'
+import { grouped, summarised } from '../base/summary.js'
 import type { LoraModel } from '../model/lora-model.js'
 import { valuesOf } from './values.js'
 import { gramFactor } from './spectrum.js'
-import { analyseSingularValues, type SingularValueAnalysis } from './updates.js'
+import { analyseSingularValues, rankText, type SingularValueAnalysis } from './updates.js'
 
 /** Analysis of one layer. */
 export interface LoraLayerAnalysis {
@@ -52,7 +54,10 @@ export async function analyseLora(
     analyses.push({ name, target, inFeatures, outFeatures, r, scaling, parameters, update })
   }
   const { r, loraAlpha, useRslora } = config
-  return { r, loraAlpha, useRslora, layers: analyses }
+  return summarised({ r, loraAlpha, useRslora, layers: analyses }, ({ layers }) => {
+    const parameters = grouped(layers.reduce((sum, { parameters }) => sum + parameters, 0))
+    return `LoraAnalysis { r ${r}, ${countOf(layers.length, 'layer')}, ${parameters} parameters, ${rankText(layers)} }`
+  })
 }
 
 /** B^T [r, d_out]. */

@@ -27,6 +27,16 @@ export interface UpdateAnalysis extends SingularValueAnalysis {
   readonly sharedWithLora: number
 }
 
+/** The effective ranks of layers, in the console. */
+export function rankText(layers: readonly { readonly update: SingularValueAnalysis }[]): string {
+  let [least, most] = [Infinity, 0]
+  for (const { update } of layers) {
+    least = Math.min(least, update.effectiveRank)
+    most = Math.max(most, update.effectiveRank)
+  }
+  return `effective rank ${least.toFixed(1)} to ${most.toFixed(1)}`
+}
+
 /**
  * C = sum_e w_e B_e, for b [E, r, d_out].
  *

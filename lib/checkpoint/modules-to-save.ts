@@ -7,7 +7,7 @@ import type { TensorLike } from '../tensor/resolve.js'
 import { quote } from './errors.js'
 import { PREFIX } from './layer-names.js'
 import type { PeftMethod } from './peft-method.js'
-import { NAMES, type StoredTensor } from './safetensors-file.js'
+import { NAMES, storedTensor, type StoredTensor } from './safetensors-file.js'
 import { sourceOf, type TensorSource } from './safetensors-write.js'
 
 /** Tensors by the name of their module, then by their name in it, such as { classifier: { weight, bias } }. */
@@ -155,9 +155,6 @@ function toStored({ dtype, shape, bytes }: TensorSource): StoredTensor | null {
   if (content instanceof Promise) return null
   const type = NAMES[dtype]
   const copy = content.slice().buffer
-  return {
-    dtype: type,
-    shape,
-    data: viewOf(type, copy, 0, copy.byteLength / (type === 'float32' ? 4 : 2)) as StoredTensor['data'],
-  }
+  const data = viewOf(type, copy, 0, copy.byteLength / (type === 'float32' ? 4 : 2)) as StoredTensor['data']
+  return storedTensor(type, shape, data)
 }

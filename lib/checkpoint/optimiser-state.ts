@@ -4,9 +4,10 @@
  */
 import { checkShape, checkType } from '../base/checks.js'
 import { bytesOf } from '../base/dtype.js'
-import { describe, fail, reading } from '../base/errors.js'
+import { countOf, describe, fail, reading } from '../base/errors.js'
 import { checkKeys, entriesOf, type Known, type Properties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
+import { summarised } from '../base/summary.js'
 import type { Operand } from '../memory/operand.js'
 import { type AdapterModel, checkModel } from '../model/adapter-model.js'
 import { resolve, type TensorLike } from '../tensor/resolve.js'
@@ -32,6 +33,16 @@ export interface AdamWState<T extends TensorLike = Tensor> {
    * parameter's shape.
    */
   readonly parameters: Readonly<Record<string, { readonly expAvg: T; readonly expAvgSq: T }>>
+}
+
+/** Creates a state, with a short form in the console. */
+export function stateOf<T extends TensorLike>(
+  step: number,
+  parameters: Iterable<readonly [name: string, moments: { readonly expAvg: T; readonly expAvgSq: T }]>,
+): AdamWState<T> {
+  return summarised({ step, parameters: Object.fromEntries(parameters) }, ({ step, parameters }) => {
+    return `AdamWState { step ${step}, moments of ${countOf(Object.keys(parameters).length, 'parameter')} }`
+  })
 }
 
 export const MOMENTS = ['expAvg', 'expAvgSq'] as const
@@ -250,7 +261,7 @@ async function readContents(stored: SafetensorsFile): Promise<AdamWState<StoredT
     const { name, moment } = splitKey(stored, key)
     parameters.set(name, { ...parameters.get(name), [moment]: await readMoment(stored, key) })
   }
-  return { step, parameters: Object.fromEntries(parameters) as AdamWState<StoredTensor>['parameters'] }
+  return stateOf<StoredTensor>(step, parameters as Map<string, { expAvg: StoredTensor; expAvgSq: StoredTensor }>)
 }
 
 /** The state of dropout; null if the file has none. */

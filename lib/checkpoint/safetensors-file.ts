@@ -1,7 +1,10 @@
 /** Reads safetensors files, one tensor at a time. */
 import { CREATE, checkCreate } from '../base/create.js'
 import type { DType } from '../base/dtype.js'
-import { describe, fail } from '../base/errors.js'
+import { countOf, describe, fail } from '../base/errors.js'
+import { shapeText } from '../base/shape.js'
+import { firstNumbers, grouped, quoted, summarised } from '../base/summary.js'
+import { inspectSymbol } from '../base/symbols.js'
 import { classNameOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { openFile, readPath } from './disk/disk.js'
@@ -40,6 +43,7 @@ export class SafetensorsFile {
   readonly path: string
   readonly #header: Header
   readonly #file: OpenFile
+  #isClosed = false
 
   private constructor(key: symbol, header: Header, file: OpenFile) {
     checkCreate(key, 'SafetensorsFile', 'SafetensorsFile.open(file)')
@@ -102,7 +106,7 @@ export class SafetensorsFile {
     const elements = (end - begin) / (dtype === 'float32' ? 4 : 2)
     const data = allocateOnHost(quote(name), dtype, elements) as StoredTensor['data']
     await fill(this.#file, new Uint8Array(data.buffer, data.byteOffset, data.byteLength), begin)
-    return { dtype, shape, data }
+    return storedTensor(dtype, shape, data)
   }
 
   /**
@@ -148,7 +152,16 @@ export class SafetensorsFile {
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT
    */
   async close(): Promise<void> {
+    this.#isClosed = true
     await this.#file.close()
+  }
+
+  [inspectSymbol](): string {
+    const path = quoted(this.path)
+    if (this.#isClosed) return `SafetensorsFile { ${path}, closed }`
+    const types = new Set(Array.from(this.tensors.values(), ({ dtype }) => dtype))
+    const tensors = `${countOf(this.tensors.size, 'tensor')}${types.size === 0 ? '' : ` of ${[...types].join(', ')}`}`
+    return `SafetensorsFile { ${path}, ${tensors}, ${grouped(this.#file.size)} bytes }`
   }
 
   #entry(name: string): TensorEntry {
@@ -159,6 +172,14 @@ export class SafetensorsFile {
     if (entry !== undefined) return entry
     throw checkpointError(this.path, `has no tensor ${quote(name)}; pass one of tensors.keys()`)
   }
+}
+
+/** Creates a tensor with a short form in the console, which has no numbers of 16-bit types: they are bit patterns. */
+export function storedTensor(dtype: StoredDType, shape: readonly number[], data: StoredTensor['data']): StoredTensor {
+  return summarised({ dtype, shape, data }, ({ dtype, shape, data }) => {
+    const numbers = dtype === 'float32' && data.length > 0 ? `: ${firstNumbers(data, data.length)}` : ''
+    return `StoredTensor { ${dtype} ${shapeText(shape)}${numbers} }`
+  })
 }
 
 export async function readHeader(file: OpenFile): Promise<Header> {

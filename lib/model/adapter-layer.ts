@@ -2,6 +2,7 @@
 import { checkTokenRows, checkType } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { type Exact, type Known, readProperties } from '../base/options.js'
+import { quoted } from '../base/summary.js'
 import { checkSameDevice } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
@@ -265,6 +266,13 @@ export abstract class AdapterLayer {
   /** @internal */
   markMerged(isMerged: boolean): void {
     this.#isMerged = isMerged
+  }
+
+  /** @internal A line for the console, with the fields of the kind of layer. */
+  protected summary(className: string, fields: string): string {
+    const { name, inFeatures, outFeatures, isMerged, a } = this
+    const merged = isMerged ? ', merged' : ''
+    return `${className} { ${quoted(name)}, ${a.placeText()}, d_in ${inFeatures}, d_out ${outFeatures}, ${fields}${merged} }`
   }
 
   /** @internal Checks that a saved call used the current parameters of this layer, and their current values. */

@@ -1,7 +1,8 @@
 /** The adapter of a base model: what {@link LilyModel} and {@link LoraModel} have in common. */
 import { type DType, readFloatDType } from '../base/dtype.js'
-import { describe, describeOther, fail, LilyError } from '../base/errors.js'
+import { countOf, describe, describeOther, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
+import { grouped } from '../base/summary.js'
 import { disposeSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import type { LoadOptions, Origin } from '../checkpoint/load.js'
@@ -397,6 +398,17 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
 
   [disposeSymbol](): void {
     this.dispose()
+  }
+
+  /** @internal A line for the console, which ends with the fields of the configuration. */
+  protected summary(className: string, config: string): string {
+    if (this.#isDisposed) return `${className} { disposed }`
+    const [first] = this.#parameters.values()
+    const sizeOf = (parameters: ReadonlyMap<string, Parameter>) =>
+      [...parameters.values()].reduce((sum, { size }) => sum + size, 0)
+    const [all, trainable] = [sizeOf(this.#parameters), sizeOf(this.parameters())]
+    const parameters = `${grouped(all)} parameters${trainable === all ? '' : ` (${grouped(trainable)} trainable)`}`
+    return `${className} { ${first.placeText()}, ${countOf(this.layers.size, 'layer')}, ${parameters}, ${config} }`
   }
 
   #first(): Parameter {

@@ -1,8 +1,9 @@
 /** Several adapters of one base model. */
 import { checkFloat, checkTokenRows, checkType } from '../base/checks.js'
-import { describe, describeOther, fail } from '../base/errors.js'
+import { countOf, describe, describeOther, fail } from '../base/errors.js'
 import { elementsOf, type Exact } from '../base/options.js'
-import { disposeSymbol } from '../base/symbols.js'
+import { quoted } from '../base/summary.js'
+import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
@@ -96,7 +97,16 @@ export class AdaptersSaved {
   [disposeSymbol](): void {
     this.dispose()
   }
+
+  [inspectSymbol](): string {
+    if (this.#parts === null) return 'AdaptersSaved { disposed }'
+    const { layer, calls } = this.#parts
+    return `AdaptersSaved { ${quoted(layer)}, ${countOf(calls.length, 'adapter')} }`
+  }
 }
+
+/** Names of adapters that the console shows. */
+const MAX_SHOWN = 8
 
 /**
  * Named adapters of one base model, any number of which are active. The outputs of the active adapters add up, as in
@@ -273,6 +283,13 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
 
   [disposeSymbol](): void {
     this.dispose()
+  }
+
+  [inspectSymbol](): string {
+    const active = new Set(this.activeAdapters)
+    const names = Array.from(this.#models.keys(), (name) => `${quoted(name)}${active.has(name) ? ' (active)' : ''}`)
+    const more = names.length > MAX_SHOWN ? [`${names.length - MAX_SHOWN} more`] : []
+    return `LilyAdapters { ${[...names.slice(0, MAX_SHOWN), ...more].join(', ') || 'no adapters'} }`
   }
 
   #model(name: string): M {
@@ -564,5 +581,11 @@ export class AdaptersLayer {
     if (linear !== null) run(workOf(linear))
     for (const { layer, call } of prepared) layer.runBackward(call)
     return inputs.given as D
+  }
+
+  [inspectSymbol](): string {
+    const { name, inFeatures, outFeatures } = this.shape
+    const adapters = [...this.models.values()].filter(({ layers }) => layers.has(name)).length
+    return `AdaptersLayer { ${quoted(name)}, d_in ${inFeatures}, d_out ${outFeatures}, ${countOf(adapters, 'adapter')} }`
   }
 }

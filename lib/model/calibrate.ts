@@ -1,8 +1,9 @@
 /** Calibration: expert weights pooled over sample activations, and the error of freezing a layer to them. */
 import { checkFloat, checkTokenRows } from '../base/checks.js'
-import { describe, fail } from '../base/errors.js'
+import { countOf, describe, fail } from '../base/errors.js'
 import { elementsOf, entriesOf } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
+import { summarised } from '../base/summary.js'
 import { toFloat32 } from '../tensor/numbers.js'
 import { checkPlace } from '../memory/checks.js'
 import { lilyForward } from '../operations/forward.js'
@@ -45,7 +46,9 @@ export async function calibrate(model: LilyModel, samples: CalibrationSamples): 
   const weights = new Map(Array.from(layers, ([name, layer]) => [name, layer.weights]))
   let largest = 0
   for (const { relativeError } of layers.values()) largest = Math.max(largest, relativeError)
-  return { weights, layers, relativeError: largest }
+  return summarised({ weights, layers, relativeError: largest }, ({ layers, relativeError }) => {
+    return `Calibration { ${countOf(layers.size, 'layer')}, relativeError up to ${relativeError.toPrecision(2)} }`
+  })
 }
 
 /**

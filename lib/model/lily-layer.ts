@@ -1,6 +1,7 @@
 /** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
 import type { Exact, Known } from '../base/options.js'
+import { inspectSymbol } from '../base/symbols.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
@@ -312,6 +313,11 @@ export class LilyLayer extends AdapterLayer {
       of: 'lilyForward',
       forward: (operands) => lilyForward(operands, options),
     })
+  }
+
+  [inspectSymbol](): string {
+    const { r, numB } = this.config
+    return this.summary('LilyLayer', `r ${r}, E ${numB}, routing '${this.routing}'`)
   }
 
   /**

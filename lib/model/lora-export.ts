@@ -1,5 +1,6 @@
 /** Export of a frozen Lily adapter as a LoRA adapter. */
-import { fail } from '../base/errors.js'
+import { countOf, fail } from '../base/errors.js'
+import { summarised } from '../base/summary.js'
 import { copyFloat32 } from '../tensor/numbers.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
 import { checkLinear } from './lily-config.js'
@@ -62,7 +63,9 @@ export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
       b: tensor(combinedTransposed(await valuesOf(b), weights, r, outFeatures), [outFeatures, r]),
     })
   }
-  return { r, scaling, layers }
+  return summarised({ r, scaling, layers }, ({ r, scaling, layers }) => {
+    return `LoraAdapter { ${countOf(layers.size, 'layer')}, r ${r}, scaling ${scaling} }`
+  })
 }
 
 async function onHost(value: Tensor): Promise<Float32Array> {

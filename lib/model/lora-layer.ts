@@ -1,6 +1,7 @@
 /** One adapted layer of a {@link LoraModel}. */
 import { fail } from '../base/errors.js'
 import type { Exact, Known } from '../base/options.js'
+import { inspectSymbol } from '../base/symbols.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
@@ -138,6 +139,10 @@ export class LoraLayer extends AdapterLayer {
       of: 'loraForward',
       forward: (operands) => loraForward(operands, options),
     })
+  }
+
+  [inspectSymbol](): string {
+    return this.summary('LoraLayer', `r ${this.r}, scaling ${this.scaling}`)
   }
 }
 

@@ -1,5 +1,6 @@
 /** The LoRA adapter of a base model. */
 import { CREATE, checkCreate } from '../base/create.js'
+import { inspectSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
 import { LORA } from '../checkpoint/peft-lora.js'
@@ -94,6 +95,11 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    */
   override async pretrainedFiles(options: SaveOptions<'peft'> = {}): Promise<File[]> {
     return adapterFiles(LORA, this, options)
+  }
+
+  [inspectSymbol](): string {
+    const { r, loraAlpha } = this.config
+    return this.summary('LoraModel', `r ${r}, alpha ${loraAlpha}`)
   }
 
   /** @internal Creates a model from existing values. */

@@ -1,8 +1,10 @@
 /** A parameter of an adapter and its gradient. */
-import { LilyError } from '../base/errors.js'
+import { countOf, LilyError } from '../base/errors.js'
+import { quoted } from '../base/summary.js'
+import { inspectSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture } from '../memory/capture.js'
-import { CPU, type Device } from '../memory/device.js'
+import { CPU, type Device, deviceText } from '../memory/device.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import type { DeferredB } from '../operations/deferred-b.js'
@@ -170,6 +172,23 @@ export class Parameter {
     this.#gradient = null
     this.#value?.dispose()
     this.#value = null
+  }
+
+  [inspectSymbol](): string {
+    const { name, layers } = this
+    return `Parameter { ${quoted(name)} of ${countOf(layers.length, 'layer')}, ${this.#value?.summary() ?? 'disposed'} }`
+  }
+
+  /** @internal Number of elements of the value. */
+  get size(): number {
+    const [rows, columns] = this.shared.shape
+    return rows * columns
+  }
+
+  /** @internal Type and device of the value, in the console. */
+  placeText(): string {
+    const operand = this.#value && operandOf(this.#value)
+    return operand === null ? 'disposed' : `${operand.dtype} on ${deviceText(operand.device)}`
   }
 
   #dropDeferred(): void {

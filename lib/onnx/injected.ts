@@ -1,5 +1,6 @@
 /** An ONNX model with an adapter. */
-import { describe, fail } from '../base/errors.js'
+import { countOf, describe, fail } from '../base/errors.js'
+import { grouped, summarised } from '../base/summary.js'
 import type { FileData } from '../checkpoint/file-data.js'
 import { type AdapterModel, checkModel } from '../model/adapter-model.js'
 import { fedBy } from './feeds.js'
@@ -110,7 +111,10 @@ export function injectedModel(
     for (const { name, dims, values } of fed) entries.push([name, new Tensor('float32', await values(), dims)])
     return Object.fromEntries(entries)
   }
-  return { bytes, inputs, feeds }
+  return summarised({ bytes, inputs, feeds }, () => {
+    const adapter = isBaked ? 'baked' : countOf(inputs.length, 'input')
+    return `InjectedModel { ${grouped(bytes.length)} bytes, ${adapter} }`
+  })
 }
 
 class PlainTensor implements OnnxTensor {

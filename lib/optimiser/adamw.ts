@@ -1,8 +1,8 @@
 /** The AdamW optimiser. */
 import { countOf, describe, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
-import { disposeSymbol } from '../base/symbols.js'
-import { type AdamWState, type Moments, readEntries, readMoments } from '../checkpoint/optimiser-state.js'
+import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
+import { type AdamWState, type Moments, readEntries, readMoments, stateOf } from '../checkpoint/optimiser-state.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { refuseReadOnly } from '../memory/checks.js'
@@ -323,7 +323,7 @@ export class AdamW<D extends Distributed | undefined = undefined> {
       const [first, second] = [expAvg, expAvgSq].map((operand) => tensorOf(copyTo(this.#device, operand)))
       return [name, { expAvg: first, expAvgSq: second }] as const
     })
-    return { step: this.stepCount, parameters: Object.fromEntries(parameters) }
+    return stateOf(this.stepCount, parameters)
   }
 
   /**
@@ -362,6 +362,18 @@ export class AdamW<D extends Distributed | undefined = undefined> {
 
   [disposeSymbol](): void {
     this.dispose()
+  }
+
+  [inspectSymbol](): string {
+    return `AdamW { ${this.summary()} }`
+  }
+
+  /** @internal Parameters, device and steps, in the console. */
+  summary(): string {
+    if (this.#moments === null) return 'disposed'
+    const skipped = this.#skippedSteps === 0 ? '' : `, ${this.#skippedSteps} skipped`
+    const steps = `${countOf(this.stepCount, 'step')}${skipped}`
+    return `${countOf(this.#names.length, 'parameter')} on ${deviceText(this.#device)}, ${steps}`
   }
 
   #dropSkipped(): void {

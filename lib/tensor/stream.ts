@@ -233,6 +233,11 @@ export class Event {
     return this.#handle === null
   }
 
+  [inspectSymbol](): string {
+    if (this.#handle === null) return 'Event { disposed }'
+    return `Event { ${deviceText(this.device)}${this.#recorded ? ', recorded' : ''} }`
+  }
+
   /**
    * Records the event after all work enqueued in a stream so far. A later record replaces this one.
    *

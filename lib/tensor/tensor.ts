@@ -5,6 +5,7 @@ import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { elementsOf } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
+import { firstNumbers } from '../base/summary.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
@@ -203,18 +204,21 @@ export class Tensor {
   }
 
   [inspectSymbol](): string {
+    return `Tensor { ${this.summary()} }`
+  }
+
+  /** @internal Type, shape, device and first numbers, in the console. */
+  summary(): string {
     const operand = this.#operand
-    if (operand === null) return 'Tensor { disposed }'
+    if (operand === null) return 'disposed'
     const { dtype, shape, device } = operand
-    return `Tensor { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id}${this.#firstValues(operand)} }`
+    return `${dtype} ${shapeText(shape)} on ${deviceText(device)}${this.#firstValues(operand)}`
   }
 
   #firstValues({ dtype, memory, byteOffset, byteLength, rows, columns }: Operand): string {
     if (!isHostMemory(memory) || is16Bit(dtype) || byteLength === 0) return ''
     if (byteOffset + byteLength > memory.byteLength) return '' // transferred, or shrunk
-    const shown = Math.min(columns, 6)
-    const values = Array.from(this.data.subarray(0, shown), (value) => Number(value.toPrecision(4)))
-    return `: ${values.join(', ')}${rows * columns > shown ? ', ...' : ''}`
+    return `: ${firstNumbers(this.data.subarray(0, columns), rows * columns)}`
   }
 
   #open(): Operand {

@@ -3,6 +3,7 @@ import { type NamedTensorMap, Optimizer, type Scalar, type Tensor, type Variable
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, elementsOf, entriesOf, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
+import { inspectSymbol } from '../base/symbols.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import { AdamW, type AdamWStepOptions } from '../optimiser/adamw.js'
 import type { AverageOptions, Distributed, Stepped } from '../optimiser/distributed.js'
@@ -218,6 +219,10 @@ export class AdapterOptimizer<D extends Distributed | undefined = undefined> ext
   /** Releases the state of AdamW. An `optimizer` that was given is not disposed of. Throws nothing. */
   override dispose(): void {
     this.adamw.dispose()
+  }
+
+  [inspectSymbol](): string {
+    return `AdapterOptimizer { ${this.adamw.summary()} }`
   }
 
   #trained(): Variable[] | undefined {
