@@ -1,4 +1,4 @@
-/** `lily-kernels inspect`: analyses an adapter and shows a table and a page with charts. */
+/** `lily-kernels inspect`: analyses an adapter and shows a table, and a page with charts if it is asked for. */
 import { Command } from 'commander'
 import { jsonTarget } from '../report/output-file.js'
 import type { InspectOptions } from './options.js'
@@ -18,8 +18,7 @@ export function inspectCommand(version: string): Command {
         '"<layer>.mask" for one layer, is 0 for padding, which does not count, and 1 for other tokens',
     )
     .option('--json [file]', 'write the analysis as JSON to a file, or to stdout (-) instead of the table', jsonTarget)
-    .option('--html <file>', 'write a page with charts to a file', 'lily-inspect.html')
-    .option('--no-html', 'do not write the page')
+    .option('--html <file>', 'write a page with charts to a file')
     .addHelpText(
       'after',
       '\nWithout --samples, the routers are not analysed: layers have the weights that they are frozen with, or equal ' +

@@ -3,5 +3,5 @@ export interface InspectOptions {
   readonly samples?: string
   /** True: write JSON to stdout. */
   readonly json?: string | true
-  readonly html: string | false
+  readonly html?: string
 }

@@ -19,7 +19,7 @@ export async function inspect(folder: string, options: InspectOptions, version: 
   const inputs = adapterInputs(folder)
   // Report a file that cannot be written now, not after minutes of analysis.
   checkWritable(
-    { '--json': json === true ? undefined : json, '--html': html === false ? undefined : html },
+    { '--json': json === true ? undefined : json, '--html': html },
     samples === undefined ? inputs : [...inputs, samples],
   )
   if ((await readPeftType(folder)) === 'LORA') {
@@ -51,7 +51,7 @@ async function write<T>(
     },
     () => print(json === true ? text : textOf(shown)),
     async () => {
-      if (html === false) return
+      if (html === undefined) return
       const pageOf = await loadPage()
       writeOutput('--html', html, pageOf(shown, inspection))
       note(`charts: ${printable(html)}`)

@@ -197,7 +197,7 @@ describe('a terminal', () => {
     expect(code, stdout).toBe(0)
     return stdout
   }
-  const inspect = ['inspect', GOLDEN, '--no-html']
+  const inspect = ['inspect', GOLDEN]
 
   test.each([{}, { NO_COLOR: '' }, { NO_COLOR: '1', FORCE_COLOR: '1' }])('has a progress bar, with %j', async (env) => {
     expect(await inTerminal(inspect, env)).toContain('\u001b[')

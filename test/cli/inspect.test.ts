@@ -25,7 +25,7 @@ import {
 } from '../../lib/index.js'
 import { forward } from '../support/reference.js'
 import { bytesOf, CONFIG, GOLDEN, goldenCopy, newFolder, TENSORS, withFields } from '../support/checkpoint.js'
-import { runCli } from '../support/cli.js'
+import { runCli, runCliIn } from '../support/cli.js'
 import { gaussian, randomFrom } from '../support/random.js'
 
 const LORA_FOLDER = join(packageRoot, 'test/fixtures/lora/patterns')
@@ -118,7 +118,7 @@ describe('inspect', () => {
       const path = join(newFolder(), 'samples.safetensors')
       const samples = all.map(([each, x]): [string, TensorSource] => [each, bytesOf('F32', [2, 3, 32], x)])
       await replaceWithTensors(path, new Map([...samples, ...Object.entries(masks)]), new Map())
-      const { code, stdout, stderr } = await runCli(['inspect', adapter, '--samples', path, '--json', '--no-html'])
+      const { code, stdout, stderr } = await runCli(['inspect', adapter, '--samples', path, '--json'])
       const routers = () =>
         new Map(
           (JSON.parse(stdout) as Inspection).analysis.targets.flatMap((target) =>
@@ -243,13 +243,7 @@ describe('inspect', () => {
     )!
     execFileSync(process.execPath, ['--input-type=module'], { cwd: folder, input: program })
     const samples = join(folder, 'samples.safetensors')
-    const { code, stdout, stderr } = await runCli([
-      'inspect',
-      join(folder, 'adapter'),
-      '--samples',
-      samples,
-      '--no-html',
-    ])
+    const { code, stdout, stderr } = await runCli(['inspect', join(folder, 'adapter'), '--samples', samples])
     expect(code, stderr).toBe(0)
     expect(stdout).toContain('w: weights of the experts, mean over the samples')
   })
@@ -307,11 +301,7 @@ describe('inspect', () => {
   })
 
   test('an error about a file is one line without control characters', async () => {
-    const { code, stderr } = await runCli([
-      'inspect',
-      withFields({ peft_type: 'A\u001b[31m\u009b\n\u202eB' }),
-      '--no-html',
-    ])
+    const { code, stderr } = await runCli(['inspect', withFields({ peft_type: 'A\u001b[31m\u009b\n\u202eB' })])
     expect(code).toBe(1)
     expect(stderr).toMatch(/^error: ERR_LILY_CHECKPOINT: .*\n$/)
     expect(/[^\P{C}\n]/u.exec(stderr)).toBeNull()
@@ -439,11 +429,22 @@ describe('inspect', () => {
     expect(labelsOf('a.0.p')).toEqual(['a.0.p'])
   })
 
-  test.each([[['--json', '--no-html']], [['--no-html', '--json', '-']]])('%j writes only JSON', async (args) => {
+  test.each([[['--json']], [['--json', '-']]])('%j writes only JSON', async (args) => {
     const { code, stdout } = await runCli(['inspect', GOLDEN, ...args])
     expect(code).toBe(0)
     expect((JSON.parse(stdout) as Inspection).analysis.r).toBe(8)
     expect(existsSync('-')).toBe(false)
+  })
+
+  test('writes no page unless --html asks for one', async () => {
+    const folder = newFolder()
+    const inFolder = (...args: string[]) => runCliIn(`cd '${folder}' && "$@"`, ['inspect', GOLDEN, ...args])
+    const { code, stdout, stderr } = await inFolder()
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    expect(stdout).toContain('effective rank')
+    expect(readdirSync(folder)).toEqual([])
+    expect(await inFolder('--html', 'page.html')).toMatchObject({ code: 0, stderr: 'charts: page.html\n' })
+    expect(readdirSync(folder)).toEqual(['page.html'])
   })
 
   test('refuses outputs that are files of the adapter or of the samples, and leaves them as they are', async () => {
@@ -455,11 +456,11 @@ describe('inspect', () => {
     const contents = () => names.map((name) => readFileSync(join(folder, name)))
     const before = contents()
     const outputs = [
-      ['--no-html', '--json', join(folder, CONFIG)],
+      ['--json', join(folder, CONFIG)],
       ['--html', join(link, TENSORS)],
-      ['--no-html', '--json', join(link, 'samples.safetensors')],
+      ['--json', join(link, 'samples.safetensors')],
       // There is none yet; the next load would read it.
-      ['--no-html', '--json', join(link, 'adapter_frozen.json')],
+      ['--json', join(link, 'adapter_frozen.json')],
     ]
     for (const args of outputs) {
       const { code, stderr } = await runCli(['inspect', folder, '--samples', samples, ...args])

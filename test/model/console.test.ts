@@ -140,7 +140,7 @@ it('results', async () => {
   )
   model.freeze(calibration.weights)
   expect(inspect(await model.exportLora())).toBe('LoraAdapter { 2 layers, r 2, scaling 2 }')
-  const injected = await inject(baseModel(), onnxLora())
+  const injected = await inject(baseModel(), onnxLora(2))
   expect(inspect(injected)).toMatch(/^InjectedModel \{ [\d,]+ bytes, \d+ inputs \}$/)
 })
 
