@@ -6,7 +6,7 @@ import type { Model } from '../workload/trainable-parameters.js'
 import type { Caches } from './cold-caches.js'
 import type { Doubt } from './doubts.js'
 import type { Overhead } from './overhead.js'
-import type { Timing } from './sampling.js'
+import type { Ratio, Timing } from './sampling.js'
 
 export interface Result extends Timing, Case {
   readonly pass: Pass
@@ -23,6 +23,8 @@ export interface Result extends Timing, Case {
   readonly doubts: readonly Doubt[]
   /** Largest relative difference of a block of the outputs from those of the cpu backend; null if they are its own. */
   readonly difference: number | null
+  /** Time of fused Lily relative to this method; null in reports of earlier versions, which did not have it. */
+  readonly lilyRatio: Ratio | null
   /** Median of the time ratios to fused LoRA of the same rank. */
   readonly ratioToLora: number
   /** For the frozen layer with an adapter: median of the time ratios to the frozen layer alone; otherwise null. */
@@ -38,6 +40,8 @@ export interface Failure extends Case {
 }
 
 export interface Report {
+  /** What the results say, in one sentence. */
+  readonly verdict: string
   readonly version: string
   /** ISO 8601. */
   readonly measuredAt: string

@@ -90,7 +90,13 @@ export function timingOf(seconds: readonly number[]): Timing {
   return { median: middle, spread: distance / 2 / middle, samples: seconds.length }
 }
 
-/** Median over the rounds of `seconds` / `reference`, two samples of the same round. */
-export function medianRatio(seconds: readonly number[], reference: readonly number[]): number {
-  return median(seconds.map((time, round) => time / reference[round])) ?? NaN
+/** The ratio of two times, from the two samples of each round. */
+export type Ratio = Pick<Timing, 'median' | 'spread'>
+
+export function ratioOf(seconds: readonly number[], reference: readonly number[]): Ratio {
+  const { median, spread } = timingOf(seconds.map((time, round) => time / reference[round]))
+  return { median, spread }
 }
+
+export const medianRatio = (seconds: readonly number[], reference: readonly number[]): number =>
+  ratioOf(seconds, reference).median

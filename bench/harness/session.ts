@@ -22,6 +22,7 @@ import {
   hostClock,
   type Limits,
   medianRatio,
+  ratioOf,
   SAMPLE_SECONDS,
   sampleInterleaved,
   timingOf,
@@ -345,6 +346,7 @@ async function measureMethods(
           ...minimum,
           doubts: doubtsOf(timing, minimum.floor),
           difference: differences?.get(method) ?? null,
+          lilyRatio: ratioOf(samplesOf('lily')!, samples[i]),
           ratioToLora: medianRatio(samples[i], samplesOf('lora')!),
           ratioToLayer:
             method === 'lily-layer' || method === 'lora-layer' ? medianRatio(samples[i], samplesOf('layer')!) : null,

@@ -32,12 +32,13 @@ function summary(rows: readonly Row[]): Tile[] {
   ]
 }
 
-function header({ machine, caches, measuredAt, command, version, complete, failures }: Report): Element {
+function header({ verdict, machine, caches, measuredAt, command, version, complete, failures }: Report): Element {
   const date = measuredAt.slice(0, 16).replace('T', ' ')
   return h(
     'header',
     {},
     h('h1', {}, `Lily compared with LoRA on ${machine.device}`),
+    h('p', { class: 'verdict' }, verdict),
     h('p', {}, `${machineText(machine)}. Backend ${machine.backend}, ${caches} caches.`),
     h('p', { class: 'muted' }, `lily-kernels ${version}, ${date} UTC: `, h('code', {}, command)),
     ...(complete

@@ -43,16 +43,30 @@ export function sectionsOf<T extends Case>(cases: readonly T[]): Map<string, T[]
   return sections
 }
 
-/** Ratio of Lily to LoRA with equal trainable parameters, from the ratios of both to LoRA of the same rank. */
-export function ratioToEqualParameters({ by, lily }: Row): number | null {
+/** The time of Lily relative to another method. */
+export interface Ratio {
+  readonly median: number
+  /** Half the interquartile range relative to the median; null in reports of earlier versions. */
+  readonly spread: number | null
+}
+
+export const ratioToLora = ({ lily, lora }: Row): Ratio => ({
+  median: lily.ratioToLora,
+  spread: lora.lilyRatio?.spread ?? null,
+})
+
+/** Ratio of Lily to LoRA with equal trainable parameters; null if that was not measured. */
+export function ratioToEqualParameters({ by, lily }: Row): Ratio | null {
   const equal = by.get('lora-equal-parameters')
-  return equal === undefined ? null : lily.ratioToLora / equal.ratioToLora
+  return equal === undefined
+    ? null
+    : (equal.lilyRatio ?? { median: lily.ratioToLora / equal.ratioToLora, spread: null })
 }
 
 /** {@link ratioToEqualParameters} as text, with the rank of LoRA. */
 export function equalParametersText(row: Row, none: string): string {
   const value = ratioToEqualParameters(row)
-  return value === null ? none : `${ratio(value)} (r ${row.by.get('lora-equal-parameters')?.rank ?? NaN})`
+  return value === null ? none : `${ratio(value.median)} (r ${row.by.get('lora-equal-parameters')?.rank ?? NaN})`
 }
 
 /** Ratio of the two graphs, from the ratios of both to LoRA of the same rank. */

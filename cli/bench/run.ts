@@ -14,6 +14,7 @@ import { jsonText, withPrintableStrings } from '../report/printable.js'
 import { startProgress } from '../report/progress.js'
 import type { BenchOptions } from './options.js'
 import { reportText } from './text.js'
+import { verdictOf } from './verdict.js'
 
 /** Runs the benchmark. An interrupt ends the measurement; the results up to then are still written. */
 export async function run(options: BenchOptions, command: Command, version: string): Promise<void> {
@@ -128,19 +129,21 @@ async function runPlan(plan: Plan, version: string, signal: AbortSignal, onProgr
     reportFailure(error)
     isComplete = false
   }
+  const machine = {
+    backend,
+    device: device.name,
+    detail: gpu === null ? processorText(device) : gpu.isSoftware ? 'software adapter' : 'adapter of a GPU',
+    threads: device.threads ?? null,
+    platform: `${process.platform}-${process.arch}`,
+    node: process.version,
+  }
   return {
+    verdict: verdictOf({ machine, results: findings.results }),
     version,
     measuredAt,
     command: ['npx lily-kernels bench', ...process.argv.slice(3).map(quoted)].join(' '),
     complete: isComplete && !signal.aborted,
-    machine: {
-      backend,
-      device: device.name,
-      detail: gpu === null ? processorText(device) : gpu.isSoftware ? 'software adapter' : 'adapter of a GPU',
-      threads: device.threads ?? null,
-      platform: `${process.platform}-${process.arch}`,
-      node: process.version,
-    },
+    machine,
     caches,
     model,
     roofs: findings.roofs,

@@ -1,4 +1,4 @@
-/** The report as text: a header, a table and a legend. */
+/** The report as text: a sentence, a header, a table and a legend. */
 import type { Failure, Report } from '../../bench/harness/report.js'
 import type { Method } from '../../bench/methods/methods.js'
 import { shapeText } from '../../bench/workload/shapes.js'
@@ -39,7 +39,22 @@ const columns: readonly (readonly [title: string, cell: (row: Row) => string, ne
 ]
 
 export function reportText(report: Report): string {
-  return [header(report), table(report), legend(report)].join('\n\n')
+  return [wrapped(report.verdict), header(report), table(report), legend(report)].join('\n\n')
+}
+
+/** The width of the legend. */
+const WIDTH = 118
+
+/** A text in lines of at most WIDTH characters. */
+function wrapped(text: string): string {
+  const lines = ['']
+  for (const word of text.split(' ')) {
+    const line = lines[lines.length - 1]
+    if (line === '') lines[lines.length - 1] = word
+    else if (line.length + 1 + word.length <= WIDTH) lines[lines.length - 1] = `${line} ${word}`
+    else lines.push(word)
+  }
+  return lines.join('\n')
 }
 
 /** One table, with a title line above the rows of each data type and routing. */

@@ -1,14 +1,22 @@
 /** Legends for charts. */
 import { h, type Element } from './document.js'
 
-export type Key = { readonly text: string; readonly color: string; readonly dash?: string; readonly hollow?: boolean }
+export type Key = {
+  readonly text: string
+  readonly color: string
+  readonly dash?: string
+  readonly hollow?: boolean
+  /** A character in the place of the sample. */
+  readonly mark?: string
+}
 
 /** A legend with lines or dots as samples. */
 export function legend(kind: 'line' | 'dot', keys: readonly Key[]): Element {
   return h(
     'ul',
     { class: 'legend' },
-    ...keys.map(({ text, color, dash, hollow }) => {
+    ...keys.map(({ text, color, dash, hollow, mark }) => {
+      if (mark !== undefined) return h('li', {}, h('strong', { style: `color: ${color}` }, mark), text)
       const line = `border-top: 2px ${dash === undefined ? 'solid' : 'dashed'} ${color}`
       const dot = `border: 2px solid ${color}; background: ${hollow === true ? 'none' : color}`
       return h('li', {}, h('span', { class: kind, style: kind === 'line' ? line : dot }), text)

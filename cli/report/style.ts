@@ -23,6 +23,7 @@ h3 { font-size: 1rem; margin: 0; }
 p { margin: 0 0 .5rem; }
 .muted, figcaption p, .legend, footer { color: var(--muted); font-size: .85rem; line-height: 1.4; }
 code { font: .85em ui-monospace, 'SF Mono', Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+.verdict { max-width: 52rem; font-size: 1.15rem; line-height: 1.4; }
 .alert { color: var(--alert); font-weight: 600; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .8rem; margin: 1.2rem 0 0; }
 .tile, .chart, .box { background: var(--surface); border: 1px solid var(--line); border-radius: 10px; }

@@ -2,8 +2,8 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { MarkdownRenderer } from 'vitepress'
-import type { Report } from '../../bench/harness/report.js'
 import { chartsOf } from '../../cli/bench/charts/charts.js'
+import { readReports } from '../../cli/bench/read-reports.js'
 import { rowsOf } from '../../cli/bench/rows.js'
 import { charts as chartList } from '../../cli/report/elements.js'
 
@@ -12,7 +12,7 @@ export function charts(md: MarkdownRenderer, root: string): void {
   md.renderer.rules.html_block = (tokens, i, ...rest) => {
     const [, file] = /^<!-- charts: (\S+) -->/.exec(tokens[i].content) ?? []
     if (file === undefined) return render?.(tokens, i, ...rest) ?? tokens[i].content
-    const reports = JSON.parse(readFileSync(join(root, file), 'utf8')) as Report[]
+    const reports = readReports(readFileSync(join(root, file), 'utf8'))
     const figures = reports.flatMap((report) => chartsOf(rowsOf(report.results), report))
     // As a text, because Vue removes the style elements of a template.
     const html = JSON.stringify(chartList(figures).outerHTML)

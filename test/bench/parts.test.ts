@@ -1,8 +1,10 @@
 /** Tests of the parts of the benchmark whose errors would not show in its output. */
+import { readFileSync } from 'node:fs'
 import { totalmem } from 'node:os'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test, vi } from 'vitest'
 import type { Report, Result } from '../../bench/harness/report.js'
-import { medianRatio, sampleInterleaved, timingOf } from '../../bench/harness/sampling.js'
+import { medianRatio, ratioOf, sampleInterleaved, timingOf } from '../../bench/harness/sampling.js'
 import { blockDifference } from '../../bench/harness/outputs.js'
 import { type Findings, measure } from '../../bench/harness/session.js'
 import { composedLily } from '../../bench/methods/composed/lily.js'
@@ -17,10 +19,14 @@ import { makeActivations, makeLilyParameters, makeLoraParameters } from '../../b
 import { sequenceOffsets } from '../../bench/workload/sequences.js'
 import { deviceShapes, parseShape, shapes } from '../../bench/workload/shapes.js'
 import { equalParametersRank, lilyParameters } from '../../bench/workload/trainable-parameters.js'
+import { ratioChart } from '../../cli/bench/charts/ratio.js'
 import { rooflineChart } from '../../cli/bench/charts/roofline.js'
+import { sweepChart } from '../../cli/bench/charts/sweep.js'
 import { resultTables } from '../../cli/bench/page-tables.js'
 import { type Row, rowsOf } from '../../cli/bench/rows.js'
+import { readReports } from '../../cli/bench/read-reports.js'
 import { reportText } from '../../cli/bench/text.js'
+import { verdictOf } from '../../cli/bench/verdict.js'
 import { native } from '../../lib/binding/native.js'
 import {
   type DeviceInfo,
@@ -265,6 +271,8 @@ describe('sampling', () => {
     expect(order.slice(-6)).toEqual(['a', 'b', 'a', 'b', 'a', 'b'])
     expect(a).toHaveLength(3)
     expect(medianRatio(a, b)).toBeCloseTo(2 / 1.1)
+    expect(ratioOf([4, 1, 2, 3, 5], [1, 1, 1, 1, 1])).toEqual({ median: 3, spread: 1 / 3 })
+    expect(ratioOf([2, 20, 4], [1, 10, 2])).toEqual({ median: 2, spread: 0 })
   })
 
   test('ends when the signal aborts', async () => {
@@ -443,17 +451,19 @@ test('the faster of two measurements of the roofs', () => {
   expect(fasterRoofs(roofs(1, 4, 'cuBLASLt', 5, 8), roofs(2, 3, 'a loop', 6, 7))).toEqual(roofs(2, 4, 'cuBLASLt', 6, 8))
 })
 
+const measuredRoofs = {
+  flops: 118e9,
+  bfloat16Flops: 236e9,
+  bfloat16Source: 'a loop on registers',
+  float16Flops: 118e9,
+  memory: [
+    { bytes: 2 ** 18, read: 117e9, update: 233e9 },
+    { bytes: 2 ** 28, read: 8e9, update: 16e9 },
+  ],
+}
+const rooflineOf = (rows: readonly Row[]) => rooflineChart(rows, { roofs: measuredRoofs } as unknown as Report, 250)
+
 describe('the roofline chart', () => {
-  const roofs = {
-    flops: 118e9,
-    bfloat16Flops: 236e9,
-    bfloat16Source: 'a loop on registers',
-    float16Flops: 118e9,
-    memory: [
-      { bytes: 2 ** 18, read: 117e9, update: 233e9 },
-      { bytes: 2 ** 28, read: 8e9, update: 16e9 },
-    ],
-  }
   const result = (intensity: number, gigaflops: number, method: Method): Result => ({
     shape,
     dtype: 'float32',
@@ -469,6 +479,7 @@ describe('the roofline chart', () => {
     flops: intensity * 1e6,
     bytes: 1e6,
     median: (intensity * 1e6) / (gigaflops * 1e9),
+    lilyRatio: null,
     ratioToLora: 1,
     ratioToFused: null,
     ratioToLayer: null,
@@ -499,7 +510,7 @@ describe('the roofline chart', () => {
       const by = new Map<Method, Result>([lily, lora].map((each) => [each.method, each]))
       return { shape, dtype: 'float32', routing: 'batch', pass: 'forward', by, lily, lora }
     })
-    const html = rooflineChart(rows, { roofs } as unknown as Report, 250)!.outerHTML
+    const html = rooflineOf(rows)!.outerHTML
     const lines = [...html.matchAll(/<g [^>]*stroke-linejoin="round"[^>]*>(.*?)<\/g>/g)].map(([, line]) =>
       [.../[ML]([-\d.]+),([-\d.]+)/g[Symbol.matchAll](line)].map(([, x, y]) => [Number(x), Number(y)]),
     )
@@ -540,12 +551,14 @@ test('a report has the numbers of each method in its column, as text and as a pa
     flops: 1,
     bytes: 1e6,
     median: 1e-3,
+    lilyRatio: null,
     ratioToLora: 1,
     ratioToFused: null,
     ratioToLayer: null,
     ...changes,
   })
   const report: Report = {
+    verdict: 'On this machine it is fast.',
     version: '1.2.3',
     measuredAt: '',
     command: '',
@@ -589,7 +602,9 @@ test('a report has the numbers of each method in its column, as text and as a pa
   const lines = reportText(report)
     .split('\n')
     .map((line) => line.replace(/ {2,}/g, ' | '))
-  expect(lines.slice(0, 3)).toEqual([
+  expect(lines.slice(0, 5)).toEqual([
+    'On this machine it is fast.',
+    '',
     'cpu: a processor, avx2, 2 threads, linux-x64, Node v20.1.0',
     'roofs: 118 GFLOP/s in float32, 236 GFLOP/s in bfloat16; GB/s read / updated in place: 256 KiB 8.0 / 16, 256 MiB 12 / 16',
     'overhead of a call, at most: forward 1.5 µs, backward 2.0 µs (time of a whole call at 1, 8, 4, 2)',
@@ -622,6 +637,160 @@ test('a report has the numbers of each method in its column, as text and as a pa
     '+ bwd | 1.000 | 1%! | 1.0 | 278%! | 1.000! |  | 1.23 |  |  | 1.000! |  |  | 1.000 | ',
     '33, 40, 2, 3 | failed: not enough memory',
   ])
+})
+
+describe('the sentence about a run', () => {
+  const cpu = { backend: 'cpu', device: '', detail: 'avx2', threads: 1, platform: '', node: '' } as const
+  type Machine = Report['machine']
+
+  /** Results of one problem: ratios of Lily to LoRA with equal parameters and of the same rank, and of unfused to fused. */
+  const problem = (rank: number, equal: number, same: number, unfused: number | null = null, spread = 0.01): Result[] =>
+    passes.flatMap((pass) => {
+      const of = { shape: { ...shape, rank }, dtype: 'float32', routing: 'batch', pass } as const
+      const rest = { rank, flops: 1, bytes: 1, samples: 5, spread, floor: null, doubts: [], difference: null }
+      const result = (method: Method, changes: Partial<Result>): Result => {
+        const ratios = { lilyRatio: null, ratioToLora: 1, ratioToLayer: null, ratioToFused: null }
+        return { ...of, ...rest, method, median: 1e-3, ...ratios, ...changes }
+      }
+      // Forward alone has other ratios, which the sentence does not have.
+      const factor = pass === 'forward' ? 100 : 1
+      return [
+        result('lily', { ratioToLora: factor * same, lilyRatio: { median: 1, spread: 0 } }),
+        result('lora', { lilyRatio: { median: factor * same, spread } }),
+        result('lora-equal-parameters', { lilyRatio: { median: factor * equal, spread } }),
+        ...(unfused === null ? [] : [result('lily-composed', { ratioToFused: factor * unfused })]),
+      ]
+    })
+  const sentence = (results: Result[], machine: Machine = cpu) => verdictOf({ machine, results })
+
+  test('has the medians of the problems', () => {
+    expect(sentence([...problem(1, 0.9, 1.2, 2), ...problem(2, 0.8, 1.3, 2.5), ...problem(3, 3, 1.1, 9)])).toBe(
+      'On this machine a fused Lily adapter takes 0.90 times as long as LoRA with as many trainable parameters, and 1.20 ' +
+        'times as long as LoRA of the same rank, forward and backward together (medians of 3 problems); the same steps as ' +
+        'separate calls take 2.50 times as long.',
+    )
+  })
+
+  test('claims no difference that is smaller than the spread of the ratios', () => {
+    expect(sentence(problem(1, 0.98, 1.05, null, 0.03))).toBe(
+      'On this machine a fused Lily adapter takes as long as LoRA with as many trainable parameters within the noise (0.98 ' +
+        'times), and 1.05 times as long as LoRA of the same rank, forward and backward together (one problem).',
+    )
+  })
+
+  test('leaves noisy problems out, and says when most of them are noisy', () => {
+    const noisy = problem(9, 50, 50, 50, 0.26)
+    const calm = [...problem(1, 0.5, 2), ...problem(2, 0.7, 4)]
+    expect(sentence([...calm, ...noisy])).toMatch(
+      / 0\.60 times as long .* 3\.00 times as long .* \(medians of 2 problems; 1 more was too noisy\)\.$/,
+    )
+    expect(sentence([...problem(1, 0.5, 2), ...noisy])).toBe(
+      'On this machine the measurements were too noisy to compare Lily with LoRA: the ratios of 1 of 2 problems vary by more ' +
+        'than ±25% from round to round; run it again on an idle machine or with more --seconds.',
+    )
+  })
+
+  test('says where the times are from, and that there are none', () => {
+    const results = problem(1, 0.5, 2, 3)
+    const webgpu = { ...cpu, backend: 'webgpu', detail: 'adapter of a GPU', threads: null } as const
+    expect(sentence(results, webgpu)).toMatch(
+      /^On this GPU a fused .*; the same formula as operations of TensorFlow\.js takes 3\.00 times as long\.$/,
+    )
+    expect(sentence(results, { ...webgpu, detail: 'software adapter' })).toMatch(
+      /^On this software adapter, whose times say nothing about a GPU, a fused Lily/,
+    )
+    expect(sentence([])).toBe('On this machine nothing was measured that this sentence could compare.')
+  })
+
+  test('is made for reports of earlier versions, which have no ratios by round', () => {
+    const file = fileURLToPath(new URL('../../bench/results/cpu-zen5-avx512bf16-2-threads.json', import.meta.url))
+    const text = readFileSync(file, 'utf8')
+    expect(text).not.toMatch(/verdict|doubts|lilyRatio/)
+    const [{ verdict, results }] = readReports(text)
+    const ratios = rowsOf(results)
+      .filter(({ pass }) => pass !== 'forward')
+      .map(({ lily }) => lily.ratioToLora)
+      .sort((a, b) => a - b)
+    expect(ratios).toHaveLength(16)
+    expect(verdict).toContain(
+      `and ${((ratios[7] + ratios[8]) / 2).toFixed(2)} times as long as LoRA of the same rank, `,
+    )
+    expect(verdict).toContain('(medians of 16 problems)')
+    expect(readReports(JSON.stringify([{ results, verdict: 'kept', machine: cpu }]))[0].verdict).toBe('kept')
+  })
+})
+
+describe('the charts', () => {
+  const of = { dtype: 'float32', routing: 'batch' } as const
+  const rowsWith = (spread: number, doubts: Result['doubts']): Row[] =>
+    rowsOf(
+      [4, 8, 16].flatMap((rank) =>
+        passes.flatMap((pass) =>
+          (['lily', 'lora', 'lora-equal-parameters'] as const).map((method): Result => {
+            const ratios = {
+              lilyRatio: { median: 1.5, spread },
+              ratioToLora: 1.5,
+              ratioToLayer: null,
+              ratioToFused: null,
+            }
+            const size = { shape: { ...shape, rank }, rank, flops: 1e6, bytes: 1e6 }
+            return {
+              ...of,
+              ...size,
+              ...ratios,
+              pass,
+              method,
+              median: 2e-3,
+              spread,
+              samples: 5,
+              floor: 1e-3,
+              doubts,
+              difference: null,
+            }
+          }),
+        ),
+      ),
+    )
+  /** The ends of the lines on which all points have the same x or y. */
+  const whiskers = (html: string) =>
+    [...html.matchAll(/<line ([^>]*)>/g)].map(([, text]) =>
+      Object.fromEntries(
+        ['x1', 'x2', 'y1', 'y2'].map((name) => [name, Number(new RegExp(`${name}="([^"]*)"`).exec(text)?.[1])]),
+      ),
+    )
+
+  test('have whiskers as long as the spread', () => {
+    const rows = rowsWith(0.2, [])
+    const html = sweepChart('rank', 'forward', rows)!.outerHTML
+    const vertical = whiskers(html).filter(({ x1, x2, y1, y2 }) => x1 === x2 && y1 !== y2)
+    const ends = [...html.matchAll(/<line [^>]*stroke="var\(--l[^>]*>/g)]
+    expect(html).toContain('Whiskers: ± half the interquartile range.')
+    // Three methods at three ranks; the floor has no spread.
+    expect(ends).toHaveLength(6)
+    expect(vertical.length).toBeGreaterThanOrEqual(9)
+    // A logarithmic axis: the ratio of the ends is 1.2 / 0.8, that of the axis 1.2 * 2 / 1.
+    const lengths = vertical.map(({ y1, y2 }) => Math.abs(y2 - y1)).filter((length) => length < 200)
+    const frame = 250 - 38 - 20
+    for (const length of lengths.slice(-9)) expect(length / frame).toBeCloseTo(Math.log(1.2 / 0.8) / Math.log(2.4), 2)
+    expect(
+      ratioChart(rows)!.outerHTML.match(/stroke="var\(--(lora|equal)\)"[^>]*>(<line [^>]*>(<\/line>)?){3}/g),
+    ).toHaveLength(4)
+  })
+
+  test('mark where the machine was disturbed, and only there', () => {
+    const key = 'the machine was probably disturbed'
+    const all = (rows: readonly Row[]) =>
+      [ratioChart(rows), sweepChart('rank', 'forward', rows), rooflineOf(rows)].map((chart) => chart!.outerHTML)
+    for (const html of all(rowsWith(0.1, []))) {
+      expect(html).not.toContain(key)
+      expect(html).not.toContain('>!<')
+    }
+    for (const html of all(rowsWith(0.3, ['spread']))) {
+      expect(html).toContain(key)
+      // Beside that in the legend.
+      expect(html.match(/>!</g)!.length).toBeGreaterThanOrEqual(7)
+    }
+  })
 })
 
 describe('cases', () => {

@@ -6,6 +6,7 @@ import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Report } from '../../bench/harness/report.js'
 import { reportPage } from '../../cli/bench/page.js'
+import { readReports } from '../../cli/bench/read-reports.js'
 import { loraPage } from '../../cli/inspect/lora-page.js'
 import { inspectionPage } from '../../cli/inspect/page.js'
 import { packageRoot } from '../../lib/binding/root.js'
@@ -35,8 +36,8 @@ describe.skipIf(missing !== undefined)('reports', () => {
   /** A run on two backends, of which the second one failed at a case and was interrupted. */
   const benchPage = (): string => {
     const file = join(packageRoot, 'bench', 'results', 'cpu-zen5-avx512bf16-2-threads.json')
-    const [recorded] = JSON.parse(readFileSync(file, 'utf8')) as Report[]
-    // It is older than the doubts. Marks are the widest cells.
+    const [recorded] = readReports(readFileSync(file, 'utf8'))
+    // Marks are the widest cells.
     const doubts = ['floor', 'spread'] as const
     const report: Report = { ...recorded, results: recorded.results.map((result) => ({ ...result, doubts })) }
     const [{ shape, dtype, routing }] = report.results

@@ -9,6 +9,7 @@ import { hasLayer, methods, passes } from '../../bench/methods/methods.js'
 import { routings } from '../../bench/workload/cases.js'
 import { dtypeNames } from '../../bench/workload/dtypes.js'
 import { benchCommand } from '../../cli/bench/command.js'
+import { verdictOf } from '../../cli/bench/verdict.js'
 import { runCli } from '../support/cli.js'
 import { temporaryFolder } from '../support/temporary.js'
 
@@ -49,6 +50,8 @@ test('writes a table, JSON and a page for every data type and routing', async ()
   const reports = JSON.parse(read('all.json')) as Report[]
   expect(reports).toHaveLength(1)
   const [report] = reports
+  expect(report.verdict).toBe(verdictOf(report))
+  expect(stdout.slice(0, stdout.indexOf('\n\n')).replaceAll('\n', ' ')).toBe(report.verdict)
   expect(report).toMatchObject({ complete: true, caches: 'warm', machine: { backend: 'cpu', node: process.version } })
   const { roofs, results } = report
   expect(roofs!.flops).toBeGreaterThan(1e8)
@@ -59,7 +62,10 @@ test('writes a table, JSON and a page for every data type and routing', async ()
 
   expect(results).toHaveLength(3 * dtypeNames.length * routings.length * passes.length * cpuMethods.length)
   for (const result of results) {
-    const { median, spread, samples, floor, ratioToLora, ratioToFused, method, flops, bytes } = result
+    const { median, spread, samples, floor, ratioToLora, ratioToFused, method, flops, bytes, lilyRatio } = result
+    if (method === 'lily') expect(lilyRatio).toEqual({ median: 1, spread: 0 })
+    expect(lilyRatio!.median).toBeGreaterThan(0)
+    expect(lilyRatio!.spread).toBeGreaterThanOrEqual(0)
     for (const value of [median, floor, ratioToLora, flops, bytes]) expect(value, method).toBeGreaterThan(0)
     expect(median).toBeLessThan(60)
     expect(spread).toBeGreaterThanOrEqual(0)
@@ -71,6 +77,7 @@ test('writes a table, JSON and a page for every data type and routing', async ()
 
   const html = read('all.html')
   const { document } = parseHTML(html) as unknown as { document: Page }
+  expect(document.querySelector('.verdict').textContent).toBe(report.verdict)
   const titles = [...document.querySelectorAll('figure.chart h3')].map(({ textContent }) => textContent)
   expect(titles).toEqual([
     'Time of Lily relative to LoRA',

@@ -281,12 +281,14 @@ const resultOf = (method: Result['method'], pass: Result['pass'], median: number
   floor: 60e-6,
   doubts: [],
   difference: 0,
+  lilyRatio: null,
   ratioToLora: 1.05,
   ratioToLayer: null,
   ratioToFused: null,
 })
 
 const reportOf = (device: string, bfloat16Source: string): Report => ({
+  verdict: '',
   version: '0',
   measuredAt: '',
   command: '',

@@ -1,5 +1,5 @@
 import * as Plot from '@observablehq/plot'
-import { type Method, type Pass, passes } from '../../../bench/methods/methods.js'
+import { passes } from '../../../bench/methods/methods.js'
 import { shapeText } from '../../../bench/workload/shapes.js'
 import { figure, HEIGHT, plot } from '../../report/chart.js'
 import type { Element } from '../../report/document.js'
@@ -8,6 +8,7 @@ import { legend } from '../../report/legend.js'
 import type { Row } from '../rows.js'
 import { axes, familyAlong } from './families.js'
 import { methodStyles, passText } from './method-styles.js'
+import { disturbedKey, disturbedMark, spreadOf, WHISKERS } from './noise.js'
 
 /** Time by data type or by routing. */
 export function barChart(axis: 'dtype' | 'routing', rows: readonly Row[]): Element | null {
@@ -17,16 +18,21 @@ export function barChart(axis: 'dtype' | 'routing', rows: readonly Row[]): Eleme
   const bars = family.flatMap((row) =>
     [row.lora, row.lily].map((result) => ({
       name: axes[axis].value(row),
-      ms: result.median * 1e3,
+      ...spreadOf(result, 1e3),
+      isDisturbed: result.doubts.length > 0,
       pass: row.pass,
       method: result.method,
     })),
   )
+  type Bar = (typeof bars)[number]
+  /** The end of the longer whisker. */
+  const endOf = ({ name, method }: Bar): number =>
+    Math.max(...bars.filter((bar) => bar.name === name && bar.method === method).map(({ high }) => high))
   const names = [...new Set(bars.map(({ name }) => name))]
   return figure(
     axis === 'dtype' ? 'Time by data type' : 'Time by routing',
-    `Milliseconds; ${shapeText(shape)}; ${axis === 'dtype' ? `${routing} routing` : dtype}. Light bars: forward + backward.`,
-    legend('dot', [methodStyles.lily, methodStyles.lora]),
+    `Milliseconds; ${shapeText(shape)}; ${axis === 'dtype' ? `${routing} routing` : dtype}. Light bars: forward + backward. ${WHISKERS}`,
+    legend('dot', [methodStyles.lily, methodStyles.lora, ...disturbedKey(bars)]),
     plot(`Milliseconds by ${axis === 'dtype' ? 'data type' : 'routing'}`, {
       height: Math.max(HEIGHT, 52 + 44 * names.length),
       marginLeft: 76,
@@ -37,24 +43,33 @@ export function barChart(axis: 'dtype' | 'routing', rows: readonly Row[]): Eleme
       marks: [
         ...[...passes].reverse().map((pass) =>
           Plot.barX(bars, {
-            filter: (bar: { pass: Pass }) => bar.pass === pass,
-            x: 'ms',
+            filter: (bar: Bar) => bar.pass === pass,
+            x: 'value',
             y: 'method',
             fy: 'name',
-            fill: ({ method }: { method: Method }) => methodStyles[method].color,
+            fill: ({ method }: Bar) => methodStyles[method].color,
             fillOpacity: pass === 'forward' ? 1 : 0.4,
-            title: ({ name, ms, method }: { name: string; ms: number; method: Method }) =>
-              `${methodStyles[method].text}, ${name}, ${passText(pass)}: ${milliseconds(ms / 1e3)} ms`,
+            title: ({ name, value, method }: Bar) =>
+              `${methodStyles[method].text}, ${name}, ${passText(pass)}: ${milliseconds(value / 1e3)} ms`,
           }),
         ),
+        ...passes.flatMap((pass) => {
+          const some = bars.filter((bar) => bar.pass === pass)
+          // Those of the two passes do not lie on one line.
+          const dy = pass === 'forward' ? -3 : 3
+          return [
+            Plot.ruleY(some, { x1: 'low', x2: 'high', y: 'method', fy: 'name', stroke: 'var(--text)', dy }),
+            disturbedMark(some, { x: 'value', y: 'method', fy: 'name', dx: -5 }),
+          ]
+        }),
         Plot.text(bars, {
-          filter: (bar: { pass: Pass }) => bar.pass !== 'forward',
-          x: 'ms',
+          filter: (bar: Bar) => bar.pass !== 'forward',
+          x: endOf,
           y: 'method',
           fy: 'name',
-          text: ({ ms }: { ms: number }) => milliseconds(ms / 1e3),
+          text: ({ value }: Bar) => milliseconds(value / 1e3),
           textAnchor: 'start',
-          dx: 4,
+          dx: 5,
         }),
         Plot.axisFy({ anchor: 'left', label: null, fontSize: 12 }),
         Plot.ruleX([0]),

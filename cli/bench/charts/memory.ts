@@ -21,7 +21,7 @@ export function memoryChart({ roofs }: Report, height: number): Element | null {
     plot('GB/s by buffer size', {
       height,
       x: { type: 'log', base: 2, label: 'MiB', grid: true, ticks: 6 },
-      y: { label: 'GB/s', grid: true, zero: true },
+      y: { label: 'GB/s', grid: true, zero: true, ticks: 6 },
       marks: [
         Plot.line(points, { x: 'bytes', y: 'rate', z: 'kind', stroke: 'color', strokeWidth: 2, marker: 'dot' }),
         Plot.ruleY([0]),

@@ -9,6 +9,7 @@ import { giga, size } from '../../report/format.js'
 import { legend } from '../../report/legend.js'
 import type { Row } from '../rows.js'
 import { methodStyles, passText } from './method-styles.js'
+import { disturbedKey, disturbedMark } from './noise.js'
 
 interface Roof {
   readonly text: string
@@ -39,6 +40,8 @@ function roofsOf({ flops, bfloat16Flops, memory }: NonNullable<Report['roofs']>)
   ]
 }
 
+const disturbance = ({ doubts }: Result) => ({ isDisturbed: doubts.length > 0 })
+
 /** Attained FLOP/s by arithmetic intensity, below the memory and arithmetic roofs. */
 export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: number): Element | null {
   if (roofs === null) return null
@@ -67,6 +70,7 @@ export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: n
         { text: 'Lily', color: methodStyles.lily.color },
         { text: 'Lily, unfused', color: methodStyles.lily.color, hollow: true },
         { text: 'LoRA of the same rank', color: methodStyles.lora.color },
+        ...disturbedKey(marks.map(disturbance)),
       ]),
       legend('line', lines),
     ),
@@ -96,6 +100,10 @@ export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: n
             `${methodStyles[result.method].text}, ${shapeText(result.shape)}, ${result.dtype}, ${result.routing}, ` +
             `${passText(result.pass)}: ${gigaflops(result).toFixed(0)} GFLOP/s`,
         }),
+        disturbedMark(
+          marks.map((result) => ({ ...disturbance(result), x: intensity(result), y: gigaflops(result) })),
+          { x: 'x', y: 'y', dy: -8 },
+        ),
       ],
     }),
   )

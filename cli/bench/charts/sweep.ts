@@ -7,13 +7,14 @@ import { legend } from '../../report/legend.js'
 import type { Row } from '../rows.js'
 import { axes, familyAlong } from './families.js'
 import { methodStyles, passText } from './method-styles.js'
+import { disturbedKey, disturbedMark, type Spread, spreadOf, WHISKERS } from './noise.js'
 
 const shown = ['lily', 'lora', 'lora-equal-parameters', 'lily-composed', 'lily-graph', 'floor'] as const
 
-interface Point {
+/** The values are milliseconds. */
+interface Point extends Spread {
   readonly x: number
-  /** Milliseconds. */
-  readonly y: number
+  readonly isDisturbed: boolean
   readonly method: (typeof shown)[number]
 }
 
@@ -28,8 +29,17 @@ export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly R
   const { shape, dtype, routing } = family[0]
   const points = family.flatMap((row) =>
     shown.flatMap((method): Point[] => {
-      const seconds = method === 'floor' ? row.lily.floor : row.by.get(method)?.median
-      return seconds == null ? [] : [{ x: axes[axis].value(row), y: seconds * 1e3, method }]
+      const x = axes[axis].value(row)
+      if (method === 'floor') {
+        const { floor } = row.lily
+        return floor === null
+          ? []
+          : [{ x, method, isDisturbed: false, ...spreadOf({ median: floor, spread: null }, 1e3) }]
+      }
+      const result = row.by.get(method)
+      return result === undefined
+        ? []
+        : [{ x, method, isDisturbed: result.doubts.length > 0, ...spreadOf(result, 1e3) }]
     }),
   )
   const name = axis === 'rank' ? 'r' : 'M'
@@ -37,34 +47,44 @@ export function sweepChart(axis: 'rank' | 'tokens', pass: Pass, rows: readonly R
   const xs = [...new Set(points.map(({ x }) => x))].sort((a, b) => a - b)
   return figure(
     `Time by ${name}: ${passText(pass)}`,
-    `Milliseconds; ${fixed}, d = ${shape.d}, E = ${shape.experts}; ${dtype}, ${routing} routing.`,
-    legend(
-      'line',
-      shown.filter((method) => points.some((point) => point.method === method)).map((method) => methodStyles[method]),
-    ),
+    `Milliseconds; ${fixed}, d = ${shape.d}, E = ${shape.experts}; ${dtype}, ${routing} routing. ${WHISKERS}`,
+    legend('line', [
+      ...shown
+        .filter((method) => points.some((point) => point.method === method))
+        .map((method) => methodStyles[method]),
+      ...disturbedKey(points),
+    ]),
     plot(`Milliseconds by ${name}`, {
       x: { type: 'log', label: name, ticks: xs, grid: true },
-      y: { ...logarithmic(points.map(({ y }) => y)), label: 'ms' },
+      y: { ...logarithmic(points.flatMap(({ low, high }) => [low, high])), label: 'ms' },
       marks: [
         ...shown.map((method) =>
           Plot.line(points, {
             filter: (point: Point) => point.method === method,
             x: 'x',
-            y: 'y',
+            y: 'value',
             sort: 'x',
             stroke: methodStyles[method].color,
             strokeWidth: method === 'lily' ? 2.5 : 1.5,
             strokeDasharray: methodStyles[method].dash,
           }),
         ),
+        Plot.ruleX(points, {
+          x: 'x',
+          y1: 'low',
+          y2: 'high',
+          stroke: ({ method }: Point) => methodStyles[method].color,
+          strokeWidth: 1.5,
+        }),
         Plot.dot(points, {
           x: 'x',
-          y: 'y',
+          y: 'value',
           r: ({ method }: Point) => (methodStyles[method].dash === undefined ? 2.5 : 1.5),
           fill: ({ method }: Point) => methodStyles[method].color,
-          title: ({ x, y, method }: Point) =>
-            `${methodStyles[method].text}, ${name} = ${x}: ${milliseconds(y / 1e3)} ms`,
+          title: ({ x, value, method }: Point) =>
+            `${methodStyles[method].text}, ${name} = ${x}: ${milliseconds(value / 1e3)} ms`,
         }),
+        disturbedMark(points, { x: 'x', y: 'high', dy: -8 }),
       ],
       r: { type: 'identity' },
     }),
