@@ -10,6 +10,7 @@
  * @packageDocumentation
  */
 import { registerHost } from './binding/host.js'
+import { registerModels } from './model/pretrained.js'
 
 export { analyse, type AnalysisOptions } from './analysis/analyse.js'
 export type { Analysis, LayerAnalysis, TargetAnalysis } from './analysis/analyse-lily.js'
@@ -110,7 +111,7 @@ export type {
   AdapterLayer,
   AdapterSaved,
 } from './model/adapter-layer.js'
-export type { AdapterModel, AdapterModelClass, AdapterModelOptions } from './model/adapter-model.js'
+export { AdapterModel, type AdapterModelClass, type AdapterModelOptions } from './model/adapter-model.js'
 export {
   LilyAdapters,
   type AdaptersBackwardOperands,
@@ -155,3 +156,4 @@ export { cast } from './tensor/cast.js'
 export { tensor, Tensor } from './tensor/tensor.js'
 
 registerHost()
+registerModels()

@@ -1,6 +1,5 @@
 /** Runs an inspection and writes its output. */
-import { readPeftType } from '../../lib/checkpoint/load.js'
-import { analyse, type AnalysisOptions, LilyModel, LoraModel } from '../../lib/index.js'
+import { AdapterModel, analyse, type AnalysisOptions, LilyModel, LoraModel } from '../../lib/index.js'
 import { adapterInputs } from '../report/adapter-inputs.js'
 import { attemptAll, CommandError } from '../report/failure.js'
 import { checkWritable, writeOutput } from '../report/output-file.js'
@@ -22,11 +21,13 @@ export async function inspect(folder: string, options: InspectOptions, version: 
     { '--json': json === true ? undefined : json, '--html': html },
     samples === undefined ? inputs : [...inputs, samples],
   )
-  if ((await readPeftType(folder)) === 'LORA') {
-    const inspection = await inspectLora(folder, options, version)
+  const model = await AdapterModel.fromPretrained(folder)
+  if (model instanceof LoraModel) {
+    const inspection = await inspectLora(model, folder, options, version)
     await write(inspection, options, loraText, async () => (await import('./lora-page.js')).loraPage)
-  } else {
-    const inspection = await inspectLily(folder, options, version)
+  }
+  if (model instanceof LilyModel) {
+    const inspection = await inspectLily(model, folder, options, version)
     await write(inspection, options, inspectionText, async () => (await import('./page.js')).inspectionPage)
   }
 }
@@ -59,18 +60,26 @@ async function write<T>(
   ])
 }
 
-async function inspectLily(folder: string, { samples }: InspectOptions, version: string): Promise<Inspection> {
-  const model = await LilyModel.fromPretrained(folder)
+async function inspectLily(
+  model: LilyModel,
+  folder: string,
+  { samples }: InspectOptions,
+  version: string,
+): Promise<Inspection> {
   const sampled: AnalysisOptions = samples === undefined ? {} : { samples: await readSamples(samples, model) }
   const analysis = await withProgress((onProgress) => analyse(model, { ...sampled, onProgress }))
   return { version, folder, samples: samples ?? null, analysis }
 }
 
-async function inspectLora(folder: string, { samples }: InspectOptions, version: string): Promise<LoraInspection> {
+async function inspectLora(
+  model: LoraModel,
+  folder: string,
+  { samples }: InspectOptions,
+  version: string,
+): Promise<LoraInspection> {
   if (samples !== undefined) {
     throw new CommandError('--samples are for the routers of Lily, which LoRA does not have; leave them out')
   }
-  const model = await LoraModel.fromPretrained(folder)
   return { version, folder, analysis: await withProgress((onProgress) => analyse(model, { onProgress })) }
 }
 

@@ -175,7 +175,7 @@ async function keep(
   if (method === 'head' || adapter === null) return
   const path = join(folder, routing === undefined ? method : `${method}-${routing}`)
   await classifier.save(path)
-  const loaded = await Classifier.load(classifier.encoder, method, path)
+  const loaded = await Classifier.load(classifier.encoder, path)
   reloads.push(reloadOf({ method, routing }, classifier.predict(heldOut), loaded.predict(heldOut), heldOut))
   loaded.dispose()
 

@@ -1,6 +1,6 @@
 /** A classifier of sentences: the frozen encoder, an adapter in it, and a linear head; and its training. */
 import * as tf from '@tensorflow/tfjs'
-import { type AdapterModel, LilyModel, LoraModel, type ModelRouting, ranksForLora, type Tensor } from 'lily-kernels'
+import { AdapterModel, LilyModel, LoraModel, type ModelRouting, ranksForLora, type Tensor } from 'lily-kernels'
 import { adaptedLinear, AdapterOptimizer, attention, fromTf, frozenLinear, toTf } from 'lily-kernels/tfjs'
 import { setImmediate } from 'node:timers/promises'
 import { batchOf, byLength, type Review, shuffled } from './batches.js'
@@ -69,8 +69,8 @@ export class Classifier {
   }
 
   /** Reads what {@link save} has written. */
-  static async load(encoder: Encoder, method: 'lora' | 'lily', folder: string): Promise<Classifier> {
-    const adapter = await (method === 'lily' ? LilyModel : LoraModel).fromPretrained(folder)
+  static async load(encoder: Encoder, folder: string): Promise<Classifier> {
+    const adapter = await AdapterModel.fromPretrained(folder)
     const head = adapter.modulesToSave.get('classifier')!
     const [weight, bias] = ['weight', 'bias'].map((name) => tf.variable(toTf(head.get(name)!)))
     return new Classifier(encoder, adapter, weight as tf.Variable<tf.Rank.R2>, bias as tf.Variable<tf.Rank.R1>)

@@ -41,40 +41,39 @@ export interface AdapterConfig<C = unknown> {
 /**
  * Reads an adapter_config.json.
  *
+ * @param methods the methods among which peft_type chooses
  * @throws LilyError ERR_LILY_CHECKPOINT, with the name of the invalid field
  */
 export async function readAdapterConfig<C extends Targets>(
-  method: PeftMethod<C>,
+  methods: readonly PeftMethod<C>[],
   file: OpenFile,
-): Promise<AdapterConfig<C>> {
-  const { path } = file
-  const { text, fields } = await readFields(file)
-  checkFields(method, path, fields)
-  return { config: toConfig(method, path, fields), text, fields }
-}
-
-export async function readType(file: OpenFile): Promise<unknown> {
-  return (await readFields(file)).fields.peft_type
-}
-
-async function readFields(file: OpenFile): Promise<Pick<AdapterConfig, 'text' | 'fields'>> {
+): Promise<AdapterConfig<C> & { readonly method: PeftMethod<C> }> {
   const { path } = file
   const text = await readText(file, 'the configuration')
   const fields = parseJson(path, 'the configuration', text)
-  if (isObject(fields)) return { text, fields }
-  throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
+  if (!isObject(fields)) {
+    throw checkpointError(path, 'expected a JSON object, got another JSON value; save the adapter with PEFT again')
+  }
+  const method = chooseMethod(methods, path, fields.peft_type)
+  checkFields(method, path, fields)
+  return { method, config: toConfig(method, path, fields), text, fields }
+}
+
+function chooseMethod<C extends Targets>(
+  methods: readonly PeftMethod<C>[],
+  path: string,
+  type: unknown,
+): PeftMethod<C> {
+  const method = methods.find((each) => each.type === type)
+  if (method !== undefined) return method
+  const advice =
+    type === 'LILY' || type === 'LORA' ? `load it with ${MODELS[type]}` : 'only adapters of Lily and LoRA can be loaded'
+  const expected = methods.map((each) => `'${each.type}'`).join(' or ')
+  throw checkpointError(path, `expected peft_type ${expected}, got ${quoteAny(type)}; ${advice}`)
 }
 
 /** Rejects unknown fields, which may affect what the adapter computes, unless they are null or false. */
 function checkFields<C extends Targets>(method: PeftMethod<C>, path: string, fields: Fields): void {
-  const type = fields.peft_type
-  if (type !== method.type) {
-    const advice =
-      type === 'LILY' || type === 'LORA'
-        ? `load it with ${MODELS[type]}`
-        : 'only adapters of Lily and LoRA can be loaded'
-    throw checkpointError(path, `expected peft_type '${method.type}', got ${quoteAny(type)}; ${advice}`)
-  }
   const refused = method.refusal(fields)
   if (refused !== null) throw checkpointError(path, refused.join(': '))
   const known = new Set<string>([...Object.values<string>(method.fields), ...method.accepted, ...EVERYWHERE])

@@ -9,7 +9,7 @@ import type { Targets } from '../model/targets.js'
 import { cast } from '../tensor/cast.js'
 import { type FloatDType, firstNotFinite } from '../tensor/numbers.js'
 import type { Tensor } from '../tensor/tensor.js'
-import { type AdapterConfig, readAdapterConfig, readType, withFieldName } from './adapter-config.js'
+import { type AdapterConfig, readAdapterConfig, withFieldName } from './adapter-config.js'
 import { type AdapterFiles, FOLDER, type PretrainedFiles, readFiles } from './adapter-files.js'
 import { compactLayers } from './compact.js'
 import { readPath, withFolder } from './disk/disk.js'
@@ -32,7 +32,9 @@ export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
   readonly others: ReadonlyMap<string, TensorSource>
 }
 
-export interface Pretrained<C> {
+export interface Pretrained<C extends Targets> {
+  /** The method of the adapter. */
+  readonly method: PeftMethod<C>
   readonly config: C
   /** In the order in which they share A. */
   readonly layers: readonly LayerShape[]
@@ -45,7 +47,7 @@ export interface Pretrained<C> {
   readonly origin: Origin
 }
 
-/** Options of {@link LilyModel.fromPretrained} and {@link LoraModel.fromPretrained}. */
+/** Options of {@link AdapterModel.fromPretrained}, {@link LilyModel.fromPretrained} and {@link LoraModel.fromPretrained}. */
 export interface LoadOptions {
   /**
    * Names of all layers of the adapter, in the order in which the base model calls them. The order determines which
@@ -67,9 +69,13 @@ export interface LoadOptions {
 
 const OPTIONS: Known = new Set<keyof LoadOptions>(['layers', 'dtype', 'seed'])
 
-/** Reads an adapter; see {@link LilyModel.fromPretrained}. */
+/**
+ * Reads an adapter of one of these methods; see {@link LilyModel.fromPretrained}.
+ *
+ * @param methods the methods among which the configuration chooses
+ */
 export async function loadPretrained<C extends Targets>(
-  method: PeftMethod<C>,
+  methods: readonly PeftMethod<C>[],
   from: string | URL | PretrainedFiles,
   options: LoadOptions,
 ): Promise<Pretrained<C>> {
@@ -78,7 +84,7 @@ export async function loadPretrained<C extends Targets>(
   const { layers: order, dtype, seed: givenSeed }: Properties = options
   const seed = readSeed(givenSeed)
   const type = dtype === undefined ? null : readFloatDType('dtype', dtype)
-  const { config, text, fields, file, frozenFile } = await use((files) => openAdapter(method, files))
+  const { method, config, text, fields, file, frozenFile } = await use((files) => openAdapter(methods, files))
   try {
     const adapter = { method, file, config }
     const compact = method.isShared ? compactLayers(file) : null
@@ -90,7 +96,8 @@ export async function loadPretrained<C extends Targets>(
     // Frozen weights belong to the parameters as they are in the file.
     const frozen = await readFrozen(file, frozenFile, layout, stored)
     const values = type === null ? stored : converted(file, stored, type)
-    return { config, layers: shapes, values, seed, frozen, origin: { text, fields, metadata: file.metadata, others } }
+    const origin = { text, fields, metadata: file.metadata, others }
+    return { method, config, layers: shapes, values, seed, frozen, origin }
   } finally {
     await file.close()
   }
@@ -112,15 +119,20 @@ export function readFrom(
   return (use) => withFolder(folder, use)
 }
 
-interface OpenAdapter<C> extends AdapterConfig<C> {
+interface OpenAdapter<C extends Targets> extends AdapterConfig<C> {
+  readonly method: PeftMethod<C>
   readonly file: SafetensorsFile
   /** The text of the file of frozen weights and its path. */
   readonly frozenFile: { readonly path: string; readonly text: string } | null
 }
 
 /** Reads the small files and opens the tensors. */
-async function openAdapter<C extends Targets>(method: PeftMethod<C>, files: AdapterFiles): Promise<OpenAdapter<C>> {
-  const config = await readAdapterConfig(method, await files.open(CONFIG_FILE))
+async function openAdapter<C extends Targets>(
+  methods: readonly PeftMethod<C>[],
+  files: AdapterFiles,
+): Promise<OpenAdapter<C>> {
+  const config = await readAdapterConfig(methods, await files.open(CONFIG_FILE))
+  const { method } = config
   const isCompact = method.isShared && (await files.has(COMPACT_FILE))
   if (isCompact && (await files.has(PEFT_FILE))) {
     throw checkpointError(files.name, `expected ${PEFT_FILE} or ${COMPACT_FILE}, got both; remove the older one`)
@@ -131,16 +143,9 @@ async function openAdapter<C extends Targets>(method: PeftMethod<C>, files: Adap
   return { ...config, file, frozenFile }
 }
 
-/** The field peft_type of the adapter in a folder; undefined if there is no configuration that can be read. */
-export async function readPeftType(folder: string): Promise<unknown> {
-  return withFolder(folder, async (files) =>
-    (await files.has(CONFIG_FILE)) ? readType(await files.open(CONFIG_FILE)) : undefined,
-  )
-}
-
 async function readFrozen(
   { path, metadata }: SafetensorsFile,
-  frozenFile: OpenAdapter<unknown>['frozenFile'],
+  frozenFile: OpenAdapter<Targets>['frozenFile'],
   { parameters, layers }: Layout,
   values: ReadonlyMap<string, Tensor>,
 ): Promise<Frozen> {

@@ -137,6 +137,16 @@ export function checkModel(model: unknown, expected = 'a LilyModel or a LoraMode
   fail('ERR_LILY_ARGUMENT', 'model', `expected ${expected}, got ${got}`)
 }
 
+/** Reads an adapter of either kind. */
+type ReadPretrained = (folder: string | URL | PretrainedFiles, options: LoadOptions) => Promise<AdapterModel>
+
+let readPretrained: ReadPretrained
+
+/** Sets what {@link AdapterModel.fromPretrained} calls: the classes of both kinds extend it, so that this file imports neither. */
+export function setReadPretrained(read: ReadPretrained): void {
+  readPretrained = read
+}
+
 /** The adapter of all layers of a base model, of either kind. The base model remains the caller's. */
 export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** The adapted layers by name, in the order given. */
@@ -161,6 +171,24 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   static {
     isAdapterModel = (value): value is AdapterModel =>
       typeof value === 'object' && value !== null && #parameters in value
+  }
+
+  /**
+   * Reads an adapter of either kind that PEFT or {@link savePretrained} saved, with the inputs of
+   * {@link LilyModel.fromPretrained}: its `peft_type` tells whether the result is a {@link LilyModel} or a {@link LoraModel}.
+   *
+   * @param folder its path, or, where there is no file system, the files that it would have; see docs/checkpoints.md
+   * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and of the field or tensor;
+   *   ERR_LILY_ARGUMENT, ERR_LILY_DTYPE, ERR_LILY_OUT_OF_MEMORY
+   * @example
+   * const model = await AdapterModel.fromPretrained('adapter')
+   * if (model instanceof LilyModel) console.log(model.config.routing)
+   */
+  static async fromPretrained(
+    folder: string | URL | PretrainedFiles,
+    options: LoadOptions = {},
+  ): Promise<AdapterModel> {
+    return readPretrained(folder, options)
   }
 
   /** The fields of adapter_config.json for a model that was read from a folder; undefined for others. */

@@ -96,8 +96,11 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * const model = await LilyModel.fromPretrained('adapter')
    * model.to({ type: 'cuda', id: 0 })
    */
-  static async fromPretrained(folder: string | URL | PretrainedFiles, options: LoadOptions = {}): Promise<LilyModel> {
-    return LilyModel.fromParts(await loadPretrained(LILY, folder, options))
+  static override async fromPretrained(
+    folder: string | URL | PretrainedFiles,
+    options: LoadOptions = {},
+  ): Promise<LilyModel> {
+    return LilyModel.fromParts(await loadPretrained([LILY], folder, options))
   }
 
   /**

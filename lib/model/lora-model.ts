@@ -72,8 +72,11 @@ export class LoraModel extends AdapterModel<LoraLayer> {
    * const model = await LoraModel.fromPretrained('adapter')
    * model.to({ type: 'cuda', id: 0 })
    */
-  static async fromPretrained(folder: string | URL | PretrainedFiles, options: LoadOptions = {}): Promise<LoraModel> {
-    return LoraModel.fromParts(await loadPretrained(LORA, folder, options))
+  static override async fromPretrained(
+    folder: string | URL | PretrainedFiles,
+    options: LoadOptions = {},
+  ): Promise<LoraModel> {
+    return LoraModel.fromParts(await loadPretrained([LORA], folder, options))
   }
 
   /**

@@ -478,7 +478,10 @@ describe('inspect', () => {
     await writeSamples(samples, 5)
     const calls: [string[], string][] = [
       [[join(folder, 'none')], 'ERR_LILY_CHECKPOINT: '],
-      [[withFields({ peft_type: 'LOHA' })], 'expected peft_type \'LILY\', got "LOHA"; only adapters of Lily and LoRA'],
+      [
+        [withFields({ peft_type: 'LOHA' })],
+        "expected peft_type 'LILY' or 'LORA', got \"LOHA\"; only adapters of Lily and LoRA",
+      ],
       [[LORA_FOLDER, '--samples', samples], 'error: --samples are for the routers of Lily'],
       [[GOLDEN, '--samples', samples], 'ERR_LILY_SHAPE: '],
       [

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import {
   AdamW,
+  AdapterModel,
   LilyModel,
   LoraModel,
   readPretrainedState,
@@ -109,6 +110,13 @@ refuse('LilyModel.saveLora', {
   run: ({ folder }) => frozen().saveLora(folder),
   kinds: { required: 'folder' },
   without,
+  rows: badPaths('folder'),
+})
+refuse('AdapterModel.fromPretrained', {
+  call: () => ({ folder: join(folder, 'lora'), options: {} }),
+  run: (call) => AdapterModel.fromPretrained(call.folder, call.options),
+  kinds: { required: 'folder', optional: 'options.layers', options: 'options' },
+  names: reading,
   rows: badPaths('folder'),
 })
 refuse('LilyModel.fromPretrained of files', {

@@ -41,16 +41,3 @@ async function entriesIn(directory: FileSystemDirectoryEntry): Promise<FileSyste
     all.push(...some)
   }
 }
-
-/**
- * The kind of an adapter, 'LORA' or 'LILY'; undefined if no file says it. What the package makes of a missing or invalid
- * file is better than what could be said here.
- */
-export async function peftTypeOf(files: readonly File[]): Promise<unknown> {
-  try {
-    const text = await files.find(({ name }) => name === 'adapter_config.json')?.text()
-    return text === undefined ? undefined : (JSON.parse(text) as { peft_type?: unknown } | null)?.peft_type
-  } catch {
-    return undefined
-  }
-}

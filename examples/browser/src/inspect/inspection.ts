@@ -1,6 +1,5 @@
 /** What the page shows of an adapter, as plain data. It runs in a Worker. */
-import { analyse, type Analysis, LilyModel, type LoraAnalysis, LoraModel } from 'lily-kernels'
-import { peftTypeOf } from '../files.js'
+import { AdapterModel, analyse, type Analysis, LilyModel, type LoraAnalysis, LoraModel } from 'lily-kernels'
 import { randomInputs } from './random-inputs.js'
 
 export interface ParameterShape {
@@ -39,11 +38,13 @@ export type OnLayer = (name: string, done: number, layers: number) => void
  * @throws LilyError (as a rejection) if the files are no adapter
  */
 export async function inspectAdapter(files: readonly File[], onProgress: OnLayer): Promise<Inspection> {
-  return (await peftTypeOf(files)) === 'LORA' ? inspectLora(files, onProgress) : inspectLily(files, onProgress)
+  const model = await AdapterModel.fromPretrained(files)
+  if (model instanceof LilyModel) return inspectLily(model, onProgress)
+  if (model instanceof LoraModel) return inspectLora(model, onProgress)
+  throw new TypeError('There are adapters of Lily and of LoRA only.')
 }
 
-async function inspectLily(files: readonly File[], onProgress: OnLayer): Promise<LilyInspection> {
-  const model = await LilyModel.fromPretrained(files)
+async function inspectLily(model: LilyModel, onProgress: OnLayer): Promise<LilyInspection> {
   const layers = Array.from(model.layers.values(), ({ name, shape: { inFeatures, outFeatures } }) => ({
     name,
     inFeatures,
@@ -64,8 +65,7 @@ async function inspectLily(files: readonly File[], onProgress: OnLayer): Promise
   }
 }
 
-async function inspectLora(files: readonly File[], onProgress: OnLayer): Promise<LoraInspection> {
-  const model = await LoraModel.fromPretrained(files)
+async function inspectLora(model: LoraModel, onProgress: OnLayer): Promise<LoraInspection> {
   const parameters = shapesOf(model)
   const analysis = await analyse(model, { onProgress })
   return {
@@ -80,7 +80,7 @@ async function inspectLora(files: readonly File[], onProgress: OnLayer): Promise
 const sumOf = <T>(items: readonly T[], numberOf: (item: T) => number): number =>
   items.reduce((sum, item) => sum + numberOf(item), 0)
 
-function shapesOf(model: LilyModel | LoraModel): ParameterShape[] {
+function shapesOf(model: AdapterModel): ParameterShape[] {
   return Array.from(model.parameters().values(), ({ name, value: { shape } }) => ({
     name,
     shape: [...shape],

@@ -1,9 +1,8 @@
 /** An ONNX model that is dropped or picked, and runs with the visitor's adapter. */
-import { LilyModel, LoraModel } from 'lily-kernels'
+import { AdapterModel } from 'lily-kernels'
 import { type BackendPanel, whereItRuns } from '../backend-panel.js'
 import { h, notice, table } from '../dom.js'
 import { errorNotice, explain } from '../errors.js'
-import { peftTypeOf } from '../files.js'
 import { milliseconds, threeDigits } from '../format.js'
 import { onDrop, type OnFiles, picker } from '../pick.js'
 import { type OnProgress, Task } from '../task.js'
@@ -51,14 +50,14 @@ export function mountRunPanel(section: HTMLElement, backends: BackendPanel): voi
       return
     }
     const backend = backends.current
-    let loaded: LilyModel | LoraModel | undefined
+    let loaded: AdapterModel | undefined
     try {
       onProgress('Reading the files…', 0)
       const [{ runModel }, { sampleAdapter, sampleModel }] = await Promise.all([
         import('./run.js'),
         import('./sample.js'),
       ])
-      loaded = isSample ? sampleAdapter() : await openAdapter(adapter)
+      loaded = isSample ? sampleAdapter() : await AdapterModel.fromPretrained(adapter)
       const outcome = await runModel(model ?? sampleModel(), loaded, backend.kind, signal, onProgress)
       result.replaceChildren(...whereItRuns(backend), ...report(outcome))
     } catch (error) {
@@ -97,10 +96,6 @@ export function mountRunPanel(section: HTMLElement, backends: BackendPanel): voi
 }
 
 const isModel = ({ name }: File): boolean => name.endsWith('.onnx')
-
-async function openAdapter(files: readonly File[]): Promise<LilyModel | LoraModel> {
-  return (await peftTypeOf(files)) === 'LORA' ? LoraModel.fromPretrained(files) : LilyModel.fromPretrained(files)
-}
 
 function report({ output, base, adapted }: Outcome): HTMLElement[] {
   const row = (name: string, { seconds, difference }: Runs) => [

@@ -1,6 +1,6 @@
 /** A model in ONNX Runtime Web, with an adapter and without. */
 import { median } from 'd3-array'
-import { backends, LilyError, type LilyModel, type LoraModel } from 'lily-kernels'
+import { type AdapterModel, backends, LilyError } from 'lily-kernels'
 import { inject } from 'lily-kernels/onnx'
 import type { InferenceSession } from 'onnxruntime-web/webgpu'
 import { pause } from '../dom.js'
@@ -33,7 +33,7 @@ export interface Runs {
  */
 export async function runModel(
   model: Uint8Array | File,
-  adapter: LilyModel | LoraModel,
+  adapter: AdapterModel,
   provider: 'webgpu' | 'wasm',
   signal: AbortSignal,
   onProgress: OnProgress,
