@@ -3,6 +3,7 @@ import { fail } from '../base/errors.js'
 import { deviceText } from './device.js'
 import type { OperandMemory } from './operand-memory.js'
 import { checkMemory, type Operand, overlaps, sharesMemory } from './operand.js'
+import { type Space, startOf } from './space.js'
 
 /** Checks that an operand is on the device of `other` and that its memory is valid; see {@link checkMemory}. */
 export function checkPlace(argument: string, operand: Operand | null, other: string, at: Operand): void {
@@ -36,6 +37,38 @@ export function refuseOverlap(
 ): void {
   if (input == null || !overlaps(output, input)) return
   fail('ERR_LILY_ARGUMENT', argument, `its memory overlaps that of ${other}; pass memory that no other operand uses`)
+}
+
+/** An operand, and what an error calls it. */
+export interface NamedOperand {
+  readonly name: string
+  readonly operand: Operand
+}
+
+/**
+ * Checks that no output overlaps another output or an input. A model has thousands of operands: only those whose ranges of
+ * bytes overlap are compared. Their memory must be valid.
+ */
+export function refuseOverlaps(outputs: readonly NamedOperand[], inputs: readonly NamedOperand[]): void {
+  const spaces = new Map<Space, (NamedOperand & { isOutput: boolean; start: number })[]>()
+  const add = ({ name, operand }: NamedOperand, isOutput: boolean) => {
+    const { space, memory, byteOffset } = operand
+    const ranges = spaces.get(space) ?? []
+    ranges.push({ name, operand, isOutput, start: startOf(memory) + byteOffset })
+    spaces.set(space, ranges)
+  }
+  for (const output of outputs) add(output, true)
+  for (const input of inputs) add(input, false)
+  for (const ranges of spaces.values()) {
+    ranges.sort((left, right) => left.start - right.start)
+    for (const [i, first] of ranges.entries()) {
+      const end = first.start + first.operand.byteLength
+      for (let j = i + 1; j < ranges.length && ranges[j].start < end; j++) {
+        const [output, other] = first.isOutput ? [first, ranges[j]] : [ranges[j], first]
+        if (output.isOutput) refuseOverlap(output.name, output.operand, other.name, other.operand)
+      }
+    }
+  }
 }
 
 /**

@@ -1,9 +1,9 @@
 /** One adapted layer of a model: what the layers of {@link LilyModel} and of {@link LoraModel} have in common. */
-import { checkTokenRows, checkType } from '../base/checks.js'
+import { checkFloat, checkMatrix, checkTokenRows, checkType } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
 import { type Exact, type Known, readProperties } from '../base/options.js'
 import { quoted } from '../base/summary.js'
-import { checkSameDevice } from '../memory/checks.js'
+import { checkPlace, checkSameDevice, refuseReadOnly } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
 import type { BackwardCall, ForwardCall } from '../operations/allocate.js'
 import type { GradientOf } from '../operations/backward.js'
@@ -31,6 +31,7 @@ import type { Tensor } from '../tensor/tensor.js'
 import type { LayerShape } from './layer-shape.js'
 import type { ModelDropout } from './dropout.js'
 import type { AdaptedLayer } from './layout.js'
+import { checkParameterType } from './merge.js'
 import type { Parameter } from './parameter.js'
 
 /** Options of {@link AdapterLayer.forward}. Lily's layers have more. */
@@ -250,7 +251,35 @@ export abstract class AdapterLayer {
     checkSameDevice('x', x, 'the model', resolve(this.a.name, value))
   }
 
-  /** @internal Adds `sign` times the layer's update to a weight of the base model, in place. */
+  /** @internal The parameters of this layer, which others may use as well. */
+  get parameters(): readonly Parameter[] {
+    return [this.a, this.b]
+  }
+
+  /** @internal Those that the update of the layer consists of. */
+  get updating(): readonly Parameter[] {
+    return [this.a, this.b]
+  }
+
+  /** @internal Rows and columns of the base layer's weight. */
+  get weightShape(): readonly [number, number] {
+    return [this.outFeatures, this.inFeatures]
+  }
+
+  /** @internal Checks that the update is a matrix, which does not depend on the input. */
+  abstract checkUpdate(argument: string): void
+
+  /** @internal Checks a weight of the base model, but not that its memory is apart from other operands. */
+  checkWeight(argument: string, weight: Operand): void {
+    checkMatrix(argument, weight, ...this.weightShape)
+    checkFloat(argument, weight)
+    if (weight.isReadOnly) refuseReadOnly(argument)
+    for (const parameter of this.parameters) parameter.checkValue()
+    checkPlace(argument, weight, 'the model', resolve(this.a.name, this.a.value))
+    for (const { value } of this.updating) checkParameterType(argument, value, weight.dtype)
+  }
+
+  /** @internal Adds `sign` times the layer's update to a weight of the base model that was checked, in place. */
   abstract addUpdate(weight: Operand, sign: 1 | -1): void
 
   /** @internal */

@@ -1,7 +1,7 @@
 /** The adapter of a base model: what {@link LilyModel} and {@link LoraModel} have in common. */
 import { type DType, readFloatDType } from '../base/dtype.js'
 import { countOf, describe, describeOther, fail, LilyError } from '../base/errors.js'
-import { type Known, readProperties } from '../base/options.js'
+import { type Known, type Named, readProperties } from '../base/options.js'
 import { grouped } from '../base/summary.js'
 import { disposeSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
@@ -18,6 +18,7 @@ import { type ModelDropout, readSeed } from './dropout.js'
 import { type Initialisation, initialValues } from './initial.js'
 import { type LayerShape, readLayers } from './layer-shape.js'
 import type { AdaptedLayer, Layout, ParameterShape } from './layout.js'
+import { checkMerging, isNamed, type MergeOptions, type Merging, readMerging } from './merge-layers.js'
 import { Parameter } from './parameter.js'
 import type { TargetOptions } from './targets.js'
 
@@ -381,22 +382,33 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
 
   /**
    * Adds the update of a layer to the weight of its base layer, in place: scaling * B A for LoRA, and scaling * C^T A
-   * with C = sum_e w_e B_e for Lily, whose layer must be frozen or have routing 'uniform', and whose activation must be
-   * 'none'. The base layer then computes the sum of both, and `forward` of the merged layer throws.
+   * with C = sum_e w_e B_e for Lily, whose layer must be frozen or have routing 'uniform' or 'learned', and whose activation
+   * must be 'none'. The base layer then computes the sum of both, and `forward` of the merged layer throws.
    *
    * Each element is rounded once, to the type of the weight; see docs/serving.md for 16-bit parameters on a device.
    * Parameters in host memory must be finite; those on a device are not checked.
    *
-   * @param weight [d_out, d_in], as in torch.nn.Linear: float32, bfloat16 or float16, on the model's device
+   * @param weight [d_out, d_in], as in torch.nn.Linear: float32, bfloat16 or float16, on the model's device. A LoraModel with
+   *   fanInFanOut takes [d_in, d_out]
    * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED: the weight
    *   is unchanged; ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA
    */
-  merge(name: string, weight: TensorLike): void {
-    const target = resolve('weight', weight)
-    const layer = this.layer(name)
-    layer.checkNotMerged()
-    layer.addUpdate(target, 1)
-    layer.markMerged(true)
+  merge(name: string, weight: TensorLike): void
+  /**
+   * Merges all layers. Everything is checked before the first weight is written. Two weights may not share memory, as those
+   * that a base model ties do: each layer needs one of its own.
+   *
+   * @param weights by layer name, as a Map or an object: one for each adapted layer, or for some with `subset: true`
+   * @throws LilyError as for one layer: all weights are unchanged. ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA: the layers whose
+   *   `isMerged` is true are merged, and the other weights are unchanged
+   * @example
+   * model.merge({ 'layers.0.q_proj': q, 'layers.0.v_proj': v })
+   */
+  merge(weights: Named<TensorLike>, options?: MergeOptions): void
+  merge(first: string | Named<TensorLike>, second?: TensorLike | MergeOptions): void {
+    const merging = this.#readMerging(first, second)
+    for (const { layer } of merging.targets) layer.checkNotMerged()
+    this.#addUpdates(merging, 1)
   }
 
   /**
@@ -408,13 +420,40 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
    * @param weight [d_out, d_in]: the merged weight
    * @throws LilyError as {@link merge}
    */
-  unmerge(name: string, weight: TensorLike): void {
-    const target = resolve('weight', weight)
-    const layer = this.layer(name)
-    if (!layer.isMerged)
-      fail('ERR_LILY_ARGUMENT', 'name', `expected a merged layer, but '${name}' is not merged; merge it first`)
-    layer.addUpdate(target, -1)
-    layer.markMerged(false)
+  unmerge(name: string, weight: TensorLike): void
+  /**
+   * Subtracts the updates of all layers.
+   *
+   * @param weights the merged weights by layer name: one for each adapted layer, or for some with `subset: true`
+   * @throws LilyError as {@link merge}
+   */
+  unmerge(weights: Named<TensorLike>, options?: MergeOptions): void
+  unmerge(first: string | Named<TensorLike>, second?: TensorLike | MergeOptions): void {
+    const merging = this.#readMerging(first, second)
+    const other = merging.targets.find(({ layer }) => !layer.isMerged)?.layer
+    if (other !== undefined) {
+      const { names } = merging
+      fail('ERR_LILY_ARGUMENT', names, `expected a merged layer, but '${other.name}' is not merged; merge it first`)
+    }
+    this.#addUpdates(merging, -1)
+  }
+
+  #readMerging(first: unknown, second: unknown): Merging {
+    if (isNamed(first)) {
+      this.allParameters()
+      return readMerging(this.layers, first, second)
+    }
+    const weight = resolve('weight', second)
+    return { targets: [{ layer: this.layer(first as string), argument: 'weight', weight }], names: 'name' }
+  }
+
+  #addUpdates(merging: Merging, sign: 1 | -1): void {
+    const [{ layer: only }] = merging.targets
+    checkMerging(merging, merging.names === 'name' ? only.parameters : this.allParameters().values())
+    for (const { layer, weight } of merging.targets) {
+      layer.addUpdate(weight, sign)
+      layer.markMerged(sign === 1)
+    }
   }
 
   /** Releases parameters and gradients. Throws nothing. */

@@ -46,7 +46,7 @@ import {
 } from './adapter-layer.js'
 import type { ModelDropout } from './dropout.js'
 import { checkLinear, type LilyConfig } from './lily-config.js'
-import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
+import { addUpdate } from './merge.js'
 import type { Parameter } from './parameter.js'
 import type { SharedLayer } from './sharing.js'
 
@@ -292,23 +292,34 @@ export class LilyLayer extends AdapterLayer {
   }
 
   /** @internal */
+  override get parameters(): readonly Parameter[] {
+    return [this.a, this.router, this.b]
+  }
+
+  /** @internal */
+  override get updating(): readonly Parameter[] {
+    return this.routing === 'learned' ? this.parameters : super.updating
+  }
+
+  /** @internal */
+  override checkUpdate(argument: string): void {
+    const { routing, config } = this
+    checkLinear(argument, config)
+    if (routing === 'fixed' || routing === 'uniform' || routing === 'learned') return
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected a frozen layer, but the weights of '${this.name}' depend on the input; freeze it first`,
+    )
+  }
+
+  /** @internal */
   override addUpdate(weight: Operand, sign: 1 | -1): void {
     const { routing, scaling, a, router, b } = this
-    checkWeight(weight, this.outFeatures, this.inFeatures, [a, router, b])
-    checkLinear('name', this.config)
-    if (routing !== 'fixed' && routing !== 'uniform' && routing !== 'learned') {
-      fail(
-        'ERR_LILY_ARGUMENT',
-        'name',
-        `expected a frozen layer, but the weights of '${this.name}' depend on the input; freeze it first`,
-      )
-    }
-    const isLearned = routing === 'learned'
-    checkFiniteOnHost(isLearned ? [a, router, b] : [a, b])
     const options = { routing, weights: this.frozenWeights, scaling: sign * scaling, precision: 'high' } as const
     addUpdate(weight, {
       a: a.value,
-      router: isLearned ? router.value : undefined,
+      router: routing === 'learned' ? router.value : undefined,
       b: b.value,
       of: 'lilyForward',
       forward: (operands) => lilyForward(operands, options),

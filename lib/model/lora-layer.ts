@@ -30,7 +30,7 @@ import {
 } from './adapter-layer.js'
 import type { ModelDropout } from './dropout.js'
 import type { LoraLayerShape } from './lora-layout.js'
-import { addUpdate, checkFiniteOnHost, checkWeight } from './merge.js'
+import { addUpdate } from './merge.js'
 import type { Parameter } from './parameter.js'
 
 /** Result of {@link LoraLayer.forward}. */
@@ -125,12 +125,31 @@ export class LoraLayer extends AdapterLayer {
     return { da: gradientOf('da', needs.da, this.a), dRouter: null, db: gradientOf('db', needs.db, this.b) }
   }
 
+  /** @internal A Conv1D of Transformers stores the transpose. */
+  override get weightShape(): readonly [number, number] {
+    const { inFeatures, outFeatures } = this
+    return this.fanInFanOut ? [inFeatures, outFeatures] : [outFeatures, inFeatures]
+  }
+
+  /** @internal Of LoRA every update is such a matrix. */
+  override checkUpdate(): void {
+    // Nothing to check.
+  }
+
+  /** @internal */
+  override checkWeight(argument: string, weight: Operand): void {
+    super.checkWeight(argument, weight)
+    if (!this.fanInFanOut || this.a.value.device === CPU) return
+    fail(
+      'ERR_LILY_ARGUMENT',
+      argument,
+      `expected a model on the host to merge '${this.name}' into a weight [d_in, d_out] (fanInFanOut); call toHost() first`,
+    )
+  }
+
   /** @internal */
   override addUpdate(weight: Operand, sign: 1 | -1): void {
-    const { a, b, inFeatures, outFeatures, fanInFanOut } = this
-    const shape = fanInFanOut ? ([inFeatures, outFeatures] as const) : ([outFeatures, inFeatures] as const)
-    checkWeight(weight, ...shape, [a, b])
-    checkFiniteOnHost([a, b])
+    const { a, b, fanInFanOut } = this
     const options = { scaling: sign * this.scaling, precision: 'high' } as const
     addUpdate(weight, {
       // The update of a transposed weight is s A^T B^T.
@@ -156,15 +175,8 @@ function checkNoRouting(settings: ForwardSettings<null>): void {
   for (const name of names) if (settings[name] !== null) fail('ERR_LILY_ARGUMENT', name, NO_OPTION)
 }
 
-/** The transpose of a parameter, in float32. The kernels have no transposition, so that the host computes it. */
-function transposed({ name, value }: Parameter): Tensor {
-  if (value.device !== CPU) {
-    fail(
-      'ERR_LILY_ARGUMENT',
-      'weight',
-      `expected a model on the host to merge ${name} into a weight [d_in, d_out] (fanInFanOut); call toHost() first`,
-    )
-  }
+/** The transpose of a parameter on the host, in float32. The kernels have no transposition, so that the host computes it. */
+function transposed({ value }: Parameter): Tensor {
   const [rows, columns] = value.shape
   const numbers = toFloat32(value.dtype, value.data)
   const data = new Float32Array(numbers.length)

@@ -6,10 +6,8 @@
  * kernels of either backend, in place, one block of rows at a time. The kernels compute each row of the update
  * completely before they add it to W, so each element is rounded once.
  */
-import { checkFloat, checkMatrix } from '../base/checks.js'
 import { type DType, type HostData, is16Bit } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
-import { checkPlace, refuseOverlap } from '../memory/checks.js'
 import { CPU } from '../memory/device.js'
 import { type Operand, windowOf } from '../memory/operand.js'
 import type { BackwardCall } from '../operations/allocate.js'
@@ -40,13 +38,13 @@ export interface Update {
   }
 }
 
-/** Adds an update to a weight, in place. All blocks are checked before the first one is written. */
+/** Adds an update to a weight that was checked, in place. All blocks are prepared before the first one is written. */
 export function addUpdate(target: Operand, { a, router, b, of, forward }: Update): void {
   const { dtype, device, rows: outFeatures, columns: inFeatures } = target
   const parameters = {
-    a: parameterFor(a, dtype),
-    b: parameterFor(b, dtype),
-    ...(router && { router: parameterFor(router, dtype) }),
+    a: parameterFor(a),
+    b: parameterFor(b),
+    ...(router && { router: parameterFor(router) }),
   }
   const rows = Math.min(BLOCK_ROWS, outFeatures)
   const onDevice = (host: Tensor) => (device === CPU ? host : host.to(device))
@@ -96,18 +94,14 @@ export function addUpdate(target: Operand, { a, router, b, of, forward }: Update
 
 const DX_ONLY = { dx: true, da: false, dRouter: false, db: false, dWeights: false } as const
 
-/**
- * Checks the weight of a layer: [rows, columns], on the model's device, in other memory than the layer's parameters.
- */
-export function checkWeight(target: Operand, rows: number, columns: number, parameters: readonly Parameter[]): void {
-  checkMatrix('weight', target, rows, columns)
-  checkFloat('weight', target)
-  for (const parameter of parameters) {
-    parameter.checkValue()
-    const value = operandOf(parameter.value) as Operand
-    checkPlace('weight', target, 'the model', value)
-    refuseOverlap('weight', target, parameter.name, value)
-  }
+/** Checks that the kernels accept a parameter beside a weight of `weightType`; see {@link parameterFor}. */
+export function checkParameterType(argument: string, { dtype, device }: Tensor, weightType: DType): void {
+  if (!is16Bit(dtype) || device === CPU || dtype === weightType) return
+  fail(
+    'ERR_LILY_DTYPE',
+    argument,
+    `expected ${dtype}, the type of the parameters on the device, got ${weightType}; convert it`,
+  )
 }
 
 /**
@@ -132,18 +126,12 @@ export function checkFiniteOnHost(parameters: readonly Parameter[]): void {
 }
 
 /**
- * A parameter in a type that the kernels accept for a weight of `weightType`. On the host 16-bit parameters are
- * converted to float32, so that only the merged weight is rounded.
+ * A parameter in a type that the kernels accept for the weight, which {@link checkParameterType} has checked. On the host
+ * 16-bit parameters are converted to float32, so that only the merged weight is rounded.
  */
-function parameterFor(value: Tensor, weightType: DType): Tensor {
-  if (!is16Bit(value.dtype)) return value
-  if (value.device === CPU) return tensor(toFloat32(value.dtype, value.data), value.shape)
-  if (value.dtype === weightType) return value
-  return fail(
-    'ERR_LILY_DTYPE',
-    'weight',
-    `expected ${value.dtype}, the type of the parameters on the device, got ${weightType}; convert it`,
-  )
+function parameterFor(value: Tensor): Tensor {
+  if (!is16Bit(value.dtype) || value.device !== CPU) return value
+  return tensor(toFloat32(value.dtype, value.data), value.shape)
 }
 
 /** `[rows, 2 columns]`: zero, but for a 1 in column `columns + row` of each row. */

@@ -94,12 +94,15 @@ refuse('LilyModel.calibrate', {
 })
 const merging = () => ({ name: 'q', weight: weight() })
 const ofMerging: Kinds = { required: 'name weight' }
+// An object or a Map in the place of a name has the weights of several layers.
+const ofName = { name: /name|weights/ }
 refuse('LilyModel.merge', {
   call: merging,
   run: (call) => {
     frozen().merge(call.name, call.weight)
   },
   kinds: ofMerging,
+  names: ofName,
 })
 refuse('LilyModel.unmerge', {
   call: merging,
@@ -107,6 +110,7 @@ refuse('LilyModel.unmerge', {
     merged().unmerge(call.name, call.weight)
   },
   kinds: ofMerging,
+  names: ofName,
 })
 refuse('LoraModel.merge', {
   call: merging,
@@ -114,6 +118,15 @@ refuse('LoraModel.merge', {
     lora().merge(call.name, call.weight)
   },
   kinds: ofMerging,
+  names: ofName,
+})
+refuse('LilyModel.merge of all layers', {
+  call: () => ({ weights: { q: weight(), v: weight() }, options: {} }),
+  run: ({ weights, options }) => {
+    frozen().merge(weights, options)
+  },
+  kinds: { required: at('weights', 'q v'), flag: 'options.subset', options: 'options' },
+  names: { 'weights.q': /weights\['q'\]/, 'weights.v': /weights\['v'\]/ },
 })
 for (const [name, make] of Object.entries({ LilyModel: model, LoraModel: lora, LilyAdapters: adapters })) {
   refuse(`${name}.layer`, {
