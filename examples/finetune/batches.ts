@@ -32,9 +32,11 @@ export function byLength(reviews: readonly Review[], size: number): Review[][] {
 
 const sortedBy = <T>(items: readonly T[], key: (item: T) => number): T[] => [...items].sort((a, b) => key(a) - key(b))
 
+/** Number of tokens of the longest of the reviews. */
+export const lengthOf = (reviews: readonly Review[]): number => Math.max(...reviews.map(({ tokens }) => tokens.length))
+
 /** Pads the reviews to one length. Call it in `tf.tidy`, or dispose of the tensors. */
-export function batchOf(reviews: readonly Review[]): Batch {
-  const length = Math.max(...reviews.map(({ tokens }) => tokens.length))
+export function batchOf(reviews: readonly Review[], length = lengthOf(reviews)): Batch {
   const padded = (valueOf: (token: number) => number) =>
     reviews.map(({ tokens }) => Array.from({ length }, (_, i) => (i < tokens.length ? valueOf(tokens[i]) : 0)))
   return {

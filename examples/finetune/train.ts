@@ -1,7 +1,15 @@
 /** A classifier of sentences: the frozen encoder, an adapter in it, and a linear head; and its training. */
 import * as tf from '@tensorflow/tfjs'
 import { AdapterModel, LilyModel, LoraModel, type ModelRouting, ranksForLora, type Tensor } from 'lily-kernels'
-import { adaptedLinear, AdapterOptimizer, attention, fromTf, frozenLinear, toTf } from 'lily-kernels/tfjs'
+import {
+  adaptedLinear,
+  AdapterOptimizer,
+  attention,
+  fromTf,
+  frozenLinear,
+  toTf,
+  variableGrads,
+} from 'lily-kernels/tfjs'
 import { setImmediate } from 'node:timers/promises'
 import { batchOf, byLength, type Review, shuffled } from './batches.js'
 import { Clock } from './clock.js'
@@ -47,6 +55,11 @@ export const PARTS = [
 ] as const
 export type Part = (typeof PARTS)[number]
 
+interface EmbedOptions {
+  readonly length?: number | undefined
+  readonly onInput?: (name: string, x: tf.Tensor) => void
+}
+
 export class Classifier {
   readonly clock = new Clock<Part>(PARTS, 'TensorFlow.js')
 
@@ -88,8 +101,13 @@ export class Classifier {
   }
 
   dispose(): void {
-    tf.dispose([this.weight, this.bias])
+    tf.dispose(this.variables)
     this.adapter?.dispose()
+  }
+
+  /** Those of the head. */
+  get variables(): tf.Variable[] {
+    return [this.weight, this.bias]
   }
 
   /** Number of trainable parameters of the adapter. */
@@ -100,17 +118,17 @@ export class Classifier {
     return sizes.reduce((sum, size) => sum + size, 0)
   }
 
-  /** [reviews]: positive where the author is content. */
-  logits(reviews: readonly Review[]): tf.Tensor1D {
-    const embedding = this.adapter === null ? this.encoder.embedFrozen(reviews) : this.#embed(reviews)
+  /** [reviews]: positive where the author is content. The reviews are padded to `length`, by default their largest. */
+  logits(reviews: readonly Review[], length?: number): tf.Tensor1D {
+    const embedding = this.adapter === null ? this.encoder.embedFrozen(reviews) : this.#embed(reviews, { length })
     const logits = tf.add(tf.matMul(tf.mul(embedding, EMBEDDING_SCALE), this.weight), this.bias)
     return tf.reshape(logits, [reviews.length])
   }
 
   /** [reviews, 512], with the adapter. `onInput` is called with the input of each adapted layer. */
-  #embed(reviews: readonly Review[], onInput?: (name: string, x: tf.Tensor) => void): tf.Tensor2D {
+  #embed(reviews: readonly Review[], { length, onInput }: EmbedOptions): tf.Tensor2D {
     const { adapter, clock } = this
-    const { tokens, mask } = batchOf(reviews)
+    const { tokens, mask } = batchOf(reviews, length)
     const options = adapter instanceof LilyModel && poolsTokens(adapter.config.routing) ? { mask } : {}
     return this.encoder.embed(tokens, mask, {
       linear: (x, weight, bias, name) => {
@@ -142,7 +160,8 @@ export class Classifier {
   /** The inputs of the adapted layers for some reviews: one sentence at a time, so that none of them is padding. */
   inputs(reviews: readonly Review[]): Map<string, Tensor[]> {
     const inputs = new Map<string, Tensor[]>(this.encoder.layers.map(({ name }) => [name, []]))
-    for (const review of reviews) tf.tidy(() => this.#embed([review], (name, x) => inputs.get(name)!.push(fromTf(x))))
+    for (const review of reviews)
+      tf.tidy(() => this.#embed([review], { onInput: (name, x) => inputs.get(name)!.push(fromTf(x)) }))
     return inputs
   }
 }
@@ -169,6 +188,55 @@ export function accuracyOf(logits: Float32Array, reviews: readonly Review[]): nu
   return reviews.filter(({ label }, i) => logits[i] > 0 === (label === 1)).length / reviews.length
 }
 
+/** Number of {@link batchesOf}. */
+export const stepsOf = (reviews: readonly Review[], epochs: number) => epochs * Math.ceil(reviews.length / BATCH)
+
+/**
+ * The reviews of each step, in an order that depends on nothing but the seed, with the factor on the learning rates: it rises
+ * during the first steps, and then falls to zero.
+ */
+export function* batchesOf(
+  reviews: readonly Review[],
+  epochs: number,
+  seed: number,
+): Generator<{ readonly batch: readonly Review[]; readonly lrScale: number }> {
+  const steps = stepsOf(reviews, epochs)
+  let done = 0
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    // Sentences of one length keep their order when they are sorted, so each epoch has other batches.
+    const order = shuffled(reviews, 100 * seed + epoch)
+    for (const batch of shuffled(byLength(order, BATCH), 100 * seed + epoch)) {
+      yield { batch, lrScale: Math.min((done + 1) / (WARM_UP * steps), 1) * (1 - done / steps) }
+      done++
+    }
+  }
+}
+
+/** AdamW for the adapter and the head. */
+export function optimiserOf({ adapter, variables }: Classifier): AdapterOptimizer {
+  const head = { match: variables.map(({ name }) => name), lr: HEAD_RATE }
+  return new AdapterOptimizer(adapter ?? [], { variables, lr: ADAPTER_RATE, maxNorm: 1, groups: [head] })
+}
+
+/**
+ * The mean loss of some reviews, and the gradients of the head; dispose of them. Those of the adapter are in its parameters.
+ *
+ * @param length to which the reviews are padded
+ */
+export function gradientsOf(
+  classifier: Classifier,
+  reviews: readonly Review[],
+  length?: number,
+): { value: tf.Scalar; grads: tf.NamedTensorMap } {
+  const { adapter, variables } = classifier
+  const loss = () => {
+    const labels = tf.tensor1d(reviews.map(({ label }) => label))
+    return tf.losses.sigmoidCrossEntropy<tf.Tensor1D, tf.Scalar>(labels, classifier.logits(reviews, length))
+  }
+  // Without an adapter this is an ordinary step of TensorFlow.js.
+  return tf.tidy(() => (adapter === null ? tf.variableGrads(loss, variables) : variableGrads(loss, adapter, variables)))
+}
+
 export interface TrainOptions {
   readonly epochs: number
   readonly seed: number
@@ -177,48 +245,27 @@ export interface TrainOptions {
   readonly onStep: (loss: number) => void
 }
 
-/** Number of steps of {@link train}. */
-export const stepsOf = (reviews: readonly Review[], epochs: number) => epochs * Math.ceil(reviews.length / BATCH)
-
 /**
- * Trains the adapter and the head with AdamW. The learning rate rises during the first steps, and then falls to zero.
+ * Trains the adapter and the head.
  *
  * @throws the reason of the signal
  */
 export async function train(classifier: Classifier, reviews: readonly Review[], options: TrainOptions): Promise<void> {
   const { epochs, seed, signal, onStep } = options
-  const { adapter, clock } = classifier
-  const variables = [classifier.weight, classifier.bias]
-  const head = { match: variables.map(({ name }) => name), lr: HEAD_RATE }
-  const optimiser = new AdapterOptimizer(adapter ?? [], { variables, lr: ADAPTER_RATE, maxNorm: 1, groups: [head] })
-
-  const step = (part: readonly Review[]): number => {
-    const loss = () => {
-      const labels = tf.tensor1d(part.map(({ label }) => label))
-      return tf.losses.sigmoidCrossEntropy<tf.Tensor1D, tf.Scalar>(labels, classifier.logits(part))
-    }
+  const { clock } = classifier
+  const optimiser = optimiserOf(classifier)
+  for (const { batch, lrScale } of batchesOf(reviews, epochs, seed)) {
+    signal.throwIfAborted()
     clock.begin('TensorFlow.js')
-    // Without an adapter this is an ordinary step of TensorFlow.js.
-    const { value, grads } = adapter === null ? tf.variableGrads(loss, variables) : optimiser.computeGradients(loss)
+    const { value, grads } = gradientsOf(classifier, batch)
     clock.begin('optimiser')
+    optimiser.lrScale = lrScale
     optimiser.applyGradients(grads)
     clock.begin(null)
-    return value.dataSync()[0]
-  }
-
-  const steps = stepsOf(reviews, epochs)
-  let done = 0
-  for (let epoch = 0; epoch < epochs; epoch++) {
-    // Sentences of one length keep their order when they are sorted, so each epoch has other batches.
-    const order = shuffled(reviews, 100 * seed + epoch)
-    for (const part of shuffled(byLength(order, BATCH), 100 * seed + epoch)) {
-      signal.throwIfAborted()
-      optimiser.lrScale = Math.min((done + 1) / (WARM_UP * steps), 1) * (1 - done / steps)
-      onStep(tf.tidy(() => step(part)))
-      done++
-      // Signals are handled, and the progress is drawn, between two steps.
-      await setImmediate()
-    }
+    onStep(value.dataSync()[0])
+    tf.dispose({ value, grads })
+    // Signals are handled, and the progress is drawn, between two steps.
+    await setImmediate()
   }
   optimiser.dispose()
 }
