@@ -8,6 +8,8 @@ import { nameOf, type Reload, type Results, type Run } from './results.js'
 import { accuracyOf, Classifier, type Setup, stepsOf, train, type Variant } from './train.js'
 
 export interface Plan {
+  /** Too small to compare methods: what is learnt shows on the training sentences. */
+  readonly isQuick: boolean
   /** Sentences to train on; as many others are held out, and as many are of the other domain. */
   readonly sentences: number
   readonly epochs: number
@@ -76,8 +78,9 @@ export async function compare(
     curve: plan.curve.sentences,
     otherDomain: otherDomain.length,
   }
-  const { epochs, routings, dropout, loraRank } = plan
+  const { isQuick, epochs, routings, dropout, loraRank } = plan
   const results: Results = {
+    isQuick,
     sentences,
     epochs,
     routings,
@@ -128,6 +131,7 @@ async function runOf(
   { training, heldOut, otherDomain }: Sentences,
   {
     plan: {
+      isQuick,
       epochs,
       curve: { points, sentences },
     },
@@ -157,6 +161,7 @@ async function runOf(
     parameters: classifier.parameters,
     losses,
     curve,
+    training: isQuick ? accuracyOf(classifier.predict(training), training) : null,
     heldOut: accuracyOf(classifier.predict(heldOut), heldOut),
     otherDomain: accuracyOf(classifier.predict(otherDomain), otherDomain),
     seconds: classifier.clock.seconds,

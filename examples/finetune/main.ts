@@ -5,7 +5,8 @@
  *     npm run example:finetune -- [--routing NAME] [--dropout RATE] [--quick] [--output FOLDER]
  *
  * --routing is that of Lily: batch, sequence (the default), token, uniform or learned. Several, such as --routing
- * sequence,learned, are compared. --dropout drops a share of the inputs of the adapters in training. --quick trains on a tenth of the sentences, to see that everything works.
+ * sequence,learned, are compared. --dropout drops a share of the inputs of the adapters in training. --quick trains on a tenth of the
+ * sentences, to see that everything works: it compares nothing.
  */
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
@@ -26,6 +27,7 @@ const ROUTINGS: readonly ModelRouting[] = ['batch', 'sequence', 'token', 'unifor
 
 type Size = Omit<Plan, 'routings' | 'dropout'>
 const FULL: Size = {
+  isQuick: false,
   sentences: 1000,
   epochs: 2,
   seeds: [1, 2, 3],
@@ -34,8 +36,9 @@ const FULL: Size = {
   curve: { points: 6, sentences: 250 },
 }
 const QUICK: Size = {
+  isQuick: true,
   sentences: 96,
-  epochs: 2,
+  epochs: 8,
   seeds: [1, 2],
   loraRank: 2,
   otherRanks: [1],

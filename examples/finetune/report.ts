@@ -18,12 +18,14 @@ import {
 import { legend } from '../../cli/report/legend.js'
 import { style } from '../../cli/report/style.js'
 import {
+  COMPARISON,
   differenceLines,
   differencesOf,
   type Group,
   groupsOf,
   nameOf,
   percentText,
+  quickText,
   reloadText,
   type Results,
   type Run,
@@ -56,6 +58,7 @@ export function reportPage(results: Results): string {
       'header',
       {},
       h('h1', {}, 'Fine-tuning a sentence encoder'),
+      ...(results.isQuick ? [h('p', { class: 'alert' }, quickText(results), ' ', h('code', {}, COMPARISON))] : []),
       h(
         'p',
         {},
@@ -73,11 +76,11 @@ export function reportPage(results: Results): string {
       ...(isComplete ? [] : [h('p', { class: 'alert' }, 'Interrupted: some runs are missing.')]),
     ),
     tiles(summary(results)),
-    h('h2', {}, 'Accuracy'),
+    h('h2', {}, results.isQuick ? 'Learnt on the training sentences' : 'Accuracy'),
     resultsTable(results),
     ...differenceLines(results).map((line) => h('p', {}, line)),
     ...results.reloads.map((reload) => h('p', { class: reload.isEqual ? 'muted' : 'alert' }, reloadText(reload))),
-    charts([losses(results), accuracyByStep(results), accuracyBySize(results)]),
+    charts(results.isQuick ? [losses(results)] : [losses(results), accuracyByStep(results), accuracyBySize(results)]),
     h('h2', {}, 'What the adapters have learnt'),
     charts([...results.routings.flatMap((routing) => lilyCharts(results, routing)), ...rankChart(results)]),
     h('h2', {}, 'Time'),
@@ -92,7 +95,15 @@ export function reportPage(results: Results): string {
 const mainGroups = (results: Results): Group[] =>
   groupsOf(results).filter(({ loraRank }) => loraRank === results.loraRank)
 
+/** What a quick run has learnt. */
+const quickSummary = (results: Results): Tile[] =>
+  mainGroups(results).map(({ runs, ...variant }) => ({
+    value: percentText(runs.map(({ training }) => training!)),
+    text: `% right of the training sentences: ${nameOf(variant)}`,
+  }))
+
 function summary(results: Results): Tile[] {
+  if (results.isQuick) return quickSummary(results)
   const differences = results.routings.map((routing) => ({
     name: nameOf({ method: 'lily', routing }),
     values: differencesOf(results, routing, 'heldOut'),
@@ -115,13 +126,12 @@ function summary(results: Results): Tile[] {
 const OPTIONAL = new Set(['seeds', 's / epoch'])
 
 function resultsTable(results: Results): Element {
-  const attributes = tableHead.map((title): Record<string, string> =>
-    OPTIONAL.has(title) ? { class: 'optional' } : {},
-  )
+  const titles = tableHead(results)
+  const attributes = titles.map((title): Record<string, string> => (OPTIONAL.has(title) ? { class: 'optional' } : {}))
   const rows = tableRows(results).map(([name, ...cells]) =>
     h('tr', {}, rowHeader(name), ...cells.map((cell, i) => h('td', attributes[i + 1], cell))),
   )
-  const head = tableHead.map((title, i) => columnHeader(title, attributes[i]))
+  const head = titles.map((title, i) => columnHeader(title, attributes[i]))
   return scrollable('Results', tableOf(head, rows))
 }
 

@@ -12,6 +12,8 @@ export interface Run extends Setup {
   readonly losses: readonly number[]
   /** On a part of the held-out sentences, during training. */
   readonly curve: readonly { readonly step: number; readonly accuracy: number }[]
+  /** On the sentences that it was trained on; null if the run is for a comparison. */
+  readonly training: number | null
   readonly heldOut: number
   readonly otherDomain: number
   /** Of training, without evaluation. */
@@ -27,6 +29,8 @@ export interface Reload extends Variant {
 }
 
 export interface Results {
+  /** Whether this is a check that everything works, on too few sentences for a comparison. */
+  readonly isQuick: boolean
   /** Numbers of sentences. */
   readonly sentences: Readonly<Record<'training' | 'heldOut' | 'curve' | 'otherDomain', number>>
   readonly epochs: number
@@ -102,27 +106,52 @@ export function differencesOf(
 const secondsPerEpoch = ({ runs }: Group, { epochs }: Results): number =>
   (mean(runs, ({ seconds }) => Object.values(seconds).reduce((sum, part) => sum + part, 0)) ?? NaN) / epochs
 
-/** The rows of the table, which the report has too. */
-export function tableRows(results: Results): string[][] {
-  return groupsOf(results).map((group) => {
-    const { parameters, runs } = group
-    return [
-      nameOf(group),
-      parameters.toLocaleString('en'),
-      String(runs.length),
-      percentText(runs.map(({ heldOut }) => heldOut)),
-      percentText(runs.map(({ otherDomain }) => otherDomain)),
-      secondsPerEpoch(group, results).toFixed(1),
-    ]
-  })
+/** A column of the table of groups. */
+interface Column {
+  readonly title: string
+  readonly text: (group: Group, results: Results) => string
 }
 
-export const tableHead = ['method', 'parameters', 'seeds', 'held out, %', 'imdb, %', 's / epoch']
+const ACCURACIES: readonly Column[] = [
+  { title: 'held out, %', text: ({ runs }) => percentText(runs.map(({ heldOut }) => heldOut)) },
+  { title: 'imdb, %', text: ({ runs }) => percentText(runs.map(({ otherDomain }) => otherDomain)) },
+]
+/** What the runs have learnt: the loss of the first and of the last batch, and the accuracy on the training sentences. */
+const LEARNT: readonly Column[] = [
+  { title: 'first loss', text: ({ runs }) => meanText(runs.map(({ losses }) => losses[0])) },
+  { title: 'last loss', text: ({ runs }) => meanText(runs.map(({ losses }) => losses.at(-1)!)) },
+  { title: 'training, %', text: ({ runs }) => percentText(runs.map(({ training }) => training!)) },
+]
+
+const meanText = (values: readonly number[]): string => (mean(values) ?? NaN).toFixed(3)
+
+/** The columns of the table, which the report has too. */
+const columnsOf = ({ isQuick }: Results): Column[] => [
+  { title: 'method', text: nameOf },
+  { title: 'parameters', text: ({ parameters }) => parameters.toLocaleString('en') },
+  { title: 'seeds', text: ({ runs }) => String(runs.length) },
+  ...(isQuick ? LEARNT : ACCURACIES),
+  { title: 's / epoch', text: (group, results) => secondsPerEpoch(group, results).toFixed(1) },
+]
+
+export const tableHead = (results: Results): string[] => columnsOf(results).map(({ title }) => title)
+
+export const tableRows = (results: Results): string[][] =>
+  groupsOf(results).map((group) => columnsOf(results).map(({ text }) => text(group, results)))
+
+/** The command that compares the methods. */
+export const COMPARISON = 'npm run example:finetune'
+
+export const quickText = ({ sentences: { training } }: Results): string =>
+  `This is a check that everything works: ${training} sentences are too few to compare methods. The comparison of the ` +
+  'methods, on 1000 sentences:'
 
 export function resultsText(results: Results): string {
-  const table = textTable(tableHead, ['left', ...tableHead.slice(1).map(() => 'right' as const)])
+  const head = tableHead(results)
+  const table = textTable(head, ['left', ...head.slice(1).map(() => 'right' as const)])
   table.push(...tableRows(results))
   return [
+    ...(results.isQuick ? [`${quickText(results)} ${COMPARISON}\n`] : []),
     `${renderTable(table)}\n`,
     'Accuracies: mean and standard deviation over the seeds. Parameters: without the 513 of the head.',
     ...differenceLines(results),
@@ -130,7 +159,9 @@ export function resultsText(results: Results): string {
   ].join('\n')
 }
 
+/** None of a quick run: a difference of a sentence or two would mean nothing. */
 export function differenceLines(results: Results): string[] {
+  if (results.isQuick) return []
   return results.routings.flatMap((routing) => {
     const [heldOut, imdb] = (['heldOut', 'otherDomain'] as const).map((metric) =>
       differencesOf(results, routing, metric),

@@ -11,8 +11,9 @@ import { fileURLToPath } from 'node:url'
 import { parseHTML } from 'linkedom'
 import { LilyModel, LoraModel } from 'lily-kernels'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { Results } from '../../examples/finetune/results.js'
-import { install } from '../../scripts/example-finetune.js'
+import { reportPage } from '../../examples/finetune/report.js'
+import { type Results, resultsText } from '../../examples/finetune/results.js'
+import { install } from '../../scripts/example.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'lily-finetune-'))
@@ -52,6 +53,8 @@ async function run(
   const code = await new Promise<number | null>((resolve) => child.on('close', resolve))
   return { code, stdout, stderr }
 }
+
+const titlesOf = (page: Page) => Array.from(page.querySelectorAll('figure h3'), ({ textContent }) => textContent)
 
 function readReport(output: string): { html: string; page: Page; results: Results } {
   const html = readFileSync(join(output, 'report.html'), 'utf8')
@@ -155,25 +158,39 @@ describe('a quick run', () => {
     }
   })
 
+  test('says first that it compares nothing, and which command does', () => {
+    const check = /^This is a check that everything works: 96 sentences are too few .*npm run example:finetune$/
+    expect(ended.stdout.split('\n')[0]).toMatch(check)
+    expect(report.page.querySelector('h1 + p').textContent).toMatch(check)
+    expect(report.page.querySelector('h1 + p code').textContent).toBe('npm run example:finetune')
+    expect(ended.stdout + report.html).not.toContain('minus LoRA, seed by seed')
+  })
+
+  test('learns the sentences that it is trained on', () => {
+    for (const { method, training } of report.results.runs) {
+      expect(training, method).toBeGreaterThan(0.9)
+    }
+    const tiles = Array.from(report.page.querySelectorAll('.tile'), ({ textContent }) => textContent)
+    expect(tiles).toHaveLength(2 + ROUTINGS.length)
+    for (const tile of tiles) expect(tile).toContain('% right of the training sentences')
+  })
+
   test('prints a table and writes a page without other resources', () => {
-    const rows = ended.stdout.split('\n')
-    expect(rows[0]).toMatch(/^method +parameters +seeds +held out, % +imdb, % +s \/ epoch$/)
-    expect(rows[1]).toMatch(/^head only +0 +2 +\d+\.\d ± \d+\.\d +\d+\.\d ± \d+\.\d +\d+\.\d$/)
+    const rows = ended.stdout.split('\n').slice(2)
+    expect(rows[0]).toMatch(/^method +parameters +seeds +first loss +last loss +training, % +s \/ epoch$/)
+    expect(rows[1]).toMatch(/^head only +0 +2 +0\.693 +0\.\d{3} +\d+\.\d ± \d+\.\d +\d+\.\d$/)
     // The first routing has two sizes.
     for (const [routing, sizes] of [
       ['sequence', 2],
       ['learned', 1],
     ] as const) {
-      expect(ended.stdout).toContain(`Lily (${routing}) minus LoRA, seed by seed: `)
       expect(rows.filter((row) => new RegExp(`^Lily \\(${routing}\\) +[\\d,]+ +\\d+ `).test(row))).toHaveLength(sizes)
     }
 
     const { html, page } = report
-    const titles = Array.from(page.querySelectorAll('figure h3'), ({ textContent }) => textContent)
+    const titles = titlesOf(page)
     expect(titles).toEqual([
       'Loss',
-      'Accuracy during training',
-      'Accuracy by size',
       ...ROUTINGS.flatMap((routing) => [`Weights of Lily (${routing})`, `Experts of Lily (${routing})`]),
       'Effective rank of the updates',
       'Seconds per epoch',
@@ -182,6 +199,21 @@ describe('a quick run', () => {
     expect([...page.querySelectorAll('link, img, iframe, script[src]')]).toEqual([])
     expect(html).not.toMatch(/@import|url\(/)
     expect(html).not.toContain('NaN')
+  })
+
+  test('of the same runs, a comparison has accuracies and their differences', () => {
+    const results = { ...report.results, isQuick: false }
+    const rows = resultsText(results).split('\n')
+    expect(rows[0]).toMatch(/^method +parameters +seeds +held out, % +imdb, % +s \/ epoch$/)
+    expect(rows[1]).toMatch(/^head only +0 +2 +\d+\.\d ± \d+\.\d +\d+\.\d ± \d+\.\d +\d+\.\d$/)
+    for (const routing of ROUTINGS) {
+      expect(rows.join()).toContain(`Lily (${routing}) minus LoRA, seed by seed: `)
+    }
+    const html = reportPage(results)
+    const { document: page } = parseHTML(html) as unknown as { document: Page }
+    expect(titlesOf(page).slice(0, 3)).toEqual(['Loss', 'Accuracy during training', 'Accuracy by size'])
+    expect(html).toContain('minus LoRA, seed by seed')
+    expect(html).not.toMatch(/a check|NaN/)
   })
 })
 
@@ -210,5 +242,5 @@ test('an interrupt keeps the runs that are complete', async () => {
   const { page, results } = readReport(output)
   expect(results.isComplete).toBe(false)
   expect(results.runs.map(({ method }) => method)).toEqual(['head', 'lora'])
-  expect(page.querySelector('.alert').textContent).toContain('Interrupted')
+  expect(page.querySelector('header').textContent).toContain('Interrupted')
 }, 600_000)
