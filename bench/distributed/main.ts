@@ -1,0 +1,102 @@
+/** `npm run bench:distributed`: averageGradients of lily-kernels/mpi beside MPI_Allreduce in C, on two ranks of this machine. */
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { backends } from '../../lib/index.js'
+import { parsePositive } from '../harness/options.js'
+import { PeerProcess } from '../peers/peer-process.js'
+import type { Missing } from '../peers/protocol.js'
+import { jobOfC, jobOfOurs, libraries, missingCommands, RANKS } from './launch.js'
+import { measureBytes } from './measure.js'
+import type { Reply, Request } from './protocol.js'
+import { distributedMarkdown, type DistributedReport, type DistributedRow } from './report.js'
+
+const usage = `npm run bench:distributed -- [options]
+  --seconds TIME    time budget of the measurements (default: 180, with --quick 1)
+  --quick           smaller gradients and fewer rounds
+  --json FILE       write all results as JSON
+  --help            show this help`
+
+const { values: options } = parseArgs({
+  options: {
+    seconds: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    json: { type: 'string' },
+    help: { type: 'boolean', default: false },
+  },
+})
+if (options.help) {
+  console.log(usage)
+  process.exit()
+}
+
+const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '1' : '180'))
+// Report a missing folder now, not after minutes of measurement.
+if (options.json !== undefined && !existsSync(dirname(resolve(options.json)))) {
+  throw new Error(`the folder of ${options.json} does not exist`)
+}
+const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
+if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
+const [{ name: device, simd = 'unknown' }] = devices
+
+const sizes = (options.quick ? [0.25, 1] : [1, 16, 64]).map((mebibytes) => mebibytes * 2 ** 20)
+const interrupt = new AbortController()
+// With `once`, a second signal terminates the process immediately.
+process.once('SIGINT', () => interrupt.abort()).once('SIGTERM', () => interrupt.abort())
+const measuredAt = new Date().toISOString()
+const limits = {
+  seconds: budget / libraries.length / sizes.length,
+  rounds: options.quick ? 3 : 15,
+  sampleSeconds: options.quick ? 0.002 : 0.05,
+  signal: interrupt.signal,
+}
+const missing: Missing[] = []
+const versions: Record<string, string> = { Node: process.version }
+const rows: DistributedRow[] = []
+const folder = mkdtempSync(join(tmpdir(), 'lily-bench-'))
+try {
+  for (const library of libraries) {
+    const { name, install } = library
+    const commands = missingCommands(library)
+    if (commands.length > 0) {
+      missing.push({ name, reason: `there is no ${commands.join(' and no ')}`, install })
+      continue
+    }
+    console.error(`measuring ${name}`)
+    const { peer: c } = await PeerProcess.start<Request, Reply>(jobOfC(library, folder))
+    try {
+      const { peer: ours, hello } = await PeerProcess.start<Request, Reply>(jobOfOurs(library))
+      try {
+        const opened = hello.versions.MPI
+        for (const bytes of sizes) rows.push(await measureBytes({ c, ours }, opened, bytes, limits))
+      } finally {
+        ours.stop()
+      }
+    } finally {
+      c.stop()
+    }
+  }
+} catch (error) {
+  if (!interrupt.signal.aborted) throw error
+} finally {
+  rmSync(folder, { recursive: true })
+}
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
+const report: DistributedReport = {
+  version,
+  measuredAt,
+  command: ['npm run bench:distributed', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
+  complete: !interrupt.signal.aborted,
+  machine: { device, instructionSet: simd, threads: 1, platform: `${process.platform}-${process.arch}` },
+  versions,
+  ranks: RANKS,
+  missing,
+  rows,
+}
+console.log(distributedMarkdown(report))
+if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
+if (interrupt.signal.aborted) process.exitCode = 130
