@@ -130,6 +130,17 @@ std::unique_ptr<Library> make_library(Symbols &symbols, const Constants<Handle> 
 
 void *standard_handle(uintptr_t value) { return reinterpret_cast<void *>(value); }
 
+// UCX, with which both implementations drive networks, watches what the process maps and unmaps. To do so, it replaces
+// the first instructions of mmap, brk and others when it is loaded, and moves the end of the heap up and down to see
+// whether that works; the other threads of Node.js call these functions meanwhile, and crash. If UCX replaces addresses
+// in the tables of the linker instead (UCX_MEM_MMAP_HOOK_MODE=reloc), MPI_Init_thread hangs now and then. Without
+// watching, UCX registers the memory of a message anew on networks that require that. UCX's handlers of signals would
+// take SIGSEGV from V8, whose WebAssembly relies on it. What the user has set stays.
+void prepare_for_threads() {
+  setenv("UCX_MEM_EVENTS", "n", 0);
+  setenv("UCX_HANDLE_ERRORS", "none", 0);
+}
+
 bool has(const std::string &text, const char *part) { return text.find(part) != std::string::npos; }
 
 // Null: the library is none of MPI, or not one that this file has the constants of; `reason` says why.
@@ -182,6 +193,7 @@ std::unique_ptr<Library> recognise(void *opened, std::string *reason) {
 }  // namespace
 
 Library *open_library(const std::vector<std::string> &candidates, std::vector<std::string> *reasons) {
+  prepare_for_threads();
   for (const std::string &name : candidates) {
     // Open MPI's plugins look up its symbols in the process.
     void *const opened = dlopen(name.c_str(), RTLD_NOW | RTLD_GLOBAL);
