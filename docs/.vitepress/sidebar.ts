@@ -32,6 +32,7 @@ export const guides: DefaultTheme.SidebarItem[] = [
       page('Attention', 'docs/attention'),
       page('TensorFlow.js', 'docs/tfjs'),
       page('Other libraries', 'docs/interop'),
+      page('Several machines', 'docs/distributed'),
       page('WebGPU', 'docs/webgpu'),
       page('CUDA', 'docs/cuda'),
     ],
