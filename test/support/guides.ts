@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 
 /** What a program requires. */
-type Runs = 'cpu' | 'cuda' | 'webgpu' | 'llama' | 'onnx'
+type Runs = 'cpu' | 'cuda' | 'webgpu' | 'mpi' | 'llama' | 'onnx'
 
 /** The pages with programs, and who runs them. test/docs/documents.test.ts checks that no page is missing. */
 export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number>>> & { readonly other?: string }>> = {
@@ -14,6 +14,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/attention.md': { cpu: 1 },
   'docs/checkpoints.md': { cpu: 5 },
   'docs/cuda.md': { cuda: 2 },
+  'docs/distributed.md': { mpi: 1 },
   'docs/getting-started.md': { cpu: 2 },
   'docs/index.md': { cpu: 1 },
   'docs/interop.md': { other: 'test/interop runs them, and compiles the addon, with the libraries that it downloads' },
@@ -48,8 +49,10 @@ export function programsOf(page: string): Program[] {
 /**
  * Runs the programs of all pages that run on a backend: those of a page one after the other, in one folder that has the
  * built package: a later one may read what an earlier one has saved.
+ *
+ * @param launchers by name: the commands that start each program, such as mpirun with its options
  */
-export function testPrograms(backend: Runs): void {
+export function testPrograms(backend: Runs, launchers: Readonly<Record<string, readonly string[]>> = { node: [] }): void {
   const tested = Object.entries(pages).filter(([, counts]) => counts[backend] !== undefined)
   describe.each(tested)('%s', (page, counts) => {
     const programs = programsOf(page).filter(({ source }) => requiredBy(source) === backend)
@@ -66,10 +69,13 @@ export function testPrograms(backend: Runs): void {
       expect(programs.map(({ title }) => title)).toHaveLength(counts[backend]!)
     })
 
-    test.each(programs)('$title', ({ source, output }) => {
-      const file = join(folder, 'program.mjs')
-      writeFileSync(file, backend === 'webgpu' ? `import '${WEBGPU_GLOBALS}'\n${source}\nprocess.exit()` : source)
-      expect(execFileSync(process.execPath, [file], { cwd: folder, encoding: 'utf8' })).toBe(output)
+    describe.each(programs)('$title', ({ source, output }) => {
+      test.each(Object.entries(launchers))('%s', (_, launcher) => {
+        const file = join(folder, 'program.mjs')
+        writeFileSync(file, backend === 'webgpu' ? `import '${WEBGPU_GLOBALS}'\n${source}\nprocess.exit()` : source)
+        const [command, ...args] = [...launcher, process.execPath, file]
+        expect(execFileSync(command, args, { cwd: folder, encoding: 'utf8' })).toBe(output)
+      })
     })
   })
 }
@@ -81,6 +87,7 @@ const WEBGPU_GLOBALS = join(packageRoot, 'test', 'programs', 'webgpu-globals.js'
 export function requiredBy(source: string): Runs {
   if (source.includes('node-llama-cpp')) return 'llama' // test/interop/gguf.test.ts
   if (source.includes('lily-kernels/onnx')) return 'onnx' // test/interop/onnx-guide.test.ts, test/browser/onnx.test.ts
+  if (source.includes('lily-kernels/mpi')) return 'mpi' // test/mpi/guides.test.ts
   if (source.includes("type: 'cuda'")) return 'cuda'
   return /createLily|adapter\.limits/.test(source) ? 'webgpu' : 'cpu'
 }
