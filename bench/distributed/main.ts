@@ -89,7 +89,9 @@ const { version } = JSON.parse(readFileSync(new URL('../../package.json', import
 const report: DistributedReport = {
   version,
   measuredAt,
-  command: ['npm run bench:distributed', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
+  command: ['npm run bench:distributed', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(
+    ' ',
+  ),
   complete: !interrupt.signal.aborted,
   machine: { device, instructionSet: simd, threads: 1, platform: `${process.platform}-${process.arch}` },
   versions,

@@ -1,4 +1,7 @@
-/** An alpha-beta model of the exchange of gradients: a message of b bytes takes alpha + b / beta. */
+/**
+ * An alpha-beta model of the exchange of gradients: a rank sends one message after the other, and receives as many meanwhile; a
+ * message of b bytes takes alpha + b / beta.
+ */
 
 export interface Network {
   /** Seconds per message. */
@@ -7,33 +10,29 @@ export interface Network {
   readonly beta: number
 }
 
-/** Of the header of an operation: its number, its key and its weight. */
-const HEADER_BYTES = 256
+/** Of the header of an operation, and the least and the most of a piece of an array: as in native/mpi. */
+const [HEADER_BYTES, LEAST_PIECE, LARGEST_PIECE] = [144, 4 * 2 ** 10, 128 * 2 ** 10]
 
-const messages = ({ alpha, beta }: Network, count: number, bytes: number): number => count * (alpha + bytes / beta)
-
-/** Each rank sends 2 (n - 1) / n of the bytes of the gradients, by every algorithm here. */
+/** By every algorithm here. */
 export const sentBytes = (ranks: number, bytes: number): number => (2 * (ranks - 1) * bytes) / ranks
 
-/** Sizes of the buckets of an average. */
-function bucketsOf(bytes: number, bucketBytes: number): number[] {
-  const full = Math.floor(bytes / bucketBytes)
-  const rest = bytes - full * bucketBytes
-  return [...Array.from({ length: full }, () => bucketBytes), ...(rest > 0 ? [rest] : [])]
-}
-
 /**
- * What lily-kernels/mpi does: a header to each rank, and for each bucket n - 1 messages of b / n bytes with the gradients,
- * and n - 1 with the sums. One message follows the other here, so the time is an upper bound: they are under way at once.
+ * Messages that a rank sends in an average: a header to each other rank; for the pieces of other owners its gradients, and for
+ * its own pieces the sum to each other rank.
  */
-export function sliceSeconds(network: Network, ranks: number, bytes: number, bucketBytes: number): number {
-  const buckets = bucketsOf(bytes, bucketBytes).map((b) => messages(network, 2 * (ranks - 1), b / ranks))
-  return buckets.reduce((sum, seconds) => sum + seconds, messages(network, ranks - 1, HEADER_BYTES))
+export function sentMessages(ranks: number, bytes: number, bucketBytes: number): number {
+  const piece = Math.max(LEAST_PIECE, Math.min(bytes / ranks, LARGEST_PIECE, bucketBytes / ranks))
+  return (ranks - 1) * (1 + (2 * Math.ceil(bytes / piece)) / ranks)
 }
 
-/** A ring: 2 (n - 1) steps, each of which waits for the one before it. */
-export const ringSeconds = (network: Network, ranks: number, bytes: number): number =>
-  messages(network, 2 * (ranks - 1), bytes / ranks)
+/** What lily-kernels/mpi does. */
+export const sliceSeconds = (network: Network, ranks: number, bytes: number, bucketBytes: number): number =>
+  network.alpha * sentMessages(ranks, bytes, bucketBytes) +
+  (sentBytes(ranks, bytes) + (ranks - 1) * HEADER_BYTES) / network.beta
+
+/** A ring: 2 (n - 1) steps, each of which sends a message and waits for one. */
+export const ringSeconds = ({ alpha, beta }: Network, ranks: number, bytes: number): number =>
+  2 * (ranks - 1) * alpha + sentBytes(ranks, bytes) / beta
 
 /** Recursive halving and doubling: 2 log2 n steps, for powers of two. The bytes are those of a ring. */
 export const halvingSeconds = (network: Network, ranks: number, bytes: number): number =>

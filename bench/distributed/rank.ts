@@ -57,6 +57,8 @@ for (;;) {
   const [given] = await mpi.allGather(line)
   if (given === undefined) break
   const request = JSON.parse(given as string) as Request
-  send(request.request === 'open' ? await open(request.bytes) : await sample(request.way, request.warmup, request.calls))
+  send(
+    request.request === 'open' ? await open(request.bytes) : await sample(request.way, request.warmup, request.calls),
+  )
 }
 await mpi.finalize()

@@ -13,7 +13,7 @@ export interface Assumptions extends Network {
 }
 
 export const DEFAULTS: Assumptions = {
-  alpha: 1e-5,
+  alpha: 2e-6,
   beta: 1.25e10,
   bucketBytes: 32 * 2 ** 20,
   tokens: 8192,
@@ -29,7 +29,7 @@ export interface Table {
 }
 
 const RANKS = [8, 16, 32, 64, 128, 256, 512, 1024]
-const [lora, , equalRank] = adapters
+const [lora, equalSize, equalRank] = adapters
 
 const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1)
 const milliseconds = (seconds: number): string => (seconds * 1e3).toFixed(1)
@@ -55,48 +55,38 @@ const sizes = ({ copies }: Assumptions): Table =>
     ]),
   )
 
-const exchange = (assumptions: Assumptions): Table =>
-  table(
-    `${lora.title}, and ${equalRank.title}: MB that a rank sends per step, and ms of the exchange by slices, by a ring, and by ` +
-      'recursive halving and doubling',
-    ['ranks', ...[lora, equalRank].flatMap(({ title }) => [`${title.split(',')[0]}: MB`, 'slices', 'ring', 'halving'])],
-    RANKS.map((ranks) => [
-      String(ranks),
-      ...[lora, equalRank].flatMap(({ gradientBytes }) => [
-        megabytes(sentBytes(ranks, gradientBytes)),
-        milliseconds(sliceSeconds(assumptions, ranks, gradientBytes, assumptions.bucketBytes)),
-        milliseconds(ringSeconds(assumptions, ranks, gradientBytes)),
-        milliseconds(halvingSeconds(assumptions, ranks, gradientBytes)),
-      ]),
-    ]),
-  )
-
 /** A backward that skips the gradients of weights takes 2 FLOPs for each weight and token. */
 export const backwardSeconds = ({ tokens, flops }: Assumptions): number => (2 * baseParameters * tokens) / flops
 
+/** What is left of an exchange after backward if each bucket is sent as soon as it is complete. */
 function exposed(assumptions: Assumptions, ranks: number, { readyBytes }: Adapter): number {
   const backward = backwardSeconds(assumptions)
   const ready = readyBytes.map((bytes, block) => ({ seconds: (backward * (BLOCKS - block)) / BLOCKS, bytes }))
   return exposedSeconds(assumptions, ranks, ready.reverse(), backward, assumptions.bucketBytes)
 }
 
-const overlap = (assumptions: Assumptions): Table =>
-  table(
-    `Ms of the exchange that would be left after a backward of ${milliseconds(backwardSeconds(assumptions))} ms if each bucket ` +
-      'were sent as soon as it is complete',
-    ['ranks', ...adapters.flatMap(({ title }) => [`${title.split(',')[0]}: after`, 'overlapped'])],
+const exchange = (assumptions: Assumptions): Table => {
+  const { bucketBytes } = assumptions
+  const cells = (ranks: number, { gradientBytes }: Adapter): string[] => [
+    megabytes(sentBytes(ranks, gradientBytes)),
+    milliseconds(sliceSeconds(assumptions, ranks, gradientBytes, bucketBytes)),
+    milliseconds(ringSeconds(assumptions, ranks, gradientBytes)),
+    milliseconds(halvingSeconds(assumptions, ranks, gradientBytes)),
+  ]
+  return table(
+    `${lora.title}, and ${equalRank.title}: MB that a rank sends per step, and ms of the exchange in the order of ranks, by a ring, ` +
+      `and by recursive halving and doubling; and what a backward of ${milliseconds(backwardSeconds(assumptions))} ms would leave ` +
+      'of the first if each bucket were sent as soon as it is complete',
+    ['ranks', ...['LoRA', 'Lily'].flatMap((name) => [`${name}: MB`, 'ms', 'ring', 'halving']), ...LEFT],
     RANKS.map((ranks) => [
       String(ranks),
-      ...adapters.flatMap((adapter) => [
-        milliseconds(sliceSeconds(assumptions, ranks, adapter.gradientBytes, assumptions.bucketBytes)),
-        milliseconds(exposed(assumptions, ranks, adapter)),
-      ]),
+      ...[lora, equalRank].flatMap((adapter) => cells(ranks, adapter)),
+      ...[lora, equalSize].map((adapter) => milliseconds(exposed(assumptions, ranks, adapter))),
     ]),
   )
+}
 
-export const tablesOf = (assumptions: Assumptions): Table[] => [
-  sizes(assumptions),
-  exchange(assumptions),
-  overlap(assumptions),
-]
+/** Lily of equal rank fits in one bucket. */
+const LEFT = ['left of LoRA', 'of Lily of equal size']
 
+export const tablesOf = (assumptions: Assumptions): Table[] => [sizes(assumptions), exchange(assumptions)]

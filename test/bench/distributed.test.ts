@@ -13,6 +13,7 @@ import {
   type Network,
   ringSeconds,
   sentBytes,
+  sentMessages,
   sliceSeconds,
 } from '../../bench/distributed/network.js'
 import { gradientOf, hashOf, type Reply, type Request, type Way } from '../../bench/distributed/protocol.js'
@@ -103,14 +104,17 @@ test('ranks have other gradients, and parts of an array the hash of the whole', 
 const network: Network = { alpha: 2, beta: 10 }
 
 test('the model counts messages', () => {
-  // 3 of 4 slices of 100 bytes to others, and the sums of one's own to 3 others.
+  // A rank of four sends three quarters of the gradients to their owners, and its own quarter of the sums to three others.
   expect(sentBytes(4, 400)).toBe(600)
   expect(ringSeconds(network, 4, 400)).toBeCloseTo(6 * (2 + 100 / 10), 9)
   expect(halvingSeconds(network, 4, 400)).toBeCloseTo(2 * (2 + 200 / 10) + 2 * (2 + 100 / 10), 9)
-  const headers = 3 * (2 + 256 / 10)
-  expect(sliceSeconds(network, 4, 400, 400)).toBeCloseTo(headers + 6 * (2 + 100 / 10), 9)
-  // Buckets of 160, 160 and 80 bytes.
-  expect(sliceSeconds(network, 4, 400, 160)).toBeCloseTo(headers + 12 * (2 + 40 / 10) + 6 * (2 + 20 / 10), 9)
+  const [piece, header] = [2 ** 17, 144]
+  // A piece for each rank, then four for each, and pieces of a quarter of a bucket.
+  expect(sentMessages(4, 4 * piece, Infinity)).toBe(3 + 6)
+  expect(sentMessages(4, 16 * piece, Infinity)).toBe(3 + 24)
+  expect(sentMessages(4, 16 * piece, piece)).toBe(3 + 96)
+  expect(sentMessages(4, 4000, Infinity)).toBe(3 + 1.5)
+  expect(sliceSeconds(network, 4, 16 * piece, Infinity)).toBeCloseTo(3 * (2 + header / 10) + 24 * (2 + piece / 10), 9)
 })
 
 test('what is left after backward is the rest, or what the network has not finished', () => {

@@ -52,7 +52,10 @@ export function programsOf(page: string): Program[] {
  *
  * @param launchers by name: the commands that start each program, such as mpirun with its options
  */
-export function testPrograms(backend: Runs, launchers: Readonly<Record<string, readonly string[]>> = { node: [] }): void {
+export function testPrograms(
+  backend: Runs,
+  launchers: Readonly<Record<string, readonly string[]>> = { node: [] },
+): void {
   const tested = Object.entries(pages).filter(([, counts]) => counts[backend] !== undefined)
   describe.each(tested)('%s', (page, counts) => {
     const programs = programsOf(page).filter(({ source }) => requiredBy(source) === backend)
