@@ -56,7 +56,7 @@ for (;;) {
   // That of rank 0; undefined at the end of stdin.
   const [given] = await mpi.allGather(line)
   if (given === undefined) break
-  const request = JSON.parse(given as string) as Request
+  const request = JSON.parse(given) as Request
   send(
     request.request === 'open' ? await open(request.bytes) : await sample(request.way, request.warmup, request.calls),
   )
