@@ -13,7 +13,7 @@ export interface Network {
 /** Of the header of an operation, and the least and the most of a piece of an array: as in native/mpi. */
 const [HEADER_BYTES, LEAST_PIECE, LARGEST_PIECE] = [144, 4 * 2 ** 10, 128 * 2 ** 10]
 
-/** By every algorithm here. */
+/** In the order of ranks, and by a ring. */
 export const sentBytes = (ranks: number, bytes: number): number => (2 * (ranks - 1) * bytes) / ranks
 
 /**
@@ -33,10 +33,6 @@ export const sliceSeconds = (network: Network, ranks: number, bytes: number, buc
 /** A ring: 2 (n - 1) steps, each of which sends a message and waits for one. */
 export const ringSeconds = ({ alpha, beta }: Network, ranks: number, bytes: number): number =>
   2 * (ranks - 1) * alpha + sentBytes(ranks, bytes) / beta
-
-/** Recursive halving and doubling: 2 log2 n steps, for powers of two. The bytes are those of a ring. */
-export const halvingSeconds = (network: Network, ranks: number, bytes: number): number =>
-  2 * Math.log2(ranks) * network.alpha + sentBytes(ranks, bytes) / network.beta
 
 /** Gradients that are complete together. */
 export interface Ready {

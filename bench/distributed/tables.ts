@@ -1,6 +1,6 @@
 /** The tables of docs/distributed.md that no network has measured. */
 import { type Adapter, adapters, baseParameters, BLOCKS, sharing } from './adapters.js'
-import { exposedSeconds, halvingSeconds, type Network, ringSeconds, sentBytes, sliceSeconds } from './network.js'
+import { exposedSeconds, type Network, ringSeconds, sentBytes, sliceSeconds } from './network.js'
 
 export interface Assumptions extends Network {
   readonly bucketBytes: number
@@ -66,27 +66,23 @@ function exposed(assumptions: Assumptions, ranks: number, { readyBytes }: Adapte
 }
 
 const exchange = (assumptions: Assumptions): Table => {
-  const { bucketBytes } = assumptions
-  const cells = (ranks: number, { gradientBytes }: Adapter): string[] => [
+  const exchangeOf = (ranks: number, { gradientBytes }: Adapter): string[] => [
     megabytes(sentBytes(ranks, gradientBytes)),
-    milliseconds(sliceSeconds(assumptions, ranks, gradientBytes, bucketBytes)),
-    milliseconds(ringSeconds(assumptions, ranks, gradientBytes)),
-    milliseconds(halvingSeconds(assumptions, ranks, gradientBytes)),
+    milliseconds(sliceSeconds(assumptions, ranks, gradientBytes, assumptions.bucketBytes)),
   ]
   return table(
-    `${lora.title}, and ${equalRank.title}: MB that a rank sends per step, and ms of the exchange in the order of ranks, by a ring, ` +
-      `and by recursive halving and doubling; and what a backward of ${milliseconds(backwardSeconds(assumptions))} ms would leave ` +
-      'of the first if each bucket were sent as soon as it is complete',
-    ['ranks', ...['LoRA', 'Lily'].flatMap((name) => [`${name}: MB`, 'ms', 'ring', 'halving']), ...LEFT],
+    `${lora.title}: MB that a rank sends per step, and ms of the exchange in the order of ranks and by a ring; what a backward of ${milliseconds(backwardSeconds(assumptions))} ms would leave of the first, and of that of ` +
+      `${equalSize.title}, if each bucket were sent as soon as it is complete; MB and ms of ${equalRank.title}`,
+    ['ranks', 'LoRA: MB', 'ms', 'ring', 'left', 'equal size: left', 'equal rank: MB', 'ms'],
     RANKS.map((ranks) => [
       String(ranks),
-      ...[lora, equalRank].flatMap((adapter) => cells(ranks, adapter)),
+      ...exchangeOf(ranks, lora),
+      milliseconds(ringSeconds(assumptions, ranks, lora.gradientBytes)),
       ...[lora, equalSize].map((adapter) => milliseconds(exposed(assumptions, ranks, adapter))),
+      // It fits in one bucket, so all of it is left.
+      ...exchangeOf(ranks, equalRank),
     ]),
   )
 }
-
-/** Lily of equal rank fits in one bucket. */
-const LEFT = ['left of LoRA', 'of Lily of equal size']
 
 export const tablesOf = (assumptions: Assumptions): Table[] => [sizes(assumptions), exchange(assumptions)]

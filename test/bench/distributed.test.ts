@@ -9,7 +9,6 @@ import { adapters, BLOCKS } from '../../bench/distributed/adapters.js'
 import { measureBytes } from '../../bench/distributed/measure.js'
 import {
   exposedSeconds,
-  halvingSeconds,
   type Network,
   ringSeconds,
   sentBytes,
@@ -107,7 +106,6 @@ test('the model counts messages', () => {
   // A rank of four sends three quarters of the gradients to their owners, and its own quarter of the sums to three others.
   expect(sentBytes(4, 400)).toBe(600)
   expect(ringSeconds(network, 4, 400)).toBeCloseTo(6 * (2 + 100 / 10), 9)
-  expect(halvingSeconds(network, 4, 400)).toBeCloseTo(2 * (2 + 200 / 10) + 2 * (2 + 100 / 10), 9)
   const [piece, header] = [2 ** 17, 144]
   // A piece for each rank, then four for each, and pieces of a quarter of a bucket.
   expect(sentMessages(4, 4 * piece, Infinity)).toBe(3 + 6)

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { backwardSeconds, DEFAULTS, tablesOf as modelled } from '../../bench/distributed/tables.js'
 import { packageRoot } from '../../lib/binding/root.js'
 
 interface Shape {
@@ -45,7 +46,11 @@ const peers = (name: string) => (JSON.parse(read(`bench/results/${name}.json`)) 
 
 /** The cells of all tables, without the headers. */
 function tablesOf(document: string): string[][][] {
-  const tables = read(document).match(/(?:^\|.*\n)+/gm) ?? []
+  return tablesIn(read(document))
+}
+
+function tablesIn(text: string): string[][][] {
+  const tables = text.match(/(?:^\|.*\n)+/gm) ?? []
   return tables.map((table) =>
     table
       .trimEnd()
@@ -270,6 +275,39 @@ describe('docs/linear.md', () => {
       )
       expectCells(cells, values)
     }
+  })
+})
+
+/** A row of the report of `npm run bench:distributed`. */
+interface DistributedRow {
+  readonly library: string
+  readonly bytes: number
+  readonly results: readonly { readonly way: string; readonly median: number; readonly ratioToC: number }[]
+}
+
+describe('docs/distributed.md', () => {
+  const tables = tablesOf('docs/distributed.md')
+
+  test('has the times of the report', () => {
+    const { rows } = JSON.parse(read('bench/results/distributed-zen5-2-ranks.json')) as { rows: DistributedRow[] }
+    expect(tables[0].map(([library, size]) => [library, size])).toEqual(
+      rows.map(({ library, bytes }) => [library, String(bytes / 2 ** 20)]),
+    )
+    for (const [i, [, , ...cells]] of tables[0].entries()) {
+      const [c, array, model] = rows[i].results
+      expectCells(cells, [...[c, array, model].map(({ median }) => median * 1000), array.ratioToC, model.ratioToC])
+    }
+  })
+
+  test('has the numbers of the model', () => {
+    expect(tables.slice(1)).toEqual(modelled(DEFAULTS).flatMap(({ lines }) => tablesIn(`${lines.join('\n')}\n`)))
+    const [[{ 4: moments }]] = tables.slice(1)
+    expect(read('docs/distributed.md').replace(/\s+/g, ' ')).toMatch(
+      new RegExp(
+        `backward of ${(backwardSeconds(DEFAULTS) * 1e3).toFixed(0)} ms .*` +
+          `${(Number(moments) / 8).toFixed(0)} MB in place of ${Number(moments).toFixed(0)} for LoRA on 8`,
+      ),
+    )
   })
 })
 
