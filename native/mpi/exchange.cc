@@ -10,11 +10,12 @@
 namespace lily::mpi {
 namespace {
 
-// Long enough that a message costs little, and short enough that the terms of a piece stay in the L2 cache.
-constexpr size_t kPieceBytes = size_t{128} << 10;
+// Between two processes of a machine, smaller pieces take longer because there are more messages, and larger ones because
+// no rank adds while others transfer.
+constexpr size_t kPieceBytes = size_t{512} << 10;
 constexpr size_t kLeastPieceBytes = size_t{4} << 10;
 // Per rank.
-constexpr size_t kPiecesUnderWay = 6;
+constexpr size_t kPiecesUnderWay = 4;
 constexpr size_t kAlignment = 64;
 
 size_t divide_up(size_t number, size_t by) { return (number + by - 1) / by; }
@@ -193,19 +194,18 @@ void Exchange::advance(size_t self) {
 
 void Exchange::add_up(const Active &active) const {
   const Piece &piece = pieces_[active.piece];
-  std::vector<const void *> terms;
+  std::vector<Term> terms;
   const char *collected = active.collected;
   for (int rank = 0; rank < world_.size; ++rank) {
-    if (rank == world_.rank) {
-      terms.push_back(active.data);
-    } else {
-      terms.push_back(collected);
-      collected += round_up(piece.bytes);
-    }
+    const char *const data = rank == world_.rank ? active.data : collected;
+    if (rank != world_.rank) collected += round_up(piece.bytes);
+    // The gradients of a rank without a share may be anything: a mean over no tokens is not a number.
+    const float coefficient = (*coefficients_)[static_cast<size_t>(rank)];
+    if (coefficient != 0) terms.push_back({data, coefficient});
   }
   const size_t element_bytes = piece.dtype == LILY_FLOAT32 ? 4 : 2;
-  sum(piece.dtype, static_cast<int64_t>(piece.bytes / element_bytes), terms.data(), coefficients_->data(), world_.size,
-      active.data);
+  sum(piece.dtype, static_cast<int64_t>(piece.bytes / element_bytes), terms.data(),
+      static_cast<int64_t>(terms.size()), active.data);
 }
 
 int Exchange::tag_of(size_t piece) const { return world_.data_tag(piece); }
