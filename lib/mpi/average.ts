@@ -1,19 +1,29 @@
 /** The average of gradients over all ranks. */
+import { bytesOf } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { checkCount, type Known, readProperties } from '../base/options.js'
 import { dtype as dtypeNumbers } from '../binding/slots.js'
 import { backends } from '../memory/backends.js'
 import { CPU } from '../memory/device.js'
 import { type AverageOptions, readWeight } from '../optimiser/distributed.js'
-import { checkParameters, type ParameterOperands, readNames, readParameters } from '../optimiser/parameters.js'
-import { agreed, type Description } from './comparison.js'
-import { checkWritable, onHost, properties, writeBack } from './operands.js'
+import {
+  checkParameters,
+  type ParameterOperands,
+  type Parameters,
+  readNames,
+  readParameters,
+} from '../optimiser/parameters.js'
+import { agreed, type Description, digestOf, type Setting } from './comparison.js'
+import { type Argument, checkWritable, onHost, properties, writeBack } from './operands.js'
 import { checkValue, parametersOf, type Trained } from './parameters.js'
 import { enqueue } from './world.js'
 
 const OPTIONS: Known = new Set<keyof AverageOptions>(['weight', 'bucketBytes'])
 const BUCKET = 32 * 2 ** 20
 const LABEL = 'averageGradients()'
+
+/** The parameters whose values were equal on all ranks when their gradients were first averaged. */
+const compared = new WeakSet<Parameters>()
 
 /**
  * Replaces the gradients of every rank by their weighted average over all ranks, in place:
@@ -26,6 +36,8 @@ const LABEL = 'averageGradients()'
  *
  * {@link AdamW} with the option `distributed` calls this in each step. Until the promise resolves, the gradients must neither be
  * read, written nor moved. Those on a device are copied to the host and back, once the work enqueued on them is complete.
+ *
+ * The first call for a model, or for a Map, also compares the values of the ranks, which are equal after {@link broadcast}.
  *
  * @param of a model, all of whose trainable parameters take part, or parameters by name. On all ranks the names are alike, and
  *   their order, shapes and types
@@ -41,56 +53,72 @@ export async function averageGradients(of: Trained, options: AverageOptions = {}
     bucketBytes:
       given.bucketBytes === undefined ? BUCKET : checkCount('bucketBytes', given.bucketBytes, 4, 2 ** 31 - 1),
   }))
-  const parameters = readGradients(of)
-  const grads = parameters
-    .filter(({ grad }) => grad.byteLength > 0)
-    .map(({ name, grad }) => ({ argument: `${name}.grad`, operand: grad }))
+  const given = parametersOf(of, (model) => model.parameters())
+  const parameters = readGradients(given)
+  const grads = argumentsOf(parameters, 'grad')
   for (const grad of grads) checkWritable(grad)
   await enqueue(LABEL, async ({ mpi }) => {
     if (mpi === null) {
       if (weight === 0) failWithoutShares()
       return
     }
+    const values = compared.has(given) ? null : digestOf((await onHost(argumentsOf(parameters, 'value'))).map(bytesOf))
     const data = await onHost(grads)
     const dtypes = grads.map(({ operand }) => dtypeNumbers[operand.dtype])
     const share = weight === 'sum' ? NaN : weight
-    await agreed(mpi, describe(parameters, weight, bucketBytes), (key) =>
+    await agreed(mpi, describe(parameters, weight, bucketBytes, values), (key) =>
       mpi.reduce(LABEL, key, data, dtypes, share, bucketBytes),
     )
+    compared.add(given)
     writeBack(grads, data)
   })
 }
 
-function readGradients(of: Trained): ParameterOperands[] {
-  const given = parametersOf(of, (model) => model.parameters())
+function readGradients(given: Parameters): ParameterOperands[] {
   const parameters = readParameters(given, readNames(given))
   for (const { name, value } of parameters) checkValue(`${name}.value`, value)
   checkParameters(parameters, new Map())
   return parameters
 }
 
-function describe(parameters: readonly ParameterOperands[], weight: number | 'sum', bucketBytes: number): Description {
-  return {
-    operation: LABEL,
-    tensors: parameters.map(({ name, value, grad }) => ({
-      name,
-      properties: [...properties(value), `with a gradient of type ${grad.dtype}`],
-    })),
-    settings: {
-      weight: {
-        value: weight === 'sum' ? "'sum'" : 'of a number',
-        remedy: "pass weight: 'sum' on all ranks or on none",
-      },
-      bucketBytes: { value: bucketBytes, remedy: 'pass the same bucketBytes on all ranks' },
-      // AdamW goes on with the averages, and adds the squares for a norm in another order.
-      ...(parameters.some(({ value }) => value.device === CPU) && { 'the instruction set': instructionSet() }),
+/** The arrays that have elements. */
+function argumentsOf(parameters: readonly ParameterOperands[], of: 'value' | 'grad'): Argument[] {
+  const all = parameters.map((parameter) => ({ argument: `${parameter.name}.${of}`, operand: parameter[of] }))
+  return all.filter(({ operand }) => operand.byteLength > 0)
+}
+
+/** @param values a digest of the values; null: they were compared before */
+function describe(
+  parameters: readonly ParameterOperands[],
+  weight: number | 'sum',
+  bucketBytes: number,
+  values: string | null,
+): Description {
+  const settings: Record<string, Setting> = {
+    weight: {
+      value: weight === 'sum' ? "'sum'" : 'of a number',
+      remedy: "pass weight: 'sum' on all ranks or on none",
     },
+    bucketBytes: { value: bucketBytes, remedy: 'pass the same bucketBytes on all ranks' },
   }
+  // AdamW goes on with the averages, and adds the squares for a norm in another order.
+  if (parameters.some(({ value }) => value.device === CPU)) settings['the instruction set'] = instructionSet()
+  if (values !== null) {
+    settings['values with the digest'] = {
+      value: values,
+      remedy: 'await broadcast(model) on all ranks once the model is created or read',
+    }
+  }
+  const tensors = parameters.map(({ name, value, grad }) => ({
+    name,
+    properties: [...properties(value), `with a gradient of type ${grad.dtype}`],
+  }))
+  return { operation: LABEL, tensors, settings }
 }
 
 let simd: string | undefined
 
-function instructionSet() {
+function instructionSet(): Setting {
   simd ??= backends()[0].devices[0].simd
   return { value: simd ?? '', remedy: 'set LILY_CPU_ISA on all ranks to one that all processors have' }
 }

@@ -34,7 +34,7 @@ export interface TensorDescription {
 
 const { version } = JSON.parse(readFileSync(`${packageRoot}/package.json`, 'utf8')) as { version: string }
 
-/** Characters of a digest in a key. */
+/** Characters of a digest. */
 const DIGEST = 32
 
 /**
@@ -50,10 +50,16 @@ export async function agreed<T>(
 ): Promise<T> {
   const text = JSON.stringify(description)
   const { operation } = description
-  const digest = createHash('sha256').update(text).digest('hex').slice(0, DIGEST)
-  const result = await settled(call(keyOf(operation, digest)))
+  const result = await settled(call(keyOf(operation, digestOf([text]))))
   if (!isKeys(result)) return result
   throw refused(operation, differenceOfKeys(result) ?? (await differenceOfDescriptions(mpi, operation, text)))
+}
+
+/** A digest of texts and of numbers. */
+export function digestOf(parts: readonly (string | Uint8Array)[]): string {
+  const hash = createHash('sha256')
+  for (const part of parts) hash.update(part)
+  return hash.digest('hex').slice(0, DIGEST)
 }
 
 function isKeys(result: unknown): result is string[] {

@@ -30,3 +30,15 @@ export function launcherOf(environment: Environment): Launcher | null {
 function readSize(text: string | undefined): number | null {
   return text !== undefined && /^[1-9]\d*$/.test(text) ? Number(text) : null
 }
+
+/**
+ * The number of tasks of a job step of Slurm, each of which would be a world of one: srun has started several without the protocol
+ * of a launcher.
+ *
+ * @returns null if srun has started one, or none. The script of sbatch is no task of a step
+ */
+export function tasksWithoutLauncher(environment: Environment): number | null {
+  const { SLURM_STEP_NUM_TASKS } = environment
+  const tasks = launcherOf(environment) === null ? readSize(SLURM_STEP_NUM_TASKS) : null
+  return tasks === 1 ? null : tasks
+}

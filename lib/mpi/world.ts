@@ -5,7 +5,7 @@ import { settled } from '../binding/errors.js'
 import type { NativeMpi } from '../binding/native.js'
 import { agreed } from './comparison.js'
 import { abortAtExit } from './exits.js'
-import { type Launcher, launcherOf } from './launcher.js'
+import { type Launcher, launcherOf, tasksWithoutLauncher } from './launcher.js'
 import { openLibrary, unavailable } from './library.js'
 
 /** Options of {@link init}. */
@@ -114,8 +114,8 @@ export function enqueue<T>(label: string, work: (connected: Connected) => Promis
 function connect(timeout: number): Start {
   const launcher = launcherOf(process.env)
   if (launcher === null) {
-    const world = Object.freeze({ rank: 0, size: 1, library: null })
-    return { timeout, connected: Promise.resolve({ world, mpi: null }), end: () => Promise.resolve() }
+    const connected = Promise.resolve().then(worldOfOne)
+    return { timeout, connected, end: () => connected.then(() => undefined) }
   }
   const job = joinJob(launcher, timeout)
   const connected = job.then(({ mpi, world }) => ({ world, mpi: world.size === 1 ? null : mpi }))
@@ -125,6 +125,15 @@ function connect(timeout: number): Start {
     allowExit()
   }
   return { timeout, connected, end }
+}
+
+function worldOfOne(): Connected {
+  const tasks = tasksWithoutLauncher(process.env)
+  if (tasks === null) return { world: Object.freeze({ rank: 0, size: 1, library: null }), mpi: null }
+  throw unavailable(
+    `srun has started ${tasks} tasks, and none of MPI; start the job with srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH), or ` +
+      'unset SLURM_STEP_NUM_TASKS if each task trains a model of its own',
+  )
 }
 
 async function joinJob(launcher: Launcher, timeout: number) {
