@@ -4,7 +4,7 @@
  * @long
  */
 import { describe, expect, test } from 'vitest'
-import { type Ended, inTurn, libraries, skipWithout, runJob } from '../support/mpi.js'
+import { type Ended, inTurn, libraries, type Library, skipWithout, runJob } from '../support/mpi.js'
 import type { Fault, Input } from './programs/faults.js'
 
 /** The programs of faults and of these jobs would be in the way of each other if this were a value of the program's file. */
@@ -28,7 +28,9 @@ interface Job extends Omit<Input, 'timeout'> {
 }
 
 function jobsOf(fault: Fault): Job[] {
-  return PHASES.filter(({ name }) => !(fault === 'hang' && name === 'in finalize')).map((phase, i) => ({
+  // finalize() ends without the thread of JavaScript, and then this process is on its own.
+  const isOver = (name: string) => name === 'in finalize' && (fault === 'hang' || fault === 'end')
+  return PHASES.filter(({ name }) => !isOver(name)).map((phase, i) => ({
     ...phase,
     fault,
     // Both ranks fail at every operation, one before and the other in it.
@@ -36,9 +38,20 @@ function jobsOf(fault: Fault): Job[] {
   }))
 }
 
+const waitsIn = (operation: string) => (rank: number, victim: number) =>
+  `rank ${rank} of 2 waited ${TIMEOUT / 1000} s in ${operation}\\(\\) for rank ${victim}, which (did not come|do not answer)`
+
+/** What a rank says that has waited for the victim. MPI_Init_thread and MPI_Finalize do not say for whom they wait. */
+const WAITS: Readonly<Record<Input['operation'], (rank: number, victim: number) => string>> = {
+  init: () => 'MPI_Init_thread .* did not return',
+  broadcast: waitsIn('broadcast'),
+  averageGradients: waitsIn('averageGradients'),
+  barrier: waitsIn('barrier'),
+  finalize: (rank, victim) => `${waitsIn('finalize')(rank, victim)}|MPI_Finalize .* did not return`,
+}
+
 /** What the fault of a job should leave in stderr. */
 function expectedText({ fault, operation, when, victim }: Job): RegExp[] {
-  const other = 1 - victim
   if (fault === 'throw') return [new RegExp(`rank ${victim} throws this`)]
   if (fault === 'reject') return [new RegExp(`rank ${victim} rejects with this`)]
   if (fault.startsWith('exit') || fault === 'end') {
@@ -47,21 +60,19 @@ function expectedText({ fault, operation, when, victim }: Job): RegExp[] {
     return [new RegExp(`rank ${victim}.*exit.*code.*finalize\\(\\)`)]
   }
   if (fault === 'kill') return []
-  // The thread of MPI goes on in a rank that hangs, so the other rank waits in the next operation.
-  const at = OPERATIONS.indexOf(operation) + (fault === 'hang' && when === 'in' ? 1 : 0)
-  const waits = OPERATIONS[at]
-  if (waits === 'init') return [new RegExp(`rank ${other} .*init\\(\\)`)]
-  return [
-    new RegExp(
-      `rank ${other} of 2 waited ${TIMEOUT / 1000} s in ${waits}\\(\\) for rank ${victim}, which did not come; the job is aborted`,
-    ),
-  ]
+  const at = OPERATIONS.indexOf(operation)
+  // What the victim has sent before it stops, and what the thread of MPI goes on to do in a rank that hangs, may be all that
+  // the other rank requires: it then waits in the next operation.
+  const waits = when === 'before' ? [operation] : OPERATIONS.slice(at, at + 2)
+  return [new RegExp(waits.map((name) => WAITS[name](1 - victim, victim)).join('|'))]
 }
 
-function problemsOf(job: Job, { code, stderr, left }: Ended): string[] {
+function problemsOf(library: Library, job: Job, { code, stderr, left }: Ended): string[] {
+  // The launcher of MPICH 4.2 ends with 0 after SIGKILL in a few of a hundred jobs on a busy machine, of C programs as well.
+  const mayBeZero = job.fault === 'kill' && library.name === 'MPICH'
   const problems = expectedText(job).flatMap((text) => (text.test(stderr) ? [] : [`expected ${text} in ${stderr}`]))
   if (code === null) problems.push(`hung: ${stderr}`)
-  if (code === 0) problems.push('ended with code 0')
+  if (code === 0 && !mayBeZero) problems.push('ended with code 0')
   return [...problems, ...left.map((command) => `left ${command}`)]
 }
 
@@ -78,7 +89,7 @@ describe.for(libraries)('with $name', ({ library }) => {
           return turn(async () => ({ job, ended: await runJob('faults', { library, ranks: 2, input, limit: 60_000 }) }))
         }),
       )
-      const problems = found.map(({ job, ended }) => [job.name, problemsOf(job, ended)])
+      const problems = found.map(({ job, ended }) => [job.name, problemsOf(library, job, ended)])
       expect(problems).toEqual(found.map(({ job }) => [job.name, []]))
     },
   )
