@@ -64,6 +64,8 @@ function run(folder, options) {
   // The build says why it fails.
   if (!build()) return 1
   const program = ['--import', 'tsx', join(root, 'examples', folder, 'main.ts'), ...options]
+  // A terminal sends Ctrl+C to the example too, which still has results to write.
+  process.on('SIGINT', () => undefined)
   return spawnSync(process.execPath, program, { cwd: root, stdio: 'inherit' }).status ?? 1
 }
 

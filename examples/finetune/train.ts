@@ -1,6 +1,14 @@
 /** A classifier of sentences: the frozen encoder, an adapter in it, and a linear head; and its training. */
 import * as tf from '@tensorflow/tfjs'
-import { AdapterModel, LilyModel, LoraModel, type ModelRouting, ranksForLora, type Tensor } from 'lily-kernels'
+import {
+  AdapterModel,
+  type Distributed,
+  LilyModel,
+  LoraModel,
+  type ModelRouting,
+  ranksForLora,
+  type Tensor,
+} from 'lily-kernels'
 import {
   adaptedLinear,
   AdapterOptimizer,
@@ -212,10 +220,13 @@ export function* batchesOf(
   }
 }
 
-/** AdamW for the adapter and the head. */
-export function optimiserOf({ adapter, variables }: Classifier): AdapterOptimizer {
+/** AdamW for the adapter and the head. With `distributed` its steps average the gradients of all ranks. */
+export function optimiserOf<D extends Distributed | undefined = undefined>(
+  { adapter, variables }: Classifier,
+  distributed?: D,
+): AdapterOptimizer<D> {
   const head = { match: variables.map(({ name }) => name), lr: HEAD_RATE }
-  return new AdapterOptimizer(adapter ?? [], { variables, lr: ADAPTER_RATE, maxNorm: 1, groups: [head] })
+  return new AdapterOptimizer(adapter ?? [], { variables, lr: ADAPTER_RATE, maxNorm: 1, groups: [head], distributed })
 }
 
 /**

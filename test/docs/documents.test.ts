@@ -27,6 +27,7 @@ const documents = [
   'docs/decisions',
   'examples',
   'examples/browser',
+  'examples/distributed',
   'examples/finetune',
   'bench',
   'bench/results',
