@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** `npx lily-kernels`: the command line with its commands bench, doctor, export and inspect. */
+/** `npx lily-kernels`: the command line with its commands bench, doctor, export, inspect and merge. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
@@ -8,6 +8,7 @@ import { benchCommand } from './bench/command.js'
 import { doctorCommand } from './doctor/command.js'
 import { exportCommand } from './export/command.js'
 import { inspectCommand } from './inspect/command.js'
+import { mergeCommand } from './merge/command.js'
 import { reportFailure } from './report/failure.js'
 import { print, note, watchOutput } from './report/print.js'
 import { printableLines } from './report/printable.js'
@@ -16,7 +17,7 @@ function program(): Command {
   const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }
   const command = new Command('lily-kernels')
     .description(
-      'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, export and analysis of trained adapters',
+      'fused Lily and LoRA kernels for Node.js: benchmark, diagnosis of the installation, export, analysis and merging of trained adapters',
     )
     .version(version)
     .configureHelp({ subcommandTerm: (each) => `${each.name()} ${each.usage()}` })
@@ -24,6 +25,7 @@ function program(): Command {
     .addCommand(doctorCommand(version))
     .addCommand(exportCommand())
     .addCommand(inspectCommand(version))
+    .addCommand(mergeCommand())
     .addHelpText(
       'after',
       '\nExit codes: 0 if everything succeeded, 1 after an error, 129 after SIGHUP, 130 after SIGINT, 143 after SIGTERM.\n' +

@@ -125,7 +125,7 @@ export class LoraLayer extends AdapterLayer {
     return { da: gradientOf('da', needs.da, this.a), dRouter: null, db: gradientOf('db', needs.db, this.b) }
   }
 
-  /** @internal A Conv1D of Transformers stores the transpose. */
+  /** @internal GPT-2 in Transformers stores the transpose. */
   override get weightShape(): readonly [number, number] {
     const { inFeatures, outFeatures } = this
     return this.fanInFanOut ? [inFeatures, outFeatures] : [outFeatures, inFeatures]
