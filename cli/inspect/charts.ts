@@ -2,8 +2,8 @@
 import * as Plot from '@observablehq/plot'
 import { max } from 'd3-array'
 import type { SingularValueAnalysis, TargetAnalysis, UpdateAnalysis } from '../../lib/index.js'
-import { cellChart } from '../report/cell-chart.js'
-import { figure, fromZero, heightOfRows, labelled, plot } from '../report/chart.js'
+import { cellChart, cosineScale, weightScale } from '../report/cell-chart.js'
+import { figure, fromZero, heightOfRows, integerTicks, labelled, plot, ranksFromZero } from '../report/chart.js'
 import type { Element } from '../report/document.js'
 import { percent, threeDigits } from '../report/format.js'
 import { legend } from '../report/legend.js'
@@ -57,8 +57,7 @@ function routerMap(target: TargetAnalysis): Element {
     text: isLearned(target) ? 'Weight of each expert by layer.' : 'Mean weight of each expert by layer.',
     cells: cells.map(({ layer, expert, weight }) => ({ x: expert, y: layer, value: weight })),
     rows: labels,
-    max: max(cells, ({ weight }) => Math.abs(weight)) ?? 0,
-    keys: [{ text: 'weight', color: LILY }],
+    scale: weightScale(layers[0].router.weights.length),
   })
 }
 
@@ -69,11 +68,7 @@ function cosines({ experts }: TargetAnalysis): Element {
     text: 'Cosine similarity of each pair of experts, as vectors.',
     cells,
     rows: experts.cosines.map((_, e) => String(e)),
-    max: 1,
-    keys: [
-      { text: 'same direction', color: LILY },
-      { text: 'opposite direction', color: LORA },
-    ],
+    scale: cosineScale,
   })
 }
 
@@ -126,7 +121,7 @@ function effectiveRanks(layers: readonly UpdatedLayer[], color: string, lora?: C
     plot('Effective rank of the update by layer', {
       height: heightOfRows(labels.length),
       marginLeft,
-      x: fromZero([...bars.map(({ rank }) => rank), lora?.rank ?? 0]),
+      x: ranksFromZero([...bars.map(({ rank }) => rank), lora?.rank ?? 0]),
       y: { ...y, type: 'band', padding: 0.25 },
       marks: [
         Plot.barX(bars, {
@@ -161,7 +156,7 @@ function spectra(layers: readonly UpdatedLayer[], color: string, lora?: Compared
       ...(lora === undefined ? [] : [{ text: `rank of ${lora.text}`, color: LORA }]),
     ]),
     plot('Singular values of the update', {
-      x: { label: null, ticks: 6 },
+      x: { label: null, ...integerTicks(1, max(points, ({ i }) => i) ?? 1, 6) },
       y: { domain: [0, 1], label: null, grid: true },
       marks: [
         Plot.line(points, { x: 'i', y: 'share', z: 'layer', stroke: color, strokeOpacity: 0.5, strokeWidth: 1.2 }),

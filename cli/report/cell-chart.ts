@@ -3,10 +3,10 @@ import * as Plot from '@observablehq/plot'
 import { figure, heightOfRows, labelled, plot } from './chart.js'
 import type { Element } from './document.js'
 import { twoDecimals } from './format.js'
-import { type Key, legend } from './legend.js'
+import { ramp } from './legend.js'
 
-const POSITIVE = 'var(--lily)'
-const NEGATIVE = 'var(--lora)'
+const ABOVE = 'var(--lily)'
+const BELOW = 'var(--lora)'
 
 /** Up to this number of columns, cells have room for their numbers. */
 const MAX_NUMBERED_COLUMNS = 8
@@ -18,34 +18,48 @@ export interface Cell {
   readonly value: number
 }
 
+/** A diverging scale of colors around a middle value, which has none. */
+export interface Scale {
+  readonly middle: number
+  /** The distance from the middle at which the color is full. */
+  readonly reach: number
+  /** What the legend says of the lower end, of the middle and of the upper end. */
+  readonly labels: readonly [string, string, string]
+}
+
+export const cosineScale: Scale = { middle: 0, reach: 1, labels: ['-1, opposite', '0', '1, same direction'] }
+
+/** Weights of E experts around 1/E, the weight of each if all are equal. */
+export function weightScale(experts: number): Scale {
+  const middle = 1 / experts
+  return { middle, reach: middle, labels: ['0', `1/E = ${Number(middle.toPrecision(2))}, all equal`, '≥ 2/E'] }
+}
+
 /**
- * Cells with a row for each label and a column for each expert. Opacity shows magnitude, color shows sign: legible in both
- * light and dark mode.
+ * Cells with a row for each label and a column for each expert. Opacity shows the distance from the middle of the scale, color
+ * its side: legible in both light and dark mode.
  */
 export function cellChart({
   title,
   text,
   cells,
   rows,
-  max,
-  keys,
+  scale: { middle, reach, labels },
 }: {
   readonly title: string
   readonly text: string
   readonly cells: readonly Cell[]
   readonly rows: readonly string[]
-  /** The value with full opacity. */
-  readonly max: number
-  readonly keys: readonly Key[]
+  readonly scale: Scale
 }): Element {
   const columns = [...new Set(cells.map(({ x }) => x))]
-  const opacity = ({ value }: Cell) => (max > 0 ? Math.abs(value) / max : 0)
+  const opacity = ({ value }: Cell) => Math.min(1, Math.abs(value - middle) / reach)
   const place = { x: 'x', y: 'y' } as const
   const { marginLeft, y } = labelled(rows)
   return figure(
     title,
     text,
-    legend('dot', keys),
+    ramp([BELOW, 'var(--surface)', ABOVE], labels),
     plot(text, {
       height: heightOfRows(rows.length),
       marginLeft,
@@ -55,7 +69,7 @@ export function cellChart({
         Plot.cell(cells, {
           ...place,
           inset: 0.5,
-          fill: ({ value }: Cell) => (value < 0 ? NEGATIVE : POSITIVE),
+          fill: ({ value }: Cell) => (value < middle ? BELOW : ABOVE),
           fillOpacity: opacity,
           stroke: 'var(--line)',
           title: ({ x, y, value }: Cell) => `${y}, expert ${x}: ${value.toFixed(3)}`,
@@ -63,7 +77,7 @@ export function cellChart({
         Plot.text(columns.length <= MAX_NUMBERED_COLUMNS ? cells : [], {
           ...place,
           text: ({ value }: Cell) => twoDecimals(value),
-          fill: (cell: Cell) => (opacity(cell) > 0.55 ? 'var(--surface)' : 'var(--text)'),
+          fill: (cell: Cell) => (opacity(cell) > 0.65 ? 'var(--surface)' : 'var(--text)'),
           fontSize: 10,
         }),
       ],

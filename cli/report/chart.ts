@@ -1,6 +1,6 @@
 /** Charts drawn by Observable Plot into SVG, so that the page contains no scripts. */
 import * as Plot from '@observablehq/plot'
-import { max } from 'd3-array'
+import { max, ticks } from 'd3-array'
 import { document, type Element, h } from './document.js'
 
 /** The column width of a phone. Wider screens scale the chart up slightly, so text is legible on both. */
@@ -69,6 +69,18 @@ export const fromZero = (values: readonly number[]): Plot.ScaleOptions => ({
   grid: true,
   ticks: 5,
 })
+
+/** About `count` ticks between two values of a quantity that is an integer, such as a step. */
+export const integerTicks = (from: number, to: number, count: number): Plot.ScaleOptions => ({
+  ticks: ticks(from, to, count).filter(Number.isInteger),
+  tickFormat: String,
+})
+
+/** {@link fromZero} for ranks. It ends at an integer, as the rank of a matrix does; effective ranks lie between. */
+export function ranksFromZero(values: readonly number[]): Plot.ScaleOptions {
+  const end = Math.ceil(max(values) || 1)
+  return { ...fromZero([end]), ...integerTicks(0, end, 5) }
+}
 
 /** A logarithmic scale over values, with as many round ticks as fit. */
 export function logarithmic(values: readonly number[]): Plot.ScaleOptions {

@@ -10,6 +10,15 @@ export type Key = {
   readonly mark?: string
 }
 
+/** A legend with a continuous scale of colors, and a label at its beginning, in its middle and at its end. */
+export const ramp = (colors: readonly string[], labels: readonly [string, string, string]): Element =>
+  h(
+    'div',
+    { class: 'ramp' },
+    h('span', { style: `background: linear-gradient(to right, ${colors.join(', ')})` }),
+    ...labels.map((text) => h('span', {}, text)),
+  )
+
 /** A legend with lines or dots as samples. */
 export function legend(kind: 'line' | 'dot', keys: readonly Key[]): Element {
   return h(

@@ -38,6 +38,9 @@ code { font: .85em ui-monospace, 'SF Mono', Menlo, Consolas, monospace; overflow
 .legend li { display: flex; align-items: center; gap: .4rem; }
 .legend .line { width: 1.3rem; height: 0; }
 .legend .dot { width: .65rem; height: .65rem; border-radius: 50%; }
+.ramp { display: grid; grid-template-columns: 1fr auto 1fr; gap: .15rem .6rem; margin: .45rem 0 .5rem; color: var(--muted); font-size: .8rem; line-height: 1.4; }
+.ramp > :first-child { grid-column: 1 / -1; height: .7rem; border: 1px solid var(--line); border-radius: 3px; }
+.ramp > :last-child { text-align: right; }
 .plot { --plot-background: var(--surface); display: block; width: 100%; height: auto; overflow: visible; }
 .box { overflow-x: auto; margin-bottom: .8rem; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; }

@@ -1,9 +1,9 @@
 /** The results as one HTML file. */
 import * as Plot from '@observablehq/plot'
-import { mean } from 'd3-array'
+import { max, mean, min } from 'd3-array'
 import type { ModelRouting } from 'lily-kernels'
-import { cellChart } from '../../cli/report/cell-chart.js'
-import { figure, labelled, plot } from '../../cli/report/chart.js'
+import { cellChart, cosineScale, weightScale } from '../../cli/report/cell-chart.js'
+import { figure, integerTicks, labelled, plot, ranksFromZero } from '../../cli/report/chart.js'
 import { type Element, h, htmlPage } from '../../cli/report/document.js'
 import {
   charts,
@@ -135,6 +135,9 @@ function resultsTable(results: Results): Element {
   return scrollable('Results', tableOf(head, rows))
 }
 
+const stepTicks = (points: readonly { readonly step: number }[]) =>
+  integerTicks(min(points, ({ step }) => step) ?? 0, max(points, ({ step }) => step) ?? 0, 6)
+
 /** Steps whose mean a curve shows. */
 const WINDOW = 8
 
@@ -152,7 +155,7 @@ function losses(results: Results): Element {
     `Of the training batches by step: mean over the seeds and the last ${WINDOW} steps.`,
     legend('line', keysOf(variantsOf(results))),
     plot('Loss by step', {
-      x: { label: 'step', ticks: 6 },
+      x: { label: 'step', ...stepTicks(points) },
       y: { label: null, grid: true, zero: true },
       marks: [
         Plot.line(points, {
@@ -188,7 +191,7 @@ function accuracyByStep(results: Results): Element {
     `On ${results.sentences.curve} held-out sentences, in percent: each seed, and the mean.`,
     legend('line', keysOf(variantsOf(results))),
     plot('Accuracy by step', {
-      x: { label: 'step', ticks: 6 },
+      x: { label: 'step', ...stepTicks(means) },
       y: { label: null, grid: true },
       marks: [
         Plot.line(means, { x: 'step', y: 'accuracy', z: nameOf, stroke: colorOf, strokeWidth: 1.8 }),
@@ -241,19 +244,14 @@ function lilyCharts({ analyses }: Results, routing: ModelRouting): Element[] {
       text: 'Weight of each expert, by layer; that of a router is the mean on held-out sentences.',
       cells: weights,
       rows: layers.map(({ name }) => name),
-      max: Math.max(...weights.map(({ value }) => value)),
-      keys: [{ text: 'weight', color: COLORS.lily }],
+      scale: weightScale(lily.numB),
     }),
     cellChart({
       title: `Experts of ${name}`,
       text: 'Cosine similarity of the experts of each block, as vectors.',
       cells: cosines,
       rows: [...new Set(cosines.map(({ y }) => y))],
-      max: 1,
-      keys: [
-        { text: 'same direction', color: 'var(--lily)' },
-        { text: 'opposite direction', color: 'var(--lora)' },
-      ],
+      scale: cosineScale,
     }),
   ]
 }
@@ -286,7 +284,7 @@ function rankChart({ routings, analyses: { lily, lora } }: Results): Element[] {
         height: 52 + 17 * adapters.length * names.length,
         marginLeft,
         marginRight: 34,
-        x: { label: null, grid: true, ticks: 5, zero: true },
+        x: ranksFromZero(bars.map(({ rank }) => rank)),
         fy: { domain: names, label: null, padding: 0.25 },
         y: { domain: adapters.map(nameOf), axis: null, padding: 0.1 },
         marks: [

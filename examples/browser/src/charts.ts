@@ -1,5 +1,6 @@
 /** Charts drawn by Observable Plot, as wide as a phone; wider columns scale them. */
 import * as Plot from '@observablehq/plot'
+import { ticks } from 'd3-array'
 import { h } from './dom.js'
 
 const WIDTH = 360
@@ -59,20 +60,38 @@ export interface Key {
   readonly isHollow?: boolean
 }
 
-/** A chart with its title, caption and legend. */
-export function figure(title: string, text: string, keys: readonly Key[], chart: Element): HTMLElement {
-  const legend = keys.map(({ text, color, isHollow }) => {
+function legendOf(keys: readonly Key[]): HTMLElement[] {
+  if (keys.length === 0) return []
+  const items = keys.map(({ text, color, isHollow }) => {
     const dot = h('span', { class: isHollow === true ? 'dot hollow' : 'dot', style: `color: ${color}` })
     return h('li', {}, dot, text)
   })
+  return [h('ul', { class: 'legend' }, ...items)]
+}
+
+/** A legend with a continuous scale of colours, and a label at its beginning, in its middle and at its end. */
+export function ramp(colors: readonly string[], labels: readonly [string, string, string]): HTMLElement {
+  const bar = h('span', { style: `background: linear-gradient(to right, ${colors.join(', ')})` })
+  return h('div', { class: 'ramp' }, bar, ...labels.map((text) => h('span', {}, text)))
+}
+
+/** A chart with its title, caption and legend. */
+export function figure(title: string, text: string, legend: readonly Key[] | HTMLElement, chart: Element): HTMLElement {
+  const caption = h('figcaption', {}, h('strong', {}, title), h('p', {}, text))
   return h(
     'figure',
     { class: 'chart' },
-    h('figcaption', {}, h('strong', {}, title), h('p', {}, text)),
-    ...(legend.length === 0 ? [] : [h('ul', { class: 'legend' }, ...legend)]),
+    caption,
+    ...(legend instanceof HTMLElement ? [legend] : legendOf(legend)),
     chart,
   )
 }
+
+/** About five ticks from 0 to the end of an axis of integers, such as steps. */
+export const integerTicks = (end: number): Plot.ScaleOptions => ({
+  ticks: ticks(0, end, 5).filter(Number.isInteger),
+  tickFormat: String,
+})
 
 /** A logarithmic scale over values, with as many round ticks as fit. */
 export function logarithmic(values: readonly number[]): Plot.ScaleOptions {

@@ -1,7 +1,7 @@
 /** The charts of one target. */
 import * as Plot from '@observablehq/plot'
 import type { SingularValueAnalysis, TargetAnalysis } from 'lily-kernels'
-import { figure, heightOfRows, type Key, labelled, LILY, LORA, plot } from '../charts.js'
+import { figure, heightOfRows, integerTicks, labelled, LILY, LORA, plot, ramp } from '../charts.js'
 import { threeDigits, twoDecimals } from '../format.js'
 import { RANDOM_TOKENS } from './random-inputs.js'
 
@@ -33,8 +33,7 @@ export function mixtureMap({ layers }: TargetAnalysis, isLearned: boolean): HTML
     text,
     cells,
     labels,
-    Math.max(...cells.map(({ value }) => Math.abs(value))),
-    [{ text: 'weight', color: LILY }],
+    weightScale(layers[0].router.weights.length),
   )
 }
 
@@ -43,10 +42,7 @@ export function cosineMap({ experts }: TargetAnalysis): HTMLElement {
   const cells = experts.cosines.flatMap((row, e) =>
     row.map((value, f) => ({ x: f, y: String(e), value, title: `experts ${e} and ${f}` })),
   )
-  return cellChart('Experts', 'Cosine of each pair of experts, as vectors.', cells, labels, 1, [
-    { text: 'same direction', color: LILY },
-    { text: 'opposite direction', color: LORA },
-  ])
+  return cellChart('Experts', 'Cosine of each pair of experts, as vectors.', cells, labels, COSINES)
 }
 
 interface Cell {
@@ -56,17 +52,32 @@ interface Cell {
   readonly title: string
 }
 
-/** Opacity shows magnitude, and colour shows sign: legible in light and in dark colours. */
+/** A diverging scale of colours around a middle value, which has none. */
+interface Scale {
+  readonly middle: number
+  /** The distance from the middle at which the colour is full. */
+  readonly reach: number
+  readonly labels: readonly [string, string, string]
+}
+
+const COSINES: Scale = { middle: 0, reach: 1, labels: ['-1, opposite', '0', '1, same direction'] }
+
+/** Weights of E experts around 1/E, the weight of each if all are equal. */
+function weightScale(experts: number): Scale {
+  const middle = 1 / experts
+  return { middle, reach: middle, labels: ['0', `1/E = ${Number(middle.toPrecision(2))}, all equal`, '≥ 2/E'] }
+}
+
+/** Opacity shows the distance from the middle, and colour its side: legible in light and in dark colours. */
 function cellChart(
   title: string,
   text: string,
   cells: readonly Cell[],
   rows: readonly string[],
-  max: number,
-  keys: readonly Key[],
+  { middle, reach, labels }: Scale,
 ): HTMLElement {
   const columns = [...new Set(cells.map(({ x }) => x))]
-  const opacity = ({ value }: Cell) => (max > 0 ? Math.abs(value) / max : 0)
+  const opacity = ({ value }: Cell) => Math.min(1, Math.abs(value - middle) / reach)
   const place = { x: 'x', y: 'y' } as const
   const { marginLeft, y } = labelled(rows)
   const values = cells.map(({ title, value }) => `${title}: ${twoDecimals(value)}`).slice(0, 64)
@@ -79,7 +90,7 @@ function cellChart(
       Plot.cell(cells, {
         ...place,
         inset: 0.5,
-        fill: ({ value }: Cell) => (value < 0 ? LORA : LILY),
+        fill: ({ value }: Cell) => (value < middle ? LORA : LILY),
         fillOpacity: opacity,
         stroke: 'var(--line)',
         title: ({ title, value }: Cell) => `${title}: ${value.toFixed(3)}`,
@@ -92,7 +103,7 @@ function cellChart(
       }),
     ],
   })
-  return figure(title, text, keys, chart)
+  return figure(title, text, ramp([LORA, 'var(--surface)', LILY], labels), chart)
 }
 
 interface UpdatedLayer {
@@ -105,6 +116,8 @@ export function effectiveRanks(layers: readonly UpdatedLayer[], color: string, l
   const labels = layerLabels(layers)
   const { marginLeft, y } = labelled(labels)
   const bars = layers.map(({ update }, l) => ({ layer: labels[l], ...update }))
+  // From 0 to 0, as of an adapter that is not trained, bars would fill the chart.
+  const end = Math.ceil(Math.max(lora ?? 0, ...bars.map(({ effectiveRank }) => effectiveRank)) || 1)
   const values = bars.map(({ layer, effectiveRank }) => `${layer}: ${effectiveRank.toFixed(1)}`)
   const text =
     'Number of directions of the update of a layer: exp of the entropy of its singular values.' +
@@ -112,12 +125,11 @@ export function effectiveRanks(layers: readonly UpdatedLayer[], color: string, l
   const chart = plot(`Effective rank by layer. ${values.join('; ')}`, {
     height: heightOfRows(labels.length),
     marginLeft,
-    // From 0 to 0, as of an adapter that is not trained, bars would fill the chart.
     x: {
-      domain: [0, Math.max(lora ?? 0, ...bars.map(({ effectiveRank }) => effectiveRank)) || 1],
+      domain: [0, end],
       label: 'effective rank',
       grid: true,
-      ticks: 5,
+      ...integerTicks(end),
       labelAnchor: 'center',
       labelArrow: 'none',
     },

@@ -1,7 +1,7 @@
 /** A training with its curve, which grows as it runs. */
 import * as Plot from '@observablehq/plot'
 import type { BackendPanel } from '../backend-panel.js'
-import { figure, LILY, plot } from '../charts.js'
+import { figure, integerTicks, LILY, plot } from '../charts.js'
 import { h, notice, pause, table } from '../dom.js'
 import { errorNotice, explain } from '../errors.js'
 import { type OnProgress, Task } from '../task.js'
@@ -56,7 +56,7 @@ function curve(losses: readonly Step[], steps: number): HTMLElement {
   const [first, last] = [losses[0], losses[losses.length - 1]]
   const text = `The loss was ${first.loss.toFixed(4)} at first and is ${last.loss.toFixed(4)} at step ${last.step}.`
   const chart = plot(text, {
-    x: { domain: [0, steps], label: 'step', labelAnchor: 'center', labelArrow: 'none', ticks: 5 },
+    x: { domain: [0, steps], label: 'step', labelAnchor: 'center', labelArrow: 'none', ...integerTicks(steps) },
     y: { domain: [0, first.loss], label: 'loss', grid: true, ticks: 5, labelArrow: 'none', nice: true },
     marks: [
       Plot.ruleY([0]),
