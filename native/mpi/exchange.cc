@@ -10,8 +10,8 @@
 namespace lily::mpi {
 namespace {
 
-// Between two processes of a machine, smaller pieces take longer because there are more messages, and larger ones because
-// no rank adds while others transfer.
+// Between two processes of a machine, smaller pieces take longer because there are more messages, and larger ones
+// because no rank adds while others transfer.
 constexpr size_t kPieceBytes = size_t{512} << 10;
 constexpr size_t kLeastPieceBytes = size_t{4} << 10;
 // Per rank.
@@ -34,11 +34,12 @@ void Messages::receive(void *data, size_t bytes, int from, int tag, size_t owner
 }
 
 void Messages::idle() {
+  // Longer than a message takes: the library transfers while it is asked.
+  constexpr std::chrono::milliseconds kBusy{50};
+  if (world_.idle(kBusy)) return;
   std::vector<int> ranks;
   for (const Pending &each : pending_) ranks.push_back(each.peer);
-  std::sort(ranks.begin(), ranks.end());
-  ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
-  world_.idle("do not answer", ranks, false);
+  world_.time_out(ranks, "did not answer");
 }
 
 Exchange::Exchange(World &world, const std::vector<Array> &arrays, size_t bucket_bytes)
@@ -204,8 +205,8 @@ void Exchange::add_up(const Active &active) const {
     if (coefficient != 0) terms.push_back({data, coefficient});
   }
   const size_t element_bytes = piece.dtype == LILY_FLOAT32 ? 4 : 2;
-  sum(piece.dtype, static_cast<int64_t>(piece.bytes / element_bytes), terms.data(),
-      static_cast<int64_t>(terms.size()), active.data);
+  sum(piece.dtype, static_cast<int64_t>(piece.bytes / element_bytes), terms.data(), static_cast<int64_t>(terms.size()),
+      active.data);
 }
 
 int Exchange::tag_of(size_t piece) const { return world_.data_tag(piece); }

@@ -144,7 +144,7 @@ void prepare_for_threads() {
 bool has(const std::string &text, const char *part) { return text.find(part) != std::string::npos; }
 
 // Null: the library is none of MPI, or not one that this file has the constants of; `reason` says why.
-std::unique_ptr<Library> recognise(void *opened, std::string *reason) {
+std::unique_ptr<Library> recognise(const std::string &name, void *opened, std::string *reason) {
   Symbols symbols(opened);
   int (*get_version)(char *, int *) = nullptr;
   symbols.get("MPI_Get_library_version", &get_version);
@@ -161,9 +161,17 @@ std::unique_ptr<Library> recognise(void *opened, std::string *reason) {
   std::unique_ptr<Library> library;
   const char *implementation = nullptr;
   // A library of MPI 5 has the function also if its handles are not those of the standard; the version is then -1.
-  int major = -1, minor = -1;
-  int (*get_abi)(int *, int *) = reinterpret_cast<int (*)(int *, int *)>(symbols.find("MPI_Abi_get_version"));
-  if (get_abi != nullptr && get_abi(&major, &minor) == 0 && major >= 1) {
+  // MPICH 4.3 has a draft of the standard with other values.
+  int abi = -1, abi_minor = -1, standard = 0, standard_minor = 0;
+  const auto get_abi = reinterpret_cast<int (*)(int *, int *)>(symbols.find("MPI_Abi_get_version"));
+  const auto get_standard = reinterpret_cast<int (*)(int *, int *)>(symbols.find("MPI_Get_version"));
+  if (get_abi != nullptr) get_abi(&abi, &abi_minor);
+  if (get_standard != nullptr) get_standard(&standard, &standard_minor);
+  if (abi >= 1 ? standard < 5 : has(name, "libmpi_abi")) {
+    *reason = "has a draft of the standard ABI, not that of MPI 5: " + version;
+    return nullptr;
+  }
+  if (abi >= 1) {
     implementation = "MPI ABI";
     library =
         make_library<void *>(symbols, {standard_handle(0x101), standard_handle(0x247), standard_handle(0x142), 2048});
@@ -203,7 +211,7 @@ Library *open_library(const std::vector<std::string> &candidates, std::vector<st
       continue;
     }
     std::string reason;
-    std::unique_ptr<Library> library = recognise(opened, &reason);
+    std::unique_ptr<Library> library = recognise(name, opened, &reason);
     if (library != nullptr) {
       library->name = name;
       return library.release();

@@ -29,9 +29,8 @@ void sum_block(int64_t begin, int64_t count, const Term *terms, int64_t term_cou
   const Scaled<Element> first(terms[0], begin), last(terms[term_count - 1], begin);
   out += begin;
   if (term_count == 1) {
-    for_vectors(count, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
-      store_up_to(out + i, first.at(i, lanes), lanes);
-    });
+    for_vectors(count, [&](int64_t i, int64_t lanes)
+                           __attribute__((always_inline)) { store_up_to(out + i, first.at(i, lanes), lanes); });
     return;
   }
   if (term_count == 2) {
@@ -42,14 +41,12 @@ void sum_block(int64_t begin, int64_t count, const Term *terms, int64_t term_cou
   }
   alignas(64) float sums[kBlock];
   const Scaled<Element> second(terms[1], begin);
-  for_vectors(count, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
-    store(sums + i, first.at(i, lanes) + second.at(i, lanes));
-  });
+  for_vectors(count, [&](int64_t i, int64_t lanes)
+                         __attribute__((always_inline)) { store(sums + i, first.at(i, lanes) + second.at(i, lanes)); });
   for (int64_t r = 2; r < term_count - 1; ++r) {
     const Scaled<Element> term(terms[r], begin);
-    for_vectors(count, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
-      store(sums + i, load(sums + i) + term.at(i, lanes));
-    });
+    for_vectors(count, [&](int64_t i, int64_t lanes)
+                           __attribute__((always_inline)) { store(sums + i, load(sums + i) + term.at(i, lanes)); });
   }
   for_vectors(count, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
     store_up_to(out + i, load(sums + i) + last.at(i, lanes), lanes);

@@ -76,15 +76,15 @@ void Thread::run() {
     std::unique_ptr<Task> task;
     {
       std::unique_lock<std::mutex> lock(mutex_);
-      changed_.wait(lock, [this] { return !tasks_.empty() || abort_.code != 0; });
-      if (abort_.code == 0) {
+      changed_.wait(lock, [this] { return !tasks_.empty() || abort_code_ != 0; });
+      if (abort_code_ == 0) {
         task = std::move(tasks_.front());
         tasks_.pop_front();
       }
     }
     if (task == nullptr) {
-      if (world_ != nullptr) world_->abort(abort_.code);
-      _exit(abort_.code);
+      if (world_ != nullptr) world_->abort(abort_code_);
+      _exit(abort_code_);
     }
     try {
       task->run(*this);
@@ -116,7 +116,7 @@ std::string Thread::initialise() {
     ends_ = true;
     return library_.name + " (" + library_.version + ") does not grant MPI_THREAD_SERIALIZED";
   }
-  world_ = std::make_unique<World>(library_, rank, size, timeout_, abort_);
+  world_ = std::make_unique<World>(library_, rank, size, timeout_, abort_code_);
   return "";
 }
 
@@ -136,11 +136,11 @@ void Thread::abort(const std::string &text, int code) {
   if (!text.empty()) write_line(text);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    abort_.code = code;
+    abort_code_ = code;
     changed_.notify_all();
   }
   // The thread ends the process, unless it is in a function of MPI that does not return.
-  std::this_thread::sleep_for(std::chrono::seconds(3));
+  std::this_thread::sleep_for(kAbortTime);
   _exit(code);
 }
 

@@ -34,6 +34,7 @@ class Thread {
   bool has_ended() const { return ends_; }
   void join() { thread_.join(); }
 
+  bool is_aborting() const { return abort_code_ != 0; }
   // Writes the text and ends the job and this process, from another thread, whatever this one is doing.
   [[noreturn]] void abort(const std::string &text, int code);
 
@@ -47,7 +48,7 @@ class Thread {
 
   Library &library_;
   const double timeout_;
-  AbortRequest abort_;
+  AbortCode abort_code_{0};
   std::unique_ptr<World> world_;  // null: MPI is not in use
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -66,15 +66,21 @@ void write_line(const std::string &text) {
   }
 }
 
-World::World(Library &library, int rank, int size, double timeout, const AbortRequest &abort)
+World::World(Library &library, int rank, int size, double timeout, AbortCode &abort_code)
     : rank(rank),
       size(size),
       library_(library),
       timeout_(timeout),
-      abort_(abort),
+      abort_code_(abort_code),
       headers_(static_cast<size_t>(size)) {}
 
 void World::abort(int code) {
+  abort_code_ = code;
+  // MPI_Abort waits for the launcher, which may be gone.
+  std::thread([code] {
+    std::this_thread::sleep_for(kAbortTime);
+    _exit(code);
+  }).detach();
   library_.abort(code);
   _exit(code);
 }
@@ -104,22 +110,23 @@ bool World::test(Request *request) {
   return is_done;
 }
 
-void World::begin_wait() { waits_since_ = Clock::now(); }
-
-void World::idle(const char *what, const std::vector<int> &ranks, bool may_sleep) {
-  if (const int code = abort_.code.load(std::memory_order_relaxed)) abort(code);
+bool World::idle(std::chrono::milliseconds busy) {
+  if (const int code = abort_code_.load(std::memory_order_relaxed)) abort(code);
   const Clock::duration waited = Clock::now() - waits_since_;
-  if (std::chrono::duration<double>(waited).count() > timeout_) {
-    abort_with("waited " + seconds(timeout_) + " in " + label_ + " for " + listed(ranks) + ", which " + what);
-  }
-  constexpr Clock::duration kSpin = std::chrono::microseconds(20), kYield = std::chrono::milliseconds(1),
-                            kLongest = std::chrono::microseconds(500);
-  if (waited < kSpin) return;
-  if (!may_sleep || waited < kYield) {
+  constexpr Clock::duration kSpin = std::chrono::microseconds(20), kLongest = std::chrono::microseconds(500);
+  if (waited < kSpin) return true;
+  if (waited < busy) {
     sched_yield();
   } else {
     std::this_thread::sleep_for(std::min(waited / 16, kLongest));
   }
+  return std::chrono::duration<double>(waited).count() < timeout_;
+}
+
+void World::time_out(std::vector<int> ranks, const char *what) {
+  std::sort(ranks.begin(), ranks.end());
+  ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
+  abort_with("waited " + seconds(timeout_) + " in " + label_ + " for " + listed(ranks) + ", which " + what);
 }
 
 char *World::scratch(size_t bytes) {
@@ -142,37 +149,31 @@ Outcome World::exchange_headers(const Call &call, uint64_t digest, uint64_t byte
   struct Pending {
     Request request;
     int peer;
-    bool is_receive;
   };
   std::vector<Pending> pending;
   pending.reserve(2 * static_cast<size_t>(size));
   for (int step = 1; step < size; ++step) {
     const int from = (rank + size - step) % size;
-    pending.push_back({0, from, true});
+    pending.push_back({0, from});
     receive(&headers_[static_cast<size_t>(from)], sizeof(Header), from, header_tag(), &pending.back().request);
   }
   for (int step = 1; step < size; ++step) {
     const int to = (rank + step) % size;
-    pending.push_back({0, to, false});
+    pending.push_back({0, to});
     send(&own, sizeof(Header), to, header_tag(), &pending.back().request);
   }
+  // Other ranks may still compute.
+  constexpr std::chrono::milliseconds kBusy{1};
   while (true) {
     const auto is_done = [this](Pending &each) { return test(&each.request); };
     const auto left = std::remove_if(pending.begin(), pending.end(), is_done);
     const bool has_progress = left != pending.end();
     pending.erase(left, pending.end());
     if (pending.empty()) break;
-    if (has_progress) continue;
+    if (has_progress || idle(kBusy)) continue;
     std::vector<int> ranks;
-    for (const Pending &each : pending) {
-      if (each.is_receive) ranks.push_back(each.peer);
-    }
-    // A header that cannot be sent: its receiver has sent its own.
-    if (ranks.empty()) {
-      for (const Pending &each : pending) ranks.push_back(each.peer);
-    }
-    std::sort(ranks.begin(), ranks.end());
-    idle("did not come", ranks, true);
+    for (const Pending &each : pending) ranks.push_back(each.peer);
+    time_out(ranks, "did not come");
   }
   for (const Header &header : headers_) {
     if (header.digest != own.digest || memcmp(header.key, own.key, kMostKeyBytes) != 0) return Outcome::kDiffers;

@@ -37,10 +37,11 @@ struct Array {
   int32_t dtype;  // lily_dtype; not used by broadcast
 };
 
-// What another thread asks for.
-struct AbortRequest {
-  std::atomic<int> code{0};  // 0: none
-};
+// The code with which the job is being aborted, also by another thread than that of MPI; 0: it is not.
+using AbortCode = std::atomic<int>;
+
+// After that a process ends that has called MPI_Abort, or should have.
+constexpr std::chrono::seconds kAbortTime{3};
 
 // Writes to stderr, whatever state the process is in.
 void write_line(const std::string &text);
@@ -48,7 +49,7 @@ void write_line(const std::string &text);
 class World {
  public:
   // `timeout` in seconds.
-  World(Library &library, int rank, int size, double timeout, const AbortRequest &abort);
+  World(Library &library, int rank, int size, double timeout, AbortCode &abort_code);
 
   Outcome barrier(const Call &call);
   // The bytes of all ranks, in order.
@@ -87,9 +88,13 @@ class World {
   void send(const void *data, size_t bytes, int to, int tag, Request *request);
   void receive(void *data, size_t bytes, int from, int tag, Request *request);
   bool test(Request *request);
-  void begin_wait();
-  // After nothing has happened: ends the job if `ranks` have not come in time, or another thread asks for it.
-  void idle(const char *what, const std::vector<int> &ranks, bool may_sleep);
+  void begin_wait() { waits_since_ = Clock::now(); }
+  // After nothing has happened: waits a moment. False: it has waited too long. Ends the job if another thread asks for
+  // it.
+  // `busy`: for how long it yields before it sleeps.
+  bool idle(std::chrono::milliseconds busy);
+  // Ends the job.
+  [[noreturn]] void time_out(std::vector<int> ranks, const char *what);
   int header_tag() const { return static_cast<int>(sequence_ % kTags) << 1; }
   // The index of a message, between two ranks in one direction.
   int data_tag(uint64_t index) const { return static_cast<int>((sequence_ + index) % kTags) << 1 | 1; }
@@ -97,7 +102,7 @@ class World {
 
   Library &library_;
   const double timeout_;
-  const AbortRequest &abort_;
+  AbortCode &abort_code_;
   std::string label_;
   uint64_t sequence_ = 0;
   std::vector<Header> headers_;

@@ -1,5 +1,6 @@
 // MPI: operations of one environment of the process, which the thread of mpi/thread.h runs.
 #include <math.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -45,6 +46,7 @@ class Client {
   explicit Client(napi_env env) : env_(env) {}
   void settle();
   void end();
+  void process_exits();
 
   static std::mutex mutex_;  // of create
   static std::atomic<Client *> client_;
@@ -122,6 +124,8 @@ Client &Client::create(Napi::Env env, mpi::Library &library, double timeout) {
   }
   napi_add_env_cleanup_hook(env, [](void *ended) { static_cast<Client *>(ended)->end(); }, client);
   client_ = client;
+  // process.exit() of the main thread does not end the environment.
+  atexit([] { client_.load()->process_exits(); });
   return *client;
 }
 
@@ -162,11 +166,19 @@ void Client::settle() {
 // Before the function is deleted, because hooks run in the reverse order.
 void Client::end() {
   if (!thread_->has_ended()) {
-    abort("lily-kernels: the thread that uses MPI ended without finalize(); the job is aborted", 1);
+    abort("lily-kernels: the environment that uses MPI ends without finalize(); the job is aborted", 1);
   }
   thread_->join();
   finished_.clear();
   napi_release_threadsafe_function(announce_, napi_tsfn_abort);
+}
+
+// A launcher may take an exit with code 0 for the end of the rank, and leave the other ranks waiting. MPI_Abort is not
+// called, because it may be what exits.
+void Client::process_exits() {
+  if (thread_->has_ended() || thread_->is_aborting()) return;
+  mpi::write_line("lily-kernels: the process that uses MPI exits without finalize(); the job is aborted");
+  _exit(1);
 }
 
 // ---- Arguments ----
