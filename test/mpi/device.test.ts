@@ -51,7 +51,7 @@ describe.for(libraries)('with $name', ({ library }) => {
         for (const [i, number] of (value.data as Float32Array).entries()) expect(values[i]).toBeCloseTo(number, 5)
         for (const [i, number] of (grad.data as Float32Array).entries()) expect(gradients[i]).toBeCloseTo(number, 5)
       }
-      expect(answer.norm).toBeCloseTo(optimiser.gradNorm!.data[0] as number, 3)
+      expect(answer.norm).toBeCloseTo(optimiser.gradNorm!.data[0], 3)
       expect(mixed).toEqual(refusal)
       expect(mixed?.message).toMatch(/cuda/)
       expect(mixed?.message).toMatch(/cpu/)

@@ -7,7 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { type Ended, inTurn, libraries, type Library, skipWithout, runJob } from '../support/mpi.js'
 import type { Fault, Input } from './programs/faults.js'
 
-/** The programs of faults and of these jobs would be in the way of each other if this were a value of the program's file. */
+/** In the order of the program. */
 const OPERATIONS = ['init', 'broadcast', 'averageGradients', 'barrier', 'finalize'] as const
 const PHASES = OPERATIONS.flatMap((operation) =>
   (['before', 'in'] as const).map((when) => ({ operation, when, name: `${when} ${operation}` })),

@@ -46,6 +46,7 @@ function expectAnswers(answers: readonly Answer[]): void {
       ]),
     )
     expect(answer.broadcast.gradients.get('float32'), 'of this rank').toEqual(bytesIn(floats(50 + 100 * rank, 7)))
+    expect([...answer.dropout], 'the position of rank 0, and a seed of its own').toEqual([30, rank, 5, 0])
     expect(answer.optimiser).toEqual({
       step: 3,
       moments: [

@@ -21,7 +21,7 @@ function trainAlone(kind: Kind) {
     addGradients(model, kind, shareOf(step, 0, 1))
     optimiser.step({ lrScale: 1 - step / 10 })
     optimiser.zeroGrad()
-    norms.push(optimiser.gradNorm!.data[0] as number)
+    norms.push(optimiser.gradNorm!.data[0])
   }
   return { gradients, norms, values: numbersOf(model, 'value'), start }
 }

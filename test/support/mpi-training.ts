@@ -3,7 +3,6 @@ import {
   type AdapterModel,
   type AdapterSaved,
   type AdamWOptions,
-  type LilyLayer,
   LilyModel,
   LoraModel,
   type Tensor,
@@ -51,7 +50,7 @@ function fill(model: AdapterModel, seed: number): void {
   const random = randomFrom(seed)
   for (const { value } of model.parameters().values()) {
     const numbers = pack(value.dtype as Float, gaussian(random, value.data.length, 0.25))
-    ;(value.data as Float32Array).set(numbers as Float32Array)
+    ;(value.data as Float32Array).set(numbers)
   }
 }
 
@@ -99,7 +98,8 @@ export function shareOf(step: number, rank: number, ranks: number): Share {
 export function addGradients(model: AdapterModel, kind: Kind, share: Share, dtype: Float = 'float32'): number {
   const { tokens, offsets, kept, mask, keptTokens, target } = share
   const shape = [tokens, WIDTH]
-  const options = {
+  // Of Lily alone.
+  const options: object = {
     ...((kind === 'sequence' || kind === 'sequence, mask') && { sequenceOffsets: offsets }),
     ...(kind === 'sequence, mask' && { mask }),
   }
@@ -107,11 +107,10 @@ export function addGradients(model: AdapterModel, kind: Kind, share: Share, dtyp
   const saved: AdapterSaved[] = []
   for (const layer of model.layers.values()) {
     const y = tensor(x.data.slice(), shape, dtype)
-    // Those of LoRA have no further options.
-    saved.push((layer as LilyLayer).forward({ x, y }, options).saved as AdapterSaved)
+    saved.push(layer.forward({ x, y }, options).saved)
     x = y
   }
-  const y = unpack(dtype, x.data as Float32Array)
+  const y = unpack(dtype, x.data)
   let loss = 0
   const gradient = y.map((value, i) => {
     if (kept[Math.floor(i / WIDTH)] === 0) return 0
@@ -132,7 +131,7 @@ export function numbersOf(model: AdapterModel, of: 'value' | 'grad'): Map<string
   return new Map(
     Array.from(model.parameters(), ([name, parameter]) => {
       const { dtype, data } = parameter[of]
-      return [name, unpack(dtype, data as Float32Array)]
+      return [name, unpack(dtype, data)]
     }),
   )
 }

@@ -41,7 +41,7 @@ await mpi.broadcast(model)
 const start = await bytesOfAll(model.parameters(), valueOf)
 const optimiser = new AdamW(model.parameters(), { lr: 0.1, maxNorm: 1, distributed: mpi })
 await optimiser.step({ weight: rank + 1 })
-const norm = (await optimiser.gradNorm!.toHost()).data[0] as number
+const norm = (await optimiser.gradNorm!.toHost()).data[0]
 const values = await bytesOfAll(model.parameters(), valueOf)
 const gradients = await bytesOfAll(model.parameters(), ({ grad }) => grad)
 if (rank > 0) optimiser.load(new AdamW(model.parameters()).state())

@@ -3,9 +3,9 @@ import * as mpi from 'lily-kernels/mpi'
 import { tensor } from '../../../lib/index.js'
 import { announcedRank, input, mark, marked, sleep } from './rank.js'
 
-export const FAULTS = ['kill', 'stop', 'exit 0', 'exit 3', 'end', 'throw', 'reject', 'hang'] as const
-export type Fault = (typeof FAULTS)[number]
-export const OPERATIONS = ['init', 'broadcast', 'averageGradients', 'barrier', 'finalize'] as const
+export type Fault = 'kill' | 'stop' | 'exit 0' | 'exit 3' | 'end' | 'throw' | 'reject' | 'hang'
+/** In this order. */
+const OPERATIONS = ['init', 'broadcast', 'averageGradients', 'barrier', 'finalize'] as const
 
 export interface Input {
   readonly fault: Fault
@@ -16,7 +16,7 @@ export interface Input {
   readonly timeout: number
 }
 
-const { fault, operation, when, victim, timeout } = input<Input>()
+const { fault, operation, when, victim, timeout } = input() as Input
 const parameters = new Map([['a', { value: tensor([1, 2], [2]), grad: tensor([3, 4], [2]) }]])
 const operations: Record<(typeof OPERATIONS)[number], () => Promise<unknown>> = {
   init: () => mpi.init({ timeout }),
@@ -26,7 +26,7 @@ const operations: Record<(typeof OPERATIONS)[number], () => Promise<unknown>> = 
   finalize: () => mpi.finalize(),
 }
 
-/** Fails. Resolves if the rank continues, which only 'end' does: there is then nothing that keeps the process alive. */
+/** Fails. After 'end' there is nothing that keeps the process alive. */
 async function fail(): Promise<never> {
   mark('failing')
   const faults: Record<Fault, () => unknown> = {

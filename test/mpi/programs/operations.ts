@@ -10,6 +10,8 @@ export interface Answer {
   readonly isSame: boolean
   readonly otherTimeout: Refusal | null
   readonly broadcast: Readonly<Record<'lily' | 'lora' | 'map' | 'gradients', Map<string, Uint8Array>>>
+  /** The words of the state of dropout after a broadcast. */
+  readonly dropout: Int32Array
   readonly optimiser: { readonly step: number; readonly moments: Map<string, Uint8Array>[] }
   readonly gathered: readonly unknown[][]
   readonly barrier: { readonly before: readonly number[]; readonly after: number }
@@ -77,6 +79,11 @@ async function main(): Promise<void> {
     gradients: await bytesOfAll(map, ({ grad }) => grad),
   }
 
+  const dropping = LilyModel.create({ layers, config: { r: 4, targetModules, dropout: 0.1 }, seed: 30 + rank })
+  if (rank === 0) dropping.dropoutState.data[2] = 5
+  await mpi.broadcast(dropping)
+  const dropout = (dropping.dropoutState.data as Int32Array).slice()
+
   const trained = parametersOf(0)
   trained.delete('empty')
   const optimiser = new AdamW(trained, { lr: 0.1 })
@@ -96,7 +103,7 @@ async function main(): Promise<void> {
 
   // Not awaited one by one. The rank that comes first has called all of them when the next one calls the first.
   const calls = [mpi.allGather(rank), mpi.allGather(`${rank}`), mpi.averageGradients(map), mpi.allGather({ rank })]
-  const [first, second, , third] = (await Promise.all(calls)) as [unknown[], unknown[], void, unknown[]]
+  const [first, second, , third] = (await Promise.all(calls)) as unknown[][]
   const { grad } = map.get('float32')!
   const notAwaited = [...new Float32Array((grad as ReturnType<typeof tensor>).data as Float32Array)]
 
@@ -141,6 +148,7 @@ async function main(): Promise<void> {
     isSame,
     otherTimeout,
     broadcast,
+    dropout,
     optimiser: {
       step: state.step,
       moments: [

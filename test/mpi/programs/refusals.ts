@@ -5,14 +5,15 @@ export interface Input {
   /** Instruction set of the last rank, for the kernels on the host. */
   readonly isa?: string
   readonly last: number
+  /** The program of the last rank is of another version of the package. */
+  readonly isOtherVersion?: boolean
 }
 export interface Answer {
   /** By the name of the difference. `isUnchanged`: no value and no gradient has been written. */
   readonly cases: ReadonlyMap<string, { readonly refusal: Refusal | null; readonly isUnchanged: boolean }>
-  readonly isa?: Refusal | null
 }
 
-const { last, isa } = input<Input>()
+const { last, isa, isOtherVersion = false } = input() as Input
 const differs = announcedRank === last
 // The addon reads it when it is loaded.
 if (isa !== undefined && differs) process.env.LILY_CPU_ISA = isa
@@ -22,6 +23,9 @@ type Parameters = Parameters_[0]
 type Parameters_ = [ReadonlyMap<string, import('../../../lib/index.js').TrainableParameter>]
 
 const { rank } = await mpi.init()
+
+/** The code of a job that cannot be finalized. */
+export const EXIT = 7
 
 type Float = 'float32' | 'bfloat16' | 'float16'
 type Shape = readonly [name: string, shape: readonly number[], value?: Float, grad?: Float]
@@ -71,7 +75,11 @@ async function check(name: string, parameters: Parameters, call: () => unknown):
   cases.set(name, { refusal, isUnchanged })
 }
 
-if (isa !== undefined) {
+if (isOtherVersion) {
+  const parameters = parametersOf(usual)
+  await check('version', parameters, () => mpi.broadcast(parameters))
+  await check('version, averageGradients', parameters, () => mpi.averageGradients(parameters))
+} else if (isa !== undefined) {
   const parameters = parametersOf(usual)
   await check('instruction set', parameters, () => mpi.averageGradients(parameters))
 } else {
@@ -91,8 +99,9 @@ if (isa !== undefined) {
   await check('broadcast', parameters, () => (differs ? mpi.broadcast(parameters) : mpi.averageGradients(parameters)))
   await check('optimiser', parameters, () => mpi.broadcast(differs ? new AdamW(parameters) : parameters))
 }
-// The ranks agree on what comes next.
-await mpi.barrier()
+// The ranks agree on what comes next, unless they are of other versions, of which every operation is refused.
+if (!isOtherVersion) await mpi.barrier()
 const result: Answer = { cases }
 answer(rank, result)
+if (isOtherVersion) process.exit(EXIT)
 await mpi.finalize()

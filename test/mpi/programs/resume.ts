@@ -20,7 +20,7 @@ export interface Answer {
   readonly stepCount: number
 }
 
-const { folder, steps, saveAfter, killIn, resume } = input<Input>()
+const { folder, steps, saveAfter, killIn, resume } = input() as Input
 const { rank, size } = await mpi.init()
 const isRead = resume === 'all' || (resume === 'first' && rank === 0)
 const model = isRead ? await LilyModel.fromPretrained(folder) : createModel('sequence')

@@ -53,7 +53,7 @@ async function train(kind: Kind, dtype: Float = 'float32'): Promise<Trained> {
     addGradients(model, kind, share, dtype)
     await optimiser.step({ weight: share.keptTokens, lrScale: 1 - step / 10 })
     optimiser.zeroGrad()
-    norms.push(optimiser.gradNorm!.data[0] as number)
+    norms.push(optimiser.gradNorm!.data[0])
   }
   const values = numbersOf(model, 'value')
   return { gradients, norms, values, bytes: await bytesOfAll(model.parameters(), ({ value }) => value) }
