@@ -121,7 +121,7 @@ export {
   type AdaptersLayer,
   type AdaptersSaved,
 } from './model/adapters.js'
-export type { Calibration, CalibrationSamples, LayerCalibration } from './model/calibrate.js'
+export type { Calibration, CalibrationSamples, Calibrator, LayerCalibration } from './model/calibrate.js'
 export type { LilyConfig, LilyConfigOptions, ModelRouting } from './model/lily-config.js'
 export type { FrozenWeights } from './model/freeze.js'
 export type { LayerBackwardOptions, LayerForwardOptions, LayerForwardResult, LilyLayer } from './model/lily-layer.js'

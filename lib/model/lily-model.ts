@@ -12,7 +12,7 @@ import {
   createLayers,
   initialParts,
 } from './adapter-model.js'
-import { calibrate, type Calibration, type CalibrationSamples } from './calibrate.js'
+import { calibrate, type Calibration, type CalibrationSamples, Calibrator, checkRouters } from './calibrate.js'
 import { ModelDropout } from './dropout.js'
 import { type FrozenWeights, readFrozenWeights } from './freeze.js'
 import { type Initialisation, UNIFORM, ZERO } from './initial.js'
@@ -209,6 +209,24 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    */
   async calibrate(samples: CalibrationSamples): Promise<Calibration> {
     return calibrate(this, samples)
+  }
+
+  /**
+   * Starts a calibration call by call, for inputs that do not fit into memory together: its result is that of
+   * {@link calibrate} for the same calls, to the bit.
+   *
+   * @throws LilyError ERR_LILY_ARGUMENT with routing 'uniform' or 'learned', which use no router; ERR_LILY_DISPOSED
+   * @example
+   * const calibrator = model.calibrator()
+   * // Wherever the base model computes the input x of a layer:
+   * await calibrator.observe('layers.0.q_proj', x)
+   * // At the end:
+   * model.freeze((await calibrator.finish()).weights)
+   */
+  calibrator(): Calibrator {
+    this.allParameters()
+    checkRouters('model', this)
+    return new Calibrator(this)
   }
 
   /**

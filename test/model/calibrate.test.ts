@@ -4,13 +4,15 @@
  * @project cpu wasm webgpu cuda
  */
 import { describe, expect, it } from 'vitest'
-import type { LilyConfigOptions, LilyLayer } from '../../lib/index.js'
+import { AdamW, type LilyConfigOptions, type LilyLayer, tensor } from '../../lib/index.js'
 import { forward } from '../support/reference.js'
-import { isWebGpu } from '../support/backend.js'
+import { backend, isWebGpu } from '../support/backend.js'
 import { relativeError } from '../support/compare.js'
 import { createModel, numbersOf, place } from '../support/model.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { expectRefused } from '../refusals/refused.js'
+
+const isHost = backend === 'cpu'
 
 type Modes = Pick<LilyConfigOptions, 'routing' | 'pool' | 'activation'>
 
@@ -133,5 +135,90 @@ describe('calibrate', () => {
     ['ERR_LILY_SHAPE', "samples['0.q'][0]", { '0.q': [place(samples[0], [6, 7])] }],
   ])('rejects with %s of %s', async (code, argument, bad) => {
     await expectRefused(code, argument, () => model.calibrate(bad as never))
+  })
+})
+
+describe('calibrator', () => {
+  it.each<Modes>([{}, { pool: 'logits' }, { activation: 'relu' }, { routing: 'token' }, { routing: 'sequence' }])(
+    'gives the bits of calibrate, whatever the order of the layers, and keeps no input: %o',
+    async (modes) => {
+      const model = modelOf(modes)
+      const shape = (x: Float32Array) =>
+        modes.routing === 'sequence' ? [1, x.length / dIn, dIn] : [x.length / dIn, dIn]
+      const calls = samples.map((x) => place(x, shape(x)))
+      const whole = await model.calibrate({ '0.q': calls, '1.q': calls.slice(1) })
+      const calibrator = model.calibrator()
+      // One after the other in one memory, which the next call overwrites before the last one has been added.
+      const memory = new Float32Array(12 * dIn)
+      const added = samples.flatMap((x, i) => {
+        memory.set(x)
+        const input = isHost ? tensor(memory.subarray(0, x.length), shape(x)) : calls[i]
+        const observed = [calibrator.observe('0.q', input)]
+        if (i > 0) observed.unshift(calibrator.observe('1.q', input))
+        return observed
+      })
+      const streamed = await calibrator.finish()
+      await Promise.all(added)
+      expect(new Map(streamed.weights)).toEqual(new Map(whole.weights))
+      expect(new Map(streamed.layers)).toEqual(new Map(whole.layers))
+      expect(streamed.relativeError).toBe(whole.relativeError)
+    },
+  )
+
+  it('goes on after finish, and leaves out a call that was refused', async ({ skip }) => {
+    if (isWebGpu) skip('WGSL lets an implementation assume that there is no NaN')
+    const model = modelOf()
+    const calibrator = model.calibrator()
+    const calls = samples.map((x) => place(x, [x.length / dIn, dIn]))
+    await expectRefused('ERR_LILY_ARGUMENT', 'expected at least one call, got none', () => calibrator.finish())
+    await calibrator.observe('0.q', calls[0])
+    expect(await calibrator.finish()).toEqual(await model.calibrate({ '0.q': calls.slice(0, 1) }))
+    const bad = place([NaN, 1, 1, 1, 1, 1], [1, dIn])
+    await expectRefused('ERR_LILY_ARGUMENT', 'x: expected weights of the experts that are finite', () =>
+      calibrator.observe('0.q', bad),
+    )
+    await expectRefused('ERR_LILY_SHAPE', 'x: expected', () => calibrator.observe('0.q', place(samples[0], [6, 7])))
+    await expectRefused('ERR_LILY_ARGUMENT', 'name: expected an adapted layer', () => calibrator.observe('q', calls[0]))
+    for (const x of calls.slice(1)) await calibrator.observe('0.q', x)
+    expect(await calibrator.finish()).toEqual(await model.calibrate({ '0.q': calls }))
+  })
+
+  it('refuses parameters that a step has changed, merged layers, and models without routers', async () => {
+    const model = modelOf()
+    const calibrator = model.calibrator()
+    const x = place(samples[0], [7, dIn])
+    await calibrator.observe('0.q', x)
+    const optimiser = new AdamW(model.parameters(), { lr: 0.1 })
+    optimiser.step()
+    // The layers share B.
+    for (const name of ['0.q', '1.q']) {
+      await expectRefused('ERR_LILY_ARGUMENT', 'an optimiser has changed', () => calibrator.observe(name, x))
+    }
+    const refused = "model: expected a model with routers, got one with routing 'uniform'"
+    await expectRefused('ERR_LILY_ARGUMENT', refused, () => modelOf({ routing: 'uniform' }).calibrator())
+    model.freeze('uniform')
+    model.merge('0.q', place(new Float32Array(dOut * dIn), [dOut, dIn]))
+    await expectRefused('ERR_LILY_ARGUMENT', 'unmerge it first', () => model.calibrator().observe('0.q', x))
+    model.dispose()
+    await expectRefused('ERR_LILY_DISPOSED', 'this model', () => model.calibrator())
+    await expectRefused('ERR_LILY_DISPOSED', 'its model is disposed of', () => calibrator.observe('1.q', x))
+  })
+
+  it('measures an error far below the outputs', async () => {
+    // Weights that differ in the fourth digit: sums of squares of the outputs themselves would cancel it.
+    const model = modelOf({ routing: 'token' })
+    const base = samples[0].subarray(0, dIn)
+    const near = Float32Array.from({ length: 8 * dIn }, (_, i) => base[i % dIn] * (1 + 1e-4 * Math.sin(i)))
+    const { layers: found } = await model.calibrate({ '0.q': [place(near, [8, dIn])] })
+    const layer = model.layer('0.q')
+    const { y, weights } = await reference(layer, near, 1, { routing: 'token' })
+    const mean = new Float64Array(experts)
+    weights.forEach((weight, i) => (mean[i % experts] += weight / 8))
+    const frozen = (await reference(layer, near, 1, {}, Float32Array.from(mean))).y
+    const error = relativeError(frozen, y)
+    expect(error).toBeLessThan(1e-3)
+    expect(error).toBeGreaterThan(1e-6)
+    // The weights come from the kernels, in float32.
+    expect(Math.abs((found.get('0.q')?.relativeError ?? NaN) / error - 1)).toBeLessThan(1e-2)
   })
 })

@@ -92,6 +92,11 @@ refuse('LilyModel.calibrate', {
   kinds: { required: 'samples samples.q samples.q.1' },
   names: { 'samples.q.1': /samples/ },
 })
+refuse('Calibrator.observe', {
+  call: () => ({ name: 'q', x: smallOperands().x as never }),
+  run: ({ name, x }) => model().calibrator().observe(name, x),
+  kinds: { required: 'name x' },
+})
 const merging = () => ({ name: 'q', weight: weight() })
 const ofMerging: Kinds = { required: 'name weight' }
 // An object or a Map in the place of a name has the weights of several layers.
