@@ -1,6 +1,7 @@
 /** WebGPU for the benchmark: that of the runtime, or of the package `webgpu` (Dawn), with TensorFlow.js on the same device. */
 import { createLily, type Lily } from '../../lib/webgpu/index.js'
 import type { TensorFlow } from '../methods/composed/tensorflow.js'
+import { adapterName, SOFTWARE } from './adapter-name.js'
 import type { Clock } from './sampling.js'
 
 /** An open device. */
@@ -21,15 +22,14 @@ export async function openGpu(): Promise<Gpu> {
   const gpu = await provideWebGpu()
   const tensorFlow = await openTensorFlow()
   const device = typeof tensorFlow === 'string' ? await requestDevice(gpu) : tensorFlow.device
-  const { vendor, architecture, device: model, description } = device.adapterInfo
-  const name = [...new Set([vendor, architecture, model, description])].filter((word) => word !== '').join(' ')
+  const name = adapterName(device.adapterInfo)
   const lily = createLily(device)
   return {
     device,
     lily,
     name,
     tensorFlow,
-    isSoftware: /software|swiftshader|llvmpipe|basic render/i.test(name),
+    isSoftware: SOFTWARE.test(name),
     close: () => {
       lily.dispose()
       device.destroy() // its threads keep the process from ending

@@ -1,5 +1,6 @@
 /** `lily-kernels doctor`: diagnoses the installation. */
 import { Command } from 'commander'
+import { countOf } from '../../lib/base/errors.js'
 import { print } from '../report/print.js'
 import { jsonText, oneLine } from '../report/printable.js'
 import { diagnose } from './diagnose.js'
@@ -63,10 +64,29 @@ export function textOf(diagnosis: Diagnosis): string {
     if (available && name !== 'cpu' && reason !== undefined) lines.push([name, reason])
     if (selfTest !== undefined) lines.push([name, selfTest.passed ? 'self-test passed' : failure(selfTest.reason)])
   }
-  const { mpi } = diagnosis
+  const { webassembly, webgpu, mpi } = diagnosis
+  lines.push(['webassembly', webAssemblyText(diagnosis)])
+  if (webassembly.selfTest?.passed === false) lines.push(['webassembly', failure(webassembly.selfTest.reason)])
+  lines.push(['webgpu', webgpu.available ? (webgpu.name ?? 'an adapter') : `not available: ${webgpu.reason ?? ''}`])
+  if (webgpu.available) lines.push(['webgpu', webGpuTestText(webgpu)])
   if (mpi !== null) lines.push(['mpi', mpi.available ? `${mpi.library} (${mpi.file})` : `not available: ${mpi.reason}`])
   const width = Math.max(...lines.map(([name]) => name.length)) + 2
   return lines.map(([name, text]) => `${name.padEnd(width)}${oneLine(text)}`).join('\n')
+}
+
+function webAssemblyText({ webassembly, addon, processor }: Diagnosis): string {
+  const { available, simd, threads = 1, reason } = webassembly
+  if (!available) return `not available: ${reason ?? 'no reason given'}`
+  const simdText = simd === 'wasm-relaxed' ? 'relaxed SIMD' : 'SIMD'
+  const because = reason === undefined ? '' : `, because ${reason}`
+  const isInUse = processor?.instructionSets.some((name) => name.startsWith('wasm')) === true
+  const use = isInUse ? 'in use' : addon.loads ? 'not in use: the addon is' : 'not in use'
+  return `${countOf(threads, 'thread')}${because}; ${simdText}; ${use}`
+}
+
+function webGpuTestText({ selfTest }: Diagnosis['webgpu']): string {
+  if (selfTest === undefined) return 'a program on the CPU, without a self-test: compiling the kernels takes minutes'
+  return selfTest.passed ? 'self-test passed' : failure(selfTest.reason)
 }
 
 function failure(reason = 'no reason given'): string {

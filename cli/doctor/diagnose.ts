@@ -3,6 +3,8 @@ import { release, type } from 'node:os'
 import { familySync, versionSync } from 'detect-libc'
 import type { NativeProcessor } from '../../lib/binding/native.js'
 import { coresName, type Diagnosis } from './diagnosis.js'
+import { webAssembly } from './webassembly.js'
+import { webGpu } from './webgpu.js'
 
 const VARIABLES = [
   'LILY_NUM_THREADS',
@@ -23,6 +25,7 @@ function libc(): string | null {
 }
 
 export async function diagnose(version: string): Promise<Diagnosis> {
+  const [webassembly, webgpu] = await Promise.all([webAssembly(), webGpu()])
   const machine = {
     version,
     node: process.version,
@@ -58,7 +61,7 @@ export async function diagnose(version: string): Promise<Diagnosis> {
     const threads = cpu.devices[0]?.threads ?? null
     const isWebAssembly = instructionSets.startsWith('wasm')
     return {
-      ok: cpu.available && tested.every(({ selfTest }) => selfTest?.passed !== false),
+      ok: cpu.available && [...tested, webassembly, webgpu].every(({ selfTest }) => selfTest?.passed !== false),
       ...machine,
       // The reason of a backend that is not available is another one.
       addon: isWebAssembly ? { loads: false, ...(cpu.available && { reason: cpu.reason }) } : { loads: true },
@@ -73,11 +76,14 @@ export async function diagnose(version: string): Promise<Diagnosis> {
         amxRefusal: amxRefusal === '' ? null : amxRefusal,
       },
       backends: tested,
+      webassembly,
+      webgpu,
       mpi: mpiLibrary(),
     }
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
-    return { ok: false, ...machine, addon: { loads: false, reason }, processor: null, backends: [], mpi: null }
+    const nothing = { processor: null, backends: [], mpi: null }
+    return { ok: false, ...machine, addon: { loads: false, reason }, ...nothing, webassembly, webgpu }
   }
 }
 

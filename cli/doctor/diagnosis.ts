@@ -40,6 +40,27 @@ export interface Diagnosis {
     readonly amxRefusal: string | null
   } | null
   readonly backends: readonly (BackendInfo & { readonly selfTest?: SelfTest })[]
+  /** WebAssembly in Node.js. It runs in place of the addon where there is none. */
+  readonly webassembly: {
+    readonly available: boolean
+    /** The build: 'wasm-relaxed' has instructions of relaxed SIMD. */
+    readonly simd?: string
+    /** Threads of a call, with the calling one. */
+    readonly threads?: number
+    /** Why it does not run, or why it has no other threads. */
+    readonly reason?: string
+    readonly selfTest?: SelfTest
+  }
+  /** WebGPU of the npm package `webgpu`, where the user runs the command or beside this package. */
+  readonly webgpu: {
+    readonly available: boolean
+    /** The adapter as its driver describes it. */
+    readonly name?: string
+    /** Why there is none. */
+    readonly reason?: string
+    /** Absent on a software adapter, which takes minutes to compile the kernels. */
+    readonly selfTest?: SelfTest
+  }
   /** The MPI library of lily-kernels/mpi. Null if neither the addon nor WebAssembly loads. */
   readonly mpi:
     | { readonly available: true; readonly library: string; readonly file: string }

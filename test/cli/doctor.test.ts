@@ -1,12 +1,17 @@
 /** `lily-kernels doctor`: what a child process prints, and its text for other machines. */
-import { writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import os from 'node:os'
 import { join } from 'node:path'
-import { expect, test, vi } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { textOf } from '../../cli/doctor/command.js'
 import { diagnose } from '../../cli/doctor/diagnose.js'
 import { coresName, type Diagnosis } from '../../cli/doctor/diagnosis.js'
 import { selfTest } from '../../cli/doctor/self-test.js'
-import { runCli } from '../support/cli.js'
+import { webAssembly } from '../../cli/doctor/webassembly.js'
+import { webGpu } from '../../cli/doctor/webgpu.js'
+import { packageRoot } from '../../lib/binding/root.js'
+import { nodeHost } from '../../lib/binding/wasm/node-host.js'
+import { runCli, runCliIn } from '../support/cli.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 const folder = temporaryFolder()
@@ -37,6 +42,97 @@ test('reports the machine and tests its backends', async () => {
   expect(backends[0]).toMatchObject({ name: 'cpu', available: true, selfTest: { passed: true } })
   expect(backends[1]).toMatchObject({ name: 'cuda', available: false })
   expect(backends[1]).not.toHaveProperty('selfTest')
+})
+
+describe('WebAssembly', () => {
+  const { availableParallelism } = os
+
+  test('has the threads of this process, and computes', async ({ skip }) => {
+    skip(!existsSync(join(packageRoot, 'build/wasm/wasm.wasm')), 'WebAssembly is not built')
+    const { webassembly } = await doctor({ LILY_NUM_THREADS: '' })
+    const threads = availableParallelism()
+    expect(webassembly).toMatchObject({ available: true, threads, selfTest: { passed: true } })
+    expect(webassembly.simd).toMatch(/^wasm(-relaxed)?$/)
+    if (threads > 1) expect(webassembly).not.toHaveProperty('reason')
+    const one = await doctor({ LILY_NUM_THREADS: '1' })
+    expect(one.webassembly).toMatchObject({ threads: 1, reason: 'LILY_NUM_THREADS=1' })
+    const wrong = await runCli(['doctor'], { LILY_NUM_THREADS: 'x' })
+    expect(wrong.stdout).toMatch(/^webassembly +not available: LILY_NUM_THREADS must be/m)
+  })
+
+  test('has one thread where no other can be started, and says why', async () => {
+    const start = vi.spyOn(nodeHost, 'start').mockImplementation(() => {
+      throw new Error('workers are forbidden')
+    })
+    try {
+      expect(await webAssembly()).toMatchObject({
+        available: true,
+        threads: 1,
+        reason: 'threads do not start (workers are forbidden)',
+        selfTest: { passed: true },
+      })
+    } finally {
+      start.mockRestore()
+    }
+  })
+})
+
+describe('WebGPU', () => {
+  /** A package `webgpu` with this program in its requestAdapter, whose process sees `info` and `fail`. */
+  const withAdapter = (name: string, body: string): string => {
+    const home = join(folder, name)
+    const packaged = join(home, 'node_modules', 'webgpu')
+    mkdirSync(packaged, { recursive: true })
+    writeFileSync(join(packaged, 'package.json'), '{ "name": "webgpu", "type": "module", "main": "index.js" }')
+    const info = `{ vendor: 'acme', architecture: '', device: 'one', description: 'acme' }`
+    writeFileSync(
+      join(packaged, 'index.js'),
+      `export const globals = {}
+       const info = ${info}
+       export const create = () => ({ requestAdapter: async () => { ${body} } })`,
+    )
+    return home
+  }
+  const found = (name: string, body: string, seconds?: number) => webGpu([withAdapter(name, body)], seconds)
+
+  test('is reported as missing where the package or an adapter is', async () => {
+    expect(await webGpu([folder])).toEqual({
+      available: false,
+      reason: 'the npm package webgpu, which is Dawn, is not installed here; npm install webgpu',
+    })
+    expect(await found('none', 'return null')).toEqual({
+      available: false,
+      reason: expect.stringMatching(/^there is no adapter; install the driver of the GPU/) as string,
+    })
+  })
+
+  test('is looked for where the user runs the command', async () => {
+    const home = withAdapter('here', 'return { info: { ...info, description: "llvmpipe" } }')
+    const { code, stdout } = await runCliIn(`cd '${home}' && "$@"`, ['doctor'])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/^webgpu +acme one llvmpipe\nwebgpu +a program on the CPU, without a self-test/m)
+  })
+
+  test('survives a driver that throws, crashes, or does not answer', async () => {
+    expect(await found('throws', 'throw new Error("no loader")')).toEqual({ available: false, reason: 'no loader' })
+    const crash = 'console.error("driver: bad"); process.abort()'
+    expect(await found('crashes', crash)).toEqual({
+      available: false,
+      reason: expect.stringMatching(/^its process ended with \w+: driver: bad$/) as string,
+    })
+    expect(await found('hangs', 'await new Promise((resolve) => setTimeout(resolve, 1e6))', 1)).toEqual({
+      available: false,
+      reason: 'its process gave no answer within 1 seconds',
+    })
+  })
+
+  test('has a self-test on a GPU, whose failure is reported', async () => {
+    expect(await found('fails', 'return { info, requestDevice: async () => { throw new Error("lost") } }')).toEqual({
+      available: true,
+      name: 'acme one',
+      selfTest: { passed: false, reason: 'lost' },
+    })
+  })
 })
 
 test('reports LILY_NUM_THREADS as the limit of threads', async () => {
@@ -119,6 +215,11 @@ const processor = {
   physicalCores: 4,
   amxRefusal: null,
 }
+/** Neither WebAssembly nor WebGPU. */
+const without = {
+  webassembly: { available: false, reason: 'no build' },
+  webgpu: { available: false, reason: 'no package' },
+} as const
 const gpu = { id: 0, name: 'a GPU', computeCapability: '9.0', memory: 80 * 2 ** 30 }
 
 test('the text names what is wrong with a device, and asks for a report once', () => {
@@ -145,6 +246,14 @@ test('the text names what is wrong with a device, and asks for a report once', (
         selfTest: { passed: false, reason: 'please report it' },
       },
     ],
+    webassembly: {
+      available: true,
+      simd: 'wasm',
+      threads: 1,
+      reason: 'LILY_NUM_THREADS=1',
+      selfTest: { passed: false, reason: 'it is 1' },
+    },
+    webgpu: { available: true, name: 'a GPU', selfTest: { passed: false, reason: 'da in float32 is 1' } },
     mpi: { available: true, library: 'Open MPI 5.0.7', file: 'libmpi.so.40' },
   })
   expect(text.split('\n').map((line) => line.replace(/  +/, ' | '))).toEqual([
@@ -162,6 +271,10 @@ test('the text names what is wrong with a device, and asks for a report once', (
       'output of lily-kernels doctor --json',
     `cuda | ${reason}`,
     'cuda | SELF-TEST FAILED: please report it',
+    'webassembly | 1 thread, because LILY_NUM_THREADS=1; SIMD; not in use: the addon is',
+    'webassembly | SELF-TEST FAILED: it is 1; please report this with the output of lily-kernels doctor --json',
+    'webgpu | a GPU',
+    'webgpu | SELF-TEST FAILED: da in float32 is 1; please report this with the output of lily-kernels doctor --json',
     'mpi | Open MPI 5.0.7 (libmpi.so.40)',
   ])
 })
@@ -176,6 +289,7 @@ test('the text says what runs in place of the addon, and what does not run', () 
       environment: {},
       processor,
       backends: [],
+      ...without,
       mpi: null,
       addon: { loads: false, reason },
       ...changes,
@@ -194,7 +308,21 @@ test('the text says what runs in place of the addon, and what does not run', () 
     'instructions | avx2 in use; supported: portable, avx2',
     'threads | 3, determined by affinity (CPU affinity 3, physical cores in it 4)',
     'cpu | self-test passed',
+    'webassembly | not available: no build',
+    'webgpu | not available: no package',
   ])
+  const devices: Partial<Diagnosis> = {
+    processor: { ...processor, instructionSets: ['wasm-relaxed'], simd: 'wasm-relaxed' },
+    webassembly: { available: true, simd: 'wasm-relaxed', threads: 8, selfTest: { passed: true } },
+    webgpu: { available: true, name: 'a GPU', selfTest: { passed: true } },
+  }
+  expect(on(devices)).toMatch(
+    /^webassembly +8 threads; relaxed SIMD; in use\nwebgpu +a GPU\nwebgpu +self-test passed$/m,
+  )
+  expect(on({ ...devices, processor: null })).toMatch(/^webassembly +8 threads; relaxed SIMD; not in use$/m)
+  expect(on({ webgpu: { available: true, name: 'llvmpipe' } })).toMatch(
+    /^webgpu +llvmpipe\nwebgpu +a program on the CPU, without a self-test: compiling the kernels takes minutes$/m,
+  )
   const none = { name: 'cpu', available: false, devices: [] } as const
   const lines = on({
     processor: { ...processor, simd: null, threads: null },
