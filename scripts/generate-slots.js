@@ -125,7 +125,7 @@ ${slots.join('\n')}
 export const fieldCounts = {
 ${tables.map(([name, fields]) => `  ${name}: ${countOf(fields)},\n`).join('')}} as const
 
-/** The text of all lists, for the comparison with that of the addon. */
+/** The text of all lists, for the comparison with the addon's. */
 export const signature =
   '${signature}'
 `

@@ -116,7 +116,7 @@ function whyNot(tool) {
   return isEmulated || outputOf(tool) !== null ? null : `${tool} was not found`
 }
 
-/** So that no result is taken for that of another build or GPU. */
+/** So that no result is taken for one of another build or GPU. */
 const measured = join(out, `${library}-${gpuName.replace(/\W+/g, '-')}`)
 const files = {
   bench: join(measured, 'bench.json'),

@@ -80,7 +80,7 @@ export function benchCommand(version: string): Command {
       32,
     )
     .option('--stride-a <count>', 'number of neighbouring layers that share an A in that model', integerUpTo(10_000), 4)
-    .option('--layer', 'measure the frozen linear layer, too: alone, and with each adapter in one call (cpu backend)')
+    .option('--layer', 'also measure the frozen linear layer: alone, and with each adapter in one call (cpu backend)')
     .addOption(
       new Option(
         '--seconds <time>',

@@ -83,7 +83,7 @@ async function openIndexed(path: string): Promise<Base> {
   }
 }
 
-/** The tensors of each file, by its name, which must be that of a file beside the index: the output has it as well. */
+/** The tensors of each file, by its name, which must name a file beside the index: the output has the same name. */
 function readWeightMap(path: string, text: string): ReadonlyMap<string, readonly string[]> {
   const index = parseJson(path, 'the index', text)
   const weightMap = isObject(index) ? index.weight_map : undefined

@@ -59,7 +59,7 @@ export function planOf(path: string, model: AdapterModel, { shards }: Pick<Base,
 }
 
 /**
- * A function from the adapter's name of a layer to that of the base model. They are equal, or all of one side have the same
+ * A function from the adapter's name of a layer to the base model's. They are equal, or all of one side have the same
  * names before them: an adapter of a model without a head has no 'model.', which the file of one with a head has.
  */
 function findNames(path: string, model: AdapterModel, tensors: ReadonlyMap<string, Found>): (name: string) => string {
@@ -91,7 +91,7 @@ function findNames(path: string, model: AdapterModel, tensors: ReadonlyMap<strin
   )
 }
 
-/** What leads from one name to another one, of which one is the end of the other. */
+/** What leads from one name to another, where one name is the end of the other. */
 function renaming(from: string, to: string): { readonly removed: string; readonly rename: (name: string) => string } {
   const added = to.slice(0, Math.max(0, to.length - from.length))
   const removed = from.slice(0, Math.max(0, from.length - to.length))

@@ -52,7 +52,7 @@ export function checkWritable(
   }
 }
 
-/** The path without symbolic links; of a missing file, that of its folder. */
+/** The path without symbolic links; for a missing file, the path of its folder. */
 function withoutLinks(path: string): string {
   if (existsSync(path)) return realpathSync(path)
   const folder = dirname(path)

@@ -351,7 +351,7 @@ namespace lily::binding {
   X(listed)             \
   X(indices)
 
-// `gradient`: that of the parameters, or float32. `any`: any of lily_dtype.
+// `gradient`: the type of the parameters, or float32. `any`: any of lily_dtype.
 #define LILY_TYPES(X)   \
   X(activation)         \
   X(parameter)          \

@@ -12,7 +12,7 @@
 //   k, v, dk, dv        [batch * keys][heads * d]
 //   statistics          [batch * heads][2][tokens]: m, then 1 / l; 0 and 0 for a query that sees no key
 //
-// The forward pass is that of FlashAttention-2 (arXiv 2307.08691), with which P is computed again in backward; m and l
+// The forward pass follows FlashAttention-2 (arXiv 2307.08691), and backward computes P again; m and l
 // are kept instead of m + log l, so that P has the same bits in both. Each query takes the blocks of keys in order, and
 // each key the blocks of queries: no sum depends on the tasks, on other items of the batch or on other heads.
 //

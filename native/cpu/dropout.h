@@ -28,7 +28,7 @@ constexpr int64_t kWordBytes = 16;
 typedef uint64_t Words __attribute__((vector_size(kWordBytes)));
 
 constexpr int64_t kCounters = kWordBytes / 8;
-// Columns of which the mask is computed at a time.
+// Number of columns whose mask is computed at a time.
 constexpr int64_t kMaskBlock = 8 * kCounters;
 
 struct Mask {

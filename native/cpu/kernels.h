@@ -245,7 +245,7 @@ struct DyPass {
   Partition d_sum_tiles;     // of d_out: tasks of add_d_partials
 
   // Blocked. Tasks: runs of task_splits splits, which loop over all tokens.
-  bool computes_q;  // otherwise q is a product of its own, which reads dy, too
+  bool computes_q;  // otherwise a separate product reads dy and computes q
   int64_t task_splits;
   int64_t tile_columns;  // whose sums of D stay in the cache
 };

@@ -29,7 +29,7 @@ struct InstructionSet {
   const Kernels &bfloat16_kernels() const;
   const Kernels &terms_kernels() const;
 
-  // The name, or that of the next narrower set if the permission was refused.
+  // The name, or the next narrower set if the permission was refused.
   const char *effective_name() const;
 
  private:

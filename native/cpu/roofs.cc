@@ -45,7 +45,7 @@ double best_rate(double unit, const Run &run) {
 
 using Buffer = std::unique_ptr<float, void (*)(void *)>;
 
-// Memory in huge pages where the system has them: a floor must hold for operands in such pages, too.
+// Memory in huge pages where the system has them: a floor must also hold for operands in such pages.
 Buffer allocate(size_t bytes) {
   constexpr size_t kHugePage = 2 << 20;
   const size_t alignment = bytes >= kHugePage ? kHugePage : 4096;

@@ -251,7 +251,7 @@ lily_status allocate(int32_t id, size_t bytes, void **memory) {
   });
 }
 
-// Freeing and destroying need the device's context, too: without it CUDA creates one on the thread's current device.
+// Freeing and destroying also need the device's context: without it CUDA creates one on the thread's current device.
 lily_status release(int32_t id, void *memory) {
   return on_device_if_kept(id, [&] { return report(cudaFree(memory), "freeing device memory"); });
 }

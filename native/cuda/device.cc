@@ -185,7 +185,7 @@ const Device *device(int32_t id) {
   if (const Device *cached = devices[id].load(std::memory_order_acquire)) return cached;
   Device found;
   if (describe(id, &found) != LILY_OK) return nullptr;
-  // Drivers that support CUDA 13 show earlier GPUs, too.
+  // Drivers that support CUDA 13 also show earlier GPUs.
   if (10 * found.compute_major + found.compute_minor < kLeastCapability) {
     fail(LILY_ERROR_UNAVAILABLE, "cuda:%d has compute capability %d.%d, and the CUDA backend requires %d.%d or later",
          id, found.compute_major, found.compute_minor, kLeastCapability / 10, kLeastCapability % 10);

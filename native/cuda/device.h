@@ -61,7 +61,7 @@ class DeviceGuard {
   lily_status status_;
 };
 
-// Upper bound on the static shared memory of a kernel that has dynamic shared memory, too.
+// Upper bound on the static shared memory of a kernel that also has dynamic shared memory.
 constexpr int kStaticBytes = 1024;
 
 // Before each launch of a kernel, with the bytes of its dynamic shared memory: loads the kernel and sets its attributes

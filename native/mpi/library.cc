@@ -168,7 +168,7 @@ std::unique_ptr<Library> recognise(const std::string &name, void *opened, std::s
   if (get_abi != nullptr) get_abi(&abi, &abi_minor);
   if (get_standard != nullptr) get_standard(&standard, &standard_minor);
   if (abi >= 1 ? standard < 5 : has(name, "libmpi_abi")) {
-    *reason = "has a draft of the standard ABI, not that of MPI 5: " + version;
+    *reason = "has a draft of the standard ABI, not the ABI of MPI 5: " + version;
     return nullptr;
   }
   if (abi >= 1) {

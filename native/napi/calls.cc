@@ -15,7 +15,7 @@ namespace {
 
 using binding::Memory;
 
-// A list of `count` elements, which is on the stack unless it is that of many parameters.
+// A list of `count` elements, which is on the stack unless there are many parameters.
 template <typename T, size_t kFew>
 class List {
  public:

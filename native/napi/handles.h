@@ -26,7 +26,7 @@ struct Handle {
   const Kind kind;
 };
 
-// Whether an address is that of a live Handle: other addons and Node.js itself create Externals, too.
+// Whether a live Handle has this address: other addons and Node.js itself also create Externals.
 bool is_handle(const void *data);
 
 // A block of the device's pool.

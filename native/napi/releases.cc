@@ -17,7 +17,7 @@ uint32_t Releases::add(Napi::Env env, napi_value function, napi_value memory) {
 }
 
 void Releases::start(Napi::Env env) {
-  // The queue keeps this object, because its end may come after that of the environment's data.
+  // The queue keeps this object, because it may outlive the environment's data.
   auto *self = new Shared<Releases>(env.GetInstanceData<Environment>()->releases);
   napi_threadsafe_function queue = nullptr;
   const napi_status status = napi_create_threadsafe_function(

@@ -12,8 +12,8 @@
 namespace lily::napi {
 namespace {
 
-// False if the value is not a typed array. Node.js finds the memory of a typed array faster as that of a Buffer,
-// because it does not look for the class then.
+// False if the value is not a typed array. Node.js finds the memory of a typed array faster when it is queried as a
+// Buffer, because it does not look for the class then.
 bool typed_array_memory(napi_env env, napi_value value, void **data, size_t *bytes) {
   bool is_typed_array = false;
   if (napi_is_typedarray(env, value, &is_typed_array) != napi_ok || !is_typed_array) return false;

@@ -106,7 +106,7 @@ class WaitingThread {
     return any;
   }
 
-  // A small part of the time that a wait takes anyway, and short enough that nobody notices.
+  // A small part of the time that a wait takes anyway, and too short to be noticed.
   static Clock::duration pause_after(Clock::duration waited) {
     constexpr Clock::duration kShortest = std::chrono::microseconds(20), kLongest = std::chrono::microseconds(500);
     return std::clamp(waited / 16, kShortest, kLongest);

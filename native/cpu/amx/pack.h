@@ -6,7 +6,7 @@
 //   lhs   [block of 32 rows][step][term][2 tiles]: a tile has 16 rows. For an operand that had to be transposed, or has
 //         several terms; others are read in place
 //
-// Rows of activations are split in registers anyway (rows.h).
+// Rows of activations are split in registers in any case (rows.h).
 #pragma once
 
 #include "cpu/amx/rows.h"

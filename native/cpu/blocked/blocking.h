@@ -21,7 +21,7 @@ struct Blocking {
   // Up to this number of tokens a panel of a packed operand is used once, so other operands are packed, and in other
   // sizes.
   int64_t few_tokens;
-  bool exchanges;  // with few tokens, the operand that is packed is that of the tokens
+  bool exchanges;  // with few tokens, the operand with the tokens is packed
 
   bool prefetches;  // results and left operands of short runs, which the hardware prefetcher does not find
 

@@ -1,4 +1,4 @@
-// The large products of the forward pass in blocks. The pass between them, routing, is that of the vector kernels.
+// The large products of the forward pass in blocks. The vector kernels compute routing between them.
 //
 //   pack_shrink   A^T as rhs, for all tasks of shrink. Tasks: pieces of d_in
 //   shrink        h = x A^T, before phi. Tasks: tiles of tokens x tiles of r

@@ -77,7 +77,7 @@ BackwardPlan plan_backward(const lily_backward &call, const Kernels &kernels);
 ForwardPlan plan_call(const lily_forward &call, const Kernels &kernels, Workspace &workspace);
 BackwardPlan plan_call(const lily_backward &call, const Kernels &kernels, Workspace &workspace);
 LinearPlan plan_linear(const lily_linear &call, const Kernels &kernels);
-// One product of a batch as that of a linear layer.
+// One product of a batch as the product of a linear layer.
 lily_linear_problem linear_problem(const lily_matmul_problem &problem);
 MatmulPlan plan_matmul(const lily_matmul &call, const Kernels &kernels);
 Plan<AttentionPass> plan_attention(const lily_cpu_attention &call, const Kernels &kernels);

@@ -290,7 +290,7 @@ void bisect(const Kernels &kernels, const Tridiagonal &matrix, double bound, dou
   });
 }
 
-// All eigenvalues of the matrix [n, n], the largest first. Overwrites the matrix, of which only the lower half counts.
+// All eigenvalues of the matrix [n, n], the largest first. Reads only the lower half of the matrix, and overwrites it.
 bool eigenvalues(const Kernels &kernels, double *lower, int64_t n, double *values) {
   const Scratch scratch = allocate(2 * n);
   if (scratch == nullptr) return false;

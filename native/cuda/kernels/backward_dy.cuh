@@ -38,7 +38,7 @@ struct BackwardDy {
   int rank;
   float *token_d_weights;  // M x E: dw_te of this token alone
   // Column blocks.
-  StripOperands strip;                  // its token_weights are those of token blocks, too
+  StripOperands strip;                  // token blocks have the same token_weights
   int column_tiles, splits, row_tiles;  // row_tiles 0: neither dB nor dw is required
   OuterTarget target;
   DWeights d_weights;  // one pooling group with a router

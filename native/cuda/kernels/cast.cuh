@@ -29,7 +29,7 @@ struct Cast {
   int count;
 };
 
-// Loads kCastVectors vectors of four elements, of which thread `thread` of all has every kThreads-th from `first` on.
+// Loads kCastVectors vectors of four elements: for thread `thread`, every kThreads-th from `first` on.
 template <typename T, bool kWhole>
 __device__ inline void load_cast(const CastJob &job, int64_t first, int vec4_per_row, float (&value)[kCastVectors][4]) {
   const T *from = static_cast<const T *>(job.from.data);

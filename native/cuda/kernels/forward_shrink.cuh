@@ -94,7 +94,7 @@ __device__ inline void form_logits(const Route &route, const float *product, int
   }
 }
 
-// Partial sums of h, of which forward_decode and forward_route compute h.
+// Partial sums, from which forward_decode and forward_route compute h.
 struct HiddenPartials {
   const float *data;  // splits x M x pitch
   int splits, pitch;

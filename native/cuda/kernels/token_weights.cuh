@@ -31,7 +31,7 @@ struct Groups {
   }
 };
 
-// From offsets that nobody has checked to ascending ones: offsets[g] = max(0, max over i <= g of min(unchecked[i], M)).
+// Makes unchecked offsets ascending: offsets[g] = max(0, max over i <= g of min(unchecked[i], M)).
 struct Ascend {
   const int32_t *unchecked;  // count
   int32_t *offsets;          // count, out

@@ -24,7 +24,7 @@ int executed_architecture(int32_t device) {
   if (architecture == 0) {
     cudaFuncAttributes attributes;
     if (cudaFuncGetAttributes(&attributes, cuda::architecture) != cudaSuccess) {
-      cudaGetLastError();  // the launch fails, too, and reports it
+      cudaGetLastError();  // the launch also fails, and reports it
       return 0;
     }
     // From 9.0 on CUDA keeps 1024 bytes more per block, which the attribute may contain.

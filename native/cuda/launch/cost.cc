@@ -86,7 +86,7 @@ Time Cost::time(double memory, const Block &block, std::initializer_list<Part> p
   const double most = resident(block),
                resident_warps = std::min(most, std::ceil(multiplying / multiprocessors)) * block.threads / kThreads;
   const double occupied = fullest / std::min(0.9, 0.5 + 0.15 * resident_warps);
-  // A wave takes the latency of its loads, which rises to twice that of an idle memory where they fill its bandwidth.
+  // A wave takes the latency of its loads, which doubles where they fill the bandwidth of the memory.
   const double at_once = std::min(blocks, multiprocessors * most);
   const double filling = device_.dram_bytes_per_second * latency / device_.clock_hz;
   const double wave = waiting / blocks * (1 + std::min(1.0, at_once * in_flight / blocks / filling));

@@ -1,4 +1,4 @@
-// All engines but that of float16. Most of their kernels differ in the instructions of a product and in the types of
+// All engines except float16. Most of their kernels differ in the instructions of a product and in the types of
 // loads only: in one object, and near each other in it, they compress to little more than those of one engine.
 #include "cuda/launch/engine.cuh"
 

@@ -123,7 +123,7 @@ class Launcher {
   lily_status launch(void (*kernel)(Call), const char *name, dim3 blocks, int shared_bytes, const Call &call,
                      int threads = kThreads) {
     LILY_TRY(prepare_kernel(reinterpret_cast<const void *>(kernel), shared_bytes));
-    // The first launch follows work of others, of which nothing is known: it starts when all of that has ended.
+    // The first launch follows unknown work in the stream: it starts when all of that has ended.
     const bool follows = std::exchange(follows_, true);
     cudaLaunchAttribute dependent = {};
     dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -69,7 +69,7 @@ struct Grid {
 struct Launch {
   Step step;
   Tile tile;        // zeros if the kernel has no tiles
-  Tile strip_tile;  // kDy: that of the column blocks
+  Tile strip_tile;  // kDy: the tile of the column blocks
   Grid grid;
   int shared_bytes;  // dynamic
   int threads = kThreads;

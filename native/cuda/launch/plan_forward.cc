@@ -108,7 +108,7 @@ class ForwardChooser : Chooser {
     return fastest;
   }
 
-  // Experts are combined. LoRA has one, of which nothing is to be combined.
+  // Experts are combined. LoRA has one, so there is nothing to combine.
   bool combines_in_decode() const { return !has_token_weights_ && !is_lora(); }
 
   DecodeStages decode_stages(const DecodeRow &row) const {

@@ -4,7 +4,7 @@
 //   Tf32       matrix units, float32 tiles rounded to TF32 as fragments are loaded
 //   Exact      float32 FMAs: full precision, on every GPU
 //
-// The accumulator layout is that of mma.m16n8: of the 16 x 8 fragment (i, j), lane l holds elements 2 * (l % 4) and 2 *
+// The accumulator has the layout of mma.m16n8: of the 16 x 8 fragment (i, j), lane l holds elements 2 * (l % 4) and 2 *
 // (l % 4) + 1 of rows l / 4 and l / 4 + 8. The code around a product is therefore the same for all engines.
 //
 // Rows of a tile are stored without padding, so that contiguous copies have no bank conflicts. Within each 128 bytes

@@ -17,7 +17,7 @@ __device__ inline uint32_t shared_address(const void *pointer) {
 
 // Waits until the previous launch of the stream has ended and its writes are visible, if this launch may have started
 // before (Launcher in launch.h). Every thread of every kernel calls it before it reads or writes memory that an earlier
-// launch of the call uses. An earlier launch than the previous one has then ended, too: the previous one waited for it.
+// launch of the call uses. Earlier launches have then ended as well: the previous one waited for them.
 __device__ inline void wait_for_previous_launch() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -275,7 +275,7 @@ constexpr int panel_columns(int columns) {
 }
 
 // The instruction of a product decides how its operands lie in shared memory: mma.sync reads tiles of whole rows;
-// wgmma, which four warps execute together, panels of 128 bytes, of which each holds all rows.
+// wgmma, which four warps execute together, panels of 128 bytes, each of which holds all rows.
 enum class Instruction { kMma, kWgmma };
 
 template <typename Engine_, int kBlockM_, int kBlockN_, int kBlockK_, int kStages_, int kWarps_ = kWarps,

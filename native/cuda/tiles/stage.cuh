@@ -49,7 +49,7 @@ struct VectorsOfThread {
   // In a tile of fewer rows some threads have none.
   __device__ bool none() const { return kRows < kStep && row >= kRows; }
 
-  // The offset of vector n in a tile: the permutation of `place` is that of the first one, if kStep rows are a period.
+  // The offset of vector n in a tile: the permutation of `place` repeats if kStep rows are a period.
   __device__ int place_of(int n) const {
     if constexpr (kStep % kPermutationRows == 0)
       return place<T, kColumns>(row, column) + n * kStep * kColumns;

@@ -232,7 +232,7 @@ typedef struct lily_linear_problem {
 
 /*
  * The sums are float32, and y is rounded once. A row of y depends on its row of x alone. Where cuBLASLt computes it,
- * its bits depend on M, too.
+ * its bits also depend on M.
  */
 typedef struct lily_linear {
   lily_linear_problem problem;
@@ -374,7 +374,7 @@ typedef struct lily_backend {
   lily_status (*release)(int32_t device, void *memory);
   lily_status (*allocate_pinned)(int32_t device, size_t bytes, void **memory);
   lily_status (*release_pinned)(int32_t device, void *memory);
-  /* Asks `device`; the memory may be that of another one. */
+  /* Asks `device`; the memory may be on another device. */
   lily_status (*pointer_info)(int32_t device, const void *pointer, lily_pointer_info *info);
 
   /* Enqueued on the stream, like the operations. Host memory must be page-locked, and must not change until the stream

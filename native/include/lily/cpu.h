@@ -113,7 +113,7 @@ typedef struct lily_cpu_attention_backward {
   lily_matrix dy; /* as q */
   lily_matrix q, k, v;
   const uint8_t *mask;
-  lily_matrix y; /* that of forward, without old contents */
+  lily_matrix y; /* as forward writes it, without old contents */
   const float *statistics;
   lily_matrix dq, dk, dv; /* out: as q, k and v; each may be absent */
   void *workspace;

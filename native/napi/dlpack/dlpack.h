@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-/* The layout is that of the major version. A minor version adds values of the enumerations. */
+/* The major version determines the layout. A minor version adds values of the enumerations. */
 #define DLPACK_MAJOR_VERSION 1
 #define DLPACK_MINOR_VERSION 1
 

@@ -54,7 +54,7 @@ FileLock try_lock(int file, bool exclusive) {
   if (handle_of == nullptr) return FileLock::kUnsupported;
   const HANDLE handle = handle_of(file);
   if (handle == INVALID_HANDLE_VALUE) return FileLock::kNotOpen;
-  // The system lets nobody else read or write the bytes that are locked: this is a byte that no file has.
+  // No other handle can read or write locked bytes: this byte is beyond the end of every file.
   OVERLAPPED place = {};
   place.OffsetHigh = 0x7fffffff;
   const DWORD flags = LOCKFILE_FAIL_IMMEDIATELY | (exclusive ? LOCKFILE_EXCLUSIVE_LOCK : 0);
