@@ -1,7 +1,16 @@
 /** AdapterOptimizer beside AdamW and the optimisers of TensorFlow.js. */
 import * as tf from '@tensorflow/tfjs'
-import { afterEach, beforeAll, describe, expect, it } from 'vitest'
-import { AdamW, LilyModel, LoraModel, type ModelRouting, tensor, type Tensor } from '../../lib/index.js'
+import { afterEach, beforeAll, describe, expect, expectTypeOf, it } from 'vitest'
+import {
+  AdamW,
+  type Distributed,
+  type HostData,
+  LilyModel,
+  LoraModel,
+  type ModelRouting,
+  tensor,
+  type Tensor,
+} from '../../lib/index.js'
 import { adapt, AdapterOptimizer, variableGrads } from '../../lib/tfjs/index.js'
 import { expectRefused } from '../refusals/refused.js'
 import { BACKENDS, gradsOf, normal } from '../support/tfjs.js'
@@ -13,6 +22,7 @@ const newModel = (routing: ModelRouting = 'batch') =>
     config: { r: 3, numB: 2, initWeights: false, routing },
     seed: 1,
   })
+const double = (data: HostData) => data.set(data.map((value) => 2 * value))
 const valuesOf = (model: LilyModel) => Array.from(model.parameters().values(), ({ value }) => [...value.data])
 
 describe.each(BACKENDS)('on the %s backend', (name) => {
@@ -178,6 +188,84 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     lenient.minimize(loss)
     expect(lenient.adamw.stepCount).toBe(1)
     expect(values()).not.toEqual(start)
+  })
+
+  it('with an engine, averages the gradients of variables and of the adapter before a step', async () => {
+    const first = problem()
+    const second = problem()
+    // As if another rank had gradients three times as large.
+    const expected = new AdapterOptimizer(first.model, { lr: 0.05, maxNorm: 1, variables: first.variables })
+    for (let step = 0; step < 2; step++) {
+      const { grads } = expected.computeGradients(first.loss)
+      for (const { grad } of first.model.parameters().values()) double(grad.data)
+      expected.applyGradients(Object.fromEntries(Object.entries(grads).map(([name, grad]) => [name, tf.mul(grad, 2)])))
+    }
+
+    const weights: unknown[] = []
+    let during: () => void = () => undefined
+    const engine: Distributed = {
+      averageGradients: async (parameters, { weight } = {}) => {
+        weights.push(weight)
+        await new Promise((resolve) => setImmediate(resolve))
+        during()
+        for (const { grad } of parameters.values()) double((grad as Tensor).data)
+      },
+    }
+    const { model, variables, loss } = second
+    const options = { lr: 0.05, maxNorm: 1, variables, distributed: engine }
+    const optimizer = new AdapterOptimizer(model, options)
+    const tensors = tf.memory().numTensors
+    for (let step = 0; step < 2; step++) {
+      optimizer.weight = step === 0 ? 7 : undefined
+      const values = () => variables.map((variable) => [...variable.dataSync()])
+      const before = values()
+      during = () => expect(values()).toEqual(before)
+      // What the step uses is neither of this tidy nor of these gradients.
+      let waiting: Promise<void> | undefined
+      tf.tidy(() => {
+        waiting = optimizer.applyGradients(optimizer.computeGradients(loss).grads)
+      })
+      expectTypeOf(() => optimizer.applyGradients({})).returns.toEqualTypeOf<Promise<void>>()
+      await expectRefused('ERR_LILY_ARGUMENT', 'applyGradients(): expected no step that waits for other ranks', () =>
+        optimizer.applyGradients({}),
+      )
+      await waiting
+    }
+    expect(weights).toEqual([7, 1])
+    expect(tf.memory().numTensors).toBe(tensors)
+    const numbersOf = (of: Problem) => [
+      ...valuesOf(of.model),
+      ...of.variables.map((variable) => [...variable.dataSync()]),
+    ]
+    expect(numbersOf(second)).toEqual(numbersOf(first))
+    expect(
+      gradsOf(model)
+        .flat()
+        .every((value) => value === 0),
+    ).toBe(true)
+    expect(optimizer.iterations).toBe(2)
+
+    const failing = new AdapterOptimizer(model, {
+      variables,
+      distributed: { averageGradients: () => Promise.reject(new Error('lost')) },
+    })
+    const { grads } = failing.computeGradients(loss)
+    const before = numbersOf(second)
+    await expect(failing.applyGradients(grads)).rejects.toThrow('lost')
+    expect(numbersOf(second)).toEqual(before)
+    await expectRefused('ERR_LILY_ARGUMENT', 'minimize(): does not wait for other ranks; call computeGradients', () =>
+      optimizer.minimize(loss),
+    )
+    await expectRefused(
+      'ERR_LILY_ARGUMENT',
+      'optimizer: expected none with distributed',
+      () => new AdapterOptimizer(model, { distributed: engine, optimizer: tf.train.sgd(0.1) }),
+    )
+    const alone = new AdapterOptimizer(model, { variables })
+    alone.weight = 2
+    await expectRefused('ERR_LILY_ARGUMENT', 'weight: expected none without other ranks', () =>
+      alone.applyGradients(grads),
+    )
   })
 
   it('refuses what it would not update', async () => {
