@@ -52,6 +52,7 @@ describe.for(libraries)('with $name', ({ library }) => {
         for (const [i, number] of (grad.data as Float32Array).entries()) expect(gradients[i]).toBeCloseTo(number, 5)
       }
       expect(answer.norm).toBeCloseTo(optimiser.gradNorm!.data[0], 3)
+      expect(answer.order).toEqual(['average', 'gather'])
       expect(mixed).toEqual(refusal)
       expect(mixed?.message).toMatch(/cuda/)
       expect(mixed?.message).toMatch(/cpu/)

@@ -9,6 +9,8 @@ export interface Answer {
   readonly gradients: Map<string, Uint8Array>
   readonly norm: number
   readonly moments: Map<string, Uint8Array>
+  /** In which two calls have ended that were not awaited one by one. */
+  readonly order: readonly string[]
   /** Of one rank on the host and the others on the device. */
   readonly mixed: Refusal | null
   readonly notFinite: { readonly skippedSteps: number; readonly bytes: Map<string, Uint8Array> }
@@ -51,6 +53,13 @@ const moments = await bytesOfAll(new Map(Object.entries(optimiser.state().parame
 const host = modelOf(3)
 const mixed = await refusalOf(() => mpi.averageGradients(rank === size - 1 ? host : model))
 
+// The second call waits for the copies of the first.
+const order: string[] = []
+await Promise.all([
+  mpi.averageGradients(model).then(() => order.push('average')),
+  mpi.allGather(rank).then(() => order.push('gather')),
+])
+
 setGradients(host, Infinity)
 const infinite = host.to(cuda)
 const skipping = new AdamW(infinite.parameters(), { onNonFinite: 'skip', distributed: mpi })
@@ -62,6 +71,7 @@ const result: Answer = {
   gradients,
   norm,
   moments,
+  order,
   mixed,
   notFinite: { skippedSteps: skipping.skippedSteps, bytes },
 }
