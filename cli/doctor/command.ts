@@ -85,7 +85,7 @@ function webAssemblyText({ webassembly, addon, processor }: Diagnosis): string {
 }
 
 function webGpuTestText({ selfTest }: Diagnosis['webgpu']): string {
-  if (selfTest === undefined) return 'a program on the CPU, without a self-test: compiling the kernels takes minutes'
+  if (selfTest === undefined) return 'a program on the CPU, without a self-test: compiling the kernels takes long'
   return selfTest.passed ? 'self-test passed' : failure(selfTest.reason)
 }
 

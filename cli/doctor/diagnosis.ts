@@ -58,7 +58,7 @@ export interface Diagnosis {
     readonly name?: string
     /** Why there is none. */
     readonly reason?: string
-    /** Absent on a software adapter, which takes minutes to compile the kernels. */
+    /** Absent on a software adapter, which takes long to compile the kernels. */
     readonly selfTest?: SelfTest
   }
   /** The MPI library of lily-kernels/mpi. Null if neither the addon nor WebAssembly loads. */

@@ -37,7 +37,7 @@ try {
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' })
   const { vendor, architecture, device, description } = adapter?.info ?? {}
   await send({ adapter: adapter && { vendor, architecture, device, description } })
-  // A program on the CPU takes minutes to compile the kernels.
+  // A program on the CPU takes long to compile the kernels.
   if (adapter !== null && !new RegExp(software, 'i').test([vendor, architecture, device, description].join(' '))) {
     const { createLily } = await import(entry)
     const lily = createLily(await adapter.requestDevice())
