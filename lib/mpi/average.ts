@@ -34,7 +34,7 @@ const compared = new WeakSet<Parameters>()
  * runs with the same number of ranks do, with every MPI library. If each rank's loss is a mean over `weight` tokens, the result
  * is the gradient of the mean over all of them.
  *
- * {@link AdamW} with the option `distributed` calls this in each step. Until the promise resolves, the gradients must neither be
+ * `AdamW` with the option `distributed` calls this in each step. Until the promise resolves, the gradients must neither be
  * read, written nor moved. Those on a device are copied to the host and back, once the work enqueued on them is complete.
  *
  * The first call for a model, or for a Map, also compares the values of the ranks, which are equal after {@link broadcast}.

@@ -24,7 +24,7 @@ interface NamedArgument extends Argument {
  * first step: training then keeps the ranks equal. A backward of a forward before it is an error.
  *
  * A model whose dropout has a rate other than 0 also gets its seed and its position from rank 0, and the rank is added to the upper
- * word of the seed: ranks drop other elements, and continue so after {@link readPretrainedState} and a broadcast.
+ * word of the seed: ranks drop other elements, and continue so after `readPretrainedState` and a broadcast.
  *
  * @param of on all ranks the names are alike, and their order, shapes, types and kinds of device
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, also on all ranks alike if they differ, with the first difference;

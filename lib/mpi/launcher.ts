@@ -35,7 +35,7 @@ function readSize(text: string | undefined): number | null {
  * The number of tasks of a job step of Slurm, each of which would be a world of one: srun has started several without the protocol
  * of a launcher.
  *
- * @returns null if srun has started one, or none. The script of sbatch is no task of a step
+ * @returns null if srun has started one, or none. A batch script is no task of a step
  */
 export function tasksWithoutLauncher(environment: Environment): number | null {
   const { SLURM_STEP_NUM_TASKS } = environment

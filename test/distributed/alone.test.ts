@@ -71,7 +71,7 @@ describe('averageGradients', () => {
       new AdamW(one({})),
     )
     await refused('ARGUMENT', 'expected at least one parameter', new Map())
-    await refused('ARGUMENT', 'weigth: is not a property of options (did you mean weight?)', one({}), { weigth: 1 })
+    await refused('ARGUMENT', 'weights: is not a property of options (did you mean weight?)', one({}), { weights: 1 })
     for (const weight of [-1, NaN, Infinity, '1', null, 2 ** 53])
       await refused('ARGUMENT', 'weight: expected the number of tokens', one({}), { weight })
     for (const bucketBytes of [0, 3, 1.5, '4', 2 ** 31])

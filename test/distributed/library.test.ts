@@ -18,7 +18,7 @@ describe('the launcher', () => {
     ],
     ['mpirun of MPICH', { PMI_RANK: '1', PMI_SIZE: '2' }, { implementation: 'MPICH', rank: '1', size: 2 }],
     ['srun --mpi=pmix', { PMIX_RANK: '0', SLURM_PROCID: '0' }, { implementation: 'Open MPI', rank: '0', size: null }],
-    ['srun without MPI', { SLURM_PROCID: '0', SLURM_NTASKS: '2' }, null],
+    ['srun without MPI', { SLURM_PROCID: '0' }, null],
     // A script that mpirun of MPICH starts, and that starts a job of Open MPI.
     [
       'one inside another',
@@ -37,7 +37,7 @@ describe('the launcher', () => {
 
 it.each([
   ['no task of Slurm', {}, null],
-  ['the script of sbatch', { SLURM_PROCID: '0', SLURM_NTASKS: '4' }, null],
+  ['a batch script', { SLURM_PROCID: '0' }, null],
   ['the only task', { SLURM_STEP_NUM_TASKS: '1' }, null],
   ['one of several tasks', { SLURM_STEP_NUM_TASKS: '4' }, 4],
   ['a rank of srun --mpi=pmi2', { SLURM_STEP_NUM_TASKS: '4', PMI_RANK: '0' }, null],

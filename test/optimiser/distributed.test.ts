@@ -230,7 +230,7 @@ if (backend === 'cpu') {
       })
       await refused('ARGUMENT', 'lrScale: expected', { lrScale: -1 })
       await refused('ARGUMENT', 'stream: expected none, since the cpu backend has no streams', { stream: 1n })
-      await refused('ARGUMENT', 'wieght: is not a property of options (did you mean weight?)', { wieght: 1 })
+      await refused('ARGUMENT', 'weights: is not a property of options (did you mean weight?)', { weights: 1 })
       parameters.set('p', { ...parameter(), grad: tensor([1], [1]) })
       await refused('SHAPE', 'p.grad: expected [3]')
       expect(engine.calls).toBe(0)
