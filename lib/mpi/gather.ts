@@ -53,6 +53,9 @@ function bytesOf(value: unknown): Uint8Array {
  * reading a file that rank 0 has written.
  *
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT before init, and on all ranks if they call other operations
+ * @example
+ * if (rank === 0) await download(file)
+ * await mpi.barrier()
  */
 export async function barrier(): Promise<void> {
   await enqueue(BARRIER, async ({ mpi }) => {

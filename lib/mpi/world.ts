@@ -85,6 +85,9 @@ export async function init(options: InitOptions = {}): Promise<World> {
  * Do not call it in `finally`: a rank that has thrown an error would wait here for the others, and hide the error.
  *
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT before init, or if other ranks call another operation
+ * @example
+ * if (rank === 0) await model.savePretrained(folder, { optimiser })
+ * await mpi.finalize()
  */
 export async function finalize(): Promise<void> {
   const { end } = started(FINALIZE)
