@@ -421,8 +421,9 @@ Napi::Value gather(const Napi::CallbackInfo &info) {
 Napi::Value broadcast(const Napi::CallbackInfo &info) {
   mpi::Call call = call_argument(info);
   const std::vector<Napi::Value> values = list_argument(info, 2, "arrays");
+  std::vector<mpi::Array> arrays = memory_of(info.Env(), values);
   Client &client = Client::running(info.Env());
-  auto operation = std::make_unique<Broadcast>(info.Env(), std::move(call), memory_of(info.Env(), values));
+  auto operation = std::make_unique<Broadcast>(info.Env(), std::move(call), std::move(arrays));
   for (const Napi::Value &value : values) operation->keep(value);
   return client.start(std::move(operation));
 }
@@ -437,7 +438,6 @@ Napi::Value reduce(const Napi::CallbackInfo &info) {
   const int64_t bucket_bytes =
       whole_number(env, number_argument(info, 5, "bucketBytes"), 1, int64_t{1} << 40, "bucketBytes");
   if (dtypes.size() != values.size()) throw argument(env, "dtypes", "as many as there are arrays");
-  Client &client = Client::running(env);
   std::vector<mpi::Array> arrays = memory_of(env, values);
   for (size_t i = 0; i < arrays.size(); ++i) {
     if (!dtypes[i].IsNumber()) throw argument(env, "dtypes", "numbers");
@@ -448,6 +448,7 @@ Napi::Value reduce(const Napi::CallbackInfo &info) {
       throw argument(env, "arrays", "whole elements of their dtypes");
     }
   }
+  Client &client = Client::running(env);
   auto operation =
       std::make_unique<Reduce>(env, std::move(call), std::move(arrays), weight, static_cast<size_t>(bucket_bytes));
   for (const Napi::Value &value : values) operation->keep(value);

@@ -1,5 +1,5 @@
 /** Random valid calls of the functions that the binding exports. */
-import type { Native } from '../../lib/binding/native.js'
+import type { Native, NativeMpi } from '../../lib/binding/native.js'
 import { access, dtype, pool, routing } from '../../lib/binding/slots.js'
 import { type Slot, tables } from '../../lib/binding/tables.js'
 import { integer } from '../support/random.js'
@@ -17,7 +17,8 @@ import {
 import { type Block, type Maker, type Random, type View } from './memory.js'
 
 type NameOf<T> = { [K in keyof T]-?: T[K] extends (...args: never[]) => unknown ? K : never }[keyof T]
-export type FunctionName = NameOf<Native>
+/** Those of MPI end the job in abort(). */
+export type FunctionName = NameOf<Native> | `mpi.${Exclude<keyof NativeMpi, 'abort'>}`
 
 export interface Call {
   readonly name: FunctionName
@@ -27,6 +28,26 @@ export interface Call {
 
 /** The functions that take the numbers and the operands of an operation. */
 export const OF_OPERATIONS: readonly FunctionName[] = ['run', 'runAsync', 'packedBytes']
+
+/** The functions that can be called in any process. */
+export function functionNames(native: Native): FunctionName[] {
+  const namesOf = (from: object) =>
+    Object.entries(from).flatMap(([name, value]) => (typeof value === 'function' ? [name] : []))
+  const ofMpi = native.mpi === undefined ? [] : namesOf(native.mpi).filter((name) => name !== 'abort')
+  return [...namesOf(native), ...ofMpi.map((name) => `mpi.${name}`)] as FunctionName[]
+}
+
+export function functionOf(native: Native, name: FunctionName): (...args: unknown[]) => unknown {
+  const [, ofMpi] = name.split('.')
+  const functions = (ofMpi === undefined ? native : native.mpi) as unknown as Record<
+    string,
+    (...args: unknown[]) => unknown
+  >
+  return functions[ofMpi ?? name]
+}
+
+/** MPI is not initialised here, so that everything is refused, after the arguments have been checked. */
+export const isRefused = (name: FunctionName) => name.startsWith('mpi.')
 
 export function pick<T>(random: Random, list: readonly T[]): T {
   return list[integer(random, 0, list.length - 1)]
@@ -385,6 +406,14 @@ function exported(arrays: Arrays): [Float64Array, View, () => void] {
   return [Float64Array.from(numbers), arrays.typed(type, before + rows * pitch), () => undefined]
 }
 
+/** Arrays of any types, which have no limits in common. */
+function reduced(arrays: Arrays): unknown[] {
+  const { random } = arrays
+  const types = Array.from({ length: integer(random, 0, 5) }, () => integer(random, 0, 2))
+  const memory = types.map((type) => arrays.typed(type, integer(random, 0, 20), true))
+  return ['reduce()', 'key', memory, types, pick(random, [NaN, 0, 1, 2.5]), integer(random, 1, 2 ** 25)]
+}
+
 const matrixSize = (random: Random) => integer(random, 1, random() < 0.01 ? 150 : 12)
 
 const MAKERS: readonly [weight: number, name: FunctionName, make: (arrays: Arrays) => unknown[]][] = [
@@ -423,14 +452,22 @@ const MAKERS: readonly [weight: number, name: FunctionName, make: (arrays: Array
   [0.5, 'emptyCache', () => []],
   [0.1, 'backends', () => []],
   [0.1, 'processor', () => []],
+  [0.5, 'mpi.open', () => [['nothing.so', '/nothing/libmpi.so']]],
+  [0.2, 'mpi.init', () => [1000]],
+  [0.5, 'mpi.barrier', () => ['barrier()', 'key']],
+  [0.5, 'mpi.gather', (arrays) => ['allGather()', 'key', arrays.bytes(integer(arrays.random, 0, 9))]],
+  [1, 'mpi.broadcast', (arrays) => ['broadcast()', 'key', reduced(arrays)[2]]],
+  [2, 'mpi.reduce', reduced],
+  [0.2, 'mpi.finalize', () => ['finalize()', 'key']],
 ]
 
 /** What WebAssembly does not have, or refuses. */
 const OF_ADDON: readonly FunctionName[] = ['dlpackExport', 'dlpackRead', 'dlpackTake', 'placeHostBlock']
+const isOfAddon = (name: FunctionName) => OF_ADDON.includes(name) || name.startsWith('mpi.')
 
 /** Makes calls of a binding. */
 export function validCalls(native: Native, allocate: Maker, isWasm: boolean): (random: Random) => Call {
-  const makers = MAKERS.filter(([, name]) => !isWasm || !OF_ADDON.includes(name))
+  const makers = MAKERS.filter(([, name]) => !isWasm || !isOfAddon(name))
   const total = makers.reduce((sum, [weight]) => sum + weight, 0)
   return (random) => {
     let at = random() * total

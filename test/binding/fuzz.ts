@@ -14,7 +14,7 @@ import { wasmNative } from '../../lib/binding/wasm/native.js'
 import { nodeHost } from '../../lib/binding/wasm/node-host.js'
 import { answer, ask } from '../support/fork.js'
 import { randomFrom } from '../support/random.js'
-import { type Call, type FunctionName, OF_OPERATIONS, validCalls } from './calls.js'
+import { type Call, functionNames, functionOf, isRefused, OF_OPERATIONS, validCalls } from './calls.js'
 import { DeviceCalls } from './device-calls.js'
 import { allocate, allocateResident, type Maker } from './memory.js'
 import { junkCall, mutate } from './mutations.js'
@@ -54,12 +54,6 @@ export async function fuzz(job: Job): Promise<Outcome> {
   }
 }
 
-/** Functions that are called with junk alone. */
-function junkNames(native: Native): FunctionName[] {
-  const names = Object.keys(native) as (keyof Native)[]
-  return names.filter((name): name is FunctionName => typeof native[name] === 'function')
-}
-
 interface Loaded {
   readonly native: Native
   readonly maker: Maker
@@ -86,7 +80,7 @@ function loadWasm(): Loaded {
 async function run({ seed, first, count, devices = false, wasm = false, progress }: Job): Promise<Outcome> {
   const { native, maker, check: checkModule } = wasm ? loadWasm() : loadAddon()
   const validCall = validCalls(native, maker, wasm)
-  const names = junkNames(native)
+  const names = functionNames(native)
   const file = openSync(progress, 'w')
   const outcome: Outcome = { accepted: 0, refused: 0, mutatedAccepted: 0, failure: null }
   const deviceCalls = devices ? new DeviceCalls(native, randomFrom(seed)) : null
@@ -120,7 +114,7 @@ async function check(
   // Work that an Async call waits for, so that what follows it here comes before its kernels.
   if (call.name.endsWith('Async')) pbkdf2('', '', 1000, 32, 'sha256', () => undefined)
   try {
-    const result: unknown = (native[call.name] as (...args: unknown[]) => unknown)(...call.args)
+    const result: unknown = functionOf(native, call.name)(...call.args)
     deviceCalls?.returned(call.name, result)
     if (result instanceof Promise) {
       // The binding must have its own copy of what it takes addresses from.
@@ -139,13 +133,14 @@ async function check(
     if (!(refusal instanceof Error)) return 'threw something that is no Error'
     if (refusal.name === 'RuntimeError') return `trapped: ${refusal.message}`
     const { code } = refusal as { code?: unknown }
-    if (OF_OPERATIONS.includes(call.name) && !String(code).startsWith('ERR_LILY_')) {
+    if ((OF_OPERATIONS.includes(call.name) || isRefused(call.name)) && !String(code).startsWith('ERR_LILY_')) {
       return `threw an error without a code: ${refusal.stack}`
     }
-    if (!isMutated) return `was refused: ${refusal.message}`
+    if (!isMutated && !isRefused(call.name)) return `was refused: ${refusal.message}`
     if (!blocks.every((block) => block.isUnchanged)) return `has written, then refused: ${refusal.message}`
     return null
   }
+  if (isRefused(call.name)) return 'was not refused'
   outcome.accepted++
   if (isMutated) outcome.mutatedAccepted++
   const isWritten = blocks.some((block) => !block.isOutput && !block.isUnchanged && !(block.view instanceof Int32Array))

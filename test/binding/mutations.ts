@@ -148,6 +148,15 @@ function mutateOnce(random: Random, call: Call): void {
     args[at] = number(random, old)
     return
   }
+  if (Array.isArray(old) && old.length > 0 && random() < 0.7) {
+    const list = old as unknown[]
+    const i = integer(random, 0, list.length - 1)
+    const element = list[i]
+    if (isView(element) && random() < 0.6) list[i] = otherView(random, element)
+    else if (isView(element) && random() < 0.3) takeAway(random, element)
+    else list[i] = typeof element === 'number' && random() < 0.6 ? number(random, element) : junk(random)
+    return
+  }
   switch (integer(random, 0, 6)) {
     case 0:
       args[at] = junk(random)

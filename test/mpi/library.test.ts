@@ -14,7 +14,7 @@ const folder = temporaryFolder()
 const [openMpi, mpich] = LIBRARIES
 
 /** Compiles programs/library.c. */
-function compile(skip: Skip, kind: 'STANDARD' | 'FUNNELED' | 'UNKNOWN'): string {
+function compile(skip: Skip, kind: 'STANDARD' | 'DRAFT' | 'FUNNELED' | 'UNKNOWN'): string {
   const compiler = process.env.CC ?? 'cc'
   skip(findProgram(compiler) === undefined && process.env.CC === undefined, 'no C compiler, cc')
   const library = join(folder, `lib${kind.toLowerCase()}.so`)
@@ -104,6 +104,11 @@ test('the standard ABI of MPI 5, whose handles are other ones', async ({ skip })
     [0, 1],
   ])
   for (const found of answers) expect(found.library).toBe('Standard 5.0 of a test')
+})
+
+test('a draft of the standard ABI, which has other values', async ({ skip }) => {
+  skipWithout(skip, mpich)
+  expect(await refused(mpich, compile(skip, 'DRAFT'))).toMatch(/draft of the standard ABI.*Standard 5\.0 of a test/)
 })
 
 test('no library: the packages of Debian, the modules of clusters, and what was tried', async () => {

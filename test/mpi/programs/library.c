@@ -1,5 +1,6 @@
 // A library of MPI for tests: MPICH behind the standard ABI of MPI 5, whose handles it checks. With FUNNELED it has the handles
-// of MPICH, and grants no more than MPI_THREAD_FUNNELED; with UNKNOWN its version is that of no known implementation.
+// of MPICH, and grants no more than MPI_THREAD_FUNNELED; with UNKNOWN its version is that of no known implementation. With
+// DRAFT it claims the ABI, but has an older version of the standard.
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -41,6 +42,16 @@ static int expect(uintptr_t handle, uintptr_t abi, int mpich) {
 int MPI_Abi_get_version(int *major, int *minor) {
   *major = 1;
   *minor = 0;
+  return 0;
+}
+
+int MPI_Get_version(int *version, int *subversion) {
+#if defined(DRAFT)
+  *version = 4;
+#else
+  *version = 5;
+#endif
+  *subversion = 0;
   return 0;
 }
 #endif
