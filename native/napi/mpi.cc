@@ -173,12 +173,10 @@ void Client::end() {
   napi_release_threadsafe_function(announce_, napi_tsfn_abort);
 }
 
-// A launcher may take an exit with code 0 for the end of the rank, and leave the other ranks waiting. MPI_Abort is not
-// called, because it may be what exits.
+// A launcher may take an exit for the end of the rank, and leave the other ranks waiting. Nothing if MPI_Abort exits.
 void Client::process_exits() {
   if (thread_->has_ended() || thread_->is_aborting()) return;
-  mpi::write_line("lily-kernels: the process that uses MPI exits without finalize(); the job is aborted");
-  _exit(1);
+  abort("lily-kernels: the process that uses MPI exits without finalize(); the job is aborted", 1);
 }
 
 // ---- Arguments ----
