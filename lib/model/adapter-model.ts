@@ -148,7 +148,12 @@ export function setReadPretrained(read: ReadPretrained): void {
   readPretrained = read
 }
 
-/** The adapter of all layers of a base model, of either kind. The base model remains the caller's. */
+/**
+ * The adapter of all layers of a base model, of either kind. The base model remains the caller's.
+ *
+ * @example
+ * const model = await AdapterModel.fromPretrained('adapter')
+ */
 export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** The adapted layers by name, in the order given. */
   readonly layers: ReadonlyMap<string, L>
