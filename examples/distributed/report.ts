@@ -29,10 +29,10 @@ import {
   tokensPerSecond,
 } from './results.js'
 
-/** By job: the first is drawn below all others, so its line is wide. */
+/** By job: each line lies on those of the jobs before it, and is narrower. */
 const STROKES = [
-  { color: 'var(--line)', width: 9 },
-  { color: 'var(--lora)', width: 4.5 },
+  { color: 'var(--muted)', width: 8 },
+  { color: 'var(--lora)', width: 4 },
   { color: 'var(--lily)', width: 1.5 },
   { color: 'var(--equal)', width: 1 },
 ] as const
@@ -106,7 +106,7 @@ const keysOf = (jobs: readonly Job[], first = 0): Key[] =>
 const losses = (jobs: readonly Job[]): Element =>
   figure(
     'Loss',
-    'Of the whole batch, by step. The lines lie above each other.',
+    'Of the whole batch, by step. The narrower lines lie on the wider ones.',
     legend('line', keysOf(jobs)),
     plot('Loss by step, for each number of ranks', {
       x: { label: 'step', ticks: 6 },
