@@ -152,7 +152,8 @@ export function setReadPretrained(read: ReadPretrained): void {
  * The adapter of all layers of a base model, of either kind. The base model remains the caller's.
  *
  * @example
- * const model = await AdapterModel.fromPretrained('adapter')
+ * const model = await AdapterModel.fromPretrained('adapter') // a LilyModel or a LoraModel
+ * const { y } = model.layer('layers.0.q_proj').forward({ x, y: baseOutput }, { save: false })
  */
 export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   /** The adapted layers by name, in the order given. */

@@ -1,5 +1,5 @@
 /** `lily-kernels merge` as a child process, compared with PEFT's merged weights and with float64. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
@@ -472,6 +472,35 @@ describe('what is refused leaves no file', () => {
     const { code, stderr } = await runCliIn(`ulimit -f ${blocks}; exec "$@"`, ['merge', adapter, base, out])
     expect(code).toBe(1)
     expect(stderr).toContain(`${out}: cannot be written (EFBIG`)
+    expectNothing(folder, ['adapter', 'base.safetensors'])
+  })
+
+  test('a signal', async () => {
+    const { folder, adapter, tensors } = await loraOf()
+    const base = join(folder, 'base.safetensors')
+    const [rows, columns] = [2 ** 10, 2 ** 20]
+    // A file of 1 GiB that takes no room on the disk: its numbers are zeros.
+    const small = Object.fromEntries(Array.from({ length: 64 }, (_, i) => [`t.${i}`, [rows / 64, columns]]))
+    let end = 0
+    const header = JSON.stringify(
+      Object.fromEntries(
+        [...Object.entries(small), ...Object.keys(tensors).map((name) => [name, [300, 33]] as const)].map(
+          ([name, shape]) => {
+            const begin = end
+            end += (name in small ? 1 : 4) * shape[0] * shape[1]
+            return [name, { dtype: name in small ? 'U8' : 'F32', shape, data_offsets: [begin, end] }]
+          },
+        ),
+      ),
+    )
+    const text = header.padEnd(Math.ceil(header.length / 8) * 8)
+    const length = Buffer.alloc(8)
+    length.writeBigUInt64LE(BigInt(text.length))
+    writeFileSync(base, Buffer.concat([length, Buffer.from(text)]))
+    truncateSync(base, 8 + text.length + end)
+    const script = `"$@" & while ! ls -A '${folder}' | grep -q tmp; do sleep 0.01; done; kill -TERM $!; wait $!`
+    const { code, stderr } = await runCliIn(script, ['merge', adapter, base, join(folder, 'out')])
+    expect({ code, stderr }).toEqual({ code: 143, stderr: 'interrupted: nothing was written\n' })
     expectNothing(folder, ['adapter', 'base.safetensors'])
   })
 
