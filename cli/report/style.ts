@@ -31,9 +31,9 @@ code { font: .85em ui-monospace, 'SF Mono', Menlo, Consolas, monospace; overflow
 .tile dd { margin: 0; font-size: 1.7rem; font-weight: 650; line-height: 1.2; }
 .tile dt { color: var(--muted); font-size: .85rem; line-height: 1.35; }
 .tile { display: flex; flex-direction: column-reverse; justify-content: flex-end; gap: .2rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
 .chart { margin: 0; padding: .9rem .9rem .6rem; break-inside: avoid; display: flex; flex-direction: column; }
-.chart > svg { margin-top: auto; }
+.chart > svg { margin: auto auto 0; }
 .legend { list-style: none; margin: .35rem 0 .5rem; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-size: .8rem; }
 .legend li { display: flex; align-items: center; gap: .4rem; }
 .legend .line { width: 1.3rem; height: 0; }
@@ -41,7 +41,7 @@ code { font: .85em ui-monospace, 'SF Mono', Menlo, Consolas, monospace; overflow
 .ramp { display: grid; grid-template-columns: 1fr auto 1fr; gap: .15rem .6rem; margin: .45rem 0 .5rem; color: var(--muted); font-size: .8rem; line-height: 1.4; }
 .ramp > :first-child { grid-column: 1 / -1; height: .7rem; border: 1px solid var(--line); border-radius: 3px; }
 .ramp > :last-child { text-align: right; }
-.plot { --plot-background: var(--surface); display: block; width: 100%; height: auto; overflow: visible; }
+.plot { --plot-background: var(--surface); display: block; width: 100%; max-width: 34rem; height: auto; overflow: visible; }
 .box { overflow-x: auto; margin-bottom: .8rem; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; }
 th, td { padding: .32rem .55rem; text-align: right; white-space: nowrap; }

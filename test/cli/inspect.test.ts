@@ -9,7 +9,8 @@ import { type Inspection, layerLabels } from '../../cli/inspect/inspection.js'
 import { type LoraInspection, loraTargets } from '../../cli/inspect/lora-inspection.js'
 import { loraText } from '../../cli/inspect/lora-text.js'
 import { inspectionText } from '../../cli/inspect/text.js'
-import { labelled } from '../../cli/report/chart.js'
+import { cellChart, weightScale } from '../../cli/report/cell-chart.js'
+import { integerTicks, labelled, ranksFromZero } from '../../cli/report/chart.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
 import {
@@ -420,6 +421,46 @@ describe('inspect', () => {
     const bars = rectangles.filter((rectangle) => !rectangle.includes('fill-opacity'))
     expect(bars).toHaveLength(4)
     for (const bar of bars) expect(bar).toMatch(/ width="0"/)
+  })
+
+  test('the map of a router is centred at 1/E, which its legend says', () => {
+    const cells = [0, 0.125, 0.25, 0.3125, 0.5, 0.9].map((value, x) => ({ x, y: 'a', value }))
+    const html = cellChart({ title: '', text: '', cells, rows: ['a'], scale: weightScale(4) }).outerHTML
+    const rectangles = [...html.matchAll(/<rect ([^>]*fill-opacity[^>]*)>/g)]
+    const shown = rectangles.map(([, text]) => [
+      / fill="var\(--(\w+)\)"/.exec(` ${text}`)?.[1],
+      Number(/fill-opacity="([^"]*)"/.exec(text)?.[1]),
+    ])
+    expect(shown).toEqual([
+      ['lora', 1],
+      ['lora', 0.5],
+      ['lily', 0],
+      ['lily', 0.25],
+      ['lily', 1],
+      ['lily', 1],
+    ])
+    const { document } = parseHTML(html) as unknown as { document: Page }
+    const [ramp, ...labels] = Array.from(document.querySelectorAll('.ramp span'), (span) => span)
+    expect(labels.map(({ textContent }) => textContent)).toEqual(['0', '1/E = 0.25, all equal', '≥ 2/E'])
+    expect((ramp as unknown as { outerHTML: string }).outerHTML).toContain('var(--lora), var(--surface), var(--lily)')
+    expect(weightScale(3)).toMatchObject({ middle: 1 / 3, labels: ['0', '1/E = 0.33, all equal', '≥ 2/E'] })
+  })
+
+  test('ranks and steps have ticks at integers', async () => {
+    expect(integerTicks(1, 3, 6)).toMatchObject({ ticks: [1, 2, 3] })
+    expect(integerTicks(0, 1, 6)).toMatchObject({ ticks: [0, 1] })
+    expect(ranksFromZero([0.3, 2.2])).toMatchObject({ domain: [0, 3], ticks: [0, 1, 2, 3] })
+    expect(ranksFromZero([0])).toMatchObject({ domain: [0, 1], ticks: [0, 1] })
+    const layers = [{ name: 'q', inFeatures: 4, outFeatures: 4 }]
+    const config = { r: 2, targetModules: ['q'], initLoraWeights: false } as const
+    const lora = await analyse(LoraModel.create({ layers, config, seed: 1 }))
+    const [ranks, spectra] = loraCharts(lora.layers).map(({ outerHTML }) => outerHTML)
+    const ticksOf = (html: string) => [...html.matchAll(/<text[^>]*>([\d.]+)<\/text>/g)].map(([, text]) => text)
+    expect(ticksOf(ranks)).toEqual(expect.arrayContaining(['0', '1', '2']) as string[])
+    expect(ticksOf(ranks).join(' ')).not.toContain('.')
+    // The other axis has shares.
+    expect(ticksOf(spectra)).toEqual(expect.arrayContaining(['1', '2', '0.2']) as string[])
+    expect(ticksOf(spectra)).not.toContain('1.5')
   })
 
   test('labels are the parts that differ, or all parts of names that differ in length', () => {
