@@ -12,9 +12,23 @@ export type Properties = Readonly<Record<string, unknown>>
 /**
  * The constraint of a type of options `O` that TypeScript infers: `Options` and no other property, nor another one of its
  * `needs`. Without it a misspelt option beside a known one is not an error of types. A function that passes options on has
- * the same constraint: `<O extends Exact<O, LilyForwardOptions>>`.
+ * the same constraint: `<O extends Exact<O, LilyForwardOptions>>`. The property that a misspelt option requires has no value, so that
+ * TypeScript compares the options with `Options` and suggests the option that was meant.
  */
-export type Exact<O, Options> = Options & {
+export type Exact<O, Options> = Options &
+  NoOthers<O, Options> & {
+    readonly [K in keyof O & 'needs' & keyof Options]?: NoOthers<NonNullable<O[K]>, NonNullable<Options[K]>> | undefined
+  }
+
+/** Requires what no value has for each property that `Options` does not have. Those of an index signature are not known. */
+type NoOthers<O, Options> = {
+  readonly [
+    K in keyof O as K extends keyof Options ? never : string extends K ? never : `${K & string} is no option`
+  ]: never
+}
+
+/** {@link Exact} in methods that a subclass overrides with more options, which TypeScript can compare only in this form. */
+export type ExactInMethod<O, Options> = Options & {
   readonly [K in keyof O]: K extends keyof Options
     ? K extends 'needs'
       ? Absent<NonNullable<O[K]>, NonNullable<Options[K]>> | undefined

@@ -1,5 +1,6 @@
 /** What TypeScript accepts. Most of it is checked by `npm run lint:types`, which compiles this file. */
-// cspell:ignore acumulate nedds sclaing
+// cspell:ignore acumulate nedds ruting sclaing
+import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import ts from 'typescript'
@@ -59,7 +60,7 @@ test('the data of a tensor has the methods that its classes have in common', () 
 /** The programs of the README and of the guides that run on the CPU and import this package only, by file name. */
 function programs(): Map<string, string> {
   const all = Object.entries(pages).flatMap(([page, { cpu }]) =>
-    cpu === undefined ? [] : programsOf(page).map(({ source }, i) => ({ name: `${page}-${i + 1}.ts`, source })),
+    cpu === undefined ? [] : programsOf(page).map(({ source }, i) => ({ name: `${page}-${i + 1}.mts`, source })),
   )
   const imports = (source: string) => Array.from(source.matchAll(/ from '([^']+)'/g), ([, name]) => name)
   const compiled = all.filter(
@@ -75,11 +76,45 @@ const UNTYPED_PARAMETERS = new Set([7006, 7019, 7031])
 test('the programs of the guides and the declarations of the package compile', () => {
   const sources = programs()
   expect(sources.size).toBeGreaterThan(10)
-  expect([...sources.keys()]).toContain('README.md-1.ts')
+  expect([...sources.keys()]).toContain('README.md-2.mts')
   const entries =
     "import * as lily from 'lily-kernels'\nimport * as gpu from 'lily-kernels/webgpu'\nexport { gpu, lily }\n"
   sources.set('entries.mts', entries).set('entries.cts', entries)
   expect(errorsOf(sources)).toEqual([])
+})
+
+test('the programs of the guides compile with the options that tsc --init writes', () => {
+  const folder = mkdtempSync(join(packageRoot, 'build', 'types-'))
+  try {
+    const tsc = join(packageRoot, 'node_modules', 'typescript', 'bin', 'tsc')
+    execFileSync(process.execPath, [tsc, '--init'], { cwd: folder, stdio: 'ignore' })
+    const { config } = ts.readConfigFile(join(folder, 'tsconfig.json'), (path) => ts.sys.readFile(path)) as {
+      config: object
+    }
+    const { options } = ts.parseJsonConfigFileContent(config, ts.sys, folder)
+    expect(options).toMatchObject({ strict: true, noUncheckedIndexedAccess: true, exactOptionalPropertyTypes: true })
+    expect(errorsOf(programs(), { ...options, noEmit: true })).toEqual([])
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+})
+
+test('the error of a misspelt option names the one that was meant', () => {
+  const source = `import { lilyBackward, lilyForward, tensor } from 'lily-kernels'
+const x = tensor([1, 2, 3, 4], [2, 2])
+const { saved } = lilyForward({ x, a: x, router: x, b: x })
+lilyForward({ x, a: x, router: x, b: x }, { ruting: 'token', scaling: 2 })
+lilyForward({ x, a: x, router: x, b: x }, { acumulate: false })
+lilyBackward({ dy: x }, saved, { needs: { dx: false }, acumulate: false })
+lilyBackward({ dy: x }, saved, { needs: { dx: false, dWeight: true } })
+`
+  const messages = errorsOf(new Map([['misspelt.mts', source]]))
+  expect(messages.map((message) => /:(\d+): .*Did you mean to write '(\w+)'\?$/.exec(message)?.slice(1))).toEqual([
+    ['4', 'routing'],
+    ['5', 'accumulate'],
+    ['6', 'accumulate'],
+    ['7', 'dWeights'],
+  ])
 })
 
 /** Declarations of WebGPU with other names and members than those of @webgpu/types. */
@@ -113,8 +148,19 @@ test.each([
   ).toEqual([])
 })
 
-/** The errors of programs that import the built package, with all checks of its declarations. */
-function errorsOf(sources: ReadonlyMap<string, string>): string[] {
+/** All checks, also of the declarations of the package. */
+const ALL_CHECKS: ts.CompilerOptions = {
+  target: ts.ScriptTarget.ES2022,
+  lib: ['lib.es2022.d.ts', 'lib.dom.d.ts'],
+  types: [],
+  noEmit: true,
+  module: ts.ModuleKind.NodeNext,
+  moduleResolution: ts.ModuleResolutionKind.NodeNext,
+  strict: true,
+}
+
+/** The errors of programs that import the built package. */
+function errorsOf(sources: ReadonlyMap<string, string>, options = ALL_CHECKS): string[] {
   const folder = mkdtempSync(join(packageRoot, 'build', 'types-'))
   try {
     mkdirSync(join(folder, 'node_modules'))
@@ -122,15 +168,7 @@ function errorsOf(sources: ReadonlyMap<string, string>): string[] {
     for (const [name, source] of sources) writeFileSync(join(folder, name), source)
     const program = ts.createProgram(
       Array.from(sources.keys(), (name) => join(folder, name)),
-      {
-        target: ts.ScriptTarget.ES2022,
-        lib: ['lib.es2022.d.ts', 'lib.dom.d.ts'],
-        types: [],
-        noEmit: true,
-        module: ts.ModuleKind.NodeNext,
-        moduleResolution: ts.ModuleResolutionKind.NodeNext,
-        strict: true,
-      },
+      options,
     )
     const errors = ts.getPreEmitDiagnostics(program).filter(({ code }) => !UNTYPED_PARAMETERS.has(code))
     return errors.map(({ file, start, messageText }) => {
