@@ -232,7 +232,7 @@ async function runBoth() {
 
 /** Runs in the page: reads the adapter in the files of its input, saves it, and reads and saves that. */
 async function saveAgain() {
-  const { LilyModel } = lily
+  const { AdapterModel, LilyModel } = lily
   const { files } = document.querySelector('input')
   const model = await LilyModel.fromPretrained(files)
   const saved = await model.pretrainedFiles()
@@ -246,7 +246,7 @@ async function saveAgain() {
   return {
     names: saved.map(({ name }) => name).sort(),
     tensors: await bytes(saved),
-    again: await bytes(await (await LilyModel.fromPretrained(buffers)).pretrainedFiles()),
+    again: await bytes(await (await AdapterModel.fromPretrained(buffers)).pretrainedFiles()),
     refused: await LilyModel.fromPretrained('adapter').then(() => 'nothing', String),
   }
 }
