@@ -140,7 +140,7 @@ describe('docs/performance.md', () => {
     }
   })
 
-  test('has the cost of dropout', () => {
+  test('has, in bench/README.md, the cost of dropout', () => {
     const { results } = JSON.parse(read('bench/results/dropout-xeon-2-threads.json')) as { results: DropoutRow[] }
     const names: Readonly<Record<string, string>> = {
       SSE2: 'portable',
@@ -148,8 +148,9 @@ describe('docs/performance.md', () => {
       'AVX-512': 'avx512',
       AVX512_BF16: 'avx512bf16',
     }
-    expect(tables.at(-1)!.map(([set]) => set)).toEqual(Object.keys(names))
-    for (const [set, ...cells] of tables.at(-1)!) {
+    const table = tablesOf('bench/README.md').at(-1)!
+    expect(table.map(([set]) => set)).toEqual(Object.keys(names))
+    for (const [set, ...cells] of table) {
       const values = TYPES.map(
         (type) =>
           results.find(
