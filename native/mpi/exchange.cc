@@ -54,10 +54,10 @@ void Exchange::reduce(const std::vector<float> &coefficients) {
 
 // Arrays from `alone` bytes on are pieces, or are cut into pieces of the same size: these need not be packed. The
 // others are put together, dtype by dtype.
-void Exchange::cut(const std::vector<Array> &arrays, size_t piece_bytes, size_t alone) {
+void Exchange::cut(size_t piece_bytes, size_t alone) {
   for (int32_t dtype = 0; dtype <= 2; ++dtype) {
     std::vector<const Array *> small;
-    for (const Array &array : arrays) {
+    for (const Array &array : arrays_) {
       if (array.dtype != dtype || array.bytes == 0) continue;
       if (array.bytes < alone) {
         small.push_back(&array);
@@ -102,7 +102,7 @@ void Exchange::run() {
   for (const Array &array : arrays_) total += array.bytes;
   const size_t part = std::min({divide_up(total, owners), kPieceBytes, bucket_bytes_ / owners});
   const size_t piece_bytes = round_up(std::max(part, kLeastPieceBytes));
-  cut(arrays_, piece_bytes, piece_bytes / 4);
+  cut(piece_bytes, piece_bytes / 4);
   assign_owners();
 
   const size_t most = std::clamp(bucket_bytes_ / piece_bytes, size_t{1}, kPiecesUnderWay * owners);
@@ -137,7 +137,7 @@ bool Exchange::start(size_t index) {
   active.data = piece.parts == 1 ? parts_[piece.first_part].data : active.packed;
   if (active.data == active.packed && contributes(world_.rank)) pack(piece, active.packed);
   active.pending = 1;
-  const int tag = tag_of(index);
+  const int tag = world_.data_tag(index);
   if (!is_owner && contributes(world_.rank)) {
     active.state = State::kContributing;
     messages_.send(active.data, piece.bytes, piece.owner, tag, self);
@@ -167,7 +167,7 @@ void Exchange::advance(size_t self) {
   Active &active = active_[self];
   if (--active.pending > 0) return;
   const Piece &piece = pieces_[active.piece];
-  const int tag = tag_of(active.piece);
+  const int tag = world_.data_tag(active.piece);
   if (active.state == State::kCollecting) {
     if (coefficients_ != nullptr) {
       add_up(active);
@@ -208,8 +208,6 @@ void Exchange::add_up(const Active &active) const {
   sum(piece.dtype, static_cast<int64_t>(piece.bytes / element_bytes), terms.data(), static_cast<int64_t>(terms.size()),
       active.data);
 }
-
-int Exchange::tag_of(size_t piece) const { return world_.data_tag(piece); }
 
 void Exchange::pack(const Piece &piece, char *to) const {
   for (size_t i = piece.first_part; i < piece.first_part + piece.parts; ++i) {

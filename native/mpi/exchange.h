@@ -88,13 +88,12 @@ class Exchange {
     char *collected = nullptr;  // of the owner: what the other ranks sent, one after the other
   };
 
-  void cut(const std::vector<Array> &arrays, size_t piece_bytes, size_t alone);
+  void cut(size_t piece_bytes, size_t alone);
   void assign_owners();
   void run();
   bool start(size_t piece);
   void advance(size_t active);
   void add_up(const Active &active) const;
-  int tag_of(size_t piece) const;
   bool contributes(int rank) const { return coefficients_ != nullptr || rank == 0; }
   bool receives(int rank) const { return coefficients_ != nullptr || rank != 0; }
   void pack(const Piece &piece, char *to) const;

@@ -1,6 +1,7 @@
 #include "mpi/library.h"
 
 #include <memory>
+#include <type_traits>
 
 #include "system/library.h"
 

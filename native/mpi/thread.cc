@@ -1,11 +1,11 @@
 #include "mpi/thread.h"
 
-#include <stdio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <utility>
 
 namespace lily::mpi {
 namespace {
@@ -53,10 +53,8 @@ class Watchdog {
 };
 
 std::string late(const std::string &function, const Library &library, double timeout) {
-  char seconds[32];
-  snprintf(seconds, sizeof(seconds), "%g s", timeout);
   return "lily-kernels: " + function + " of " + library.name + " (" + library.version + ") did not return in " +
-         seconds + ": not all ranks came; this process ends";
+         seconds(timeout) + ": not all ranks came; this process ends";
 }
 
 }  // namespace

@@ -43,13 +43,13 @@ std::string listed(const std::vector<int> &ranks) {
   return text;
 }
 
+}  // namespace
+
 std::string seconds(double number) {
   char text[32];
   snprintf(text, sizeof(text), "%g s", number);
   return text;
 }
-
-}  // namespace
 
 void write_line(const std::string &text) {
   const std::string line = text + '\n';

@@ -43,6 +43,9 @@ using AbortCode = std::atomic<int>;
 // After that a process ends that has called MPI_Abort, or should have.
 constexpr std::chrono::seconds kAbortTime{3};
 
+// "600 s"
+std::string seconds(double number);
+
 // Writes to stderr, whatever state the process is in.
 void write_line(const std::string &text);
 
@@ -65,6 +68,7 @@ class World {
 
   // Ends the job.
   [[noreturn]] void abort(int code);
+  // The same after a line that begins with the rank.
   [[noreturn]] void abort_with(const std::string &text);
 
   const int rank, size;
@@ -89,9 +93,8 @@ class World {
   void receive(void *data, size_t bytes, int from, int tag, Request *request);
   bool test(Request *request);
   void begin_wait() { waits_since_ = Clock::now(); }
-  // After nothing has happened: waits a moment. False: it has waited too long. Ends the job if another thread asks for
-  // it.
-  // `busy`: for how long it yields before it sleeps.
+  // After nothing has happened: waits a moment, by yielding at first, for `busy`. False: it has waited too long. Ends
+  // the job if another thread asks for it.
   bool idle(std::chrono::milliseconds busy);
   // Ends the job.
   [[noreturn]] void time_out(std::vector<int> ranks, const char *what);
