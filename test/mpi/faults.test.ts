@@ -39,7 +39,7 @@ function jobsOf(fault: Fault): Job[] {
 }
 
 const waitsIn = (operation: string) => (rank: number, victim: number) =>
-  `rank ${rank} of 2 waited ${TIMEOUT / 1000} s in ${operation}\\(\\) for rank ${victim}, which (did not come|do not answer)`
+  `rank ${rank} of 2 waited ${TIMEOUT / 1000} s in ${operation}\\(\\) for rank ${victim}, which (did not come|did not answer)`
 
 /** What a rank says that has waited for the victim. MPI_Init_thread and MPI_Finalize do not say for whom they wait. */
 const WAITS: Readonly<Record<Input['operation'], (rank: number, victim: number) => string>> = {
