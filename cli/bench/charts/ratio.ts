@@ -74,7 +74,7 @@ const lines = (['forward', 'forward+backward'] as const).flatMap((pass, p) =>
   (['lora', 'lora-equal-parameters'] as const).map((to, t) => ({ pass, to, dy: (2 * p + t - 1.5) * LINE })),
 )
 
-function lineMarks(marks: readonly Mark[], { pass, to, dy }: (typeof lines)[number]): Plot.Markish[] {
+function lineMarks(marks: readonly Mark[], { pass, to, dy }: (typeof lines)[number]) {
   const { color } = methodStyles[to]
   const fill = pass === 'forward' ? 'var(--surface)' : color
   const title = ({ label, value }: Mark): string =>
