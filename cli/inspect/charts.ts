@@ -76,7 +76,8 @@ function entropies(target: TargetAnalysis): Element {
   const { layers } = target
   const learned = isLearned(target)
   const name = learned ? 'Entropy of the mixtures' : 'Entropy of the router'
-  const ofTokens = ' If tokens prefer different experts, their own entropy is lower than the entropy of the mean weights.'
+  const ofTokens =
+    ' If tokens prefer different experts, their own entropy is lower than the entropy of the mean weights.'
   const labels = layerLabels(layers)
   const { marginLeft, y } = labelled(labels)
   const of = (key: 'entropy' | 'tokenEntropy') =>
