@@ -40,11 +40,27 @@ export default defineConfig({
       math(md)
       accessible(md)
       charts(md, root)
-      repositoryFiles(md)
+      repositoryFiles(md, root)
     },
   },
   themeConfig: {
-    search: { provider: 'local' },
+    search: {
+      provider: 'local',
+      options: {
+        miniSearch: {
+          searchOptions: {
+            // A short word, such as "out", is not the beginning of another one, and not another one misspelt.
+            prefix: (term) => term.length > 3,
+            fuzzy: (term) => (term.length > 5 ? 0.2 : false),
+            // A guide explains what the API, the decisions and the results only name.
+            boostDocument: (id) =>
+              /\/docs\/(api|decisions)\/|\/(bench|native|emulator)\/|\/(CHANGELOG|CONTRIBUTING)/.test(String(id))
+                ? 0.4
+                : 1,
+          },
+        },
+      },
+    },
     nav: [
       { text: 'Guides', link: '/docs/getting-started', activeMatch: '^/(docs/(?!api|decisions|comparison)|examples)' },
       { text: 'API', link: '/docs/api/', activeMatch: '^/docs/api/' },
