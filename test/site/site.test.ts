@@ -18,7 +18,8 @@ import { chromiumProgram } from '../support/site.js'
 const folder = join(packageRoot, 'build', 'site')
 
 /** Pages that look like others of their kind. */
-const ALIKE = /^(bench\/results\/(?!README|peers-zen5)|docs\/decisions\/(?!README|0001))/
+const ALIKE =
+  /^(bench\/results\/(?!README|peers-zen5|cpu-zen4-avx512bf16-2-threads\.|step-)|docs\/decisions\/(?!README|0001))/
 
 /** Of the pages of the API, one of each kind. */
 const API = [
@@ -112,6 +113,8 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
     )
     expect(names.length).toBeGreaterThan(150)
     const paths = [...files].join('\n')
+    const index = readFileSync(join(folder, 'docs', 'api', 'index.html'), 'utf8')
+    expect(names.filter((name) => !new RegExp(`href="[^"]*/${name}"`).test(index))).toEqual([])
     expect(names.filter((name) => !new RegExp(`^docs/api/${name}$`, 'm').test(paths))).toEqual([])
     expect(API.filter((page) => !files.has(page))).toEqual([])
   })
@@ -178,7 +181,8 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
   })
 
   test('has the charts of the results', () => {
-    expect(readFileSync(join(folder, 'docs/performance.html'), 'utf8').match(/<svg /g)?.length).toBeGreaterThan(5)
+    const html = readFileSync(join(folder, 'bench/results/cpu-zen4-avx512bf16-2-threads.html'), 'utf8')
+    expect(html.match(/<svg /g)?.length).toBeGreaterThan(5)
   })
 
   test('no page is wider than the screen, and axe finds nothing', async () => {
@@ -203,18 +207,71 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
     expect(found).toEqual([])
   }, 600_000)
 
-  test('the search finds names of the API and words of guides', async () => {
+  test.each([
+    ['lilyForwardAsync', 'functions/lilyForwardAsync'],
+    ['cross-origin isolated', 'docs/platforms'],
+    ['resume training', 'docs/model.html#save-and-resume'],
+    ['out of memory', 'docs/memory.html#out-of-memory'],
+    ['two tenants', 'docs/serving'],
+  ])('the first three results of a search for %s have the page that explains it', async (query, href) => {
     const page = await open()
     await visit(page, address)
-    for (const [query, href] of [
-      ['lilyForwardAsync', 'functions/lilyForwardAsync'],
-      ['cross-origin isolated', 'docs/platforms'],
-    ]) {
-      await page.keyboard.press('Control+k')
-      await page.locator('.VPLocalSearchBox input').fill(query)
-      await page.locator(`.VPLocalSearchBox a[href*="${href}"]`).first().waitFor({ timeout: 30_000 })
-      await page.keyboard.press('Escape')
+    await page.keyboard.press('Control+k')
+    await page.locator('.VPLocalSearchBox input').fill(query)
+    const found = page.locator(`.VPLocalSearchBox .results > li:nth-child(-n+3) a[href*="${href}"]`)
+    await found.first().waitFor({ timeout: 30_000 })
+  })
+
+  test('no code of a guide scrolls at 1280 px', async () => {
+    const page = await open()
+    const scrolling: string[] = []
+    let blocks = 0
+    for (const guide of pages.filter((file) => /^(index|docs\/[\w-]+|examples\/.*)\.html$/.test(file))) {
+      await visit(page, `${address}${guide}`)
+      const sizes = await page
+        .locator('.vp-doc pre')
+        .evaluateAll((all: Box[]) =>
+          all.map((each) => ({ over: each.scrollWidth - each.clientWidth, text: each.innerText })),
+        )
+      blocks += sizes.length
+      for (const { over, text } of sizes) {
+        if (over > 0) scrolling.push(`${guide}: ${over} px: ${text.split('\n')[0]}`)
+      }
     }
+    expect(blocks).toBeGreaterThan(80)
+    expect(scrolling).toEqual([])
+  }, 300_000)
+
+  test('the guide on performance begins with charts of 360 px at least, the width for which their text is made', async () => {
+    const page = await open()
+    await visit(page, `${address}docs/performance.html`)
+    const boxes = await page
+      .locator('.vp-doc h2 + .bench .plot')
+      .evaluateAll((all: Box[]) => all.map((each) => each.getBoundingClientRect()))
+    expect(boxes).toHaveLength(2)
+    expect(boxes.filter(({ width, top }) => width < 360 || top > 900)).toEqual([])
+  })
+
+  test('the page of an operation shows its operands with shapes, its options and its result', () => {
+    const html = readFileSync(join(folder, 'docs/api/lily-kernels/functions/lilyForward.html'), 'utf8')
+    for (const heading of ['operands', 'options', 'the-result']) expect(html).toContain(`id="properties-of-${heading}"`)
+    for (const text of ['sequenceOffsets?', 'adapterOf?', '[..., d_in]', 'What backward needs'])
+      expect(html).toContain(text)
+  })
+
+  test('links to reports lead to pages, each of which offers its JSON', () => {
+    const html = [...files].filter((file) => file.endsWith('.html'))
+    const toJson = html.flatMap((file) => {
+      const links = readFileSync(join(folder, file), 'utf8').match(/<a\b[^>]*\shref="[^"]*-[^"/]*\.json"[^>]*>/g) ?? []
+      return links.map((link) => ({ file, link }))
+    })
+    expect(toJson.length).toBeGreaterThan(5)
+    expect(
+      toJson.filter(({ file, link }) => !file.startsWith('bench/results/') || !link.includes(' download')),
+    ).toEqual([])
+    expect(readFileSync(join(folder, 'bench/results/step-xeon-avx512-2-threads.html'), 'utf8')).toContain(
+      'TensorFlow.js',
+    )
   })
 
   test('no page, and no search, requests anything from another server or logs an error', () => {
@@ -256,3 +313,9 @@ declare const axe: {
 }
 declare const document: { readonly documentElement: { readonly scrollWidth: number } }
 declare const innerWidth: number
+interface Box {
+  readonly scrollWidth: number
+  readonly clientWidth: number
+  readonly innerText: string
+  getBoundingClientRect(): { readonly width: number; readonly top: number }
+}
