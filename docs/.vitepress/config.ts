@@ -82,7 +82,8 @@ export default defineConfig({
     build: { chunkSizeWarningLimit: 5000 },
   },
   transformPageData(page) {
-    if (wide.includes(page.relativePath)) page.frontmatter.aside = false
+    const isReport = /^bench\/results\/(?!README)/.test(page.relativePath)
+    if (isReport || wide.includes(page.relativePath)) page.frontmatter.aside = false
   },
   /** Files of the repository that pages link to are part of the site. */
   buildEnd({ outDir }) {

@@ -35,7 +35,10 @@ function pageOf(report: Properties): string[] {
   const tables = Object.entries(report).filter(([, value]) => isTable(value))
   const values = Object.entries(flat(Object.fromEntries(Object.entries(report).filter(([, value]) => !isTable(value)))))
   return [
-    values.map(([key, value]) => `- ${key}: ${cellOf(value)}`).join('\n'),
+    values
+      .filter(([, value]) => cellOf(value) !== '')
+      .map(([key, value]) => `- ${key}: ${cellOf(value)}`)
+      .join('\n'),
     ...tables.flatMap(([key, value]) => [`## ${key}`, tableOf((value as Properties[]).flatMap(rowsOf))]),
   ]
 }

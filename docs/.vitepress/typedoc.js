@@ -46,12 +46,12 @@ class PagesContext extends MarkdownThemeContext {
     }
     this.partials.parametersTable = (parameters) => {
       const tables = parameters.flatMap(({ name, type, parent }) =>
-        tableOf(boundOf(type, parent), `### Properties of ${name}`),
+        tableOf(boundOf(type, parent), `### ${name[0].toUpperCase()}${name.slice(1)}`),
       )
       return [parametersTable(parameters), ...tables].join('\n\n')
     }
     this.partials.signatureReturns = (signature, options) =>
-      [signatureReturns(signature, options), ...tableOf(signature.type, '### Properties of the result')].join('\n\n')
+      [signatureReturns(signature, options), ...tableOf(signature.type, '### Result')].join('\n\n')
     this.partials.groupIndex = ({ children }) => this.namesOf(children)
     this.partials.body = (model, options) => [body(model, options), ...this.otherEntries()].join('\n\n')
   }

@@ -254,7 +254,7 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
 
   test('the page of an operation shows its operands with shapes, its options and its result', () => {
     const html = readFileSync(join(folder, 'docs/api/lily-kernels/functions/lilyForward.html'), 'utf8')
-    for (const heading of ['operands', 'options', 'the-result']) expect(html).toContain(`id="properties-of-${heading}"`)
+    for (const heading of ['operands', 'options', 'result']) expect(html).toContain(`id="${heading}"`)
     for (const text of ['sequenceOffsets?', 'adapterOf?', '[..., d_in]', 'What backward needs'])
       expect(html).toContain(text)
   })
