@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { adapterName, type AdapterWords, SOFTWARE } from '../../bench/harness/adapter-name.js'
 import { packageRoot } from '../../lib/binding/root.js'
@@ -57,13 +57,16 @@ process.exit()
 `
 
 /** Where the user runs the command, and beside this package. */
-const FOLDERS = [process.cwd(), dirname(fileURLToPath(import.meta.url))]
+const FOLDERS = ['.', dirname(fileURLToPath(import.meta.url))]
 
 /** @param folders from which the package is looked for */
 export async function webGpu(folders = FOLDERS, seconds = SECONDS): Promise<Diagnosis['webgpu']> {
   const file = findPackage(folders)
   if (file === undefined) return { available: false, reason: NO_PACKAGE }
-  const { adapter, results, error } = await ask(file, seconds)
+  // Without permission to start processes `spawn` throws.
+  const { adapter, results, error } = await ask(file, seconds).catch((error: unknown): Answers => {
+    return { error: `its process does not start (${error instanceof Error ? error.message : String(error)})` }
+  })
   if (adapter === undefined) return { available: false, reason: error ?? 'its process gave no answer' }
   if (adapter === null) return { available: false, reason: NO_ADAPTER }
   const name = adapterName(adapter)
@@ -75,15 +78,15 @@ export async function webGpu(folders = FOLDERS, seconds = SECONDS): Promise<Diag
 function findPackage(folders: readonly string[]): string | undefined {
   for (const folder of folders) {
     try {
-      return createRequire(join(folder, 'index.js')).resolve('webgpu')
+      return createRequire(resolve(folder, 'index.js')).resolve('webgpu')
     } catch {
-      // It is not there.
+      // It is not there, or the folder is not: `resolve` throws if the working directory was removed.
     }
   }
   return undefined
 }
 
-function ask(file: string, seconds: number): Promise<Answers> {
+async function ask(file: string, seconds: number): Promise<Answers> {
   const question = {
     webgpu: pathToFileURL(file).href,
     entry: pathToFileURL(join(packageRoot, 'dist', 'webgpu.js')).href,
@@ -101,14 +104,12 @@ function ask(file: string, seconds: number): Promise<Answers> {
   let printed = ''
   child.stderr?.setEncoding('utf8').on('data', (text: string) => (printed += text))
   child.on('message', (message: Answers) => (answers = { ...answers, ...message }))
-  return new Promise((resolve) => {
-    child.on('error', ({ message }) => {
-      resolve({ error: message })
-    })
+  return new Promise((answer, refuse) => {
+    child.on('error', refuse)
     child.on('close', (code, signal) => {
       const [warning = ''] = printed.trim().split('\n')
       const end = signal === 'SIGKILL' ? `gave no answer within ${seconds} seconds` : `ended with ${signal ?? code}`
-      resolve({ error: `its process ${end}${warning === '' ? '' : `: ${warning}`}`, ...answers })
+      answer({ error: `its process ${end}${warning === '' ? '' : `: ${warning}`}`, ...answers })
     })
   })
 }

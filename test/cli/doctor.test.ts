@@ -113,6 +113,19 @@ describe('WebGPU', () => {
     expect(stdout).toMatch(/^webgpu +acme one llvmpipe\nwebgpu +a program on the CPU, without a self-test/m)
   })
 
+  test('is looked for without a working directory', async () => {
+    vi.resetModules()
+    const cwd = vi.spyOn(process, 'cwd').mockImplementation(() => {
+      throw new Error('ENOENT: uv_cwd')
+    })
+    try {
+      const { webGpu } = await import('../../cli/doctor/webgpu.js')
+      expect(await webGpu(['.'])).toMatchObject({ available: false })
+    } finally {
+      cwd.mockRestore()
+    }
+  })
+
   test('survives a driver that throws, crashes, or does not answer', async () => {
     expect(await found('throws', 'throw new Error("no loader")')).toEqual({ available: false, reason: 'no loader' })
     const crash = 'console.error("driver: bad"); process.abort()'
@@ -133,6 +146,16 @@ describe('WebGPU', () => {
       selfTest: { passed: false, reason: 'lost' },
     })
   })
+})
+
+test('diagnoses what it can where no process can be started', async ({ skip }) => {
+  skip(process.platform === 'win32', 'the command is given to a shell of POSIX')
+  const permission = process.allowedNodeEnvironmentFlags.has('--permission') ? '' : 'experimental-'
+  const flags = `--no-warnings --${permission}permission --allow-addons --allow-worker '--allow-fs-read=*'`
+  const restricted = await runCliIn(`node=$1; shift; "$node" ${flags} "$@"`, ['doctor'])
+  expect(restricted).toMatchObject({ code: 0, stderr: '' })
+  expect(restricted.stdout).toMatch(/^cpu +self-test passed$/m)
+  expect(restricted.stdout).toMatch(/^webgpu +not available: its process does not start \(.*restricted/m)
 })
 
 test('reports LILY_NUM_THREADS as the limit of threads', async () => {
