@@ -103,11 +103,11 @@ function describe(
   }
   // AdamW goes on with the averages, and adds the squares for a norm in another order.
   if (parameters.some(({ value }) => value.device === CPU)) settings['the instruction set'] = instructionSet()
-  if (values !== null) {
-    settings['values with the digest'] = {
-      value: values,
-      remedy: 'await broadcast(model) on all ranks once the model is created or read',
-    }
+  // Last: values of models that differ otherwise differ as well.
+  settings.values = {
+    value: values === null ? 'that were compared before' : `with the digest ${values}`,
+    remedy:
+      'await broadcast(model) on all ranks once the model is created or read, and pass the same model or Map in each step',
   }
   const tensors = parameters.map(({ name, value, grad }) => ({
     name,

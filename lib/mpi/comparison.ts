@@ -14,7 +14,7 @@ const { readFileSync } = process.getBuiltinModule('node:fs')
 export interface Description {
   /** Such as 'averageGradients()'. */
   readonly operation: string
-  /** What has to be alike, by what errors call it. */
+  /** What has to be alike, by what errors call it, in the order in which it is compared. */
   readonly settings?: Readonly<Record<string, Setting>>
   /** The arrays in their order. */
   readonly tensors?: readonly TensorDescription[]
@@ -88,24 +88,35 @@ async function differenceOfDescriptions(mpi: NativeMpi, operation: string, text:
   const bytes = new TextEncoder().encode(text)
   const all = await settled(mpi.gather(operation, keyOf(operation, 'descriptions'), bytes))
   const decoder = new TextDecoder()
-  const [first, ...others] = all.map((each) => JSON.parse(decoder.decode(each as Uint8Array)) as Description)
-  for (const [i, other] of others.entries()) {
-    const difference = firstDifference(first, other, i + 1)
-    if (difference !== null) return difference
-  }
-  throw new Error('keys differ, and descriptions do not')
+  const difference = firstDifference(all.map((each) => JSON.parse(decoder.decode(each as Uint8Array)) as Description))
+  if (difference === null) throw new Error('keys differ, and descriptions do not')
+  return difference
 }
 
-/** The first difference of a rank from rank 0; null if there is none. */
-export function firstDifference(first: Description, other: Description, rank: number): string | null {
-  for (const [what, { value, remedy }] of Object.entries(first.settings ?? {})) {
-    const given = other.settings?.[what]?.value
-    if (given !== value) return `rank ${rank} has ${what} ${given}, rank 0 ${value}; ${remedy}`
+/** The first difference from rank 0: of any rank in its arrays, then of any rank in a setting. Null if there is none. */
+function firstDifference([first, ...others]: readonly Description[]): string | null {
+  for (const [i, other] of others.entries()) {
+    const difference = differenceOfTensors(first.tensors ?? [], other.tensors ?? [], i + 1)
+    if (difference !== null) return difference
   }
+  // Where the arrays are alike, the same settings are compared.
+  for (const [what, { value, remedy }] of Object.entries(first.settings ?? {})) {
+    for (const [i, { settings }] of others.entries()) {
+      const given = settings?.[what].value
+      if (given !== value) return `rank ${i + 1} has ${what} ${given}, rank 0 ${value}; ${remedy}`
+    }
+  }
+  return null
+}
+
+function differenceOfTensors(
+  first: readonly TensorDescription[],
+  other: readonly TensorDescription[],
+  rank: number,
+): string | null {
   const remedy = 'create the same model on all ranks, from the same layers and options'
-  const [ofFirst, ofOther] = [first.tensors ?? [], other.tensors ?? []]
-  for (let i = 0; i < Math.max(ofFirst.length, ofOther.length); i++) {
-    const [a, b] = [ofFirst.at(i), ofOther.at(i)]
+  for (let i = 0; i < Math.max(first.length, other.length); i++) {
+    const [a, b] = [first.at(i), other.at(i)]
     if (a?.name !== b?.name) return `rank ${rank} has ${nameOf(b, i)}, rank 0 ${nameOf(a, i)}; ${remedy}`
     const at = a?.properties.findIndex((property, j) => property !== b?.properties[j]) ?? -1
     if (at !== -1) {

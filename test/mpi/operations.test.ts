@@ -74,7 +74,10 @@ function expectAnswers(answers: readonly Answer[]): void {
       expect(answer.arguments[i]?.code, `argument ${i}`).toBe('ERR_LILY_ARGUMENT')
       expect(answer.arguments[i]?.message).toContain(argument)
     }
-    expect(answer.noWeight[0], 'all weights are 0').toMatchObject({ code: 'ERR_LILY_ARGUMENT' })
+    expect(answer.noWeight[0], 'all weights are 0').toEqual({
+      code: 'ERR_LILY_ARGUMENT',
+      message: 'weight: the weights of all ranks are 0; leave this step out on all of them',
+    })
     expect(answer.noWeight).toEqual([answers[0].noWeight[0], null])
     expect(answer.worker).toBe('compute 2')
     for (const refusal of answer.afterFinalize) expect(refusal?.message).toMatch(/finalize\(\)/)

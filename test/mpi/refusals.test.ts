@@ -20,6 +20,7 @@ const MESSAGES: Readonly<Record<string, readonly RegExp[]>> = {
   'type of the gradient': [/'b[.']/, /grad/, /float32/, /bfloat16/],
   bucketBytes: [/bucketBytes/, /4096/, /8192/],
   sum: [/sum/],
+  values: [/values/, /await broadcast\(model\)/, /the same model/],
   barrier: [/barrier\(\)/, /averageGradients\(\)/],
   gather: [/allGather\(\)/, /broadcast\(\)/],
   broadcast: [/broadcast\(\)/, /averageGradients\(\)/],

@@ -1,5 +1,5 @@
 /** Operations in which the last rank differs: each is refused on all ranks. */
-import { announcedRank, answer, bytesOfAll, input, refusalOf, type Refusal } from './rank.js'
+import { announcedRank, answer, bytesOfAll, input, mark, marked, refusalOf, type Refusal } from './rank.js'
 
 export interface Input {
   /** Instruction set of the last rank, for the kernels on the host. */
@@ -22,7 +22,7 @@ const { AdamW, tensor } = await import('../../../lib/index.js')
 type Parameters = Parameters_[0]
 type Parameters_ = [ReadonlyMap<string, import('../../../lib/index.js').TrainableParameter>]
 
-const { rank } = await mpi.init()
+const { rank, size } = await mpi.init()
 
 /** The code of a job that cannot be finalized. */
 export const EXIT = 7
@@ -30,15 +30,15 @@ export const EXIT = 7
 type Float = 'float32' | 'bfloat16' | 'float16'
 type Shape = readonly [name: string, shape: readonly number[], value?: Float, grad?: Float]
 
-function parametersOf(shapes: readonly Shape[]): Parameters {
-  const zeros = (shape: readonly number[], dtype: Float) => {
+function parametersOf(shapes: readonly Shape[], number = rank + 1): Parameters {
+  const filled = (shape: readonly number[], dtype: Float, by: number) => {
     const length = shape.reduce((product, size) => product * size, 1)
-    return tensor(new (dtype === 'float32' ? Float32Array : Uint16Array)(length).fill(rank + 1), [...shape], dtype)
+    return tensor(new (dtype === 'float32' ? Float32Array : Uint16Array)(length).fill(by), [...shape], dtype)
   }
   return new Map(
     shapes.map(([name, shape, value = 'float32', grad = value]) => [
       name,
-      { value: zeros(shape, value), grad: zeros(shape, grad) },
+      { value: filled(shape, value, number), grad: filled(shape, grad, rank + 1) },
     ]),
   )
 }
@@ -97,11 +97,22 @@ if (isOtherVersion) {
   await check('barrier', parameters, () => (differs ? mpi.barrier() : mpi.averageGradients(parameters)))
   await check('gather', parameters, () => (differs ? mpi.allGather(1) : mpi.broadcast(parameters)))
   await check('broadcast', parameters, () => (differs ? mpi.broadcast(parameters) : mpi.averageGradients(parameters)))
+  const changed = parametersOf(usual, differs ? 2 : 1)
+  await check('values', changed, () => mpi.averageGradients(changed))
+  const equal = parametersOf(usual, 1)
+  await mpi.averageGradients(equal)
+  const compared = differs ? parametersOf(usual, 1) : equal
+  await check('values, compared before on the other ranks', compared, () => mpi.averageGradients(compared))
   await check('optimiser', parameters, () => mpi.broadcast(differs ? new AdamW(parameters) : parameters))
 }
 // The ranks agree on what comes next, unless they are of other versions, of which every operation is refused.
 if (!isOtherVersion) await mpi.barrier()
 const result: Answer = { cases }
 answer(rank, result)
-if (isOtherVersion) process.exit(EXIT)
+if (isOtherVersion) {
+  // The first rank that exits aborts the job.
+  mark(`${rank}`)
+  for (let i = 0; i < size; i++) await marked(`${i}`)
+  process.exit(EXIT)
+}
 await mpi.finalize()
