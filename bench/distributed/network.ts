@@ -11,7 +11,8 @@ export interface Network {
 }
 
 /** Of the header of an operation, and the least and the most of a piece of an array: as in native/mpi. */
-const [HEADER_BYTES, LEAST_PIECE, LARGEST_PIECE] = [144, 4 * 2 ** 10, 128 * 2 ** 10]
+const [HEADER_BYTES, LEAST_PIECE] = [144, 4 * 2 ** 10]
+export const LARGEST_PIECE = 512 * 2 ** 10
 
 /** In the order of ranks, and by a ring. */
 export const sentBytes = (ranks: number, bytes: number): number => (2 * (ranks - 1) * bytes) / ranks

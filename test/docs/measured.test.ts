@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { LARGEST_PIECE } from '../../bench/distributed/network.js'
 import { backwardSeconds, DEFAULTS, tablesOf as modelled } from '../../bench/distributed/tables.js'
 import { packageRoot } from '../../lib/binding/root.js'
 
@@ -292,6 +293,12 @@ describe('docs/distributed.md', () => {
       ),
     )
   })
+})
+
+test('docs/distributed.md and its model have the size of messages', () => {
+  const [, size] = /kPieceBytes = size_t\{(\d+)\} << 10/.exec(read('native/mpi/exchange.cc'))!
+  expect(LARGEST_PIECE).toBe(Number(size) * 1024)
+  expect(read('docs/distributed.md')).toContain(`messages of at most ${size} KiB`)
 })
 
 test('docs/platforms.md has the times of WebAssembly', () => {
