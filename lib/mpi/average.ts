@@ -1,7 +1,7 @@
 /** The average of gradients over all ranks. */
 import { bytesOf } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
-import { checkCount, type Known, readProperties } from '../base/options.js'
+import { checkCount, entriesOf, type Known, readProperties } from '../base/options.js'
 import { dtype as dtypeNumbers } from '../binding/slots.js'
 import { backends } from '../memory/backends.js'
 import { CPU } from '../memory/device.js'
@@ -18,9 +18,11 @@ import { type Argument, checkWritable, onHost, properties, writeBack } from './o
 import { checkValue, parametersOf, type Trained } from './parameters.js'
 import { enqueue } from './world.js'
 
-const OPTIONS: Known = new Set<keyof AverageOptions>(['weight', 'bucketBytes'])
+const OPTIONS: Known = new Set<keyof AverageOptions>(['weight', 'bucketBytes', 'equal'])
 const BUCKET = 32 * 2 ** 20
 const LABEL = 'averageGradients()'
+const EQUAL =
+  'pass AdamW and its step() the same options on all ranks, and await broadcast(optimiser) after one has loaded a state'
 
 /** The parameters whose values were equal on all ranks when their gradients were first averaged. */
 const compared = new WeakSet<Parameters>()
@@ -48,10 +50,11 @@ const compared = new WeakSet<Parameters>()
  * await mpi.averageGradients(model, { weight: tokens })
  */
 export async function averageGradients(of: Trained, options: AverageOptions = {}): Promise<void> {
-  const { weight, bucketBytes } = readProperties('options', options, OPTIONS, (given) => ({
+  const { weight, bucketBytes, equal } = readProperties('options', options, OPTIONS, (given) => ({
     weight: readWeight(given.weight),
     bucketBytes:
       given.bucketBytes === undefined ? BUCKET : checkCount('bucketBytes', given.bucketBytes, 4, 2 ** 31 - 1),
+    equal: given.equal === undefined ? [] : entriesOf('equal', given.equal),
   }))
   const given = parametersOf(of, (model) => model.parameters())
   const parameters = readGradients(given)
@@ -66,7 +69,7 @@ export async function averageGradients(of: Trained, options: AverageOptions = {}
     const data = await onHost(grads)
     const dtypes = grads.map(({ operand }) => dtypeNumbers[operand.dtype])
     const share = weight === 'sum' ? NaN : weight
-    await agreed(mpi, describe(parameters, weight, bucketBytes, values), (key) =>
+    await agreed(mpi, describe(parameters, weight, bucketBytes, equal, values), (key) =>
       mpi.reduce(LABEL, key, data, dtypes, share, bucketBytes),
     )
     compared.add(given)
@@ -92,6 +95,7 @@ function describe(
   parameters: readonly ParameterOperands[],
   weight: number | 'sum',
   bucketBytes: number,
+  equal: readonly (readonly [string, string | number])[],
   values: string | null,
 ): Description {
   const settings: Record<string, Setting> = {
@@ -103,6 +107,7 @@ function describe(
   }
   // AdamW goes on with the averages, and adds the squares for a norm in another order.
   if (parameters.some(({ value }) => value.device === CPU)) settings['the instruction set'] = instructionSet()
+  for (const [what, value] of equal) settings[what] = { value, remedy: EQUAL }
   // Last: values of models that differ otherwise differ as well.
   settings.values = {
     value: values === null ? 'that were compared before' : `with the digest ${values}`,

@@ -99,10 +99,16 @@ function firstDifference([first, ...others]: readonly Description[]): string | n
     const difference = differenceOfTensors(first.tensors ?? [], other.tensors ?? [], i + 1)
     if (difference !== null) return difference
   }
-  // Where the arrays are alike, the same settings are compared.
-  for (const [what, { value, remedy }] of Object.entries(first.settings ?? {})) {
+  // A rank has settings that others lack if only it calls an operation through an optimiser.
+  const remedies = new Map(
+    [first, ...others].flatMap(({ settings = {} }) =>
+      Object.entries(settings).map(([what, { remedy }]) => [what, remedy]),
+    ),
+  )
+  for (const [what, remedy] of remedies) {
+    const value = first.settings?.[what]?.value ?? 'none'
     for (const [i, { settings }] of others.entries()) {
-      const given = settings?.[what].value
+      const given = settings?.[what]?.value ?? 'none'
       if (given !== value) return `rank ${i + 1} has ${what} ${given}, rank 0 ${value}; ${remedy}`
     }
   }

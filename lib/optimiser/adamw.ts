@@ -18,7 +18,7 @@ import { clear, copyToHost } from '../tensor/transfer.js'
 import { type AverageOptions, type Distributed, readWeight, type Stepped } from './distributed.js'
 import { runAdamW } from './launch.js'
 import { checkMoments, checkNames, copyTo, disposeMoments, newMoments } from './moments.js'
-import { type AdamWOptions, readLrScale, readSettings, type Settings } from './options.js'
+import { type AdamWOptions, equalSettings, readLrScale, readSettings, type Settings } from './options.js'
 import { stateRanges } from './overlap.js'
 import {
   checkParameters,
@@ -196,7 +196,10 @@ export class AdamW<D extends Distributed | undefined = undefined> {
     this.#readOperands(settings)
     this.#isPending = true
     try {
-      await distributed.averageGradients(this.#parameters, { weight: settings.weight })
+      await distributed.averageGradients(this.#parameters, {
+        weight: settings.weight,
+        equal: equalSettings(this.#settings, this.#step, settings.lrScale),
+      })
     } finally {
       this.#isPending = false
     }

@@ -11,6 +11,11 @@ export interface AverageOptions {
   readonly weight?: number | 'sum' | undefined
   /** Size of the parts that are exchanged at once, in bytes. All ranks pass the same. Default 32 MiB. */
   readonly bucketBytes?: number | undefined
+  /**
+   * What must be equal on all ranks besides the parameters, by the name that errors give it, such as `{ lr: 1e-3 }`; ranks that
+   * differ are refused. AdamW passes its options and the number of its steps. Default: nothing.
+   */
+  readonly equal?: Readonly<Record<string, string | number>> | undefined
 }
 
 /** An engine of data parallelism, such as the module `lily-kernels/mpi`. */

@@ -80,6 +80,28 @@ export interface Settings {
   readonly distributed: Distributed | null
 }
 
+/** What must be equal on all ranks so that a step keeps their values equal, by the name that errors give it. */
+export function equalSettings(settings: Settings, step: number, lrScale: number): Record<string, string | number> {
+  const { beta1, beta2, eps, maxNorm, onNonFinite, rates } = settings
+  // One text for neighbours with the same rates: a model has hundreds of parameters.
+  const texts: { text: string; count: number }[] = []
+  for (const { lr, weightDecay } of rates.values()) {
+    const text = `${lr} and ${weightDecay}`
+    const last = texts.at(-1)
+    if (last?.text === text) last.count++
+    else texts.push({ text, count: 1 })
+  }
+  return {
+    'a number of steps of': step,
+    'an lrScale of': lrScale,
+    'lr and weightDecay of': texts.map(({ text, count }) => `${text} for ${countOf(count, 'parameter')}`).join(', '),
+    'betas of': `${beta1} and ${beta2}`,
+    'an eps of': eps,
+    'a maxNorm of': maxNorm ?? 'undefined',
+    'onNonFinite of': onNonFinite,
+  }
+}
+
 /**
  * Reads and checks the options of AdamW.
  *

@@ -97,6 +97,22 @@ if (isOtherVersion) {
   await check('barrier', parameters, () => (differs ? mpi.barrier() : mpi.averageGradients(parameters)))
   await check('gather', parameters, () => (differs ? mpi.allGather(1) : mpi.broadcast(parameters)))
   await check('broadcast', parameters, () => (differs ? mpi.broadcast(parameters) : mpi.averageGradients(parameters)))
+  const [number, scale] = differs ? [0.2, 0.5] : [0.1, 1]
+  for (const [name, options] of Object.entries({
+    lr: { lr: number },
+    groups: { groups: [{ match: ['b'], lr: number }] },
+    betas: { betas: [number, 0.9] as const },
+    maxNorm: differs ? { maxNorm: 1 } : {},
+    onNonFinite: { onNonFinite: differs ? ('skip' as const) : ('error' as const) },
+  })) {
+    const optimiser = new AdamW(parameters, { ...options, distributed: mpi })
+    await check(`${name}, options`, parameters, () => optimiser.step())
+  }
+  const optimiser = new AdamW(parameters, { distributed: mpi })
+  await check('lrScale', parameters, () => optimiser.step({ lrScale: scale }))
+  if (differs) optimiser.load({ ...optimiser.state(), step: 5 })
+  await check('number of steps', parameters, () => optimiser.step())
+  await check('optimiser, or none', parameters, () => (differs ? optimiser.step() : mpi.averageGradients(parameters)))
   const changed = parametersOf(usual, differs ? 2 : 1)
   await check('values', changed, () => mpi.averageGradients(changed))
   const equal = parametersOf(usual, 1)
