@@ -34,7 +34,7 @@ class Watchdog {
     std::unique_lock<std::mutex> lock(mutex_);
     while (!is_over_) {
       if (Clock::now() >= end_) {
-        write_line(text_);
+        write_last_line(text_);
         _exit(1);
       }
       // By the clock of the system: waits by a steady one require glibc 2.30. If it is set, a wait takes longer once.
@@ -89,7 +89,7 @@ void Thread::run() {
     } catch (const std::exception &error) {
       // Other ranks wait for what this one cannot do.
       if (world_ != nullptr) world_->abort_with(std::string("failed: ") + error.what());
-      write_line(std::string("lily-kernels: MPI failed: ") + error.what());
+      write_last_line(std::string("lily-kernels: MPI failed: ") + error.what());
       _exit(1);
     }
     Task &done = *task;
@@ -131,7 +131,7 @@ Outcome Thread::finalize(const Call &call) {
 }
 
 void Thread::abort(const std::string &text, int code) {
-  if (!text.empty()) write_line(text);
+  if (!text.empty()) write_last_line(text);
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     abort_code_ = code;

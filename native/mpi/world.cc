@@ -51,7 +51,7 @@ std::string seconds(double number) {
   return text;
 }
 
-void write_line(const std::string &text) {
+void write_last_line(const std::string &text) {
   const std::string line = text + '\n';
   for (size_t at = 0; at < line.size();) {
     const ssize_t written = write(STDERR_FILENO, line.data() + at, line.size() - at);
@@ -59,11 +59,12 @@ void write_line(const std::string &text) {
       at += static_cast<size_t>(written);
     } else if (errno == EAGAIN) {
       pollfd file = {STDERR_FILENO, POLLOUT, 0};
-      if (poll(&file, 1, 1000) <= 0) return;
+      if (poll(&file, 1, 1000) <= 0) break;
     } else if (errno != EINTR) {
-      return;
+      break;
     }
   }
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
 }
 
 World::World(Library &library, int rank, int size, double timeout, AbortCode &abort_code)
@@ -86,8 +87,8 @@ void World::abort(int code) {
 }
 
 void World::abort_with(const std::string &text) {
-  write_line("lily-kernels: rank " + std::to_string(rank) + " of " + std::to_string(size) + ' ' + text +
-             "; the job is aborted");
+  write_last_line("lily-kernels: rank " + std::to_string(rank) + " of " + std::to_string(size) + ' ' + text +
+                  "; the job is aborted");
   abort(1);
 }
 

@@ -46,8 +46,9 @@ constexpr std::chrono::seconds kAbortTime{3};
 // "600 s"
 std::string seconds(double number);
 
-// Writes to stderr, whatever state the process is in.
-void write_line(const std::string &text);
+// Writes to stderr, whatever state the process is in, and gives the launcher the time to pass it on: that of MPICH
+// loses what a rank has written just before it ends.
+void write_last_line(const std::string &text);
 
 class World {
  public:

@@ -470,7 +470,7 @@ void abort(const Napi::CallbackInfo &info) {
   if (Client *const client = Client::of(env); client != nullptr && client->stage != Client::Stage::kOver) {
     client->abort(text, code);
   }
-  mpi::write_line(text);
+  mpi::write_last_line(text);
   _exit(code);
 }
 
