@@ -30,10 +30,14 @@ async function start(library: Library, LILY_MPI_LIBRARY?: string) {
   return { code, stderr, answers: [...answers.values()] as Answer[] }
 }
 
-/** Starts a job of two ranks that is refused, and returns the message of the first that has answered. */
-async function refused(library: Library, LILY_MPI_LIBRARY: string): Promise<string> {
+/**
+ * Starts a job of two ranks that is refused, and returns the message of the first that has answered.
+ *
+ * @param isFinalized MPI is then over, and the launcher of MPICH 4.2 may end with 0 whatever the codes of its ranks
+ */
+async function refused(library: Library, LILY_MPI_LIBRARY: string, isFinalized = false): Promise<string> {
   const { code, stderr, answers } = await start(library, LILY_MPI_LIBRARY)
-  expect(code, stderr).not.toBe(0)
+  if (!isFinalized) expect(code, stderr).not.toBe(0)
   expect(answers.length).toBeGreaterThan(0)
   for (const { refusal } of answers) expect(refusal?.code).toBe('ERR_LILY_BACKEND_UNAVAILABLE')
   return answers[0].refusal!.message
@@ -90,7 +94,7 @@ test('a library of an implementation that is not known', async ({ skip }) => {
 
 test('a library that grants MPI_THREAD_FUNNELED only', async ({ skip }) => {
   skipWithout(skip, mpich)
-  const message = await refused(mpich, compile(skip, 'FUNNELED'))
+  const message = await refused(mpich, compile(skip, 'FUNNELED'), true)
   expect(message).toMatch(/MPICH Version: 3\.1 of a test/)
   expect(message).toContain('MPI_THREAD_SERIALIZED')
 })
