@@ -242,7 +242,8 @@ class Agreed : public Operation {
   Napi::Value result(Napi::Env env) override {
     if (outcome_ == Outcome::kDone) return agreed_result(env);
     if (outcome_ == Outcome::kNoWeight) {
-      throw argument_error(env, "ERR_LILY_ARGUMENT", "weight", "the weights of all ranks are 0; leave this step out on all of them");
+      throw argument_error(env, "ERR_LILY_ARGUMENT", "weight",
+                           "the weights of all ranks are 0; leave this step out on all of them");
     }
     const Napi::Array keys = Napi::Array::New(env, keys_.size());
     for (size_t i = 0; i < keys_.size(); ++i) keys.Set(static_cast<uint32_t>(i), keys_[i]);
