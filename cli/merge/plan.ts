@@ -120,10 +120,8 @@ function checkWeight(name: string, { path, dtype, shape }: Found, layer: Adapter
     )
   }
   if (Object.hasOwn(NAMES, dtype)) return
-  throw checkpointError(
-    path,
-    `tensor ${quote(name)}: expected data type F32, BF16 or F16, got ${dtype}; merge into the model before it was quantised`,
-  )
+  const advice = dtype === 'F64' ? 'convert the model to float32' : 'merge into the model before it was quantised'
+  throw checkpointError(path, `tensor ${quote(name)}: expected data type F32, BF16 or F16, got ${dtype}; ${advice}`)
 }
 
 /** A trained module takes the place of the base model's, as in PEFT. */

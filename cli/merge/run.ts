@@ -4,7 +4,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { bytesOf } from '../../lib/base/dtype.js'
 import { countOf } from '../../lib/base/errors.js'
 import { replaceFiles } from '../../lib/checkpoint/disk/disk.js'
-import { checkpointError, quote } from '../../lib/checkpoint/errors.js'
+import { checkpointError, quote, quoteSome } from '../../lib/checkpoint/errors.js'
 import { BLOCK_BYTES, fill, type FileContent, type OpenFile } from '../../lib/checkpoint/open-file.js'
 import { NAMES } from '../../lib/checkpoint/safetensors-file.js'
 import type { TensorSource } from '../../lib/checkpoint/safetensors-write.js'
@@ -77,6 +77,19 @@ function checkTarget(target: Target, { shards, index }: Base, adapter: string, f
     checkWritable(Object.fromEntries(names.map((name) => [`<out> (${name})`, join(folder, name)])), inputs)
   }
   if (!force) refuseExisting(target)
+  else if (isFolder && isThere !== undefined) refuseOthers(target)
+}
+
+/** Beside this model another one would be read in its place, or with it: Transformers prefers a single file to an index. */
+function refuseOthers({ out, folder, names }: Target): void {
+  const others = readdirSync(folder).filter(
+    (name) => !name.startsWith('.') && /\.safetensors(\.index\.json)?$/.test(name) && !names.includes(name),
+  )
+  if (others.length === 0) return
+  throw new CommandError(
+    `<out>: ${out} has files of another model, ${quoteSome(others)}, which --force does not replace; remove them, or name ` +
+      'another folder',
+  )
 }
 
 /** A folder is refused unless it is empty: other files of a model in it would be taken for its own. */

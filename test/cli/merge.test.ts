@@ -358,6 +358,15 @@ describe('several files', () => {
     expect((await runCli(['merge', adapter, base, out, '--force'])).code).toBe(0)
     expect(readFileSync(join(out, names[0])).equals(before)).toBe(true)
     expectNothing(out, [...names, 'mine.txt'])
+    // It would be read in the place of the merged files.
+    writeFileSync(join(out, 'model.safetensors'), 'another model')
+    writeFileSync(join(out, names[0]), 'old')
+    const beside = await runCli(['merge', adapter, base, out, '--force'])
+    expect(beside.code).toBe(1)
+    expect(beside.stderr).toContain(
+      `${out} has files of another model, "model.safetensors", which --force does not replace`,
+    )
+    expect(readFileSync(join(out, names[0]), 'utf8')).toBe('old')
 
     const link = join(folder, 'link')
     symlinkSync(base, link)
@@ -425,6 +434,8 @@ describe('what is refused leaves no file', () => {
     await refused({ ...tensors, [first]: ofShape }, `tensor "${first}": expected [300, 33], got [2, 3]`)
     const quantised = bytesOf('I8', [300, 33], new Int8Array(300 * 33))
     await refused({ ...tensors, [first]: quantised }, `tensor "${first}": expected data type F32, BF16 or F16, got I8`)
+    const double = bytesOf('F64', [300, 33], new Float64Array(300 * 33))
+    await refused({ ...tensors, [first]: double }, 'got F64; convert the model to float32')
   })
 
   test('an adapter whose mixtures depend on the input', async () => {
