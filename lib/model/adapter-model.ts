@@ -449,8 +449,9 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
       this.allParameters()
       return readMerging(this.layers, first, second)
     }
-    const weight = resolve('weight', second)
-    return { targets: [{ layer: this.layer(first as string), argument: 'weight', weight }], names: 'name' }
+    // First, so that a weight without a name is not taken for a missing weight.
+    const layer = this.layer(first as string)
+    return { targets: [{ layer, argument: 'weight', weight: resolve('weight', second) }], names: 'name' }
   }
 
   #addUpdates(merging: Merging, sign: 1 | -1): void {

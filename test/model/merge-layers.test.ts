@@ -154,6 +154,9 @@ describe('merge of all layers', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'weights: expected at least one weight', () =>
       model.merge({}, { subset: true }),
     )
+    await expectRefused('ERR_LILY_ARGUMENT', "name: expected an adapted layer, such as '0.q', got", () =>
+      model.merge(weights.get('0.q') as never),
+    )
     await expectUnchanged(weights)
   })
 
