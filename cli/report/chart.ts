@@ -88,8 +88,9 @@ export function logarithmic(values: readonly number[]): Plot.ScaleOptions {
   const span = Math.log10(most / least)
   const steps = span > 2.5 ? [1] : span > 1.5 ? [1, 3] : span > 0.6 ? [1, 2, 5] : [1, 1.2, 1.5, 2, 3, 5, 7]
   const decades = Array.from({ length: 31 }, (_, i) => i - 15)
-  const ticks = decades
+  const round = decades
     .flatMap((decade) => steps.map((step) => Number(`${step}e${decade}`)))
     .filter((tick) => tick >= least / 1.001 && tick <= most * 1.001)
-  return { type: 'log', grid: true, domain: [least, most], ticks }
+  // Between values that are close there may be none of these.
+  return { type: 'log', grid: true, domain: [least, most], ticks: round.length > 1 ? round : ticks(least, most, 4) }
 }

@@ -10,7 +10,7 @@ import { type LoraInspection, loraTargets } from '../../cli/inspect/lora-inspect
 import { loraText } from '../../cli/inspect/lora-text.js'
 import { inspectionText } from '../../cli/inspect/text.js'
 import { cellChart, weightScale } from '../../cli/report/cell-chart.js'
-import { integerTicks, labelled, ranksFromZero } from '../../cli/report/chart.js'
+import { integerTicks, labelled, logarithmic, ranksFromZero } from '../../cli/report/chart.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { replaceWithTensors, type TensorSource } from '../../lib/checkpoint/safetensors-write.js'
 import {
@@ -448,6 +448,8 @@ describe('inspect', () => {
 
   test('ranks and steps have ticks at integers', async () => {
     expect(integerTicks(1, 3, 6)).toMatchObject({ ticks: [1, 2, 3] })
+    expect(logarithmic([1.21, 1.4]).ticks, 'a log axis between close values').toEqual([1.25, 1.3, 1.35, 1.4])
+    expect(logarithmic([0.9, 30]).ticks).toEqual([1, 3, 10, 30])
     expect(integerTicks(0, 1, 6)).toMatchObject({ ticks: [0, 1] })
     expect(ranksFromZero([0.3, 2.2])).toMatchObject({ domain: [0, 3], ticks: [0, 1, 2, 3] })
     expect(ranksFromZero([0])).toMatchObject({ domain: [0, 1], ticks: [0, 1] })
