@@ -21,8 +21,8 @@ function fail(message) {
 }
 
 /**
- * The lines of the comment above a list's macro, and the words of each of its entries X(...), with those of the lists that
- * it begins with.
+ * The lines of the comment above a list's macro, and the words of each of its entries X(...), with the entries of the
+ * lists that it begins with.
  *
  * @type {(macro: string) => { comment: string[], entries: string[][] }}
  */
@@ -121,7 +121,7 @@ export type Row = readonly [
 ]
 
 ${slots.join('\n')}
-/** How many numbers come before those of the slots, and before each item of a list. */
+/** Number of fields before the slots of a call, and of fields of each item of a list. */
 export const fieldCounts = {
 ${tables.map(([name, fields]) => `  ${name}: ${countOf(fields)},\n`).join('')}} as const
 

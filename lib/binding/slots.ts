@@ -5,7 +5,7 @@
  * `node scripts/generate-slots.js`.
  */
 
-/** Every operation with its fields, the fields of its items, its slots, and those of its items. */
+/** Every operation with its fields and slots, and the fields and slots of its items. */
 export const operation = {
   forward: 0,
   backward: 1,
@@ -77,8 +77,8 @@ export const adapterFields = {
 } as const
 
 /**
- * Numbers of calls over disjoint rows of one x: many adapters in one call. `tokens` rows, of which the calls have `listed`;
- * `indices` elements of the operand `index`.
+ * Numbers of calls over disjoint rows of one x: many adapters in one call. x has `tokens` rows, `listed` of them
+ * belong to the calls, and the operand `index` has `indices` elements.
  */
 export const rowsFields = {
   operation: 0,
@@ -96,7 +96,7 @@ export const rowsFields = {
   indices: 12,
 } as const
 
-/** Numbers of one of these calls. It has `count` rows: from `first` on, or, if that is -1, those of `index`. */
+/** Numbers of one of these calls. Its `count` rows begin at `first`, or, if `first` is -1, the operand `index` lists them. */
 export const rowsItemFields = {
   routing: 0,
   pool: 1,
@@ -215,10 +215,7 @@ export const slotFields = { byteOffset: 0, rows: 1, columns: 2, pitch: 3, dtype:
 /** What a call does with an operand. `none`: it is not given. `add`: the call adds to the old contents. */
 export const access = { none: 0, read: 1, write: 2, add: 3 } as const
 
-/**
- * What sizes and types of operands are called in the tables; docs/math.md has the symbols. Those of forward and backward
- * come first.
- */
+/** Names of sizes and types of operands in the tables, forward and backward first. docs/math.md has the symbols. */
 export const size = {
   one: 0,
   tokens: 1,
@@ -416,7 +413,7 @@ export const backwardRowsItemSlots = [
   ['db', 'bRows', 'bColumns', 'gradient', 'output'],
 ] as const
 
-/** How many numbers come before those of the slots, and before each item of a list. */
+/** Number of fields before the slots of a call, and of fields of each item of a list. */
 export const fieldCounts = {
   forward: 19,
   backward: 19,

@@ -11,7 +11,7 @@
 
 namespace lily::binding {
 
-// Memory of an operand. data == nullptr: the operand is not given; bytes < 0: what is given has no memory.
+// Memory of an operand. data == nullptr: the operand is not given; bytes < 0: the given value has no memory.
 struct Memory {
   char *data = nullptr;
   int64_t bytes = 0;

@@ -4,7 +4,7 @@
 // the lists when it loads the addon.
 //
 // The numbers of a call are its fields, then the fields of each item of its list (a parameter of AdamW, a call of a
-// list of calls), then those of each operand, slot by slot; the slots of the items of a list (layers of a fold,
+// list of calls), then the fields of each operand, slot by slot; the slots of the items of a list (layers of a fold,
 // parameters, calls) follow the others. The operands are passed in the same order.
 #pragma once
 
@@ -43,8 +43,8 @@ namespace lily::binding {
   X(scaling)                     \
   X(dropout)
 
-// Numbers of calls over disjoint rows of one x: many adapters in one call. `tokens` rows, of which the calls have `listed`;
-// `indices` elements of the operand `index`.
+// Numbers of calls over disjoint rows of one x: many adapters in one call. x has `tokens` rows, `listed` of them
+// belong to the calls, and the operand `index` has `indices` elements.
 #define LILY_ROWS_FIELDS(X)   \
   LILY_PLACEMENT_FIELDS(X)    \
   X(precision)                \
@@ -56,7 +56,7 @@ namespace lily::binding {
   X(listed)                   \
   X(indices)
 
-// Numbers of one of these calls. It has `count` rows: from `first` on, or, if that is -1, those of `index`.
+// Numbers of one of these calls. Its `count` rows begin at `first`, or, if `first` is -1, the operand `index` lists them.
 #define LILY_ROWS_ITEM_FIELDS(X)   \
   X(routing)                       \
   X(pool)                          \
@@ -301,7 +301,7 @@ namespace lily::binding {
 
 #define LILY_NONE(X)
 
-// Every operation with its fields, the fields of its items, its slots, and those of its items.
+// Every operation with its fields and slots, and the fields and slots of its items.
 #define LILY_TABLES(X)                                                                                  \
   X(forward, LILY_ADAPTER_FIELDS, LILY_NONE, LILY_FORWARD_SLOTS, LILY_NONE)                             \
   X(backward, LILY_ADAPTER_FIELDS, LILY_NONE, LILY_BACKWARD_SLOTS, LILY_NONE)                           \
@@ -317,8 +317,7 @@ namespace lily::binding {
   X(forwardRows, LILY_ROWS_FIELDS, LILY_ROWS_ITEM_FIELDS, LILY_FORWARD_ROWS_SLOTS, LILY_FORWARD_ROWS_ITEM_SLOTS)      \
   X(backwardRows, LILY_ROWS_FIELDS, LILY_ROWS_ITEM_FIELDS, LILY_BACKWARD_ROWS_SLOTS, LILY_BACKWARD_ROWS_ITEM_SLOTS)
 
-// What sizes and types of operands are called in the tables; docs/math.md has the symbols. Those of forward and backward
-// come first.
+// Names of sizes and types of operands in the tables, forward and backward first. docs/math.md has the symbols.
 #define LILY_SIZES(X)   \
   X(one)                \
   X(tokens)             \
@@ -404,7 +403,7 @@ LILY_DEFINE_ENUM(size, LILY_SIZES)
 LILY_DEFINE_ENUM(type, LILY_TYPES)
 enum class Use { read, output, update, copy };
 
-// Types of elements beside those of lily_dtype.
+// Types of elements beside lily_dtype.
 constexpr int32_t kUint8 = 3;
 constexpr int32_t kInt32 = 4;
 
@@ -417,7 +416,7 @@ struct Slot {
 };
 
 struct Table {
-  const char *const *fields;  // those of an item follow
+  const char *const *fields;  // the fields of an item follow
   int field_count, item_field_count;
   const Slot *slots;
   int slot_count;

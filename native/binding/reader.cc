@@ -389,7 +389,7 @@ class Reader {
 
   // ---- Calls over disjoint rows ----
 
-  // The problem that the calls of a list have in common; its tokens are all rows, and its rank is not that of any call.
+  // The problem that the calls of a list have in common; its tokens are all rows, and its rank belongs to no call.
   lily_problem read_rows_problem() {
     using namespace rows_field;
     lily_problem problem = {};
@@ -504,8 +504,8 @@ class Reader {
     return all;
   }
 
-  // What lists of both directions have, and the calls of one, each of which `read` completes from the row where it
-  // begins and its first slot.
+  // Reads what lists of both directions have in common, and the calls of the list. `read` completes each call from the
+  // row where it begins and its first slot.
   template <typename List, typename Item, typename Read>
   void read_list(List &list, std::vector<Item> &calls, Rows &rows, Read read) {
     if (failed()) return;

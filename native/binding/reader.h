@@ -15,11 +15,11 @@ constexpr int64_t kMaxBytes = int64_t{1} << 48;
 struct Source {
   const Table *table;
   const double *numbers;
-  // Those of the operands, and their memory: one for each slot.
+  // The fields of the operands, and their memory: one for each slot.
   const double *slots;
   const Memory *memory;
   int64_t memory_count;
-  // Those of the numbers, which exist.
+  // Backend and device as the numbers name them; both exist.
   const lily_backend *backend;
   int32_t device;
 

@@ -6,7 +6,7 @@
 
 namespace lily {
 
-// The factors that all parameters share. The symbols are those of the formula at lily_adamw.
+// The factors that all parameters share. The formula at lily_adamw has the symbols.
 struct AdamWStep {
   float beta1;
   float beta1_rest;  // 1 - beta1

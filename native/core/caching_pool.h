@@ -35,7 +35,7 @@ class CachingPool {
   CachingPool(const lily_backend &backend, int32_t device, MemoryKind kind);
 
   // Returns a block of at least `bytes` with unspecified contents. If memory is exhausted, the pool releases all cached
-  // blocks, which waits for the streams that use them, and tries again; it returns null if that fails too. The block
+  // blocks, which waits for the streams that use them, and tries again; it returns null if that also fails. The block
   // must be returned with the same `bytes` and `stream`.
   void *take(size_t bytes, lily_stream stream = 0);
   // `idle`: no queued work uses the block, so that any stream may reuse it at once.

@@ -48,7 +48,7 @@ bool deferred_is_weighted(const lily_problem &problem);
 // Bytes per element; 0 for an unknown dtype.
 int64_t dtype_bytes(int32_t dtype);
 
-// The type of `hidden`: that of the activations, but float32 for float32 parameters with precision `high`, because the
+// The type of `hidden`: the activations', but float32 for float32 parameters with precision `high`, because the
 // gradients of the parameters depend on hidden and `high` rounds none of their inputs.
 int32_t hidden_dtype(const lily_problem &problem);
 

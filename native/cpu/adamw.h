@@ -1,5 +1,5 @@
-// AdamW: the sum of squares for the norm of all gradients, and the update. The formulas are those of lily_adamw in
-// lily/backend.h; optimiser.cc cuts the parameters into splits of elements.
+// AdamW: the sum of squares for the norm of all gradients, and the update. lily/backend.h has the formulas
+// (lily_adamw); optimiser.cc cuts the parameters into splits of elements.
 //
 //   value       [count], float32, bfloat16 or float16; in and out
 //   grad        [count], the type of value, or float32

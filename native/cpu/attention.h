@@ -27,7 +27,7 @@ namespace {
 
 // Keys of a block of forward: K^T, V and six rows of S stay in the L2 cache.
 constexpr int64_t kForwardKeys = 256;
-// Of backward, which has three packed operands of keys, two sums, and two blocks of scores.
+// Blocks of backward, which has three packed operands of keys, two sums, and two blocks of scores.
 constexpr int64_t kBackwardKeys = 128, kBackwardQueries = 192;
 static_assert(kForwardKeys % kPanel == 0 && kBackwardKeys % kPanel == 0 && kBackwardQueries % kTileRows == 0);
 
@@ -54,7 +54,7 @@ LILY_INLINE void pack_panels_transposed(const lily_matrix &in, int64_t rows, int
   }
 }
 
-// sums (+)= lhs rhs, the panels of rhs having `panel_steps` rows each, of which the product takes `shape.steps`.
+// sums (+)= lhs rhs, the panels of rhs having `panel_steps` rows each; the product takes `shape.steps` of them.
 LILY_INLINE void multiply_panels(const ProductShape &shape, LeftOperand<Floats> lhs, const float *rhs,
                                  int64_t panel_steps, const Sums &sums, bool accumulate) {
   for (int64_t p = 0; p < panel_count(shape.columns); ++p) {
@@ -147,7 +147,7 @@ struct ForwardScratch {
 
 int64_t attention_scratch(const AttentionPass &pass) { return ForwardScratch(pass, nullptr).floats; }
 
-// Replaces a row of scores by exponentials, and returns the factor of those of the blocks before.
+// Replaces a row of scores by exponentials, and returns the factor of the exponentials of the blocks before.
 LILY_INLINE float exponentials(float *scores, int64_t keys, const float *order, int64_t limit, float &largest,
                                float &total) {
   const Vector none = broadcast(-__builtin_inff());
@@ -161,7 +161,7 @@ LILY_INLINE float exponentials(float *scores, int64_t keys, const float *order, 
   store(lanes, maxima);
   const float before = largest;
   for (int64_t lane = 0; lane < kLanes; ++lane) largest = lanes[lane] > largest ? lanes[lane] : largest;
-  // As long as no key is seen, the exponentials are those of -inf.
+  // As long as no key is seen, the exponentials are exp(-inf).
   const float shift = largest == -__builtin_inff() ? 0.0f : largest;
   Vector sum = {};
   for (int64_t j = 0; j < keys; j += kLanes) {

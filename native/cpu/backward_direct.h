@@ -9,7 +9,7 @@
 //   dA_i (+)= sum_t dh_ti x_t
 //
 // With so few tokens, packing A and forming C and D would be most of the work. Here A and B are read once, dA and dB
-// are read and written once, and nothing else is as large. The operands and results are those of backward_dy.h and
+// are read and written once, and nothing else is as large. Operands and results are as in backward_dy.h and
 // backward_x.h, but d_weights.partials has one sum per split. A row of q has another rounding than in a larger batch;
 // with batch routing it depends on the batch anyway.
 #pragma once

@@ -183,7 +183,7 @@ LILY_INLINE void write_db(const BackwardPass &pass, const DyPart &part, const fl
   }
 }
 
-// Everything that depends on D_g. `d_combined` holds D of the part, whose rows of the rank follow those of the parts
+// Everything that depends on D_g. `d_combined` holds D of the part, whose rows of the rank follow the rows of the parts
 // before; `transpose_scratch` holds kTransposeScratchFloats.
 LILY_INLINE void write_d_weights_and_db(const BackwardPass &pass, const DyPart &part, const float *d_combined,
                                         float *transpose_scratch) {

@@ -13,7 +13,7 @@
 //   da_partials   [piece][panel of d_in][r][width], float32
 //
 // x is read once; dx is written once, and read once if it is accumulated. The sums of dA stay packed until all tokens,
-// or those of a piece, are added.
+// or the tokens of a piece, are added.
 #pragma once
 
 #include "cpu/outer_product.h"

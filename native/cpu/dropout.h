@@ -229,7 +229,7 @@ LILY_INLINE uint32_t lane_bits(const uint8_t *row, int64_t j) {
   return kLanes == 8 ? row[j / 8] : row[j / 8] >> j % 8;
 }
 
-// The lanes of `value` whose bits are 1, and those of `otherwise`.
+// The lanes of `value` whose bits are 1, and the other lanes of `otherwise`.
 LILY_INLINE Vector select_lanes(uint32_t bits, Vector value, Vector otherwise) {
 #if defined(__AVX512F__)
   return (Vector)_mm512_mask_mov_ps((__m512)otherwise, static_cast<__mmask16>(bits), (__m512)value);

@@ -1,5 +1,5 @@
 // Shrink and expand of the register tile for at most kFewTokens tokens, where packing A and C would take longer than
-// multiplying them. Operands, results and tasks are those of forward_shrink.h and forward_expand.h, with the same bits:
+// multiplying them. Operands, results and tasks are as in forward_shrink.h and forward_expand.h, with the same bits:
 // each element is the chain, or the two chains, of the register tile. A row therefore does not depend on the number of
 // rows that are computed with it.
 //
@@ -37,8 +37,8 @@ LILY_INLINE FewRows few_rows(const TokenRows &in, int64_t tokens, int64_t depth,
   return rows;
 }
 
-// Four neighbouring numbers of each of kLanes / 4 rows that are 4 pitch apart. Insertions from memory need no port for
-// shuffles, of which there is one.
+// Four neighbouring numbers of each of kLanes / 4 rows that are 4 pitch apart. Insertions from memory do not need the
+// only port for shuffles.
 LILY_INLINE Vector load_quads(const float *first, [[maybe_unused]] int64_t pitch) {
 #if LILY_VECTOR_BYTES == 64
   __m512 quads = _mm512_castps128_ps512(_mm_loadu_ps(first));
@@ -94,7 +94,7 @@ LILY_INLINE void add_quads(const float *in, int64_t pitch, float scale, int64_t 
 }
 
 // out[t][i] (+)= sum over `steps` steps of lhs[t][k] scale in[i][k], for `rows` rows i of `in`, whole vectors, and the
-// first `tokens` of kTokens rows of lhs. Two chains are those of multiply_narrow_tile.
+// first `tokens` of kTokens rows of lhs. Two chains as in multiply_narrow_tile.
 template <int64_t kTokens, int64_t kChains, bool kScales>
 void multiply_in_place(const float *in, int64_t pitch, int64_t rows, int64_t steps, float scale, const FewRows &lhs,
                        int64_t tokens, const Sums &out, bool accumulate) {
@@ -246,7 +246,7 @@ LILY_INLINE void multiply_few_combined(const ExpertStack &stack, int64_t group, 
   });
 }
 
-// Columns of a run that are computed, and those of them that count.
+// Columns of a run that are computed, and how many of them count.
 struct ColumnRun {
   int64_t begin, columns;
   int64_t first, count;

@@ -43,7 +43,7 @@ LILY_INLINE void pack_a(const ForwardPass &pass, int64_t split, const RankTile &
   }
 }
 
-// Computes the partial sums of one split for a tile, or adds them to those of the splits before. `packed` is from
+// Computes the partial sums of one split for a tile, or adds them to the sums of the splits before. `packed` is from
 // pack_a.
 LILY_INLINE void shrink_split(const ForwardPass &pass, int64_t split, const RankTile &tile, const float *packed,
                               float *lhs_scratch) {

@@ -11,7 +11,7 @@
 namespace lily::cpu {
 namespace {
 
-// Rows of `in` to those of `out`, which are contiguous. `scale`: null, or a factor of each token.
+// Copies rows of `in` to the rows of `out`, which are contiguous. `scale`: null, or a factor of each token.
 LILY_INLINE void gather_rows(const TokenRows &in, const float *scale, int64_t tile, int64_t tokens, int64_t columns,
                              const lily_matrix &out) {
   const int64_t end = minimum(tokens, (tile + 1) * kGatherTile);

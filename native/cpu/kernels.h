@@ -2,7 +2,7 @@
 //
 // A pass is a function of a task number. The thread pool runs the tasks of a pool call in any order and on any thread.
 // No task writes memory that another task of the same call reads or writes, and every sum has one fixed order that
-// depends on the problem alone. Symbols are those of docs/math.md.
+// depends on the problem alone. docs/math.md defines the symbols.
 #pragma once
 
 #include "core/adamw.h"
@@ -204,7 +204,7 @@ struct ForwardPass {
   TokenRows x_rows;  // blocked: gathered in the workspace, and then not listed
   TokenRows y_rows;
 
-  // shrink: h = x A^T, before phi. Tasks: those of the product, for each partial sum. A task of the register tile
+  // shrink: h = x A^T, before phi. Tasks: the product's, for each partial sum. A task of the register tile
   // computes one split of d_in, or, with many token tiles or a large rank, all splits. They are added in order in both
   // cases, so h is the same.
   RankProduct shrink;
@@ -353,7 +353,7 @@ struct LinearPass {
   }
 };
 
-// Batched matrix products, see blocked/matmul.h: those of `product`, whose matrices are the first ones, with other
+// Batched matrix products, see blocked/matmul.h: `product`, which has the first matrices, repeated with other
 // matrices. Tasks: batches x the tasks of one product.
 struct MatmulPass {
   const lily_matmul *call;
@@ -452,7 +452,7 @@ struct DirectProducts {
 // Rows of the rank in a chain of dw. Tiles of the rank are whole chains, so that dw does not depend on them.
 constexpr int64_t kDotRows = 64;
 
-// The largest rank whose products are those of the register tile wherever there are any. Above it they are bound by
+// The largest rank whose products use the register tile wherever it can compute them. Above it they are bound by
 // arithmetic.
 constexpr int64_t kSmallRank = 64;
 
@@ -494,7 +494,7 @@ struct Kernels {
   float (*roof_update)(float *values, int64_t count);
 };
 
-// The direct products use no tiles, so that the two tables of AMX, and those of its model, share theirs.
+// The direct products use no tiles, so that the two tables of AMX, and the two of its model, share theirs.
 extern const DirectProducts kDirectAmx, kDirectAmxModel;
 
 extern const Kernels kKernelsPortable;

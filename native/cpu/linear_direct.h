@@ -3,7 +3,7 @@
 //
 //   linear_direct  out (+)= in rhs + bias. Tasks: tiles of columns
 //
-// The sums of a chunk of k are those of blocked/linear.h, with the same bits: a chain of multiply-adds in the order of
+// The sums of a chunk of k are as in blocked/linear.h, with the same bits: a chain of multiply-adds in the order of
 // k that starts at zero, and the chunks are added in order.
 #pragma once
 
@@ -16,7 +16,7 @@ namespace {
 // Floats per token of the sums of a task.
 LILY_INLINE int64_t direct_pitch(const LinearPass &pass) { return round_up(pass.widest_tile, kLanes); }
 
-// The rows of `in`, if they are copied; the sums of all chunks, and those of one.
+// The rows of `in`, if they are copied; the sums of all chunks, and of one.
 int64_t linear_direct_scratch(const LinearPass &pass) {
   return pass.call->problem.tokens * (round_up(pass.depth, kLanes) + 2 * direct_pitch(pass));
 }

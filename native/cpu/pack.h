@@ -169,8 +169,8 @@ LILY_INLINE LeftOperand<T> lhs_of_rows(const lily_matrix &matrix, int64_t rows, 
   return lhs_of_rows<T>(TokenRows{matrix, nullptr}, rows, depth, scratch);
 }
 
-// The rows to prefetch while a product reads the first `rows` rows of a matrix as lhs_of_rows: those of the next tile,
-// or, if rows are copied, those that are copied next.
+// The rows to prefetch while a product reads the first `rows` rows of a matrix as lhs_of_rows: the rows of the next
+// tile, or, if rows are copied, the rows that are copied next.
 template <typename T>
 LILY_INLINE NextRows next_rows(const lily_matrix &matrix, int64_t rows, int64_t depth, bool copies = false) {
   const lily_matrix next = submatrix(matrix, is_lhs<T>(matrix, depth) && !copies ? kTileRows : rows, 0);

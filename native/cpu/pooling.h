@@ -11,8 +11,8 @@ namespace lily::cpu {
 void pool_weights(const ForwardPass &pass, int64_t task, float *scratch);
 
 // Computes d_pooled from d_weights.partials: dp of a kept token, dw_ge / n_g, with pool `probabilities`; dl of a kept
-// token, w_ge (dw_ge - <w_g, dw_g>), with pool `logits`. The gradient of the logits of a learned mixture has the latter
-// formula, too; that of given weights is dw_ge.
+// token, w_ge (dw_ge - <w_g, dw_g>), with pool `logits`. The gradient of the logits of a learned mixture also has the
+// latter formula; the gradient of given weights is dw_ge.
 void compute_d_pooled(const BackwardPass &pass, int64_t task, float *scratch);
 
 }  // namespace lily::cpu

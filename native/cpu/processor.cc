@@ -24,7 +24,7 @@ struct Candidate {
   bool automatic;  // may be chosen without LILY_CPU_ISA
 };
 
-// The least rank that a prototype measured. Every product of terms was faster there than that of float32, shrink by a
+// The least rank that a prototype measured. Every product of terms was faster there than in float32, shrink by a
 // factor of 1.4. With a smaller rank that gain shrinks, because x is split into terms for fewer products.
 constexpr int64_t kLeastTermsRank = 128;
 

@@ -19,7 +19,7 @@ LILY_INLINE BFloat16 negated(BFloat16 value) { return {static_cast<uint16_t>(val
 // on any processor, by so much that it does not matter which unit an instruction waits for. With the factors and two
 // right operands they fit in the registers.
 constexpr int64_t kRoofChains = LILY_VECTOR_REGISTERS == 32 ? 24 : 12;
-// Left operands of a step. The second half has those of the first with the opposite sign, so the sums stay bounded.
+// Left operands of a step. The second half repeats the first with the opposite sign, so the sums stay bounded.
 constexpr int64_t kRoofFactors = 16;
 constexpr double kRoofStepFlops = 2.0 * kRoofFactors * kRoofChains * kLanes * Operand::kDepth;
 

@@ -204,7 +204,7 @@ LILY_INLINE void store(Float16 *p, Vector v) {
 }
 #else
 // float16 has 5 exponent bits (bias 15) and 10 mantissa bits; float32 has 8 (bias 127) and 23. The bits of a float16,
-// shifted left by 13, are those of a float32 that is 2^112 times smaller. This includes subnormal numbers.
+// shifted left by 13, form a float32 that is 2^112 times smaller. This includes subnormal numbers.
 LILY_INLINE Vector load(const Float16 *p) {
   const BitVector bits = load_bits(p);
   const BitVector magnitude = (bits & 0x7fff) << 13;

@@ -7,7 +7,7 @@ namespace lily::cpu {
 
 // Runs task(context, index, worker) for every index in [0, count) and returns when all tasks are complete. `worker` is
 // less than thread_count(), and no two tasks run with the same number at the same time, so it selects the scratch
-// memory of a task. The calling thread runs tasks too. If `count` is 1, or the pool is busy with a call of another
+// memory of a task. The calling thread also runs tasks. If `count` is 1, or the pool is busy with a call of another
 // thread, the calling thread runs all tasks.
 using Task = void (*)(const void *context, int64_t index, int64_t worker);
 void parallel_for(int64_t count, Task task, const void *context);

@@ -1,6 +1,6 @@
 // The register tile, which BLIS calls a micro-kernel. The products of the vector kernels run through it, except for
-// those of few tokens, which read A, B or a weight in place because packing would take longer (forward_direct.h,
-// backward_direct.h, linear_direct.h), and those of float64 (spectrum/kernels.h).
+// products of few tokens, which read A, B or a weight in place because packing would take longer (forward_direct.h,
+// backward_direct.h, linear_direct.h), and products of float64 (spectrum/kernels.h).
 //
 //   out[i][j] (+)= sum_k lhs(i, k) * rhs[k][j]      i < rows <= 6, j < vectors * lanes, vectors <= kPanelVectors
 //
@@ -80,7 +80,7 @@ struct Pairs {
   }
 
   static LILY_INLINE Vector interleave(const Vector (&rows)[kDepth]) {
-    // The elements of rows[0], then those of rows[1].
+    // The elements of rows[0], then of rows[1].
     const __m512i concatenated = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);
     return (Vector)_mm512_permutexvar_epi16(interleave_indices(16), concatenated);
   }
@@ -398,9 +398,9 @@ LILY_INLINE int64_t bytes_of(int64_t rows, int64_t columns, const lily_matrix &m
   return rows * columns * element_bytes(matrix);
 }
 
-// Prefetches results that follow those of panel `panel` in a register tile of rows: 512 bytes further on, or, at the
+// Prefetches results that follow panel `panel` in a register tile of rows: 512 bytes further on, or, at the
 // end of the columns, in the next rows. A tile of results has runs that are too short for the hardware prefetcher.
-// `out` begins with the first of `rows` rows, of which the first kTileRows are computed now.
+// `out` begins with the first of `rows` rows; the first kTileRows of them are computed now.
 LILY_INLINE void prefetch_ahead(int64_t rows, int64_t columns, int64_t panel, const lily_matrix &out) {
   const int64_t panels = panel_count(columns), ahead = panel + 512 / (kPanel * element_bytes(out));
   const int64_t first = ahead < panels ? 0 : kTileRows, later = ahead < panels ? ahead : ahead - panels;

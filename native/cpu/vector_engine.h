@@ -14,7 +14,7 @@ namespace lily::cpu {
 namespace {
 
 struct Engine {
-  // Of an L2 cache of 1 MiB. In one of 2 MiB twice as many bytes gained 1 % of a call.
+  // Bytes that an L2 cache of 1 MiB keeps. With 2 MiB, twice as many bytes gained 1 % of a call.
   static constexpr int64_t kCachedBytes = 448 << 10;
   // The measurements are steps in native/cpu/STEPS.md.
   static constexpr Blocking kBlocking = {

@@ -363,7 +363,7 @@ lily_status event_elapsed(int32_t id, lily_event start, lily_event end, float *m
   });
 }
 
-// Of each stream that captures: whether the device had wgmma when the capture began.
+// For each stream that captures, whether the device had wgmma when the capture began.
 std::mutex captures_mutex;
 std::unordered_map<lily_stream, bool> captures;
 

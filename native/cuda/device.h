@@ -24,7 +24,7 @@ struct Device {
   int threads_per_multiprocessor;
   double clock_hz;               // of the multiprocessors, at most
   double dram_bytes_per_second;  // of the data sheet
-  const Constants *constants;    // null: those of the capability (launch/constants.h); others for tools
+  const Constants *constants;    // null: by capability (launch/constants.h); others for tools
 
   bool operator==(const Device &) const = default;
 };

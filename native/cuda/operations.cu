@@ -59,7 +59,7 @@ ForwardPlan plan_of(const lily_forward &call, const Device &device, int64_t all_
   return plan_forward(call.problem, operands, device, nullptr, all_tokens);
 }
 
-// Not for all tokens of a list: sums of gradients would be divided otherwise than those of the call alone.
+// Not for all tokens of a list: sums of gradients would then be split otherwise than in the call alone.
 BackwardPlan plan_of(const lily_backward &call, const Device &device, int64_t /*all_tokens*/ = 0) {
   BackwardOperands operands = {};
   operands.has_offsets = call.tokens.sequence_offsets != nullptr;

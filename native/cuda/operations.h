@@ -12,8 +12,8 @@
 
 namespace lily::cuda {
 
-// The virtual architecture of which the code is that a device executes: a GPU may run that of an earlier one. Requires
-// the device's context; 0 if there is no code for the device.
+// The virtual architecture whose code a device executes: a GPU may run the code of an earlier one. Requires the
+// device's context; 0 if there is no code for the device.
 int executed_architecture(int32_t device);
 
 // From now on executed_architecture is kHopperWithoutWgmma. Returns false if it is not kHopperArchitecture.
@@ -27,7 +27,7 @@ size_t backward_workspace(const lily_problem &problem, const Device &device);
 size_t linear_workspace(const lily_linear_problem &problem, const Device &device);
 lily_status forward(const lily_forward &call, const Device &device);
 lily_status backward(const lily_backward &call, const Device &device);
-// Of lists: the calls and their operands, as of the call that follows.
+// Workspace of lists: the calls and their operands are those of the next call.
 size_t forward_rows_workspace(const lily_forward_rows &list, const Device &device);
 size_t backward_rows_workspace(const lily_backward_rows &list, const Device &device);
 lily_status forward_rows(const lily_forward_rows &list, const Device &device);

@@ -77,7 +77,7 @@ class Operation : public mpi::Task {
         deferred_.Reject(error.Value());
       }
     } catch (const Napi::Error &) {
-      // The environment is being stopped: nobody receives the result.
+      // The environment is being stopped: the result has no receiver.
     }
   }
 

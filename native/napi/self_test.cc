@@ -18,7 +18,7 @@ namespace {
 
 // Problems for the engines of the CUDA backend, and the largest difference from the CPU backend in units of the largest
 // result of the same array. Both backends round to the dtype: a few of its last bits may differ. No size is a multiple
-// of that of a tile.
+// of a tile's.
 struct Engine {
   const char *name;
   int32_t dtype;
@@ -27,7 +27,7 @@ struct Engine {
   float tolerance;
 };
 
-// Those of 16 bits have other kernels for large ranks, with other instructions on Hopper. Planned for one
+// Engines of 16 bits have other kernels for large ranks, with other instructions on Hopper. Planned for one
 // multiprocessor, y has the largest tiles there (128 x 256): two warpgroups, several panels of B, and two tiles of
 // tokens that a block computes in turn.
 constexpr Engine kEngines[] = {
@@ -128,7 +128,7 @@ size_t offset_of(const Engine &engine, int array) {
 
 size_t block_bytes(const Engine &engine) { return offset_of(engine, kArrays); }
 
-// ---- Numbers: those of the inputs are the same in every dtype ----
+// ---- Numbers: the inputs are the same in every dtype ----
 
 void store(float number, int32_t dtype, void *to) {
   uint32_t bits = 0;
@@ -160,8 +160,8 @@ float load(const void *from, int32_t dtype) {
   return (half & 0x8000) != 0 ? -magnitude : magnitude;
 }
 
-// Multiples of 1/8 from -1/2 to 1/2. Those of the router are divided by 16 at the large rank: a softmax of large logits
-// would have gradients of rounding errors.
+// Multiples of 1/8 from -1/2 to 1/2. The router's numbers are divided by 16 at the large rank: a softmax of large
+// logits would have gradients of rounding errors.
 float input(const Engine &engine, int array, int64_t index) {
   const float number = static_cast<float>((index * 5 + index / 7 + array * 3) % 9 - 4) / 8;
   return array == kRouter && engine.rank > 8 ? number / 16 : number;
@@ -308,7 +308,7 @@ Verdict &verdict_of(int32_t device) {
 
 bool is_enabled() { return read_switch(getenv("LILY_SELF_TEST")) != Switch::kOff; }
 
-// What is wrong with an engine's results; "" if nothing is. Throws if the test cannot run.
+// Describes what is wrong with an engine's results; "" if nothing is. Throws if the test cannot run.
 std::string test(Napi::Env env, const lily_backend &backend, int32_t device, const Engine &engine) {
   const std::unique_ptr<char[]> found(new char[block_bytes(engine)]), expected(new char[block_bytes(engine)]);
   const Failure failure = run_on(backend, engine, device, found.get());

@@ -45,7 +45,7 @@ void read_numbers(Napi::Env env, napi_value value, int64_t count, double *number
   if (bytes / sizeof(double) < static_cast<uint64_t>(count)) {
     throw make_error(env, "ERR_LILY_ARGUMENT", "the descriptor must have " + std::to_string(count) + " numbers");
   }
-  // Of no numbers either pointer may be null, which memcpy does not allow.
+  // Without numbers either pointer may be null, which memcpy does not allow.
   if (count > 0) memcpy(numbers, data, static_cast<size_t>(count) * sizeof(double));
 }
 

@@ -34,7 +34,7 @@ void *array_memory(Napi::Env env, napi_value value, int64_t count, int64_t eleme
 void *array_bytes(Napi::Env env, napi_value value, size_t *bytes, const char *name);
 
 // The memory of an operand. The CPU backend takes typed arrays; other backends take memory of the package, or an
-// address of which `bytes` bytes from `offset` on must be memory of the device.
+// address: `bytes` bytes from its `offset` on must be memory of the device.
 binding::Memory operand_memory(Napi::Env env, const lily_backend &backend, int32_t device, napi_value value,
                                int64_t offset, int64_t bytes, const char *name);
 

@@ -154,7 +154,7 @@ void Wait::settle(Napi::Env env) {
     else
       deferred_.Reject(failure_.error(env).Value());
   } catch (const Napi::Error &) {
-    // The environment is being stopped: nobody receives the result.
+    // The environment is being stopped: the result has no receiver.
   }
 }
 

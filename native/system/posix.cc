@@ -18,7 +18,7 @@ std::string environment_variable(const char *name) {
   return text == nullptr ? "" : text;
 }
 
-// flock's locks belong to the open file; those of fcntl belong to the process.
+// flock's locks belong to the open file; fcntl's belong to the process.
 FileLock try_lock(int file, bool exclusive) {
   int result = 0;
   do {

@@ -1,6 +1,6 @@
 // The kernels of AMX, or of its model. The including file defines LILY_TILES (the header with the tile registers),
 // LILY_OPERAND (TilePairs for activations in bfloat16, TileTerms for float32; see tile.h), LILY_KERNELS (the name of
-// the table) and LILY_DIRECT_PRODUCTS (that of the direct products, which are defined elsewhere with
+// the table) and LILY_DIRECT_PRODUCTS (the name of the direct products, which are defined elsewhere with
 // LILY_SHARES_DIRECT). Other problems, folds and the optimiser use the kernels of another set.
 //
 // Compiled without contraction to fused multiply-adds: the model and the hardware then give the same bits.

@@ -2,7 +2,7 @@
 // columns.
 //
 //   rhs   [panel of 32 columns][step][term][2 tiles]: a tile has 16 columns, in pairs of k (see hardware.h). In order,
-//         the first tile has columns 0 to 15 of the panel; if they are those of an activation, the even ones
+//         the first tile has columns 0 to 15 of the panel; if they belong to an activation, the even ones
 //   lhs   [block of 32 rows][step][term][2 tiles]: a tile has 16 rows. For an operand that had to be transposed, or has
 //         several terms; others are read in place
 //

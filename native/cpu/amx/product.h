@@ -6,8 +6,8 @@
 // columns into blocks changes a result. The products commute, so exchanging lhs and rhs gives the transposed bits,
 // except for the payload of a NaN if both operands hold NaNs.
 //
-// With two terms, (l1 + l2) (r1 + r2) is l2 r1 + l1 r2 + l1 r1 in this order, a step of k for each. What is left out is
-// 2^-16 of a product at most. If the operands of the problem are exchanged, so are the first two (Order).
+// With two terms, (l1 + l2) (r1 + r2) is l2 r1 + l1 r2 + l1 r1 in this order, a step of k for each. The omitted
+// term l2 r2 is 2^-16 of a product at most. If the operands of the problem are exchanged, so are the first two (Order).
 #pragma once
 
 #include "cpu/amx/pack.h"

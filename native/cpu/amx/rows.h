@@ -105,8 +105,8 @@ struct Terms {
   Halves term[kTerms];
 };
 
-// Each term is the rest of the number after the terms before it, to nearest. What is infinite as bfloat16 has the rest
-// NaN.
+// Each term is the rest of the number after the terms before it, to nearest. If a term is infinite as bfloat16, the
+// rest is NaN.
 LILY_INLINE Terms terms_of(Row values) {
   Terms terms;
 #pragma GCC unroll 2
@@ -122,7 +122,7 @@ LILY_INLINE Terms terms_of(Row values) {
 // The terms of `scale` times 32 numbers, zeros after the first `count`.
 template <typename E>
 LILY_INLINE Terms terms_of(const E *row, int64_t count, float scale) {
-  // Of several terms, also those after the first have the bits of the same numbers in float32.
+  // With several terms, the terms after the first also have the bits of the same numbers in float32.
   if constexpr (kTerms == 1 && __is_same(E, BFloat16)) {
     if (scale == 1.0f) return {{load_halves(row, count)}};
   }
@@ -130,7 +130,7 @@ LILY_INLINE Terms terms_of(const E *row, int64_t count, float scale) {
   return terms_of({scale * values.even, scale * values.odd});
 }
 
-// The bits of a mask for a row of 32 numbers, from column j on, and those of its even columns.
+// The bits of a mask for a row of 32 numbers, from column j on, and the bits of its even columns.
 LILY_INLINE uint32_t bits_of_row(const uint8_t *kept, int64_t j) {
   uint32_t bits;
   __builtin_memcpy(&bits, kept + j / 8, sizeof(bits));

@@ -1,4 +1,4 @@
-// The large products of the backward pass in blocks. The passes between them are those of the vector kernels.
+// The large products of the backward pass in blocks. The vector kernels have the passes between them.
 //
 //   pack_lhs       lhs^T as left operand. Tasks: tiles of kTokenTile tokens
 //   pack_c, q      q = s dy C^T where dy is read twice: C^T as rhs, then a product like shrink
@@ -51,7 +51,7 @@ struct OuterProduct {
   int64_t columns;
   int64_t begin, end;
   const uint8_t *keeps;  // a row of rhs counts as zero where it is 0; null keeps all
-  // Of rhs, if it is x; the mask begins at this column.
+  // Dropout of rhs, if it is x; the mask begins at this column.
   Dropout dropout = {};
   int64_t first_column = 0;
 };
@@ -231,7 +231,7 @@ LILY_INLINE void add_q_exchanged(const QOperand &c, const LhsRows &dy, int64_t b
   constexpr int64_t kBlockRows = kBlocking.block_rows, kPanelColumns = kBlocking.panel;
   E::pack_few_tokens(dy.matrix, dy.rows, begin, end, true, packed);
   for (int64_t n = 0; n < c.rank; n += kBlockRows) {
-    // The sums of q^T, which continue those of the chunk before.
+    // The sums of q^T, which continue the sums of the chunk before.
     alignas(64) float sums[kBlockRows * kPanelColumns];
     const int64_t rows = minimum(kBlockRows, q.pitch - n);
     for (int64_t i = 0; accumulate && i < dy.rows; ++i) {

@@ -8,7 +8,7 @@
 //   rhs   [panel][step of k][panel_bytes], in whatever form the engine multiplies; padded with zeros
 //   lhs   rows of a matrix, in place or copied; or packed [block of rows][step of k][block_bytes], for an operand
 //         that had to be transposed
-//   sums  float32, row-major. The order of the columns of a panel is the engine's where they are those of an
+//   sums  float32, row-major. The order of the columns of a panel is the engine's where they belong to an
 //         activation (Columns::kOfActivation), and the natural one where they are ranks or tokens (kInOrder)
 //
 // Packed operands are float pointers in the passes, whatever they hold; pitches are in floats.

@@ -1,9 +1,10 @@
 // Batched matrix products: y (+)= op(a) op(b) + bias for each pair of matrices.
 //
-//   matmul  the tasks of a frozen linear layer, for each pair. Tasks: batches x those of one product
+//   matmul  the tasks of a frozen linear layer, for each pair. Tasks: batches x tasks of one product
 //
 // op(b) is the weight: [n, k] as W if it is stored transposed, and [k, n] as the weight of dx otherwise. op(a) is the
-// activation; if it is stored transposed, some of its columns are packed at a time. Bits are those of one product.
+// activation; if it is stored transposed, some of its columns are packed at a time. The bits are the same as for one
+// product.
 #pragma once
 
 #include "cpu/blocked/linear.h"

@@ -34,7 +34,7 @@ struct RowProduct {
   int64_t columns;  // of out
   TokenRows out;
   int64_t slab;  // columns of rhs that the L2 cache holds; row_tiles in plan/ chooses it
-  // Of dx; the mask begins at the first token.
+  // Dropout of dx; the mask begins at the first token.
   Dropout dropout = {};
   int64_t first_column = 0;
 };
@@ -66,7 +66,7 @@ LILY_INLINE int64_t row_product_floats(int64_t rank, int64_t slab, bool drops) {
   return scratch.floats();
 }
 
-// out[i][j] (+)= sums[i][j], where the columns are those of an activation.
+// out[i][j] (+)= sums[i][j], where the columns belong to an activation.
 LILY_INLINE void write_block(int64_t rows, int64_t columns, const float *sums, int64_t pitch, const TokenRows &out) {
   Engine::with_activation(out.matrix.dtype, [&](auto element) __attribute__((always_inline)) {
     const bool accumulate = out.matrix.accumulate != 0;

@@ -60,7 +60,7 @@ int64_t packed_lhs_bytes(const Blocking &blocking, int64_t rows, int64_t steps) 
 }
 
 // A product of rows with a packed operand of `depth` x `rank`. With one tile of tokens each task packs its own columns,
-// of which the threads then have equal shares; otherwise they are packed before the product, for all tasks.
+// and the threads have equal shares of them; otherwise they are packed before the product, for all tasks.
 RankProduct plan_rank_product(const Blocking &blocking, int64_t tokens, int64_t depth, int64_t rank,
                               Workspace &workspace) {
   RankProduct product = rank_tiles(blocking, tokens, rank);

@@ -14,8 +14,8 @@ ExpertStack stack_of(const lily_problem &problem, const lily_matrix &b, const fl
 
 // Calls `plan` with the products for a problem.
 //
-// With few tokens B is most of the traffic. The direct products and those of the register tile read it less often than
-// those in blocks. Bits differ, so only batch routing, whose results depend on the whole batch anyway, may choose by
+// With few tokens B is most of the traffic. The direct products and the register tile read it less often than
+// products in blocks. Bits differ, so only batch routing, whose results depend on the whole batch anyway, may choose by
 // the number of tokens.
 template <typename Function>
 auto with_products(const Kernels &kernels, const lily_problem &problem, Function plan) {

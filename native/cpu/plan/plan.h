@@ -13,7 +13,7 @@ template <typename Pass>
 struct Step {
   int64_t count;
   void (*run)(const Pass &, int64_t task, float *scratch);
-  bool joins;  // the tasks also do not depend on those of the step before, and run together with them
+  bool joins;  // the tasks do not depend on the step before either, and run together with its tasks
 };
 
 // The steps of a plan, in their order.

@@ -64,7 +64,7 @@ int64_t begin_round(const RowsPlan<Pass> &rows) {
   return tasks;
 }
 
-// Runs a task of the round: that of the last plan whose tasks do not begin after it.
+// Runs a task of the round. It belongs to the last plan whose tasks do not begin after it.
 template <typename Pass>
 void run_task(const RowsPlan<Pass> &rows, int64_t task, int64_t worker) {
   using Turn = typename RowsPlan<Pass>::Turn;

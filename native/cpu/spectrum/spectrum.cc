@@ -326,7 +326,7 @@ bool congruence_eigenvalues(const Kernels &kernels, const double *l, const doubl
   if (!gram(kernels, x, r, columns, s)) return false;
   mirror(s, r);
   std::fill(sl, sl + 2 * r * r, 0.0);
-  // L^T is zero before the diagonal of a row, as L is before that of a column: the sums begin there.
+  // L^T is zero before the diagonal of a row, as L is before the diagonal of a column: the sums begin there.
   const Product s_l = {
       .c = sl, .pitch = r, .n = r, .depth = r, .a = {s, r, 1}, .b = {l, r, 1}, .sign = 1.0, .lower_only = false};
   const Product l_s_l = {

@@ -57,7 +57,7 @@ __device__ inline void add_token_d_weights(const BackwardDy &call, const float *
   static_assert(Tile::kBlockN % kChunk == 0);
   const int lane = threadIdx.x % kWarp;
   const int first_expert = row / call.rank, experts = (row_end - 1) / call.rank - first_expert + 1;
-  // From the beginning of a chunk: that of an expert, unless r is a multiple of it, is elsewhere.
+  // A span begins at the beginning of a chunk. An expert begins elsewhere unless r is a multiple of the chunk.
   const int span = min(call.rank, Tile::kBlockN) + (call.rank % kChunk == 0 ? 0 : kChunk - 1);
 #pragma unroll 1
   for (int first = warp_of_block(); first < count * experts; first += kLoadsInFlight * Tile::kWarps) {

@@ -1,7 +1,7 @@
 // Writes operands of products in the type of a tile, in rows that begin at multiples of 16 bytes and end with zeros:
-// the main loops copy whole vectors to shared memory, and know no other operands. Used for those of another type, and
-// for rows that are not aligned or do not consist of whole vectors. Further blocks write C, if a later launch reads it:
-// one kernel for all engines, whose tile is float32, so that C is rounded as it is written.
+// the main loops copy whole vectors to shared memory, and support no other operands. Used for operands of another type,
+// and for rows that are not aligned or do not consist of whole vectors. Further blocks write C, if a later launch reads
+// it: one kernel for all engines, whose tile is float32, so that C is rounded as it is written.
 //
 // It also gathers rows that are scattered in a matrix (ListedRows), and sets such rows to zero.
 //
@@ -39,7 +39,7 @@ __device__ inline void load_cast(const CastJob &job, int64_t first, int vec4_per
   for (int n = 0; n < kCastVectors; ++n) {
     const int64_t i = min(first + n * kThreads, last);
     const int column = static_cast<int>(i % vec4_per_row) * 4;
-    // Of a vector that pads the row nothing is used.
+    // A vector that pads the row is not used.
     const int within = kWhole ? min(column, job.columns - 4) : column;
     raw[n] =
         load_raw<kWhole>(from + job.from_rows.of(i / vec4_per_row) * job.from.pitch + within, job.columns - column);

@@ -115,8 +115,8 @@ __device__ inline void transpose_tile(Types<S...> types, T *tile, const Experts 
   }
 }
 
-// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. kIsLora: B may be that of
-// LoRA.
+// Computes a kRows x kColumns tile of C from (row, column) on. Elements outside C are zero. kIsLora: B may be
+// LoRA's.
 template <typename Engine, int kRows, int kColumns, bool kIsLora = true, int kBlockThreads = kThreads>
 __device__ inline void combine_tile(typename Engine::Scalar *tile, const Experts &from, const float *weights, int row,
                                     int column) {

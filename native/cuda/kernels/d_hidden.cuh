@@ -208,7 +208,7 @@ struct QPartials {
   int count, pitch;
 };
 
-// Likewise from global memory. Of the four elements of a row, `valid` are those of q.
+// Likewise from global memory. `valid` of the four elements of a row belong to q.
 template <bool kWhole, int kLoadsInFlight>
 __device__ inline void load_q(const QPartials &q, int valid, float scale, const RowsInFlight &rows,
                               float (&value)[kLoadsInFlight][4]) {

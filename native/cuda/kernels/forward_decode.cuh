@@ -10,7 +10,7 @@
 //
 // Global memory traffic: B once; y written once, and read once if it accumulates; block 0 writes h, p and w.
 //
-// All loads but those of the partial sums come before the wait for the first phase, and overlap with it: y, R, the
+// All loads except of the partial sums come before the wait for the first phase, and overlap with it: y, R, the
 // mask, offsets and given weights, and as much of B as shared memory holds, in the type in which the parameters are
 // stored. No launch of the call writes to any of them.
 //

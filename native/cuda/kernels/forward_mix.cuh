@@ -30,7 +30,7 @@ struct ForwardMix {
   int b_stays;
 };
 
-// The weights of a tile of tokens, E per token; those of tokens from `count` on, and of no group, are zero.
+// The weights of a tile of tokens, E per token; the weights of tokens from `count` on, and of no group, are zero.
 template <int kBlockM>
 __device__ inline void stage_weights(float *tile, const TokenWeights &weights, int token, int count) {
   for (int i = threadIdx.x; i < kBlockM * weights.experts; i += kThreads) {
@@ -97,7 +97,7 @@ class UFragments {
     }
   }
 
-  // Of rows 16 i .. 16 i + 15.
+  // Forms the fragment of rows 16 i .. 16 i + 15.
   __device__ void form(Fragment &u, int i) const {
     if constexpr (sizeof(Scalar) == 2) {
       if (whole_) {

@@ -21,17 +21,17 @@ struct OuterTarget {
   int experts;
 };
 
-// Of a target's experts: the factor of one, and the elements from its gradient to the next.
+// Scale and stride of each expert: the factor of its gradient, and the elements from its gradient to the next.
 struct ExpertScales {
   float scale;
-  const float *weights;  // null: there is one, and its weight is 1
+  const float *weights;  // null: there is one expert, and its weight is 1
   int experts;
   int64_t stride;
 
   __device__ float of(int expert) const { return scale * (weights == nullptr ? 1.0f : weights[expert]); }
 };
 
-// Of a power of two.
+// log2 of a power of two.
 template <int kSize>
 constexpr int kLog = 1 + kLog<kSize / 2>;
 template <>
@@ -46,7 +46,7 @@ struct GradientTile {
 };
 
 // Writes a tile of z, scaled, or adds it to the gradient of each expert: out rows [row, row_end), columns [column,
-// column_end), of which a thread has four columns of every step-th row. The vectors of the old gradient of
+// column_end). A thread has four columns of every step-th row. The vectors of the old gradient of
 // kRowsInFlight rows of kExpertsInFlight experts, eight in all, are loaded before the first is added. Every vector is
 // aligned, and inside the window or outside of it. The type of the gradient matters where elements are loaded and
 // stored only.
@@ -235,7 +235,7 @@ __device__ inline void add_d_weights(const Experts &experts, int expert, const f
   }
 }
 
-// Computes this block's partial sums of dw from its tile of D, whose scale and rows are those of `target`, and writes
+// Computes this block's partial sums of dw from its tile of D, whose scale and rows `target` has, and writes
 // them as column `index`. The tile is at the start of shared memory, followed by kDWeightExperts sums per warp.
 template <typename Tile>
 __device__ inline void form_d_weights(char *shared, const DWeights &d_weights, const StripIndex &at,

@@ -7,11 +7,11 @@
 // so a result does not depend on the tile shape. The fragments of the warps alternate, and those that lie outside the
 // matrix are skipped: a rank is padded to a few fragments, not to the tile.
 //
-// The copies of the next stages overlap with the MMAs of the current one; those of the old result, if it is added to,
-// with the MMAs of the last stages. A block of eight warps continues with further tiles, whose first copies overlap
+// The copies of the next stages overlap with the MMAs of the current one; the loads of the old result, if it is added
+// to, with the MMAs of the last stages. A block of eight warps continues with further tiles, whose first copies overlap
 // with the end of the one before.
 //
-// On Hopper the products of 16-bit operands are those of wgmma (tiles/wgmma.cuh): two warpgroups share a tile of 128 x
+// On Hopper the products of 16-bit operands use wgmma (tiles/wgmma.cuh): two warpgroups share a tile of 128 x
 // 256. TMA with mbarriers could replace `fill`; the rest would not change.
 #pragma once
 

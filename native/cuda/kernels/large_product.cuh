@@ -1,4 +1,4 @@
-// The products of large ranks whose sum is not over tokens, and those of frozen linear layers. Symbols as in
+// The products of large ranks whose sum is not over tokens, and the products of frozen linear layers. Symbols as in
 // docs/math.md.
 //
 //   c = x w^T    the rows of w are along the sum: h = phi(x A^T), y = x W^T + bias, dh = (s dy C^T + dl R) phi'
@@ -173,7 +173,7 @@ __global__ __launch_bounds__(Tile::kThreads,
         fill_slice<Tile>(shared, steps, step - steps, call.y, tile);
       }
     };
-    // Of h the columns of A are along the sum, of dx the rows.
+    // For h the sum runs along the columns of A, for dx along the rows.
     const auto drop_x = [&](Scalar *slot, int step) {
       if (!kTransposed && call.result == Result::kHidden && call.dropout.drops())
         drop<Scalar, Tile::kBlockM, Tile::kBlockK, Tile::kThreads>(

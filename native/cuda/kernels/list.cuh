@@ -1,4 +1,4 @@
-// One launch for the calls of a list (lily_forward_rows): its grid has the blocks of the first call, then those of the
+// One launch for the calls of a list (lily_forward_rows): its grid has the blocks of the first call, then of the
 // next one. Each kernel is a body, which gets its call and its place in the grid of that call, with two entries: one
 // for a single call, and one for a list. The bodies are the same, and so are the bits.
 #pragma once

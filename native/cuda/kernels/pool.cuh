@@ -3,7 +3,7 @@
 // Forward: w_g, the mean of p over a sequence's kept tokens, or the softmax of their summed logits; a separate launch,
 // because otherwise every block of the next phase reads the probabilities of whole sequences. Backward: dw_g, the sum
 // of dw_te = <h_t, v_te> over all of its tokens; backward_hidden.cuh adds it in the blocks that need it, and
-// mixture.cuh that of given weights.
+// mixture.cuh adds the dw of given weights.
 //
 // The order: a row belongs to one of kPoolSlices x 32 lanes by its index within the sequence. Each lane adds its rows
 // in order, then the lanes of a slice are added, then the slices in order. Any number of warps can share the slices, so

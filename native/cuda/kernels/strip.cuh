@@ -8,8 +8,8 @@
 // BLOCK_K, expand iterates over all of its K tiles for each tile of tokens; a block of outer computes one of them.
 //
 // Global memory traffic: x once; out written once, and read once if it accumulates; lhs once per column tile, from L2;
-// w once per block. The next tile's cp.async copies overlap with the current tile's MMAs, those of the first two tiles
-// with the combination of w.
+// w once per block. The next tile's cp.async copies overlap with the current tile's MMAs, the copies of the first two
+// tiles with the combination of w.
 #pragma once
 
 #include "cuda/kernels/left_operand.cuh"

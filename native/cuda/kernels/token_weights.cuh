@@ -73,8 +73,8 @@ struct TokenWeights {
   }
 };
 
-// The tokens that have a gradient: those of the groups, with a mask of groups with a kept token. A group without one
-// has the weights 0; those of any other group sum to 1.
+// The tokens that have a gradient: the tokens of groups, with a mask only of groups with a kept token. A group without
+// one has the weights 0; the weights of any other group sum to 1.
 struct TokensWithGradient {
   const float *weights;  // G x E; null without a mask
   Groups groups;

@@ -57,7 +57,7 @@ class Recent {
   std::unordered_map<Key, Value, Hash> values_;
 };
 
-// Of bytes without padding.
+// Hashes bytes without padding.
 inline size_t hash_bytes(const void *bytes, size_t count) {
   return std::hash<std::string_view>()({static_cast<const char *>(bytes), count});
 }

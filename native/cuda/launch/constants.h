@@ -24,7 +24,7 @@ struct Constants {
 
 // Dense rates of the data sheets, over clock and multiprocessors. Consumer GPUs (86, 89, 120) have half the rate of
 // their workstation siblings with float32 sums; a plan cannot tell them apart, so the rows have the lower rate.
-// Bandwidths of L2 are those of public microbenchmarks: Chips and Cheese for A100 (5.4 TB/s), H100 PCIe (6.9), H200
+// Bandwidths of L2 come from public microbenchmarks: Chips and Cheese for A100 (5.4 TB/s), H100 PCIe (6.9), H200
 // (9.8), L40 (5.2); Jia et al., "Dissecting the NVidia Turing T4 GPU", for T4 (1.27 TB/s).
 constexpr Constants kConstants[] = {
     // Latencies of Jia et al.

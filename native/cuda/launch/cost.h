@@ -9,7 +9,7 @@
 
 namespace lily::cuda {
 
-// Equal blocks of a launch, with a main loop of `steps` steps. Bytes and clocks are those of one step.
+// Equal blocks of a launch, with a main loop of `steps` steps. Bytes and clocks count one step.
 struct Part {
   double count, steps;
   double matrix;         // clocks of the matrix units
@@ -34,7 +34,7 @@ class Cost {
  public:
   Cost(EngineKind engine, int scalar_bytes, const Device &device);
 
-  // Of a launch, with the gap between it and the one before. `memory`: bytes that memory delivers and accepts.
+  // Time of a launch, with the gap between it and the one before. `memory`: bytes that memory delivers and accepts.
   Time time(double memory, const Block &block, std::initializer_list<Part> parts) const;
   double seconds(double memory, const Block &block, std::initializer_list<Part> parts) const {
     return time(memory, block, parts).seconds;

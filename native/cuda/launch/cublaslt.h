@@ -34,9 +34,9 @@ class CublasLtProduct {
   CublasLtProduct &operator=(const CublasLtProduct &) = delete;
   ~CublasLtProduct();
 
-  // Chooses an algorithm, for matrices, bias and columns that begin at multiples of 16 bytes, or takes that of an equal
-  // product before. Returns LILY_ERROR_UNAVAILABLE if the library is not installed or has no algorithm. The context of
-  // the device must be entered.
+  // Chooses an algorithm, for matrices, bias and columns that begin at multiples of 16 bytes, or takes the choice of an
+  // earlier equal product. Returns LILY_ERROR_UNAVAILABLE if the library is not installed or has no algorithm. The
+  // context of the device must be entered.
   lily_status open(const Product &product, size_t workspace_bytes, const Device &device);
 
   // Enqueues the product. Returns LILY_ERROR_UNAVAILABLE, and has enqueued nothing, if the library refuses it.

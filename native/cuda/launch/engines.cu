@@ -1,5 +1,5 @@
 // All engines except float16. Most of their kernels differ in the instructions of a product and in the types of
-// loads only: in one object, and near each other in it, they compress to little more than those of one engine.
+// loads only: in one object, and near each other in it, they compress to little more than a single engine's.
 #include "cuda/launch/engine.cuh"
 
 namespace lily::cuda {

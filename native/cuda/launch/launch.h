@@ -111,7 +111,7 @@ struct ListKernel {
   const char *name;
 };
 
-// Launches the kernels of one call, or of a list, in its stream, in order. All kernels but those of roofs.cuh are
+// Launches the kernels of one call, or of a list, in its stream, in order. All kernels except in roofs.cuh are
 // launched here.
 class Launcher {
  public:
@@ -145,7 +145,7 @@ class Launcher {
     return launch(kernel, name, dim3(grid.x, grid.y, grid.z), planned.shared_bytes, call, planned.threads);
   }
 
-  // The same step of several calls, of which call_of(member) has the parameters: one launch for all that fit into one.
+  // The same step of several calls, whose parameters call_of(member) returns: one launch for all that fit into one.
   template <typename Call, typename CallOf>
   lily_status launch(const ListKernel<Call> &kernel, Members members, const CallOf &call_of) {
     static_assert(kMostParts<Call> >= 32);

@@ -337,7 +337,7 @@ class Forward {
     return cast;
   }
 
-  // y (+)= s u B with weights per token, s h C with one C, of which LoRA's b is the transpose.
+  // y (+)= s u B with weights per token, s h C with one C (for LoRA the transpose of b).
   LargeProduct large_y() const {
     LargeProduct call = {};
     call.x = plan_.has_token_weights ? u().operand() : left_hidden();

@@ -38,7 +38,7 @@ enum class Step {
   kSplitShrink,   // forward_shrink: partial sums of h
   kLargeShrink,   // large_product: h of a large rank
   kRoute,         // forward_route: h from partial sums, and the router's result
-  kPoolWeights,   // pool: w of each sequence; without tokens those of every group
+  kPoolWeights,   // pool: w of each sequence; without tokens of every group
   kScale,         // form_u: h with a factor for each token
   kFormU,         // form_u: u of a large rank, with weights per token
   kCombine,       // cast: C in forward
@@ -89,7 +89,7 @@ inline Grid combine_grid(int rank, int d_out) {
   return {ceil_divide(d_out, kCombineColumns), ceil_divide(rank, kCombineRows), 1};
 }
 
-// Of intermediate arrays in the workspace: bytes from its beginning, or absent.
+// Offsets of intermediate arrays in the workspace: bytes from its beginning, or absent.
 using Offset = int64_t;
 constexpr Offset kAbsent = -1;
 

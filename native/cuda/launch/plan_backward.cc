@@ -86,7 +86,7 @@ class BackwardChooser : Chooser {
     return rows * columns * (splits > 1 ? 4.0 * splits : 2 * copies * dtype_bytes(problem_.parameter_dtype));
   }
 
-  // Those of one split.
+  // Bytes that one split writes.
   double written_bytes(double rows, double columns, int splits, double copies) const {
     return gradient_bytes(rows, columns, splits, copies) / splits;
   }
@@ -207,7 +207,7 @@ class BackwardChooser : Chooser {
                          {column_part(row.columns, walk), combine_part()});
   }
 
-  // dy_columns has read dy before: what is still in L2 does not come from memory.
+  // dy_columns has read dy before: the part that is still in L2 does not come from memory.
   double dy_tokens_seconds(const DyRow &row) const {
     const double dy = activations(d_out_);
     return cost_.seconds(dy * cost_.missing_share(dy), {row.tokens.bytes, row.tokens.threads, row.tokens.accumulators},
@@ -523,7 +523,7 @@ class BackwardPlanner : Planner {
           bytes_with_router(plan_.x.shared_bytes, experts_), row_of(rows_.large, plan_.x.tile).threads());
   }
 
-  // Adds partial sums, also those of dw of weights without a router; without tokens it writes zeros.
+  // Adds partial sums, also of dw of weights without a router; without tokens it writes zeros.
   void add_reduce() {
     const bool empty = tokens_ == 0;
     plan_.reduces_db = plan_.needs_db && (plan_.dy.splits > 1 || empty);

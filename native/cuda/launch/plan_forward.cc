@@ -33,7 +33,7 @@ struct Mix {
   bool b_stays;
 };
 
-// What is chosen; `found` of what the call does not launch is false.
+// The choices of a plan; `found` is false for kernels that the call does not launch.
 struct ForwardChoice {
   Fastest<Decode> decode;
   Fastest<Shrink> shrink;
@@ -119,7 +119,7 @@ class ForwardChooser : Chooser {
   // Elements of all partial sums of h.
   int64_t partials() const { return int64_t{depth_splits(problem_, rows_)} * tokens_ * round_up(rank_, 4); }
 
-  // Of a large rank only the tokens per block of forward_route are chosen.
+  // At a large rank only the tokens per block of forward_route are chosen.
   Fastest<Shrink> choose_shrink() const {
     Fastest<Shrink> fastest;
     const int splits = depth_splits(problem_, rows_);
@@ -175,7 +175,7 @@ class ForwardChooser : Chooser {
   double route_seconds(const Shrink &shrink) const {
     const int tokens = shrink.route_tokens;
     const double vectors = tokens * std::ceil(rank_ / 4.0);
-    // Of partial sums each thread adds those of a vector; of h, a warp multiplies four tokens.
+    // Each thread adds the partial sums of a vector; with h, a warp multiplies four tokens.
     const double steps = shrink.splits > 0 ? std::ceil(vectors / kThreads) * std::ceil(shrink.splits / 8.0)
                                            : std::ceil(tokens / 16.0) * experts_ * std::ceil(rank_ / 256.0);
     const double loaded =

@@ -59,7 +59,7 @@ class DropoutMask {
   }
 
  private:
-  // Of the number in the upper half of a word, whatever the lower half is.
+  // Tests the number in the upper half of a word, whatever the lower half is.
   __device__ bool keeps(uint32_t word) const { return word >= threshold_; }
   __device__ uint32_t kept_pair(uint32_t word) const {
     return (keeps(word << 16) ? 0xffffu : 0) | (keeps(word) ? 0xffff0000u : 0);
@@ -72,7 +72,7 @@ class DropoutMask {
 // q: the factor on h and dh of a call that drops elements with this threshold; 1 without dropout.
 constexpr float dropout_factor(uint32_t threshold) { return 65536.0f / static_cast<float>(65536 - threshold); }
 
-// The bits of `vector` where those of `kept` are 1, and those of `other` elsewhere.
+// The bits of `vector` where the bits of `kept` are 1, and of `other` elsewhere.
 __device__ inline uint4 select(const uint4 &kept, const uint4 &vector, const uint4 &other) {
   return {(vector.x & kept.x) | (other.x & ~kept.x), (vector.y & kept.y) | (other.y & ~kept.y),
           (vector.z & kept.z) | (other.z & ~kept.z), (vector.w & kept.w) | (other.w & ~kept.w)};

@@ -18,7 +18,7 @@
 
 namespace lily::cuda {
 
-// `Parameters` are the types that parameters and their gradients may have, `Activations` those of x, y, h and their
+// `Parameters` are the types that parameters and their gradients may have, `Activations` the types of x, y, h and their
 // gradients. The operands of products are of type Scalar wherever the plan has them cast first (kernels/cast.cuh).
 template <typename T>
 struct Tensor {

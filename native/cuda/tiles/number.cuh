@@ -26,8 +26,8 @@ struct Operand {
   int32_t aligned8;   // ... of 8 bytes: rows of h are only 8-byte aligned when the rank is, for example, 140
 };
 
-// The rows of a matrix that a call of a list has. Nobody has checked their numbers, which are on the device: they are
-// clamped.
+// The rows of a matrix that belong to a call of a list. Their numbers, which are on the device, have not been checked:
+// they are clamped.
 struct ListedRows {
   const int32_t *index;  // null: row t is row t
   int all;               // rows of the matrix
@@ -54,8 +54,8 @@ __device__ inline int padded_end(const Output &matrix, int end, int columns) {
   return end >= columns ? static_cast<int>(matrix.pitch) : end;
 }
 
-// Sets the elements of a vector that lie beyond a row to zero, of which it has `valid` elements: a product of what pads
-// the operands is not zero if the other one is infinite.
+// Sets the elements of a vector beyond its first `valid` ones, which lie beyond a row, to zero: a product of padding is
+// not zero if the other operand is infinite.
 __device__ inline void clear_beyond(float (&value)[4], int valid) {
 #pragma unroll
   for (int v = 0; v < 4; ++v)

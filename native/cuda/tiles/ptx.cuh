@@ -1,6 +1,6 @@
 // The only file with inline assembly: matrix units, fragment loads, asynchronous copies to shared memory, and the order
 // of launches. See the PTX ISA, sections "Warp-level matrix instructions", "Data movement" and "griddepcontrol";
-// fragment layouts are those of its figures.
+// its figures show the fragment layouts.
 #pragma once
 
 #include <cuda_bf16.h>

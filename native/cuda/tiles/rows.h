@@ -15,10 +15,10 @@ struct Warps {
 struct ShrinkRow {
   Tile tile;
   int bytes;          // of shared memory
-  int product_bytes;  // of them, those of the product, which the router's scratch memory follows
+  int product_bytes;  // of them, for the product; the router's scratch memory follows
   int stages;
   Warps warps;
-  int accumulators;  // per thread, with those of the halves of a split
+  int accumulators;  // per thread, including the halves of a split
   int threads;
 };
 
@@ -57,8 +57,8 @@ struct OnceRow {
 
 struct LargeRow {
   Tile tile;
-  // Of shared memory: large_product with an output, or with h or dh and the scratch memory of so many experts; and
-  // large_outer.
+  // Bytes of shared memory: large_product with an output, or with h or dh and the scratch memory of so many experts;
+  // and large_outer.
   int output_bytes;
   int (*hidden_bytes)(int experts);
   int outer_bytes;
@@ -83,8 +83,8 @@ struct TileRows {
   std::span<const LargeRow> large;
 };
 
-// The rows of the engines whose elements have 2 or 4 bytes, and of which the code of a virtual architecture has
-// kernels. The plan checks that a tile fits into the shared memory of the device.
+// The rows of the engines whose elements have 2 or 4 bytes, if the code of a virtual architecture has kernels for them.
+// The plan checks that a tile fits into the shared memory of the device.
 const TileRows &tile_rows(int scalar_bytes, int architecture);
 
 }  // namespace lily::cuda

@@ -16,7 +16,7 @@ constexpr int kWarps = kThreads / kWarp;
 // products of another. Without this bound the compiler spills registers to fit more blocks.
 constexpr int kBlocks = 2;
 
-// Of the ABI.
+// The limit of the ABI.
 constexpr int kMostExperts = 64;
 
 // The threads of a block, as members of its tile.
@@ -170,7 +170,7 @@ struct MixTile {
   static constexpr int kM = kBlockM / 16 / kWarpsM, kN = kBlockN / 8 / kWarpsN;
   static constexpr int kRhsStages = 3;  // if B does not stay in shared memory
 
-  // Of a row of h: an odd number of vectors, so that 8 rows of one column of vectors have no bank conflicts.
+  // Pitch of a row of h: an odd number of vectors, so that 8 rows of one column of vectors have no bank conflicts.
   static constexpr int hidden_pitch(int rank) { return ((rank + kVector - 1) / kVector | 1) * kVector; }
   static constexpr int k_tiles(int columns) { return (columns + kBlockK - 1) / kBlockK; }
 
@@ -218,7 +218,7 @@ constexpr int kDecodeShrinkTile = 16;
 
 // How a block's columns of B pass through shared memory: in stages of whole units.
 struct DecodeStages {
-  int unit_rows;    // of B: those of an expert, if the experts are combined; otherwise a BLOCK_K tile
+  int unit_rows;    // of B: an expert's, if the experts are combined; otherwise a BLOCK_K tile
   int units;        // of all of B
   int stage_units;  // per stage
 
@@ -238,7 +238,7 @@ struct DecodeTile {
   // Resident blocks per multiprocessor that the registers must allow: an H100 then holds all blocks of d_out = 12672.
   // With four sm_120 spills.
   static constexpr int kMinBlocks = 3;
-  // Of C each thread forms four columns of every kStep-th row.
+  // Each thread forms four columns of every kStep-th row of C.
   static constexpr int kVec4PerRow = kBlockN / 4, kStep = kThreads / kVec4PerRow, kCombinedRows = kDecodeRank / kStep;
 
   // Elements of C, or of a tile of B that is converted.
@@ -320,7 +320,7 @@ struct LargeTile : BlockOf<kWarps_> {
   // Bytes of shared memory. Of large_outer: the ring, whose memory the result reuses, and sums of dw.
   static constexpr int kScratch = kRing > kResult * 4 ? kRing : kResult * 4;
   static constexpr int kOuterBytes = kScratch + kDWeightExperts * kWarps * 4;
-  // Of large_product: an output, or h and dh, with the scratch memory for dl.
+  // Shared memory of large_product: an output, or h and dh, with the scratch memory for dl.
   static constexpr int kOutputBytes = kRing + (kContinues ? kBlockM * kBlockN * static_cast<int>(sizeof(Scalar)) : 0);
   static int hidden_bytes(int experts) { return kScratch + d_hidden_scratch(kBlockM, experts) * 4; }
 };

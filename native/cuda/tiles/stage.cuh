@@ -1,4 +1,4 @@
-// Copies tiles from global to shared memory and back. kBlockThreads: the threads of the block, all of which take part.
+// Copies tiles from global to shared memory and back. kBlockThreads: the threads of the block, which all take part.
 #pragma once
 
 #include "cuda/kernels/list.cuh"

@@ -36,7 +36,7 @@ struct Tiles<E, 2> {
   // forward_shrink. BLOCK_M (tokens), BLOCK_N (rank). Each element has three accumulators: the two halves of a split,
   // and the sum over splits.
   using Shrink = Table<
-      // 32 KiB. Small ranks; 16 tokens (of which 8 may be used) give enough blocks, and every rank has this tile.
+      // 32 KiB. Small ranks; 16 tokens (8 of them may be used) give enough blocks, and every rank has this tile.
       ShrinkTile<E, 16, 16>,
       // Few tokens: x is read r / 64 times.
       ShrinkTile<E, 16, 64>,
@@ -63,7 +63,7 @@ struct Tiles<E, 2> {
       DyTiles<ShrinkTile<E, 128, 128, 8>, StripTile<E, 64, 128, 256, 8>>>;
   // backward_x. dx and dA in one pass.
   using X = Table<
-      // 41 KiB, which Turing has too. Ranks up to 64, and few tokens.
+      // 41 KiB, which Turing also has. Ranks up to 64, and few tokens.
       StripTile<E, 64, 64, 32>,
       // Eight warps, 96 accumulators for both products, 128 KiB. Ranks from 65, dh is read d / 128 times.
       StripTile<E, 64, 128, 128, 8>>;
@@ -80,7 +80,8 @@ struct Tiles<E, 2> {
   // LoRA: a launch less.
   using Once = Table<OnceTile<E, 16>>;
   // BLOCK_M, BLOCK_N, BLOCK_K, stages. The comments compare, per K step of 16, the clocks of shared memory (fragments,
-  // and copies) with those of the matrix units (2 per instruction on A100; 1 on H100, whose full rate requires wgmma):
+  // and copies) with the clocks of the matrix units (2 per instruction on A100; 1 on H100, whose full rate requires
+  // wgmma):
   using WithoutWgmma = LargeTile<E, 64, 64, 64, 3>;
   using Large = Table<
       // 128 accumulators, 2 blocks in 140 KiB. Fragments 128, copies 64: 192 against 256. All of A100's rate except
@@ -120,8 +121,8 @@ struct Tiles<E, 4> {
 
 // ---- Rows by architecture ----
 
-// That of Hopper (compute_90a), which has wgmma. Later GPUs cannot execute it. Products of large ranks have no other
-// tiles there, because their rows would have other bits; unless wgmma is off, for which code of one remains.
+// The architecture of Hopper (compute_90a), which has wgmma. Later GPUs cannot execute it. Products of large ranks have
+// no other tiles there, because their rows would have other bits. One tile without wgmma remains for when it is off.
 constexpr int kHopperArchitecture = 901, kHopperWithoutWgmma = 902;
 
 // Whether a row is of large ranks, with wgmma; or with mma.sync, of 16-bit operands.

@@ -3,7 +3,7 @@
  *
  * It consists of plain structs, raw pointers, sizes, streams and status codes; it has no Node-API, CUDA or C++ types.
  * The caller owns all memory, including the workspace, whose size depends on the problem alone. Matrices are row-major,
- * and every pitch counts elements. The symbols are those of docs/math.md: M tokens, r rank, E experts, G pooling
+ * and every pitch counts elements. docs/math.md defines the symbols: M tokens, r rank, E experts, G pooling
  * groups.
  *
  * The binding validates all operands. A backend does not validate them again, except where noted.
@@ -104,9 +104,9 @@ typedef struct lily_tokens {
                            token. Absent: token t is row t. On a device they may be any numbers: kernels take the
                            nearest row of the list */
   const float *scale;   /* [M], in the same calls: c_t, by which y_t and, in backward, dy_t are multiplied; absent: 1 */
-  const uint32_t *draw; /* [4], in memory of the device: seed low and high, position low and high, of which the mask of
-                           dropout follows (docs/math.md); present if problem.dropout is not 0, and the same in forward
-                           and backward */
+  const uint32_t *draw; /* [4], in memory of the device: seed low and high, position low and high. The mask of dropout
+                           follows from them (docs/math.md); present if problem.dropout is not 0, and the same in
+                           forward and backward */
 } lily_tokens;
 
 /*
@@ -157,7 +157,7 @@ typedef struct lily_backward {
 /*
  * Calls over disjoint rows of one x and one y: many adapters in one call. They have one device, stream, d_in, d_out,
  * precision and types; problem.tokens of a call is the number of its own rows, which may be 0. The bits of y and of
- * what is kept are those of the calls one after the other.
+ * the saved arrays are the same as in separate calls.
  *
  * A call whose rows are one run may have no tokens.rows: its x and y then begin at its first row.
  */
@@ -169,7 +169,7 @@ typedef struct lily_forward_rows {
   lily_matrix x, y;    /* all rows: the memory of x and y of the calls */
   const int32_t *rest; /* [rest_count], the rows that no call has. If y is overwritten, they become 0 */
   int64_t rest_count;
-  int32_t device; /* and stream: those of the calls */
+  int32_t device; /* and stream: the same in all calls */
   void *workspace;
   size_t workspace_bytes;
   lily_stream stream;

@@ -95,8 +95,8 @@ typedef struct lily_cpu_attention_problem {
   int32_t causal; /* 1: query i sees the keys up to i + keys - tokens, so that the last query sees all; 0: all keys */
 } lily_cpu_attention_problem;
 
-/* All matrices are float32. Results have the same bits for every number of threads, and those of an item of the batch
- * do not depend on other items. */
+/* All matrices are float32. Results have the same bits for every number of threads, and the results of an item of the
+ * batch do not depend on other items. */
 typedef struct lily_cpu_attention {
   lily_cpu_attention_problem problem;
   lily_matrix q;       /* batch * tokens x heads * d_head */

@@ -1,5 +1,5 @@
 /*
- * The part of DLPack 1.x that the addon exchanges: names, values and layout are those of include/dlpack/dlpack.h in
+ * The part of DLPack 1.x that the addon exchanges: names, values and layout equal include/dlpack/dlpack.h of
  * https://github.com/dmlc/dlpack. A program may include that file in the place of this one.
  */
 #ifndef DLPACK_DLPACK_H_

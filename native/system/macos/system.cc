@@ -50,7 +50,7 @@ std::string processor_name() {
 uint64_t cache_bytes() { return number("hw.l3cachesize", "hw.perflevel0.l2cachesize"); }
 
 uint64_t l2_cache_bytes() {
-  // Of a cluster of cores, on Apple silicon.
+  // On Apple silicon a cluster of cores shares the cache.
   return number("hw.perflevel0.l2cachesize", "hw.l2cachesize") /
          std::max<uint64_t>(1, number("hw.perflevel0.cpusperl2", ""));
 }
