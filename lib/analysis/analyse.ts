@@ -26,7 +26,7 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
  * For each layer it runs about 3 r³ + 4 r² d operations in float64, on all threads of the CPU backend; the call blocks
  * the main thread for one layer at a time.
  *
- * The singular values of an update are those of docs/checkpoints.md#what-an-adapter-has-learnt.
+ * docs/checkpoints.md#what-an-adapter-has-learnt defines the singular values of an update.
  *
  * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, also for a model with activation 'relu', whose updates are no
  *   matrices, and for samples with routing 'uniform' or 'learned', which use no router; ERR_LILY_SHAPE,

@@ -14,7 +14,7 @@ export interface SingularValueAnalysis {
   readonly spectralNorm: number
   /**
    * Effective rank, from 0 to r: exp(-sum p ln p), where p are the singular values divided by their sum (Roy and
-   * Vetterli, "The effective rank", 2007). That of a LoRA update is at most LoRA's rank.
+   * Vetterli, "The effective rank", 2007). For a LoRA update it is at most LoRA's rank.
    */
   readonly effectiveRank: number
   /** Singular values, in descending order. */

@@ -110,8 +110,7 @@ export function checkType(argument: string, operand: TypedMatrix, dtype: DType):
 }
 
 /**
- * Checks that a parameter has the type of the activations, or a gradient that of its parameter; float32 is accepted
- * too.
+ * Checks that a parameter has the type of the activations, or a gradient the type of its parameter. It may also be float32.
  */
 export function checkTypeOrFloat32(argument: string, operand: TypedMatrix, dtype: DType): void {
   if (operand.dtype === dtype || operand.dtype === 'float32') return

@@ -79,7 +79,7 @@ export function fail(code: LilyErrorCode, argument: string, message: string): ne
   throw new LilyError(code, `${cut(argument)}: ${cutMessage(message)}`, { argument })
 }
 
-/** Characters of a name or of a value of others in a message. */
+/** Maximum length of a quoted name or value in a message. */
 export const MAX_QUOTED = 160
 
 /** Characters of a message, whatever a file or a caller has put into it. */
@@ -88,7 +88,7 @@ const MAX_MESSAGE = 600
 /** The end of a message says what to do; a cut keeps this many characters of it. */
 const MAX_MESSAGE_END = 150
 
-/** A text of others, cut to a length that a message can hold; `length` is what is said of the whole. */
+/** Truncates text from the caller or from a file for a message, which gives `length` as the length of the whole. */
 export function cut(text: string, most = MAX_QUOTED, length = text.length): string {
   return text.length > most ? `${head(text, most)}... (${length} characters)` : text
 }

@@ -3,9 +3,9 @@
  * and later), from @webgpu/types or from Deno. These collide in one program, so the declarations refer to none of them.
  */
 
-/* eslint-disable @typescript-eslint/no-empty-object-type -- those of the program have the members */
+/* eslint-disable @typescript-eslint/no-empty-object-type -- the program's types have the members */
 declare global {
-  // They merge with those of the program, which are interfaces, or classes in Deno, and are empty where it has none.
+  // They merge with the program's types, which are interfaces, or classes in Deno. Without such types they are empty.
   interface GPUBuffer {}
   interface GPUCommandEncoder {}
   interface GPUDevice {}

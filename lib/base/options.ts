@@ -20,7 +20,7 @@ export type Exact<O, Options> = Options &
     readonly [K in keyof O & 'needs' & keyof Options]?: NoOthers<NonNullable<O[K]>, NonNullable<Options[K]>> | undefined
   }
 
-/** Requires what no value has for each property that `Options` does not have. Those of an index signature are not known. */
+/** Forbids each property that `Options` does not have, as far as its name is known: an index signature is ignored. */
 type NoOthers<O, Options> = {
   readonly [
     K in keyof O as K extends keyof Options ? never : string extends K ? never : `${K & string} is no option`
@@ -36,7 +36,7 @@ export type ExactInMethod<O, Options> = Options & {
     : never
 }
 
-/** The properties that `O` has and `Options` does not have. Those of an index signature are not known. */
+/** The properties that `O` has and `Options` does not have. An index signature of `O` is ignored. */
 type Absent<O, Options> = string extends keyof O ? unknown : { readonly [K in Exclude<keyof O, keyof Options>]?: never }
 
 /**

@@ -1,4 +1,4 @@
-/** What typed arrays and their buffers are. Those of another realm have the same names, but other classes. */
+/** Recognises typed arrays and their buffers. In another realm they have the same names, but other classes. */
 
 /** Whether a buffer is neither shared nor resizable: functions of browsers refuse all others. */
 export function isFixed(buffer: ArrayBufferLike): buffer is ArrayBuffer {

@@ -1,4 +1,4 @@
-/** Finds and loads the native addon: that of a build in a checkout, or the prebuilt one of the published package. */
+/** Finds and loads the native addon: the one built in a checkout, or the prebuilt one of the published package. */
 import type { Native } from './native.js'
 import { packageRoot, prebuilds } from './root.js'
 

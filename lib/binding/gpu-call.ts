@@ -57,7 +57,7 @@ export interface Listed {
 
 /** What forward and backward read alike. */
 interface Inputs extends Sizes {
-  /** Of a call in a list; otherwise token t is row t. */
+  /** The rows of a call in a list; otherwise token t is row t. */
   readonly listed?: Listed
   /** [M, d_in] */
   readonly x: Matrix
@@ -118,7 +118,7 @@ export interface BackwardCall extends Inputs {
 }
 
 /**
- * Calls over disjoint rows of one x and one y, dy and dx. The results are those of the calls one after the other. Calls of one
+ * Calls over disjoint rows of one x and one y, dy and dx. The results are the same as from separate calls. Calls of one
  * kind whose operands are in the same buffers share their dispatches: stacked parameters, one block for all that forward keeps,
  * one upload for all indices, masks and factors.
  */

@@ -17,7 +17,7 @@ export interface Operand {
   readonly isWritten: boolean
   /** Whether a store adds to the old number. */
   readonly accumulate: boolean
-  /** Of a call in a list. */
+  /** The rows of a call in a list. */
   readonly listed?: ListedRows
   /** Whether dropout drops elements: stores write 0 to them, and add nothing. */
   readonly drops?: boolean
@@ -29,13 +29,13 @@ export interface ListedRows {
   readonly index: Operand
   /** Rows in memory. */
   readonly rows: number
-  /** [1, rows of the operand]: factors of what is loaded from each row, bound as `scale`; null: 1. */
+  /** [1, rows of the operand]: factors by which loads from each row are multiplied, bound as `scale`; null: 1. */
   readonly scale: Operand | null
 }
 
 export type Operands = Readonly<Record<string, Operand | null>>
 
-/** WGSL, and null or false for what is not used. */
+/** WGSL; null or false: a helper that is not used. */
 export type Helpers = readonly (string | null | false)[]
 
 /** Work of one kind in a pass. A workgroup runs exactly one part. */

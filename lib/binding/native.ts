@@ -70,13 +70,13 @@ export interface NativeProcessor {
   readonly affinity: number
   /** Whole processors of the cgroup's quota; 0 without a quota. */
   readonly quota: number
-  /** Of the processors that this process may run on; 0: unknown. */
+  /** Cores of the processors that this process may run on; 0: unknown. */
   readonly physicalCores: number
   /** Why the operating system refused the tile registers of AMX that the set in use needs; otherwise empty. */
   readonly amxRefusal: string
 }
 
-/** The tensor of a capsule; numbers are those of dlpack.h. */
+/** The tensor of a capsule, with the codes of dlpack.h. */
 export interface DLPackTensor {
   readonly deviceType: number
   readonly deviceId: number
@@ -87,7 +87,7 @@ export interface DLPackTensor {
   readonly shape: number[]
   /** Null: contiguous. */
   readonly strides: number[] | null
-  /** Of the first element. */
+  /** Address of the first element. */
   readonly address: bigint
 }
 
@@ -115,23 +115,23 @@ export interface MpiLibrary {
  */
 export interface NativeMpi {
   /**
-   * Opens the first library that is one of MPI; a second call returns what is open. Throws if there is none: the message
+   * Opens the first MPI library among the candidates; a second call returns the open one. Throws if there is none: the message
    * has a line for each candidate.
    */
   open(candidates: readonly string[]): MpiLibrary
-  /** `timeout`, in milliseconds, is that of every operation. A process calls this once. */
+  /** `timeout`, in milliseconds, applies to every operation. A process calls this once. */
   init(timeout: number): Promise<{ rank: number; size: number }>
   barrier(label: string, key: string): Promise<string[] | null>
   /** Gathers the bytes of all ranks. */
   gather(label: string, key: string, bytes: Uint8Array): Promise<Uint8Array[] | string[]>
-  /** Copies the arrays of rank 0 to those of all others. */
+  /** Copies the arrays of rank 0 to all other ranks. */
   broadcast(label: string, key: string, arrays: readonly ArrayBufferView[]): Promise<string[] | null>
   /**
    * Replaces the arrays by sum_r c_r array_r, added in the order of ranks in float32 and rounded once: c_r is the weight
    * of rank r divided by the sum of all weights, or 1 if the weights are NaN. An array of a rank with weight 0 may
    * contain any numbers. Rejects on all ranks if all weights are 0.
    *
-   * @param dtypes those of slots.ts, one for each array
+   * @param dtypes codes of slots.ts, one for each array
    * @param bucketBytes about how many bytes are under way at once
    */
   reduce(

@@ -4,7 +4,7 @@ const { dirname, join } = process.getBuiltinModule('node:path')
 
 /** The folder of this file in dist/, which is CommonJS. In a bundle as an ES module there may be none. */
 const dist = typeof __dirname === 'string' ? __dirname : process.cwd()
-/** That of this file in lib/. */
+/** The folder of this file in lib/. */
 const { dirname: source } = import.meta as { readonly dirname?: string }
 
 /** The package's folder: the nearest one above this file that has a package.json. Beside it is prebuilds/. */

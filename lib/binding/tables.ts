@@ -27,7 +27,7 @@ import {
 /** One operand of an operation: its name, its size and type in the terms of the call, and what the call does with it. */
 export interface Slot {
   readonly name: string
-  /** Positions in a list of sizes, as those of `size` in slots.ts. */
+  /** Positions in a list of sizes, for example `size` in slots.ts. */
   readonly rows: number
   readonly columns: number
   readonly type: Row[3]
@@ -36,7 +36,7 @@ export interface Slot {
 
 export interface Table {
   readonly operation: number
-  /** How many numbers come before those of the slots and of the items. */
+  /** Number of fields before the slots and the items. */
   readonly fields: number
   readonly slots: readonly Slot[]
   /** The slots of each item of a list, which follow the others. */

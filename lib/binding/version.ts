@@ -3,7 +3,7 @@ import { LilyError } from '../base/errors.js'
 import { signature } from './slots.js'
 
 /**
- * Compares the addon's lists of the numbers and operands of a call with those of this package.
+ * Compares the addon's lists of the numbers and operands of a call with this package's lists.
  *
  * @param given undefined in an addon that exports none
  * @throws LilyError ERR_LILY_BACKEND_UNAVAILABLE

@@ -8,8 +8,8 @@ import type { OpenFile } from './open-file.js'
 
 /**
  * The files of an adapter, where there is no folder: `File` objects, such as the FileList of an
- * `<input type="file" webkitdirectory>`; or the contents by the names of the files. Other files than those of an adapter
- * are ignored.
+ * `<input type="file" webkitdirectory>`; or the contents by the names of the files. Files that do not belong
+ * to an adapter are ignored.
  */
 export type PretrainedFiles = Iterable<File> | Named<FileData>
 
@@ -39,7 +39,7 @@ interface GivenFile {
 /**
  * Reads files that are given in place of a folder.
  *
- * @returns null for what is neither files nor contents by name, such as a path
+ * @returns null for anything that is neither files nor contents by name, such as a path
  * @throws LilyError ERR_LILY_ARGUMENT for files among other things, none, or two of one name
  */
 export function readFiles(argument: string, value: unknown): AdapterFiles | null {
@@ -93,7 +93,7 @@ function readList(argument: string, value: object): Map<string, GivenFile> | nul
   }
   if (files.size > 0 || picked.length === 0) return files
   const folders = [...new Set(picked.map(({ path }) => folderOf(path)))]
-  return fail('ERR_LILY_ARGUMENT', argument, `expected the files of one folder, got those of ${quoteSome(folders)}`)
+  return fail('ERR_LILY_ARGUMENT', argument, `expected the files of one folder, got files of ${quoteSome(folders)}`)
 }
 
 function failMember(argument: string, value: object, member: unknown): never {
@@ -101,7 +101,7 @@ function failMember(argument: string, value: object, member: unknown): never {
 }
 
 /**
- * The folder that contains all of these files: a browser gives those of subfolders, too, as of the checkpoints of a
+ * The folder that contains all of these files: a browser also gives the files of subfolders, such as the checkpoints of a
  * training.
  */
 function commonFolder(paths: readonly string[]): string {

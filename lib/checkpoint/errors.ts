@@ -18,8 +18,8 @@ const REMEDIES: Readonly<Record<string, string>> = {
   EBADF: 'read its tensors before close(), or open it again',
   EBUSY: 'close the programs that have the file open',
   ELOOP: 'remove the links, which lead to themselves',
-  // Of 255, 23 are those that replace-files.ts adds to the name of a temporary file.
-  ENAMETOOLONG: 'shorten the name; that of a file to save may have 232 bytes',
+  // The limit is 255; replace-files.ts adds 23 bytes to the name of a temporary file.
+  ENAMETOOLONG: 'shorten the name; the name of a file to save may have 232 bytes',
   ENOENT: 'correct the path; a relative one requires a working directory that exists',
   ENOSPC: 'make room on the disk',
   ENOTDIR: 'a part of the path before its end is the name of a file; correct it',
@@ -27,7 +27,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
   EROFS: 'pass a folder of a file system that can be written',
 }
 
-/** For what the file system said. */
+/** The error for a failed operation of the file system, with its cause and a remedy; other errors as they are. */
 export function fileSystemError(file: string, what: string, cause: unknown): unknown {
   if (!isError(cause) || !('code' in cause) || cause instanceof LilyError) return cause
   const remedy = REMEDIES[String(cause.code)]

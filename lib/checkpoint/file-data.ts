@@ -4,7 +4,7 @@ import { classNameOf, isFixed } from '../base/views.js'
 import { checkpointError } from './errors.js'
 import type { FileContent, OpenFile } from './open-file.js'
 
-/** The content of a file. A `File` is a `Blob`, too. */
+/** The content of a file. A `File` is also a `Blob`. */
 export type FileData = Blob | ArrayBuffer | Uint8Array
 
 /** In messages. */
@@ -56,7 +56,7 @@ export function openData(path: string, data: FileData): OpenFile {
   }
 }
 
-/** Bytes that a Blob and crypto.subtle accept: those of shared memory, such as that of WebAssembly, are copied. */
+/** Bytes that a Blob and crypto.subtle accept: bytes in shared memory, such as WebAssembly's, are copied. */
 export function unshared(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return isFixed(bytes.buffer) ? (bytes as Uint8Array<ArrayBuffer>) : bytes.slice()
 }

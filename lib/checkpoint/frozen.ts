@@ -15,7 +15,7 @@ export type Frozen = ReadonlyMap<string, Float32Array>
 /** The key in the metadata of a compact file. */
 export const FROZEN = 'lily_frozen'
 
-/** Of the file, beside the weights: the names of its fields, and the digest. */
+/** Bytes of the file beside the weights: the names of its fields, and the digest. */
 const REST_BYTES = 200
 
 /**

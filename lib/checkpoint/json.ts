@@ -8,7 +8,7 @@ import { checkpointError, DAMAGED, quote } from './errors.js'
 /**
  * Objects, arrays and strings in one text: an empty object takes twenty times the memory of its spelling. A tensor in a header
  * has eight of them, so a header can have 262 143 tensors. The largest mixtures of experts have 60 layers of 384 experts of
- * three projections, of which an adapter has 207 360 tensors.
+ * three projections; their adapter has 207 360 tensors.
  */
 const MAX_PARTS = 2 ** 21
 
@@ -20,7 +20,7 @@ export const MAX_NAME = 10_000
 
 /**
  * Strings that are indices of arrays, with or without escapes. Below Node.js 20.20.2, 22.22.2 and 24.14.1 V8 hashes them by their
- * value, so that any number of them can have one hash. Those of fewer digits are too few for that.
+ * value, so that any number of them can have one hash. There are too few shorter indices for that.
  */
 const INDEX = /^(?:\d|\\u003\d){6,10}$/
 const MAX_INDICES = 2 ** 12
@@ -51,7 +51,7 @@ export function parseJson(file: string, what: string, text: string): unknown {
   try {
     return JSON.parse(text) as unknown
   } catch (cause) {
-    // The engine names the position, or quotes what is around it, which may be anything.
+    // The engine names the position, or quotes the text around it, which may be anything.
     const { message } = cause as SyntaxError
     const shown = message.replace(/[\p{Cc}\p{Surrogate}]/gu, '?')
     throw checkpointError(file, `expected ${what} to be valid JSON (${shown}); ${DAMAGED}`, cause)

@@ -16,7 +16,7 @@ export function suffixesOf({ suffixes }: Pick<PeftMethod, 'suffixes'>): [Kind, s
   return Object.entries(suffixes) as [Kind, string][]
 }
 
-/** The layer of a tensor, from its name; null if the name is not that of a parameter. */
+/** The layer of a tensor, from its name; null if the name is not a parameter's. */
 export function layerOfKey(method: Pick<PeftMethod, 'suffixes'>, key: string): string | null {
   if (!key.startsWith(PREFIX)) return null
   for (const [, end] of suffixesOf(method)) {
@@ -34,7 +34,7 @@ export function isInner(layer: string, layers: ReadonlySet<string>): boolean {
   return outer !== undefined && layers.has(outer)
 }
 
-/** Whether a tensor is one of the method, from its name, of which a component begins as those of the method do. */
+/** Whether a tensor belongs to the method: a component of its name begins with the method's marker. */
 export function hasMarker({ marker }: Pick<PeftMethod, 'marker'>, key: string): boolean {
   return key.startsWith(marker) || key.includes(`.${marker}`)
 }

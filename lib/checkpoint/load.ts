@@ -28,7 +28,7 @@ import type { TensorSource } from './safetensors-write.js'
 export interface Origin extends Pick<AdapterConfig, 'text' | 'fields'> {
   /** Metadata of the tensor file. */
   readonly metadata: ReadonlyMap<string, string>
-  /** Tensors that are not parameters of the adapter, such as those of modules_to_save and resized embeddings. */
+  /** Tensors that are not parameters of the adapter, such as modules_to_save and resized embeddings. */
   readonly others: ReadonlyMap<string, TensorSource>
 }
 
@@ -40,7 +40,7 @@ export interface Pretrained<C extends Targets> {
   readonly layers: readonly LayerShape[]
   /** By parameter name. */
   readonly values: ReadonlyMap<string, Tensor>
-  /** Of dropout. */
+  /** Seed of dropout. */
   readonly seed: number
   /** The layers that are frozen. */
   readonly frozen: Frozen
@@ -56,8 +56,8 @@ export interface LoadOptions {
    */
   readonly layers?: readonly string[] | undefined
   /**
-   * Type of the parameters: 'float32', 'bfloat16' or 'float16'. Those of a file of another type are converted as by
-   * {@link cast}, also where it has several types. Default: the type of the file, which must then be one.
+   * Type of the parameters: 'float32', 'bfloat16' or 'float16'. A file of another type, or of several, is converted as by
+   * {@link cast}. Default: the type of the file, which must then be one.
    */
   readonly dtype?: DType | undefined
   /**

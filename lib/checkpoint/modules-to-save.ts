@@ -17,7 +17,7 @@ export type ModulesToSave = Named<Named<TensorLike>>
 export type SavedModules = ReadonlyMap<string, ReadonlyMap<string, StoredTensor>>
 
 /**
- * The tensors of a file, with those of the given modules in place of their old ones; and the names of the modules.
+ * Returns the tensors of a file, with the given modules in place of their old tensors, and the names of the modules.
  *
  * @param layers names of the adapted layers
  */

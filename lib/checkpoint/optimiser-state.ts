@@ -130,8 +130,8 @@ export async function readState(file: string | URL | FileData): Promise<AdamWSta
  * @param folder that the model was read from: its path, or the files in place of it
  * @param model that `fromPretrained` returned, without a conversion to another `dtype`
  * @returns a state on the host
- * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if the folder has no state, or that of other parameters than those
- *   of the model, as when a process has saved in the meantime; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA,
+ * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT if the folder has no state, or the state of other parameters
+ *   than the model has, as when a process has saved in the meantime; ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA,
  *   ERR_LILY_OUT_OF_MEMORY
  * @example
  * const model = await LilyModel.fromPretrained('checkpoint')
@@ -162,8 +162,8 @@ export async function readPretrainedState(
     }
     throw checkpointError(
       stored.path,
-      'expected the state that was saved with the parameters of the model, got that of others; load the model from the ' +
-        'same folder, in the type of its file, and read the state before the first step',
+      'expected the state that was saved with the parameters of the model, got the state of other parameters; load ' +
+        'the model from the same folder, in the type of its file, and read the state before the first step',
     )
   } finally {
     await stored.close()
@@ -174,7 +174,7 @@ export async function readPretrainedState(
  * The state of an optimiser as a file beside an adapter.
  *
  * @param others tensors of the adapter's files that are not parameters
- * @throws LilyError if the optimiser updates what is not in these files
+ * @throws LilyError if the optimiser updates a tensor that is not in these files
  */
 export function stateContent(
   path: string,
@@ -196,7 +196,7 @@ export function stateContent(
         'ERR_LILY_ARGUMENT',
         'optimiser',
         `expected one of the parameters of the model and the tensors of modulesToSave, got one that updates ` +
-          `${quote(name)}; save the state of others with saveState`,
+          `${quote(name)}; save the state of other parameters with saveState`,
       )
     }
     checkShape(`optimiser's ${quote(name)}`, readMoments(name, value).expAvg, shape)
@@ -289,7 +289,7 @@ function readStep({ path, metadata }: SafetensorsFile): number {
   )
 }
 
-/** The parameter and the moment of a tensor, whose other moment must be there, too. */
+/** The parameter and the moment of a tensor. The parameter's other moment must also exist. */
 function splitKey({ path, tensors }: SafetensorsFile, key: string): { name: string; moment: string } {
   const dot = key.lastIndexOf('.')
   const [name, moment] = [key.slice(0, dot), key.slice(dot + 1)]

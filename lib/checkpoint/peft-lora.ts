@@ -33,7 +33,7 @@ const VARIANTS: Readonly<Record<string, string>> = {
   monteclora_config: 'MonteCLoRA, with random weights',
   layer_replication: 'replication of layers',
   megatron_config: 'parallel layers of Megatron',
-  target_parameters: 'adapters of other parameters than those of linear layers',
+  target_parameters: 'adapters of parameters outside linear layers',
   trainable_token_indices: 'trained rows of an embedding',
 }
 
@@ -106,7 +106,7 @@ function refusal(fields: Fields): readonly [string, string] | null {
   ]
 }
 
-/** What is wrong with an initialisation, and what to do. */
+/** Why an initialisation is refused, and what to do. */
 function whyNot(initialisation: unknown): string {
   const belongs = 'the adapter may belong to other base weights'
   if (typeof initialisation !== 'string') return belongs
@@ -117,7 +117,7 @@ function whyNot(initialisation: unknown): string {
   return `${belongs}; convert it with PEFT's path_initial_model_for_weight_conversion`
 }
 
-/** Fields of which PEFT reads an empty object as one of defaults. */
+/** Fields for which PEFT takes an empty object as the defaults. */
 const HAVE_DEFAULTS = ['kasa_config', 'velora_config', 'monteclora_config']
 
 function isOff(name: string, value: unknown): boolean {

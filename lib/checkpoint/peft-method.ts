@@ -3,7 +3,7 @@ import type { LayerShape } from '../model/layer-shape.js'
 import type { Layout, ParameterShape } from '../model/layout.js'
 import type { Targets } from '../model/targets.js'
 
-/** Those of an adapter_config.json. */
+/** The fields of an adapter_config.json. */
 export type Fields = Readonly<Record<string, unknown>>
 
 export type Kind = ParameterShape['kind']
@@ -24,7 +24,7 @@ export interface PeftMethod<C extends Targets = Targets> {
   readonly extensions: Partial<C>
   /** Checks a configuration and fills in the defaults; `isStored`: of a file. */
   readonly readConfig: (options: unknown, isStored: boolean) => C
-  /** Other fields of PEFT's configuration that are accepted, beside those of every method. */
+  /** Other fields of PEFT's configuration that are accepted, beside the fields that every method accepts. */
   readonly accepted: ReadonlySet<string>
   /** The first field whose value is refused, and why; null if there is none. */
   readonly refusal: (fields: Fields) => readonly [field: string, why: string] | null

@@ -24,7 +24,7 @@ interface Targeted<C extends Targets> {
 /** What a configuration for PEFT has as target_modules. */
 export interface PeftTargets {
   readonly targets: readonly string[] | string
-  /** How the layers that PEFT then adapts, and their parameters, differ from those of the model; null if they do not. */
+  /** How the layers that PEFT then adapts, and their parameters, differ from the model's; null if they do not. */
   readonly difference: string | null
 }
 
@@ -68,9 +68,9 @@ export function targetsForPeft<C extends Targets>(
   return { targets: ambiguous === null ? targets : own, difference: ambiguous }
 }
 
-/** The first module that contains layers and that PEFT would adapt, too; null if there is none. */
+/** The first module that contains layers and that PEFT would also adapt; null if there is none. */
 function matchedContainer<C extends Targets>(layOut: LayOut<C>, names: readonly string[], config: C): string | null {
-  // A pattern that needs backtracking is that of a file, which PEFT has read.
+  // A pattern that needs backtracking comes from a file, which PEFT has read.
   if (typeof config.targetModules === 'string' && needsBacktracking(config.targetModules)) return null
   const containers = modulesOf(names)
   for (const name of names) containers.delete(name)
@@ -115,7 +115,7 @@ function ambiguousTargets(targetModules: readonly string[], layers: readonly Ada
   return null
 }
 
-/** The layers that a configuration adapts, of which there may be none. */
+/** The layers that a configuration adapts; there may be none. */
 function adaptedBy<C extends Targets>(layOut: LayOut<C>, layers: readonly LayerShape[], config: C): Layout['layers'] {
   try {
     return layOut(layers, config).layers

@@ -25,7 +25,7 @@ export const DTYPES = (
   'I16 U16 F16 BF16 I32 U32 F32 C64 F64 I64 U64'
 ).split(' ')
 
-/** A type's bits: the number in its name, but for those that hold no number or hold two. */
+/** A type's bits: the number in its name, with exceptions for names that contain no number or two. */
 export function bitsOf(dtype: string): number {
   return dtype === 'BOOL' ? 8 : Number(/\d+/.exec(dtype)?.[0])
 }
@@ -106,7 +106,7 @@ function readMetadata(file: string, value: unknown): ReadonlyMap<string, string>
   if (value === null) return new Map()
   if (!isObject(value)) throw wrong(quoteAny(value))
   const entries = Object.entries(value)
-  if (entries.length > MAX_KEYS) throw wrong(`${entries.length} keys, of which ${MAX_KEYS} are permitted`)
+  if (entries.length > MAX_KEYS) throw wrong(`${entries.length} keys (at most ${MAX_KEYS} are permitted)`)
   return new Map(
     entries.map(([key, text]) => {
       if (typeof text !== 'string') throw wrong(`${quoteAny(text)} for ${quote(key)}`)

@@ -1,4 +1,4 @@
-/** Writes safetensors files, byte-identical to those of the format's reference implementation, one tensor at a time. */
+/** Writes safetensors files one tensor at a time, byte for byte as the format's reference implementation does. */
 import { bytesOf, type DType, type HostData } from '../base/dtype.js'
 import { describe, fail } from '../base/errors.js'
 import { entriesOf, isPlain, type Named } from '../base/options.js'

@@ -28,8 +28,8 @@ import type { StoredTensor } from './safetensors-file.js'
 import { sourceOf, tensorsContent, type TensorSource } from './safetensors-write.js'
 
 /**
- * Options of {@link LilyModel.savePretrained} and {@link LilyModel.pretrainedFiles} and, with the format 'peft', of those of
- * {@link LoraModel}.
+ * Options of {@link LilyModel.savePretrained} and {@link LilyModel.pretrainedFiles}. The same methods of {@link LoraModel}
+ * accept them with the format 'peft'.
  */
 export interface SaveOptions<F extends 'peft' | 'compact' = 'peft' | 'compact'> {
   /**
@@ -175,7 +175,7 @@ async function asLoraContents(model: LilyModel, pathOf: PathOf): Promise<FileCon
   // PEFT scales by alpha / r.
   const config = readLoraConfig({ ...(Object.fromEntries(fields) as Targets), r, loraAlpha: scaling * r }, true)
   const { targets, difference } = targetsOf(LORA, config, model)
-  // The difference that a file has is that of Lily. LoRA shares no parameters: of it PEFT can only leave out other layers.
+  // A file states the difference for Lily. LoRA shares no parameters, so PEFT can only leave out other layers.
   if (origin === undefined || config.layersToTransform !== null) checkForPeft(LORA, difference, pathOf)
   const text = configText(LORA, { config, targets }, model.adapterConfig)
   return contentsOf(PEFT_FILE, path, tensors, PYTORCH, text)
@@ -232,7 +232,7 @@ function textContent(name: string, text: () => Promise<string>): FileContent {
   }
 }
 
-/** Rejects a folder that contains an adapter of another method, of which a save would leave nothing. */
+/** Rejects a folder that contains an adapter of another method, which saving would overwrite. */
 async function checkMethod({ type, name }: Method, folder: string, advice: string): Promise<void> {
   const path = pathIn(folder, CONFIG_FILE)
   const text = await openFile(path)

@@ -8,8 +8,8 @@ import { quote, quoteAny } from '../checkpoint/errors.js'
 import { isObject } from '../checkpoint/json.js'
 
 /**
- * What the base model is: fields of the config.json that Transformers saves with it. Other fields are ignored. Those of a
- * model for text and images are read from its text_config.
+ * What the base model is: fields of the config.json that Transformers saves with it. Other fields are ignored. For a model
+ * of text and images the fields are read from its text_config.
  */
 export interface GgufBase {
   /** Such as 'llama', 'mistral', 'qwen3' or 'gemma3'. */
@@ -37,7 +37,7 @@ export interface Architecture {
   readonly layers: Readonly<Record<string, string>>
   /** Whether llama.cpp stores the rows of q and k of each head with the two halves interleaved. */
   readonly permutes: boolean
-  /** Whether the base model can have a weight for the logits, lm_head, besides that of the embedding. */
+  /** Whether the base model can have a weight for the logits, lm_head, besides the embedding's. */
   readonly hasHead: boolean
 }
 
@@ -77,7 +77,7 @@ const ARCHITECTURES: ReadonlyMap<string, Architecture> = new Map([
   ['phi3', { ...plain('phi3'), layers: PHI3 }],
 ])
 
-/** The text models inside of a 'mistral3' that llama.cpp calls so, too. */
+/** The text models inside a 'mistral3' that llama.cpp also calls 'mistral3'. */
 const MISTRAL3_TEXT: readonly unknown[] = [undefined, 'mistral', 'ministral3']
 
 /** The architecture of llama.cpp's name; undefined if this package does not know it. */
@@ -91,7 +91,7 @@ export interface Base {
   readonly architecture: Architecture
   /** Null: not known, and not needed. */
   readonly heads: Heads | null
-  /** Whether the embedding is the weight for the logits, too. */
+  /** Whether the embedding is also the weight for the logits. */
   readonly isTied: boolean
 }
 
@@ -161,7 +161,7 @@ export function tensorNameOf({ architecture: { name, layers }, isTied }: Base, l
   )
 }
 
-/** Transformers' name of the layer of a weight; null if it is that of no linear layer. */
+/** Transformers' name of the layer of a weight; null if it belongs to no linear layer. */
 export function layerNameOf({ layers }: Architecture, tensor: string): string | null {
   if (tensor === HEAD_TENSOR) return 'lm_head'
   const [, block, name] = TENSOR.exec(tensor) ?? []

@@ -10,7 +10,7 @@ export const DEFAULT_ALIGNMENT = 32
 /** Types of the values of the metadata. */
 export const VALUE = { uint32: 4, float32: 6, string: 8, array: 9 } as const
 
-/** Bytes of a value of each type; null for those of other lengths. */
+/** Bytes of a value of each type; null where the length varies. */
 export const VALUE_BYTES: readonly (number | null)[] = [1, 1, 2, 2, 4, 4, 4, 1, null, null, 8, 8, 8]
 
 /** Types of tensors, by ggml's number. */
@@ -28,7 +28,7 @@ export const KEYS = {
   alpha: 'adapter.lora.alpha',
 } as const
 
-/** The keys of the heads, which base models have, too. llama.cpp ignores them in an adapter. */
+/** The keys of the heads, which base models also have. llama.cpp ignores them in an adapter. */
 export const headKeys = (architecture: string) => ({
   query: `${architecture}.attention.head_count`,
   key: `${architecture}.attention.head_count_kv`,

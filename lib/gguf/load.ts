@@ -41,8 +41,8 @@ const OPTIONS: Known = new Set<keyof LoadGgufOptions>(['base'])
 
 /**
  * Loads a LoRA adapter from a GGUF file, such as one of llama.cpp's convert_lora_to_gguf.py or of {@link saveGguf}, to train it
- * further. What saveGguf has written in float32 has the same numbers again. llama.cpp multiplies by alpha / r of each
- * layer, and so does the model. Names of layers are those of Transformers, 'model.layers.0.self_attn.q_proj'.
+ * further. A file that saveGguf wrote in float32 gives the same numbers. llama.cpp multiplies by alpha / r of each
+ * layer, and so does the model. Layers have the names of Transformers, 'model.layers.0.self_attn.q_proj'.
  *
  * @param file its path, or its content, which must not change until the promise resolves
  * @returns a model on the host, in float32
@@ -131,7 +131,7 @@ interface Pair {
   readonly b: readonly [string, GgufTensor]
 }
 
-/** Vectors of norms, which llama.cpp skips, too. */
+/** Vectors of norms, which llama.cpp also skips. */
 const isNorm = (name: string) => name.endsWith('_norm.weight')
 
 function pairsOf(path: string, { tensors }: GgufHeader, architecture: Architecture): Pair[] {
@@ -195,7 +195,7 @@ async function modelOf(
     values.set(`${shape.name}.${LORA_SUFFIX.b}`, tensor(inOrder, b[1].shape))
   }
   const layers = pairs.map(({ shape }) => shape)
-  // A model that was read does not train until train(), as those of fromPretrained.
+  // A model that was read does not train until train(), as after fromPretrained.
   return LoraModel.fromParts({ config, layers, values, seed: readSeed(undefined) }).eval()
 }
 

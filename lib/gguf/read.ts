@@ -1,4 +1,4 @@
-/** Reads the header of a GGUF file. Nothing is allocated by what a file says: every length is compared with the file first. */
+/** Reads the header of a GGUF file. Every length is compared with the size of the file before anything is allocated. */
 import { checkpointError, DAMAGED, quote } from '../checkpoint/errors.js'
 import { decodeUtf8 } from '../checkpoint/json.js'
 import { BLOCK_BYTES, fill, type OpenFile } from '../checkpoint/open-file.js'
@@ -82,7 +82,7 @@ async function readMetadata(decoder: Decoder, count: number): Promise<Map<string
   return metadata
 }
 
-/** A string or a number; null for what is left out. */
+/** A string or a number; null for an array, which is skipped. */
 async function readValue(decoder: Decoder, key: string): Promise<string | number | null> {
   const type = await decoder.uint32(key)
   if (type === VALUE.string) return decoder.shortText(key)
@@ -116,7 +116,7 @@ async function readTensors(decoder: Decoder, count: number, alignment: number): 
     const [first, end] = [dataStart + begin, dataStart + begin + bytes]
     if (tensors.has(name)) throw decoder.wrong(name, 'one tensor of this name', 'two')
     if (first < covered)
-      throw decoder.wrong(name, `data from byte ${covered} on, behind that of other tensors`, `byte ${first}`)
+      throw decoder.wrong(name, `data from byte ${covered} on, behind the data of other tensors`, `byte ${first}`)
     if (end > decoder.size)
       throw decoder.wrong(name, `data within the ${decoder.size} bytes of the file`, `an end at byte ${end}`)
     tensors.set(name, { type, shape, begin: first, end })
@@ -155,7 +155,7 @@ const WINDOW = 1 << 16
 
 /** Reads one number or string after the other. */
 class Decoder {
-  /** Of the next byte. */
+  /** Position of the next byte. */
   position = 0
   #window = new Uint8Array(0)
   #windowStart = 0

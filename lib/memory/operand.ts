@@ -23,7 +23,7 @@ export interface Part {
 }
 
 export class Operand implements Part, Matrix {
-  // Of the matrix that the constructor gets. Without `declare` they would be initialised twice.
+  // Copied from the Matrix argument. Without `declare` they would be initialised twice.
   declare readonly rows: number
   declare readonly columns: number
   declare readonly pitch: number

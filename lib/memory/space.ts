@@ -9,7 +9,7 @@ const ALIASED = Symbol('aliased')
  * What starts of memory are relative to: two starts can be compared if their space is the same. An ArrayBuffer is the
  * only object of its memory, unless an addon has made another or it is shared. So it is the space, and the start is the
  * byte offset in it; otherwise starts are addresses. Addresses of different devices can be compared, because CUDA's
- * unified virtual addressing gives every device a distinct range. A GPUBuffer is the only object of its memory, too.
+ * unified virtual addressing gives every device a distinct range. A GPUBuffer is also the only object of its memory.
  */
 export type Space = ArrayBufferLike | GPUBuffer | typeof DEVICE | typeof ALIASED
 

@@ -12,7 +12,7 @@ export class StreamState {
     readonly device: Device,
     /** The addon's stream object; null for a foreign stream, which its owner may destroy at any time. */
     readonly handle: StreamHandle | null,
-    /** The cudaStream_t, as a number. Once the stream is destroyed, that of the device's default stream. */
+    /** The cudaStream_t, as a number. Once the stream is destroyed, the number of the device's default stream. */
     public cudaStream: number,
     /** The commands of an encoder of the caller, for a GPUDevice. */
     readonly encoder: GPUCommandEncoder | null = null,

@@ -46,7 +46,7 @@ export interface Accounting {
   /** Bytes of memory for training. */
   readonly bytes: {
     readonly parameters: number
-    /** Of trainable parameters. Gradients are float32 for every dtype of the parameters. */
+    /** Gradients of trainable parameters; float32 for every dtype of the parameters. */
     readonly gradients: number
     /** State of AdamW: two float32 moments of each trainable parameter. */
     readonly optimizer: number
@@ -62,7 +62,7 @@ export interface Accounting {
 export interface AccountingOptions {
   /** Type of the parameters. Default 'float32'. */
   readonly dtype?: DType | undefined
-  /** Type of x and y. Default: that of the parameters. */
+  /** Type of x and y. Default: the type of the parameters. */
   readonly activations?: DType | undefined
 }
 
@@ -120,7 +120,7 @@ export interface RankForLora {
   readonly r: number
   /** Number of trainable parameters of Lily at this r. */
   readonly parameters: number
-  /** By how many percent they exceed those of the LoRA; negative below. */
+  /** By how many percent they exceed the LoRA's parameters; negative below. */
   readonly percent: number
 }
 
@@ -137,7 +137,7 @@ export interface RanksForLora {
 /**
  * The ranks at which Lily comes closest to the size of LoRA of rank `loraRank` on the same layers, from below and from
  * above. Lily has r (sum of d_in over the As + E * sum of d_out over the targets + E * number of layers) trainable
- * parameters (docs/model.md#cost); the last term is that of the routers, and with routing 'learned' it has no factor r.
+ * parameters (docs/model.md#cost); the last term counts the routers, and with routing 'learned' it has no factor r.
  *
  * @param config configuration with strideA, numB, routing and targets; r is ignored. With routing 'uniform' the routers do
  *   not count
@@ -184,7 +184,7 @@ export function rankForLora(
   )
 }
 
-/** The parameters of a LoRA, and the trainable parameters of Lily: per unit of r, and those of any r. */
+/** The parameters of a LoRA, and the trainable parameters of Lily: per unit of r, and independent of r. */
 function compareSizes(
   layers: readonly LayerShape[],
   config: Omit<LilyConfigOptions, 'r'>,

@@ -56,7 +56,7 @@ export interface AdapterForwardOperands {
   readonly y?: TensorLike | undefined
   /**
    * `[d_out, d_in]`, in the type of x or float32, or of 16 bits under an x in float32: the base layer's frozen
-   * weight, which the call computes, too (docs/linear.md). Default: the adapter alone.
+   * weight; the call then also computes the base layer (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
   /** `[d_out]`, in the type of weight or float32: the base layer's bias, together with `weight`. */
@@ -71,7 +71,7 @@ export interface AdapterBackwardOperands<S = AdapterSaved> {
   readonly saved: S
   /**
    * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
-   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
+   * Shape, type and numbers must be the same as in forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined
   /** [..., d_in], M rows: the gradient of x is added to it in place. Default: a new tensor is returned. */
@@ -81,8 +81,8 @@ export interface AdapterBackwardOperands<S = AdapterSaved> {
 /** Options of {@link AdapterLayer.backward}. Lily's layers have more. */
 export interface AdapterBackwardOptions {
   /**
-   * Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` for an A that is not trained. Leave such
-   * an A out of the optimiser, too: weight decay changes a parameter whose gradient is zero. Default: all.
+   * Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` for an A that is not trained. Also leave
+   * such an A out of the optimiser: weight decay changes a parameter whose gradient is zero. Default: all.
    */
   readonly needs?: LoraBackwardOptions['needs']
   /** Keep `saved` for a further backward, which is an error otherwise. Default false. */
@@ -178,7 +178,7 @@ export abstract class AdapterLayer {
     readonly a: Parameter,
     /** B: `[E*r, d_out]` of Lily, shared by all layers of the target; `[d_out, r]` of LoRA. */
     readonly b: Parameter,
-    /** @internal That of the model. */
+    /** @internal The model's dropout. */
     readonly dropout: ModelDropout,
   ) {}
 
@@ -203,7 +203,7 @@ export abstract class AdapterLayer {
   }
 
   /**
-   * Adds the adapter's output to y. With a `weight` it computes the base layer, too. If the model trains with dropout, a call
+   * Adds the adapter's output to y. With a `weight` it also computes the base layer. If the model trains with dropout, a call
    * that saves for backward drops elements of x, which the base layer sees as they are; see {@link AdapterModel.training}.
    *
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
@@ -214,7 +214,7 @@ export abstract class AdapterLayer {
   ): AdapterForwardResult<O>
 
   /**
-   * The gradients of a call of {@link forward}. Those of the parameters accumulate in `model.parameters()` until
+   * The gradients of a call of {@link forward}. The parameters' gradients accumulate in `model.parameters()` until
    * `zeroGrad`.
    *
    * @returns the gradient of x, which includes dy weight if forward had a `weight`; undefined with `needs: { dx: false }`

@@ -205,8 +205,8 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
 
   /**
    * The tensors of the modules that PEFT's modules_to_save lists, such as a classifier's head: by module name, then by
-   * tensor name. Empty for a model that was created. {@link savePretrained} writes them again, and with them those of other
-   * types than float32, bfloat16 and float16, such as counters, which are not in the result.
+   * tensor name. Empty for a model that was created. {@link savePretrained} writes them again, and with them tensors of
+   * other types than float32, bfloat16 and float16, such as counters, which are not in the result.
    */
   get modulesToSave(): SavedModules {
     const { origin } = this
@@ -298,7 +298,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 
   /**
-   * Sets all gradients to zero, in place, those of parameters that are not trainable included.
+   * Sets all gradients to zero, in place, also of parameters that are not trainable.
    *
    * @throws LilyError ERR_LILY_DISPOSED, or ERR_LILY_ARGUMENT for a gradient whose memory was transferred: all gradients
    *   are unchanged; ERR_LILY_CUDA

@@ -109,7 +109,7 @@ export class AdaptersSaved {
 const MAX_SHOWN = 8
 
 /**
- * Named adapters of one base model, any number of which are active. The outputs of the active adapters add up, as in
+ * Named adapters of one base model; any number of them can be active. The outputs of the active adapters add up, as in
  * PEFT, whose method names this class uses. The adapters may target different layers, and be of either kind; `M` may be
  * LilyModel or LoraModel for one kind only.
  *
@@ -158,7 +158,7 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
         fail(
           'ERR_LILY_ARGUMENT',
           'model',
-          `expected each model once, got that of adapter '${otherName}' again; create or read another one`,
+          `expected each model once, got the model of adapter '${otherName}' again; create or read another one`,
         )
       checkSizes(name, model, other)
     }
@@ -353,7 +353,7 @@ function addingBackward(inputs: LayerBackwardInputs): LayerBackwardInputs {
   return { ...inputs, dx: inputs.dx?.addedTo() ?? null, settings: { ...inputs.settings, accumulate: true } }
 }
 
-/** Checks a forward call without an active adapter: what is wrong with it must not depend on which adapters are active. */
+/** Checks a forward call without an active adapter, so that its errors do not depend on which adapters are active. */
 function checkWithoutAdapters({ inFeatures, outFeatures }: LayerShape, { x, y }: LayerForwardInputs): void {
   const first = { name: 'x', operand: x }
   checkTokens('x', x, first, inFeatures)
@@ -401,10 +401,10 @@ function checkTokens(
   checkFloat(argument, operand)
 }
 
-/** Options of {@link AdaptersLayer.forward}. Those of routing go to all adapters of the call. */
+/** Options of {@link AdaptersLayer.forward}. The options of routing go to all adapters of the call. */
 export interface AdaptersForwardOptions extends LayerForwardOptions {
   /**
-   * The name of the adapter of each sequence (the rows of a 3-D x, or those of `sequenceOffsets`, an array on the host),
+   * The name of the adapter of each sequence (a row of a 3-D x, or delimited by `sequenceOffsets`, an array on the host),
    * otherwise of each token; null: the base model alone. Which adapters are active has no effect then. An adapter that does
    * not adapt the layer adds nothing. A `mask` is for the adapters that pool tokens; the others ignore it. An adapter
    * that trains with dropout is refused unless `save` is false. Default: all active adapters compute all rows.
@@ -456,8 +456,8 @@ export class AdaptersLayer {
   /**
    * Adds the outputs of the active adapters to y, in place. With a `weight` it computes the base layer before. Everything
    * is checked before anything is written. With the option `rows` each row gets the output of the adapter that it names, in
-   * one call: y_t += c_t s_k h_t C_k (docs/math.md#adapters-per-row); with `accumulate: false` the rows of the base are
-   * overwritten, too.
+   * one call: y_t += c_t s_k h_t C_k (docs/math.md#adapters-per-row); `accumulate: false` also overwrites the rows of the
+   * base.
    *
    * @returns y, unchanged if no adapter is active, no weight and no rows are given, and what {@link backward} needs
    * @throws LilyError as `LilyLayer.forward`; ERR_LILY_ARGUMENT or ERR_LILY_SHAPE for `rows`, `scale` and `strict`,
@@ -486,7 +486,7 @@ export class AdaptersLayer {
     if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
     checkAgreement(layers)
     const { weight, settings } = inputs
-    // The first adapter's call computes the frozen layer, too, and may overwrite y; the others add to it.
+    // The first adapter's call also computes the frozen layer, and may overwrite y; the others add to it.
     const prepared = Array.from(layers, ([adapter, layer], i) => {
       return { adapter, layer, call: layer.prepareForward(i === 0 ? inputs : addingTo(inputs)) }
     })
@@ -508,7 +508,7 @@ export class AdaptersLayer {
     const { layers } = named
     if (layers.size === 0) checkWithoutAdapters(this.shape, inputs)
     checkAgreement(layers)
-    // The call has the mask and the offsets, and each adapter those of its own rows.
+    // The call has the mask and the offsets, and each adapter their parts for its own rows.
     const ofEach = { ...settings, mask: null, sequenceOffsets: null }
     const operations: RowsAdapter[] = []
     for (const [adapter, layer] of layers) {
@@ -528,8 +528,8 @@ export class AdaptersLayer {
 
   /**
    * Adds the gradient of x to dx, in place, and the gradients of the parameters to the adapters that were active in
-   * forward, or that its rows named: then each gets the gradients of its rows. If forward had a `weight`, dx gets dy weight,
-   * too. With `accumulate: false` the sum overwrites dx: rows of the base that have no weight become 0, but dx is unchanged
+   * forward, or that its rows named: then each gets the gradients of its rows. If forward had a `weight`, dx also gets
+   * dy weight. With `accumulate: false` the sum overwrites dx: rows of the base that have no weight become 0, but dx is unchanged
    * if forward had neither rows, nor a weight, nor an active adapter. Everything is checked before the first gradient is
    * written.
    *
@@ -563,7 +563,7 @@ export class AdaptersLayer {
       fail(
         'ERR_LILY_ARGUMENT',
         'saved',
-        `expected what forward of layer '${this.name}' returned, got that of layer '${parts.layer}'`,
+        `expected what forward of layer '${this.name}' returned, got what layer '${parts.layer}' returned`,
       )
     }
     if (joined !== null) {

@@ -65,7 +65,7 @@ interface Sums {
 export class Calibrator {
   readonly #layers = new Map<LilyLayer, Sums>()
   readonly #products = new Map<Parameter, Promise<ExpertProducts>>()
-  /** Of the parameters, when they were first used. */
+  /** Versions of the parameters when they were first used. */
   readonly #versions = new Map<Parameter, number>()
   /** Settled once all calls are added. */
   #last: Promise<unknown> = Promise.resolve()
@@ -80,7 +80,7 @@ export class Calibrator {
    *
    * @param name of the layer
    * @param x its input: [..., d_in], or [B, N, d_in] with routing 'sequence'
-   * @returns a promise that resolves when the call has been added; what is kept of x until then is h [M, r]
+   * @returns a promise that resolves when the call has been added; until then only h [M, r] of x is kept
    * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT also for parameters that have changed since the layer's first call, and
    *   for weights that are not finite; as {@link LilyModel.calibrate}
    */
@@ -169,7 +169,7 @@ export function readSamples(model: LilyModel, samples: CalibrationSamples): [Lil
 /** Checks that the weights of a model depend on the input. */
 export function checkRouters(argument: string, { config: { routing } }: LilyModel): void {
   if (routing !== 'uniform' && routing !== 'learned') return
-  const weights = routing === 'uniform' ? '1/E' : 'those of its logits'
+  const weights = routing === 'uniform' ? '1/E' : 'the softmax of its logits'
   const advice = argument === 'samples' ? 'leave them out' : 'merge or export it as it is'
   fail(
     'ERR_LILY_ARGUMENT',

@@ -38,7 +38,7 @@ export class ModelDropout {
   copyState(): Promise<HostData> {
     const state = this.#state
     const words = state.device === CPU ? Promise.resolve(state.data.slice()) : state.toHost().then(({ data }) => data)
-    // What is done next may throw; then nobody awaits the promise, and its rejection would end the process.
+    // The code that follows may throw; then the promise is not awaited, and its rejection would end the process.
     words.catch(() => undefined)
     return words
   }

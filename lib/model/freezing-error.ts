@@ -72,7 +72,7 @@ export class FreezingError {
    * Adds a call.
    *
    * @param weights [G, E]
-   * @param hidden [M, r], of which each group has M / G consecutive rows
+   * @param hidden [M, r]; each group has M / G consecutive rows
    */
   add(weights: Float32Array, hidden: Float32Array): void {
     const { experts, rank } = this.products

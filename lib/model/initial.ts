@@ -20,7 +20,7 @@ export const UNIFORM = 'uniform'
 export type Initialisation = (parameter: ParameterShape) => Distribution
 
 /**
- * Initial values by parameter name. They are those of PyTorch's CPU generator: `torch.manual_seed(seed)`, then
+ * Initial values by parameter name. They equal those of PyTorch's CPU generator: `torch.manual_seed(seed)`, then
  * `torch.empty(shape).uniform_(-bound, bound)` or `.normal_(0, deviation)` for one parameter after the other, in the order
  * given. Uniform values have the same bits. Normal values agree to rounding: the logarithms and cosines of PyTorch are in
  * float32 and depend on the processor, those here are in float64.

@@ -8,12 +8,12 @@ import { ACTIVATIONS, DEFAULT_MODES, POOLS } from '../operations/read.js'
 import { readRate } from './dropout.js'
 import { type Filled, readTargets, TARGETS, type TargetOptions, type Targets } from './targets.js'
 
-/** A routing that a model is trained with. 'fixed' is that of a frozen layer. */
+/** A routing that a model is trained with. Frozen layers use 'fixed'. */
 export type ModelRouting = Exclude<Routing, 'fixed'>
 
 const MODEL_ROUTINGS: readonly ModelRouting[] = ['batch', 'sequence', 'token', 'uniform', 'learned']
 
-/** Configuration for {@link LilyModel.create}. Names (in camelCase) and defaults are those of PEFT's LilyConfig, and as PEFT computes. */
+/** Configuration for {@link LilyModel.create}, with the names (in camelCase), defaults and formulas of PEFT's LilyConfig. */
 export interface LilyConfigOptions extends TargetOptions {
   /** Rank r, from 1 to 4096. Default 32. */
   readonly r?: number | undefined
@@ -45,7 +45,7 @@ export interface LilyConfigOptions extends TargetOptions {
   readonly dropout?: number | undefined
 }
 
-/** A checked configuration with all defaults filled in. The fields are those of {@link LilyConfigOptions}. */
+/** A checked configuration with all defaults filled in, and the fields of {@link LilyConfigOptions}. */
 export interface LilyConfig extends Targets, Filled<Omit<LilyConfigOptions, keyof TargetOptions>> {}
 
 const KNOWN: Known = new Set<keyof LilyConfig>([
@@ -64,7 +64,7 @@ const KNOWN: Known = new Set<keyof LilyConfig>([
 /**
  * Checks a configuration and fills in the defaults.
  *
- * @param isStored whether it is that of an adapter in a file; see {@link readTargets}
+ * @param isStored whether it belongs to an adapter in a file; see {@link readTargets}
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readConfig(options: unknown, isStored = false): LilyConfig {

@@ -51,9 +51,9 @@ import type { Parameter } from './parameter.js'
 import type { SharedLayer } from './sharing.js'
 
 /**
- * Options of {@link LilyLayer.forward}: those of lilyForward without `scaling`, which is part of the model's config. The
- * defaults of `routing`, `pool` and `activation` are those of the model's config, too; only a call with `save: false` may
- * have other ones.
+ * Options of {@link LilyLayer.forward}: the options of lilyForward without `scaling`, which is part of the model's config.
+ * The model's config also has the defaults of `routing`, `pool` and `activation`; only a call with `save: false` may have
+ * other ones.
  */
 export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder' | keyof RowsOptions>
 
@@ -63,8 +63,8 @@ export type LayerForwardResult<O> = AdapterForwardResult<O, LilySaved>
 /** Options of {@link LilyLayer.backward}. */
 export interface LayerBackwardOptions extends AdapterBackwardOptions {
   /**
-   * Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` for an A that is not trained. Leave such
-   * an A out of the optimiser, too: weight decay changes a parameter whose gradient is zero. Default: all.
+   * Which gradients to compute: `{ dx: false }` for a first layer, `{ da: false }` for an A that is not trained. Also leave
+   * such an A out of the optimiser: weight decay changes a parameter whose gradient is zero. Default: all.
    */
   readonly needs?: Omit<LilyNeeds, 'dWeights'> | undefined
   /**
@@ -121,7 +121,7 @@ export class LilyLayer extends AdapterLayer {
   /** @internal */
   constructor(
     shape: SharedLayer,
-    /** @internal That of the model. */
+    /** @internal The model's config. */
     readonly config: LilyConfig,
     a: Parameter,
     /** R `[E, r]`, of this layer alone; with routing 'learned' the logits z `[E, 1]` of its mixture. */
@@ -142,7 +142,7 @@ export class LilyLayer extends AdapterLayer {
     return this.#frozen !== null
   }
 
-  /** The default routing of {@link forward}: that of the model's config, or 'fixed' if the layer is frozen. */
+  /** The default routing of {@link forward}: the routing of the model's config, or 'fixed' if the layer is frozen. */
   get routing(): Routing {
     return this.#frozen === null ? this.config.routing : 'fixed'
   }
@@ -167,7 +167,7 @@ export class LilyLayer extends AdapterLayer {
    * routing of a frozen layer is 'fixed', with the weights that it is frozen with, or `options.weights`.
    *
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged, or if a call that saves for backward is
-   *   given another routing, pool or activation than that of the model's config
+   *   given another routing, pool or activation than the model's config has
    */
   override forward<O extends ExactInMethod<O, LayerForwardOptions> = object>(
     operands: AdapterForwardOperands,
@@ -264,7 +264,7 @@ export class LilyLayer extends AdapterLayer {
     const deferring = { ...settings, deferB }
     const inputs = { dy, x, dx, ...gradients, db: deferB ? null : gradients.db, dWeights: null }
     checkGradients(state, inputs, deferring)
-    // The call has no db, but the fold adds to that of the model.
+    // The call has no db, but the fold adds to the model's.
     if (dx !== null && deferB) refuseOverlap('dx', dx.operand, 'the gradient of b', gradients.db?.operand)
     return allocateGradients(state, inputs, deferring)
   }

@@ -120,8 +120,8 @@ export class LilyModel extends AdapterModel<LilyLayer> {
    * The files that {@link savePretrained} writes, bit for bit, where there is no file system: for {@link fromPretrained},
    * an upload or a download. Tensors are copied one at a time. Do not change the parameters until the promise resolves.
    *
-   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA; ERR_LILY_CHECKPOINT for what
-   *   the files cannot hold, and for a parameter that is infinite or NaN
+   * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED, ERR_LILY_CUDA; ERR_LILY_CHECKPOINT if
+   *   the files cannot hold the model, or if a parameter is infinite or NaN
    */
   override async pretrainedFiles(options: SaveOptions = {}): Promise<File[]> {
     return adapterFiles(LILY, this, options)
@@ -197,7 +197,7 @@ export class LilyModel extends AdapterModel<LilyLayer> {
 
   /**
    * Averages the routers' weights over sample inputs, and computes the error of freezing the layers to them. Routing, pool
-   * and activation are those of {@link config}.
+   * and activation are as in {@link config}.
    *
    * @param samples inputs of each layer, by layer name: [..., d_in], or [B, N, d_in] with routing 'sequence'; one tensor
    *   per call
@@ -212,8 +212,8 @@ export class LilyModel extends AdapterModel<LilyLayer> {
   }
 
   /**
-   * Starts a calibration call by call, for inputs that do not fit into memory together: its result is that of
-   * {@link calibrate} for the same calls, to the bit.
+   * Starts a calibration call by call, for inputs that do not fit into memory together: its result equals the result
+   * of {@link calibrate} for the same calls, to the bit.
    *
    * @throws LilyError ERR_LILY_ARGUMENT with routing 'uniform' or 'learned', which use no router; ERR_LILY_DISPOSED
    * @example

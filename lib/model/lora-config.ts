@@ -17,7 +17,7 @@ import { type Filled, readTargets, TARGETS, type TargetOptions, type Targets } f
 /** Initial values of LoRA: PEFT's names of those that this package draws. */
 export type InitLoraWeights = boolean | 'gaussian'
 
-/** Configuration for {@link LoraModel.create}. Names (in camelCase) and defaults are those of PEFT's LoraConfig. */
+/** Configuration for {@link LoraModel.create}, with the names (in camelCase) and defaults of PEFT's LoraConfig. */
 export interface LoraConfigOptions extends TargetOptions {
   /** Rank r, from 1 to 4096. Default 8. */
   readonly r?: number | undefined
@@ -38,8 +38,8 @@ export interface LoraConfigOptions extends TargetOptions {
    */
   readonly fanInFanOut?: boolean | undefined
   /**
-   * Initial values. True: A uniform as that of torch.nn.Linear, and B zero, so that a new adapter does not change the
-   * output. 'gaussian': A normal with the standard deviation 1/r, and B zero. False: B as that of torch.nn.Linear, too.
+   * Initial values. True: A is uniform as in torch.nn.Linear, and B is zero, so that a new adapter does not change the
+   * output. 'gaussian': A is normal with the standard deviation 1/r, and B is zero. False: both are as in torch.nn.Linear.
    * Default true.
    */
   readonly initLoraWeights?: InitLoraWeights | undefined
@@ -50,7 +50,7 @@ export interface LoraConfigOptions extends TargetOptions {
   readonly loraDropout?: number | undefined
 }
 
-/** A checked configuration with all defaults filled in. The fields are those of {@link LoraConfigOptions}. */
+/** A checked configuration with all defaults filled in, and the fields of {@link LoraConfigOptions}. */
 export interface LoraConfig extends Targets, Filled<Omit<LoraConfigOptions, keyof TargetOptions>> {
   /** Ranks by patterns of names. */
   readonly rankPattern: PatternValues
@@ -73,7 +73,7 @@ const KNOWN: Known = new Set<keyof LoraConfig>([
 /**
  * Checks a configuration and fills in the defaults.
  *
- * @param isStored whether it is that of an adapter in a file; see {@link readTargets}
+ * @param isStored whether it belongs to an adapter in a file; see {@link readTargets}
  * @throws LilyError ERR_LILY_ARGUMENT
  */
 export function readLoraConfig(options: unknown, isStored = false): LoraConfig {

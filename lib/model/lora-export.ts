@@ -28,7 +28,7 @@ export interface LoraAdapter {
 
 /**
  * Returns, for each layer, A and C^T with C = sum_e w_e B_e, as float32 on the host. With constant weights w, Lily is
- * LoRA of rank r (docs/math.md, LoRA). Those of routing 'learned' are softmax(z).
+ * LoRA of rank r (docs/math.md, LoRA). With routing 'learned' w is softmax(z).
  *
  * @throws LilyError ERR_LILY_ARGUMENT if the weights of a layer are not constant, or for activation 'relu'; ERR_LILY_DISPOSED
  */

@@ -167,7 +167,7 @@ export class LoraLayer extends AdapterLayer {
 
 const NO_OPTION = 'is no option of LoRA, whose layers have one B each and no router; leave it out'
 
-/** Several adapters read one list of options, in which Lily's layers have more than those of LoRA. */
+/** Several adapters read one list of options, and Lily's layers have more options than LoRA's. */
 function checkNoRouting(settings: ForwardSettings<null>): void {
   const { routing, mask, sequenceOffsets, weights, pool, activation } = settings
   if ((routing ?? mask ?? sequenceOffsets ?? weights ?? pool ?? activation) === null) return

@@ -7,7 +7,7 @@ import { targetedLayers } from './targeted-layers.js'
 
 /** An adapted layer. */
 export interface LoraLayerShape extends AdaptedLayer {
-  /** Rank: that of the configuration, or of its rankPattern. */
+  /** Rank, from the configuration or its rankPattern. */
   readonly r: number
   /** alpha / r, or alpha / sqrt(r). */
   readonly scaling: number

@@ -63,7 +63,7 @@ export class LoraModel extends AdapterModel<LoraLayer> {
   /**
    * Reads an adapter that PEFT or {@link savePretrained} saved: a folder with adapter_config.json and the tensors. The
    * parameters are on the host, in the type of the file unless `options.dtype` names another one. DoRA and other variants
-   * are refused; docs/checkpoints.md lists what is done with each field of PEFT's LoraConfig.
+   * are refused; docs/checkpoints.md lists how each field of PEFT's LoraConfig is read.
    *
    * @param folder its path, or, where there is no file system, the files that it would have
    * @throws LilyError (as a rejection) ERR_LILY_CHECKPOINT, with the names of the file and of the field or tensor;

@@ -1,4 +1,4 @@
-/** The weights of the base model into which layers are merged: one, or those of all layers. */
+/** The weights of the base model into which layers are merged: one weight, or the weights of all layers. */
 import { describe, fail } from '../base/errors.js'
 import { entriesOf, isMap, isPlain, type Known, type Named, readFlag, readProperties } from '../base/options.js'
 import { quoteSome } from '../checkpoint/errors.js'

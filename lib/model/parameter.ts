@@ -88,7 +88,7 @@ export class Parameter {
     return (this.#gradient ??= Capture.outside(() => zerosLike(this.value)))
   }
 
-  /** @internal Adds a layer's deferred gradients of b to those of the next fold. */
+  /** @internal Adds a layer's deferred gradients of b to the list for the next fold. */
   defer(deferred: readonly DeferredB[]): void {
     this.#deferred.push(...deferred)
     // Limits the deferred partials to four times the memory of the gradient. With so many, the fold's traffic for the

@@ -58,7 +58,7 @@ export function readPatternValues(
  * A function from a layer's name to the value of the first pattern that matches the end of the name, from its beginning
  * or from a dot on; undefined if none does.
  *
- * @throws LilyError ERR_LILY_ARGUMENT for what is no pattern; the function throws if names take too long
+ * @throws LilyError ERR_LILY_ARGUMENT for an invalid pattern; the function throws if names take too long
  */
 export function valueByName(values: PatternValues, argument: string): (name: string) => number | undefined {
   const valueOf = known.get(values) ?? remembered(matcher(values, argument))

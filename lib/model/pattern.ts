@@ -5,7 +5,7 @@
 import { RE2JS, RE2JSSyntaxException } from 're2js'
 import { cut, fail } from '../base/errors.js'
 
-/** Characters of the patterns of a field: compiling takes time, too. */
+/** Most characters in the patterns of a field, because compiling also takes time. */
 const MAX_CHARACTERS = 20_000
 
 /** What a character beyond ASCII in a class counts: a range without case is compiled character by character. */
@@ -42,16 +42,16 @@ export class PatternWork {
 export interface Pattern {
   /** Whether it matches a whole name, as Python's re.fullmatch. */
   fullMatch(name: string): boolean
-  /** The first group of a match that begins where the name does, as that of Python's re.match; null: none. */
+  /** The first group of a match that begins where the name does, as Python's re.match finds it; null: none. */
   firstGroup(name: string): string | null
 }
 
 /**
  * Compiles a pattern. `\d`, `\w`, `\s` and `\b` mean ASCII.
  *
- * @param before what is put before it, and `behind`, what is put behind it
+ * @param before prefix, and `behind`, suffix of the compiled pattern
  * @param work counts what all patterns that share it take
- * @throws LilyError ERR_LILY_ARGUMENT for what is no pattern, and for what only backtracking can match
+ * @throws LilyError ERR_LILY_ARGUMENT for an invalid pattern, and for one that only backtracking can match
  */
 export function compilePattern(
   pattern: string,
@@ -64,7 +64,7 @@ export function compilePattern(
   for (const { token, inClass } of tokensOf(pattern)) {
     if (inClass && BEYOND_ASCII.test(token)) work.characters += FOLD
   }
-  // By itself, too: text around it must not make it one.
+  // The pattern alone must also be valid: the text around it must not make it so.
   const alone = compile(pattern, work)
   const compiled = before === '' && behind === '' ? alone : compile(pattern, work, before, behind)
   const instructions = compiled.programSize()
@@ -111,7 +111,7 @@ function compile(
     )
   if (characters > MAX_CHARACTERS) {
     wrong(
-      `the patterns have more than ${MAX_CHARACTERS} characters together, of which those beyond ASCII in classes count ${FOLD}`,
+      `the patterns have more than ${MAX_CHARACTERS} characters together, counting ${FOLD} for one beyond ASCII in a class`,
     )
   }
   const translated = translate(pattern, before === '', wrong)

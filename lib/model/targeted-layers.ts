@@ -63,7 +63,7 @@ export function targetedLayers(shapes: readonly LayerShape[], config: Targets): 
   )
 }
 
-/** Names of others in a message. */
+/** Most names in a message. */
 const MAX_LISTED = 3
 
 /** The first names of a list, quoted. */

@@ -3,7 +3,7 @@ import { cut, describe, fail } from '../base/errors.js'
 import { elementsOf, type Properties } from '../base/options.js'
 import { compilePattern, needsBacktracking, type Pattern, PatternWork } from './pattern.js'
 
-/** Which layers an adapter targets. Names (in camelCase) and defaults are those of PEFT. */
+/** Which layers an adapter targets. Names (in camelCase) and defaults are PEFT's. */
 export interface TargetOptions {
   /**
    * Which layers are adapted, and for Lily how they are grouped into targets. Suffixes of names, such as
@@ -23,7 +23,7 @@ export interface TargetOptions {
   readonly layersPattern?: readonly string[] | string | null | undefined
 }
 
-/** Checked targets with all defaults filled in. The fields are those of {@link TargetOptions}. */
+/** Checked targets with all defaults filled in, and the fields of {@link TargetOptions}. */
 export interface Targets {
   /**
    * Suffixes in alphabetical order, or a regular expression; null: all layers, by the last component of their names.
@@ -46,7 +46,7 @@ export const TARGETS = ['targetModules', 'excludeModules', 'layersToTransform', 
 /**
  * Reads and checks these fields of a configuration.
  *
- * @param isStored whether it is that of an adapter in a file. Its tensors tell which layers it adapts, so its patterns may
+ * @param isStored whether it belongs to an adapter in a file. Its tensors tell which layers it adapts, so its patterns may
  *   need backtracking: {@link targetedLayers} does not run those
  * @throws LilyError ERR_LILY_ARGUMENT
  */

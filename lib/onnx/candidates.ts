@@ -19,14 +19,14 @@ export interface Candidate extends Omit<Site, 'layer'> {
   readonly isTransposed: boolean
   /** The names that a caller may give: of the node, and of the values between it and the matrix. */
   readonly names: readonly string[]
-  /** The paths of its module, by what tells them: the weight, the scope that the exporter wrote, the name of the node. */
+  /** The paths of its module, by their source: the weight, the scope that the exporter wrote, the name of the node. */
   readonly paths: Readonly<Record<(typeof TELLERS)[number], readonly string[]>>
 }
 
 /** What tells the path of a module, the best first: nodes of one weight may be of several modules. */
 export const TELLERS = ['weight', 'scope', 'node'] as const
 
-/** A constant matrix, or what is made from one. */
+/** A constant matrix, or a value computed from one. */
 interface Matrix {
   readonly tensor: TensorProto
   readonly rows: number
@@ -34,7 +34,7 @@ interface Matrix {
   readonly isTransposed: boolean
   /** A TensorProto_DataType. */
   readonly type: number
-  /** Of the values from the product to the tensor. */
+  /** Names of the values from the product to the tensor. */
   readonly names: readonly string[]
 }
 
@@ -52,7 +52,7 @@ const MAX_STEPS = 8
 /** The types of x and y. */
 const FLOATS: ReadonlySet<number> = new Set([DataType.FLOAT, DataType.FLOAT16, DataType.BFLOAT16, DataType.DOUBLE])
 
-/** The candidates of a graph, without those of its subgraphs. */
+/** The candidates of a graph, but not of its subgraphs. */
 export function candidatesOf(scope: Scope): Candidate[] {
   const { graph } = scope
   const ranks = ranksOf(scope)

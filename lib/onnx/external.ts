@@ -6,8 +6,8 @@ import { quote } from '../checkpoint/errors.js'
 import { subgraphsOf } from './scopes.js'
 
 /**
- * Checks that a model, written to another path, has its external data still: ONNX Runtime reads those of the folder of the
- * model only, after it has followed links.
+ * Checks that a model, written to another path, still has its external data: ONNX Runtime reads only files in the folder of
+ * the model, after it has followed links.
  *
  * @param from path of the model
  * @param to path to write
@@ -30,7 +30,7 @@ export async function checkTarget(from: string, to: string, graph: GraphProto): 
   const locations = new Set(entries.filter(({ key }) => key === 'location').map(({ value }) => value))
   for (const location of locations) {
     if ((await realPath(pathIn(folder, location))) !== target) continue
-    fail('ERR_LILY_ARGUMENT', 'target', `expected another path than that of weights of the model, got ${quote(to)}`)
+    fail('ERR_LILY_ARGUMENT', 'target', `expected another path than the model's weights have, got ${quote(to)}`)
   }
 }
 

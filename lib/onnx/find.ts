@@ -25,7 +25,7 @@ const KINDS = 'MatMul, Gemm, MatMulNBits or MatMulInteger with a constant weight
  * @param model of `readModel`
  * @param layers the adapted layers
  * @param names by the name of a layer, the model's name of its node or of its weight
- * @throws LilyError ERR_LILY_ARGUMENT for a layer of which there is no node, or more than one weight; ERR_LILY_CHECKPOINT
+ * @throws LilyError ERR_LILY_ARGUMENT for a layer with no node, or with more than one weight; ERR_LILY_CHECKPOINT
  */
 export function findSites(
   path: string,
@@ -109,11 +109,11 @@ function bestMatches(path: string, candidates: readonly Candidate[]): Match[] {
   return matches
 }
 
-/** Whether candidates multiply by one matrix. That of a square weight and its transpose are two. */
+/** Whether candidates multiply by one matrix. A square weight and its transpose are two. */
 const haveOneMatrix = (left: Candidate, right: Candidate) =>
   left.weight === right.weight && left.isTransposed === right.isTransposed
 
-/** Whether the names of a node tell that it is of another module, which has the same weight: one tied to that of the layer. */
+/** Whether the names of a node tell that it belongs to another module, whose weight is tied to the layer's. */
 function isOfOther({ node, paths }: Candidate, path: string): boolean {
   const told = [...paths.scope, ...(node.name.includes('/') ? paths.node : [])].flatMap((each) => [
     each,

@@ -12,8 +12,8 @@ const END = 0x7fffffff
 
 /**
  * Adds nodes to the graphs of a model: y, which the node of a site wrote, becomes the sum of what that node computes and of
- * the layer's adapter. Consumers of y, outputs of the graph among them, receive the sum. The matrices are those of
- * `injection`, by name, and are inputs or initializers of the main graph, which subgraphs see, too.
+ * the layer's adapter. Consumers of y, outputs of the graph among them, receive the sum. `injection` has the matrices by
+ * name; they are inputs or initializers of the main graph, which subgraphs also see.
  *
  * @param mask name of an input of the model, [B, N]; null: all tokens count
  */
@@ -101,7 +101,7 @@ function token(operands: Operands): string {
   return rank === 2 ? rows : likeBase(operands, rows)
 }
 
-/** s h C_g. With routing 'batch' all tokens are those of one sequence, [1, M, d_in]. */
+/** s h C_g. With routing 'batch' all tokens form one sequence, [1, M, d_in]. */
 function pooled(operands: Operands): string {
   const { nodes, layer, mixture, x } = operands
   const isBatch = mixture.routing === 'batch'
@@ -139,9 +139,10 @@ function pooledWeights(operands: Operands, l: string): string {
 }
 
 /**
- * Whether tokens count, [G, N, 1] as the logits l have them. The mask of a model with a key-value cache has the tokens of
- * earlier calls, too, before those of x. ONNX Runtime fails if the mask has not a number for each token of x: Reshape
- * compares, as Where would broadcast. There is one Reshape only, because ONNX Runtime makes one of two, which compares less.
+ * Whether tokens count, [G, N, 1] as the logits l have them. The mask of a model with a key-value cache also has the
+ * tokens of earlier calls, before the tokens of x. ONNX Runtime fails unless the mask has a number for each token of x:
+ * Reshape compares, as Where would broadcast. There is only one Reshape, because ONNX Runtime merges two into one that
+ * compares less.
  */
 function keptTokens({ nodes, x, rank }: Operands, mask: string, l: string): string {
   const { builder } = nodes

@@ -33,9 +33,9 @@ export interface InjectOptions {
   /**
    * The input of the ONNX model, [B, N], that is 0 for padding, such as 'attention_mask': routing 'batch' and 'sequence' then
    * leave these tokens out of their means. Of a mask [B, P + N] for N tokens after P earlier ones, as models with a key-value
-   * cache have, the last N columns count. Each layer of such a routing must see the tokens of the mask: not one token of each sequence,
-   * as the pooler of an encoder, and not those of another sequence, as the keys of cross-attention. Other routings and LoRA
-   * average over no tokens. Default: no token is left out.
+   * cache have, the last N columns count. Each layer of such a routing must see the tokens of the mask: neither one token of
+   * each sequence, like the pooler of an encoder, nor the tokens of another sequence, like the keys of cross-attention. Other
+   * routings and LoRA average over no tokens. Default: no token is left out.
    */
   readonly mask?: string | undefined
 }
@@ -88,7 +88,7 @@ export async function inject(
  * or a crash at any time, leaves the target that was there before.
  *
  * @param source path of the ONNX model
- * @param target path of the file to write; it may be that of the source
+ * @param target path of the file to write; it may be the source's
  * @param model a LoraModel or a LilyModel; do not change its parameters until the promise resolves
  * @throws LilyError (as a rejection) as inject; ERR_LILY_ARGUMENT also for a target that is external data, or in another
  *   folder; ERR_LILY_CHECKPOINT also if a file cannot be read or written
@@ -160,7 +160,7 @@ async function injectInto(
   return injectedModel(bytes, injection, slots)
 }
 
-/** Names for the matrices of an adapter: those of its parameters, or similar ones where the model has the same. */
+/** Names for the matrices of an adapter: the names of its parameters, or similar ones where the model has the same. */
 function injectionOf(adapter: Adapter, unused: (name: string) => string, isBaked: boolean): Injection {
   const { routing, pool, activation } = adapter
   const known = new Map<unknown, string>()
@@ -187,8 +187,8 @@ function checkRouting({ routing, layers }: Adapter, sites: readonly Site[]): voi
   fail(
     'ERR_LILY_ARGUMENT',
     'model',
-    `expected layers with an input [B, N, d_in] for routing 'sequence', but that of ${quote(wrong.layer)} has ${wrong.rank} ` +
-      'dimensions in the ONNX model; do not adapt this layer, or use another routing',
+    `expected layers with an input [B, N, d_in] for routing 'sequence', but the input of ${quote(wrong.layer)} has ` +
+      `${wrong.rank} dimensions in the ONNX model; do not adapt this layer, or use another routing`,
   )
 }
 

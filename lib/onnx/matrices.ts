@@ -14,7 +14,7 @@ import type { Kind, LayerSizes, Mixture } from './layout.js'
 
 /** A matrix of an adapter. Layers that share a parameter have the same object. */
 export interface Matrix {
-  /** That of the parameter. */
+  /** The parameter's name. */
   readonly name: string
   /** Float32, row-major, in memory of its own. */
   readonly values: () => Promise<Float32Array>

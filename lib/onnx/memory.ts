@@ -1,6 +1,6 @@
 /**
- * Memory that nothing else uses. The package's own may be that of WebAssembly, which moves, and ONNX Runtime may transfer what
- * it receives to a worker.
+ * Memory that nothing else uses. The package's own may belong to WebAssembly, which moves it, and ONNX Runtime may transfer its
+ * inputs to a worker.
  */
 import { isError, LilyError } from '../base/errors.js'
 
@@ -8,7 +8,7 @@ import { isError, LilyError } from '../base/errors.js'
  * What `allocate` returns. It takes each RangeError for a lack of memory: another cause is a deep recursion, which the
  * parser of models has limited before.
  *
- * @param what is allocated, for the message
+ * @param what name of the allocation, for the message
  * @throws LilyError (as a rejection) ERR_LILY_OUT_OF_MEMORY
  */
 export async function allocating<T>(what: string, allocate: () => T | Promise<T>): Promise<T> {

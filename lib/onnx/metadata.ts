@@ -18,7 +18,7 @@ import type { OnnxModel } from './read.js'
 export const KEY = 'lily_kernels'
 
 const VERSION = 1
-/** Layers have fewer inputs, and vocabularies fewer words: what is fed takes memory of this size. */
+/** Layers have fewer inputs, and vocabularies fewer words. The inputs that are fed take memory of this size. */
 const MAX_SIZE = 2 ** 22
 const ROUTINGS = ['constant', 'batch', 'sequence', 'token'] as const
 

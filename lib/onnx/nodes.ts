@@ -49,7 +49,7 @@ export class ModelBuilder {
     }
   }
 
-  /** A vector of integers, such as the shape for Reshape: an initializer of the main graph, which subgraphs see, too. */
+  /** A vector of integers, such as the shape for Reshape: an initializer of the main graph, which subgraphs also see. */
   integers(...values: readonly number[]): string {
     const rawData = new Uint8Array(BigInt64Array.from(values, BigInt).buffer)
     return this.#constant(values.join(','), { dims: [BigInt(values.length)], dataType: DataType.INT64, rawData })
@@ -88,7 +88,7 @@ export class Nodes {
     return output ?? name
   }
 
-  /** In a shape, 0 is the size that the input has in this place, and -1 what is left. */
+  /** In a shape, 0 is the size that the input has in this place, and -1 the remaining factor. */
   reshape(x: string, ...shape: readonly number[]): string {
     return this.add('Reshape', [x, this.builder.integers(...shape)])
   }

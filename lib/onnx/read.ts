@@ -16,7 +16,7 @@ import { checkpointError, DAMAGED, quote } from '../checkpoint/errors.js'
 import { labelOf, scopesOf, subgraphsOf } from './scopes.js'
 import { checkTensor } from './tensors.js'
 
-/** The first version of the operators that has those of an adapter, and the last one whose version number is plausible. */
+/** The first version of the operators that includes all that an adapter needs, and the last plausible version number. */
 const MIN_OPSET = 11
 const MAX_OPSET = 1000
 
@@ -54,7 +54,7 @@ const hasGraph = (model: ModelProto): model is OnnxModel => model.graph !== unde
 /**
  * The version of the operators of ai.onnx.
  *
- * @throws LilyError ERR_LILY_CHECKPOINT for one without those of an adapter
+ * @throws LilyError ERR_LILY_CHECKPOINT for a version without the operators of an adapter
  */
 export function opsetOf(path: string, { opsetImport }: ModelProto): number {
   const [found, ...others] = opsetImport.filter(({ domain }) => domain === '' || domain === 'ai.onnx')

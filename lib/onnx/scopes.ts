@@ -1,4 +1,4 @@
-/** The values of an ONNX model's graphs. A subgraph, as those of If, reads the values of the graphs around it by their names. */
+/** The values of an ONNX model's graphs. A subgraph, as of If, reads the values of the graphs around it by their names. */
 import type { GraphProto, NodeProto, TensorProto } from 'onnx-buf'
 import { checkpointError, quote } from '../checkpoint/errors.js'
 

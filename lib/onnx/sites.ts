@@ -13,7 +13,7 @@ export interface SoughtLayer {
 /** A node that computes an adapted layer: y = x W. */
 export interface Site {
   readonly layer: string
-  /** The graph that has the node: that of the model, or a subgraph. */
+  /** The graph that has the node: the model's graph, or a subgraph. */
   readonly graph: GraphProto
   /** The node that writes y. New nodes follow it. */
   readonly node: NodeProto

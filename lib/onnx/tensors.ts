@@ -33,7 +33,7 @@ const BITS: ReadonlyMap<number, number> = new Map<DataType, number>([
 ])
 
 /**
- * Checks that a tensor has as many numbers as its dimensions say. Those of other files are not looked at.
+ * Checks that a tensor has as many numbers as its dimensions say. Numbers in other files are not checked.
  *
  * @param path of the model
  * @param name of the tensor in messages

@@ -21,7 +21,7 @@ import { checkKeyMask, type MaskLike, readMask } from './small-operands.js'
 export interface AttentionForwardOperands {
   /** `[batch, tokens, d]`, or `[tokens, d]` of one item: the queries, as a linear layer leaves them. */
   readonly q: TensorLike
-  /** `[batch, keys, d]`: the keys. Their number may be another than that of the queries. */
+  /** `[batch, keys, d]`: the keys. Their number may differ from the number of queries. */
   readonly k: TensorLike
   /** `[batch, keys, d]`: the values. */
   readonly v: TensorLike
@@ -60,7 +60,7 @@ export interface AttentionBackwardOperands {
   readonly dy: TensorLike
   /**
    * The q of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows. Shape and
-   * numbers must be those of forward. Default: the q that `saved` refers to.
+   * numbers must be the same as in forward. Default: the q that `saved` refers to.
    */
   readonly q?: TensorLike | undefined
   /** `[batch, keys, d]`: the k of forward again. */
@@ -369,7 +369,7 @@ function problemOf(
     fail(
       'ERR_LILY_ARGUMENT',
       'heads',
-      `expected a number that divides d, of which a head has d / heads columns; d is ${columns}, got ${heads}`,
+      `expected a number that divides d (each head has d / heads columns); d is ${columns}, got ${heads}`,
     )
   }
   const batch = leading.reduce((product, size) => product * size, 1)

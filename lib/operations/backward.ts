@@ -20,14 +20,14 @@ export interface LilyBackwardOperands {
   readonly dy: TensorLike
   /**
    * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
-   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
+   * Shape, type and numbers must be the same as in forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined
   /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
   readonly dx?: TensorLike | undefined
   /** `[r, d_in]`: the gradient of a. */
   readonly da?: TensorLike | undefined
-  /** `[E, r]`: the gradient of router; with learned routing that of the logits, `[E]` or `[E, 1]`. */
+  /** `[E, r]`: the gradient of router; with learned routing the gradient of the logits, `[E]` or `[E, 1]`. */
   readonly dRouter?: TensorLike | undefined
   /** [E, r, d_out] or [E*r, d_out]: the gradient of b. Without it a new tensor with the shape of b is returned. */
   readonly db?: TensorLike | undefined
@@ -69,7 +69,7 @@ export interface LilyBackwardOptions {
 }
 
 /**
- * The type of a gradient: undefined if `needs` switches it off; both if the type of the option is not known. `D` is that of a
+ * The type of a gradient: undefined if `needs` switches it off; both if the type of the option is not known. `D` is for a
  * call whose `needs` do not name it.
  */
 export type GradientOf<O, K extends string, D = Tensor> = 'needs' extends keyof O
@@ -129,7 +129,7 @@ export function lilyBackward<R extends Routing, O extends Exact<O, LilyBackwardO
 
 /**
  * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects
- * the promise. Until the promise settles, do not change its operands or those of forward, and do not transfer their
+ * the promise. Until the promise settles, do not change its operands or forward's, and do not transfer their
  * memory; {@link lilyForwardAsync} says what happens then. Resizable ArrayBuffers are refused. Formulas:
  * docs/math.md#backward.
  *

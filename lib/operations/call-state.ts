@@ -8,7 +8,7 @@ import type { DeferredB } from './deferred-b.js'
 import type { WeightOperand } from './linear-problem.js'
 import type { Problem } from './problem.js'
 
-/** The small operands of a call on a device: those of the host, and ascending offsets, are in one block. */
+/** The small operands of a call on a device. One block has the operands that came from the host, and ascending offsets. */
 export interface Staged {
   readonly memory: DeviceMemory
   readonly mask: Part | null
@@ -79,7 +79,7 @@ export class CallState {
     return [...problem.operands, weight && weight.operand, staged && staged.memory, keptOnDevice]
   }
 
-  /** Adds the deferred gradient of a backward call. Async calls may end in another order than that of the calls. */
+  /** Adds the deferred gradient of a backward call. Async calls may end in another order than they began. */
   defer(deferred: DeferredB): void {
     this.deferred = [...this.deferred, deferred].sort((left, right) => left.call - right.call)
   }

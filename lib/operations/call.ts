@@ -48,7 +48,7 @@ export function region(part: Part, rows: number, columns: number, dtype: DType =
   return { memory: part.memory, byteOffset: part.byteOffset, rows, columns, pitch: columns, dtype }
 }
 
-/** Of a call none of whose operands is a part. */
+/** Sizes of a call none of whose operands is a part. */
 export const NO_SIZES: readonly number[] = []
 
 /** What a slot holds: a part has the size and the type that the table gives it. Null: nothing. */
@@ -59,7 +59,7 @@ interface Kind<P extends Sized = Sized> {
   readonly table: Table
   /** Numbers of each item of a list. */
   readonly itemFields?: number
-  /** Writes the numbers of the call that follow those of its placement. */
+  /** Writes the numbers of the call that follow the fields of its placement. */
   write(numbers: Float64Array, problem: P): void
 }
 
@@ -82,7 +82,7 @@ export interface Sized {
 /** The numbers of calls over disjoint rows of one x. */
 export interface RowsProblem extends Sized {
   readonly precision: Problem['precision']
-  /** The type of x, and that of the parameters. */
+  /** The type of x and of the parameters. */
   readonly dtype: DType
   readonly parameterDtype: DType
   /** The rows of x. */
@@ -94,7 +94,7 @@ export interface RowsProblem extends Sized {
   readonly indices: number
   /** The calls: `tokens` of each is the number of its rows. */
   readonly calls: readonly Problem[]
-  /** Of each call: its first row if its rows are one run, otherwise -1. */
+  /** For each call its first row if its rows are one run, otherwise -1. */
   readonly firsts: readonly number[]
 }
 
@@ -151,7 +151,7 @@ export interface AdamWNumbers extends Sized {
   readonly items: readonly { readonly lr: number; readonly weightDecay: number }[]
 }
 
-/** By their numbers, those of lily_elementwise_function in native/include/lily/cpu.h. */
+/** Names in the order of lily_elementwise_function in native/include/lily/cpu.h. */
 const ELEMENTWISE_FUNCTIONS = ['add', 'subtract', 'multiply', 'divide', 'sigmoid', 'rowSum'] as const
 export type ElementwiseFunction = (typeof ELEMENTWISE_FUNCTIONS)[number]
 
@@ -339,9 +339,9 @@ export interface Encoded {
 }
 
 /**
- * Those of the last call, by operation: of calls without a list all have the same number of operands, and those with one
- * repeat it in training and serving. Calls share them: the binding reads them before it returns, and no code of the caller
- * runs between the first number that is written here and that. It has run when the call was read (read.ts).
+ * The encoded form of the last call, by operation. Calls without a list all have the same number of operands, and calls with
+ * one repeat it in training and serving. Calls share it: the binding reads it before it returns, and no code of the caller
+ * runs between the first write here and that read. It all ran when the call was read (read.ts).
  */
 const shared: (Encoded | undefined)[] = []
 
@@ -421,7 +421,7 @@ export function launch(call: Call): void {
 }
 
 /**
- * The operands of slots, the first of which is that of `first`, on a GPUDevice by name, as regions of its buffers; a draw of
+ * The operands of slots, beginning with the slot of `first`, on a GPUDevice by name, as regions of its buffers; a draw of
  * dropout as numbers.
  */
 function gpuOperands(

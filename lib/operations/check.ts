@@ -60,7 +60,7 @@ export function checkPlaces(inputs: ForwardInputs, settings: ForwardSettings): v
   }
 }
 
-/** Checks an operand that is on the device of x: its size and its type are those of its slot. */
+/** Checks an operand that is on the device of x: its size and its type must match its slot. */
 function checkSlot({ name, rows, columns, type }: Slot, operand: Operand, problem: Problem): void {
   const { sizes, x, a, experts, rank, dOut, routing } = problem
   if (rows === size.tokens) checkTokenRows(name, operand, sizes[rows], sizes[columns])
@@ -165,7 +165,7 @@ export function checkSavedWeight({ operand, packed, version }: WeightOperand, ot
   checkPlace('weight', operand, other, at)
 }
 
-/** Checks that an x that is given again is like that of forward. */
+/** Checks that an x that is given again is like forward's. */
 export function checkSameX(x: Operand, saved: Operand): void {
   checkSameDevice('x', x, 'the x of forward', saved)
   checkShape('x', x, saved.shape)

@@ -23,7 +23,7 @@ export class DeferredB {
     { problem, weights }: CallState,
     /** [partials, r, d_out] */
     readonly memory: OperandMemory,
-    /** The number of the backward call among those of its saved call. */
+    /** The number of this backward call among all of its saved call. */
     readonly call: number,
   ) {
     this.partials = problem.deferredPartials

@@ -9,7 +9,7 @@ import { reported } from '../memory/reports.js'
 import { AsyncOperands } from './async-operands.js'
 import { type Call, launch } from './call.js'
 
-/** Calls of one operation, one after the other, on one device. The last one is that of the operation itself. */
+/** Calls of one operation, one after the other, on one device. The last one is the operation itself. */
 export interface Work {
   readonly calls: readonly Call[]
   readonly placement: Placement | null
@@ -88,7 +88,7 @@ export async function runAsync(synchronous: string, work: Work): Promise<void> {
   }
   const { gpu: binding, device, stream } = placement
   await settled(onGpu(placement, work, (_, encoded) => binding.runAsync(encoded)))
-  // Of this binding, which says that it is disposed of: the device is not registered then.
+  // The wait of this binding, which rejects if the binding is disposed of: the device is not registered then.
   await settled(binding.streamWait(device.id, stream.cudaStream))
   await reported(device)
 }

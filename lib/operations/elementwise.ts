@@ -9,7 +9,7 @@ import {
 } from './call.js'
 import { run } from './dispatch.js'
 
-/** Of an operand that does not repeat. */
+/** Extent of an operand that does not repeat. */
 export const ALL: Extent = { hasRows: true, hasColumns: true }
 
 /** y = f(a, b) for each of the m x n elements of y, which must not overlap a and b. */

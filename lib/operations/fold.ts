@@ -35,7 +35,7 @@ const OPTIONS: Known = new Set(['accumulate', 'stream', 'encoder'])
  * w_ge D_g (docs/math.md#deferred-db). One fold for all layers that share b saves each layer from reading and writing
  * E*r*d_out numbers. The fold consumes the deferred gradients.
  *
- * @param saved one saved call, or those of all layers that share b; each must have a deferred gradient
+ * @param saved one saved call, or the saved calls of all layers that share b; each must have a deferred gradient
  * @param db [E, r, d_out] or [E*r, d_out], accumulated in place. Without it a new tensor of the shape of b is returned
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
  *   ERR_LILY_BACKEND_UNAVAILABLE, ERR_LILY_OUT_OF_MEMORY, ERR_LILY_CUDA. A call that throws at a check has written and

@@ -30,7 +30,7 @@ export interface LilyForwardOperands {
   readonly x: TensorLike
   /**
    * `[d_out, d_in]`, in the type of x or float32, or of 16 bits under an x in float32: the frozen weight of the
-   * layer, which the call computes, too (docs/linear.md). Default: the adapter alone.
+   * layer, which the call then also computes (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
   /** `[d_out]`, in the type of weight or float32: the bias of the layer, together with `weight`. */
@@ -113,7 +113,7 @@ export type SavedOf<O, S> = 'save' extends keyof O
       : S | undefined
   : S
 
-/** What a call saves. A type of options in which `adapterOf` may be undefined is that of a call of one adapter. */
+/** What a call saves. A type of options in which `adapterOf` may be undefined stands for a call of one adapter. */
 export type RowsOr<O, R extends Routing | 'none'> = 'adapterOf' extends keyof O
   ? O['adapterOf'] extends OffsetsLike
     ? RowsSaved<R>
@@ -129,7 +129,7 @@ export interface LilyForwardResult<O> {
 }
 
 const OPERANDS: Known = new Set(['x', 'weight', 'bias', 'a', 'router', 'b', 'y'])
-/** The options of {@link lilyForward} that layers of a model have, too. */
+/** The options of {@link lilyForward} that layers of a model also have. */
 export const FORWARD_OPTIONS: Known = new Set([
   'scaling',
   'routing',
@@ -151,7 +151,7 @@ const ALL_OPTIONS: Known = new Set([...FORWARD_OPTIONS, 'dropout', ...ROWS_OPTIO
 /**
  * The Lily adapter of one linear layer: y += s h C, where h = phi(x a^T) is the hidden state and C = sum_e w_e B_e
  * combines the high-dimension projectors with the weights of the routing, which pools softmax(h router^T) or its logits. With
- * a `weight` the call computes the layer, too: y += x weight^T + bias + s h C (docs/linear.md).
+ * a `weight` the call also computes the layer: y += x weight^T + bias + s h C (docs/linear.md).
  * Source: arXiv 2407.09946, with the details in docs/math.md.
  *
  * | routing | router | mask | groups | saved.probabilities | saved.weights |

@@ -38,7 +38,7 @@ export interface LoraForwardOperands {
   readonly x: TensorLike
   /**
    * `[d_out, d_in]`, in the type of x or float32, or of 16 bits under an x in float32: the frozen weight of the
-   * layer, which the call computes, too (docs/linear.md). Default: the adapter alone.
+   * layer, which the call then also computes (docs/linear.md). Default: the adapter alone.
    */
   readonly weight?: TensorLike | PackedLinear | undefined
   /** `[d_out]`, in the type of weight or float32: the bias of the layer, together with `weight`. */
@@ -88,7 +88,7 @@ export interface LoraBackwardOperands {
   readonly dy: TensorLike
   /**
    * `[..., d_in]`: the x of forward again, if its memory has moved since, as views of a WebAssembly.Memory do when it grows.
-   * Shape, type and numbers must be those of forward. Default: the x that `saved` refers to.
+   * Shape, type and numbers must be the same as in forward. Default: the x that `saved` refers to.
    */
   readonly x?: TensorLike | undefined
   /** [..., d_in] of M rows: the gradient of x. Without it a new tensor with the shape of x is returned. */
@@ -130,7 +130,7 @@ export interface LoraGradients<O> {
 }
 
 const FORWARD_OPERANDS: Known = new Set(['x', 'weight', 'bias', 'a', 'b', 'y'])
-/** The options of {@link loraForward} that layers of a model have, too. */
+/** The options of {@link loraForward} that layers of a model also have. */
 export const LORA_FORWARD_OPTIONS: Known = new Set(['scaling', 'precision', 'save', 'accumulate', 'stream', 'encoder'])
 const ALL_FORWARD_OPTIONS: Known = new Set([...LORA_FORWARD_OPTIONS, 'sequenceOffsets', 'dropout', ...ROWS_OPTIONS])
 const BACKWARD_OPERANDS: Known = new Set(['dy', 'x', 'dx', 'da', 'db'])
@@ -138,8 +138,8 @@ const LORA_BACKWARD_OPTIONS: Known = new Set(['needs', 'retain', 'accumulate', '
 export const LORA_NEEDS: Known = new Set(['dx', 'da', 'db'])
 
 /**
- * The LoRA adapter of one linear layer: y += scaling * (x a^T) b^T (arXiv 2106.09685). With a `weight` the call computes the
- * layer, too: y += x weight^T + bias + scaling * (x a^T) b^T (docs/linear.md). On the cpu it returns when the work is done; on
+ * The LoRA adapter of one linear layer: y += scaling * (x a^T) b^T (arXiv 2106.09685). With a `weight` the call also computes
+ * the layer: y += x weight^T + bias + scaling * (x a^T) b^T (docs/linear.md). On the cpu it returns when the work is done; on
  * a device it enqueues the work. The operands must not change before backward has run.
  *
  * @throws LilyError ERR_LILY_ARGUMENT, ERR_LILY_SHAPE, ERR_LILY_DTYPE, ERR_LILY_DEVICE, ERR_LILY_DISPOSED,
@@ -219,7 +219,7 @@ function prepare(operands: LoraForwardOperands, options: LoraForwardOptions = {}
     : prepareForward(inputs, settings)
 }
 
-/** The phases of a call between reading and running, as those of Lily. */
+/** The phases of a call between reading and running, as for Lily. */
 export function prepareForward(inputs: ForwardInputs, settings: ForwardSettings): ForwardCall {
   checkPlaces(inputs, settings)
   const problem = loraProblem(inputs, settings)

@@ -84,7 +84,7 @@ interface Operands extends Inputs {
   readonly y: Output
 }
 
-/** What is ready to run, and its result. */
+/** A call that is ready to run, and its result. */
 interface Prepared {
   readonly calls: readonly Call<MatMulProblem>[]
   readonly y: Output
@@ -237,7 +237,7 @@ function batchesOf(ofA: readonly number[], ofB: readonly number[]): Batches[] {
 function callsOf(operands: Operands, product: Product, batches: readonly Batches[]): Call<MatMulProblem>[] {
   const { a, b, bias, y } = operands
   const last = batches.at(-1)
-  // Where b repeats, the rows of all matrices of a are those of a single one.
+  // Where b repeats, the matrices of a are multiplied as a single one with all their rows.
   if (last?.hasB === false && !product.transposeA) {
     return callsOf(operands, { ...product, m: product.m * last.count }, batches.slice(0, -1))
   }

@@ -79,8 +79,8 @@ let packedOf: (weight: Packed) => PackedLinear
 
 /**
  * A frozen weight with the packed forms in which the cpu backend multiplies it: {@link packLinear} creates one. Pass it
- * as `weight` to the calls of a linear layer, or of a layer with its adapter; none of them has to pack the weight then. The
- * results have the same bits.
+ * as `weight` to the calls of a linear layer, or of a layer with its adapter, so they need not pack it again. The results
+ * have the same bits.
  *
  * It refers to the memory of the weight, which must not change as long as the object is used. A form is packed by the
  * first call that needs it: one for forward and one for backward, of about d_out * d_in numbers of float32 each, or of

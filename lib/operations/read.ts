@@ -48,7 +48,7 @@ export interface ForwardSettings<N = never> extends Modes<N> {
   readonly sequenceOffsets: SmallOperand | null
   readonly weights: SmallOperand | null
   readonly dropout: Dropout | null
-  /** Of a call with an adapter for each row. */
+  /** Given for a call with an adapter for each row. */
   readonly rankOffsets: SmallOperand | null
   readonly adapterOf: SmallOperand | null
   readonly scale: SmallOperand | null
@@ -110,13 +110,13 @@ export function readForwardInputs(operands: object, known: Known): ForwardInputs
   }))
 }
 
-/** Those of PEFT. */
+/** PEFT's defaults. */
 export const DEFAULT_MODES = { routing: 'batch', pool: 'probabilities', activation: 'none' } as const
 
 /**
  * Reads the options of a forward call. LoRA has fewer options than Lily; the others get their defaults.
  *
- * @param modes what stands for the modes that are left out
+ * @param modes default modes
  */
 export function readForwardOptions<N>(options: object, known: Known, modes: Modes<N>): ForwardSettings<N> {
   return readProperties('options', options, known, (given) => {
@@ -154,7 +154,7 @@ export function readBackwardSettings(options: object, known: Known, knownNeeds: 
   return readBackwardOptions(options, known, knownNeeds, false)
 }
 
-/** @param deferB what stands for a `deferB` that is left out */
+/** @param deferB default of the option `deferB` */
 export function readBackwardOptions<D>(
   options: object,
   known: Known,

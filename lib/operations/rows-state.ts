@@ -15,7 +15,7 @@ export type Parameters = Pick<Problem, 'a' | 'router' | 'b'>
 export class RowsState {
   /** Whether a backward call has run without the option `retain`. */
   isUsed = false
-  /** Of each of `tensors`, in forward; null: none is checked. */
+  /** Versions of each of `tensors` in forward; null: none is checked. */
   readonly versions: readonly (readonly (number | undefined)[])[] | null
 
   constructor(
@@ -45,7 +45,7 @@ export class RowsState {
     return [x, ...locatedOf(tensors), weight && weight.operand, staged, keptOnDevice]
   }
 
-  /** Releases the memory that the call has allocated, but for what its adapters refer to. */
+  /** Releases the memory that the call has allocated, except the memory that its adapters refer to. */
   release(): void {
     if (this.kept !== null && isDeviceMemory(this.kept)) this.kept.release()
     this.staged?.release()

@@ -56,7 +56,7 @@ import { locatedOf, type Parameters, RowsState } from './rows-state.js'
 
 /** An adapter of a forward call. */
 export interface RowsAdapter extends Parameters {
-  /** Everything else is that of the call. */
+  /** All other settings belong to the call. */
   readonly settings: OwnSettings
   /** `lilyProblem` or `loraProblem`. */
   readonly problemOf: (inputs: ForwardInputs, settings: ProblemSettings) => Problem
@@ -71,7 +71,7 @@ export interface RowsOf {
   readonly scale: Float32Array | null
 }
 
-/** The operands of a forward call that are not those of an adapter. */
+/** The operands of a forward call that do not belong to an adapter. */
 export interface RowsInputs extends Pick<ForwardInputs, 'x' | 'weight' | 'bias' | 'y'> {
   readonly dOut: number
 }
@@ -322,7 +322,7 @@ function checkBackward(
     fail('ERR_LILY_ARGUMENT', 'needs.dWeights', 'does not go with an adapter per row; leave it out')
   }
   if (deferB === true) {
-    fail('ERR_LILY_ARGUMENT', 'deferB', 'does not go with an adapter per row, each of which has a db; leave it out')
+    fail('ERR_LILY_ARGUMENT', 'deferB', 'does not go with an adapter per row: each adapter has a db; leave it out')
   }
   for (const [i, of] of tensors.entries()) checkVersions({ problem: of, versions: versions?.[i] ?? null }, PARAMETERS)
   checkUnused(state)

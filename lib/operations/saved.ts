@@ -187,7 +187,7 @@ export function savedOf(state: CallState | RowsState): Saved | RowsSaved {
 /**
  * The state of a `saved` argument of several adapters; null if it is of one, or no `saved` object.
  *
- * @throws LilyError ERR_LILY_DISPOSED, also if that of one of the adapters is disposed of
+ * @throws LilyError ERR_LILY_DISPOSED, also if the state of one of the adapters is disposed of
  */
 export function readRowsSaved(argument: string, saved: unknown): RowsState | null {
   const state = rowsStateOf(saved)
@@ -211,7 +211,7 @@ export function readSaved(argument: string, saved: unknown, of: Operation): Call
     fail(
       'ERR_LILY_ARGUMENT',
       argument,
-      `expected what ${of} returned as saved, got that of one of its adapters; pass the whole object`,
+      `expected what ${of} returned as saved, got the part of one of its adapters; pass the whole object`,
     )
   }
   checkOperation(argument, state.problem, of)

@@ -88,7 +88,7 @@ export function onDevice({ source }: SmallOperand): Operand | null {
   return source === null || source.device === CPU ? null : source
 }
 
-/** Its memory, whose size and type are those of its slot; fails if the operand is not contiguous. */
+/** Its memory, with the size and type of its slot; fails if the operand is not contiguous. */
 function contiguousOnDevice(argument: string, operand: SmallOperand): Part | null {
   const source = onDevice(operand)
   if (source === null) return null

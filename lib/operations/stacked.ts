@@ -1,6 +1,6 @@
 /**
- * Calls with an adapter for each row whose adapters are stacked: a [sum r, d_in] has the rows of one adapter after those of
- * the other, and `rankOffsets` says where each begins.
+ * Calls with an adapter for each row whose adapters are stacked: a [sum r, d_in] has the rows of one adapter after the other,
+ * and `rankOffsets` says where each begins.
  */
 import { checkActivations, checkColumnsOfA, checkExperts, checkMatrix, checkTypeOrFloat32 } from '../base/checks.js'
 import { fail } from '../base/errors.js'
@@ -31,7 +31,7 @@ export function hasRows({ rankOffsets, adapterOf, scale }: ForwardSettings): boo
   return rankOffsets !== null || adapterOf !== null || scale !== null
 }
 
-/** Where the parameters of the adapters are in those of the stack. */
+/** Where the parameters of the adapters lie in the parameters of the stack. */
 interface Stack {
   readonly routing: Routing | 'none'
   /** E, which all adapters share; 1 for LoRA. */
@@ -51,7 +51,7 @@ function partOf(name: keyof Parameters, of: Operand, { routing, experts, ranks }
 
 /**
  * The phases of a forward call of stacked adapters between reading and running. Without `save` it leaves out the adapters
- * that have no rows, but keeps one: its checks are those of the stack.
+ * that have no rows, but keeps one, whose checks cover the stack.
  */
 export function prepareStacked(
   inputs: ForwardInputs,
@@ -197,7 +197,7 @@ function checkRanks(operand: SmallOperand, { rows }: Operand): SmallOperand['num
 }
 
 /**
- * E of a stack: the rows of router, or those of b for each row of a.
+ * E of a stack: the rows of router, or the rows of b for each row of a.
  *
  * @param logits columns of router with learned routing, one for each adapter; null: it has sum r
  */
@@ -221,7 +221,7 @@ function checkB({ shape, rows, columns }: Operand, a: Operand, experts: number, 
   fail('ERR_LILY_SHAPE', 'b', `expected ${expectedShape}a has ${a.rows} rows), got ${shapeText(shape)}`)
 }
 
-/** Checks the weights of fixed routing, [K, E]. Returns those of each adapter. */
+/** Checks the weights of fixed routing, [K, E]. Returns the weights of each adapter. */
 function checkRowsOfWeights(operand: SmallOperand, adapters: number, experts: number): SmallOperand[] {
   refuseOnDevice('weights', operand)
   const { numbers, shape } = operand

@@ -140,8 +140,8 @@ export class AdamW<D extends Distributed | undefined = undefined> {
 
   /**
    * Number of steps that have updated nothing because gradients were not finite, since the optimiser was created or has
-   * loaded a state. Those on a device are counted when a promise of the device resolves or rejects, such as that of
-   * `toHost()`.
+   * loaded a state. Steps on a device are counted when a promise of the device resolves or rejects, for example
+   * the promise of `toHost()`.
    */
   get skippedSteps(): number {
     return this.#skippedSteps

@@ -84,7 +84,7 @@ function factorsOf(
 /** Elements of a gradient for each partial sum. */
 const SPLIT = 8192
 
-/** Adds 256 numbers of the threads, in order: the result is that of thread 0. */
+/** Adds 256 numbers of the threads, in order; thread 0 has the result. */
 const reduce = `
 var<workgroup> numbers: array<f32, 256>;
 fn reduce(tid: u32, number: f32) -> f32 {
@@ -171,7 +171,7 @@ fn correction_ratio(beta_rest: f32, steps: u32) -> f32 {
   return select(correction(beta_rest, P.step) / correction(beta_rest, steps), 1.0, steps == P.step);
 }`
 
-/** The bits tell what is not finite: WGSL permits the assumption that numbers are. */
+/** The check for infinities and NaNs reads bits, because WGSL permits the assumption that numbers are finite. */
 const decide = `
   let skips = (bitcast<u32>(norm) & 0x7f800000u) == 0x7f800000u;
   let skipped = skipped1(0u, 0u);

@@ -7,9 +7,9 @@ import { type Distributed, readDistributed } from './distributed.js'
 export interface AdamWGroup {
   /** Names of the parameters, a pattern that occurs in their names, or a predicate on names. */
   readonly match: readonly string[] | RegExp | ((name: string) => boolean)
-  /** Learning rate, at least 0. Default: that of the optimiser. */
+  /** Learning rate, at least 0. Default: the optimiser's. */
   readonly lr?: number | undefined
-  /** Weight decay, at least 0: a step multiplies each value by 1 - lr * weightDecay. Default: that of the optimiser. */
+  /** Weight decay, at least 0: a step multiplies each value by 1 - lr * weightDecay. Default: the optimiser's. */
   readonly weightDecay?: number | undefined
 }
 
@@ -138,7 +138,7 @@ function readNonNegative(argument: string, from: Properties, name: string, fallb
   return fail('ERR_LILY_ARGUMENT', full, `expected a finite number of at least 0, got ${describe(value)}`)
 }
 
-/** Reads the factor of all learning rates in a step, each of which must stay finite in float32. */
+/** Reads the factor of all learning rates in a step. Each product must stay finite in float32. */
 export function readLrScale(options: Properties, rates: Settings['rates']): number {
   const lrScale = readNonNegative('options', options, 'lrScale', 1)
   for (const [name, { lr }] of rates) {

@@ -39,7 +39,7 @@ export function stateRanges(moments: ReadonlyMap<string, Moments>, norm: Operand
     add(ranges, expAvgSq, `the optimiser's expAvgSq of ${name}`, null)
   }
   if (norm !== null) add(ranges, norm, 'gradNorm', null)
-  // Each step sorts them again, among those of the parameters: that takes less time if they are in order.
+  // Each step sorts them again, together with the parameters' ranges, which takes less time if they are in order.
   for (const inSpace of ranges.values()) inSpace.sort(byStart)
   known.set(moments, { norm, count, ranges })
   return ranges

@@ -12,7 +12,7 @@ import { checkNoOverlap, type Ranges } from './overlap.js'
 
 /** A trainable array and its gradient, of the same shape; both contiguous. */
 export interface TrainableParameter {
-  /** Of any shape; float32, bfloat16 or float16; updated in place. */
+  /** A tensor of any shape in float32, bfloat16 or float16, updated in place. */
   readonly value: TensorLike
   /** The shape of value; of the type of value, or float32. */
   readonly grad: TensorLike
@@ -65,7 +65,7 @@ export function readParameters(parameters: Parameters, names: readonly string[])
   return names.map((name, i) => ({ name, value: values[i], grad: grads[i] }))
 }
 
-/** Reads the parameters whose gradients are to be zeroed: the methods of those that have one, the operands of others. */
+/** Reads the parameters whose gradients are to be zeroed: their `zeroGrad` methods, or the operands where there is none. */
 export function readGradients(
   parameters: Parameters,
   names: readonly string[],

@@ -137,7 +137,7 @@ export function captureGraph(fn: () => void, options: { readonly device?: CudaDe
 }
 
 function captureIn(capture: Capture, fn: () => unknown): GraphHandle {
-  const stream = capture.stream.handle as StreamHandle // that of captureGraph
+  const stream = capture.stream.handle as StreamHandle // created by captureGraph
   bound(() => {
     native.captureBegin(stream)
   })

@@ -10,7 +10,7 @@ export type Unknown = Readonly<Record<string | symbol, unknown>>
 /** A plain object has fields of the known conventions only, and of one of them: a field that is not read may matter. */
 export function checkFields(argument: string, value: Unknown, known: Known): void {
   const prototype: unknown = Object.getPrototypeOf(value)
-  // Not compared with Object.prototype, of which each realm has its own.
+  // Not compared with Object.prototype, because each realm has its own.
   if (Object.getPrototypeOf(prototype ?? Object.prototype) !== null) return
   for (const key in value) {
     if (key === 'data' || key === 'shape' || known.has(key)) continue // comparing is faster than looking up

@@ -60,9 +60,9 @@ function bitsOf({ buffer, byteOffset, length }: Float32Array): Uint32Array {
   return new Uint32Array(buffer, byteOffset, length)
 }
 
-// Conversions of the bits of a number. Those of NaNs keep the sign and what fits of the payload, and set the quiet bit.
+// Conversions of the bits of a number. A NaN keeps the sign and as much of the payload as fits, and gets the quiet bit.
 
-/** Bits without the sign: what is larger is a NaN. */
+/** Bits without the sign: larger ones are NaNs. */
 const INFINITY = 0x7f800000
 
 /** A bfloat16 is the upper 16 bits of a float32. */
@@ -97,7 +97,7 @@ function toFloat16(bits: number): number {
   const exponent = magnitude >>> 23
   if (exponent >= 127 + 16) return sign | 0x7c00
   if (exponent > 127 - 15) return sign | roundOff(magnitude - ((127 - 15) << 23), 13)
-  // Subnormal numbers are multiples of 2^-24. What is less than half of one becomes zero.
+  // Subnormal numbers are multiples of 2^-24. Numbers below half of that become zero.
   if (exponent < 127 - 25) return sign
   return sign | roundOff((magnitude & 0x7fffff) | 0x800000, 127 - 1 - exponent)
 }

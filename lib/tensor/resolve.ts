@@ -62,7 +62,7 @@ export interface NdArrayLike {
   readonly offset?: number | undefined
 }
 
-/** A host tensor with the property names of ONNX Runtime (`ort.Tensor`), which Transformers.js uses, too. */
+/** A host tensor with the property names of ONNX Runtime (`ort.Tensor`), which Transformers.js also uses. */
 export interface OnnxTensorLike {
   /** The elements of `dims`. */
   readonly data: ArrayBufferView | readonly unknown[]
@@ -210,7 +210,7 @@ const HOST_FIELDS: Known = new Set([
   'strides',
   'byteOffset',
   'device',
-  // ONNX Runtime's names, and those of ndarray and @stdlib/ndarray.
+  // Names of ONNX Runtime, ndarray and @stdlib/ndarray.
   'dims',
   'type',
   'stride',

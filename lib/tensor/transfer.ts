@@ -78,7 +78,7 @@ export async function download(operand: Operand, data: Uint8Array, byteOffset: n
       data,
       cudaStream,
     )
-    // What `run` does next may throw; then nobody awaits the promise, and its rejection would end the process.
+    // The rest of `run` may throw; then the promise is not awaited, and its rejection would end the process.
     promise.catch(() => undefined)
     return promise
   })

@@ -15,7 +15,7 @@ type Layer = layers.Layer
 type LayerArgs = NonNullable<ConstructorParameters<typeof layers.Layer>[0]>
 type Shape = Parameters<Layer['computeOutputShape']>[0]
 
-/** Arguments of {@link AdaptedDense}: those of every layer, and the following. */
+/** Arguments of {@link AdaptedDense}, in addition to the arguments of every layer. */
 export interface AdaptedDenseArgs extends LayerArgs {
   /** A tf.layers.dense, usually of a trained model. Its weights are used in place and not trained. */
   readonly dense: Layer
@@ -26,7 +26,7 @@ export interface AdaptedDenseArgs extends LayerArgs {
 const ARGUMENTS: Known = new Set<keyof AdaptedDenseArgs>([
   'dense',
   'adapter',
-  // Those of every layer.
+  // Arguments of every layer.
   'name',
   'trainable',
   'dtype',
@@ -39,9 +39,9 @@ const ARGUMENTS: Known = new Set<keyof AdaptedDenseArgs>([
 
 /**
  * A frozen tf.layers.dense with an adapter: activation(x kernel + bias + adapter(x)). None of its weights is trainable; the
- * parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. Its routing, pool
- * and activation are those of the model's config. The routings 'batch' and 'sequence' use the mask of the input, such as
- * that of an embedding with `maskZero`.
+ * parameters of the adapter belong to its model, and AdapterOptimizer of lily-kernels/tfjs trains them. The
+ * model's config has its routing, pool and activation. The routings 'batch' and 'sequence' use the mask of the input, for
+ * example from an embedding with `maskZero`.
  *
  * A saved LayersModel has the weights of the dense layer and the name of the adapter. Save the adapter with
  * `savePretrained`, and call {@link attachAdapter} after loading.
@@ -103,13 +103,13 @@ export class AdaptedDense extends layers.Layer {
     return []
   }
 
-  /** Those of the dense layer. */
+  /** The weights of the dense layer. */
   override get nonTrainableWeights(): LayerVariable[] {
     // The constructor of the base class reads this before there is a dense layer.
     return (this.dense as Layer | undefined)?.weights ?? []
   }
 
-  /** That of the dense layer, `[..., units]`. Throws nothing of its own. */
+  /** The shape that the dense layer returns, `[..., units]`. Throws nothing of its own. */
   override computeOutputShape(inputShape: Shape): Shape {
     return this.dense.computeOutputShape(inputShape)
   }
@@ -143,7 +143,7 @@ export class AdaptedDense extends layers.Layer {
     return {
       ...super.getConfig(),
       dense: dense.getConfig(),
-      // The loader of TensorFlow.js changes strings to camel case, but not those of fields called name.
+      // The loader of TensorFlow.js changes strings to camel case, except in fields called name.
       adapter: { name: adapterName, inFeatures },
     }
   }
@@ -182,7 +182,7 @@ export class AdaptedDense extends layers.Layer {
 }
 
 /**
- * Connects all {@link AdaptedDense} layers of a model that was loaded, also those of models in it, with the layers of an
+ * Connects all {@link AdaptedDense} layers of a model that was loaded, including its nested models, with the layers of an
  * adapter, by their names.
  *
  * @returns the model

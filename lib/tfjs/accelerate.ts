@@ -1,4 +1,4 @@
-/** Kernels of this package in the place of those of TensorFlow.js: products, and copies that share numbers instead. */
+/** Replaces kernels of TensorFlow.js by kernels of this package: products, and copies that share numbers instead. */
 import {
   _FusedMatMul,
   BatchMatMul,
@@ -73,7 +73,7 @@ const replacedGradients = new Map<GradConfig, GradConfig>()
  * by rounding, except where those are wrong (docs/tfjs.md#accelerate). Formula:
  * docs/linear.md#matrix-products.
  *
- * Functions of many elements run in this package, too: sums, differences, products and quotients of tensors, `tf.sigmoid`,
+ * Functions of many elements also run in this package: sums, differences, products and quotients of tensors, `tf.sigmoid`,
  * squares, sums and means of rows and their gradients, and `tf.gather` of rows. On the wasm backend, copies of tensors, such
  * as those that TensorFlow.js keeps for gradients, share the numbers of the original, as they do on its cpu backend.
  *
@@ -91,7 +91,7 @@ export function accelerate(): () => void {
   if (!available) throw new LilyError('ERR_LILY_BACKEND_UNAVAILABLE', `the cpu backend is not available: ${reason}`)
   const isWebAssembly = devices[0].simd?.startsWith('wasm') === true
   for (const backendName of BACKENDS) {
-    // In one thread on a Xeon that did other work, too, 32 products (128 x 64 x 128) took 106 ms in TensorFlow.js and 11 ms
+    // In one thread on a Xeon that also did other work, 32 products (128 x 64 x 128) took 106 ms in TensorFlow.js and 11 ms
     // in our WebAssembly: its module has a plain loop for all but single products, which it leaves to XNNPACK. Those took
     // 56 ms at (1024 x 256 x 1024), and 83 ms in ours, which copies the operands.
     const keepsSingle = isWebAssembly && backendName === 'wasm'
@@ -162,8 +162,8 @@ function reregister(kernel: KernelConfig): void {
  * A kernel that returns the numbers of its input where the result has the same. The wasm backend copies them, also for each
  * tensor that a gradient keeps. Its cpu backend shares them, as both do in `tf.reshape`: no kernel changes a tensor.
  *
- * The wasm backend stores the shape of the first tensor of the numbers, and its fused kernels check that of a bias there, so
- * that a vector that was made by `tf.reshape` is copied.
+ * The wasm backend stores the shape of the first tensor of the numbers, and its fused kernels check the shape of a bias
+ * there, so that a vector that was made by `tf.reshape` is copied.
  */
 function sharing(old: KernelConfig): KernelFunc {
   return (args) => {

@@ -16,7 +16,7 @@ import { checkFloat32, share } from './memory.js'
  * @returns a new tensor of the shape of base
  * @throws LilyError as `layer.forward`; ERR_LILY_DTYPE if the parameters are not float32; ERR_LILY_DEVICE if the model is not
  *   where TensorFlow.js computes: in host memory, or on the GPUDevice of its webgpu backend; ERR_LILY_ARGUMENT if TensorFlow.js
- *   records a gradient by itself, which would drop those of the parameters: use {@link variableGrads} or
+ *   records a gradient by itself, which would drop the parameters' gradients: use {@link variableGrads} or
  *   {@link AdapterOptimizer}, or pass `training: false`
  * @example
  * const y = adapt(x, convolution(x), model.layer('layers.0.proj'), { mask })

@@ -9,7 +9,7 @@ import { ADAPT_OPTIONS, type AdaptOptions, checkLayer, readCall, runAdapter } fr
 import { frozenInputs, readFrozen } from './frozen-weight.js'
 import { checkFloat32 } from './memory.js'
 
-/** Options of {@link adaptedLinear}: those of {@link adapt}, and the bias of the layer. */
+/** Options of {@link adaptedLinear}: the options of {@link adapt}, and the bias of the layer. */
 export interface AdaptedLinearOptions extends AdaptOptions {
   /** [d_out], float32: the frozen bias of the layer. Default: none. */
   readonly bias?: Tensor1D | Tensor | undefined
@@ -26,7 +26,7 @@ const OPTIONS: Known = new Set([...ADAPT_OPTIONS, 'bias'])
  * buffer. Formulas: docs/math.md and docs/linear.md.
  *
  * @param x [..., d_in], float32: the input of the layer, usually [tokens, d_in] or [batch, sequence, d_in]
- * @param kernel [d_in, d_out], float32, as that of tf.layers.dense; or `packLinear` of a weight
+ * @param kernel [d_in, d_out], float32, as in tf.layers.dense; or `packLinear` of a weight
  * @param layer `model.layer(name)` of a LilyModel or a LoraModel
  * @returns [..., d_out]
  * @throws LilyError as {@link adapt}; ERR_LILY_SHAPE if the kernel is not of the layer's sizes; ERR_LILY_ARGUMENT if a

@@ -11,8 +11,8 @@ import { type Place, placeOn, type SmallName } from './place.js'
 import { type RecordedCall, type Recording, recordingFor, release } from './recording.js'
 
 /**
- * Options of {@link adapt}. All but `precision` and `training` are for Lily only. The defaults of `routing`, `pool` and
- * `activation` are those of the model's config, which a call that is recorded must have.
+ * Options of {@link adapt}. All but `precision` and `training` are for Lily only. The model's config has the
+ * defaults of `routing`, `pool` and `activation`; a call that is recorded must use them.
  */
 export interface AdaptOptions extends Pick<LayerForwardOptions, 'routing' | 'pool' | 'activation' | 'precision'> {
   /**
@@ -42,7 +42,7 @@ export const ADAPT_OPTIONS: Known = new Set<keyof AdaptOptions>([...SETTINGS, 't
 
 /** What an adapter adds to. */
 export interface Below {
-  /** The output of its layer; null: that of `weight`. */
+  /** The output of its layer; null: the output of `weight`. */
   readonly base: Tensor | null
   readonly weight: FrozenWeight | null
   readonly bias: Tensor | undefined
@@ -110,7 +110,7 @@ function failLora({ name }: AdapterLayer, option: string, known: Known): never {
  *
  * @param shape of the result
  * @param inputs what its gradients are asked for, besides x and the parameters
- * @param gradients those of `inputs`
+ * @param gradients of `inputs`
  */
 export function runAdapter(
   x: Tensor,
@@ -188,7 +188,7 @@ function addAdapter(x: Tensor, below: Below, shape: number[], { place, layer, se
   }
 }
 
-/** Adds to the gradients of the parameters. Returns that of x if it is needed. */
+/** Adds to the gradients of the parameters. Returns the gradient of x if it is needed. */
 function backward(call: RecordedCall, dy: Tensor, needsDx: boolean): Tensor | undefined {
   refuseNested()
   const { place, layer, x, saved } = call

@@ -20,10 +20,10 @@ interface NamedTensor {
   tensor: Tensor
 }
 
-/** Options of {@link AdapterOptimizer}: those of AdamW, and what is done with variables. */
+/** Options of {@link AdapterOptimizer}: the options of AdamW, and how variables are treated. */
 export interface AdapterOptimizerOptions<D extends Distributed | undefined = undefined> extends AdamWOptions<D> {
   /**
-   * Variables that AdamW updates together with the adapter, under their names, which the groups match too. `maxNorm`
+   * Variables that AdamW updates together with the adapter, under their names, which the groups also match. `maxNorm`
    * limits the norm of all gradients together. They must be float32. With `distributed` their gradients are averaged as the
    * adapter's are, and all ranks create them with equal values. Default: none.
    */
@@ -86,7 +86,7 @@ export class AdapterOptimizer<D extends Distributed | undefined = undefined> ext
     this.adamw = new AdamW(allParameters(this.#models, this.#variables), adamw)
   }
 
-  /** @internal As that of {@link AdamW}. */
+  /** @internal As in {@link AdamW}. */
   set lr(_: never) {
     fail('ERR_LILY_ARGUMENT', 'lr', 'cannot be set; set lrScale to the factor of a schedule')
   }

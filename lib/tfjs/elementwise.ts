@@ -28,7 +28,7 @@ import { computeTensor, newTensor } from './memory.js'
 /** Below this number of elements a call of TensorFlow.js is as fast. */
 const FEWEST = 16 * 1024
 
-/** Of a shorter row, making the view costs more than copying its numbers. */
+/** For a shorter row, making the view takes longer than copying its numbers. */
 const FEWEST_OF_ROW = 16
 
 const OF_ROWS: Extent = { hasRows: true, hasColumns: false }
@@ -138,7 +138,7 @@ function isOfRows({ shape }: TensorInfo, axis: number | number[]): boolean {
 }
 
 /**
- * The gradients of reductions of the last dimension, which repeat dy. Those of TensorFlow.js multiply by a tensor of ones that
+ * The gradients of reductions of the last dimension, which repeat dy. TensorFlow.js multiplies by a tensor of ones that
  * JavaScript fills.
  *
  * @param backendNames where numbers are in host memory

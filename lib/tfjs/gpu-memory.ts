@@ -37,9 +37,9 @@ import type { Place, SmallName, SmallOperand, VariableParameter } from './place.
 /** The members of the webgpu backend that this file uses, all of them public. */
 interface TfGpu {
   readonly device: GPUDevice
-  /** The data of a tensor. Those of other backends are moved here first. */
+  /** The data of a tensor. Data of other backends are moved here first. */
   readonly tensorMap: { get(dataId: object): { readonly resource?: unknown; readonly dtype: DataType } }
-  /** Gives a tensor a buffer unless it has one: that of its numbers, if they are still on the host. */
+  /** Gives a tensor a buffer unless it has one, and uploads its numbers if they are still on the host. */
   uploadToGPU(dataId: object): void
   makeTensorInfo(shape: number[], dtype: 'float32'): TensorInfo
   ensureCommandEncoderReady(): void
@@ -237,8 +237,8 @@ class GpuVariable implements VariableParameter {
 }
 
 /**
- * Flags as the bytes that kernels read, of which each but 0 keeps a token; TensorFlow.js has 32 bits for a flag. It computes
- * with int32 in float32, too: these four bits are so close to each other that no sum of them is rounded.
+ * Flags as the bytes that kernels read, where each but 0 keeps a token; TensorFlow.js has 32 bits for a flag. It also
+ * computes with int32 in float32: these four bits are so close to each other that no sum of them is rounded.
  */
 function packFlags(mask: Tensor): Tensor {
   return tidy(() => {

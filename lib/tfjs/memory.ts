@@ -152,7 +152,7 @@ function numbersOf(heap: HeapBackend | null, tensor: TensorInfo): HostTensor {
   return { data: heap === null ? floatsOf(tensor) : heap.typedArrayFromHeap(tensor), shape: tensor.shape }
 }
 
-/** The numbers of a float32 tensor. On the cpu backend it shares those of the int32 or bool that `tf.cast` was given. */
+/** The numbers of a float32 tensor. On the cpu backend it shares them with the int32 or bool that `tf.cast` was given. */
 export function floatsOf({ dataId }: TensorInfo): Float32Array {
   const numbers = engine().readSync(dataId)
   return numbers instanceof Float32Array ? numbers : Float32Array.from(numbers as Int32Array | Uint8Array)

@@ -2,7 +2,7 @@
  * An operation of this package on the tape of TensorFlow.js.
  *
  * `customGrad` computes the gradients of all inputs, whether a variable depends on them or not, and it does not say which
- * ones are used. A kernel with a registered gradient has one function for each input, and TensorFlow.js calls those of
+ * ones are used. A kernel with a registered gradient has one function for each input, and TensorFlow.js calls it for
  * the inputs that its variables reach. So dx is computed only where it is needed, and an input that has no gradient
  * throws an error instead of stopping the gradient silently.
  */

@@ -45,7 +45,7 @@ export interface SmallOperand {
   readonly tensor: Tensor | null
 }
 
-/** A variable as a parameter of AdamW, which updates numbers in place: those of a tensor never change. */
+/** A variable as a parameter of AdamW, which updates numbers in place, while a tensor never changes. */
 export interface VariableParameter extends TrainableParameter {
   readonly variable: Variable
   /** Prepares a step: the value is a copy of the variable, and the gradient is this one. */
@@ -85,7 +85,7 @@ export function placeOn(argument: string, device: Device): Place {
     fail(
       'ERR_LILY_DEVICE',
       argument,
-      `${deviceText(device)} is another GPUDevice than that of TensorFlow.js; await model.toHost(), then call ` +
+      `${deviceText(device)} is not the GPUDevice of TensorFlow.js; await model.toHost(), then call ` +
         'model.to(createLily(tf.backend().device).device)',
     )
   }

@@ -22,7 +22,7 @@ export interface Recording {
   readonly models: readonly AdapterModel[]
   readonly variables: readonly Variable[]
   /**
-   * Zero, a variable of which each recorded call is formally a function. TensorFlow.js drops operations that no variable
+   * Zero, a variable on which each recorded call formally depends. TensorFlow.js drops operations that no variable
    * reaches, and parameters of adapters are no variables of it.
    */
   readonly anchor: Variable & Scalar
@@ -65,7 +65,7 @@ export function recordingFor(layer: AdapterLayer, training: boolean | undefined)
       fail(
         'ERR_LILY_ARGUMENT',
         'training',
-        `TensorFlow.js records a gradient by itself, and would drop that of the adapter: use ${INSIDE}, ` +
+        `TensorFlow.js records a gradient by itself, and would drop the adapter's: use ${INSIDE}, ` +
           'or AdapterOptimizer; pass training: false if no gradient is needed',
       )
     }

@@ -22,7 +22,7 @@ export type AdapterModels = AdapterModel | readonly AdapterModel[]
 
 /**
  * `tf.variableGrads` for a loss that depends on adapters. The gradients of the adapters' parameters add up in
- * `model.parameters()` until `model.zeroGrad()`; those of variables are returned.
+ * `model.parameters()` until `model.zeroGrad()`; the gradients of variables are returned.
  *
  * What {@link adaptedLinear} and {@link adapt} keep for backward is released before this function returns or throws. After an error in the middle
  * of backward the gradients of the parameters are incomplete: call `model.zeroGrad()`.

@@ -28,12 +28,12 @@ export class GpuBinding implements WebGpuBinding {
   #kernels: GpuKernels
   readonly #pool: BufferPool
   readonly #copies: ByteCopies
-  /** The pool's blocks by buffer, which callers may pass as operands, too. */
+  /** The pool's blocks by buffer. Callers may also pass these buffers as operands. */
   readonly #blocks = new WeakMap<GPUBuffer, Block>()
   readonly #collected = new FinalizationRegistry<Block>((block) => {
     this.#pool.give(block)
   })
-  /** The blocks that commands of the caller's encoders use, pinned. Nobody knows when the caller submits them. */
+  /** The blocks that commands of the caller's encoders use, pinned. It is unknown when the caller submits them. */
   readonly #encoded = new WeakMap<GPUCommandEncoder, Set<Block>>()
   /** Why nothing runs any more: the GPUDevice is lost, or its last createLily object is disposed of. */
   #end: LilyError | null = null
@@ -71,7 +71,7 @@ export class GpuBinding implements WebGpuBinding {
     if (--this.#users > 0) return
     webGpu.bindings.delete(this.device.id)
     this.#pool.close()
-    // The GPUDevice, whose loss is awaited, keeps this object; it must not keep the pipelines, too.
+    // The GPUDevice, whose loss is awaited, keeps this object; it must not also keep the pipelines.
     this.#kernels = new GpuKernels(this.gpu)
     this.#finish(
       new LilyError(
@@ -163,7 +163,7 @@ export class GpuBinding implements WebGpuBinding {
     let bytes = data as Uint8Array<ArrayBuffer>
     const { buffer, byteLength } = bytes
     // WebGPU writes whole words, with which blocks of the pool end; trailing bytes are unused. Dawn for
-    // Node.js crashes where the memory of the data is shared, as that of WebAssembly is, and browsers refuse a buffer that
+    // Node.js crashes where the memory of the data is shared, as in WebAssembly, and browsers refuse a buffer that
     // can be resized.
     if (byteLength % 4 !== 0 || !isFixed(buffer)) {
       bytes = new Uint8Array(Math.ceil(byteLength / 4) * 4)
@@ -277,7 +277,7 @@ export class GpuBinding implements WebGpuBinding {
   }
 
   /**
-   * Keeps what WebGPU reports of commands for the next promise. Commands on buffers without memory are invalid, too: the owner
+   * Keeps what WebGPU reports of commands for the next promise. Commands on buffers without memory are also invalid: the owner
    * of the GPUDevice would get an uncaptured error for each of them.
    */
   #reporting(run: () => void): void {
@@ -289,7 +289,7 @@ export class GpuBinding implements WebGpuBinding {
     }
   }
 
-  /** Encodes work and submits it, or leaves that to the caller whose encoder is given. The operands are those of `call`. */
+  /** Encodes work and submits it, or leaves that to the caller whose encoder is given. `call` has the operands. */
   #encode(given: GPUCommandEncoder | null, call: object, encode: Encode): void {
     this.#checkEnd()
     const encoder = given ?? this.gpu.createCommandEncoder()
@@ -315,7 +315,7 @@ export class GpuBinding implements WebGpuBinding {
     }
   }
 
-  /** The blocks of the operands of a call; more than once those of several operands. */
+  /** The blocks of the operands of a call; a block of several operands occurs more than once. */
   #blocksOf(call: object): Block[] {
     return buffersOf(call).flatMap((buffer) => this.#blocks.get(buffer) ?? [])
   }
@@ -381,7 +381,7 @@ export class GpuBinding implements WebGpuBinding {
     } catch (cause) {
       this.#checkEnd()
       if (cause instanceof LilyError) throw cause
-      // The promises of a lost device may reject before that of its loss resolves.
+      // The promises of a lost device may reject before the promise of its loss resolves.
       await this.#orEnded(new Promise((resolve) => setTimeout(resolve, 50)))
       throw new LilyError(
         'ERR_LILY_DEVICE',

@@ -41,7 +41,7 @@ export function bindingsOf(pass: Pass, limits: GPUSupportedLimits): Binding[] {
   })
 }
 
-/** The bindings of a dispatch of several passes, each of which binds the same buffers: those of the first, with all ranges. */
+/** The bindings of a dispatch of passes that bind the same buffers: the bindings of the first pass, with all ranges. */
 export function covering(passes: readonly (readonly Binding[])[]): Binding[] {
   return passes[0].map((binding, i) => {
     const offset = Math.min(...passes.map((bindings) => bindings[i].offset))

@@ -1,4 +1,4 @@
-/** Copies and fills of any bytes: those of WebGPU take multiples of 4 bytes, and require usages of the buffers. */
+/** Copies and fills any bytes; WebGPU's own commands take multiples of 4 bytes, and require usages of the buffers. */
 import type { Allocate } from './kernels.js'
 import { usage } from './usage.js'
 

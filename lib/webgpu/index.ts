@@ -55,7 +55,7 @@ export { Tensor } from '../tensor/tensor.js'
 
 /**
  * The operations of the package on one GPUDevice. Operands are tensors of the package on the device, or
- * `{ buffer, shape, dtype }` over a GPUBuffer; mask, sequence offsets and weights may be on the host, too. A call encodes
+ * `{ buffer, shape, dtype }` over a GPUBuffer; mask, sequence offsets and weights may also be on the host. A call encodes
  * its kernels and submits them to the device's queue, in order with all other work there; it reads nothing back. The
  * option `encoder` encodes into an encoder of the caller instead.
  *
@@ -194,7 +194,7 @@ export class Lily {
 
   /**
    * Statistics of the memory that the package has allocated on the device. WebGPU reports asynchronously that memory is
-   * exhausted, so such blocks count, too.
+   * exhausted, so such blocks also count.
    *
    * @throws LilyError ERR_LILY_DISPOSED
    */
@@ -257,7 +257,7 @@ export class Lily {
 /**
  * The operations of the package on a GPUDevice. Several calls with one device return objects that share its memory pool.
  *
- * @param device of any features, and of the default limits or larger ones; those of the feature level 'compatibility' are smaller
+ * @param device with any features, and the default limits or larger ones; the feature level 'compatibility' has smaller ones
  * @throws LilyError ERR_LILY_ARGUMENT
  * @example
  * const adapter = await navigator.gpu.requestAdapter()

@@ -1,4 +1,4 @@
-/** The dispatches of plans that run together: those of a list over disjoint rows, or of one call. */
+/** The dispatches of plans that run together: plans of a list over disjoint rows, or of one call. */
 import type { Operand, Pass, Plan } from '../binding/gpu-pass.js'
 import { canShare, type Common, type Module, moduleOf, type Shader, shaderOf } from './wgsl/module.js'
 
@@ -19,9 +19,9 @@ const LENGTHS = [1, 16, 64]
 const MOST = Math.max(...LENGTHS)
 
 /**
- * Pass i of all plans is one dispatch for each shader and set of buffers, and for each MOST plans that share them, after those of
- * pass i - 1: a pass depends on passes of its own plan only. Each plan has a workspace of its own, one behind the other. Where
- * that or a binding exceeds a limit, two halves run one after the other.
+ * Pass i of all plans is one dispatch for each shader and set of buffers, and for each MOST plans that share them. It follows
+ * the dispatches of pass i - 1: a pass depends on passes of its own plan only. Each plan has a workspace of its own, one
+ * behind the other. Where that or a binding exceeds a limit, two halves run one after the other.
  */
 export function join(plans: readonly Planned[], limits: GPUSupportedLimits): Dispatches[] {
   let workspaceBytes = 0

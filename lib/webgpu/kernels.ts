@@ -109,7 +109,7 @@ export class GpuKernels {
     return rest === null ? planned : [...planned, { plan: this.#within(planRest(rest)), common: NONE }]
   }
 
-  /** A plan whose sizes are not those of tokens. */
+  /** A plan whose sizes are not numbers of tokens. */
   #within(plan: Plan): Plan {
     const excess = excessOf(plan, this.#device.limits)
     return excess === null ? plan : refuse(excess, '')

@@ -100,7 +100,7 @@ export class BufferPool {
   /** The cache never exceeds the most that was in use at once: a loop of equal steps finds all of its blocks there. */
   #cacheIfIdle(block: Block): void {
     if (block.pins > 0) return
-    // Its next unpin may be that of a caller who kept the buffer of a tensor longer than the tensor.
+    // Its next unpin may come from a caller who kept the buffer of a tensor longer than the tensor.
     block.isFree = false
     const statistics = this.#statistics
     if (this.#isClosed || statistics.bytesCached + block.byteLength > statistics.peakBytesInUse) {

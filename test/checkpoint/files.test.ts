@@ -285,7 +285,7 @@ describe('what is no adapter is refused', () => {
     )
     await expectRefused(
       'ERR_LILY_ARGUMENT',
-      'folder: expected the files of one folder, got those of "top/a/", "top/b/"',
+      'folder: expected the files of one folder, got files of "top/a/", "top/b/"',
       () => LilyModel.fromPretrained(two),
     )
     await expectRefused(

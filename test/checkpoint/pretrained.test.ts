@@ -597,7 +597,7 @@ describe('saving', () => {
       return
     }
     const { message } = await expectRefused('ERR_LILY_CHECKPOINT', `${path}: cannot be written (${NAME_TOO_LONG}`, save)
-    if (!isWindows) expect(message).toContain('); shorten the name; that of a file to save may have 232 bytes')
+    if (!isWindows) expect(message).toContain('); shorten the name; the name of a file to save may have 232 bytes')
   })
 
   it('says what to do where a folder cannot be listed', () => {

@@ -234,7 +234,9 @@ describe('a state that is saved with its adapter', () => {
   it('is refused for a model that has changed since, or has another type', async () => {
     const folder = await saved(3)
     for (const model of [await LilyModel.fromPretrained(folder, { dtype: 'bfloat16' }), trained(4).model]) {
-      await expectRefused('ERR_LILY_CHECKPOINT', 'got that of others', () => readPretrainedState(folder, model))
+      await expectRefused('ERR_LILY_CHECKPOINT', 'got the state of other parameters', () =>
+        readPretrainedState(folder, model),
+      )
     }
     await readPretrainedState(folder, trained(3).model)
   })
@@ -258,7 +260,11 @@ describe('a state that is saved with its adapter', () => {
     disposed.dispose()
     for (const [code, message, optimiser] of [
       ['ERR_LILY_SHAPE', 'optimiser\'s "layers.0.q.lily_A.weight": expected [2, 3], got [1, 3]', narrow],
-      ['ERR_LILY_ARGUMENT', 'got one that updates "layers.1.q.lily_B.weight"; save the state of others', other],
+      [
+        'ERR_LILY_ARGUMENT',
+        'got one that updates "layers.1.q.lily_B.weight"; save the state of other parameters',
+        other,
+      ],
       ['ERR_LILY_ARGUMENT', 'optimiser: expected an AdamW, got an object', other.state()],
       ['ERR_LILY_DISPOSED', 'this optimiser is disposed of', disposed],
     ] as const) {

@@ -319,7 +319,7 @@ describe('LilyAdapters', () => {
     const { set } = both()
     const { saved } = set.layer('v').forward({ x: input(), y: output() })
     const dx = input()
-    const error = await expectRefused('ERR_LILY_ARGUMENT', "of layer 'q' returned, got that of layer 'v'", () =>
+    const error = await expectRefused('ERR_LILY_ARGUMENT', "of layer 'q' returned, got what layer 'v' returned", () =>
       set.layer('q').backward({ dy: gradient(), saved, dx }),
     )
     expect(error.argument).toBe('saved')
@@ -414,7 +414,7 @@ describe('LilyAdapters', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'name', () => set.addAdapter('', make(1, ['q'])))
     await expectRefused('ERR_LILY_ARGUMENT', 'model', () => set.addAdapter('three', {} as never))
     const again = set.adapters.get('two') as LilyModel
-    await expectRefused('ERR_LILY_ARGUMENT', "model: expected each model once, got that of adapter 'two'", () =>
+    await expectRefused('ERR_LILY_ARGUMENT', "model: expected each model once, got the model of adapter 'two'", () =>
       set.addAdapter('three', again),
     )
     const gone = make(1, ['q'])

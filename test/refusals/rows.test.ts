@@ -326,7 +326,7 @@ refuse<Call>('lilyBackward with an adapter for each row', {
       'ARGUMENT',
       'needs.dWeights: does not go with an adapter per row',
     ],
-    ['saved', 'of one adapter', ({ saved }) => saved.adapters[1], 'ARGUMENT', 'that of one of its adapters'],
+    ['saved', 'of one adapter', ({ saved }) => saved.adapters[1], 'ARGUMENT', 'the part of one of its adapters'],
     ['saved', 'disposed of', ({ saved }) => (saved.dispose(), saved), 'DISPOSED'],
     ['saved', 'one adapter of which is disposed of', ({ saved }) => (saved.adapters[1].dispose(), saved), 'DISPOSED'],
     [

@@ -510,7 +510,7 @@ it('refuses a model that is not where TensorFlow.js computes, and a gradient of 
   const call = (model: LilyModel) => () => adapt(...tensors(), model.layer('layers.0.proj'))
   const refused = (model: LilyModel, message: string) => expectRefused('ERR_LILY_DEVICE', message, call(model))
   await refused(newLily(), 'call model.to(createLily(tf.backend().device).device)')
-  await refused(newLily().to(testGpu().lily.device), 'another GPUDevice than that of TensorFlow.js')
+  await refused(newLily().to(testGpu().lily.device), 'is not the GPUDevice of TensorFlow.js')
   const variable = tf.variable(tf.ones([2]))
   await expectRefused(
     'ERR_LILY_DEVICE',

@@ -7,7 +7,7 @@ import type { Residents } from './residents.js'
 export class Calls {
   /** What the calls have copied so far. */
   readonly copied: Copied = { in: 0, out: 0 }
-  /** Of the calls on the main thread. */
+  /** Workspace of the calls on the main thread. */
   readonly workspace: Workspace
 
   constructor(

@@ -227,7 +227,7 @@ export class Module {
 /** Memory of a thread in the memory of the module. */
 interface OwnMemory {
   readonly start: ThreadStart
-  /** Frees it. Calling it again has no effect: a thread that does not start may end, too. */
+  /** Frees it. Calling it again has no effect: a thread that does not start may also end. */
   readonly release: () => void
 }
 

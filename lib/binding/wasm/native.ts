@@ -11,7 +11,7 @@ import type { Module } from './module.js'
 import type { Copied } from './operands.js'
 import { Residents } from './residents.js'
 
-/** SharedArrayBuffers of others: where each of them begins, in numbers that are no addresses of the module. */
+/** Start of each SharedArrayBuffer outside the module's memory, in numbers that are no addresses of the module. */
 const OTHERS_BEGIN = 2 ** 40
 const OTHERS_STEP = 2 ** 36
 
@@ -77,7 +77,7 @@ function whole(name: string, value: number, least: number, most: number): number
 }
 
 function analyses(module: Module): Functions<'gramFactor' | 'congruenceEigenvalues'> {
-  /** Runs a function on float64 matrices, of which it writes the last one. */
+  /** Runs a function on float64 matrices; it writes the last one. */
   const analysis = (
     matrices: readonly (readonly [Float64Array, length: number])[],
     work: (addresses: number[]) => number,

@@ -61,7 +61,7 @@ export class Operands {
       throw bindingError('ERR_LILY_ARGUMENT', 'the descriptor is not a Float64Array')
     }
     const count = numbers.byteLength / Float64Array.BYTES_PER_ELEMENT
-    // The buffer of no numbers may be detached, of which there can be no view.
+    // The buffer of an empty array may be detached, and a view of a detached buffer cannot be made.
     this.numbers = count === 0 ? new Float64Array() : new Float64Array(numbers.buffer, numbers.byteOffset, count)
     const { callBytes } = module
     this.call = this.allocate('a call', callBytes + 8 * count + MEMORY_BYTES * memory.length)

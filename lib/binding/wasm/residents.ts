@@ -2,9 +2,9 @@
  * Memory of the module that typed arrays of JavaScript lie in, so that calls need not copy them.
  *
  * Each block gets a SharedArrayBuffer object of its own over the memory of the module: a structured clone of one is
- * another object over the same bytes. Every typed array over the block refers to that object, those too that the caller
- * makes of it, so the block is free once the object is garbage-collected. A structured
- * clone that the caller makes does not count.
+ * another object over the same bytes. Every typed array over the block, including any the caller creates, refers to
+ * that object, so the block is free once the object is garbage-collected. A structured clone that the caller makes does
+ * not count.
  */
 import type { Binding } from '../native.js'
 import type { Module } from './module.js'

@@ -17,7 +17,7 @@ export interface ThreadStart {
   readonly module: WebAssembly.Module
   /** The memory of the main module; absent: the thread makes its own. */
   readonly memory?: WebAssembly.Memory
-  /** Size of its own memory in pages, and the maxima to try, as for that of the main module. */
+  /** Size of its own memory in pages, and the maxima to try, as for the memory of the main module. */
   readonly initialPages?: number
   readonly mostPages?: readonly number[]
   /** End of the thread's stack and start of its thread-local data, in shared memory. */

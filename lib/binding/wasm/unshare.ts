@@ -8,8 +8,8 @@ const LIMITED = 1
 const LIMITED_AND_SHARED = 3
 
 /**
- * A copy of the code whose memory is not shared. All of its instructions are valid then, too, and work alike, except
- * that waiting traps: only threads wait.
+ * A copy of the code whose memory is not shared. All of its instructions remain valid and work alike, except that
+ * waiting traps: only threads wait.
  *
  * @param code a module whose only import of kind memory is shared; its other imports are functions
  * @throws Error for other code

@@ -54,7 +54,7 @@ async function openToLock(folder: string): Promise<FileHandle | null> {
 /** The last call of each key. */
 const turns = new Map<string, Promise<unknown>>()
 
-/** Runs `work` after that of earlier calls with this key. A lock that is shared elsewhere is not here: it is held for milliseconds. */
+/** Runs `work` after the earlier calls with this key. Locks that are shared elsewhere are exclusive here: they are short. */
 export async function inTurn<T>(key: string, work: () => Promise<T>): Promise<T> {
   const earlier = turns.get(key) ?? Promise.resolve()
   const turn = earlier.catch(() => undefined).then(work)

@@ -17,7 +17,7 @@ const WRONG_FOLDERS: Readonly<Record<string, string | undefined>> = {
 
 /**
  * Uses the files of one save of a folder: no save completes meanwhile, and a save that was interrupted is read as it will
- * be completed. Files that are open stay those of that save after another one has replaced them.
+ * be completed. Open files keep the contents of that save after another one has replaced them.
  */
 export async function withFolder<T>(folder: string, use: (files: AdapterFiles) => Promise<T>): Promise<T> {
   try {

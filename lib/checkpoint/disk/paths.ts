@@ -6,7 +6,7 @@ const { dirname, join, resolve, sep } = process.getBuiltinModule('node:path')
 const { fileURLToPath } = process.getBuiltinModule('node:url')
 
 /**
- * An absolute path as a string. Like Node.js, this accepts a URL object of the scheme file:, too.
+ * An absolute path as a string. Like Node.js, this also accepts a URL object of the scheme file:.
  *
  * @param expected what the error says is accepted
  * @throws LilyError ERR_LILY_ARGUMENT for anything else, Buffers among it: names of files are Unicode here

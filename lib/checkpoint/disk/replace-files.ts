@@ -38,7 +38,7 @@ export type Journal = readonly Step[]
 
 const JOURNAL_FILE = '.lily-save.json'
 
-/** A file that a save writes, locked until the save ends: nobody else removes it as stale. */
+/** A file that a save writes, locked until the save ends, so that no other save removes it as stale. */
 interface Temporary {
   readonly name: string
   readonly temporary: string
@@ -66,7 +66,7 @@ export async function replaceFiles(
   obsolete: readonly string[] = [],
   check: () => Promise<void> = () => Promise.resolve(),
 ): Promise<void> {
-  // Before the first await: the order of the saves is that of the calls.
+  // Before the first await, so that saves run in the order of the calls.
   const path = absolute(folder)
   await inTurn(`saves of ${path}`, () => replaceNow(path, files, obsolete, check))
 }
@@ -75,7 +75,7 @@ export async function replaceFiles(
 export async function replaceFile(path: string, content: Omit<FileContent, 'name'>): Promise<void> {
   // `dirname` and `basename` take 'folder/' for the file 'folder'.
   if (endsLikeFolder(path)) {
-    throw checkpointError(path, 'expected the path of a file, got one that ends like that of a folder; add a name')
+    throw checkpointError(path, 'expected the path of a file, got one that ends like the path of a folder; add a name')
   }
   await replaceFiles(dirname(path), [{ ...content, name: basename(path) }])
 }
@@ -346,7 +346,7 @@ export async function readJournal(folder: string): Promise<Journal | null> {
   if (journal === null) {
     throw checkpointError(
       path,
-      'expected the journal of an interrupted save, got something else, such as that of another version; save again ' +
+      'expected the journal of an interrupted save, got something else, such as the journal of another version; save again ' +
         'with that version, or into another folder: without this file, the others may be of different saves',
     )
   }

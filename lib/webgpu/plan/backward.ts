@@ -69,7 +69,7 @@ class Backward {
   readonly #q: Operand
   readonly #dHidden: Operand
   readonly #dLogits: Operand
-  /** dw, of which a later pass adds the rows. */
+  /** dw, whose rows a later pass adds. */
   #dWeights: Operand | null = null
 
   constructor(
@@ -246,7 +246,7 @@ class Backward {
     if (splits > 1) sumPass.push(sumPartials('sum_b', ['partials', partials], ['db', target]))
   }
 
-  /** v and what is gathered from it, for ranges of tokens whose v fits into the workspace. */
+  /** Computes v and gathers from it, for ranges of tokens whose v fits into the workspace. */
   #gatherRanges(tokenWeights: Operand, dWeights: Operand | null, passes: Part[][]): void {
     const { tokens, experts, rank } = this.call
     const { b, products } = this.#problem
@@ -296,7 +296,7 @@ class Backward {
 
   /** D or dB: a sum over tokens of lhs^T dy. */
   #outerOfDy(lhs: View, out: readonly [string, Operand], rows: number, splits: number, isGrouped = false): Part {
-    // Of one group the fold applies it.
+    // With one group the fold applies it.
     const { condition, operands, helpers } = this.#problem.isPerToken ? this.#condition : NO_CONDITION
     const { tokens, dOut } = this.call
     const part = outer({

@@ -90,7 +90,7 @@ export function planForward(call: ForwardCall, limits: TileLimits): Plan {
   return { passes, workspaceBytes: workspace.bytes }
 }
 
-/** Where forward keeps the weights; those of fixed routing are given. */
+/** Where forward keeps the weights; with fixed routing they are given. */
 const keptBy = ({ routing, weights }: ForwardCall) => (routing === 'fixed' ? null : weights)
 
 function routerOf(

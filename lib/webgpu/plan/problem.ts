@@ -30,7 +30,7 @@ export class Problem {
     this.offsets = sequenceOffsets === null ? null : dense(sequenceOffsets, 1, groups + 1, 'int32')
   }
 
-  /** An operand with a row for each token, in memory of the caller. With `scale` what is loaded is multiplied by c. */
+  /** An operand with a row for each token, in memory of the caller. With `scale` each loaded value is multiplied by c. */
   inList(operand: Operand, scale: Operand | null = null): Operand {
     const { listed, tokens } = this.call
     if (listed === undefined) return operand
@@ -57,7 +57,7 @@ export class Problem {
     return this.call.routing === 'none'
   }
 
-  /** Whether each token has weights of its own, so the products run over all E r rows of B; otherwise over those of C. */
+  /** Whether each token has weights of its own, so the products run over all E r rows of B; otherwise over the rows of C. */
   get isPerToken(): boolean {
     return this.call.routing === 'token' || this.offsets !== null
   }

@@ -3,12 +3,12 @@
  * workgroup memory the device has. There are few rows, because each combination of tile, data types and operands in one
  * buffer is a shader to compile. Results do not depend on the row: every sum is formed by one thread, in the order of k.
  *
- * What is loaded from storage follows from the number of sums of a workgroup: B and A are loaded once for each tile of
+ * The number of sums of a workgroup determines the loads from storage: B and A are loaded once for each tile of
  * tokens, h and dh once for each tile of columns. A thread has at most 64 sums: with operands and addresses 128 registers,
  * more than which some GPUs do not have for a thread. So 256 threads, which every device has, own at most 128 x 128 sums,
  * and 512 threads 256 x 128. Not used, where a device has them:
  *
- *     1024 threads              NVIDIA GPUs have 64 registers for each; with 32 sums each the tiles are those of 512
+ *     1024 threads              NVIDIA GPUs have 64 registers for each; with 32 sums each the tiles are the same as for 512
  *     64 KiB of workgroup memory  a longer BLOCK_K loads nothing less, and fewer workgroups are resident
  *     subgroups                 broadcasts save loads from workgroup memory, not from storage; sums over a subgroup would make
  *                               the order, and with it the bits, depend on its size, which differs between adapters
@@ -61,7 +61,7 @@ const SHRINK: readonly Row[] = [
 
 /** The same in backward, where an outer product has workgroups beside it or its own pass. */
 const BACKWARD_SHRINK: readonly Row[] = [
-  row([512, 64, 8, 512], { rows: 512, columns: 17 }), // C once for 512 tokens, B of token routing, too; 18 KiB
+  row([512, 64, 8, 512], { rows: 512, columns: 17 }), // C once for 512 tokens, also B of token routing; 18 KiB
   row([256, 64, 8, 256], { rows: 257, columns: 17 }),
   ...SHRINK.slice(2),
 ]
@@ -86,7 +86,7 @@ const EXPAND: readonly Row[] = [
   row([64, 64, 16, 256]),
 ]
 
-/** The same where forming four numbers of rhs loads those of all experts: more tokens in each tile. */
+/** The same where forming four numbers of rhs loads four of each expert: more tokens in each tile. */
 const MIXING_EXPAND: readonly Row[] = [
   row([256, 128, 8, 512], { tiles: BUSY / 2 }), // h half as often as with 64 columns
   row([256, 64, 8, 256], { rows: 65 }),

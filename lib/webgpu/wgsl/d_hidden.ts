@@ -3,7 +3,7 @@
  *
  *     dw         one group: the sum of its partial sums; groups: the sum of the group's tokens; token routing: the token's
  *     dl_t  = p_t * (dw - <p_t, dw>) / n    pool logits: w * (dw - <w, dw>); 0 for tokens that the mask drops or no group contains
- *     dh_t  = (q_t + sum_e dl_te R_e) * phi'(h_t); 0 for tokens whose group has no kept token, and those of no group
+ *     dh_t  = (q_t + sum_e dl_te R_e) * phi'(h_t); 0 for tokens whose group has no kept token, and for tokens of no group
  *
  * With dropout dh is multiplied by its factor.
  *
@@ -44,7 +44,7 @@ export interface DHidden {
   readonly factor: string
   readonly hidden: Operand
   readonly dHidden: Operand | null
-  /** [1] or [1, M]: for the mean over the kept tokens, and for what has a gradient. */
+  /** [1] or [1, M]: for the mean over the kept tokens, and to tell which tokens have a gradient. */
   readonly kept: Operand | null
   /** Whether tokens may have no gradient. */
   readonly leavesOut: boolean
@@ -106,8 +106,8 @@ function sumOf({ source }: LogitGradient): string {
 }
 
 /**
- * dw is taken relative to that of the expert with the largest p, which does not change dl. If that p is close to 1, <p, dw> is
- * close to its dw, and the difference of the two would consist of rounding errors.
+ * The dw of the expert with the largest p is subtracted from each dw, which does not change dl. If that p is close to 1,
+ * <p, dw> is close to its dw, and the difference of the two would consist of rounding errors.
  */
 function logitGradient({ source, poolsLogits, mask }: LogitGradient, hasKept: boolean): string {
   const dw = (e: string) => (source === 'tokens' ? `d_weights1(t0 + t, ${e})` : `sums[${e}]`)

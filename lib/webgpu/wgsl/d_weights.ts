@@ -1,5 +1,5 @@
 /**
- * The gradient of given weights, and that of the logits of a learned mixture. Symbols as in docs/math.md.
+ * The gradients of given weights and of the logits of a learned mixture. Symbols as in docs/math.md.
  *
  *     dw_g = the sum of the partial sums; with groups, of the group's tokens
  *     d_weights (+)= dw        d_router (+)= dz = w * (dw - <w, dw>)

@@ -3,8 +3,8 @@
  *
  *     m[t, j] = 1 if the number of 16 bits of the element is n or more        numbers: Philox 4x32-10
  *
- * Of eight columns of a token at a time: bit i of kept_bits(t, j) is m[t, 8 j + i]. Nothing is loaded. WGSL has no products of 64
- * bits: their high words are added from products of halves.
+ * Computes the mask of eight columns of a token at a time: bit i of kept_bits(t, j) is m[t, 8 j + i]. Nothing is loaded.
+ * WGSL has no products of 64 bits: their high words are added from products of halves.
  */
 import type { Part } from '../../binding/gpu-pass.js'
 

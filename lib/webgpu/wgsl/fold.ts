@@ -1,5 +1,5 @@
 /**
- * From the partial sums of D to the gradient of B and that of w, and C for a later q. Symbols as in docs/math.md.
+ * Computes the gradients of B and of w from the partial sums of D, and C for a later q. Symbols as in docs/math.md.
  *
  *     D = sum over splits    dB_e (+)= w_e D    dw_e = <B_e, D>, one partial sum per workgroup    C = sum_e w_e B_e
  *
@@ -31,7 +31,7 @@ export interface Fold {
   readonly prepare: Prepare | null
 }
 
-/** Most workgroups, each of which leaves a partial sum of dw for every workgroup of a later pass to load. */
+/** Most workgroups: each leaves a partial sum of dw, which every workgroup of a later pass loads. */
 const MOST_WORKGROUPS = 128
 
 /** Workgroups of the fold: rows of the partial sums of dw. */

@@ -1,9 +1,9 @@
 /**
- * Adds the deferred gradients of a few layers to that of B, layer by layer. Symbols as in docs/math.md.
+ * Adds the deferred gradients of a few layers to the gradient of B, layer by layer. Symbols as in docs/math.md.
  *
  *     out_e (+)= sum_g w_ge D_g    or out (+)= D, already weighted        D: [G r, d_out] or [E r, d_out], float32
  *
- * The sum of a layer is added to the old number before that of the next layer, so the bits do not depend on how layers are
+ * The sum of a layer is added to the old number before the sum of the next layer, so the bits do not depend on how layers are
  * spread over passes. One pass over D for each expert (from cache), and over out if it accumulates.
  */
 import { ceilDiv, type Operand, type Part } from '../../binding/gpu-pass.js'

@@ -11,7 +11,7 @@ import { wgsl } from './text.js'
 const TOKENS = 16
 const LANES = 16
 
-/** `q` and `token_d_weights` are written. `tokens` are those of v: a range of rows of the call's. */
+/** `q` and `token_d_weights` are written. `tokens` are the tokens of v: a range of the call's rows. */
 export function gather(call: {
   readonly v: Operand
   readonly tokens: number

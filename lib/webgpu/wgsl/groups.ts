@@ -2,7 +2,7 @@
 import type { Operand, Part } from '../../binding/gpu-pass.js'
 
 /**
- * From offsets that nobody has checked to ascending ones, from 0 to M. Symbols as in docs/math.md.
+ * Turns unchecked offsets into ascending ones, from 0 to M. Symbols as in docs/math.md.
  *
  *     offsets[g] = max(0, max over i <= g of min(unchecked[i], M))
  *

@@ -6,7 +6,7 @@ import { bytesPer, ceilDiv, type Pass } from '../../binding/gpu-pass.js'
 import { type Binding, bindingsOf, covering } from '../bindings.js'
 import { accessors, conversionOf } from './accessors.js'
 
-/** The least number of threads of a workgroup: one that every device supports, but for those of the level 'compatibility'. */
+/** Fewest threads of a workgroup: every device supports them, except at the feature level 'compatibility'. */
 export const LEAST_THREADS = 256
 
 /** Workgroups in x of a larger grid: the number that every device supports. */
@@ -25,7 +25,7 @@ export interface Shader {
 interface Parameter {
   readonly isFloat: boolean
   readonly value: number
-  /** Of the start of an operand: its binding, which it counts from, and the bytes of an element. */
+  /** For the start of an operand: the binding that it counts from, and the bytes of an element. */
   readonly from?: { readonly binding: number; readonly bytes: number }
 }
 
@@ -95,7 +95,7 @@ export function shaderOf(pass: Pass, common: Common, limits: GPUSupportedLimits)
   return { pass, bindings, text, workgroups, parameters: [...parameters.values()] }
 }
 
-/** Whether a dispatch may be that of both. Texts are long, and compared last. */
+/** Whether both can share a dispatch. Texts are long, so they are compared last. */
 export const canShare = (one: Shader, other: Shader): boolean =>
   one.bindings.length === other.bindings.length &&
   one.bindings.every(({ buffer }, i) => buffer === other.bindings[i].buffer) &&
@@ -104,7 +104,7 @@ export const canShare = (one: Shader, other: Shader): boolean =>
 /**
  * One dispatch of shaders that can share it: the workgroups of the first, then those of the next.
  *
- * @param length that of the array of their parameters, at least their number
+ * @param length of the array of their parameters, at least their number
  */
 export function moduleOf(shaders: readonly Shader[], length = 1): Module {
   const [{ pass, text, parameters }] = shaders
@@ -142,7 +142,7 @@ const ofOne = (text: string, pass: Pass) => `${text}
 ${MAIN}${runPart(pass, 'P', '0u')}
 }`
 
-/** P is then an element of an array: that of the workgroup's shader. */
+/** P is then the element for the workgroup's shader in an array. */
 const ofSeveral = (text: string, pass: Pass, length: number) => `${text.replaceAll('P.', 'items[item].')}
 @group(0) @binding(0) var<uniform> items: array<Params, ${length}>;
 var<private> item: u32;

@@ -17,7 +17,7 @@ export interface Outer {
   readonly rhs: View
   readonly operands: Operands
   readonly out: readonly [string, Operand]
-  /** Of the result. */
+  /** Rows and columns of the result. */
   readonly rows: number
   readonly columns: number
   readonly tokens: number

@@ -5,7 +5,7 @@
  *     given    w_g as given
  *     token_weights[t, e] = w_g(t)e;  kept[t] = number of kept tokens of g(t)
  *
- * Tokens that no group contains have w = 0 and kept = 0, like those of a group without a kept token.
+ * Tokens that no group contains have w = 0 and kept = 0, like tokens of a group without a kept token.
  *
  * The tokens of a group are spread over a few workgroups, each of which forms the sums over the whole group: few long
  * groups keep many workgroups busy, at the price of repeated loads of M E numbers. The order of a sum depends on the
@@ -23,7 +23,7 @@ const WORKGROUPS = 64
 /** Workgroups for each group. */
 export const slicesOf = (groups: number) => (groups === 0 ? 1 : ceilDiv(WORKGROUPS, groups))
 
-/** Workgroups for the slices of all tokens: those of the groups, and of the two more of `readRange`. */
+/** Workgroups for the slices of all tokens: of the groups, and of the two more of `readRange`. */
 export const sliceWorkgroups = (groups: number) => (groups === 0 ? 0 : (groups + 2) * slicesOf(groups))
 
 /** The tokens of one slice of a group: statements that define `g`, `range`, `begin` and `end` from `id`. */

@@ -129,7 +129,7 @@ fn ${name}_product(m0: u32, n0: u32, first: u32, last: u32, tid: u32) {
 }`
 }
 
-/** The mask of x in one step of k: a word for each eight columns of a token, what forms them, and those of quad q at s. */
+/** The mask of x in one step of k: a word per eight columns of a token, the code that forms the words, and quad q at s. */
 function maskOf(name: string, { along }: View, block: number, blockK: number, origin: string) {
   const [tokens, columns] = along === 'k' ? [block, blockK] : [blockK, block]
   const eights = columns / 8

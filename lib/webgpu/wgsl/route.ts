@@ -112,7 +112,7 @@ export const routeAfterShrink = (r: Router): Finish => ({
 })
 
 /**
- * Adds the segments of a split shrink, [segments M, r], and runs the router, if there is one. phi is that of `value`, an
+ * Adds the segments of a split shrink, [segments M, r], and runs the router, if there is one. `value` gives phi as an
  * expression of their `sum`.
  */
 export function route(segments: Operand, hidden: Operand, router: Router | null, value: string): Part {

@@ -16,7 +16,7 @@ export function sumPartials(
 ): Part {
   const { rows, cols } = out[1]
   const quads = ceilDiv(cols, 4)
-  // The rows of a split are those of out, or its columns.
+  // The rows of a split are the rows of out, or its columns.
   const load = isTransposed ? `${partials[0]}4t(row + n, k)` : `${partials[0]}4(row + k, n)`
   return {
     name,
