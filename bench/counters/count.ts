@@ -1,6 +1,6 @@
 /**
  * Memory accesses and MMA instructions of calls, counted by the emulator. Every call runs through the public API in a
- * separate process. The counts of backward are those of forward and backward together, minus those of forward.
+ * separate process. The counts of backward are the counts of forward and backward together, minus forward's.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -106,7 +106,7 @@ export async function count(job: Job, architecture = '90'): Promise<{ forward: C
   return { forward: summarise(forward), backward: summarise(both, forward) }
 }
 
-/** Of forward alone. */
+/** Counts of forward alone. */
 export const countOfForward = async (job: Job): Promise<Counts> =>
   summarise(await countInChild(job, 'forward', '90', EMULATED_MULTIPROCESSORS))
 

@@ -2,7 +2,7 @@
  * Fits the constants of a GPU to measured times: least squares of the logarithms of predicted and measured time, so that a
  * launch of 3 us counts as much as one of 300. Levenberg and Marquardt's method on the logarithms of the constants, which are
  * all positive. A time is the maximum of several limits, so a constant may have no effect near its value: after the method has
- * converged, each constant is tried at a distance, too.
+ * converged, each constant is also tried at a distance.
  */
 import { Matrix, solve } from 'ml-matrix'
 

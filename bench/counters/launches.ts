@@ -139,7 +139,7 @@ export interface Launches {
   readonly gpu: string
   readonly rows: readonly Row[]
   readonly calls: readonly (MeasuredCall & { readonly predictedSeconds: number })[]
-  /** Jobs whose launches are not those of the plan. */
+  /** Jobs whose launches differ from the plan. */
   readonly mismatches: readonly string[]
   /** Null if nothing was measured. */
   readonly fit: () => FittedConstants | null
@@ -148,7 +148,7 @@ export interface Launches {
 type FittedConstants = Fit & { readonly before: Constants }
 
 /**
- * @param profiles the profiled launches of each job, `REPEATS` times those of forward and backward
+ * @param profiles the profiled launches of each job: forward and backward, `REPEATS` times
  * @param calls times of whole calls
  */
 export function reportOn(

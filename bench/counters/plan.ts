@@ -20,7 +20,7 @@ export interface PlannedLaunch {
   readonly kernel: string
   /** Zeros if the kernel has no tiles. */
   readonly tile: Sizes
-  /** Of the column blocks of backward_dy. */
+  /** Tile of the column blocks of backward_dy. */
   readonly stripTile: Sizes
   readonly blocks: number
   readonly threads: number
@@ -31,7 +31,7 @@ export interface PlannedLaunch {
   readonly waves: number
   /** Bytes of loads in flight per multiprocessor. */
   readonly inFlight: number
-  /** Bytes of the distinct sectors, those that memory delivers twice, and those of all sectors requested. */
+  /** Bytes of the distinct sectors, of the sectors that memory delivers twice, and of all sectors requested. */
   readonly touched: number
   readonly reread: number
   readonly requested: number
@@ -123,7 +123,7 @@ export const constantsOf = ({ capability }: Pick<Gpu, 'capability'>): Constants 
 /**
  * All outputs are required and accumulate.
  *
- * @param predictedWith constants of the GPU for predictions alone; the choices are those of the library
+ * @param predictedWith constants of the GPU for predictions alone; the library's constants make the choices
  */
 export function planCalls(calls: readonly PlannedCall[], predictedWith: Constants = {}): Plan[] {
   const list = Object.entries(predictedWith).map(([name, value]) => `${name}=${value}`)
@@ -136,7 +136,7 @@ export function planCalls(calls: readonly PlannedCall[], predictedWith: Constant
     .map((line) => JSON.parse(line) as Plan)
 }
 
-/** The tiles of each kernel; of backward_dy those of token blocks and of column blocks. */
+/** The tiles of each kernel; of backward_dy the tiles of token blocks and of column blocks. */
 export interface TileRows extends Readonly<
   Record<'shrink' | 'expand' | 'x' | 'mix' | 'decode' | 'once' | 'large', Sizes[]>
 > {

@@ -32,9 +32,9 @@ export const sharing = { strideA: 4, numB: 4 } as const
 export interface Adapter {
   readonly title: string
   readonly parameters: number
-  /** Of float32 gradients. */
+  /** Bytes of float32 gradients. */
   readonly gradientBytes: number
-  /** Of the two moments of AdamW. */
+  /** Bytes of the two moments of AdamW. */
   readonly momentBytes: number
   /** Bytes of gradients by the block whose backward completes them. Backward begins with the last block. */
   readonly readyBytes: readonly number[]

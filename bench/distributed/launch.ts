@@ -31,7 +31,7 @@ export function missingCommands({ mpirun, mpicc }: Library): string[] {
   return [mpirun, mpicc].filter((command) => spawnSync(command, ['--version']).error !== undefined)
 }
 
-/** Open MPI counts cores, of which a virtual machine may have one, and has no other way to run as root, as in a container. */
+/** Open MPI counts cores (a virtual machine may have only one), and has no other way to run as root, as in a container. */
 function mpirunOptions({ name }: Library): string[] {
   const isRoot = process.getuid?.() === 0
   return name === 'Open MPI' ? ['--oversubscribe', ...(isRoot ? ['--allow-run-as-root'] : [])] : []

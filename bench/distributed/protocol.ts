@@ -5,14 +5,14 @@
  */
 
 /**
- * What is averaged. `array`: one parameter. `model`: a LoraModel, whose parameters have 64 KiB each, and as many bytes
- * together.
+ * How gradients are averaged. `array`: one parameter. `model`: a LoraModel, whose parameters have 64 KiB each, and as many
+ * bytes together.
  */
 export const ways = ['MPI_Allreduce', 'array', 'model'] as const
 export type Way = (typeof ways)[number]
 
 export type Request =
-  /** Creates gradients, in place of those before, and averages those of each way once: the reply has the hashes. */
+  /** Replaces the gradients by new ones, and averages them once in each way: the reply has the hashes. */
   | { readonly request: 'open'; readonly bytes: number }
   /** Makes `warmup` calls, and then times `calls` calls. */
   | { readonly request: 'sample'; readonly way: Way; readonly warmup: number; readonly calls: number }
@@ -20,7 +20,7 @@ export type Request =
 /** `error`: the request failed. */
 export interface Reply {
   readonly error?: string
-  /** Of the averages, which have the same bits in every way on two ranks. */
+  /** Hashes of the averages, which have the same bits in every way on two ranks. */
   readonly hashes?: Readonly<Partial<Record<Way, number>>>
   /** Per call. */
   readonly seconds?: number
@@ -30,7 +30,7 @@ export interface Reply {
 export const gradientOf = (i: number, rank: number): number =>
   Math.fround(Math.fround(((i * 7919 + rank * 104729) % 211) / 105) - 1)
 
-/** FNV-1a of words of 32 bits, as in allreduce.c; `hash` is that of the words before them. */
+/** FNV-1a of words of 32 bits, as in allreduce.c; `hash` is the hash of the words before them. */
 export function hashOf(values: Float32Array, hash = 2166136261): number {
   for (const bits of new Uint32Array(values.buffer, values.byteOffset, values.length)) {
     hash = Math.imul(hash ^ bits, 16777619) >>> 0

@@ -53,7 +53,7 @@ const send = (reply: object): void => {
 send({ versions: { MPI: library ?? 'none' } })
 for (;;) {
   const line = lines === null ? undefined : ((await lines.next()) as IteratorResult<string, undefined>).value
-  // That of rank 0; undefined at the end of stdin.
+  // The line of rank 0; undefined at the end of stdin.
   const [given] = await mpi.allGather(line)
   if (given === undefined) break
   const request = JSON.parse(given) as Request

@@ -55,9 +55,9 @@ export function distributedMarkdown(report: DistributedReport): string {
     facts,
     '',
     'Milliseconds of an average of float32 gradients in place, on one machine. MPI_Allreduce (MPI_SUM) is a program in C, which ' +
-      'then multiplies by 1/n; the others are `averageGradients` of lily-kernels/mpi, with one parameter and with those of a ' +
-      'LoraModel, 64 KiB each. All have the same bits. Medians, all in turn; ± is half the interquartile range, and the ratios ' +
-      'are the medians of those of each round.',
+      'then multiplies by 1/n; the others are `averageGradients` of lily-kernels/mpi, with one parameter and with the ' +
+      'parameters of a LoraModel, 64 KiB each. All have the same bits. Medians, all in turn; ± is half the interquartile ' +
+      'range, and each ratio is the median over the rounds.',
     '',
     ...(complete ? [] : [`**${INTERRUPTED}**`, '']),
     ...distributedTable(rows),

@@ -4,7 +4,7 @@ import { exposedSeconds, type Network, ringSeconds, sentBytes, sliceSeconds } fr
 
 export interface Assumptions extends Network {
   readonly bucketBytes: number
-  /** Of a rank, in a step. */
+  /** Tokens of a rank in a step. */
   readonly tokens: number
   /** Per second, of a rank in backward. */
   readonly flops: number
@@ -22,7 +22,7 @@ export const DEFAULTS: Assumptions = {
 }
 
 export interface Table {
-  /** What is in it. */
+  /** What the table shows. */
   readonly title: string
   /** In Markdown. */
   readonly lines: readonly string[]
@@ -58,7 +58,7 @@ const sizes = ({ copies }: Assumptions): Table =>
 /** A backward that skips the gradients of weights takes 2 FLOPs for each weight and token. */
 export const backwardSeconds = ({ tokens, flops }: Assumptions): number => (2 * baseParameters * tokens) / flops
 
-/** What is left of an exchange after backward if each bucket is sent as soon as it is complete. */
+/** The part of an exchange that remains after backward if each bucket is sent as soon as it is complete. */
 function exposed(assumptions: Assumptions, ranks: number, { readyBytes }: Adapter): number {
   const backward = backwardSeconds(assumptions)
   const ready = readyBytes.map((bytes, block) => ({ seconds: (backward * (BLOCKS - block)) / BLOCKS, bytes }))
@@ -71,8 +71,8 @@ const exchange = (assumptions: Assumptions): Table => {
     milliseconds(sliceSeconds(assumptions, ranks, gradientBytes, assumptions.bucketBytes)),
   ]
   return table(
-    `${lora.title}: MB that a rank sends per step, and ms of the exchange in the order of ranks and by a ring; what a backward of ${milliseconds(backwardSeconds(assumptions))} ms would leave of the first, and of that of ` +
-      `${equalSize.title}, if each bucket were sent as soon as it is complete; MB and ms of ${equalRank.title}`,
+    `${lora.title}: MB that a rank sends per step, and ms of the exchange in the order of ranks and by a ring; the remainder of the first after a backward of ${milliseconds(backwardSeconds(assumptions))} ms, and of ` +
+      `${equalSize.title}'s, if each bucket were sent as soon as it is complete; MB and ms of ${equalRank.title}`,
     ['ranks', 'LoRA: MB', 'ms', 'ring', 'left', 'equal size: left', 'equal rank: MB', 'ms'],
     RANKS.map((ranks) => [
       String(ranks),

@@ -15,7 +15,7 @@ const usage = `npm run bench:dropout -- [options]
   --rate RATE       rate of dropout from above 0 to below 1 (default: 0.1)
   --dtype NAME      data type; repeatable (default: float32 and bfloat16)
   --set NAME        instruction set; repeatable (default: all of this processor)
-  --threads COUNT   number of threads (default: that of the cpu backend)
+  --threads COUNT   number of threads (default: as the cpu backend)
   --seconds TIME    time budget (default: 120)
   --json FILE       write all results as JSON
   --help            show this help`
@@ -89,7 +89,7 @@ const heads = ['instructions', 'type', 'adapter', 'without, ms', 'with, ms', 'ra
 const rule = heads.map((_, i) => (i < 3 ? '---' : '---:'))
 console.log(`## Forward + backward with dropout of rate ${request.rate}, ${shapeText(request.shape)}
 
-${device}, ${threads} threads. Medians, both in turn; the ratio is the median of those of each round.
+${device}, ${threads} threads. Medians, both in turn; the ratio is the median over the rounds.
 
 ${[heads, rule, ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n')}`)
 if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)

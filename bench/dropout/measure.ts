@@ -13,7 +13,7 @@ export interface Request {
   readonly shape: Shape
   readonly rate: number
   readonly dtypes: readonly DTypeName[]
-  /** Of the whole process; at least `rounds` rounds always run. */
+  /** Time budget of the whole process; at least `rounds` rounds always run. */
   readonly seconds: number
   readonly rounds: number
 }

@@ -1,4 +1,4 @@
-/** WebGPU for the benchmark: that of the runtime, or of the package `webgpu` (Dawn), with TensorFlow.js on the same device. */
+/** WebGPU for the benchmark, from the runtime or the package `webgpu` (Dawn), with TensorFlow.js on the same device. */
 import { createLily, type Lily } from '../../lib/webgpu/index.js'
 import type { TensorFlow } from '../methods/composed/tensorflow.js'
 import { adapterName, SOFTWARE } from './adapter-name.js'
@@ -42,7 +42,7 @@ async function optional<T>(name: string): Promise<T> {
   return (await import(name)) as T
 }
 
-/** Gives `navigator.gpu`, which TensorFlow.js reads, too. */
+/** Gives `navigator.gpu`, which TensorFlow.js also reads. */
 async function provideWebGpu(): Promise<GPU> {
   const { navigator } = globalThis as { navigator?: { readonly gpu?: GPU; readonly userAgent?: string } }
   if (navigator?.gpu !== undefined) return navigator.gpu
@@ -88,7 +88,7 @@ async function openTensorFlow(): Promise<TensorFlow | string> {
       tf,
       device: backend.device,
       submit: () => {
-        if (backend.commandEncoder === null) return // it submits by itself, too
+        if (backend.commandEncoder === null) return // it also submits by itself
         backend.endComputePassEncoder()
         backend.submitQueue()
       },

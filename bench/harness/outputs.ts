@@ -1,5 +1,5 @@
 /**
- * Outputs on a device compared with those of the cpu backend, which is another implementation: a time says little about a
+ * Compares outputs on a device with the cpu backend, which is another implementation: a time says little about a
  * call with wrong results.
  */
 import type { Graph, Tensor } from '../../lib/index.js'
@@ -77,7 +77,7 @@ export async function compareOutputs(
         if (difference > limit) {
           const what = `output ${i} of ${method}, of shape [${String(there.shape)}],`
           throw new Error(
-            `wrong results: a block of ${what} differs from that of the cpu backend by ${difference.toPrecision(2)} ` +
+            `wrong results: a block of ${what} differs from the cpu backend's by ${difference.toPrecision(2)} ` +
               `(relative; at most ${limit} is rounding)`,
           )
         }

@@ -11,7 +11,7 @@ import type { Ratio, Timing } from './sampling.js'
 export interface Result extends Timing, Case {
   readonly pass: Pass
   readonly method: Method
-  /** The rank of the method: that of `shape`, except for LoRA with equal trainable parameters. */
+  /** The rank of the method. It is the rank of `shape`, except for LoRA with equal trainable parameters. */
   readonly rank: number
   /** The minimum that a call must compute. */
   readonly flops: number
@@ -21,7 +21,7 @@ export interface Result extends Timing, Case {
   readonly floor: number | null
   /** Why the time is in doubt, although it was measured again if the time budget allowed it; `notes` of the report explain it. */
   readonly doubts: readonly Doubt[]
-  /** Largest relative difference of a block of the outputs from those of the cpu backend; null if they are its own. */
+  /** Largest relative difference of a block of the outputs from the cpu backend's; null if they are its own. */
   readonly difference: number | null
   /** Time of fused Lily relative to this method; null in reports of earlier versions, which did not have it. */
   readonly lilyRatio: Ratio | null

@@ -36,7 +36,7 @@ export interface Plan {
   readonly cases: readonly Case[]
   readonly caches: Caches
   readonly model: Model
-  /** Measure the frozen layer, too, alone and with each adapter. */
+  /** Also measure the frozen layer, alone and with each adapter. */
   readonly withLayer: boolean
   /** Time budget of the whole run. The run exceeds it if the minimum number of rounds takes longer. */
   readonly seconds: number
@@ -116,7 +116,7 @@ export async function measure(
     sums.estimated += Math.max(passes.length * seconds, minimumOfCase(benchCase))
     return results
   }
-  /** Runs a step; an error other than that of the signal goes to `onError`. */
+  /** Runs a step; an error other than the signal's goes to `onError`. */
   const attempt = async (step: () => Promise<void>, onError: (reason: string) => void): Promise<void> => {
     try {
       await step()
@@ -154,7 +154,7 @@ export async function measure(
       )
     } else {
       if (findings.roofs !== null)
-        findings.notes.push(`the arithmetic roof of 16-bit products is that of ${findings.roofs.bfloat16Source}`)
+        findings.notes.push(`the arithmetic roof of 16-bit products comes from ${findings.roofs.bfloat16Source}`)
       findings.notes.push('the unfused methods run in host memory and are measured on the cpu backend only')
     }
     for (const [i, benchCase] of plan.cases.entries()) {
@@ -245,7 +245,7 @@ const selectedMethods = (benchCase: Case, plan: Plan): Method[] =>
 function notesOf({ device, isSoftware, tensorFlow }: Gpu): string[] {
   return [
     ...(isSoftware
-      ? ['THE ADAPTER IS SOFTWARE: these times are those of a program on the CPU, and say nothing about any GPU']
+      ? ['THE ADAPTER IS SOFTWARE: a program on the CPU computes, and these times say nothing about any GPU']
       : []),
     device.features.has('timestamp-query')
       ? 'times are differences of timestamps in the queue of the device'
@@ -277,7 +277,7 @@ function phasesOfMethod(work: MethodWork, types: DTypes, withBackward: boolean):
   ]
 }
 
-/** Bytes of the arrays of a method. What an adapter adds to a layer counts for the layer alone, too: it is little. */
+/** Bytes of the arrays of a method. The little that an adapter adds to a layer is also counted for the layer alone. */
 function setBytes({ shape, routing, hasLayer }: MethodWork, types: DTypes, withBackward: boolean): number {
   return workingSet(shape, routing, types, withBackward) + (hasLayer ? layerBytes(shape, types) : 0)
 }

@@ -73,7 +73,7 @@ function bindMethod(method: Method, benchCase: Case, equalRank: number, resource
 /**
  * The methods of `all` that a case supports, with the frozen layer if `withLayer`. Graphs require CUDA. Composed methods
  * run in host memory, and the inner dimension of their products is limited to the maximum rank of a call, 4096; on WebGPU
- * they are those of TensorFlow.js, in float32 with batch routing.
+ * TensorFlow.js computes them, in float32 with batch routing.
  */
 export function methodsOf(
   all: readonly Method[],

@@ -7,16 +7,16 @@ import { transposed } from '../workload/transposed.js'
 export const adapters = ['lora', 'lily-frozen', 'lily-sequence', 'lily-token'] as const
 export type AdapterName = (typeof adapters)[number]
 
-/** The sizes of all layers: d = d_in = d_out features, and those of the adapters. */
+/** The sizes of all layers, with d = d_in = d_out features, and of the adapters. */
 export interface Sizes {
   readonly d: number
   readonly rank: number
-  /** Of Lily. */
+  /** Experts of Lily. */
   readonly experts: number
 }
 
 export interface LinearLayer {
-  /** The name of a module of PyTorch: that of the weight without '.weight'. */
+  /** The name of a module of PyTorch: the weight's name without '.weight'. */
   readonly name: string
   /** The name of its input, [B, N, d]: 'x', or the output of a layer before it. */
   readonly x: string
@@ -97,7 +97,7 @@ export function mergedWeights(
 }
 
 /**
- * The layers as a model of ONNX without an adapter. Its input is x, and its outputs are those of all layers.
+ * The layers as a model of ONNX without an adapter. Its input is x, and its outputs are the outputs of all layers.
  *
  * @param weights [d_out, d_in] by the name of the layer
  */

@@ -11,7 +11,7 @@ import { measureAdapter } from './measure.js'
 import { type OnnxReport, onnxMarkdown, type OnnxRow } from './report.js'
 
 const usage = `npm run bench:onnx -- [options]
-  --threads COUNT   number of threads of every contender (default: that of the cpu backend)
+  --threads COUNT   number of threads of every contender (default: as the cpu backend)
   --seconds TIME    time budget of the measurements (default: 240, with --quick 2)
   --quick           smaller layers and fewer rounds
   --json FILE       write all results as JSON
@@ -49,7 +49,7 @@ if (devices.length === 0) throw new Error(`the cpu backend is not available: ${r
 const [{ name: device, simd = 'unknown', threads = 1 }] = devices
 
 const sizes: Sizes = { d: options.quick ? 256 : 2048, rank: 16, experts: 4 }
-/** Of a call: a step of decoding, and prompts. */
+/** Tokens of a call: a step of decoding, and prompts. */
 const counts = options.quick ? [1, 128] : [1, 128, 512]
 
 const interrupt = new AbortController()

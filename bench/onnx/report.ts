@@ -14,9 +14,9 @@ export interface OnnxResult extends Timing {
 
 export interface OnnxRow {
   readonly adapter: AdapterName
-  /** Of one sequence, in one call. */
+  /** Tokens of one sequence, in one call. */
   readonly tokens: number
-  /** The largest relative difference of an output from that of this package. */
+  /** The largest relative difference of an output from this package's. */
   readonly difference: number
   readonly results: readonly OnnxResult[]
 }
@@ -65,11 +65,9 @@ export function onnxSummary(rows: readonly OnnxRow[]): string[] {
     const percent = (value: number) => (value * 100).toFixed(0)
     const parts = [
       ...range('injected', 'base', percent).map((share) => `injected models compute ${share} % of the base's`),
-      ...range('injected', 'baked', percent).map(
-        (share) => `injected models compute ${share} % of those of baked models`,
-      ),
+      ...range('injected', 'baked', percent).map((share) => `injected models compute ${share} % of the baked models'`),
       ...range('lily-kernels', 'injected', (value) => value.toFixed(2)).map(
-        (factor) => `this package computes ${factor} times those of injected models`,
+        (factor) => `this package computes ${factor} times as many as injected models`,
       ),
     ]
     const call = `${tokens} token${tokens === 1 ? '' : 's'} per call`
@@ -96,7 +94,7 @@ export function onnxMarkdown(report: OnnxReport): string {
     facts,
     '',
     `Tokens per second of ${layers.length} linear layers of ${d} x ${d} in float32, with adapters of rank ${rank}; Lily has ${experts} ` +
-      'experts. Medians, all ways in turn; the share is the median of those of each round.',
+      'experts. Medians, all ways in turn; the share is the median over the rounds.',
     '',
     ...(complete ? [] : [`**${INTERRUPTED}**`, '']),
     ...onnxTable(rows),

@@ -107,7 +107,7 @@ function difference(found: Float32Array, expected: Float32Array): number {
 }
 
 /**
- * Compares the outputs of all ways with those of this package: a time says little about wrong results. The base has no
+ * Compares the outputs of all ways with this package's: a time says little about wrong results. The base has no
  * adapter, and has to differ.
  *
  * @returns the largest difference, relative
@@ -125,7 +125,7 @@ export async function checkAgreement(bound: ReadonlyMap<Way, Bound>): Promise<nu
       } else if (value <= LIMITS.float32) largest = Math.max(largest, value)
       else {
         throw new Error(
-          `wrong results: output ${name}, ${way}, differs from that of lily-kernels by ${value.toPrecision(2)} ` +
+          `wrong results: output ${name}, ${way}, differs from lily-kernels by ${value.toPrecision(2)} ` +
             `(relative; at most ${LIMITS.float32} is rounding)`,
         )
       }

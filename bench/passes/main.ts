@@ -1,6 +1,6 @@
 /**
  * Times each pass of the CPU backend: npm run bench:passes -- M d r E [rounds] [lora | sequence]. It links the objects of
- * the addon (npm run build:native) with passes.cc, and runs it. The order of the passes is that of native/cpu/backend.cc.
+ * the addon (npm run build:native) with passes.cc, and runs it. native/cpu/backend.cc has the order of the passes.
  */
 import { compile, link, run } from './build.js'
 

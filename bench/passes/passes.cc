@@ -103,7 +103,7 @@ Calls make_calls(const lily_problem &problem, const int32_t *offsets, const lily
   return {forward, backward};
 }
 
-// Of each pass: its tasks, and seconds in each round.
+// For each pass its tasks, and seconds in each round.
 struct Timings {
   std::vector<double> tile_rates;
   std::vector<std::vector<double>> seconds;

@@ -17,7 +17,7 @@ DTYPES = {
     "bfloat16": (torch.bfloat16, torch.bfloat16),
     "float16": (torch.float16, torch.float16),
     "mixed": (torch.bfloat16, torch.float32),
-    # `mixed` with float32 products in TF32. PyTorch's default is full precision; that of lily-kernels rounds to 16 bits.
+    # `mixed` with float32 products in TF32. PyTorch's default is full precision; the default of lily-kernels rounds to 16 bits.
     "mixed-tf32": (torch.bfloat16, torch.float32),
 }
 SCALING = 1.0  # the default of lily-kernels; PEFT multiplies in any case
@@ -103,7 +103,7 @@ def peft_lily(shape, parameters, weight=None):
 
 
 def parameters_of(method, shape):
-    """Shapes and scales of the parameters, those of bench/workload/operands.ts."""
+    """Shapes and scales of the parameters, as in bench/workload/operands.ts."""
     _, d, rank, experts = shape
     a = ((rank, d), d**-0.5)
     if method == "layer":

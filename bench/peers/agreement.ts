@@ -1,4 +1,4 @@
-/** Comparison of the outputs of a peer with those of this package: a ratio of times means little without it. */
+/** Compares the outputs of a peer with this package's: a ratio of times means little without it. */
 import type { DTypeName } from '../workload/dtypes.js'
 import type { Outputs } from './protocol.js'
 

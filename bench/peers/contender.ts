@@ -1,4 +1,4 @@
-/** What is sampled in turn: the calls of this package, and the methods of the peers. */
+/** The contenders that are sampled in turn: the calls of this package, and the methods of the peers. */
 import { setTimeout } from 'node:timers/promises'
 import { hostClock, type Sampler } from '../harness/sampling.js'
 import { fusedLily, fusedLora } from '../methods/fused.js'

@@ -1,6 +1,6 @@
 /**
- * The table of scripts/gpu-verify.js: for each shape, data type and pass, the time that the backend's model predicts, the
- * measured times of Lily and LoRA, and those of PyTorch.
+ * The table of scripts/gpu-verify.js: for each shape, data type and pass, the time that the backend's model predicts, and
+ * the measured times of Lily, LoRA and PyTorch.
  *
  *     tsx bench/peers/gpu-table.ts bench.json [pytorch.json]
  *

@@ -18,7 +18,7 @@ const usage = `npm run bench:peers -- [options]
   --shape M,d,r,E   shape of the layer; repeatable (default: the shapes of lily-kernels bench)
   --dtype NAME      ${dtypeNames.join(', ')}; repeatable (default: float32, bfloat16)
   --peer NAME       ${peerNames.join(', ')}; repeatable (default: all)
-  --threads COUNT   number of threads of every contender (default: that of the cpu backend)
+  --threads COUNT   number of threads of every contender (default: as the cpu backend)
   --seconds TIME    time budget of the measurements, without compiling (default: 600, with --quick 10)
   --layer           measure the frozen linear layer alone and with each adapter, instead of the adapters
   --quick           measure two shapes, in fewer rounds, and write no files

@@ -16,7 +16,7 @@ import type { Adapter, Missing, Outputs } from './protocol.js'
 
 export interface PeerResult extends Timing {
   readonly contender: string
-  /** Median of the ratios of the contender's time to that of this package, in samples of one round. */
+  /** Median of the ratios of the contender's time to this package's, in samples of one round. */
   readonly ratioToOurs: number
   /** For a frozen layer with an adapter: median of the ratios to the same contender's frozen layer alone; otherwise null. */
   readonly ratioToLayer: number | null
@@ -30,7 +30,7 @@ export interface PeerRow extends Case {
 }
 
 /**
- * Measures one case. A contender whose outputs differ from those of this package is not measured, and neither is one that
+ * Measures one case. A contender whose outputs differ from this package's is not measured, and neither is one that
  * fails, nor a pass during which a peer ends; they are added to `missing`.
  */
 export async function measureCase(
@@ -55,7 +55,7 @@ export async function measureCase(
         if (wrong !== null) throw new Error(wrong)
         opened.push(contender)
       } catch (error) {
-        // An interrupt in a terminal reaches the peers, too, and they end.
+        // An interrupt in a terminal also reaches the peers, and they end.
         limits.signal.throwIfAborted()
         if (contender.name === OURS) throw error
         const reason = (error as Error).message

@@ -15,7 +15,7 @@ const REPLY_SECONDS = 600
 /**
  * Requests are sent one at a time.
  *
- * @typeParam Asked a request; by default those of protocol.ts
+ * @typeParam Asked a request; by default as in protocol.ts
  */
 export class PeerProcess<Asked = Request, Answer extends { readonly error?: string } = Reply> {
   readonly #child: ChildProcess

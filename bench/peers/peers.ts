@@ -19,7 +19,7 @@ export interface Peer {
 
 export interface PeerOptions {
   readonly threads: number
-  /** Whether PyTorch's methods are measured compiled, too. */
+  /** Whether PyTorch's methods are also measured compiled. */
   readonly compiles: boolean
 }
 

@@ -17,7 +17,7 @@ import torch
 
 from adapters import DTYPES, forward_and_both, function_of, make_set, peft_lily
 
-# The compiler and libraries print to stdout, too: give them stderr.
+# The compiler and libraries also print to stdout: give them stderr.
 REPLIES = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
@@ -92,7 +92,7 @@ def available(options):
         from peft import LilyConfig  # noqa: F401
         import peft
 
-        # Alone, the base layer of PEFT's layer is that of PyTorch.
+        # Alone, the base layer of PEFT's layer is PyTorch's.
         methods += [{"name": f"peft-{name}", "adapter": name} for name in ("lily", "layer", "lily-layer")]
         peft_version = peft.__version__
     except Exception as error:

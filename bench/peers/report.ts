@@ -15,7 +15,7 @@ export interface Measurement {
   readonly machine: {
     readonly device: string
     readonly instructionSet: string
-    /** Of every contender. */
+    /** Number of threads of every contender. */
     readonly threads: number
     readonly platform: string
   }

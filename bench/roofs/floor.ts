@@ -2,7 +2,7 @@
  * The floor of a call: a time below which this machine cannot do its work. bench/README.md explains it. It is the sum
  * over the phases, which the pooling barrier separates, of max(FLOPs / arithmetic roof, bytes / bandwidth).
  *
- * The arithmetic roof is that of products of the type of x. The bandwidth is that of a loop over a buffer of the size of
+ * The arithmetic roof is for products of the type of x. The bandwidth is measured with a loop over a buffer of the size of
  * the phase's own working set: the best case, in which the fastest memory that can hold the arrays of the phase does so.
  * With cold caches, an array that the call has not used before was last used `rotatedBytes` ago, and counts as an array of
  * that size.

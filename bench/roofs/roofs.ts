@@ -31,8 +31,8 @@ const KiB = 2 ** 10
 const MiB = 2 ** 20
 
 /**
- * Buffer sizes, ascending. On a CPU: from parts that fit in the L1 cache of every thread to a buffer of which the
- * last-level cache holds a small share, each 2^octaves times the size before: half an octave, because around the size of a
+ * Buffer sizes, ascending. On a CPU: from parts that fit in the L1 cache of every thread to a buffer that is much
+ * larger than the last-level cache, each 2^octaves times the size before: half an octave, because around the size of a
  * cache the rate changes within a factor of two. Wider steps find a faster memory for some working sets, and so lower floors.
  * On a GPU: around the size of L2. On a CPU no buffer has more than `most` bytes.
  */
@@ -70,7 +70,7 @@ async function bfloat16Roof(name: BackendName, measure: Measure): Promise<[flops
   return [await measure(roof.bfloat16, 0), source]
 }
 
-/** Measures the roofs of the first device of a backend. `octaves` and `most` are those of bufferSizes. */
+/** Measures the roofs of the first device of a backend. `octaves` and `most` as for bufferSizes. */
 export async function measureRoofs(
   name: BackendName,
   device: DeviceInfo,

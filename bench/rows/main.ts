@@ -17,7 +17,7 @@ import { type RowsReport, type RowsResult, rowsMarkdown } from './report.js'
 const usage = `npm run bench:rows -- [options]
   --package DIR     measure another build beside this one: a folder with its dist and build/Release
   --without-pytorch leave PyTorch out
-  --threads COUNT   number of threads of every contender (default: that of the cpu backend)
+  --threads COUNT   number of threads of every contender (default: as the cpu backend)
   --seconds TIME    time budget of the measurements (default: 300, with --quick 5)
   --quick           fewer problems, in fewer rounds
   --json FILE       write all results as JSON
@@ -55,7 +55,7 @@ const batches = [
   { sequences: 8, length: 256 },
 ]
 const counts = options.quick ? [8] : [1, 2, 8, 32]
-/** Numbers of adapters of which each has a sequence, in one order if each has at most one. */
+/** Numbers of adapters that each have a sequence, in one order if each has at most one. */
 const rowsProblems: Problem[] = batches.flatMap((batch) =>
   adapters.flatMap((adapter) =>
     counts
@@ -103,7 +103,7 @@ interface Opened extends Contender {
 }
 
 /**
- * Of one problem: what the tables are made of. Methods whose y differs from that of our loop are not measured; a reason is
+ * Measures one problem for the tables. Methods whose y differs from our loop's are not measured; a reason is
  * reported once.
  */
 async function measure(contenders: readonly Contender[], problem: Problem, limits: Limits): Promise<RowsResult[]> {

@@ -19,7 +19,7 @@ export interface Problem {
   readonly length: number
   readonly d: number
   readonly rank: number
-  /** Of Lily. */
+  /** Experts of Lily. */
   readonly experts: number
   readonly adapters: number
   readonly order: Order
@@ -32,18 +32,18 @@ export function adaptersOf({ sequences, adapters: count, order }: Problem): numb
   )
 }
 
-/** Of the parameters of an adapter. */
+/** Scales of the parameters of an adapter. */
 export const SCALES: Readonly<Record<'a' | 'router' | 'b', (d: number, rank: number) => number>> = {
   a: (d) => d ** -0.5,
   router: (_, rank) => rank ** -0.5,
   b: () => 0.02,
 }
 
-/** Of the pattern, where each parameter of adapter k begins. */
+/** The index in the pattern where each parameter of adapter k begins. */
 export const firstNumber = (k: number): number => 1009 * k
 
 /**
- * What is measured. `one`: a call with the first adapter on all rows, the least that any of them can take. `call`: one call
+ * Methods. `one`: a call with the first adapter on all rows, the least that any of them can take. `call`: one call
  * with the adapters of the rows. `loop`: a call for each adapter, whose rows are gathered unless they follow each other.
  * `gather`: A and B of each row are gathered, and multiplied in a batch of products.
  */

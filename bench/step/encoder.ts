@@ -1,7 +1,7 @@
 /** The encoder `blocks` in operations of TensorFlow.js, with frozen weights. */
 import * as tf from '@tensorflow/tfjs'
 
-/** Those of examples/finetune, where bias and mask may be left out. */
+/** The operations of examples/finetune, where bias and mask may be left out. */
 export interface Operations {
   readonly linear: (x: tf.Tensor, weight: tf.Tensor2D, bias?: tf.Tensor1D, name?: string) => tf.Tensor
   readonly attention: (

@@ -21,7 +21,7 @@ const others = Object.keys(titles) as (keyof typeof titles)[]
 const usage = `npm run bench:step -- [options]
   --encoder NAME    ${encoders.join(', ')}; repeatable (default: both)
   --without NAME    leave a contender out: ${others.join(', ')}; repeatable
-  --threads COUNT   number of threads of every contender (default: that of the cpu backend)
+  --threads COUNT   number of threads of every contender (default: as the cpu backend)
   --seconds TIME    time budget of the measurements (default: 160, with --quick 1); TensorFlow.js alone may exceed it
   --quick           take one sample of each contender
   --json FILE       write all results as JSON

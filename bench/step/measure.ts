@@ -13,7 +13,7 @@ export interface Contender {
 
 export interface StepResult extends Timing {
   readonly contender: string
-  /** Median of the ratios of the contender's time to that of this package, in samples of one round. */
+  /** Median of the ratios of the contender's time to this package's, in samples of one round. */
   readonly ratioToOurs: number
   /** Seconds per step of each part, in steps of their own, which measuring the parts makes slower. */
   readonly parts: Readonly<Partial<Record<Part, number>>>
@@ -23,7 +23,7 @@ export interface StepResult extends Timing {
 export interface StepRow {
   readonly encoder: EncoderName
   readonly adapter: AdapterName
-  /** Of this package, of the first steps. */
+  /** Losses of this package in the first steps. */
   readonly losses: readonly number[]
   /** The largest relative difference between two contenders' losses of one step. */
   readonly lossDifference: number
@@ -58,7 +58,7 @@ const LONG_SECONDS = 1
 const PAUSE = 25
 
 /**
- * Measures one problem. A contender whose losses differ from those of the first one is not measured, and neither is one that
+ * Measures one problem. A contender whose losses differ from the first one's is not measured, and neither is one that
  * fails; they are added to `missing`.
  *
  * @param contenders this package first
@@ -82,7 +82,7 @@ export async function measureStep(
       await work()
       return true
     } catch (error) {
-      // An interrupt in a terminal reaches the contenders, too, and they end.
+      // An interrupt in a terminal also reaches the contenders, and they end.
       signal.throwIfAborted()
       if (contender === contenders[0]) throw error
       const name = `${contender.name}, ${problem.encoder}, ${problem.adapter}`

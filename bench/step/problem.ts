@@ -25,7 +25,7 @@ export interface TokenBatch {
   readonly tokens: readonly (readonly number[])[]
   /** Tokens of each sentence that are no padding. */
   readonly lengths: readonly number[]
-  /** Of each sentence. */
+  /** Label of each sentence. */
   readonly labels: readonly (0 | 1)[]
 }
 
@@ -37,14 +37,14 @@ export interface Problem {
   /** Steps take them in turn. */
   readonly batches: readonly TokenBatch[]
   readonly frozen: Tensors
-  /** Of the adapters, by PEFT's names. */
+  /** Parameters of the adapters, by PEFT's names. */
   readonly parameters: Tensors
   /** Trained with the adapters. */
   readonly head: Tensors
   /** The adapted layers, and the names of their parameters. LoRA has no router. */
   readonly layers: Readonly<Record<string, { readonly a: string; readonly b: string; readonly router: string | null }>>
   readonly shapes: readonly LayerShape[]
-  /** Of LilyModel or LoraModel. */
+  /** Configuration of LilyModel or LoraModel. */
   readonly config: Readonly<Record<string, unknown>>
   readonly experts: number
   readonly scaling: number
@@ -54,9 +54,9 @@ export interface Problem {
   readonly headRate: number
 }
 
-/** Of all parameters, as in `AdamW` and torch.optim.AdamW. */
+/** Weight decay of all parameters, as in `AdamW` and torch.optim.AdamW. */
 export const WEIGHT_DECAY = 0.01
-/** Of all gradients together. */
+/** Maximum norm of all gradients together. */
 export const MAX_NORM = 1
 /** Factor on the embeddings of `finetune`, whose norm is 1, before the head. */
 export const EMBEDDING_SCALE = 8

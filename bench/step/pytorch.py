@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "peers"))
 from adapters import filled, lily, lora
 from pytorch_peer import blas, reason_of, send
 
-# Those of bench/step/problem.ts.
+# The same as in bench/step/problem.ts.
 WEIGHT_DECAY = 0.01
 MAX_NORM = 1
 EMBEDDING_SCALE = 8
@@ -31,7 +31,7 @@ def values_of(initial):
 
 
 class Clock:
-    """A clock of which one part runs at a time."""
+    """A clock with parts; one part runs at a time."""
 
     def __init__(self):
         self.seconds, self.part, self.since = {}, None, 0

@@ -53,7 +53,7 @@ export const explanations: readonly string[] = [
     'ran in turn, from the same initial values, with the same number of threads.',
   'The parts are milliseconds per step of steps of their own, which measuring them makes a little slower. Linear layers, with ' +
     'the adapters on them, and attention are all that happens in them, forward and backward. Other operations of ' +
-    'TensorFlow.js are its kernels, and what is left is its tape and JavaScript; other operations of PyTorch include its tape.',
+    'TensorFlow.js are its kernels, and the rest is its tape and JavaScript; other operations of PyTorch include its tape.',
   "TensorFlow.js computes PEFT's formulas in its own operations on its wasm backend; PyTorch uses " +
     'scaled_dot_product_attention and layer_norm. PEFT has no routing by sentence: with examples/finetune, PyTorch computes ' +
     'the formula of this package.',

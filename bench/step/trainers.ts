@@ -1,4 +1,4 @@
-/** A step in TensorFlow.js: with the operations and the optimiser of this package, or with those of TensorFlow.js alone. */
+/** A step in TensorFlow.js: with the operations and the optimiser of this package, or of TensorFlow.js alone. */
 import * as tf from '@tensorflow/tfjs'
 import { adaptedLinear, AdapterOptimizer, attention, frozenLinear } from '../../lib/tfjs/index.js'
 import type { Operations } from './encoder.js'

@@ -11,7 +11,7 @@ export interface Case {
 
 export const backendNames = ['cpu', 'cuda', 'webgpu'] as const
 
-/** Those of the package, and WebGPU, which `backends()` does not list: a device belongs to the program that opened it. */
+/** The backends of the package, and WebGPU, which `backends()` does not list: a device belongs to the program that opens it. */
 export type BenchBackend = (typeof backendNames)[number]
 
 export const routings: readonly Routing[] = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'learned']

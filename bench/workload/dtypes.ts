@@ -1,5 +1,5 @@
 /**
- * Data types of a case: `activations` is the type of x, y, dy and dx; `parameters` that of the parameters and their
+ * Data types of a case: `activations` is the type of x, y, dy and dx; `parameters` is the type of the parameters and their
  * gradients. `mixed` is PEFT's default.
  */
 export const dtypes = {
@@ -16,7 +16,7 @@ export type Float = DTypes['activations']
 export const dtypeNames = Object.keys(dtypes) as readonly DTypeName[]
 export const bytesOf = (dtype: Float): number => (dtype === 'float32' ? 4 : 2)
 
-/** Converts the bits of a float32 to those of a bfloat16 or a float16: truncates, and flushes small values to zero. */
+/** Converts the bits of a float32 to a bfloat16's or a float16's: truncates, and flushes small values to zero. */
 const upperHalf = (bits: number): number => bits >>> 16
 function float16(bits: number): number {
   const magnitude = (bits & 0x7fffffff) - (112 << 23)
@@ -42,7 +42,7 @@ function tableOf(dtype: Float): Float32Array {
     if (dtype === 'bfloat16') {
       bits[i] = i << 16
     } else {
-      // Read as float32, the exponent is 112 too small. The multiplication corrects denormals, too.
+      // Read as float32, the exponent is 112 too small. The multiplication also corrects denormals.
       bits[i] = ((i & 0x8000) << 16) | ((i & 0x7fff) << 13)
       table[i] *= 2 ** 112
     }

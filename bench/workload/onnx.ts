@@ -23,7 +23,7 @@ export const TYPES = {
 } as const
 export type OnnxType = keyof typeof TYPES
 
-/** The type of elements is that of the array; a Uint16Array has float16. */
+/** The array determines the type of elements; a Uint16Array has float16. */
 export type OnnxData = Float32Array | Uint16Array | BigInt64Array | Uint8Array
 
 function typeOf(data: OnnxData): OnnxType {
@@ -57,7 +57,7 @@ function attribute(name: string, given: number | readonly number[]): MessageInit
   return { name, type: AttributeType.FLOAT, f: given }
 }
 
-/** @param opType the operator; those of ONNX Runtime have its domain before their name: 'com.microsoft.MatMulNBits' */
+/** @param opType the operator; ONNX Runtime's own operators have its domain before their name: 'com.microsoft.MatMulNBits' */
 export function node(opType: string, inputs: readonly string[], output: string, attributes: Attributes = {}): Node {
   const end = opType.lastIndexOf('.')
   return {

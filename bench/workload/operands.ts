@@ -26,7 +26,7 @@ function patternOf(scale: number, dtype: Float): ReturnType<typeof encode> {
 }
 
 /**
- * Deterministic numbers in [-scale, scale). The scales below keep products normal in float16, too, because denormals
+ * Deterministic numbers in [-scale, scale). The scales below also keep products normal in float16, because denormals
  * would change the speed of a kernel.
  */
 export function filled(shape: readonly number[], scale: number, dtype: Float = 'float32'): Tensor {

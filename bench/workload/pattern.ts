@@ -1,4 +1,4 @@
-/** The numbers of all operands: those of `filled` in bench/peers/adapters.py. */
+/** The numbers of all operands, the same as from `filled` in bench/peers/adapters.py. */
 
 /** A prime: rows, or experts, that repeat exactly would have equal gradients of the router's probabilities. */
 export const PATTERN = 65_521

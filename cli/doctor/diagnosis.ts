@@ -34,7 +34,7 @@ export interface Diagnosis {
     readonly affinity: number
     /** Null if the cgroup has no quota. */
     readonly quota: number | null
-    /** Of the processors in the affinity. Null on WebAssembly, which cannot see them. */
+    /** Cores of the processors in the affinity. Null on WebAssembly, which cannot see them. */
     readonly physicalCores: number | null
     /** Why the operating system refuses the tile registers of AMX to this process; null if it does not. */
     readonly amxRefusal: string | null

@@ -6,7 +6,7 @@ import type { Diagnosis } from './diagnosis.js'
 
 const MILLISECONDS = 10_000
 
-/** A thread that writes to shared memory, as those of the pool do. */
+/** A thread that writes to shared memory, as the pool's threads do. */
 const SCRIPT = `
 const { parentPort } = require('node:worker_threads')
 parentPort.once('message', (memory) => {

@@ -1,4 +1,4 @@
-/** Which tensors of the base model an adapter changes: the weights of its layers, and those of modules_to_save. */
+/** Which tensors of the base model an adapter changes: the weights of its layers, and the tensors of modules_to_save. */
 import { nameDistance } from '../../lib/base/nearest.js'
 import { shapeText } from '../../lib/base/shape.js'
 import { checkpointError, quote, quoteSome } from '../../lib/checkpoint/errors.js'

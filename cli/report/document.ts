@@ -34,7 +34,7 @@ export function h(tag: string, attributes: Readonly<Record<string, string>>, ...
 /**
  * A self-contained page: no other files, scripts or network access.
  *
- * @param data machine-readable results, the same as those of --json
+ * @param data machine-readable results, the same as with --json
  */
 export function htmlPage(title: string, style: string, body: readonly Child[], data: unknown): string {
   document.head.replaceChildren(

@@ -17,7 +17,7 @@ export function reasonOf(error: unknown): string {
   return oneLine(error instanceof Error ? error.message : String(error))
 }
 
-/** Whether the message alone explains the error: deliberate errors, and those of the operating system. */
+/** Whether the message alone explains the error: deliberate errors, and errors of the operating system. */
 const isExplained = (error: unknown): boolean =>
   error instanceof LilyError || error instanceof CommandError || (error instanceof Error && 'syscall' in error)
 

@@ -107,7 +107,7 @@ function replaceFile(path: string, text: string, mode: number | undefined): void
     try {
       rmSync(temporary, { force: true })
     } catch {
-      // Of a name that is too long not even its absence can be found out.
+      // If a name is too long, not even its absence can be determined.
     }
     if (!IN_PLACE.has((error as NodeJS.ErrnoException).code ?? '')) throw error
     writeFileSync(path, text)

@@ -1,4 +1,4 @@
-/** Printing to stdout and stderr, either of which may be closed or full. */
+/** Prints to stdout and stderr; either may be closed or full. */
 
 /** Prints to stdout. A failure is reported once on stderr, and the exit code is 1. */
 export const print = (text: string): void => write(process.stdout, text, onStdoutError)
@@ -15,7 +15,7 @@ function write(stream: NodeJS.WriteStream, text: string, onError: (error: Error)
   }
 }
 
-/** Keeps errors of stdout and stderr from ending the process, also those of other libraries' writes. */
+/** Keeps errors of stdout and stderr from ending the process, also errors of other libraries' writes. */
 export function watchOutput(): void {
   process.stdout.on('error', onStdoutError)
   process.stderr.on('error', () => undefined)

@@ -116,8 +116,8 @@ Prediction Model::predict(const Work &work) const {
   result.resident = static_cast<int>(resident);
   result.waves = blocks / (multiprocessors * resident);
   result.in_flight = in_flight / blocks * std::min(resident, ceil_of(blocks, multiprocessors));
-  // A wave takes the latency of its loads, which rises with their bytes in flight: to twice that of an idle memory
-  // where they would just fill its bandwidth. Rings that stop at barriers need about twice as much in flight.
+  // A wave takes the latency of its loads, which rises with their bytes in flight: to twice the latency of an idle
+  // memory where they would just fill its bandwidth. Rings that stop at barriers need about twice as much in flight.
   const double filling = device_.dram_bytes_per_second * constants_.dram_latency / device_.clock_hz;
   const auto wave_clocks = [&](double count) {
     return streaming / blocks * (1 + std::min(1.0, count * in_flight / blocks / filling));

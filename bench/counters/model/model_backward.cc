@@ -183,7 +183,7 @@ Work Model::dy_columns(const StripRow &row, const Walk &walk) const {
   return work;
 }
 
-// dy_columns has read dy before: what is still in L2 does not come from memory.
+// dy_columns has read dy before: the part that is still in L2 does not come from memory.
 Work Model::dy_tokens(const ShrinkRow &shrink_row, int tile_tokens, int d_weights_partials) const {
   Work work = {};
   const double dy_bytes = tokens_ * d_out_ * scalar_;

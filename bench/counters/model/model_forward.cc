@@ -10,7 +10,7 @@ namespace lily::cuda {
 namespace {
 
 constexpr int kShrinkRegisters = 62, kMixRegisters = 92;
-// Without those of the loads of B: 16 for each row of C that a thread has in flight.
+// Without the registers of the loads of B: 16 for each row of C that a thread has in flight.
 constexpr int kExpandRegisters = 72;
 
 }  // namespace
@@ -189,7 +189,7 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   work.read += 4 * (per_token_ ? tokens_ : groups_) * experts_;
   work.requested += tokens_ * experts_ * walk.column_tiles * (per_token_ ? 4 : kSector / kWarp);
   work.updates(tokens_ * d_out_ * activation_);
-  // Fragments of u are those of h. Each warp loads the weights of its rows for each expert, 8 of them per wavefront,
+  // Fragments of u come from h. Each warp loads the weights of its rows for each expert, 8 of them per wavefront,
   // for one or two groups of columns.
   const double loads = static_cast<int>(rank_ * scalar_) % 32 == 0 ? 1 : 2;
   const double weights = row.warps.n * experts_ * tile.block_m / 8.0 * 128 * loads;
@@ -200,7 +200,8 @@ Work Model::mix(const MixRow &row, const Walk &walk, bool b_stays) const {
   const double forming = row.warps.n * tile.block_m * columns * kFormInstructions / kInstructions;
   const double busy = std::max(product_clocks(tile.block_m, tile.block_n, columns, row.warps, copied), forming);
   const int ahead = mix_stages(walk.row_tiles) - 1;
-  // Of operands that have arrived: a barrier, and the first products. If B stays, a tile of tokens is one step.
+  // Clocks of a step whose operands have arrived: a barrier, and the first products. If B stays, a tile of tokens is
+  // one step.
   constexpr double kStepClocks = 100;
   const double steps = b_stays ? kStepClocks : walk.row_tiles * std::max(kStepClocks, constants_.l2_latency / 2);
   const double of_tokens = (rank_ + tile.block_n) * tile.block_m * scalar_;

@@ -1,5 +1,5 @@
-// Prints plans and what the model of time predicts of them, for bench/counters/plan.ts. The plans are those of the
-// backend itself, compiled for the host; the model is a tool's alone.
+// Prints plans and the times that the model predicts for them, for bench/counters/plan.ts. The backend's own code,
+// compiled for the host, makes the plans; only tools use the model.
 //
 // Reads one call per line, as numbers, and writes one line of JSON for each:
 //
@@ -11,11 +11,12 @@
 //
 // Options:
 //
-//   --constants LIST   with these constants of the GPU, name=value,..., in place of those of its capability
-//   --predict LIST     the same for predictions alone: the choices are those of the library
+//   --constants LIST   with these constants of the GPU, name=value,..., in place of its capability's
+//   --predict LIST     the same for predictions alone: the library's constants make the choices
 //   --show-constants C prints the names and values of the constants of compute capability C instead
-//   --rows N A         prints the rows of the tables of engines with elements of N bytes instead, of which code of the
-//                      virtual architecture A has kernels
+//   --rows N A         prints the rows of the tables of engines with elements of N bytes instead, if code of the
+//   virtual
+//                      architecture A has kernels for them
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -7,7 +7,7 @@
 
 namespace lily::cuda {
 
-// Blocks that do equal work. Clocks are those of one multiprocessor.
+// Blocks that do equal work. Clocks count one multiprocessor.
 struct Blocks {
   int64_t count;
   double busy;         // clocks for which a block occupies the matrix units or shared memory, whichever is longer

@@ -5,7 +5,7 @@
 namespace lily::cuda {
 namespace {
 
-// `work`: that of the blocks that combine.
+// `work`: the work of the blocks that combine.
 Work casts(const Model &model, std::initializer_list<CastPlan> list, Work work = {}) {
   for (const CastPlan &cast : list)
     if (cast.casts) model.add_cast(work, cast);

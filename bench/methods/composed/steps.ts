@@ -2,7 +2,7 @@
  * The unfused baseline: the same adapter as separate steps, each with a result in memory and a separate backward, as
  * automatic differentiation would run them.
  *
- * The products are those of this package, so the comparison isolates the effect of fusion. The API has no plain matrix
+ * This package computes the products, so the comparison isolates the effect of fusion. The API has no plain matrix
  * product: a step calls loraForward with an identity matrix as its second factor, which adds about r / d to the
  * arithmetic.
  */

@@ -41,7 +41,7 @@ export interface ComposedAdapter {
 }
 
 /**
- * @param parameters those of Lily have a router; null: the frozen layer alone
+ * @param parameters with a router for Lily; null: the frozen layer alone
  * @param weight of the frozen layer, to whose output the adapter is added; null: to an output that is given
  */
 export function composedAdapter(

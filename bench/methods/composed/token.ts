@@ -21,7 +21,7 @@ function spreadHidden(u: Float32Array, probs: Float32Array, hidden: Float32Array
   }
 }
 
-/** The gradients of p and h from that of u: dp_te = <h_t, v_te> and q_t = sum_e p_te v_te. */
+/** The gradients of p and h from the gradient of u: dp_te = <h_t, v_te> and q_t = sum_e p_te v_te. */
 function spreadBackward(
   v: Float32Array,
   probs: Float32Array,

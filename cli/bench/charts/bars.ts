@@ -55,7 +55,7 @@ export function barChart(axis: 'dtype' | 'routing', rows: readonly Row[]): Eleme
         ),
         ...passes.flatMap((pass) => {
           const some = bars.filter((bar) => bar.pass === pass)
-          // Those of the two passes do not lie on one line.
+          // The bars of the two passes do not lie on one line.
           const dy = pass === 'forward' ? -3 : 3
           return [
             Plot.ruleY(some, { x1: 'low', x2: 'high', y: 'method', fy: 'name', stroke: 'var(--text)', dy }),

@@ -50,7 +50,7 @@ export function rooflineChart(rows: readonly Row[], { roofs }: Report, height: n
   const intensity = ({ flops, bytes }: Result): number => flops / bytes
   const gigaflops = ({ flops, median }: Result): number => flops / median / 1e9
 
-  // The frame has all marks, all arithmetic roofs, and the points where the memory roofs reach that of float32.
+  // The frame has all marks, all arithmetic roofs, and the points where the memory roofs reach the roof of float32.
   const ridges = [roofs.memory[0], roofs.memory.at(-1)!].map(({ read }) => roofs.flops / read)
   const rates = [...marks.map(gigaflops), roofs.flops / 1e9, roofs.bfloat16Flops / 1e9]
   const xs = [...marks.map(intensity), ...ridges]
