@@ -529,9 +529,9 @@ export class AdaptersLayer {
   /**
    * Adds the gradient of x to dx, in place, and the gradients of the parameters to the adapters that were active in
    * forward, or that its rows named: then each gets the gradients of its rows. If forward had a `weight`, dx also gets
-   * dy weight. With `accumulate: false` the sum overwrites dx: rows of the base that have no weight become 0, but dx is unchanged
-   * if forward had neither rows, nor a weight, nor an active adapter. Everything is checked before the first gradient is
-   * written.
+   * dy weight. With `accumulate: false` the sum overwrites dx: rows of the base that have no weight become 0, but dx is
+   * unchanged if forward had neither rows, nor a weight, nor an active adapter. Everything is checked before the first
+   * gradient is written.
    *
    * @returns `operands.dx`, `[..., d_in]`
    * @throws LilyError as `LilyLayer.backward`: dx and all gradients are unchanged
