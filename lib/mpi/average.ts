@@ -5,6 +5,7 @@ import { checkCount, entriesOf, type Known, readProperties } from '../base/optio
 import { dtype as dtypeNumbers } from '../binding/slots.js'
 import { backends } from '../memory/backends.js'
 import { CPU } from '../memory/device.js'
+import type { Operand } from '../memory/operand.js'
 import { type AverageOptions, readWeight } from '../optimiser/distributed.js'
 import {
   checkParameters,
@@ -13,7 +14,7 @@ import {
   readNames,
   readParameters,
 } from '../optimiser/parameters.js'
-import { agreed, type Description, digestOf, type Setting } from './comparison.js'
+import { agreed, type Description, digestOf, type Setting, type TensorDescription } from './comparison.js'
 import { type Argument, checkWritable, onHost, properties, writeBack } from './operands.js'
 import { checkValue, parametersOf, type Trained } from './parameters.js'
 import { enqueue } from './world.js'
@@ -24,6 +25,11 @@ const LABEL = 'averageGradients()'
 const EQUAL =
   'pass AdamW and its step() the same options on all ranks, and await broadcast(optimiser) after one has loaded a state'
 
+/** What is compared of the parameters of the last call: the operands of a model are the same in each step. */
+const described = new WeakMap<
+  Parameters,
+  { readonly operands: readonly Operand[]; readonly tensors: readonly TensorDescription[] }
+>()
 /** The parameters whose values were equal on all ranks when their gradients were first averaged. */
 const compared = new WeakSet<Parameters>()
 
@@ -69,8 +75,10 @@ export async function averageGradients(of: Trained, options: AverageOptions = {}
     const data = await onHost(grads)
     const dtypes = grads.map(({ operand }) => dtypeNumbers[operand.dtype])
     const share = weight === 'sum' ? NaN : weight
-    await agreed(mpi, describe(parameters, weight, bucketBytes, equal, values), (key) =>
-      mpi.reduce(LABEL, key, data, dtypes, share, bucketBytes),
+    await agreed(
+      mpi,
+      describe(descriptionsOf(given, parameters), parameters, weight, bucketBytes, equal, values),
+      (key) => mpi.reduce(LABEL, key, data, dtypes, share, bucketBytes),
     )
     compared.add(given)
     writeBack(grads, data)
@@ -90,8 +98,23 @@ function argumentsOf(parameters: readonly ParameterOperands[], of: 'value' | 'gr
   return all.filter(({ operand }) => operand.byteLength > 0)
 }
 
+function descriptionsOf(given: Parameters, parameters: readonly ParameterOperands[]): readonly TensorDescription[] {
+  const operands = parameters.flatMap(({ value, grad }) => [value, grad])
+  const last = described.get(given)
+  if (last?.operands.length === operands.length && operands.every((operand, i) => operand === last.operands[i])) {
+    return last.tensors
+  }
+  const tensors = parameters.map(({ name, value, grad }) => ({
+    name,
+    properties: [...properties(value), `with a gradient of type ${grad.dtype}`],
+  }))
+  described.set(given, { operands, tensors })
+  return tensors
+}
+
 /** @param values a digest of the values; null: they were compared before */
 function describe(
+  tensors: readonly TensorDescription[],
   parameters: readonly ParameterOperands[],
   weight: number | 'sum',
   bucketBytes: number,
@@ -114,10 +137,6 @@ function describe(
     remedy:
       'await broadcast(model) on all ranks once the model is created or read, and pass the same model or Map in each step',
   }
-  const tensors = parameters.map(({ name, value, grad }) => ({
-    name,
-    properties: [...properties(value), `with a gradient of type ${grad.dtype}`],
-  }))
   return { operation: LABEL, tensors, settings }
 }
 

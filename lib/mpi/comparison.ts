@@ -48,11 +48,22 @@ export async function agreed<T>(
   description: Description,
   call: (key: string) => Promise<T | string[]>,
 ): Promise<T> {
-  const text = JSON.stringify(description)
-  const { operation } = description
-  const result = await settled(call(keyOf(operation, digestOf([text]))))
+  const { operation, settings = {}, tensors = NO_TENSORS } = description
+  const digest = digestOf([JSON.stringify(settings), digestOfTensors(tensors)])
+  const result = await settled(call(keyOf(operation, digest)))
   if (!isKeys(result)) return result
+  const text = JSON.stringify(description)
   throw refused(operation, differenceOfKeys(result) ?? (await differenceOfDescriptions(mpi, operation, text)))
+}
+
+const NO_TENSORS: readonly TensorDescription[] = []
+/** By the list: each step has the same one. */
+const digests = new WeakMap<readonly TensorDescription[], string>()
+
+function digestOfTensors(tensors: readonly TensorDescription[]): string {
+  const digest = digests.get(tensors) ?? digestOf([JSON.stringify(tensors)])
+  digests.set(tensors, digest)
+  return digest
 }
 
 /** A digest of texts and of numbers. */
