@@ -60,7 +60,7 @@ export async function averageGradients(of: Trained, options: AverageOptions = {}
     weight: readWeight(given.weight),
     bucketBytes:
       given.bucketBytes === undefined ? BUCKET : checkCount('bucketBytes', given.bucketBytes, 4, 2 ** 31 - 1),
-    equal: given.equal === undefined ? [] : entriesOf('equal', given.equal),
+    equal: entriesOf('equal', (given.equal ?? {}) as Readonly<Record<string, string | number>>),
   }))
   const given = parametersOf(of, (model) => model.parameters())
   const parameters = readGradients(given)
