@@ -209,6 +209,13 @@ test('docs/performance.md has the times of many adapters', () => {
   }
 })
 
+/** A row of the report of `npm run bench:distributed`. */
+interface DistributedRow {
+  readonly library: string
+  readonly bytes: number
+  readonly results: readonly { readonly way: string; readonly median: number; readonly ratioToC: number }[]
+}
+
 /** A row of the report of `npm run bench:onnx`. */
 interface OnnxRow {
   readonly adapter: string
@@ -281,7 +288,18 @@ describe('docs/linear.md', () => {
 })
 
 describe('docs/distributed.md', () => {
-  const tables = tablesOf('docs/distributed.md').slice(-2)
+  const [measured, ...tables] = tablesOf('docs/distributed.md').slice(-3)
+
+  test('has the times of the report', () => {
+    const { rows } = JSON.parse(read('bench/results/distributed-zen5-2-ranks.json')) as { rows: DistributedRow[] }
+    expect(measured.map(([library, size]) => [library, size])).toEqual(
+      rows.map(({ library, bytes }) => [library, String(bytes / 2 ** 20)]),
+    )
+    for (const [i, [, , ...cells]] of measured.entries()) {
+      const [c, array, model] = rows[i].results
+      expectCells(cells, [...[c, array, model].map(({ median }) => median * 1000), array.ratioToC, model.ratioToC])
+    }
+  })
 
   test('has the numbers of the model', () => {
     expect(tables).toEqual(modelled(DEFAULTS).flatMap(({ lines }) => tablesIn(`${lines.join('\n')}\n`)))
