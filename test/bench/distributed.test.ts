@@ -8,6 +8,7 @@ import { expect, test } from 'vitest'
 import { adapters, BLOCKS } from '../../bench/distributed/adapters.js'
 import { measureBytes } from '../../bench/distributed/measure.js'
 import {
+  LARGEST_PIECE,
   exposedSeconds,
   type Network,
   ringSeconds,
@@ -106,7 +107,7 @@ test('the model counts messages', () => {
   // A rank of four sends three quarters of the gradients to their owners, and its own quarter of the sums to three others.
   expect(sentBytes(4, 400)).toBe(600)
   expect(ringSeconds(network, 4, 400)).toBeCloseTo(6 * (2 + 100 / 10), 9)
-  const [piece, header] = [2 ** 17, 144]
+  const [piece, header] = [LARGEST_PIECE, 144]
   // A piece for each rank, then four for each, and pieces of a quarter of a bucket.
   expect(sentMessages(4, 4 * piece, Infinity)).toBe(3 + 6)
   expect(sentMessages(4, 16 * piece, Infinity)).toBe(3 + 24)

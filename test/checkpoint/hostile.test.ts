@@ -298,7 +298,11 @@ describe('lists of LoRA beside 4000 layers', () => {
     ['rank_pattern, long names', { rank_pattern: byName(longNames, 900) }, 'names of at most 10000 characters in the'],
     ['rank_pattern, costly', { rank_pattern: byName((i) => costly[i], 16) }, steps('rank_pattern')],
     ['rank_pattern, large', { rank_pattern: byName((i) => `(a{999})b${i}`, 1200) }, large],
-    ['rank_pattern, without case', { rank_pattern: { [`(?i:${'[\u0100-\ufff0]'.repeat(500)})`]: 1 } }, 'count 500'],
+    [
+      'rank_pattern, without case',
+      { rank_pattern: { [`(?i:${'[\u0100-\ufff0]'.repeat(500)})`]: 1 } },
+      'counting 500 for one beyond ASCII',
+    ],
     ['alpha_pattern', { alpha_pattern: byName((i) => `model.layers.${i}.q`) }, '4000 layers'],
     ['alpha_pattern, costly', { alpha_pattern: byName((i) => costly[i], 16) }, steps('alpha_pattern')],
   ])('%s', { timeout: 20_000 }, async (_, fields, expected) => {

@@ -376,7 +376,7 @@ describe('refused with the name of', () => {
     ['monteclora_config', {}, 'MonteCLoRA'],
     ['layer_replication', [[0, 2]], 'replication of layers'],
     ['megatron_config', { size: 2 }, 'Megatron'],
-    ['target_parameters', ['experts.gate_up_proj'], 'adapters of other parameters'],
+    ['target_parameters', ['experts.gate_up_proj'], 'adapters of parameters outside linear layers'],
     ['trainable_token_indices', [0], 'rows of an embedding'],
     ['bias', 'all', 'got "all": trained biases'],
     ['bias', 'lora_only', 'trained biases'],

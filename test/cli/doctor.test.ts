@@ -205,12 +205,15 @@ test('tests the first device that there is', async () => {
 test('says that the package does not work if one of several self-tests fails', async () => {
   const results = [{ passed: true }, { passed: false, reason: 'y in float32 is 1' }]
   const device = { id: 0, name: 'a device' }
+  // Registers the addon with the modules that another test has reset.
+  await import('../../lib/index.js')
   vi.doMock('../../cli/doctor/self-test.js', () => ({ selfTest: () => Promise.resolve(results.shift()) }))
   vi.doMock('../../lib/memory/backends.js', () => ({
     backends: () => ['cpu', 'cuda'].map((name) => ({ name, available: true, devices: [device] })),
   }))
   try {
-    const { ok, backends } = await diagnose('1.2.3')
+    const { ok, addon, backends } = await diagnose('1.2.3')
+    expect(addon).toEqual({ loads: true })
     expect(ok).toBe(false)
     expect(backends.map(({ selfTest }) => selfTest?.passed)).toEqual([true, false])
   } finally {

@@ -69,7 +69,7 @@ describe('a damaged file', () => {
     'with an offset that is not aligned': [() => withNumber(NAME, 8n, 24), 'a multiple of 32'],
     'with tensors that overlap': [
       () => withNumber('blk.0.attn_v.weight.lora_a', 0n, 24),
-      'behind that of other tensors',
+      'behind the data of other tensors',
     ],
     'with half of a layer': [() => withText(NAME, NAME.replace('_a', '_c')), '_c'],
     'with a name that is a path': [() => withText('blk.0.attn_q', '../../../etc'), '../../../etc'],

@@ -157,9 +157,9 @@ export const mutations: readonly Mutation[] = [
   {
     file: 'kernels/cast.cuh',
     what: 'vectors after the last one of a matrix are loaded',
-    find: 'const int64_t i = min(first + n * kThreads, last);\n    const int column = static_cast<int>(i % vec4_per_row) * 4;\n    // Of',
+    find: 'const int64_t i = min(first + n * kThreads, last);\n    const int column = static_cast<int>(i % vec4_per_row) * 4;\n    // A vector that pads',
     replace:
-      'const int64_t i = first + n * kThreads;\n    const int column = static_cast<int>(i % vec4_per_row) * 4;\n    // Of',
+      'const int64_t i = first + n * kThreads;\n    const int column = static_cast<int>(i % vec4_per_row) * 4;\n    // A vector that pads',
   },
   {
     file: 'kernels/cast.cuh',
