@@ -45,6 +45,6 @@ export function layerLabels(layers: readonly { readonly name: string }[]): strin
 export const routerEntropy = ({ router }: LayerAnalysis): number | null =>
   router.source === 'uniform' ? null : router.entropy
 
-/** Whether the weights of a target were analysed. Otherwise all experts have equal weights. */
+/** Whether the weights of a target were analysed. Otherwise its weights are taken as equal. */
 export const isRouted = ({ layers }: TargetAnalysis): boolean =>
   layers.some(({ router }) => router.source !== 'uniform')

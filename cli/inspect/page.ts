@@ -56,7 +56,7 @@ function header({ folder, version, samples, analysis }: Inspection): Element {
     h('p', { class: 'muted' }, `lily-kernels ${version}${samples === null ? '' : `, samples from ${samples}`}`),
     ...(analysis.targets.some(isRouted)
       ? []
-      : [h('p', { class: 'alert' }, 'No samples: all experts have equal weights, and the routers are not analysed.')]),
+      : [h('p', { class: 'alert' }, 'No samples: the weights are taken as equal, and the routers are not analysed.')]),
   )
 }
 

@@ -86,7 +86,7 @@ function weightsLegend(samples: string | null, { routing, targets }: Analysis): 
     ...(sources.has('frozen') ? ['those that a layer is frozen with'] : []),
     ...(sources.has('learned') ? ['the mixture that a layer has learned'] : []),
   ]
-  const equal = `all experts${sources.has('frozen') ? ' of other layers' : ''} have equal weights, and `
+  const equal = `the weights${sources.has('frozen') ? ' of other layers' : ''} are taken as equal, and `
   return [
     ...(weights.length === 0 ? [] : [`w: weights of the experts, ${weights.join(', or ')}`]),
     ...(samples === null && routing !== 'learned'

@@ -186,7 +186,8 @@ export function stateContent(
   const isObject = typeof optimiser === 'object' && optimiser !== null
   const state = isObject ? (optimiser as Properties).state : undefined
   if (typeof state !== 'function') {
-    fail('ERR_LILY_ARGUMENT', 'optimiser', `expected an AdamW, got ${describe(optimiser)}; pass the optimiser itself`)
+    const remedy = isObject && 'adamw' in optimiser ? 'pass its adamw' : 'pass the optimiser itself'
+    fail('ERR_LILY_ARGUMENT', 'optimiser', `expected an AdamW, got ${describe(optimiser)}; ${remedy}`)
   }
   const { step, entries } = readEntries(reading('optimiser', (): unknown => Reflect.apply(state, optimiser, [])))
   for (const [name, value] of entries) {
@@ -196,7 +197,8 @@ export function stateContent(
         'ERR_LILY_ARGUMENT',
         'optimiser',
         `expected one of the parameters of the model and the tensors of modulesToSave, got one that updates ` +
-          `${quote(name)}; save the state of other parameters with saveState`,
+          `${quote(name)}; pass it in modulesToSave under its name ('head.weight' as { head: { weight } }; name a ` +
+          'tf.Variable so), or save the state alone with saveState',
       )
     }
     checkShape(`optimiser's ${quote(name)}`, readMoments(name, value).expAvg, shape)

@@ -45,7 +45,7 @@ import {
   readLayerForward,
 } from './adapter-layer.js'
 import type { ModelDropout } from './dropout.js'
-import { checkLinear, type LilyConfig } from './lily-config.js'
+import { checkLinear, FREEZE_FIRST, type LilyConfig } from './lily-config.js'
 import { addUpdate } from './merge.js'
 import type { Parameter } from './parameter.js'
 import type { SharedLayer } from './sharing.js'
@@ -309,7 +309,7 @@ export class LilyLayer extends AdapterLayer {
     fail(
       'ERR_LILY_ARGUMENT',
       argument,
-      `expected a frozen layer, but the weights of '${this.name}' depend on the input; freeze it first`,
+      `expected a frozen layer, but the weights of '${this.name}' depend on the input; ${FREEZE_FIRST}`,
     )
   }
 

@@ -3,7 +3,7 @@ import { countOf, fail } from '../base/errors.js'
 import { summarised } from '../base/summary.js'
 import { copyFloat32 } from '../tensor/numbers.js'
 import { tensor, type Tensor } from '../tensor/tensor.js'
-import { checkLinear } from './lily-config.js'
+import { checkLinear, FREEZE_FIRST } from './lily-config.js'
 import type { LilyLayer } from './lily-layer.js'
 import type { LilyModel } from './lily-model.js'
 import type { Parameter } from './parameter.js'
@@ -44,7 +44,7 @@ export async function exportLora(model: LilyModel): Promise<LoraAdapter> {
       fail(
         'ERR_LILY_ARGUMENT',
         'model',
-        `expected frozen layers, but '${layer.name}' has a router, which LoRA cannot express; freeze it first`,
+        `expected frozen layers, but '${layer.name}' has a router, which LoRA cannot express; ${FREEZE_FIRST}`,
       )
     }
   }

@@ -13,7 +13,10 @@ export function refuseFramework(argument: string, value: Unknown): void {
   }
   if (typeof value.then === 'function') refuse('a promise', 'await it')
   if (typeof value.dataSync === 'function' && 'dataId' in value) {
-    refuse('a TensorFlow.js tensor', 'pass { data: await tensor.data(), shape: tensor.shape }')
+    refuse(
+      'a TensorFlow.js tensor',
+      'pass { data: await tensor.data(), shape: tensor.shape }, or fromTf(tensor) of lily-kernels/tfjs',
+    )
   }
   const location = value.location
   if (typeof location === 'string' && location !== 'cpu' && location !== 'cpu-pinned') {

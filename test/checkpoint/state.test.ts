@@ -24,6 +24,7 @@ import {
   type TensorLike,
   writeSafetensors,
 } from '../../lib/index.js'
+import { AdapterOptimizer } from '../../lib/tfjs/index.js'
 import { bytesOf, contentsOf, newFolder, TENSORS } from '../support/checkpoint.js'
 import { expectSameBits } from '../support/compare.js'
 import { expectRefused } from '../refusals/refused.js'
@@ -262,10 +263,12 @@ describe('a state that is saved with its adapter', () => {
       ['ERR_LILY_SHAPE', 'optimiser\'s "layers.0.q.lily_A.weight": expected [2, 3], got [1, 3]', narrow],
       [
         'ERR_LILY_ARGUMENT',
-        'got one that updates "layers.1.q.lily_B.weight"; save the state of other parameters',
+        'got one that updates "layers.1.q.lily_B.weight"; pass it in modulesToSave under its name (\'head.weight\' as',
         other,
       ],
       ['ERR_LILY_ARGUMENT', 'optimiser: expected an AdamW, got an object', other.state()],
+      ['ERR_LILY_ARGUMENT', '; pass the optimiser itself', other.state()],
+      ['ERR_LILY_ARGUMENT', '; pass its adamw', new AdapterOptimizer(model)],
       ['ERR_LILY_DISPOSED', 'this optimiser is disposed of', disposed],
     ] as const) {
       await expectRefused(code, message, () => model.savePretrained(folder, { optimiser } as never))

@@ -312,10 +312,10 @@ describe('inspect', () => {
     const html = join(newFolder(), 'page.html')
     const { code, stdout, stderr } = await runCli(['inspect', GOLDEN, '--html', html])
     expect(code, stderr).toBe(0)
-    expect(stdout).toContain('no samples: all experts have equal weights')
+    expect(stdout).toContain('no samples: the weights are taken as equal')
     const { document } = parseHTML(readFileSync(html, 'utf8')) as unknown as { document: Page }
     expect(document.querySelectorAll('figure.chart svg')).toHaveLength(2 * 4)
-    expect(document.querySelector('.alert')!.textContent).toContain('No samples')
+    expect(document.querySelector('.alert')!.textContent).toContain('No samples: the weights are taken as equal')
   })
 
   test('says where the weights in the table are from', async () => {
@@ -334,7 +334,7 @@ describe('inspect', () => {
     expect(one).toContain('0.70  0.20  0.10')
     expect(one).toContain('w: weights of the experts, those that a layer is frozen with\n')
     expect(one).toContain(
-      'no samples: all experts of other layers have equal weights, and the routers are not analysed',
+      'no samples: the weights of other layers are taken as equal, and the routers are not analysed',
     )
     expect(await textFor(samples)).toContain(`${meanText}, or those that a layer is frozen with\nentropy`)
 

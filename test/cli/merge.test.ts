@@ -443,7 +443,7 @@ describe('what is refused leaves no file', () => {
     const base = join(fixtures, 'golden', 'peft_checkpoint_expected.safetensors')
     const { code, stderr } = await runCli(['merge', GOLDEN, base, join(folder, 'out')])
     expect(code).toBe(1)
-    expect(stderr).toContain('depend on the input; freeze it first')
+    expect(stderr).toContain("depend on the input; freeze it first: model.freeze('uniform')")
     expectNothing(folder, [])
   })
 

@@ -186,7 +186,11 @@ describe('merge of all layers', () => {
     await refused('ERR_LILY_ARGUMENT', `weights['${last}']: its memory overlaps that of 0.q.lily_B.weight`, part)
     model.unfreeze()
     model.freeze(new Map(layers.slice(1).map(({ name }) => [name, [1, 0, 0]])))
-    await expectRefused('ERR_LILY_ARGUMENT', "'0.q' depend on the input; freeze it first", () => model.merge(weights))
+    await expectRefused(
+      'ERR_LILY_ARGUMENT',
+      "'0.q' depend on the input; freeze it first: model.freeze('uniform')",
+      () => model.merge(weights),
+    )
     await expectUnchanged(weights)
     model.dispose()
     await expectRefused('ERR_LILY_DISPOSED', 'this model', () => model.merge(weights))

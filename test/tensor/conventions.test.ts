@@ -185,7 +185,7 @@ describe('what is not supported', () => {
       'got id 5',
     ],
     ['a misspelt field', { data: x, shape: [tokens, dIn], byteoffset: 8 }, 'ARGUMENT', "unknown field 'byteoffset'"],
-    ['a tfjs tensor', tfjs, 'ARGUMENT', 'await tensor.data()'],
+    ['a tfjs tensor', tfjs, 'ARGUMENT', 'await tensor.data(), shape: tensor.shape }, or fromTf(tensor)'],
     ['a tensor on the GPU of ONNX Runtime', onGpu(), 'ARGUMENT', "'gpu-buffer'; pass { buffer"],
     ['a math.js matrix', { _data: [[1]], _size: [1, 1], data: x }, 'ARGUMENT', 'math.js'],
     ['an ml-matrix', { data: [x], rows: 1, columns: 3, to1DArray: () => [] }, 'ARGUMENT', 'ml-matrix'],
