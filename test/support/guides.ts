@@ -15,7 +15,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/checkpoints.md': { cpu: 5 },
   'docs/cuda.md': { cuda: 2 },
   'docs/distributed.md': { mpi: 1 },
-  'docs/getting-started.md': { cpu: 2 },
+  'docs/getting-started.md': { cpu: 3 },
   'docs/index.md': { cpu: 1 },
   'docs/interop.md': { other: 'test/interop runs them, and compiles the addon, with the libraries that it downloads' },
   'docs/linear.md': { cpu: 4 },
