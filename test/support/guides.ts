@@ -24,7 +24,7 @@ export const pages: Readonly<Record<string, Readonly<Partial<Record<Runs, number
   'docs/platforms.md': { other: 'requires the file input of a page; test/browser does the same with one' },
   'docs/routing.md': { cpu: 3 },
   'docs/serving.md': { cpu: 3, llama: 1, onnx: 4 },
-  'docs/tfjs.md': { cpu: 3, webgpu: 1 },
+  'docs/tfjs.md': { cpu: 2, webgpu: 1 },
   'docs/webgpu.md': { webgpu: 5 },
 }
 
