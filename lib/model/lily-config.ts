@@ -101,8 +101,8 @@ export function checkLinear(argument: string, { activation }: LilyConfig): void 
 
 /** The end of an error about a layer with a router where constant weights are required. Commands read a folder. */
 export const FREEZE_FIRST =
-  "freeze it first: model.freeze('uniform'), or model.freeze((await model.calibrate(samples)).weights); for a command, " +
-  'savePretrained then'
+  "freeze it first: model.freeze('uniform'), or model.freeze((await model.calibrate(samples)).weights); then " +
+  'savePretrained, if a command reads the adapter'
 
 function readRouting(value: unknown): ModelRouting {
   if (value !== 'fixed') return readChoice('routing', value, MODEL_ROUTINGS, DEFAULT_MODES.routing)
