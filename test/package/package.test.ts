@@ -136,7 +136,7 @@ test('the tarball contains the runtime files and no build files', (context) => {
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.folder.length + 1))
   const unexpected = files.filter(
     (file) =>
-      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|native\/THIRD-PARTY-LICENSES\.txt|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/(browser\/)?THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|docs\/(decisions\/)?[\w-]+\.md)$/.test(
+      !/^(package\.json|README\.md|CHANGELOG\.md|LICENSE|native\/THIRD-PARTY-LICENSES\.txt|dist\/(browser\/)?[\w.-]+\.(c?js|d\.c?ts)|dist\/(browser\/)?THIRD-PARTY-LICENSES\.txt|prebuilds\/.*(\.node|lily_cuda\.so)|docs\/(decisions\/)?[\w-]+\.md|docs\/pictures\/[\w-]+\.svg)$/.test(
         file,
       ),
   )

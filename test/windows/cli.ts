@@ -4,6 +4,11 @@ import { join } from 'node:path'
 import { packageRoot } from '../../lib/binding/root.js'
 import type { Ended } from '../support/cli.js'
 
+/** For tests that do not run on Windows. */
+export function runCliIn(): never {
+  throw new Error('the script is for a shell of POSIX')
+}
+
 export function runCli(args: string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
   const child = spawn(process.execPath, [join(packageRoot, 'dist', 'cli.js'), ...args], {
     env: { ...process.env, ...env },
