@@ -28,8 +28,9 @@ interface Job extends Omit<Input, 'timeout'> {
 }
 
 function jobsOf(fault: Fault): Job[] {
-  // finalize() ends without the thread of JavaScript, and then this process is on its own.
-  const isOver = (name: string) => name === 'in finalize' && (fault === 'hang' || fault === 'end')
+  // finalize() ends without the thread of JavaScript, and then this process is on its own: one that is stopped after
+  // MPI_Finalize is a process for which only mpirun waits.
+  const isOver = (name: string) => name === 'in finalize' && ['hang', 'end', 'stop'].includes(fault)
   return PHASES.filter(({ name }) => !isOver(name)).map((phase, i) => ({
     ...phase,
     fault,
