@@ -1,11 +1,11 @@
 /** `npm run bench:distributed`: averageGradients of lily-kernels/mpi beside MPI_Allreduce in C, on two ranks of this machine. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { backends } from '../../lib/index.js'
 import { parsePositive } from '../harness/options.js'
 import { PeerProcess } from '../peers/peer-process.js'
+import { checkFolder, cpuBackend, interruptSignal, measurement } from '../peers/program.js'
 import type { Missing } from '../peers/protocol.js'
 import { jobOfC, jobOfOurs, libraries, missingCommands, RANKS } from './launch.js'
 import { measureBytes } from './measure.js'
@@ -32,24 +32,17 @@ if (options.help) {
 }
 
 const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '1' : '180'))
-// Report a missing folder now, not after minutes of measurement.
-if (options.json !== undefined && !existsSync(dirname(resolve(options.json)))) {
-  throw new Error(`the folder of ${options.json} does not exist`)
-}
-const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
-if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
-const [{ name: device, simd = 'unknown' }] = devices
+checkFolder(options.json)
+const cpu = cpuBackend()
 
 const sizes = (options.quick ? [0.25, 1] : [1, 16, 64]).map((mebibytes) => mebibytes * 2 ** 20)
-const interrupt = new AbortController()
-// With `once`, a second signal terminates the process immediately.
-process.once('SIGINT', () => interrupt.abort()).once('SIGTERM', () => interrupt.abort())
+const signal = interruptSignal()
 const measuredAt = new Date().toISOString()
 const limits = {
   seconds: budget / libraries.length / sizes.length,
   rounds: options.quick ? 3 : 15,
   sampleSeconds: options.quick ? 0.002 : 0.05,
-  signal: interrupt.signal,
+  signal,
 }
 const missing: Missing[] = []
 const versions: Record<string, string> = { Node: process.version }
@@ -78,22 +71,13 @@ try {
     }
   }
 } catch (error) {
-  if (!interrupt.signal.aborted) throw error
+  if (!signal.aborted) throw error
 } finally {
   rmSync(folder, { recursive: true })
 }
 
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
-  version: string
-}
 const report: DistributedReport = {
-  version,
-  measuredAt,
-  command: ['npm run bench:distributed', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(
-    ' ',
-  ),
-  complete: !interrupt.signal.aborted,
-  machine: { device, instructionSet: simd, threads: 1, platform: `${process.platform}-${process.arch}` },
+  ...measurement('bench:distributed', measuredAt, signal, { ...cpu, threads: 1 }),
   versions,
   ranks: RANKS,
   missing,
@@ -101,4 +85,4 @@ const report: DistributedReport = {
 }
 console.log(distributedMarkdown(report))
 if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
-if (interrupt.signal.aborted) process.exitCode = 130
+if (signal.aborted) process.exitCode = 130

@@ -1,9 +1,8 @@
 /** `npm run bench:peers`: this package beside PyTorch, ONNX Runtime and TensorFlow.js, in one run on the CPU. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { backends } from '../../lib/index.js'
 import { parseNames, parsePositive } from '../harness/options.js'
 import { passes } from '../methods/methods.js'
 import { dtypeNames } from '../workload/dtypes.js'
@@ -11,6 +10,7 @@ import { parseShape, shapes, shapeText } from '../workload/shapes.js'
 import { ourContender } from './contender.js'
 import { measureCase, type PeerRow } from './measure.js'
 import { peerNames, peers, pytorchSettings, startPeers } from './peers.js'
+import { checkFolder, cpuBackend, interruptSignal, measurement } from './program.js'
 import { type Adapter, adapters, layers } from './protocol.js'
 import { peersMarkdown, type PeersReport } from './report.js'
 
@@ -53,21 +53,15 @@ const selectedShapes = options.shape?.map(parseShape) ?? shapes.slice(0, options
 const selectedTypes = parseNames('dtype', dtypeNames, options.dtype ?? ['float32', 'bfloat16'])
 const selectedPeers = parseNames('peer', peerNames, options.peer ?? peerNames)
 const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '10' : '600'))
-// The addon reads the variable at its first call.
-if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(parsePositive('threads', options.threads))
 
-const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
-if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
-const [{ name: device, simd = 'unknown', threads = 1 }] = devices
+const cpu = cpuBackend(options.threads)
+const { device, simd, threads } = cpu
 const slug = device.toLowerCase().replaceAll(/[^a-z0-9]+/g, '-')
 const file = `peers-${slug}-${simd}-${threads}-threads${options.layer ? '-layer' : ''}`
 const base = options.output ?? (options.quick ? null : `bench/results/${file}`)
-// Report a missing folder now, not after minutes of measurement.
-if (base !== null && !existsSync(dirname(resolve(root, base)))) throw new Error(`the folder of ${base} does not exist`)
+checkFolder(base === null ? null : resolve(root, base))
 
-const interrupt = new AbortController()
-// With `once`, a second signal terminates the process immediately.
-process.once('SIGINT', () => interrupt.abort()).once('SIGTERM', () => interrupt.abort())
+const signal = interruptSignal()
 
 console.error('starting the peers')
 const measuredAt = new Date().toISOString()
@@ -94,23 +88,18 @@ try {
       rounds: options.quick ? 3 : 9,
       // Long compared with a request to a peer, and with what it does before and after.
       sampleSeconds: options.quick ? 0.002 : 0.01,
-      signal: interrupt.signal,
+      signal,
     }
     rows.push(...(await measureCase(contenders, benchCase, limits, missing)))
   }
 } catch (error) {
-  if (!interrupt.signal.aborted) throw error
+  if (!signal.aborted) throw error
 } finally {
   started.stop()
 }
 
-const { version } = JSON.parse(readFileSync(resolve(root, 'package.json'), 'utf8')) as { version: string }
 const report: PeersReport = {
-  version,
-  measuredAt,
-  command: ['npm run bench:peers', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
-  complete: !interrupt.signal.aborted,
-  machine: { device, instructionSet: simd, threads, platform: `${process.platform}-${process.arch}` },
+  ...measurement('bench:peers', measuredAt, signal, cpu),
   versions: { Node: process.version, ...started.versions },
   environment: pytorchSettings(threads),
   missing,
@@ -122,4 +111,4 @@ if (base !== null) {
   writeFileSync(resolve(root, `${base}.md`), peersMarkdown(report))
   console.log(`results: ${base}.json and ${base}.md`)
 }
-if (interrupt.signal.aborted) process.exitCode = 130
+if (signal.aborted) process.exitCode = 130

@@ -1,15 +1,15 @@
 /** `npm run bench:rows`: many adapters in one call beside a loop of calls and PyTorch, and calls of few tokens, on the CPU. */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { backends } from '../../lib/index.js'
 import { parsePositive } from '../harness/options.js'
 import { type Limits, medianRatio, sampleInterleaved, timingOf } from '../harness/sampling.js'
 import { disagreement } from '../peers/agreement.js'
 import { PAUSE, WARMUP } from '../peers/contender.js'
 import { type PeerCommand, PeerProcess } from '../peers/peer-process.js'
 import { findPython, pytorch, pytorchEnvironment, pytorchSettings } from '../peers/peers.js'
+import { cpuBackend, interruptSignal, measurement } from '../peers/program.js'
 import type { Missing, Outputs } from '../peers/protocol.js'
 import { adapters, adaptersOf, type Method, type Order, type Problem, type Reply, type Request } from './protocol.js'
 import { type RowsReport, type RowsResult, rowsMarkdown } from './report.js'
@@ -41,11 +41,8 @@ if (options.help) {
 
 const path = (file: string): string => fileURLToPath(new URL(file, import.meta.url))
 const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '5' : '300'))
-// The addon reads the variable at its first call.
-if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(parsePositive('threads', options.threads))
-const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
-if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
-const [{ name: device, simd = 'unknown', threads = 1 }] = devices
+const cpu = cpuBackend(options.threads)
+const { threads } = cpu
 
 // ---- Problems ----
 
@@ -146,9 +143,7 @@ async function measure(contenders: readonly Contender[], problem: Problem, limit
   }))
 }
 
-const interrupt = new AbortController()
-// With `once`, a second signal terminates the process immediately.
-process.once('SIGINT', () => interrupt.abort()).once('SIGTERM', () => interrupt.abort())
+const signal = interruptSignal()
 const measuredAt = new Date().toISOString()
 const versions: Record<string, string> = { Node: process.version }
 const contenders: Contender[] = []
@@ -167,23 +162,18 @@ try {
       seconds: budget / problems.length,
       rounds: options.quick ? 3 : 9,
       sampleSeconds: options.quick ? 0.002 : 0.01,
-      signal: interrupt.signal,
+      signal,
     }
     rows.push({ ...problem, results: await measure(contenders, problem, limits) })
   }
 } catch (error) {
-  if (!interrupt.signal.aborted) throw error
+  if (!signal.aborted) throw error
 } finally {
   for (const { peer } of contenders) peer.stop()
 }
 
-const { version } = JSON.parse(readFileSync(path('../../package.json'), 'utf8')) as { version: string }
 const report: RowsReport = {
-  version,
-  measuredAt,
-  command: ['npm run bench:rows', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
-  complete: !interrupt.signal.aborted,
-  machine: { device, instructionSet: simd, threads, platform: `${process.platform}-${process.arch}` },
+  ...measurement('bench:rows', measuredAt, signal, cpu),
   versions,
   environment: python === undefined ? {} : pytorchSettings(threads),
   missing,
@@ -191,4 +181,4 @@ const report: RowsReport = {
 }
 console.log(rowsMarkdown(report))
 if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
-if (interrupt.signal.aborted) process.exitCode = 130
+if (signal.aborted) process.exitCode = 130

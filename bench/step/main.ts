@@ -1,12 +1,11 @@
 /** `npm run bench:step`: whole training steps of this package beside PyTorch and TensorFlow.js alone, on the CPU. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { backends } from '../../lib/index.js'
 import { parseNames, parsePositive } from '../harness/options.js'
 import { type PeerCommand, PeerProcess } from '../peers/peer-process.js'
 import { findPython, pytorch, pytorchEnvironment, pytorchSettings } from '../peers/peers.js'
+import { checkFolder, cpuBackend, interruptSignal, measurement } from '../peers/program.js'
 import type { Missing } from '../peers/protocol.js'
 import { type Contender, measureStep, type StepRow } from './measure.js'
 import { stepPage } from './page.js'
@@ -51,20 +50,12 @@ const path = (file: string): string => fileURLToPath(new URL(file, import.meta.u
 const selected = parseNames('encoder', encoders, options.encoder ?? encoders)
 const without = parseNames('without', others, options.without ?? [])
 const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '1' : '160'))
-// The addon reads the variable at its first call.
-if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(parsePositive('threads', options.threads))
-// Report a missing folder now, not after minutes of measurement.
-for (const file of [options.json, options.html]) {
-  if (file !== undefined && !existsSync(dirname(resolve(file)))) throw new Error(`the folder of ${file} does not exist`)
-}
+checkFolder(options.json)
+checkFolder(options.html)
+const cpu = cpuBackend(options.threads)
+const { threads } = cpu
 
-const { devices, reason } = backends().find(({ name }) => name === 'cpu')!
-if (devices.length === 0) throw new Error(`the cpu backend is not available: ${reason ?? 'unknown'}`)
-const [{ name: device, simd = 'unknown', threads = 1 }] = devices
-
-const interrupt = new AbortController()
-// With `once`, a second signal terminates the process immediately.
-process.once('SIGINT', () => interrupt.abort()).once('SIGTERM', () => interrupt.abort())
+const signal = interruptSignal()
 
 const nodeCommand = (name: string): PeerCommand => ({
   command: process.execPath,
@@ -111,23 +102,18 @@ try {
       seconds: budget / problems.length,
       rounds: options.quick ? 1 : 5,
       losses: options.quick ? 3 : 5,
-      signal: interrupt.signal,
+      signal,
     }
     rows.push(await measureStep(contenders, problem, limits, missing))
   }
 } catch (error) {
-  if (!interrupt.signal.aborted) throw error
+  if (!signal.aborted) throw error
 } finally {
   for (const { peer } of contenders) peer.stop()
 }
 
-const { version } = JSON.parse(readFileSync(path('../../package.json'), 'utf8')) as { version: string }
 const report: StepReport = {
-  version,
-  measuredAt,
-  command: ['npm run bench:step', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
-  complete: !interrupt.signal.aborted,
-  machine: { device, instructionSet: simd, threads, platform: `${process.platform}-${process.arch}` },
+  ...measurement('bench:step', measuredAt, signal, cpu),
   versions,
   environment: python === undefined ? {} : pytorchSettings(threads),
   missing,
@@ -136,4 +122,4 @@ const report: StepReport = {
 console.log(stepMarkdown(report))
 if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
 if (options.html !== undefined) writeFileSync(options.html, stepPage(report))
-if (interrupt.signal.aborted) process.exitCode = 130
+if (signal.aborted) process.exitCode = 130

@@ -4,64 +4,29 @@
  * @project mpi
  * @long
  */
-import { spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { parseHTML } from 'linkedom'
 import { LilyModel } from 'lily-kernels'
-import { afterAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { type Results, resultsText } from '../../examples/distributed/results.js'
-import { install } from '../../scripts/example.js'
+import { program, readReport, type Report, run as runProgram, skipWithoutPackages } from '../support/example.js'
 import { libraries, missingLibrary, skipWithout } from '../support/mpi.js'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'lily-distributed-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
-
-const isInstalled = install()
-beforeEach(({ skip }) => {
-  skip(!isInstalled, 'the packages of examples/finetune cannot be installed; npm says why above')
-})
-
-/** The subset of the DOM that the tests use. */
-interface Page {
-  readonly textContent: string
-  querySelector(selector: string): Page
-  querySelectorAll(selector: string): Iterable<Page>
-}
-
-interface Ended {
-  readonly code: number | null
-  readonly stdout: string
-  readonly stderr: string
-}
+skipWithoutPackages()
 
 /** Two full batches in each epoch, and one of a single sentence, of which the second rank has none. */
 const SIZE = ['--sentences', '65', '--epochs', '2']
 const STEPS = 6
 
 /** Runs `node main.ts` or `mpirun node train.ts`. */
-async function run(command: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Ended> {
+const run = (command: readonly string[], env: Readonly<Record<string, string>> = {}) =>
   // In containers the TCP of Open MPI prints warnings about their networks.
-  const variables = { ...process.env, OMPI_MCA_btl: 'self,sm', ...env }
-  const child = spawn(command[0], command.slice(1), { cwd: root, env: variables, stdio: ['ignore', 'pipe', 'pipe'] })
-  let [stdout, stderr] = ['', '']
-  child.stdout.on('data', (text: Buffer) => (stdout += text.toString()))
-  child.stderr.on('data', (text: Buffer) => (stderr += text.toString()))
-  const code = await new Promise<number | null>((resolve, reject) => {
-    child.on('error', reject)
-    child.on('close', resolve)
-  })
-  return { code, stdout, stderr }
-}
+  runProgram(command, { OMPI_MCA_btl: 'self,sm', ...env })
 
-const node = (program: string, options: readonly string[]) => [
-  process.execPath,
-  ...['--import', 'tsx', `examples/distributed/${program}`],
-  ...options,
-]
+const node = (file: string, options: readonly string[]) => program(`distributed/${file}`, options)
 
 describe.for(libraries)('with $name', ({ library }) => {
   test('the losses of 1 and 2 ranks coincide', async ({ skip }) => {
@@ -72,9 +37,7 @@ describe.for(libraries)('with $name', ({ library }) => {
     )
     expect(code, stderr).toBe(0)
     const report = join(output, 'report.html')
-    const html = readFileSync(report, 'utf8')
-    const { document: page } = parseHTML(html) as unknown as { document: Page }
-    const results = JSON.parse(page.querySelector('#report').textContent) as Results
+    const { html, page, results } = readReport(output) as Report<Results>
 
     const [one, two] = results.jobs
     expect(results.jobs.map(({ ranks }) => ranks)).toEqual([1, 2])

@@ -3,67 +3,35 @@
  *
  * @long
  */
-import { spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { parseHTML } from 'linkedom'
 import { LilyModel, LoraModel } from 'lily-kernels'
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { reportPage } from '../../examples/finetune/report.js'
 import { type Results, resultsText } from '../../examples/finetune/results.js'
-import { install } from '../../scripts/example.js'
+import {
+  type Ended,
+  isInstalled,
+  type Page,
+  pageOf,
+  program,
+  readReport,
+  type Report,
+  run,
+  skipWithoutPackages,
+} from '../support/example.js'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'lily-finetune-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
+skipWithoutPackages()
 
-const isInstalled = install()
-beforeEach(({ skip }) => {
-  skip(!isInstalled, 'the packages of examples/finetune cannot be installed; npm says why above')
-})
-
-/** The subset of the DOM that the tests use. */
-interface Page {
-  readonly textContent: string
-  querySelector(selector: string): Page
-  querySelectorAll(selector: string): Iterable<Page>
-}
-
-interface Ended {
-  readonly code: number | null
-  readonly stdout: string
-  readonly stderr: string
-}
-
-/** Runs a program of the example. `onStderr` is called with what has been printed so far. */
-async function run(
-  program: string,
-  options: string[],
-  onStderr?: (text: string, interrupt: () => void) => void,
-): Promise<Ended> {
-  const child = spawn(process.execPath, ['--import', 'tsx', `examples/finetune/${program}`, ...options], { cwd: root })
-  let [stdout, stderr] = ['', '']
-  child.stdout.on('data', (text: Buffer) => (stdout += text.toString()))
-  child.stderr.on('data', (text: Buffer) => {
-    stderr += text.toString()
-    onStderr?.(stderr, () => child.kill('SIGINT'))
-  })
-  const code = await new Promise<number | null>((resolve) => child.on('close', resolve))
-  return { code, stdout, stderr }
-}
+const main = (options: readonly string[]) => program('finetune/main.ts', options)
 
 const titlesOf = (page: Page) => Array.from(page.querySelectorAll('figure h3'), ({ textContent }) => textContent)
 
-function readReport(output: string): { html: string; page: Page; results: Results } {
-  const html = readFileSync(join(output, 'report.html'), 'utf8')
-  const { document } = parseHTML(html) as unknown as { document: Page }
-  return { html, page: document, results: JSON.parse(document.querySelector('#report').textContent) as Results }
-}
-
 test('the encoder is that of the graph', async () => {
-  const { code, stdout, stderr } = await run('check.ts', [])
+  const { code, stdout, stderr } = await run(program('finetune/check.ts', []))
   expect(code, stderr).toBe(0)
   // Embeddings have norm 1, and their elements a rounding error of a few units of 2^-24; a wrong constant shows as 1e-3.
   expect(Number(stdout)).toBeGreaterThan(0)
@@ -75,12 +43,12 @@ const ROUTINGS = ['sequence', 'learned'] as const
 describe('a quick run', () => {
   const output = join(folder, 'complete')
   let ended: Ended
-  let report: ReturnType<typeof readReport>
+  let report: Report<Results>
   beforeAll(async () => {
     if (!isInstalled) return
-    ended = await run('main.ts', ['--quick', '--routing', ROUTINGS.join(','), '--dropout', '0.1', '--output', output])
+    ended = await run(main(['--quick', '--routing', ROUTINGS.join(','), '--dropout', '0.1', '--output', output]))
     expect(ended.code, ended.stderr).toBe(0)
-    report = readReport(output)
+    report = readReport(output) as Report<Results>
   }, 600_000)
 
   test('lowers the loss with every method', () => {
@@ -210,7 +178,7 @@ describe('a quick run', () => {
       expect(rows.join()).toContain(`Lily (${routing}) minus LoRA, seed by seed: `)
     }
     const html = reportPage(results)
-    const { document: page } = parseHTML(html) as unknown as { document: Page }
+    const page = pageOf(html)
     expect(titlesOf(page).slice(0, 3)).toEqual(['Loss', 'Accuracy during training', 'Accuracy by size'])
     expect(html).toContain('minus LoRA, seed by seed')
     expect(html).not.toMatch(/a check|NaN/)
@@ -222,7 +190,7 @@ test.each([
   [['--routing', 'batch,fixed'], '--routing: expected some of batch, .*, got fixed'],
   [['--dropout', '1'], '--dropout: expected a number from 0 to less than 1, got 1'],
 ])('refuses %s, and says which options there are', async (options, message) => {
-  const { code, stdout, stderr } = await run('main.ts', options)
+  const { code, stdout, stderr } = await run(main(options))
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
   expect(stderr).toMatch(
     new RegExp(`^error: ${message}.*; the options are --routing NAME, --dropout RATE, --quick and --output FOLDER\n$`),
@@ -232,14 +200,14 @@ test.each([
 test('an interrupt keeps the runs that are complete', async () => {
   const output = join(folder, 'interrupted')
   let isInterrupted = false
-  const { code, stderr } = await run('main.ts', ['--quick', '--output', output], (text, interrupt) => {
+  const { code, stderr } = await run(main(['--quick', '--output', output]), {}, (text, interrupt) => {
     if (isInterrupted || !text.includes('Lily (sequence), rank 2, seed 1')) return
     isInterrupted = true
     interrupt()
   })
   expect(code, stderr).toBe(130)
   expect(stderr).toContain('interrupted')
-  const { page, results } = readReport(output)
+  const { page, results } = readReport(output) as Report<Results>
   expect(results.isComplete).toBe(false)
   expect(results.runs.map(({ method }) => method)).toEqual(['head', 'lora'])
   expect(page.querySelector('header').textContent).toContain('Interrupted')
