@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
-import { describe, expect, test, vi } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
 import { textOf } from '../../cli/doctor/command.js'
 import { diagnose } from '../../cli/doctor/diagnose.js'
 import { coresName, type Diagnosis } from '../../cli/doctor/diagnosis.js'
@@ -47,8 +47,11 @@ test('reports the machine and tests its backends', async () => {
 describe('WebAssembly', () => {
   const { availableParallelism } = os
 
-  test('has the threads of this process, and computes', async ({ skip }) => {
+  beforeEach(({ skip }) => {
     skip(!existsSync(join(packageRoot, 'build/wasm/wasm.wasm')), 'WebAssembly is not built')
+  })
+
+  test('has the threads of this process, and computes', async () => {
     const { webassembly } = await doctor({ LILY_NUM_THREADS: '' })
     const threads = availableParallelism()
     expect(webassembly).toMatchObject({ available: true, threads, selfTest: { passed: true } })
