@@ -1,7 +1,7 @@
 /** The ranks of a job: its start and its end, and the order of operations. */
 import { countOf, LilyError } from '../base/errors.js'
 import { checkCount, type Known, readProperties } from '../base/options.js'
-import { settled } from '../binding/errors.js'
+import { bound, settled } from '../binding/errors.js'
 import type { NativeMpi } from '../binding/native.js'
 import { agreed } from './comparison.js'
 import { abortAtExit } from './exits.js'
@@ -142,8 +142,10 @@ function worldOfOne(): Connected {
 async function joinJob(launcher: Launcher, timeout: number) {
   const { mpi, library, file } = openLibrary(launcher)
   let name = nameOf(launcher.rank, launcher.size)
+  // Where it is refused because another thread of this process is a rank, this one may end as it likes.
+  const initialised = bound(() => mpi.init(timeout))
   const allowExit = abortAtExit(mpi, () => name)
-  const { rank, size } = await settled(mpi.init(timeout))
+  const { rank, size } = await settled(initialised)
   if (launcher.size !== null && size !== launcher.size) {
     throw unavailable(
       `${library} (${file}) has ${countOf(size, 'rank')}, but the launcher of ${launcher.implementation} has started ` +

@@ -100,8 +100,9 @@ Client &Client::create(Napi::Env env, mpi::Library &library, double timeout) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (client_ != nullptr) {
     throw make_error(env, "ERR_LILY_ARGUMENT",
-                     of(env) != nullptr ? "a process initialises MPI once"
-                                        : "another thread of this process uses MPI, or has used it");
+                     of(env) != nullptr
+                         ? "a process initialises MPI once"
+                         : "another thread of this process uses MPI, or has used it; call init() in one thread");
   }
   auto *const client = new Client(env);
   const auto announced = [](napi_env called, napi_value, void *of, void *) {

@@ -79,7 +79,14 @@ function expectAnswers(answers: readonly Answer[]): void {
       message: 'weight: the weights of all ranks are 0; leave this step out on all of them',
     })
     expect(answer.noWeight).toEqual([answers[0].noWeight[0], null])
-    expect(answer.worker).toBe('compute 2')
+    // Without a launcher each thread is a world of one.
+    expect(answer.worker).toEqual({
+      computed: 2,
+      init:
+        answer.world.library === null
+          ? null
+          : { code: 'ERR_LILY_ARGUMENT', message: expect.stringContaining('another thread of this process') as string },
+    })
     for (const refusal of answer.afterFinalize) expect(refusal?.message).toMatch(/finalize\(\)/)
   }
 }

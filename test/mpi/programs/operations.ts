@@ -1,5 +1,5 @@
 /** Broadcasts, gathers and barriers, and what is refused before init() and after finalize(). */
-import { isMainThread, Worker, workerData } from 'node:worker_threads'
+import { isMainThread, Worker } from 'node:worker_threads'
 import * as mpi from 'lily-kernels/mpi'
 import { AdamW, lilyForward, LilyModel, LoraModel, tensor, type TrainableParameter } from '../../../lib/index.js'
 import { answer, bytesOfAll, refusalOf, type Refusal, sleep } from './rank.js'
@@ -19,8 +19,14 @@ export interface Answer {
   readonly notAwaited: readonly number[]
   readonly arguments: readonly (Refusal | null)[]
   readonly noWeight: readonly (Refusal | null)[]
-  readonly worker: string
+  readonly worker: WorkerAnswer
   readonly afterFinalize: readonly (Refusal | null)[]
+}
+
+/** What a worker answers, in which the job is not initialised. */
+export interface WorkerAnswer {
+  readonly computed: number
+  readonly init: Refusal | null
 }
 
 const layers = [0, 1].map((l) => ({ name: `${l}.proj`, inFeatures: 6, outFeatures: 5 }))
@@ -131,12 +137,13 @@ async function main(): Promise<void> {
     }),
   ]
 
-  const worker = new Worker(new URL(import.meta.url), { workerData: 'compute' })
-  const said = await new Promise<string>((resolve, reject) => {
+  const worker = new Worker(new URL(import.meta.url))
+  const ended = new Promise((resolve) => worker.on('exit', resolve))
+  const said = await new Promise<WorkerAnswer>((resolve, reject) => {
     worker.on('message', resolve)
     worker.on('error', reject)
   })
-  await new Promise((resolve) => worker.on('exit', resolve))
+  await ended
   await mpi.barrier()
 
   await mpi.finalize()
@@ -174,5 +181,6 @@ else {
   const { parentPort } = await import('node:worker_threads')
   const one = tensor([1], [1, 1])
   const { y } = lilyForward({ x: one, a: one, router: tensor([0, 0], [2, 1]), b: tensor([1, 3], [2, 1, 1]) })
-  parentPort!.postMessage(`${String(workerData)} ${y.data[0]}`)
+  const init = await refusalOf(() => mpi.init())
+  parentPort!.postMessage({ computed: y.data[0], init } satisfies WorkerAnswer)
 }
