@@ -44,13 +44,19 @@ const SANITIZERS = {
     flags: 'thread',
     libraries: ['libtsan.so'],
     // The thread pool and the binding: promises, workers (some terminated during a call), and numbers of threads.
-    // The threads are those of any set.
+    // The threads are those of any set. Also the thread that calls MPI.
     sets: 'NATIVE',
     tag: '@tsan',
-    projects: ['cpu'],
+    projects: ['cpu', 'mpi'],
     workers: 1, // four threads each
-    // node itself is not instrumented: only its libc calls are visible, and they would be reported as races.
-    env: { TSAN_OPTIONS: 'ignore_noninstrumented_modules=1:halt_on_error=1', LILY_NUM_THREADS: '4' },
+    env: {
+      // node itself is not instrumented: only its libc calls are visible, and they would be reported as races. UCX, which MPI
+      // loads, does not join a thread.
+      TSAN_OPTIONS: 'ignore_noninstrumented_modules=1:halt_on_error=1:report_thread_leaks=0',
+      LILY_NUM_THREADS: '4',
+      // PMIx of Open MPI otherwise maps memory at an address that ThreadSanitizer uses.
+      PMIX_MCA_gds: 'hash',
+    },
   },
 }
 
