@@ -122,6 +122,8 @@ function describe(
   values: string | null,
 ): Description {
   const settings: Record<string, Setting> = {
+    // First, so that no name of the caller replaces what the exchange depends on.
+    ...Object.fromEntries(equal.map(([what, value]) => [what, { value, remedy: EQUAL }])),
     weight: {
       value: weight === 'sum' ? "'sum'" : 'of a number',
       remedy: "pass weight: 'sum' on all ranks or on none",
@@ -130,7 +132,6 @@ function describe(
   }
   // AdamW goes on with the averages, and adds the squares for a norm in another order.
   if (parameters.some(({ value }) => value.device === CPU)) settings['the instruction set'] = instructionSet()
-  for (const [what, value] of equal) settings[what] = { value, remedy: EQUAL }
   // Last: values of models that differ otherwise differ as well.
   settings.values = {
     value: values === null ? 'that were compared before' : `with the digest ${values}`,

@@ -16,23 +16,6 @@
 namespace lily::mpi {
 namespace {
 
-class Digest {
- public:
-  // FNV-1a of 64 bits.
-  Digest &add(uint64_t value) {
-    for (int byte = 0; byte < 8; ++byte) value_ = (value_ ^ (value >> (8 * byte) & 0xff)) * 0x100000001b3;
-    return *this;
-  }
-  Digest &add(const std::vector<Array> &arrays) {
-    for (const Array &array : arrays) add(array.bytes).add(static_cast<uint64_t>(array.dtype));
-    return *this;
-  }
-  uint64_t value() const { return value_; }
-
- private:
-  uint64_t value_ = 0xcbf29ce484222325;
-};
-
 // "rank 2", "ranks 1, 2 and 3"
 std::string listed(const std::vector<int> &ranks) {
   std::string text = ranks.size() == 1 ? "rank " : "ranks ";
@@ -140,11 +123,11 @@ char *World::scratch(size_t bytes) {
   return scratch_.get();
 }
 
-Outcome World::exchange_headers(const Call &call, uint64_t digest, uint64_t bytes, double weight) {
+Outcome World::exchange_headers(const Call &call, uint64_t bytes, double weight) {
   label_ = call.label;
   ++sequence_;
   Header &own = headers_[static_cast<size_t>(rank)];
-  own = {digest, bytes, weight, {}};
+  own = {bytes, weight, {}};
   memcpy(own.key, call.key.data(), std::min(call.key.size(), kMostKeyBytes));
   begin_wait();
   struct Pending {
@@ -177,7 +160,7 @@ Outcome World::exchange_headers(const Call &call, uint64_t digest, uint64_t byte
     time_out(ranks, "did not come");
   }
   for (const Header &header : headers_) {
-    if (header.digest != own.digest || memcmp(header.key, own.key, kMostKeyBytes) != 0) return Outcome::kDiffers;
+    if (memcmp(header.key, own.key, kMostKeyBytes) != 0) return Outcome::kDiffers;
   }
   return Outcome::kDone;
 }
@@ -188,10 +171,10 @@ std::vector<std::string> World::keys() const {
   return all;
 }
 
-Outcome World::barrier(const Call &call) { return exchange_headers(call, Digest().add(0).value(), 0, 0); }
+Outcome World::barrier(const Call &call) { return exchange_headers(call, 0, 0); }
 
 Outcome World::gather(const Call &call, const char *data, size_t bytes, std::vector<std::vector<char>> *all) {
-  const Outcome outcome = exchange_headers(call, Digest().add(1).value(), bytes, 0);
+  const Outcome outcome = exchange_headers(call, bytes, 0);
   if (outcome != Outcome::kDone) return outcome;
   Messages messages(*this);
   all->resize(static_cast<size_t>(size));
@@ -216,7 +199,7 @@ Outcome World::gather(const Call &call, const char *data, size_t bytes, std::vec
 }
 
 Outcome World::broadcast(const Call &call, const std::vector<Array> &arrays) {
-  const Outcome outcome = exchange_headers(call, Digest().add(2).add(arrays).value(), 0, 0);
+  const Outcome outcome = exchange_headers(call, 0, 0);
   if (outcome != Outcome::kDone || size == 1) return outcome;
   constexpr size_t kUnderWay = size_t{32} << 20;
   Exchange(*this, arrays, kUnderWay).broadcast();
@@ -224,14 +207,13 @@ Outcome World::broadcast(const Call &call, const std::vector<Array> &arrays) {
 }
 
 Outcome World::reduce(const Call &call, const std::vector<Array> &arrays, double weight, size_t bucket_bytes) {
-  const bool is_sum = isnan(weight);
-  const uint64_t digest = Digest().add(3).add(is_sum).add(bucket_bytes).add(arrays).value();
-  const Outcome outcome = exchange_headers(call, digest, 0, weight);
+  const Outcome outcome = exchange_headers(call, 0, weight);
   if (outcome != Outcome::kDone) return outcome;
   double total = 0;
   for (const Header &header : headers_) total += header.weight;
   if (total == 0) return Outcome::kNoWeight;
   if (size == 1) return outcome;
+  const bool is_sum = isnan(weight);
   std::vector<float> coefficients;
   for (const Header &header : headers_) coefficients.push_back(is_sum ? 1 : static_cast<float>(header.weight / total));
   Exchange(*this, arrays, bucket_bytes).reduce(coefficients);

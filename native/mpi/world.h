@@ -27,7 +27,9 @@ enum class Outcome {
 // A call of an operation.
 struct Call {
   std::string label;  // for time-outs, such as "averageGradients()"
-  std::string key;    // compared between ranks; at most kMostKeyBytes
+  // Compared between ranks; at most kMostKeyBytes. Equal keys stand for the same operation on arrays of the same sizes
+  // and types, with the same bucket_bytes, and either sums or averages.
+  std::string key;
 };
 constexpr size_t kMostKeyBytes = 120;
 
@@ -82,13 +84,12 @@ class World {
   static constexpr uint64_t kTags = 1 << 14;
 
   struct Header {
-    uint64_t digest;  // of what must be equal besides the key
     uint64_t bytes;
     double weight;
     char key[kMostKeyBytes];
   };
 
-  Outcome exchange_headers(const Call &call, uint64_t digest, uint64_t bytes, double weight);
+  Outcome exchange_headers(const Call &call, uint64_t bytes, double weight);
   void check(int error, const char *function);
   void send(const void *data, size_t bytes, int to, int tag, Request *request);
   void receive(void *data, size_t bytes, int from, int tag, Request *request);

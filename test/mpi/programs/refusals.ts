@@ -93,6 +93,9 @@ if (isOtherVersion) {
   }
   const parameters = parametersOf(usual)
   await check('bucketBytes', parameters, () => mpi.averageGradients(parameters, { bucketBytes: differs ? 4096 : 8192 }))
+  await check('bucketBytes, beside something else of this name', parameters, () =>
+    mpi.averageGradients(parameters, { bucketBytes: differs ? 4096 : 8192, equal: { bucketBytes: 1 } }),
+  )
   await check('sum', parameters, () => mpi.averageGradients(parameters, { weight: differs ? 'sum' : 1 }))
   await check('barrier', parameters, () => (differs ? mpi.barrier() : mpi.averageGradients(parameters)))
   await check('gather', parameters, () => (differs ? mpi.allGather(1) : mpi.broadcast(parameters)))
