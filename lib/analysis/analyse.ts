@@ -19,6 +19,13 @@ export interface AnalysisOptions {
 const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
 
 /**
+ * Analyses the updates of a LoRA adapter, which has no routers and no experts: there is no option `samples`.
+ *
+ * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED
+ */
+export async function analyse(model: LoraModel, options?: Pick<AnalysisOptions, 'onProgress'>): Promise<LoraAnalysis>
+// Last, since TypeScript 7 explains the error of a call by the last overload alone.
+/**
  * Analyses an adapter. The weights of a layer are the mean of its router's weights over the layer's samples, with routing
  * and pool of the model's config. Without samples they are the weights that the layer is frozen with, or the mixture that it
  * has learned, or else 1/E, which is independent of the router.
@@ -36,12 +43,6 @@ const OPTIONS: Known = new Set<keyof AnalysisOptions>(['samples', 'onProgress'])
  * for (const { layers } of targets) for (const { name, update } of layers) console.log(name, update.effectiveRank)
  */
 export async function analyse(model: LilyModel, options?: AnalysisOptions): Promise<Analysis>
-/**
- * Analyses the updates of a LoRA adapter, which has no routers and no experts: there is no option `samples`.
- *
- * @throws LilyError (as a rejection) ERR_LILY_ARGUMENT, ERR_LILY_DISPOSED
- */
-export async function analyse(model: LoraModel, options?: Pick<AnalysisOptions, 'onProgress'>): Promise<LoraAnalysis>
 export async function analyse(
   model: LilyModel | LoraModel,
   options: AnalysisOptions = {},

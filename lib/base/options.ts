@@ -27,18 +27,6 @@ type NoOthers<O, Options> = {
   ]: never
 }
 
-/** {@link Exact} in methods that a subclass overrides with more options, which TypeScript can compare only in this form. */
-export type ExactInMethod<O, Options> = Options & {
-  readonly [K in keyof O]: K extends keyof Options
-    ? K extends 'needs'
-      ? Absent<NonNullable<O[K]>, NonNullable<Options[K]>> | undefined
-      : unknown
-    : never
-}
-
-/** The properties that `O` has and `Options` does not have. An index signature of `O` is ignored. */
-type Absent<O, Options> = string extends keyof O ? unknown : { readonly [K in Exclude<keyof O, keyof Options>]?: never }
-
 /**
  * Checks that `value` is an object with no properties but those in `known`: a misspelt option would otherwise silently
  * take its default. So would all options of a Map or a promise of them, which have no properties of their own.

@@ -1,7 +1,7 @@
 /** One adapted layer of a model: what the layers of {@link LilyModel} and of {@link LoraModel} have in common. */
 import { checkFloat, checkMatrix, checkTokenRows, checkType } from '../base/checks.js'
 import { describe, fail } from '../base/errors.js'
-import { type ExactInMethod, type Known, readProperties } from '../base/options.js'
+import { type Exact, type Known, readProperties } from '../base/options.js'
 import { quoted } from '../base/summary.js'
 import { checkPlace, checkSameDevice, refuseReadOnly } from '../memory/checks.js'
 import type { Operand } from '../memory/operand.js'
@@ -208,7 +208,7 @@ export abstract class AdapterLayer {
    *
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged
    */
-  abstract forward<O extends ExactInMethod<O, AdapterForwardOptions> = object>(
+  abstract forward<O extends Exact<O, AdapterForwardOptions> = object>(
     operands: AdapterForwardOperands,
     options?: O,
   ): AdapterForwardResult<O>
@@ -221,7 +221,7 @@ export abstract class AdapterLayer {
    * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
-  abstract backward<O extends ExactInMethod<O, AdapterBackwardOptions> = object>(
+  abstract backward<O extends Exact<O, AdapterBackwardOptions> = object>(
     operands: AdapterBackwardOperands,
     options?: O,
   ): GradientOf<O, 'dx'>

@@ -1,6 +1,6 @@
 /** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
-import type { ExactInMethod, Known } from '../base/options.js'
+import type { Exact, Known } from '../base/options.js'
 import { inspectSymbol } from '../base/symbols.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { refuseOverlap } from '../memory/checks.js'
@@ -169,7 +169,7 @@ export class LilyLayer extends AdapterLayer {
    * @throws LilyError as lilyForward; ERR_LILY_ARGUMENT if the layer is merged, or if a call that saves for backward is
    *   given another routing, pool or activation than the model's config has
    */
-  override forward<O extends ExactInMethod<O, LayerForwardOptions> = object>(
+  override forward<O extends Exact<O, LayerForwardOptions> = object>(
     operands: AdapterForwardOperands,
     options?: O,
   ): LayerForwardResult<O> {
@@ -243,7 +243,7 @@ export class LilyLayer extends AdapterLayer {
    * @throws LilyError as lilyBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
-  override backward<O extends ExactInMethod<O, LayerBackwardOptions> = object>(
+  override backward<O extends Exact<O, LayerBackwardOptions> = object>(
     operands: AdapterBackwardOperands<LilySaved>,
     options?: O,
   ): GradientOf<O, 'dx'> {

@@ -1,6 +1,6 @@
 /** One adapted layer of a {@link LoraModel}. */
 import { fail } from '../base/errors.js'
-import type { ExactInMethod, Known } from '../base/options.js'
+import type { Exact, Known } from '../base/options.js'
 import { inspectSymbol } from '../base/symbols.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
@@ -66,7 +66,7 @@ export class LoraLayer extends AdapterLayer {
    *
    * @throws LilyError as loraForward; ERR_LILY_ARGUMENT if the layer is merged
    */
-  override forward<O extends ExactInMethod<O, AdapterForwardOptions> = object>(
+  override forward<O extends Exact<O, AdapterForwardOptions> = object>(
     operands: AdapterForwardOperands,
     options?: O,
   ): LoraLayerResult<O> {
@@ -103,7 +103,7 @@ export class LoraLayer extends AdapterLayer {
    * @throws LilyError as loraBackward; ERR_LILY_ARGUMENT if `saved` is not from this layer, or from before the model
    *   was moved
    */
-  override backward<O extends ExactInMethod<O, AdapterBackwardOptions> = object>(
+  override backward<O extends Exact<O, AdapterBackwardOptions> = object>(
     operands: AdapterBackwardOperands<LoraSaved>,
     options?: O,
   ): GradientOf<O, 'dx'> {

@@ -1,7 +1,7 @@
 /** What TypeScript accepts. Most of it is checked by `npm run lint:types`, which compiles this file. */
-// cspell:ignore acumulate nedds ruting sclaing
+// cspell:ignore acumulate nedds sclaing
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import ts from 'typescript'
 import { expect, expectTypeOf, test } from 'vitest'
@@ -35,6 +35,7 @@ import {
 import { packageRoot } from '../../lib/binding/root.js'
 import type { Lily } from '../../lib/webgpu/index.js'
 import { pages, programsOf, requiredBy } from '../support/guides.js'
+import { errorsOf } from '../support/typescript.js'
 
 const x = tensor([1, 2, 3, 4], [2, 2])
 
@@ -69,10 +70,6 @@ function programs(): Map<string, string> {
   return new Map(compiled.map(({ name, source }) => [name.replaceAll('/', '-'), `${source}\nexport {}\n`]))
 }
 
-/** The programs are JavaScript: parameters of their functions have no types. */
-const UNTYPED_PARAMETERS = new Set([7006, 7019, 7031])
-
-// Without types of Node.js.
 test('the programs of the guides and the declarations of the package compile', () => {
   const sources = programs()
   expect(sources.size).toBeGreaterThan(10)
@@ -97,24 +94,6 @@ test('the programs of the guides compile with the options that tsc --init writes
   } finally {
     rmSync(folder, { recursive: true })
   }
-})
-
-test('the error of a misspelt option names the one that was meant', () => {
-  const source = `import { lilyBackward, lilyForward, tensor } from 'lily-kernels'
-const x = tensor([1, 2, 3, 4], [2, 2])
-const { saved } = lilyForward({ x, a: x, router: x, b: x })
-lilyForward({ x, a: x, router: x, b: x }, { ruting: 'token', scaling: 2 })
-lilyForward({ x, a: x, router: x, b: x }, { acumulate: false })
-lilyBackward({ dy: x }, saved, { needs: { dx: false }, acumulate: false })
-lilyBackward({ dy: x }, saved, { needs: { dx: false, dWeight: true } })
-`
-  const messages = errorsOf(new Map([['misspelt.mts', source]]))
-  expect(messages.map((message) => /:(\d+): .*Did you mean to write '(\w+)'\?$/.exec(message)?.slice(1))).toEqual([
-    ['4', 'routing'],
-    ['5', 'accumulate'],
-    ['6', 'accumulate'],
-    ['7', 'dWeights'],
-  ])
 })
 
 /** Declarations of WebGPU with other names and members than those of @webgpu/types. */
@@ -147,39 +126,6 @@ test.each([
     ),
   ).toEqual([])
 })
-
-/** All checks, also of the declarations of the package. */
-const ALL_CHECKS: ts.CompilerOptions = {
-  target: ts.ScriptTarget.ES2022,
-  lib: ['lib.es2022.d.ts', 'lib.dom.d.ts'],
-  types: [],
-  noEmit: true,
-  module: ts.ModuleKind.NodeNext,
-  moduleResolution: ts.ModuleResolutionKind.NodeNext,
-  strict: true,
-}
-
-/** The errors of programs that import the built package. */
-function errorsOf(sources: ReadonlyMap<string, string>, options = ALL_CHECKS): string[] {
-  const folder = mkdtempSync(join(packageRoot, 'build', 'types-'))
-  try {
-    mkdirSync(join(folder, 'node_modules'))
-    symlinkSync(packageRoot, join(folder, 'node_modules', 'lily-kernels'))
-    for (const [name, source] of sources) writeFileSync(join(folder, name), source)
-    const program = ts.createProgram(
-      Array.from(sources.keys(), (name) => join(folder, name)),
-      options,
-    )
-    const errors = ts.getPreEmitDiagnostics(program).filter(({ code }) => !UNTYPED_PARAMETERS.has(code))
-    return errors.map(({ file, start, messageText }) => {
-      const line =
-        file === undefined ? '' : `${file.fileName}:${file.getLineAndCharacterOfPosition(start ?? 0).line + 1}: `
-      return line + ts.flattenDiagnosticMessageText(messageText, '\n')
-    })
-  } finally {
-    rmSync(folder, { recursive: true })
-  }
-}
 
 /** Never called. */
 export function dtypeOfUint16Array(
