@@ -99,19 +99,34 @@ export class AdapterOptimizer<D extends Distributed | undefined = undefined> ext
    * @throws LilyError as variableGrads
    */
   override computeGradients(
-    f: () => Scalar,
+    f: () => Tensor,
     varList: Variable[] | undefined = this.#trained(),
   ): { value: Scalar; grads: NamedTensorMap } {
     return variableGrads(f, this.#models, varList)
   }
 
   /**
-   * Not supported with `distributed`: TensorFlow.js disposes of the gradients before other ranks have sent theirs.
+   * A training step: computeGradients, then applyGradients. Not supported with `distributed`: TensorFlow.js disposes of the
+   * gradients before other ranks have sent theirs.
    *
+   * @param f returns the loss, a scalar
+   * @param returnCost true returns the loss instead of disposing of it
+   * @param varList as in computeGradients
+   * @returns the loss, a scalar
    * @throws LilyError ERR_LILY_ARGUMENT with `distributed`; as computeGradients and applyGradients
    */
-  override minimize(f: () => Scalar, returnCost?: boolean, varList?: Variable[]): Scalar | null {
-    if (!this.#isDistributed) return super.minimize(f, returnCost, varList)
+  override minimize(f: () => Tensor, returnCost: true, varList?: Variable[]): Scalar
+  /**
+   * A training step, as above.
+   *
+   * @param f returns the loss, a scalar
+   * @returns null unless `returnCost` is true
+   * @throws LilyError as above
+   */
+  override minimize(f: () => Tensor, returnCost?: boolean, varList?: Variable[]): Scalar | null
+  override minimize(f: () => Tensor, returnCost?: boolean, varList?: Variable[]): Scalar | null {
+    // computeGradients checks that the loss is a scalar.
+    if (!this.#isDistributed) return super.minimize(f as () => Scalar, returnCost, varList)
     return fail(
       'ERR_LILY_ARGUMENT',
       'minimize()',

@@ -36,7 +36,7 @@ export type AdapterModels = AdapterModel | readonly AdapterModel[]
  * const { value, grads } = variableGrads(() => loss(adaptedLinear(x, kernel, layer)), model, [head])
  */
 export function variableGrads(
-  f: () => Scalar,
+  f: () => Tensor,
   model: AdapterModels,
   variables: readonly Variable[] = trainableVariables(),
 ): { value: Scalar; grads: NamedTensorMap } {
@@ -89,7 +89,7 @@ export function readVariables(variables: unknown): Variable[] {
   return list as Variable[]
 }
 
-function gradientsOf(f: () => Scalar, recording: Recording): ReturnType<typeof tfVariableGrads> {
+function gradientsOf(f: () => Tensor, recording: Recording): ReturnType<typeof tfVariableGrads> {
   try {
     return tfVariableGrads(() => checkedLoss(f, recording), [...recording.variables, recording.anchor])
   } catch (cause) {
@@ -101,7 +101,7 @@ function gradientsOf(f: () => Scalar, recording: Recording): ReturnType<typeof t
 }
 
 /** The loss. Nothing has been written to a gradient yet. */
-function checkedLoss(f: () => Scalar, { calls }: Recording): Scalar {
+function checkedLoss(f: () => Tensor, { calls }: Recording): Scalar {
   const loss = f()
   if (calls.length === 0) {
     fail(
@@ -113,7 +113,7 @@ function checkedLoss(f: () => Scalar, { calls }: Recording): Scalar {
   if (!(loss instanceof Tensor)) {
     fail('ERR_LILY_ARGUMENT', 'f', `expected it to return the loss, a scalar, got ${describe(loss)}`)
   }
-  if (loss.shape.length === 0) return loss
+  if (loss.shape.length === 0) return loss as Scalar
   return fail(
     'ERR_LILY_SHAPE',
     'f',

@@ -98,8 +98,8 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const losses: number[] = []
     for (let step = 0; step < steps; step++) {
       const value = optimizer.minimize(loss, true, withVariables ? undefined : variables)
-      losses.push(value!.dataSync()[0])
-      value!.dispose()
+      losses.push(value.dataSync()[0])
+      value.dispose()
     }
     expect(tf.memory().numTensors).toBe(tensors)
     expect([...valuesOf(model), ...variables.map((variable) => [...variable.dataSync()])]).toEqual(expected)
