@@ -1,5 +1,6 @@
 /** The Lily adapter of a base model. */
 import { CREATE, checkCreate } from '../base/create.js'
+import { summaryOf } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
@@ -240,9 +241,11 @@ export class LilyModel extends AdapterModel<LilyLayer> {
     return exportLora(this)
   }
 
-  [inspectSymbol](): string {
-    const { r, numB, strideA, routing } = this.config
-    return this.summary('LilyModel', `r ${r}, E ${numB}, stride_A ${strideA}, routing '${routing}'`)
+  get [inspectSymbol](): () => string {
+    return summaryOf(this, () => {
+      const { r, numB, strideA, routing } = this.config
+      return this.summary('LilyModel', `r ${r}, E ${numB}, stride_A ${strideA}, routing '${routing}'`)
+    })
   }
 
   #findTrainable(): ReadonlyMap<string, Parameter> {

@@ -1,6 +1,7 @@
 /** The `saved` object of a forward call, which its backward calls read. */
 import { type DType, viewOf } from '../base/dtype.js'
 import { describeOther, fail, LilyError } from '../base/errors.js'
+import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import type { Device } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
@@ -79,12 +80,14 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
     this.dispose()
   }
 
-  [inspectSymbol](): string {
-    if (this.#state === null) return 'Saved { disposed }'
-    const { routing, tokens, dIn, dOut, rank, experts } = this.#state.problem
-    const name = routing === 'none' ? 'LoraSaved' : 'LilySaved'
-    const lily = routing === 'none' ? '' : `, E ${experts}, routing '${routing}'`
-    return `${name} { M ${tokens}, d_in ${dIn}, d_out ${dOut}, r ${rank}${lily} }`
+  get [inspectSymbol](): () => string {
+    return summaryOf(this, () => {
+      if (this.#state === null) return 'Saved { disposed }'
+      const { routing, tokens, dIn, dOut, rank, experts } = this.#state.problem
+      const name = routing === 'none' ? 'LoraSaved' : 'LilySaved'
+      const lily = routing === 'none' ? '' : `, E ${experts}, routing '${routing}'`
+      return `${name} { M ${tokens}, d_in ${dIn}, d_out ${dOut}, r ${rank}${lily} }`
+    })
   }
 
   #open(): CallState {
@@ -172,10 +175,12 @@ export class RowsSaved<R extends Routing | 'none' = Routing | 'none'> {
     this.dispose()
   }
 
-  [inspectSymbol](): string {
-    if (this.#state === null) return 'RowsSaved { disposed }'
-    const { tokens, dIn, dOut } = this.#state.problem
-    return `RowsSaved { M ${tokens}, d_in ${dIn}, d_out ${dOut}, adapters ${this.adapters.length} }`
+  get [inspectSymbol](): () => string {
+    return summaryOf(this, () => {
+      if (this.#state === null) return 'RowsSaved { disposed }'
+      const { tokens, dIn, dOut } = this.#state.problem
+      return `RowsSaved { M ${tokens}, d_in ${dIn}, d_out ${dOut}, adapters ${this.adapters.length} }`
+    })
   }
 }
 

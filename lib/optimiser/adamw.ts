@@ -1,6 +1,7 @@
 /** The AdamW optimiser. */
 import { countOf, describe, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
+import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { type AdamWState, type Moments, readEntries, readMoments, stateOf } from '../checkpoint/optimiser-state.js'
 import { newOperand } from '../memory/allocate.js'
@@ -367,8 +368,8 @@ export class AdamW<D extends Distributed | undefined = undefined> {
     this.dispose()
   }
 
-  [inspectSymbol](): string {
-    return `AdamW { ${this.summary()} }`
+  get [inspectSymbol](): () => string {
+    return summaryOf(this, () => `AdamW { ${this.summary()} }`)
   }
 
   /** @internal Parameters, device and steps, in the console. */

@@ -1,6 +1,7 @@
 /** CUDA graphs: the work that a function enqueues, captured once and launched as a whole any number of times. */
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
+import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type GraphHandle, native, type StreamHandle } from '../binding/native.js'
@@ -89,8 +90,10 @@ export class Graph {
     this.dispose()
   }
 
-  [inspectSymbol](): string {
-    return this.#handle === null ? 'Graph { disposed }' : `Graph { ${deviceText(this.#capture.replayStream.device)} }`
+  get [inspectSymbol](): () => string {
+    return summaryOf(this, () =>
+      this.#handle === null ? 'Graph { disposed }' : `Graph { ${deviceText(this.#capture.replayStream.device)} }`,
+    )
   }
 
   #open(): GraphHandle {

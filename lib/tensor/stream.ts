@@ -1,6 +1,7 @@
 /** CUDA streams and events. */
 import { CREATE, checkCreate } from '../base/create.js'
 import { describeOther, fail, LilyError } from '../base/errors.js'
+import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type EventHandle, native } from '../binding/native.js'
@@ -134,11 +135,13 @@ export class Stream {
     this.dispose()
   }
 
-  [inspectSymbol](): string {
-    const state = this.#state
-    return state === null
-      ? 'Stream { disposed }'
-      : `Stream { ${deviceText(state.device)}, handle 0x${state.cudaStream.toString(16)} }`
+  get [inspectSymbol](): () => string {
+    return summaryOf(this, () => {
+      const state = this.#state
+      return state === null
+        ? 'Stream { disposed }'
+        : `Stream { ${deviceText(state.device)}, handle 0x${state.cudaStream.toString(16)} }`
+    })
   }
 
   #open(): StreamState {
@@ -233,9 +236,11 @@ export class Event {
     return this.#handle === null
   }
 
-  [inspectSymbol](): string {
-    if (this.#handle === null) return 'Event { disposed }'
-    return `Event { ${deviceText(this.device)}${this.#recorded ? ', recorded' : ''} }`
+  get [inspectSymbol](): () => string {
+    return summaryOf(this, () => {
+      if (this.#handle === null) return 'Event { disposed }'
+      return `Event { ${deviceText(this.device)}${this.#recorded ? ', recorded' : ''} }`
+    })
   }
 
   /**

@@ -5,7 +5,7 @@ import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { elementsOf } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
-import { firstNumbers } from '../base/summary.js'
+import { firstNumbers, summaryOf } from '../base/summary.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
@@ -203,8 +203,8 @@ export class Tensor {
     return { shape: this.shape, dtype: this.dtype, device: this.device }
   }
 
-  [inspectSymbol](): string {
-    return `Tensor { ${this.summary()} }`
+  get [inspectSymbol](): () => string {
+    return summaryOf(this, () => `Tensor { ${this.summary()} }`)
   }
 
   /** @internal Type, shape, device and first numbers, in the console. */
