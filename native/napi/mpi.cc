@@ -40,6 +40,8 @@ class Client {
   void finished(std::unique_ptr<mpi::Task> operation);
   [[noreturn]] void abort(const std::string &text, int code) { thread_->abort(text, code); }
 
+  // Of this process in the job, once it is known.
+  std::string name = "a rank";
   enum class Stage { kInitialising, kRunning, kFinalizing, kOver } stage = Stage::kInitialising;
 
  private:
@@ -167,7 +169,7 @@ void Client::settle() {
 // Before the function is deleted, because hooks run in the reverse order.
 void Client::end() {
   if (!thread_->has_ended()) {
-    abort("lily-kernels: the environment that uses MPI ends without finalize(); the job is aborted", 1);
+    abort("lily-kernels: " + name + " ends the thread that uses MPI without finalize(), so the job is aborted", 1);
   }
   thread_->join();
   finished_.clear();
@@ -177,7 +179,7 @@ void Client::end() {
 // A launcher may take an exit for the end of the rank, and leave the other ranks waiting. Nothing if MPI_Abort exits.
 void Client::process_exits() {
   if (thread_->has_ended() || thread_->is_aborting()) return;
-  abort("lily-kernels: the process that uses MPI exits without finalize(); the job is aborted", 1);
+  abort("lily-kernels: " + name + " exits without finalize(), so the job is aborted", 1);
 }
 
 // ---- Arguments ----
@@ -275,6 +277,7 @@ class Init : public Operation {
       throw make_error(env, "ERR_LILY_BACKEND_UNAVAILABLE", failure_);
     }
     client->stage = Client::Stage::kRunning;
+    client->name = "rank " + std::to_string(rank_) + " of " + std::to_string(size_);
     const Napi::Object world = Napi::Object::New(env);
     world.Set("rank", rank_);
     world.Set("size", size_);

@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { AdamW, LilyModel, LoraModel, tensor } from '../../lib/index.js'
 import { isSanitized } from '../support/backend.js'
 import { answersOf, libraries, skipWithout, runJob } from '../support/mpi.js'
+import type { Answer as Arrays } from './programs/memory.js'
 import type { Answer } from './programs/operations.js'
 
 const bytesOf = ({ data }: { data: ArrayBufferView }) =>
@@ -104,6 +105,12 @@ describe.for(libraries)('with $name', ({ library }) => {
     for (const { world } of answers) expect(world.library).toMatch(library.version)
     expectAnswers(answers)
   })
+})
+
+test.for(libraries)('arrays exist until their calls are over: $name', async ({ library }, { skip }) => {
+  skipWithout(skip, library)
+  const [, second] = await answersOf<Arrays>('memory', { library, ranks: 2 })
+  expect(second).toEqual({ pending: 3, over: 0 })
 })
 
 test('without a launcher there is a world of one, which opens no library', async () => {

@@ -1,0 +1,44 @@
+/** Ends of a job that the thread of init() does not see: in a worker, and of a process whose listeners do not run. */
+import { isMainThread, Worker, workerData } from 'node:worker_threads'
+import * as mpi from 'lily-kernels/mpi'
+import { announcedRank, answer, input, mark, marked } from './rank.js'
+
+export interface Input {
+  /** `finalize`: a worker uses MPI, and ends well. Otherwise how rank 0 ends. */
+  readonly end: 'finalize' | 'terminate the worker' | 'exit while the worker runs' | 'exit in a listener'
+}
+/** What a worker has gathered. */
+export type Answer = readonly number[]
+
+const { end } = (isMainThread ? input() : workerData) as Input
+
+/** A rank, up to the fault. */
+async function run(): Promise<void> {
+  const { rank } = await mpi.init()
+  answer(rank, (await mpi.allGather(rank)) satisfies Answer)
+  mark(`${rank}`)
+  if (end !== 'finalize') await (rank === 0 ? new Promise(() => setInterval(() => undefined, 1000)) : mpi.barrier())
+  await mpi.finalize()
+}
+
+if (!isMainThread) {
+  await run()
+} else if (end === 'exit in a listener') {
+  // No listener runs after one that calls exit().
+  process.once('exit', () => process.exit(3))
+  const running = run()
+  if (announcedRank === 0) {
+    await marked('0')
+    process.exit(3)
+  }
+  await running
+} else {
+  const worker = new Worker(new URL(import.meta.url), { workerData: { end } satisfies Input })
+  const ended = new Promise((resolve) => worker.on('exit', resolve))
+  if (end !== 'finalize' && announcedRank === 0) {
+    await marked('0')
+    if (end === 'exit while the worker runs') process.exit(0)
+    await worker.terminate()
+  }
+  await ended
+}
