@@ -200,7 +200,7 @@ Outcome World::gather(const Call &call, const char *data, size_t bytes, std::vec
 
 Outcome World::broadcast(const Call &call, const std::vector<Array> &arrays) {
   const Outcome outcome = exchange_headers(call, 0, 0);
-  if (outcome != Outcome::kDone || size == 1) return outcome;
+  if (outcome != Outcome::kDone) return outcome;
   constexpr size_t kUnderWay = size_t{32} << 20;
   Exchange(*this, arrays, kUnderWay).broadcast();
   return outcome;
@@ -212,7 +212,6 @@ Outcome World::reduce(const Call &call, const std::vector<Array> &arrays, double
   double total = 0;
   for (const Header &header : headers_) total += header.weight;
   if (total == 0) return Outcome::kNoWeight;
-  if (size == 1) return outcome;
   const bool is_sum = isnan(weight);
   std::vector<float> coefficients;
   for (const Header &header : headers_) coefficients.push_back(is_sum ? 1 : static_cast<float>(header.weight / total));

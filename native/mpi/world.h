@@ -60,7 +60,7 @@ class World {
   Outcome barrier(const Call &call);
   // The bytes of all ranks, in order.
   Outcome gather(const Call &call, const char *data, size_t bytes, std::vector<std::vector<char>> *all);
-  // From rank 0, in place.
+  // From rank 0, in place. There are other ranks.
   Outcome broadcast(const Call &call, const std::vector<Array> &arrays);
   // sum_r c_r array_r in place: c_r is this rank's weight divided by the sum of all weights, or 1 if the weights are
   // NaN. At most about `bucket_bytes` are under way at once.

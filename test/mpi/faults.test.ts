@@ -74,6 +74,7 @@ function problemsOf(library: Library, job: Job, { code, stderr, left }: Ended): 
   const problems = expectedText(job).flatMap((text) => (text.test(stderr) ? [] : [`expected ${text} in ${stderr}`]))
   if (code === null) problems.push(`hung: ${stderr}`)
   if (code === 0 && !mayBeZero) problems.push('ended with code 0')
+  if (job.fault === 'exit 3' && job.name !== 'before init' && code !== 3) problems.push(`ended with code ${code}`)
   return [...problems, ...left.map((command) => `left ${command}`)]
 }
 

@@ -7,7 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { AdamW, LilyModel, LoraModel, tensor } from '../../lib/index.js'
 import { isSanitized } from '../support/backend.js'
 import { answersOf, libraries, skipWithout, runJob } from '../support/mpi.js'
-import type { Answer as Arrays } from './programs/memory.js'
+import type { Answer as Memory } from './programs/memory.js'
 import type { Answer } from './programs/operations.js'
 
 const bytesOf = ({ data }: { data: ArrayBufferView }) =>
@@ -60,6 +60,9 @@ function expectAnswers(answers: readonly Answer[]): void {
         new Map(moments.map(([name, { expAvgSq }]) => [name, bytesOf(expAvgSq)])),
       ],
     })
+    // A world of one writes nothing.
+    if (size === 1) expect(answer.stale).toBeNull()
+    else expect(answer.stale).toMatchObject({ code: 'ERR_LILY_ARGUMENT' })
     expect(answer.gathered).toEqual([
       range.map((rank) => rank + 0.5),
       range.map((rank) => (rank === 0 ? NaN : -0)),
@@ -93,6 +96,7 @@ function expectAnswers(answers: readonly Answer[]): void {
           ? null
           : { code: 'ERR_LILY_ARGUMENT', message: expect.stringContaining('another thread of this process') as string },
     })
+    expect(answer.trap, 'MPI leaves the signal to V8').toMatch(/RuntimeError.*out of bounds/)
     for (const refusal of answer.afterFinalize) expect(refusal?.message).toMatch(/finalize\(\)/)
   }
 }
@@ -107,10 +111,22 @@ describe.for(libraries)('with $name', ({ library }) => {
   })
 })
 
-test.for(libraries)('arrays exist until their calls are over: $name', async ({ library }, { skip }) => {
+test.for(libraries)('memory that a call has: $name', async ({ library }, { skip }) => {
   skipWithout(skip, library)
-  const [, second] = await answersOf<Arrays>('memory', { library, ranks: 2 })
-  expect(second).toEqual({ pending: 3, over: 0 })
+  const [first, second] = await answersOf<Memory>('memory', { library, ranks: 2 })
+  expect([second.pending, second.over], 'arrays exist until it is over').toEqual([3, 0])
+  const transferred = (argument: string) => ({
+    code: 'ERR_LILY_ARGUMENT',
+    message: expect.stringMatching(`^${argument}: .*transferred`) as string,
+  })
+  expect([first.broadcast, second.broadcast]).toEqual([transferred('a.value'), null])
+  expect([first.average, second.average]).toEqual([null, transferred('a.grad')])
+  // The rank that is refused has sent nothing, and comes to the barrier.
+  expect(second.before).toMatchObject({
+    code: 'ERR_LILY_ARGUMENT',
+    message: expect.stringMatching('^a.grad: ') as string,
+  })
+  expect(first.before?.message).toContain('rank 1 calls barrier(), rank 0 averageGradients()')
 })
 
 test('without a launcher there is a world of one, which opens no library', async () => {

@@ -28,6 +28,7 @@ const MESSAGES: Readonly<Record<string, readonly RegExp[]>> = {
   onNonFinite: [/skip/, /error/],
   lrScale: [/lrScale/, /0\.5/],
   'number of steps': [/steps of 5, rank 0 0/, /await broadcast\(optimiser\)/],
+  finalize: [/barrier\(\)/, /finalize\(\)/],
   barrier: [/barrier\(\)/, /averageGradients\(\)/],
   gather: [/allGather\(\)/, /broadcast\(\)/],
   broadcast: [/broadcast\(\)/, /averageGradients\(\)/],

@@ -1,11 +1,16 @@
-/** Ends of a job that the thread of init() does not see: in a worker, and of a process whose listeners do not run. */
+/** A job whose MPI belongs to a worker, and ends that are neither an error nor a plain exit. */
 import { isMainThread, Worker, workerData } from 'node:worker_threads'
 import * as mpi from 'lily-kernels/mpi'
-import { announcedRank, answer, input, mark, marked } from './rank.js'
+import { announcedRank, answer, input, mark, marked, sleep } from './rank.js'
 
 export interface Input {
   /** `finalize`: a worker uses MPI, and ends well. Otherwise how rank 0 ends. */
-  readonly end: 'finalize' | 'terminate the worker' | 'exit while the worker runs' | 'exit in a listener'
+  readonly end:
+    | 'finalize'
+    | 'terminate the worker'
+    | 'exit while the worker runs'
+    | 'exit in a listener'
+    | 'exit after an error that was handled'
 }
 /** What a worker has gathered. */
 export type Answer = readonly number[]
@@ -29,6 +34,19 @@ if (!isMainThread) {
   const running = run()
   if (announcedRank === 0) {
     await marked('0')
+    process.exit(3)
+  }
+  await running
+} else if (end === 'exit after an error that was handled') {
+  const handled = new Promise((resolve) => process.once('uncaughtException', resolve))
+  const running = run()
+  if (announcedRank === 0) {
+    await marked('0')
+    setImmediate(() => {
+      throw new Error('handled')
+    })
+    await handled
+    await sleep(1)
     process.exit(3)
   }
   await running

@@ -13,6 +13,8 @@ export interface Answer {
   /** The words of the state of dropout after a broadcast. */
   readonly dropout: Int32Array
   readonly optimiser: { readonly step: number; readonly moments: Map<string, Uint8Array>[] }
+  /** A backward of a forward before a broadcast. */
+  readonly stale: Refusal | null
   readonly gathered: readonly unknown[][]
   readonly barrier: { readonly before: readonly number[]; readonly after: number }
   readonly inOrder: readonly unknown[][]
@@ -20,6 +22,8 @@ export interface Answer {
   readonly arguments: readonly (Refusal | null)[]
   readonly noWeight: readonly (Refusal | null)[]
   readonly worker: WorkerAnswer
+  /** What WebAssembly throws at an access beyond its memory, which is a signal. */
+  readonly trap: string
   readonly afterFinalize: readonly (Refusal | null)[]
 }
 
@@ -61,6 +65,19 @@ const valuesOf = (rank: number): unknown[] => [
   Float64Array.of(rank, Infinity),
 ]
 
+function trapOf(): string {
+  // (module (memory 1) (func (export "f") (result i32) i32.const 0x7fffffff i32.load))
+  const sections = [1, 5, 1, 96, 0, 1, 127, 3, 2, 1, 0, 5, 3, 1, 0, 1, 7, 5, 1, 1, 102, 0, 0, 10, 13, 1, 11]
+  const body = [0, 65, 255, 255, 255, 255, 7, 40, 2, 0, 11]
+  const module = new WebAssembly.Module(Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, ...sections, ...body))
+  const { f } = new WebAssembly.Instance(module, {}).exports as { f: () => number }
+  try {
+    return `loaded ${f()}`
+  } catch (error) {
+    return String(error)
+  }
+}
+
 async function main(): Promise<void> {
   const map0 = parametersOf(0)
   const beforeInit: (Refusal | null)[] = []
@@ -89,6 +106,10 @@ async function main(): Promise<void> {
   if (rank === 0) dropping.dropoutState.data[2] = 5
   await mpi.broadcast(dropping)
   const dropout = (dropping.dropoutState.data as Int32Array).slice()
+
+  const { y: dy, saved } = lily.layer('0.proj').forward({ x: tensor(new Float32Array(6), [1, 6]) })
+  await mpi.broadcast(lily)
+  const stale = await refusalOf(() => lily.layer('0.proj').backward({ dy, saved }))
 
   const trained = parametersOf(0)
   trained.delete('empty')
@@ -163,6 +184,7 @@ async function main(): Promise<void> {
         await bytesOfAll(moments, ({ expAvgSq }) => expAvgSq),
       ],
     },
+    stale,
     gathered,
     barrier: { before, after },
     inOrder: [first, second, third],
@@ -170,6 +192,7 @@ async function main(): Promise<void> {
     arguments: refused,
     noWeight,
     worker: said,
+    trap: trapOf(),
     afterFinalize,
   }
   answer(rank, result)

@@ -100,6 +100,7 @@ if (isOtherVersion) {
   await check('barrier', parameters, () => (differs ? mpi.barrier() : mpi.averageGradients(parameters)))
   await check('gather', parameters, () => (differs ? mpi.allGather(1) : mpi.broadcast(parameters)))
   await check('broadcast', parameters, () => (differs ? mpi.broadcast(parameters) : mpi.averageGradients(parameters)))
+  await check('finalize', parameters, () => (differs ? mpi.barrier() : mpi.finalize()))
   const alike = parametersOf(usual, 1)
   const [number, scale] = differs ? [0.2, 0.5] : [0.1, 1]
   for (const [name, options] of Object.entries({
