@@ -8,6 +8,7 @@ import { runCli } from '../support/cli.js'
 import { findProgram } from '../support/find-program.js'
 import { LIBRARIES, libraries, type Library, missingLibrary, runJob, type Skip, skipWithout } from '../support/mpi.js'
 import { temporaryFolder } from '../support/temporary.js'
+import type { Input } from './programs/ends.js'
 import type { Answer } from './programs/start.js'
 
 const folder = temporaryFolder()
@@ -108,6 +109,16 @@ test('the standard ABI of MPI 5, whose handles are other ones', async ({ skip })
     [0, 1],
   ])
   for (const found of answers) expect(found.library).toBe('Standard 5.0 of a test')
+})
+
+test('an MPI_Abort that calls exit()', async ({ skip }) => {
+  skipWithout(skip, mpich)
+  const env = { LILY_MPI_LIBRARY: compile(skip, 'STANDARD') }
+  const input: Input = { end: 'terminate the worker' }
+  // The launcher has not heard of an abort, and may end with 0.
+  const { stderr, left } = await runJob('ends', { library: mpich, ranks: 2, env, input })
+  expect(left).toEqual([])
+  expect(stderr.match(/^lily-kernels:.*$/gm)).toEqual([expect.stringContaining('without finalize()')])
 })
 
 test('a draft of the standard ABI, which has other values', async ({ skip }) => {
