@@ -87,13 +87,23 @@ async function trainOn({ rank, size, library }: mpi.World, options: TrainOptions
   const ownOf = (reviews: readonly Review[]) => reviews.filter((_, i) => i % size === rank)
   const known = shuffled(await readReviews('amazon', 'yelp'), SEED)
   const [training, heldOut] = [known.slice(0, sentences), known.slice(sentences, 2 * sentences)]
+  const steps = stepsOf(training, epochs)
+  if (steps < 2) {
+    throw new CommandError(
+      'expected two steps or more, of which the first is not timed, got one; pass --sentences 33 or more, or --epochs 2 or more',
+    )
+  }
+  if (heldOut.length === 0) {
+    throw new CommandError(
+      `expected fewer sentences than the ${known.length} that there are, some of which are held out; pass a smaller --sentences`,
+    )
+  }
   const setup = { method: 'lily', routing: 'sequence', loraRank: 4, seed: SEED, dropout: 0 } as const
   const classifier = Classifier.create(await loadEncoder(), setup)
   await broadcast(classifier)
 
   const engine = new TimedEngine()
   const optimiser = optimiserOf(classifier, engine)
-  const steps = stepsOf(training, epochs)
   const write = (line: Line) => print(JSON.stringify(line))
   const progress = rank === 0 && !json ? startProgress(noteSometimes()) : undefined
   const losses: number[] = []

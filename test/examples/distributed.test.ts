@@ -4,7 +4,7 @@
  * @project mpi
  * @long
  */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { LilyModel } from 'lily-kernels'
@@ -113,6 +113,20 @@ test('a wrong option of a job is one message', async () => {
   expect(stderr.match(/^error: .*$/gm)).toEqual([
     "error: Unknown option '--sentence'; the options are --sentences N, --epochs N, --output FOLDER and --json",
   ])
+})
+
+test('refuses a single step, which is not timed, and a training without held-out sentences', async () => {
+  const output = join(folder, 'refused')
+  const [one, all] = await Promise.all(
+    [
+      ['--sentences', '32', '--epochs', '1'],
+      ['--sentences', '100000'],
+    ].map((options) => run(node('train.ts', [...options, '--output', output]))),
+  )
+  for (const { code, stdout } of [one, all]) expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+  expect(one.stderr).toMatch(/^error: expected two steps or more, .*pass --sentences 33/m)
+  expect(all.stderr).toMatch(/^error: expected fewer sentences than the \d+ that there are/m)
+  expect(existsSync(output)).toBe(false)
 })
 
 test('one process without mpirun is a job of one rank', async () => {
