@@ -118,11 +118,11 @@ export class AdapterOptimizer<D extends Distributed | undefined = undefined> ext
    */
   override minimize(f: () => Tensor, returnCost: true, varList?: Variable[]): Scalar
   /**
-   * A training step, as above.
+   * A training step that disposes of the loss.
    *
    * @param f returns the loss, a scalar
-   * @returns null unless `returnCost` is true
-   * @throws LilyError as above
+   * @returns null
+   * @throws LilyError ERR_LILY_ARGUMENT with `distributed`; as computeGradients and applyGradients
    */
   override minimize(f: () => Tensor, returnCost?: boolean, varList?: Variable[]): Scalar | null
   override minimize(f: () => Tensor, returnCost?: boolean, varList?: Variable[]): Scalar | null {
