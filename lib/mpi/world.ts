@@ -58,7 +58,7 @@ let last: Promise<unknown> = Promise.resolve()
  *
  * @returns the rank of this process and the number of ranks
  * @throws LilyError (as a rejection) ERR_LILY_BACKEND_UNAVAILABLE if the job has no usable MPI library; ERR_LILY_ARGUMENT, also
- *   for another timeout than that of an earlier call, and after finalize
+ *   for another timeout than that of an earlier call, in a second thread of the process, and after finalize
  * @example
  * const { rank, size } = await mpi.init()
  */

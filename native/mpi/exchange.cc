@@ -58,7 +58,7 @@ void Exchange::cut(size_t piece_bytes, size_t alone) {
   for (int32_t dtype = 0; dtype <= 2; ++dtype) {
     std::vector<const Array *> small;
     for (const Array &array : arrays_) {
-      if (array.dtype != dtype || array.bytes == 0) continue;
+      if (array.dtype != dtype) continue;
       if (array.bytes < alone) {
         small.push_back(&array);
         continue;

@@ -1,30 +1,42 @@
 /** A job whose MPI belongs to a worker, and ends that are neither an error nor a plain exit: the job is aborted. */
-import { describe, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { answersOf, libraries, runJob, skipWithout } from '../support/mpi.js'
 import type { Answer, Input } from './programs/ends.js'
 
-const ranks = 2
+/** Longer than the start of ranks on a machine with other work. */
+const timeout = 6000
+const WITHOUT = /^lily-kernels: rank 0 of 2 .* without finalize\(\)/
 
-describe.for(libraries)('with $name', ({ library }) => {
-  test.concurrent('a worker is a rank', async ({ skip }) => {
-    skipWithout(skip, library)
-    const answers = await answersOf<Answer>('ends', { library, ranks, input: { end: 'finalize' } satisfies Input })
-    expect(answers).toEqual([
-      [0, 1],
-      [0, 1],
-    ])
-  })
+/** What the one line of the package says. */
+const LINES: readonly (Input & { readonly ranks: number; readonly line: RegExp })[] = [
+  {
+    end: 'let rank 0 wait for all',
+    ranks: 4,
+    timeout,
+    line: /rank 0 of 4 waited 6 s in barrier\(\) for ranks 1, 2 and 3, which did not come/,
+  },
+  { end: 'terminate the worker', ranks: 2, line: WITHOUT },
+  { end: 'exit while the worker runs', ranks: 2, line: WITHOUT },
+  { end: 'exit in a listener', ranks: 2, line: WITHOUT },
+  { end: 'exit after an error that was handled', ranks: 2, line: WITHOUT },
+]
 
-  test.concurrent.for([
-    'terminate the worker',
-    'exit while the worker runs',
-    'exit in a listener',
-    'exit after an error that was handled',
-  ] as const)('%s', async (end, { skip }) => {
+// At the same time: each waits for most of its time.
+test.concurrent.for(libraries.flatMap(({ library, name }) => LINES.map((each) => ({ library, name, ...each }))))(
+  '$end: $name',
+  async ({ library, ranks, end, timeout, line }, { skip }) => {
     skipWithout(skip, library)
-    const { code, stderr, left } = await runJob('ends', { library, ranks, input: { end } satisfies Input })
+    const input: Input = { end, timeout }
+    const { code, stderr, left } = await runJob('ends', { library, ranks, input })
     expect([null, 0], stderr).not.toContain(code)
-    expect(stderr).toMatch(/rank 0 of 2 .* without finalize\(\)/)
+    expect(stderr.match(/^lily-kernels:.*$/gm)).toEqual([expect.stringMatching(line)])
     expect(left).toEqual([])
-  })
+  },
+)
+
+test.concurrent.for(libraries)('a worker is a rank: $name', async ({ library }, { skip }) => {
+  skipWithout(skip, library)
+  const input: Input = { end: 'finalize' }
+  const ranks = [0, 1]
+  expect(await answersOf<Answer>('ends', { library, ranks: 2, input })).toEqual([ranks, ranks])
 })

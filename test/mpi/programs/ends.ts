@@ -11,22 +11,26 @@ export interface Input {
     | 'exit while the worker runs'
     | 'exit in a listener'
     | 'exit after an error that was handled'
+    | 'let rank 0 wait for all'
+  /** Default: that of init(). */
+  readonly timeout?: number
 }
 /** What a worker has gathered. */
 export type Answer = readonly number[]
 
-const { end } = (isMainThread ? input() : workerData) as Input
+const { end, timeout } = (isMainThread ? input() : workerData) as Input
 
 /** A rank, up to the fault. */
 async function run(): Promise<void> {
-  const { rank } = await mpi.init()
+  const { rank } = await mpi.init({ timeout })
   answer(rank, (await mpi.allGather(rank)) satisfies Answer)
   mark(`${rank}`)
-  if (end !== 'finalize') await (rank === 0 ? new Promise(() => setInterval(() => undefined, 1000)) : mpi.barrier())
+  const comes = end === 'let rank 0 wait for all' ? rank === 0 : rank !== 0
+  if (end !== 'finalize') await (comes ? mpi.barrier() : new Promise(() => setInterval(() => undefined, 1000)))
   await mpi.finalize()
 }
 
-if (!isMainThread) {
+if (!isMainThread || end === 'let rank 0 wait for all') {
   await run()
 } else if (end === 'exit in a listener') {
   // No listener runs after one that calls exit().
