@@ -69,8 +69,7 @@ function expectedText({ fault, operation, when, victim }: Job): RegExp[] {
 }
 
 function problemsOf(library: Library, job: Job, { code, stderr, left }: Ended): string[] {
-  // The launcher of MPICH 4.2 ends with 0 after SIGKILL in a few of a hundred jobs on a busy machine, of C programs as well.
-  const mayBeZero = job.fault === 'kill' && library.name === 'MPICH'
+  const mayBeZero = job.fault === 'kill' && library.hidesKills
   const problems = expectedText(job).flatMap((text) => (text.test(stderr) ? [] : [`expected ${text} in ${stderr}`]))
   if (code === null) problems.push(`hung: ${stderr}`)
   if (code === 0 && !mayBeZero) problems.push('ended with code 0')

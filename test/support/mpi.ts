@@ -19,6 +19,11 @@ export interface Library {
   readonly debian: string
   /** The run-time name of the library. */
   readonly file: string
+  /**
+   * The launcher of MPICH 4.2 ends with 0 after SIGKILL in a few of a hundred jobs on a busy machine, of C programs as well. Its
+   * code says nothing then.
+   */
+  readonly hidesKills: boolean
 }
 
 export const LIBRARIES: readonly Library[] = [
@@ -31,6 +36,7 @@ export const LIBRARIES: readonly Library[] = [
     options: ['--allow-run-as-root', '--oversubscribe', '--bind-to', 'none', '--mca', 'btl', 'self,sm'],
     debian: 'openmpi-bin',
     file: 'libmpi.so.40',
+    hidesKills: false,
   },
   {
     name: 'MPICH',
@@ -39,6 +45,7 @@ export const LIBRARIES: readonly Library[] = [
     options: [],
     debian: 'mpich',
     file: 'libmpi.so.12',
+    hidesKills: true,
   },
 ]
 
