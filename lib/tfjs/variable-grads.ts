@@ -111,7 +111,8 @@ function checkedLoss(f: () => Tensor, { calls }: Recording): Scalar {
     )
   }
   if (!(loss instanceof Tensor)) {
-    fail('ERR_LILY_ARGUMENT', 'f', `expected it to return the loss, a scalar, got ${describe(loss)}`)
+    const got = describe(loss).replace('await it', 'f cannot be async: await what it needs before')
+    fail('ERR_LILY_ARGUMENT', 'f', `expected it to return the loss, a scalar, got ${got}`)
   }
   if (loss.shape.length === 0) return loss as Scalar
   return fail(

@@ -97,7 +97,8 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     const tensors = tf.memory().numTensors
     const losses: number[] = []
     for (let step = 0; step < steps; step++) {
-      const value = optimizer.minimize(loss, true, withVariables ? undefined : variables)
+      // Of the type that a function of TensorFlow.js has where nothing names it.
+      const value = optimizer.minimize((): tf.Tensor => loss(), true, withVariables ? undefined : variables)
       losses.push(value.dataSync()[0])
       value.dispose()
     }

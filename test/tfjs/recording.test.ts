@@ -358,16 +358,17 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
       ],
       ['no function', 'ERR_LILY_ARGUMENT', 'f: expected a function', () => variableGrads(1 as never, model)],
       [
-        'no model',
+        'a function that is async',
         'ERR_LILY_ARGUMENT',
-        'model: expected a LilyModel',
-        () => variableGrads(() => x as never, 1 as never),
+        'f: expected it to return the loss, a scalar, got an object of type Promise; f cannot be async',
+        () => variableGrads((async () => Promise.resolve(lossOf(adapt(x, base, layer)))) as never, model, []),
       ],
+      ['no model', 'ERR_LILY_ARGUMENT', 'model: expected a LilyModel', () => variableGrads(() => x, 1 as never)],
       [
         'no list of variables',
         'ERR_LILY_ARGUMENT',
         'variables: expected an array',
-        () => variableGrads(() => x as never, model, 1 as never),
+        () => variableGrads(() => x, model, 1 as never),
       ],
       [
         'another routing than that of the model, in a call that is recorded',
