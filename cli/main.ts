@@ -32,6 +32,7 @@ function program(): Command {
         'Environment: DEBUG=lily prints the stack traces of errors; NO_COLOR or TERM=dumb replaces the progress bar by lines.',
     )
   for (const each of [command, ...command.commands]) {
+    each.showHelpAfterError(`See ${each === command ? '' : 'lily-kernels '}${each.name()} --help.`)
     // Without the override, commander ends the process before its text is written.
     each.exitOverride().configureOutput({
       writeOut: (text) => print(text.trimEnd()),

@@ -518,6 +518,6 @@ describe('what is refused leaves no file', () => {
   test('missing arguments', async () => {
     const { code, stderr } = await runCli(['merge', GOLDEN])
     expect(code).toBe(1)
-    expect(stderr).toContain("missing required argument 'base'")
+    expect(stderr).toBe("error: missing required argument 'base'\nSee lily-kernels merge --help.\n")
   })
 })
