@@ -50,9 +50,9 @@ export class LilyError extends Error {
   /** Kind of the error, for programs. */
   readonly code: LilyErrorCode
   /** Name of the invalid argument, if the error is about one. */
-  readonly argument: string | undefined
+  declare readonly argument: string | undefined
   /** The CUDA runtime's name of the error, such as 'cudaErrorIllegalAddress', if CUDA reported one. */
-  readonly cudaError: string | undefined
+  declare readonly cudaError: string | undefined
 
   /**
    * Creates an error. Throws nothing.
@@ -64,8 +64,9 @@ export class LilyError extends Error {
     const { argument, cudaError, cause } = details ?? {}
     super(message, cause === undefined ? undefined : { cause })
     this.code = code
-    this.argument = argument
-    this.cudaError = cudaError
+    // Without those that are undefined, which the console would print.
+    if (argument !== undefined) this.argument = argument
+    if (cudaError !== undefined) this.cudaError = cudaError
   }
 
   static {

@@ -34,13 +34,14 @@ type NoOthers<O, Options> = {
 export function checkKeys(argument: string, value: unknown, known: Known): asserts value is Properties {
   // The tag of a plain object and of an instance of a class, but of no array, Map, Promise, Date, ...
   if (Object.prototype.toString.call(value) !== '[object Object]' || deviceTensor in (value as object)) {
-    fail('ERR_LILY_ARGUMENT', argument, `expected a plain object, got ${describe(value)}`)
+    fail('ERR_LILY_ARGUMENT', argument, `expected a plain object { ${[...known].join(', ')} }, got ${describe(value)}`)
   }
   for (const key in value as object) {
     if (known.has(key)) continue
     const nearest = nearestName(key, known)
     const meant = nearest === null ? '' : ` (did you mean ${nearest}?)`
-    const expected = `expected one of ${[...known].join(', ')}`
+    const beside = argument === 'operands' && nearest === null ? '; options are the second argument' : ''
+    const expected = `expected one of ${[...known].join(', ')}${beside}`
     fail('ERR_LILY_ARGUMENT', key, `is not a property of ${argument}${meant}; ${expected}`)
   }
 }

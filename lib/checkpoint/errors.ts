@@ -20,7 +20,7 @@ const REMEDIES: Readonly<Record<string, string>> = {
   ELOOP: 'remove the links, which lead to themselves',
   // The limit is 255; replace-files.ts adds 23 bytes to the name of a temporary file.
   ENAMETOOLONG: 'shorten the name; the name of a file to save may have 232 bytes',
-  ENOENT: 'correct the path; a relative one requires a working directory that exists',
+  ENOENT: 'correct the path, or the working directory of a relative one',
   ENOSPC: 'make room on the disk',
   ENOTDIR: 'a part of the path before its end is the name of a file; correct it',
   EPERM: 'close the programs that have the file open, and allow this process to replace it',

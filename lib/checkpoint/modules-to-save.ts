@@ -66,7 +66,7 @@ export function withModules(
       if (given.has(key))
         fail('ERR_LILY_ARGUMENT', 'modulesToSave', `expected each tensor once, got ${quote(key)} twice`)
       given.add(key)
-      tensors.set(key, sourceOf(value, key))
+      tensors.set(key, sourceOf(value, `modulesToSave.${module}.${name}`))
     }
   }
   return { tensors, modules }

@@ -1,6 +1,6 @@
 /** Reads the weights with which layers are frozen. */
 import { countOf, describe, fail } from '../base/errors.js'
-import { elementsOf, entriesOf } from '../base/options.js'
+import { elementsOf, entriesOf, isPlain } from '../base/options.js'
 import { classNameOf } from '../base/views.js'
 import { failDetached, isDetached } from '../memory/operand.js'
 import { layerOf } from './adapter-model.js'
@@ -32,6 +32,13 @@ export function readFrozenWeights(model: LilyModel, weights: unknown): Map<LilyL
 function readWeights(weights: unknown, experts: number): [string, Float32Array][] {
   if (typeof weights !== 'object' || weights === null) {
     fail('ERR_LILY_ARGUMENT', 'weights', `expected 'uniform', or weights [E] by layer name, got ${describe(weights)}`)
+  }
+  if (isPlain(weights) && 'relativeError' in weights) {
+    fail(
+      'ERR_LILY_ARGUMENT',
+      'weights',
+      'expected weights [E] by layer name, got all that calibrate returns; pass its weights',
+    )
   }
   const entries = entriesOf('weights', weights as Readonly<Record<string, unknown>>)
   return entries.map(([name, values]) => [name, readNumbers(name, values, experts)])

@@ -48,7 +48,9 @@ export function candidates(environment: Environment, platform: string, launcher:
 export function openLibrary(launcher: Launcher | null): Library {
   const { mpi } = native
   if (mpi === undefined) {
-    throw unavailable('MPI needs the native addon for Linux or macOS, which does not run here; see lily-kernels doctor')
+    throw unavailable(
+      'MPI needs the native addon for Linux or macOS, which does not run here; npx lily-kernels doctor says why',
+    )
   }
   const tried = candidates(process.env, process.platform, launcher)
   try {

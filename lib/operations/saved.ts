@@ -209,7 +209,9 @@ export type Operation = 'lilyForward' | 'loraForward'
 export function readSaved(argument: string, saved: unknown, of: Operation): CallState {
   const state = stateOf(saved)
   if (state === undefined) {
-    fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} returned as saved, got ${describeOther(saved, 'Saved')}`)
+    const remedy = saved === undefined ? '; a call with save: false returns none' : ''
+    const got = `${describeOther(saved, 'Saved')}${remedy}`
+    fail('ERR_LILY_ARGUMENT', argument, `expected what ${of}, or forward of a layer, returned as saved, got ${got}`)
   }
   if (state === null) fail('ERR_LILY_DISPOSED', argument, 'has been disposed of; call backward before dispose()')
   if (state.listedAt !== null) {

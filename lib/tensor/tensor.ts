@@ -1,7 +1,7 @@
 /** Tensors: memory with a shape and a type. */
 import { CREATE, checkCreate } from '../base/create.js'
 import { type DType, dtypeOf, type HostData, is16Bit, leaveOutAndCast, proxyAdvice, readDType } from '../base/dtype.js'
-import { describe, fail, LilyError } from '../base/errors.js'
+import { countOf, describe, fail, LilyError } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { elementsOf } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
@@ -286,6 +286,10 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
   }
   const type = dtypeOf('data', memory, dtype === undefined ? undefined : readDType('dtype', dtype))
   const operand = layOutOnHost('shape', memory, type, readIntegers('shape', 'shape', shape))
+  if (numbers !== null && operand.byteLength !== memory.byteLength) {
+    const count = countOf(operand.byteLength / memory.BYTES_PER_ELEMENT, 'number')
+    fail('ERR_LILY_SHAPE', 'data', `expected ${count} for shape ${shapeText(operand.shape)}, got ${numbers.length}`)
+  }
   checkMemory('data', operand)
   checkNotLonger('data', memory, operand)
   return tensorOf(operand)
@@ -301,7 +305,12 @@ function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32A
   for (let i = 0; i < copy.length; i++) {
     const number = numbers[i]
     if (typeof number !== 'number') {
-      fail('ERR_LILY_ARGUMENT', 'data', `expected data[${i}] to be a number, got ${describe(number)}`)
+      const isNested = Array.isArray(number)
+      fail(
+        'ERR_LILY_ARGUMENT',
+        'data',
+        `expected data[${i}] to be a number, got ${describe(number)}${isNested ? '; pass data.flat(Infinity)' : ''}`,
+      )
     }
     copy[i] = number
   }

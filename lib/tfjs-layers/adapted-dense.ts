@@ -2,7 +2,7 @@
 import { serialization, type Tensor, tidy, zeros } from '@tensorflow/tfjs-core'
 import { layers, type LayersModel, type LayerVariable } from '@tensorflow/tfjs-layers'
 import { describe, fail } from '../base/errors.js'
-import { checkKeys, type Known } from '../base/options.js'
+import { checkKeys, isPlain, type Known } from '../base/options.js'
 import { quoted, summaryOf } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
@@ -212,8 +212,9 @@ function adaptedAmong(layers: readonly Layer[]): AdaptedDense[] {
 }
 
 function readArguments(args: AdaptedDenseArgs): AdaptedDenseArgs {
-  if (typeof args !== 'object' || (args as unknown) === null) {
-    fail('ERR_LILY_ARGUMENT', 'args', `expected { dense, adapter }, got ${describe(args)}`)
+  // A layer in their place would fail at a property of it.
+  if (!isPlain(args)) {
+    fail('ERR_LILY_ARGUMENT', 'args', `expected { dense, adapter: model.layer(name) }, got ${describe(args)}`)
   }
   checkKeys('args', args, ARGUMENTS)
   return args

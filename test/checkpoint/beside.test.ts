@@ -231,7 +231,7 @@ describe('modules to save', () => {
     ['a tensor of Lily', { head: { 'lily_A.weight': weight } }, 'ERR_LILY_ARGUMENT', 'name of a tensor'],
     ['a tensor twice', { head: { 'a.b': weight }, 'head.a': { b: weight } }, 'ERR_LILY_ARGUMENT', 'each tensor once'],
     ['a tensor for a module', { head: tensor([1], [1]) }, 'ERR_LILY_ARGUMENT', '["head"]: expected a Map or a plain'],
-    ['a number', { head: { weight: 3 } }, 'ERR_LILY_ARGUMENT', 'head.weight'],
+    ['a number', { head: { weight: 3 } }, 'ERR_LILY_ARGUMENT', 'modulesToSave.head.weight: expected a tensor'],
     ['int32', { head: { weight: tensor(Int32Array.of(1), [1]) } }, 'ERR_LILY_DTYPE', 'head.weight'],
     [
       'a tensor that is disposed of',

@@ -95,7 +95,11 @@ describe('calibrate', () => {
 
   it('gives no error for a single call, and weights that freeze accepts', async () => {
     const x = place(samples[0], [7, dIn])
-    const { weights, relativeError: error } = await model.calibrate({ '0.q': [x] })
+    const all = await model.calibrate({ '0.q': [x] })
+    await expectRefused('ERR_LILY_ARGUMENT', 'weights: expected weights [E] by layer name, got all', () =>
+      model.freeze(all as never),
+    )
+    const { weights, relativeError: error } = all
     expect(error).toBeLessThan(1e-6)
     const routed = await numbersOf(model.layer('0.q').forward({ x }).y)
     model.freeze(weights)

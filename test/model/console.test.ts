@@ -6,6 +6,7 @@ import * as lily from '../../lib/index.js'
 import { inject } from '../../lib/onnx/index.js'
 import { AdaptedDense } from '../../lib/tfjs-layers/index.js'
 import { AdapterOptimizer } from '../../lib/tfjs/index.js'
+import { expectRefused } from '../refusals/refused.js'
 import { baseModel, lora as onnxLora } from '../support/onnx-layers.js'
 
 const { AdamW, analyse, LilyAdapters, LilyModel, LoraModel, SafetensorsFile, tensor } = lily
@@ -142,6 +143,16 @@ it('results', async () => {
   expect(inspect(await model.exportLora())).toBe('LoraAdapter { 2 layers, r 2, scaling 2 }')
   const injected = await inject(baseModel(), onnxLora(2))
   expect(inspect(injected)).toMatch(/^InjectedModel \{ [\d,]+ bytes, \d+ inputs \}$/)
+})
+
+it('an error, with the properties that it has', async () => {
+  const error = await expectRefused('ERR_LILY_ARGUMENT', 'r: expected an integer', () =>
+    LoraModel.create({ layers, config: { r: 0 } }),
+  )
+  expect(Object.keys(error)).toEqual(['code', 'argument'])
+  expect(inspect(error)).toMatch(
+    /^LilyError: r: expected .*\n[^]*\{\n {2}code: 'ERR_LILY_ARGUMENT',\n {2}argument: 'r'\n\}$/,
+  )
 })
 
 describe('behind a Proxy, such as Vue and MobX make', () => {

@@ -223,7 +223,7 @@ const stateInLayer = (name: 'weight' | 'bias') => (call: Call) => {
   return stateIn(name as Name)(call)
 }
 const badDropout = rowsOf('options.dropout', 'dropout', [
-  ['a rate alone', 0.1, 'ARGUMENT', 'dropout: expected a plain object, got 0.1'],
+  ['a rate alone', 0.1, 'ARGUMENT', 'dropout: expected a plain object { rate, state }, got 0.1'],
   ['no rate', { state }, 'ARGUMENT', 'dropout.rate: expected a number that is at least 0 and below 1, got undefined'],
   ['a rate below 0', { rate: -0.1, state }, 'ARGUMENT', 'dropout.rate: expected'],
   ['a rate of 1', { rate: 1, state }, 'ARGUMENT', 'dropout.rate: expected'],
@@ -331,12 +331,12 @@ const onDevices = (call: Call) => {
   return call.x
 }
 
-const noOptions = 'options: expected a plain object, got an object of type'
 const badForward: Bad = [
   ['x', 'no columns', room(tokens, 0), 'SHAPE'],
   ['x', '16 bits with a float32 y', halves([tokens, dIn]), 'DTYPE', 'y'],
   ['x', '2^31 sequences', noTokens(2 ** 31), 'SHAPE'],
   ['x', 'more sequences than a call can have', beside({ options: inThree }, noTokens(2 ** 53 - 1)), 'SHAPE'],
+  ['scaling', 'no operand', 2, 'ARGUMENT', 'router, b, y; options are the second argument'],
   ['a', 'three dimensions', room(1, rank, dIn), 'SHAPE'],
   ['a', 'another d_in', room(rank, dIn + 1), 'SHAPE'],
   ['a', 'no rank', beside({ router: room(experts, 0), b: room(0, dOut) }, room(0, dIn)), 'SHAPE'],
@@ -394,9 +394,9 @@ const badForward: Bad = [
     ['options.stream', 'on the cpu', 1, 'ARGUMENT'],
     ['options.mask', 'more elements than data', bytes(tokens - 1, tokens), 'SHAPE'],
     ['x', 'all operands on a device', onDevices, 'BACKEND_UNAVAILABLE'],
-    ['options', 'a Tensor', tensor([2], [1]), 'ARGUMENT', `${noOptions} Tensor`],
-    ['options', 'a Map', new Map([['scaling', 2]]), 'ARGUMENT', `${noOptions} Map`],
-    ['options', 'a Promise', Promise.resolve({}), 'ARGUMENT', `${noOptions} Promise; await it`],
+    ['options', 'a Tensor', tensor([2], [1]), 'ARGUMENT', '}, got an object of type Tensor'],
+    ['options', 'a Map', new Map([['scaling', 2]]), 'ARGUMENT', '}, got an object of type Map'],
+    ['options', 'a Promise', Promise.resolve({}), 'ARGUMENT', '}, got an object of type Promise; await it'],
   ]),
 ]
 
@@ -435,12 +435,13 @@ const badBackward: Bad = [
   ['dw', 'no operand', room(rank, dIn), 'ARGUMENT'],
   ['options.defer', 'no option', true, 'ARGUMENT'],
   ['options.needs', 'of a name that does not exist', { dX: true }, 'ARGUMENT', 'dX'],
-  ['options.needs', 'a Map', new Map(), 'ARGUMENT', 'needs: expected a plain object, got an object of type Map'],
+  ['options.needs', 'a Map', new Map(), 'ARGUMENT', 'dWeights }, got an object of type Map'],
   ['options.needs', 'weights that are computed', { dWeights: true }, 'ARGUMENT', 'needs.dWeights: expected false'],
   ['dWeights', 'not needed', room(1, experts), 'ARGUMENT', 'dWeights: is given without needs: { dWeights: true }'],
   ['options.needs', 'without dx, which is given', { dx: false }, 'ARGUMENT', 'dx'],
   ['options.deferB', 'with db', true, 'ARGUMENT', 'db'],
   ['saved', 'of LoRA', loraSaved, 'ARGUMENT'],
+  ['saved', 'of a call that saves nothing', () => undefined, 'ARGUMENT', 'got undefined; a call with save: false'],
   ['saved', 'disposed of', ({ saved }) => (saved.dispose(), saved), 'DISPOSED'],
   ...onHost<Bad>([
     ['dy', 'detached', ({ dy }) => detached(dy), 'ARGUMENT'],

@@ -520,6 +520,21 @@ describe('cast', () => {
     )
   })
 
+  it('refuses a list of numbers that does not fill the shape, and lists in it', async () => {
+    for (const [numbers, count] of [
+      [[1, 2, 3], 3],
+      [[1, 2, 3, 4, 5], 5],
+    ] as const) {
+      const message = `data: expected 4 numbers for shape [2, 2], got ${count}`
+      await expectRefused('ERR_LILY_SHAPE', message, () => tensor(numbers, [2, 2]))
+    }
+    const rows = [
+      [1, 2],
+      [3, 4],
+    ] as never
+    await expectRefused('ERR_LILY_ARGUMENT', 'got an array of 2; pass data.flat(Infinity)', () => tensor(rows, [2, 2]))
+  })
+
   it('refuses other types', async () => {
     const x = tensor([1], [1])
     const expected = "dtype: expected 'float32', 'bfloat16' or 'float16', got "

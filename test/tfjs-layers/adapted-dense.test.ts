@@ -181,8 +181,8 @@ describe.each(BACKENDS)('on the %s backend', (name) => {
     }
     await expectRefused('ERR_LILY_ARGUMENT', 'adaptor: is not a property of args', make({ adaptor: adapter }))
     await expectRefused('ERR_LILY_ARGUMENT', 'routing: is not a property of args', make({ routing: 'token' }))
-    for (const none of [undefined, null, 5]) {
-      const message = 'args: expected { dense, adapter }'
+    for (const none of [undefined, null, 5, newDense()]) {
+      const message = 'args: expected { dense, adapter: model.layer(name) }, got'
       await expectRefused('ERR_LILY_ARGUMENT', message, () => new AdaptedDense(none as never))
     }
   })
