@@ -1,7 +1,8 @@
 /**
  * A plugin of typedoc. Documents and codes of errors that a doc comment names become links of the site, there are no links to
  * sources, and members of protocols of the language, which nobody calls by name, are left out. The page of a function shows
- * the properties of its operands, options and result, and the first page all names with a line each.
+ * the properties of its operands, options and result, the page of a class those of the operands and options of its methods, and
+ * the first page all names with a line each.
  */
 import { Converter, ReflectionKind } from 'typedoc'
 import { MarkdownPageEvent, MarkdownTheme, MarkdownThemeContext } from 'typedoc-plugin-markdown'
@@ -39,19 +40,26 @@ class PagesContext extends MarkdownThemeContext {
   constructor(...args) {
     super(...args)
     const { body, parametersTable, signatureReturns } = this.partials
-    const isFunction = this.page.model.kind === ReflectionKind.Function
+    const { kind } = this.page.model
+    const isFunction = kind === ReflectionKind.Function
     const tableOf = (/** @type {import('typedoc').SomeType | undefined} */ type, /** @type {string} */ title) => {
-      const model = isFunction ? interfaceOf(type) : undefined
+      const model = interfaceOf(type)
       return model === undefined ? [] : [title, this.propertiesOf(model)]
     }
     this.partials.parametersTable = (parameters) => {
-      const tables = parameters.flatMap(({ name, type, parent }) =>
-        tableOf(boundOf(type, parent), `### ${name[0].toUpperCase()}${name.slice(1)}`),
-      )
+      const tables = parameters.flatMap(({ name, type, parent }) => {
+        if (
+          !isFunction &&
+          !(kind & (ReflectionKind.Class | ReflectionKind.Interface) && /^(operands|options)$/.test(name))
+        )
+          return []
+        const title = `${name[0].toUpperCase()}${name.slice(1)}`
+        return tableOf(boundOf(type, parent), isFunction ? `### ${title}` : `**${title}**`)
+      })
       return [parametersTable(parameters), ...tables].join('\n\n')
     }
     this.partials.signatureReturns = (signature, options) =>
-      [signatureReturns(signature, options), ...tableOf(signature.type, '### Result')].join('\n\n')
+      [signatureReturns(signature, options), ...(isFunction ? tableOf(signature.type, '### Result') : [])].join('\n\n')
     this.partials.groupIndex = ({ children }) => this.namesOf(children)
     this.partials.body = (model, options) => [body(model, options), ...this.otherEntries()].join('\n\n')
   }

@@ -35,7 +35,11 @@ import { checkParameterType } from './merge.js'
 import type { Parameter } from './parameter.js'
 
 /** Options of {@link AdapterLayer.forward}. Lily's layers have more. */
-export type AdapterForwardOptions = Pick<LilyForwardOptions, 'precision' | 'save' | 'accumulate' | 'stream'>
+// eslint-disable-next-line @typescript-eslint/no-empty-object-type -- the API pages list the properties of interfaces
+export interface AdapterForwardOptions extends Pick<
+  LilyForwardOptions,
+  'precision' | 'save' | 'accumulate' | 'stream'
+> {}
 
 /** What a forward call keeps for its backward, of either kind of adapter. */
 export type AdapterSaved = Saved

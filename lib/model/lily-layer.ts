@@ -56,7 +56,8 @@ import type { SharedLayer } from './sharing.js'
  * The model's config also has the defaults of `routing`, `pool` and `activation`; only a call with `save: false` may have
  * other ones.
  */
-export type LayerForwardOptions = Omit<LilyForwardOptions, 'scaling' | 'encoder' | keyof RowsOptions>
+// eslint-disable-next-line @typescript-eslint/no-empty-object-type -- the API pages list the properties of interfaces
+export interface LayerForwardOptions extends Omit<LilyForwardOptions, 'scaling' | 'encoder' | keyof RowsOptions> {}
 
 /** Result of {@link LilyLayer.forward}. */
 export type LayerForwardResult<O> = AdapterForwardResult<O, LilySaved>

@@ -180,6 +180,13 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
     expect(rendered).toHaveLength(blocks.length)
   })
 
+  test('the page of a layer lists the operands and the options of its methods', () => {
+    const html = readFileSync(join(folder, 'docs/api/lily-kernels/interfaces/LilyLayer.html'), 'utf8')
+    for (const name of ['weight?', 'routing?', 'sequenceOffsets?', 'needs?', 'retain?']) {
+      expect(html).toContain(`<td><code>${name}</code></td>`)
+    }
+  })
+
   test('has the charts of the results', () => {
     const html = readFileSync(join(folder, 'bench/results/cpu-zen4-avx512bf16-2-threads.html'), 'utf8')
     expect(html.match(/<svg /g)?.length).toBeGreaterThan(5)
