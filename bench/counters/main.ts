@@ -3,8 +3,7 @@
  * With --plan, the planned launches of calls on GPUs that need not be present, with predicted times.
  */
 import { writeFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
-import { parseNames } from '../harness/options.js'
+import { parseNames, readOptions } from '../harness/options.js'
 import { type Direction, minimumBytes, productFlops } from '../roofs/work.js'
 import { dtypeNames, dtypes } from '../workload/dtypes.js'
 import { parseShape, type Shape, shapeText } from '../workload/shapes.js'
@@ -88,22 +87,15 @@ const usage = `npm run bench:counters -- [options]
   --help            show this help`
 
 const repeatable = { type: 'string', multiple: true } as const
-const { values: options } = parseArgs({
-  options: {
-    shape: repeatable,
-    method: repeatable,
-    dtype: repeatable,
-    arch: { type: 'string', default: '90' },
-    json: { type: 'string' },
-    plan: repeatable,
-    device: repeatable,
-    help: { type: 'boolean', default: false },
-  },
+const options = readOptions(usage, {
+  shape: repeatable,
+  method: repeatable,
+  dtype: repeatable,
+  arch: { type: 'string', default: '90' },
+  json: { type: 'string' },
+  plan: repeatable,
+  device: repeatable,
 })
-if (options.help) {
-  console.log(usage)
-  process.exit()
-}
 
 const selectedMethods = parseNames('method', methods, options.method ?? ['batch', 'sequence', 'token', 'lora'])
 const selectedTypes = parseNames('dtype', dtypeNames, options.dtype ?? ['bfloat16'])

@@ -1,11 +1,10 @@
 /** `npm run bench:distributed`: averageGradients of lily-kernels/mpi beside MPI_Allreduce in C, on two ranks of this machine. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
-import { parsePositive } from '../harness/options.js'
+import { parsePositive, readOptions } from '../harness/options.js'
 import { PeerProcess } from '../peers/peer-process.js'
-import { checkFolder, cpuBackend, interruptSignal, measurement } from '../peers/program.js'
+import { checkFolder, cpuBackend, interruptSignal, measurement, writeReport } from '../peers/program.js'
 import type { Missing } from '../peers/protocol.js'
 import { jobOfC, jobOfOurs, libraries, missingCommands, RANKS } from './launch.js'
 import { measureBytes } from './measure.js'
@@ -18,18 +17,11 @@ const usage = `npm run bench:distributed -- [options]
   --json FILE       write all results as JSON
   --help            show this help`
 
-const { values: options } = parseArgs({
-  options: {
-    seconds: { type: 'string' },
-    quick: { type: 'boolean', default: false },
-    json: { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
+const options = readOptions(usage, {
+  seconds: { type: 'string' },
+  quick: { type: 'boolean', default: false },
+  json: { type: 'string' },
 })
-if (options.help) {
-  console.log(usage)
-  process.exit()
-}
 
 const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '1' : '180'))
 checkFolder(options.json)
@@ -83,6 +75,4 @@ const report: DistributedReport = {
   missing,
   rows,
 }
-console.log(distributedMarkdown(report))
-if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
-if (signal.aborted) process.exitCode = 130
+writeReport(report, distributedMarkdown(report), options.json)

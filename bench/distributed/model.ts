@@ -2,8 +2,7 @@
  * `npx tsx bench/distributed/model.ts`: what a step of LoRA and of Lily exchanges between 8 to 1024 ranks, and how long that
  * takes by an alpha-beta model. docs/distributed.md has its tables.
  */
-import { parseArgs } from 'node:util'
-import { parsePositive } from '../harness/options.js'
+import { parsePositive, readOptions } from '../harness/options.js'
 import { DEFAULTS, tablesOf } from './tables.js'
 
 const usage = `npx tsx bench/distributed/model.ts [options]
@@ -15,25 +14,18 @@ const usage = `npx tsx bench/distributed/model.ts [options]
   --copies RATE     bytes per second between the memory of a device and the host (default: ${DEFAULTS.copies})
   --help            show this help`
 
-const { values: options } = parseArgs({
-  options: {
-    alpha: { type: 'string' },
-    beta: { type: 'string' },
-    bucket: { type: 'string' },
-    tokens: { type: 'string' },
-    flops: { type: 'string' },
-    copies: { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
+const options = readOptions(usage, {
+  alpha: { type: 'string' },
+  beta: { type: 'string' },
+  bucket: { type: 'string' },
+  tokens: { type: 'string' },
+  flops: { type: 'string' },
+  copies: { type: 'string' },
 })
-if (options.help) {
-  console.log(usage)
-  process.exit()
-}
 
 const { bucket: bucketBytes, ...others } = options
 const given = Object.entries({ bucketBytes, ...others }).flatMap(([name, text]) =>
-  typeof text === 'string' ? [[name, parsePositive(name, text)] as const] : [],
+  text === undefined ? [] : [[name, parsePositive(name, text)] as const],
 )
 for (const { title, lines } of tablesOf({ ...DEFAULTS, ...Object.fromEntries(given) })) {
   console.log(`${title}:\n\n${lines.join('\n')}\n`)

@@ -2,10 +2,9 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { native } from '../../lib/binding/native.js'
-import { backends } from '../../lib/index.js'
-import { parseNames, parsePositive } from '../harness/options.js'
+import { parseNames, parsePositive, readOptions } from '../harness/options.js'
+import { checkFolder, cpuBackend } from '../peers/program.js'
 import { dtypeNames } from '../workload/dtypes.js'
 import { parseShape, shapeText } from '../workload/shapes.js'
 import type { DropoutResult, Request } from './measure.js'
@@ -20,22 +19,15 @@ const usage = `npm run bench:dropout -- [options]
   --json FILE       write all results as JSON
   --help            show this help`
 
-const { values: options } = parseArgs({
-  options: {
-    shape: { type: 'string', default: '2048,4096,16,4' },
-    rate: { type: 'string', default: '0.1' },
-    dtype: { type: 'string', multiple: true, default: ['float32', 'bfloat16'] },
-    set: { type: 'string', multiple: true },
-    threads: { type: 'string' },
-    seconds: { type: 'string', default: '120' },
-    json: { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
+const options = readOptions(usage, {
+  shape: { type: 'string', default: '2048,4096,16,4' },
+  rate: { type: 'string', default: '0.1' },
+  dtype: { type: 'string', multiple: true, default: ['float32', 'bfloat16'] },
+  set: { type: 'string', multiple: true },
+  threads: { type: 'string' },
+  seconds: { type: 'string', default: '120' },
+  json: { type: 'string' },
 })
-if (options.help) {
-  console.log(usage)
-  process.exit()
-}
 
 function parseRate(text: string): number {
   const rate = parsePositive('rate', text)
@@ -43,9 +35,8 @@ function parseRate(text: string): number {
   return rate
 }
 
-// The addon reads the variable at its first call.
-if (options.threads !== undefined) process.env.LILY_NUM_THREADS = String(parsePositive('threads', options.threads))
-const [{ name: device, threads = 1 }] = backends().find(({ name }) => name === 'cpu')!.devices
+checkFolder(options.json)
+const { device, threads } = cpuBackend(options.threads)
 const supported = native.processor().instructionSets.split(' ')
 const sets = parseNames('set', supported, options.set ?? supported)
 const request: Request = {

@@ -1,4 +1,21 @@
 /** Parsing of the options of the benchmark programs. */
+import { parseArgs, type ParseArgsConfig } from 'node:util'
+
+type Options = NonNullable<ParseArgsConfig['options']>
+
+/** The options of a program. --help prints the usage, and ends the process. */
+export function readOptions<T extends Options>(
+  usage: string,
+  options: T,
+): ReturnType<typeof parseArgs<{ options: T }>>['values'] {
+  const all: Options = { ...options, help: { type: 'boolean' } }
+  const { values } = parseArgs({ options: all })
+  if (values.help === true) {
+    console.log(usage)
+    process.exit()
+  }
+  return values as ReturnType<typeof readOptions<T>>
+}
 
 /** @throws if a name is not one of `names` */
 export function parseNames<Name extends string>(

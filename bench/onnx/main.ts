@@ -1,10 +1,8 @@
 /** `npm run bench:onnx`: an adapter in a model of ONNX Runtime beside merged weights and the layers of this package, on the CPU. */
-import { writeFileSync } from 'node:fs'
-import { parseArgs } from 'node:util'
-import { parsePositive } from '../harness/options.js'
+import { parsePositive, readOptions } from '../harness/options.js'
 import { ortVersion, requireOrt } from '../peers/ort.js'
 import { onnxRuntime } from '../peers/peers.js'
-import { checkFolder, cpuBackend, interruptSignal, measurement } from '../peers/program.js'
+import { checkFolder, cpuBackend, interruptSignal, measurement, writeReport } from '../peers/program.js'
 import { adapters, type Sizes } from './block.js'
 import { measureAdapter } from './measure.js'
 import { type OnnxReport, onnxMarkdown, type OnnxRow } from './report.js'
@@ -16,19 +14,12 @@ const usage = `npm run bench:onnx -- [options]
   --json FILE       write all results as JSON
   --help            show this help`
 
-const { values: options } = parseArgs({
-  options: {
-    threads: { type: 'string' },
-    seconds: { type: 'string' },
-    quick: { type: 'boolean', default: false },
-    json: { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
+const options = readOptions(usage, {
+  threads: { type: 'string' },
+  seconds: { type: 'string' },
+  quick: { type: 'boolean', default: false },
+  json: { type: 'string' },
 })
-if (options.help) {
-  console.log(usage)
-  process.exit()
-}
 
 const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '2' : '240'))
 checkFolder(options.json)
@@ -68,6 +59,4 @@ const report: OnnxReport = {
   sizes,
   rows,
 }
-console.log(onnxMarkdown(report))
-if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
-if (signal.aborted) process.exitCode = 130
+writeReport(report, onnxMarkdown(report), options.json)

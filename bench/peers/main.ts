@@ -2,8 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
-import { parseNames, parsePositive } from '../harness/options.js'
+import { parseNames, parsePositive, readOptions } from '../harness/options.js'
 import { passes } from '../methods/methods.js'
 import { dtypeNames } from '../workload/dtypes.js'
 import { parseShape, shapes, shapeText } from '../workload/shapes.js'
@@ -28,24 +27,17 @@ const usage = `npm run bench:peers -- [options]
   --help            show this help`
 
 const repeatable = { type: 'string', multiple: true } as const
-const { values: options } = parseArgs({
-  options: {
-    shape: repeatable,
-    dtype: repeatable,
-    peer: repeatable,
-    threads: { type: 'string' },
-    seconds: { type: 'string' },
-    layer: { type: 'boolean', default: false },
-    quick: { type: 'boolean', default: false },
-    'no-compile': { type: 'boolean', default: false },
-    output: { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
+const options = readOptions(usage, {
+  shape: repeatable,
+  dtype: repeatable,
+  peer: repeatable,
+  threads: { type: 'string' },
+  seconds: { type: 'string' },
+  layer: { type: 'boolean', default: false },
+  quick: { type: 'boolean', default: false },
+  'no-compile': { type: 'boolean', default: false },
+  output: { type: 'string' },
 })
-if (options.help) {
-  console.log(usage)
-  process.exit()
-}
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
 

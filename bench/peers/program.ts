@@ -1,5 +1,5 @@
 /** What the programs have in common that measure this package beside others on the CPU. */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { packageRoot } from '../../lib/binding/root.js'
 import { backends } from '../../lib/index.js'
@@ -62,4 +62,15 @@ export function measurement(
     complete: !aborted,
     machine: { device, instructionSet: simd, threads, platform: `${process.platform}-${process.arch}` },
   }
+}
+
+/**
+ * Prints the tables of a report. The exit code is 130 if the run was interrupted.
+ *
+ * @param json the option --json: the file for all of it
+ */
+export function writeReport(report: Pick<Measurement, 'complete'>, markdown: string, json: string | undefined): void {
+  console.log(markdown)
+  if (json !== undefined) writeFileSync(json, `${JSON.stringify(report, null, 2)}\n`)
+  if (!report.complete) process.exitCode = 130
 }

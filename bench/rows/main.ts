@@ -1,15 +1,13 @@
 /** `npm run bench:rows`: many adapters in one call beside a loop of calls and PyTorch, and calls of few tokens, on the CPU. */
-import { writeFileSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
-import { parsePositive } from '../harness/options.js'
+import { parsePositive, readOptions } from '../harness/options.js'
 import { type Limits, medianRatio, sampleInterleaved, timingOf } from '../harness/sampling.js'
 import { disagreement } from '../peers/agreement.js'
 import { PAUSE, WARMUP } from '../peers/contender.js'
 import { type PeerCommand, PeerProcess } from '../peers/peer-process.js'
 import { findPython, pytorch, pytorchEnvironment, pytorchSettings } from '../peers/peers.js'
-import { cpuBackend, interruptSignal, measurement } from '../peers/program.js'
+import { checkFolder, cpuBackend, interruptSignal, measurement, writeReport } from '../peers/program.js'
 import type { Missing, Outputs } from '../peers/protocol.js'
 import { adapters, adaptersOf, type Method, type Order, type Problem, type Reply, type Request } from './protocol.js'
 import { type RowsReport, type RowsResult, rowsMarkdown } from './report.js'
@@ -23,24 +21,18 @@ const usage = `npm run bench:rows -- [options]
   --json FILE       write all results as JSON
   --help            show this help`
 
-const { values: options } = parseArgs({
-  options: {
-    package: { type: 'string' },
-    'without-pytorch': { type: 'boolean', default: false },
-    threads: { type: 'string' },
-    seconds: { type: 'string' },
-    quick: { type: 'boolean', default: false },
-    json: { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
+const options = readOptions(usage, {
+  package: { type: 'string' },
+  'without-pytorch': { type: 'boolean', default: false },
+  threads: { type: 'string' },
+  seconds: { type: 'string' },
+  quick: { type: 'boolean', default: false },
+  json: { type: 'string' },
 })
-if (options.help) {
-  console.log(usage)
-  process.exit()
-}
 
 const path = (file: string): string => fileURLToPath(new URL(file, import.meta.url))
 const budget = parsePositive('seconds', options.seconds ?? (options.quick ? '5' : '300'))
+checkFolder(options.json)
 const cpu = cpuBackend(options.threads)
 const { threads } = cpu
 
@@ -179,6 +171,4 @@ const report: RowsReport = {
   missing,
   rows,
 }
-console.log(rowsMarkdown(report))
-if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
-if (signal.aborted) process.exitCode = 130
+writeReport(report, rowsMarkdown(report), options.json)

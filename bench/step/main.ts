@@ -1,11 +1,10 @@
 /** `npm run bench:step`: whole training steps of this package beside PyTorch and TensorFlow.js alone, on the CPU. */
 import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
-import { parseNames, parsePositive } from '../harness/options.js'
+import { parseNames, parsePositive, readOptions } from '../harness/options.js'
 import { type PeerCommand, PeerProcess } from '../peers/peer-process.js'
 import { findPython, pytorch, pytorchEnvironment, pytorchSettings } from '../peers/peers.js'
-import { checkFolder, cpuBackend, interruptSignal, measurement } from '../peers/program.js'
+import { checkFolder, cpuBackend, interruptSignal, measurement, writeReport } from '../peers/program.js'
 import type { Missing } from '../peers/protocol.js'
 import { type Contender, measureStep, type StepRow } from './measure.js'
 import { stepPage } from './page.js'
@@ -28,22 +27,15 @@ const usage = `npm run bench:step -- [options]
   --help            show this help`
 
 const repeatable = { type: 'string', multiple: true } as const
-const { values: options } = parseArgs({
-  options: {
-    encoder: repeatable,
-    without: repeatable,
-    threads: { type: 'string' },
-    seconds: { type: 'string' },
-    quick: { type: 'boolean', default: false },
-    json: { type: 'string' },
-    html: { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
+const options = readOptions(usage, {
+  encoder: repeatable,
+  without: repeatable,
+  threads: { type: 'string' },
+  seconds: { type: 'string' },
+  quick: { type: 'boolean', default: false },
+  json: { type: 'string' },
+  html: { type: 'string' },
 })
-if (options.help) {
-  console.log(usage)
-  process.exit()
-}
 
 const path = (file: string): string => fileURLToPath(new URL(file, import.meta.url))
 
@@ -119,7 +111,5 @@ const report: StepReport = {
   missing,
   rows,
 }
-console.log(stepMarkdown(report))
-if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, null, 2)}\n`)
+writeReport(report, stepMarkdown(report), options.json)
 if (options.html !== undefined) writeFileSync(options.html, stepPage(report))
-if (signal.aborted) process.exitCode = 130

@@ -9,7 +9,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { disagreement } from '../../bench/peers/agreement.js'
 import { OURS, ourContender, peerContender } from '../../bench/peers/contender.js'
 import { measureCase } from '../../bench/peers/measure.js'
@@ -31,6 +31,7 @@ import {
   type Missing,
   type PeerMethod,
 } from '../../bench/peers/protocol.js'
+import { interruptSignal, measurement, writeReport } from '../../bench/peers/program.js'
 import { peersMarkdown, type PeersReport } from '../../bench/peers/report.js'
 import { passes } from '../../bench/methods/methods.js'
 import type { Case } from '../../bench/workload/cases.js'
@@ -352,6 +353,30 @@ describe.each([pytorch, onnxRuntime, tensorflowJs])('$name', (peer) => {
         await contender.close()
       }
   })
+})
+
+test.each(['SIGINT', 'SIGTERM'] as const)('a run that %s has ended is reported as incomplete', (name) => {
+  const [{ argv, exitCode }, file] = [process, join(folder, `${name}.json`)]
+  const once = vi.spyOn(process, 'once').mockReturnThis()
+  const signal = interruptSignal()
+  const listeners = new Map(once.mock.calls as [string, () => void][])
+  once.mockRestore()
+  const log = vi.spyOn(console, 'log').mockImplementation(() => undefined)
+  const reportOf = () => measurement('bench:peers', 'now', signal, { device: 'a', simd: 'avx2', threads: 1 })
+  try {
+    expect(reportOf().complete).toBe(true)
+    listeners.get(name)?.()
+    process.argv = [...argv.slice(0, 2), '--quick']
+    const report = reportOf()
+    expect(report).toMatchObject({ complete: false, command: 'npm run bench:peers -- --quick' })
+    writeReport(report, 'a table', file)
+    expect(process.exitCode).toBe(130)
+    expect(log.mock.calls).toEqual([['a table']])
+    expect(JSON.parse(readFileSync(file, 'utf8'))).toEqual(report)
+  } finally {
+    log.mockRestore()
+    Object.assign(process, { argv, exitCode })
+  }
 })
 
 const main = fileURLToPath(new URL('../../bench/peers/main.ts', import.meta.url))

@@ -170,12 +170,13 @@ test('the page has stacked bars, and those that are far longer in a chart of the
   expect(html).not.toContain('NaN')
 })
 
-const run = (...options: string[]) =>
+const runWith = (env: NodeJS.ProcessEnv, ...options: string[]) =>
   spawnSync(process.execPath, ['--import', 'tsx', 'bench/step/main.ts', ...options], {
     cwd: root,
     encoding: 'utf8',
-    env: { ...process.env, NODE_OPTIONS: '' },
+    env: { ...process.env, NODE_OPTIONS: '', ...env },
   })
+const run = (...options: string[]) => runWith({}, ...options)
 
 test('the program writes text, JSON and a page', () => {
   const [json, html] = [join(folder, 'step.json'), join(folder, 'step.html')]
@@ -195,4 +196,6 @@ test('the program writes text, JSON and a page', () => {
 test('the program refuses other names, and folders that do not exist', () => {
   expect(run('--without', 'numpy').stderr).toContain('--without: expected one of pytorch, tfjs; got numpy')
   expect(run('--json', join(folder, 'none', 'step.json')).stderr).toContain('step.json does not exist')
+  const reason = 'the cpu backend is not available: LILY_CPU_ISA=sse9'
+  expect(runWith({ LILY_CPU_ISA: 'sse9' }).stderr).toContain(reason)
 })
