@@ -25,8 +25,7 @@ interface Found extends TensorEntry {
 
 const WEIGHT = '.weight'
 
-/** The layers whose names are compared for a message, and those that it lists. */
-const MAX_COMPARED = 2 ** 11
+/** The names that a message lists. */
 const MAX_LISTED = 4
 /** The end of a name tells more than its beginning. */
 const COMPARED = 48
@@ -74,10 +73,10 @@ function findNames(path: string, model: AdapterModel, tensors: ReadonlyMap<strin
   const found = modules
     .filter((name) => commonEnd(name, first) > 0)
     .map((name) => renaming(first, name))
-    .filter(({ removed, rename }) => layers.every((layer) => layer.startsWith(removed) && isThere(rename(layer))))
-  if (found.length === 1) return found[0].rename
+    .filter((rename) => layers.every((layer) => isThere(rename(layer))))
+  if (found.length === 1) return found[0]
   if (found.length > 1) {
-    const candidates = quoteSome(found.map(({ rename }) => rename(first)))
+    const candidates = quoteSome(found.map((rename) => rename(first)))
     throw new CommandError(
       `${path}: expected one weight for the layer ${quote(first)}, got ${candidates}; merge into the model that was adapted`,
     )
@@ -92,15 +91,14 @@ function findNames(path: string, model: AdapterModel, tensors: ReadonlyMap<strin
 }
 
 /** What leads from one name to another, where one name is the end of the other. */
-function renaming(from: string, to: string): { readonly removed: string; readonly rename: (name: string) => string } {
+function renaming(from: string, to: string): (name: string) => string {
   const added = to.slice(0, Math.max(0, to.length - from.length))
   const removed = from.slice(0, Math.max(0, from.length - to.length))
-  return { removed, rename: (name) => (name.startsWith(removed) ? added + name.slice(removed.length) : name) }
+  return (name) => (name.startsWith(removed) ? added + name.slice(removed.length) : name)
 }
 
 function nearest(name: string, modules: readonly string[]): string[] {
   return modules
-    .slice(0, MAX_COMPARED)
     .map((module) => [module, nameDistance(module.slice(-COMPARED), name.slice(-COMPARED))] as const)
     .sort(([, left], [, right]) => left - right)
     .slice(0, MAX_LISTED)

@@ -107,6 +107,16 @@ async function loraOf(dtype: Float = 'float32', names = ['h.0.q', 'h.1.q'], opti
   return { folder, adapter: join(folder, 'adapter'), model, tensors }
 }
 
+/** The tensors of an adapter's file. */
+async function tensorsOf(adapter: string): Promise<Map<string, TensorSource>> {
+  const file = await SafetensorsFile.open(join(adapter, 'adapter_model.safetensors'))
+  const tensors = new Map<string, TensorSource>()
+  for (const [name, { dtype, shape }] of file.tensors)
+    tensors.set(name, bytesOf(dtype, shape, await file.readBytes(name)))
+  await file.close()
+  return tensors
+}
+
 /** Nothing is left of a run that failed. */
 const expectNothing = (folder: string, names: readonly string[]) =>
   expect(readdirSync(folder).sort()).toEqual([...names].sort())
@@ -146,7 +156,9 @@ describe('one file', () => {
     await writeBase(base, tensors)
     const { code, stderr } = await runCli(['merge', adapter, base, out])
     expect(code, stderr).toBe(0)
-    for (const [name, [before, after]] of await compare(base, out)) {
+    const changed = await compare(base, out)
+    expect(changed.size).toBe(2)
+    for (const [name, [before, after]] of changed) {
       const exact = expectedOf(model, name.replace('.weight', ''), before)
       after.forEach((value, i) => {
         const limit = quantum(dtype, exact[i]) * (0.5 + 2 ** -10) + 1e-6
@@ -225,12 +237,38 @@ describe('one file', () => {
     expect(changed.get('head.weight')?.[1]).toEqual(roundAll('bfloat16', head))
     expect(changed.get('head.bias')?.[1]).toEqual(Float32Array.of(1, 2))
 
+    // The head is beside the model that has the layers.
+    const inside = Object.fromEntries(Object.entries(tensors).map(([name, each]) => [`model.${name}`, each]))
+    await writeBase(base, { ...inside, 'head.weight': old['head.weight'], 'model.head.bias': old['head.bias'] })
+    expect((await runCli(['merge', adapter, base, out, '--force'])).code).toBe(0)
+    expect([...(await compare(base, out)).keys()].sort()).toEqual([
+      'head.weight',
+      'model.h.0.q.weight',
+      'model.h.1.q.weight',
+      'model.head.bias',
+    ])
+
+    // A counter, as a normalisation has.
+    const counter = bytesOf('I64', [], BigInt64Array.of(5n))
+    await replaceWithTensors(
+      join(adapter, 'adapter_model.safetensors'),
+      new Map([...(await tensorsOf(adapter)), ['base_model.model.head.steps', counter]]),
+      new Map([['format', 'pt']]),
+    )
+    await writeBase(base, { ...tensors, ...old, 'head.steps': bytesOf('I64', [], BigInt64Array.of(0n)) })
+    expect((await runCli(['merge', adapter, base, out, '--force'])).stderr).toContain(
+      '3 tensors of modules_to_save replaced',
+    )
+    expect(new BigInt64Array(new Uint8Array((await read(out)).tensors.get('head.steps')!.bytes).buffer)).toEqual(
+      BigInt64Array.of(5n),
+    )
+
     for (const [name, replaced, got] of [
       ['head.weight', weightOf(new Float32Array(12), [3, 4]), 'got F32 [3, 4]'],
       ['head.bias', undefined, 'got none'],
     ] as const) {
       const others = Object.entries({ ...old, [name]: replaced }).filter(([, source]) => source !== undefined)
-      await writeBase(base, { ...tensors, ...Object.fromEntries(others) })
+      await writeBase(base, { ...tensors, ...Object.fromEntries(others), 'head.steps': counter })
       const refused = await runCli(['merge', adapter, base, join(folder, 'none')])
       expect(refused.stderr).toContain(`expected a tensor "${name}" of F32`)
       expect(refused.stderr).toContain(got)
@@ -250,15 +288,43 @@ test('memory does not grow with the number of tensors', async () => {
     await LoraModel.create({ layers, config: { r: 1 } }).savePretrained(adapter)
     const zeros = bytesOf('F32', [rows, columns], new Float32Array(rows * columns))
     const base = join(folder, `base-${count}`)
-    await writeBase(base, Object.fromEntries(names.map((name) => [`${name}.weight`, zeros])))
+    const large = bytesOf('U8', [count, 4 * rows * columns], new Uint8Array(count * 4 * rows * columns))
+    await writeBase(base, { ...Object.fromEntries(names.map((name) => [`${name}.weight`, zeros])), large })
     const env = { NODE_OPTIONS: `--require ${report}` }
     const { code, stderr } = await runCli(['merge', adapter, base, join(folder, `out-${count}`)], env)
     expect(code, stderr).toBe(0)
     return Number(/^KiB (\d+)$/m.exec(stderr)?.[1]) / 1024
   }
   const [few, many] = [await peakOf(2), await peakOf(24)]
-  // 22 tensors of 8 MiB more. What the garbage collector has not freed yet is less than half of them.
+  // 22 tensors of 8 MiB more, and 176 MiB more of one that does not change. What the garbage collector has not freed yet is less than half of them.
   expect(many - few).toBeLessThan(88)
+})
+
+test('files are closed', async ({ skip }) => {
+  skip(!existsSync('/proc/self/fd'), 'Linux lists the open files of a process there')
+  const { folder, adapter, tensors } = await loraOf()
+  const report = join(folder, 'report.cjs')
+  writeFileSync(
+    report,
+    `const { existsSync, readdirSync, readlinkSync } = require('node:fs')
+     const open = () => readdirSync('/proc/self/fd').map((name) => '/proc/self/fd/' + name).filter(existsSync)
+     process.on('exit', () => console.error(open().map((name) => readlinkSync(name)).join(' ')))`,
+  )
+  const base = join(folder, 'base.safetensors')
+  await writeBase(base, tensors)
+  const index = join(folder, 'model.safetensors.index.json')
+  for (const [name, message] of [
+    ['h.0.q.weight', '2 layers merged'],
+    ['other', 'expected the tensor "other" in "base.safetensors", got none'],
+  ]) {
+    writeFileSync(index, JSON.stringify({ weight_map: { [name]: 'base.safetensors' } }))
+    const { stderr } = await runCli(['merge', adapter, index, join(folder, 'out')], {
+      NODE_OPTIONS: `--require ${report}`,
+    })
+    expect(stderr).toContain(message)
+    expect(stderr).toContain('/dev/null')
+    expect(stderr).not.toContain(join(folder, 'base'))
+  }
 })
 
 describe('several files', () => {
@@ -357,7 +423,10 @@ describe('several files', () => {
     expect(readFileSync(join(out, names[0]), 'utf8')).toBe('old')
     expect((await runCli(['merge', adapter, base, out, '--force'])).code).toBe(0)
     expect(readFileSync(join(out, names[0])).equals(before)).toBe(true)
-    expectNothing(out, [...names, 'mine.txt'])
+    // A file of another system, which no reader of models takes for one.
+    writeFileSync(join(out, '._model.safetensors'), '')
+    expect((await runCli(['merge', adapter, base, out, '--force'])).code).toBe(0)
+    expectNothing(out, [...names, 'mine.txt', '._model.safetensors'])
     // It would be read in the place of the merged files.
     writeFileSync(join(out, 'model.safetensors'), 'another model')
     writeFileSync(join(out, names[0]), 'old')
@@ -374,6 +443,10 @@ describe('several files', () => {
       const { stderr } = await runCli(['merge', adapter, base, same, '--force'])
       expect(stderr).toContain('it is a file of the input')
     }
+    const linked = join(folder, 'linked')
+    mkdirSync(linked)
+    symlinkSync(join(base, names[3]), join(linked, names[3]))
+    expect((await runCli(['merge', adapter, base, linked, '--force'])).stderr).toContain('it is a file of the input')
     const file = await runCli(['merge', adapter, base, join(adapter, 'adapter_config.json')])
     expect(file.stderr).toContain('is a file; name a folder')
   })
@@ -387,6 +460,8 @@ describe('what is refused leaves no file', () => {
     writeFileSync(out, 'precious')
     const exists = await runCli(['merge', adapter, base, out])
     expect(exists.stderr).toBe(`error: <out>: ${out} exists; name another one, or pass --force to replace it\n`)
+    // Before the adapter is read, and the model written.
+    expect((await runCli(['merge', join(folder, 'none'), base, out])).stderr).toBe(exists.stderr)
     expect(readFileSync(out, 'utf8')).toBe('precious')
     expect((await runCli(['merge', adapter, base, out, '--force'])).code).toBe(0)
     expect((await compare(base, out)).size).toBe(2)
@@ -417,7 +492,7 @@ describe('what is refused leaves no file', () => {
     }
     const [weight] = Object.values(tensors)
     await refused(
-      { 'h.0.qq.weight': weight, 'h.1.q.weight': weight, 'x.weight': weight },
+      { 'a.weight': weight, 'h.0.qq.weight': weight, 'h.1.q.weight': weight },
       'got none for "h.0.q". The nearest names to the first are "h.0.qq"',
     )
     await refused(
@@ -443,12 +518,12 @@ describe('what is refused leaves no file', () => {
     const base = join(fixtures, 'golden', 'peft_checkpoint_expected.safetensors')
     const { code, stderr } = await runCli(['merge', GOLDEN, base, join(folder, 'out')])
     expect(code).toBe(1)
-    expect(stderr).toContain("depend on the input; freeze it first: model.freeze('uniform')")
+    expect(stderr).toMatch(/^error: ERR_LILY_ARGUMENT: adapter: expected a frozen layer, .*model\.freeze\('uniform'\)/)
     expectNothing(folder, [])
   })
 
   test('numbers that the type of the base model does not have', async () => {
-    const { folder, adapter, tensors } = await loraOf('float16')
+    const { folder, adapter, model, tensors } = await loraOf('float16')
     const base = join(folder, 'base.safetensors')
     const largest = new Uint16Array(300 * 33).fill(0x7bff)
     await writeBase(base, { ...tensors, 'h.1.q.weight': bytesOf('F16', [300, 33], largest) })
@@ -458,6 +533,10 @@ describe('what is refused leaves no file', () => {
     const { code, stderr } = await runCli(['merge', adapter, base, join(folder, 'out')])
     expect(code).toBe(1)
     expect(stderr).toContain('tensor "h.1.q.weight": expected finite numbers')
+    await model.savePretrained(adapter, { modulesToSave: { head: { bias: tensor([1e5], [1]) } } })
+    await writeBase(base, { ...tensors, 'head.bias': bytesOf('F16', [1], new Uint16Array(1)) })
+    const trained = await runCli(['merge', adapter, base, join(folder, 'out')])
+    expect(trained.stderr).toContain('tensor "head.bias": expected finite numbers')
     expectNothing(folder, ['adapter', 'base.safetensors'])
   })
 
@@ -486,33 +565,65 @@ describe('what is refused leaves no file', () => {
     expectNothing(folder, ['adapter', 'base.safetensors'])
   })
 
-  test('a signal', async () => {
-    const { folder, adapter, tensors } = await loraOf()
-    const base = join(folder, 'base.safetensors')
-    const [rows, columns] = [2 ** 10, 2 ** 20]
-    // A file of 1 GiB that takes no room on the disk: its numbers are zeros.
-    const small = Object.fromEntries(Array.from({ length: 64 }, (_, i) => [`t.${i}`, [rows / 64, columns]]))
-    let end = 0
-    const header = JSON.stringify(
-      Object.fromEntries(
-        [...Object.entries(small), ...Object.keys(tensors).map((name) => [name, [300, 33]] as const)].map(
-          ([name, shape]) => {
-            const begin = end
-            end += (name in small ? 1 : 4) * shape[0] * shape[1]
-            return [name, { dtype: name in small ? 'U8' : 'F32', shape, data_offsets: [begin, end] }]
-          },
+  describe('of a model of 1 GiB', () => {
+    /** A file that takes no room on the disk: its numbers are zeros. */
+    async function large() {
+      const { folder, adapter, tensors } = await loraOf()
+      const base = join(folder, 'base.safetensors')
+      const [rows, columns] = [2 ** 10, 2 ** 20]
+      const small = Object.fromEntries(Array.from({ length: 64 }, (_, i) => [`t.${i}`, [rows / 64, columns]]))
+      let end = 0
+      const header = JSON.stringify(
+        Object.fromEntries(
+          [...Object.entries(small), ...Object.keys(tensors).map((name) => [name, [300, 33]] as const)].map(
+            ([name, shape]) => {
+              const begin = end
+              end += (name in small ? 1 : 4) * shape[0] * shape[1]
+              return [name, { dtype: name in small ? 'U8' : 'F32', shape, data_offsets: [begin, end] }]
+            },
+          ),
         ),
-      ),
-    )
-    const text = header.padEnd(Math.ceil(header.length / 8) * 8)
-    const length = Buffer.alloc(8)
-    length.writeBigUInt64LE(BigInt(text.length))
-    writeFileSync(base, Buffer.concat([length, Buffer.from(text)]))
-    truncateSync(base, 8 + text.length + end)
-    const script = `"$@" & while ! ls -A '${folder}' | grep -q tmp; do sleep 0.01; done; kill -TERM $!; wait $!`
-    const { code, stderr } = await runCliIn(script, ['merge', adapter, base, join(folder, 'out')])
-    expect({ code, stderr }).toEqual({ code: 143, stderr: 'interrupted: nothing was written\n' })
-    expectNothing(folder, ['adapter', 'base.safetensors'])
+      )
+      const text = header.padEnd(Math.ceil(header.length / 8) * 8)
+      const length = Buffer.alloc(8)
+      length.writeBigUInt64LE(BigInt(text.length))
+      writeFileSync(base, Buffer.concat([length, Buffer.from(text)]))
+      truncateSync(base, 8 + text.length + end)
+      return { folder, args: ['merge', adapter, base, join(folder, 'out')] }
+    }
+    /** A script that runs the command, and this one once it has begun to write. */
+    const during = (folder: string, script: string) =>
+      `"$@" & while ! ls -A '${folder}' | grep -q tmp; do sleep 0.01; done; ${script}; wait $!`
+
+    test('a signal', async () => {
+      const { folder, args } = await large()
+      const { code, stderr } = await runCliIn(during(folder, 'kill -TERM $!'), args)
+      expect({ code, stderr }).toEqual({ code: 143, stderr: 'interrupted: nothing was written\n' })
+      expectNothing(folder, ['adapter', 'base.safetensors'])
+    })
+
+    test('a terminal, which shows how far it is', async () => {
+      const { args } = await large()
+      const clean = { NO_COLOR: undefined, FORCE_COLOR: undefined, CI: undefined, TERM: 'xterm-256color' }
+      const { code, stdout } = await runCliIn('script -qec "$*" /dev/null', args, clean)
+      expect(code, stdout).toBe(0)
+      const shown = [...stdout.matchAll(/(\d+)% \| [^|]* left \| t\.(\d+)/g)].map(([, ...numbers]) =>
+        numbers.map(Number),
+      )
+      expect(shown.length).toBeGreaterThan(1)
+      for (const [percentage, tensor] of shown) expect(Math.abs(percentage - tensor / 0.64)).toBeLessThanOrEqual(1)
+    })
+
+    test('an output that another program writes meanwhile', async () => {
+      const { folder, args } = await large()
+      const out = join(folder, 'out')
+      const { code, stderr } = await runCliIn(during(folder, `echo mine > '${out}'`), args)
+      expect({ code, stderr }).toEqual({
+        code: 1,
+        stderr: `error: <out>: ${out} exists; name another one, or pass --force to replace it\n`,
+      })
+      expect(readFileSync(out, 'utf8')).toBe('mine\n')
+    })
   })
 
   test('missing arguments', async () => {
