@@ -445,10 +445,7 @@ export abstract class AdapterModel<L extends AdapterLayer = AdapterLayer> {
   }
 
   #readMerging(first: unknown, second: unknown): Merging {
-    if (isNamed(first)) {
-      this.allParameters()
-      return readMerging(this.layers, first, second)
-    }
+    if (isNamed(first)) return readMerging(this.layers, first, second)
     // First, so that a weight without a name is not taken for a missing weight.
     const layer = this.layer(first as string)
     return { targets: [{ layer, argument: 'weight', weight: resolve('weight', second) }], names: 'name' }

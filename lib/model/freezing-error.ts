@@ -78,7 +78,6 @@ export class FreezingError {
     const { experts, rank } = this.products
     const groups = weights.length / experts
     const size = hidden.length / groups
-    if (hidden.length === 0) return
     const moments = new Float64Array((rank * (rank + 1)) / 2)
     for (let g = 0; g < groups; g++) {
       const own = Float64Array.from(weights.subarray(g * experts, (g + 1) * experts))

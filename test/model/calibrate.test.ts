@@ -3,8 +3,8 @@
  *
  * @project cpu wasm webgpu cuda
  */
-import { describe, expect, it } from 'vitest'
-import { AdamW, type LilyConfigOptions, type LilyLayer, tensor } from '../../lib/index.js'
+import { describe, expect, it, vi } from 'vitest'
+import { AdamW, type LilyConfigOptions, type LilyLayer, tensor, Tensor } from '../../lib/index.js'
 import { forward } from '../support/reference.js'
 import { backend, isWebGpu } from '../support/backend.js'
 import { relativeError } from '../support/compare.js'
@@ -181,6 +181,7 @@ describe('calibrator', () => {
     await expectRefused('ERR_LILY_ARGUMENT', 'x: expected weights of the experts that are finite', () =>
       calibrator.observe('0.q', bad),
     )
+    expect(await calibrator.finish()).toEqual(await model.calibrate({ '0.q': calls.slice(0, 1) }))
     await expectRefused('ERR_LILY_SHAPE', 'x: expected', () => calibrator.observe('0.q', place(samples[0], [6, 7])))
     await expectRefused('ERR_LILY_ARGUMENT', 'name: expected an adapted layer', () => calibrator.observe('q', calls[0]))
     for (const x of calls.slice(1)) await calibrator.observe('0.q', x)
@@ -194,6 +195,12 @@ describe('calibrator', () => {
     await calibrator.observe('0.q', x)
     const optimiser = new AdamW(model.parameters(), { lr: 0.1 })
     optimiser.step()
+    for (const parameter of model.layer('0.q').parameters) {
+      const other = model.calibrator()
+      await other.observe('0.q', x)
+      new AdamW(new Map([[parameter.name, parameter]])).step()
+      await expectRefused('ERR_LILY_ARGUMENT', `has changed ${parameter.name};`, () => other.observe('0.q', x))
+    }
     // The layers share B.
     for (const name of ['0.q', '1.q']) {
       await expectRefused('ERR_LILY_ARGUMENT', 'an optimiser has changed', () => calibrator.observe(name, x))
@@ -206,6 +213,37 @@ describe('calibrator', () => {
     model.dispose()
     await expectRefused('ERR_LILY_DISPOSED', 'this model', () => model.calibrator())
     await expectRefused('ERR_LILY_DISPOSED', 'its model is disposed of', () => calibrator.observe('1.q', x))
+  })
+
+  it('adds calls in their order, whichever is computed first, and reads B once', async () => {
+    const model = modelOf()
+    const calls = samples.map((x) => place(x, [x.length / dIn, dIn]))
+    const expected = await model.calibrate({ '0.q': calls })
+    // eslint-disable-next-line @typescript-eslint/unbound-method -- called with its object
+    const { toHost } = Tensor.prototype
+    let milliseconds = 70
+    const spy = vi.spyOn(Tensor.prototype, 'toHost').mockImplementation(async function (this: Tensor) {
+      await new Promise((resolve) => setTimeout(resolve, (milliseconds -= 10)))
+      return toHost.call(this)
+    })
+    try {
+      const calibrator = model.calibrator()
+      await Promise.all(calls.map((x) => calibrator.observe('0.q', x)))
+      expect(await calibrator.finish()).toEqual(expected)
+      // B, and the weights and h of each call.
+      expect(spy).toHaveBeenCalledTimes(1 + 2 * calls.length)
+    } finally {
+      spy.mockRestore()
+    }
+  })
+
+  it('gives no error where all tokens have the same weights', async () => {
+    const model = modelOf({ routing: 'token' })
+    for (let first = 0; first < samples[2].length; first += dIn) {
+      const token = samples[2].subarray(first, first + dIn)
+      const same = Float32Array.from({ length: 8 * dIn }, (_, i) => token[i % dIn])
+      expect((await model.calibrate({ '0.q': [place(same, [8, dIn])] })).relativeError).toBe(0)
+    }
   })
 
   it('measures an error far below the outputs', async () => {

@@ -72,6 +72,11 @@ describe('a model', () => {
     })
     expect(inspect(model.layer(name))).toContain("LoraLayer { 'a\\u001b[31m\\u202eb', float32")
     expect(inspect(model.layer(name).a)).toContain("'a\\u001b[31m\\u202eb.lora_A.weight'")
+    const long = LoraModel.create({
+      layers: [{ name: 'a'.repeat(1000), inFeatures: 2, outFeatures: 2 }],
+      config: { r: 1, targetModules: ['a'.repeat(1000)] },
+    })
+    expect(inspect([...long.layers.values()][0]).length).toBeLessThan(300)
   })
 })
 
@@ -123,6 +128,17 @@ it('a file and a tensor in it', async () => {
   expect(inspect(await half.read(name))).toBe('StoredTensor { bfloat16 [2, 6] }')
   const state = await lily.readState(await lily.stateFile(new AdamW(newLora().parameters()).state()))
   expect(inspect(state)).toBe('AdamWState { step 0, moments of 4 parameters }')
+})
+
+it('numbers in four digits, as many as fit a line, and counts in groups', () => {
+  expect(inspect(tensor([1 / 3, -2e-7 / 3, 1e4 / 3], [3]))).toContain(': 0.3333, -6.667e-8, 3333')
+  expect(inspect(tensor([1, 2, 3, 4, 5, 6], [6]))).toMatch(/: 1, 2, 3, 4, 5, 6(?!,)/)
+  expect(inspect(tensor([1, 2, 3, 4, 5, 6, 7], [7]))).toContain(': 1, 2, 3, 4, 5, 6, ...')
+  const large = LoraModel.create({
+    layers: [{ name: 'q', inFeatures: 1000, outFeatures: 234 }],
+    config: { r: 1, targetModules: ['q'] },
+  })
+  expect(inspect(large)).toContain('1,234 parameters')
 })
 
 it('results', async () => {
