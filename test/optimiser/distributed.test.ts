@@ -228,6 +228,7 @@ if (backend === 'cpu') {
       await refused('ARGUMENT', "weight: expected the number of tokens of this rank, from 0 to 2^53 - 1, or 'sum'", {
         weight: 'mean',
       })
+      await refused('ARGUMENT', 'weight: expected the number of tokens of this rank', { weight: 2 ** 53 })
       await refused('ARGUMENT', 'lrScale: expected', { lrScale: -1 })
       await refused('ARGUMENT', 'stream: expected none, since the cpu backend has no streams', { stream: 1n })
       await refused('ARGUMENT', 'weights: is not a property of options (did you mean weight?)', { weights: 1 })
@@ -244,6 +245,35 @@ if (backend === 'cpu') {
       await expectRefused('ERR_LILY_SHAPE', 'p.grad: expected [3]', () => first)
       expect([...value.data]).toEqual([1, 2, 3])
       expect(optimiser.stepCount).toBe(0)
+    })
+
+    it('gives the engine what must be equal on all ranks', async () => {
+      const given: AverageOptions['equal'][] = []
+      const averageGradients: Distributed['averageGradients'] = (_, { equal } = {}) => {
+        given.push(equal)
+        return Promise.resolve()
+      }
+      const optimiser = new AdamW(new Map(['a', 'b', 'c', 'd'].map((name) => [name, parameter()])), {
+        lr: 0.1,
+        betas: [0.8, 0.9],
+        eps: 1e-6,
+        maxNorm: 2,
+        groups: [{ match: ['c'], weightDecay: 0.5 }],
+        distributed: { averageGradients },
+      })
+      await optimiser.step({ lrScale: 0.5 })
+      await optimiser.step()
+      const equal = {
+        'a number of steps of': 0,
+        'an lrScale of': 0.5,
+        'lr and weightDecay of':
+          '0.1 and 0.01 for 2 parameters, 0.1 and 0.5 for 1 parameter, 0.1 and 0.01 for 1 parameter',
+        'betas of': '0.8 and 0.9',
+        'an eps of': 1e-6,
+        'a maxNorm of': 2,
+        'onNonFinite of': 'error',
+      }
+      expect(given).toEqual([equal, { ...equal, 'a number of steps of': 1, 'an lrScale of': 1 }])
     })
 
     it('writes nothing until the gradients are averaged', async () => {
