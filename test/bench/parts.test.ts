@@ -19,6 +19,7 @@ import { makeActivations, makeLilyParameters, makeLoraParameters } from '../../b
 import { sequenceOffsets } from '../../bench/workload/sequences.js'
 import { deviceShapes, parseShape, shapes } from '../../bench/workload/shapes.js'
 import { equalParametersRank, lilyParameters } from '../../bench/workload/trainable-parameters.js'
+import { barChart } from '../../cli/bench/charts/bars.js'
 import { ratioChart } from '../../cli/bench/charts/ratio.js'
 import { rooflineChart } from '../../cli/bench/charts/roofline.js'
 import { sweepChart } from '../../cli/bench/charts/sweep.js'
@@ -688,6 +689,13 @@ describe('the sentence about a run', () => {
       'On this machine the measurements were too noisy to compare Lily with LoRA: the ratios of 1 of 2 problems vary by more ' +
         'than ±25% from round to round; run it again on an idle machine or with more --seconds.',
     )
+    // A problem is noisy if one of its ratios is.
+    for (const method of ['lora', 'lora-equal-parameters']) {
+      const disturbed = problem(9, 50, 50).map((result) => {
+        return result.method === method ? { ...result, lilyRatio: { median: 50, spread: 0.26 } } : result
+      })
+      expect(sentence([...calm, ...disturbed])).toContain('1 more was too noisy')
+    }
   })
 
   test('says where the times are from, and that there are none', () => {
@@ -751,6 +759,9 @@ describe('the charts', () => {
         ),
       ),
     )
+  /** The bars compare data types. */
+  const barsOf = (rows: readonly Row[]) =>
+    barChart('dtype', [...rows, ...rows.map((row) => ({ ...row, dtype: 'bfloat16' as const }))])!.outerHTML
   /** The ends of the lines on which all points have the same x or y. */
   const whiskers = (html: string) =>
     [...html.matchAll(/<line ([^>]*)>/g)].map(([, text]) =>
@@ -775,12 +786,23 @@ describe('the charts', () => {
     expect(
       ratioChart(rows)!.outerHTML.match(/stroke="var\(--(lora|equal)\)"[^>]*>(<line [^>]*>(<\/line>)?){3}/g),
     ).toHaveLength(4)
+
+    // Of two methods, in two passes and data types. The time of 2 ms lies in the middle.
+    const bars = whiskers(barsOf(rows)).filter(({ x1, x2, y1, y2 }) => y1 === y2 && x1 !== x2)
+    expect(bars).toHaveLength(8)
+    const perMillisecond = (360 - 76 - 34) / 2.4
+    for (const { x1, x2 } of bars) {
+      expect(x1).toBeCloseTo(76 + 1.6 * perMillisecond, 0)
+      expect(x2).toBeCloseTo(76 + 2.4 * perMillisecond, 0)
+    }
   })
 
   test('mark where the machine was disturbed, and only there', () => {
     const key = 'the machine was probably disturbed'
-    const all = (rows: readonly Row[]) =>
-      [ratioChart(rows), sweepChart('rank', 'forward', rows), rooflineOf(rows)].map((chart) => chart!.outerHTML)
+    const all = (rows: readonly Row[]) => [
+      ...[ratioChart(rows), sweepChart('rank', 'forward', rows), rooflineOf(rows)].map((chart) => chart!.outerHTML),
+      barsOf(rows),
+    ]
     for (const html of all(rowsWith(0.1, []))) {
       expect(html).not.toContain(key)
       expect(html).not.toContain('>!<')

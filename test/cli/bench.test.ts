@@ -1,6 +1,6 @@
 /** `lily-kernels bench` as a child process. The tests check that times exist, not their values. */
 import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseHTML } from 'linkedom'
 import { expect, test } from 'vitest'
@@ -124,8 +124,11 @@ test('--layer adds the frozen layer, alone and with each adapter', async () => {
 
 test('--json without a file writes only JSON to stdout', async () => {
   const args = [...tiny, '--caches', 'cold', '--threads', '1', '--layers', '8', '--json']
+  const pages = () => readdirSync('.').filter((name) => name.endsWith('.html'))
+  const before = pages()
   const { code, stdout } = await runCli(args)
   expect(code).toBe(0)
+  expect(pages(), 'no page unless --html asks for one').toEqual(before)
   const [{ caches, machine, model, command }] = JSON.parse(stdout) as Report[]
   expect({ caches, model }).toEqual({ caches: 'cold', model: { layers: 8, strideA: 4 } })
   expect(machine.threads).toBe(1)

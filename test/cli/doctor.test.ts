@@ -12,6 +12,7 @@ import { webGpu } from '../../cli/doctor/webgpu.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { nodeHost } from '../../lib/binding/wasm/node-host.js'
 import { runCli, runCliIn } from '../support/cli.js'
+import { missingLibrary } from '../support/mpi.js'
 import { temporaryFolder } from '../support/temporary.js'
 
 const folder = temporaryFolder()
@@ -23,6 +24,7 @@ const doctor = async (env: Record<string, string> = {}): Promise<Diagnosis & { c
   return { code, ...(JSON.parse(stdout) as Diagnosis) }
 }
 
+const none = () => Promise.resolve({ available: false, reason: 'none' })
 const ONLY_LINUX = 'the CUDA backend of lily-kernels runs on Linux only'
 
 test('reports the machine and tests its backends', async () => {
@@ -59,6 +61,8 @@ describe('WebAssembly', () => {
     if (threads > 1) expect(webassembly).not.toHaveProperty('reason')
     const one = await doctor({ LILY_NUM_THREADS: '1' })
     expect(one.webassembly).toMatchObject({ threads: 1, reason: 'LILY_NUM_THREADS=1' })
+    const plain = await doctor({ LILY_CPU_ISA: 'wasm' })
+    expect(plain.webassembly).toMatchObject({ available: true, simd: 'wasm', selfTest: { passed: true } })
     const wrong = await runCli(['doctor'], { LILY_NUM_THREADS: 'x' })
     expect(wrong.stdout).toMatch(/^webassembly +not available: LILY_NUM_THREADS must be/m)
   })
@@ -74,8 +78,36 @@ describe('WebAssembly', () => {
         reason: 'threads do not start (workers are forbidden)',
         selfTest: { passed: true },
       })
+      for (const [thread, reason] of [
+        [{ onMessage: (listener: (message: unknown) => void) => listener('done') }, 'threads do not share memory'],
+        [{ onEnd: (listener: (reason: string) => void) => listener('code 1') }, 'a thread does not start (code 1)'],
+      ] as const) {
+        const nothing = () => undefined
+        start.mockReturnValue({
+          ...{ post: nothing, onMessage: nothing, onEnd: nothing, keepAlive: nothing },
+          ...thread,
+        })
+        expect(await webAssembly()).toMatchObject({ available: true, threads: 1, reason })
+      }
     } finally {
       start.mockRestore()
+    }
+  })
+
+  test('reports a factor that is wrong', async () => {
+    const native = {
+      backends: () => [{ devices: [{ detail: 'wasm', parallelism: 1 }] }],
+      gramFactor: (_: unknown, __: number, ___: number, factor: Float64Array) => factor.set([5, 0, 4, 2]),
+    }
+    vi.resetModules()
+    vi.doMock('../../lib/binding/wasm/native.js', () => ({ wasmNative: () => native }))
+    try {
+      const { webAssembly } = await import('../../cli/doctor/webassembly.js')
+      expect(await webAssembly()).toMatchObject({
+        selfTest: { passed: false, reason: 'a factor is 5,4,2, expected 5,4,3' },
+      })
+    } finally {
+      vi.doUnmock('../../lib/binding/wasm/native.js')
     }
   })
 })
@@ -148,6 +180,12 @@ describe('WebGPU', () => {
       name: 'acme one',
       selfTest: { passed: false, reason: 'lost' },
     })
+    const wrong = 'process.send({ results: { y: [1] } }); return { info, requestDevice: async () => { throw 0 } }'
+    expect(await found('wrong', wrong)).toEqual({
+      available: true,
+      name: 'acme one',
+      selfTest: { passed: false, reason: 'y in float32 is 1, expected 3,6,7,14,3,6,7,14' },
+    })
   })
 })
 
@@ -189,6 +227,15 @@ test('reports the MPI library of LILY_MPI_LIBRARY, or why it cannot be opened', 
   expect(stdout).toMatch(/^mpi +not available: no MPI library can be opened \(.*nothing\.so: .*\n$/m)
 })
 
+test.for(['Open MPI', 'MPICH'])('opens the MPI library of the launcher: %s', async (name, { skip }) => {
+  for (const each of ['Open MPI', 'MPICH']) skip(missingLibrary(each) !== undefined, missingLibrary(each))
+  const rank = name === 'MPICH' ? 'PMI_RANK' : 'OMPI_COMM_WORLD_RANK'
+  expect((await doctor({ [rank]: '0' })).mpi).toMatchObject({
+    available: true,
+    library: expect.stringMatching(name) as string,
+  })
+})
+
 test('exits with code 1 if the cpu backend is not available', async () => {
   const variables = { LILY_CPU_ISA: 'sse9', LILY_CPU_BLOCKS: '1', LILY_CUBLASLT: '0' }
   const { code, stdout } = await runCli(['doctor'], variables)
@@ -224,6 +271,24 @@ test('says that the package does not work if one of several self-tests fails', a
     vi.doUnmock('../../lib/memory/backends.js')
   }
 })
+
+test.each(['webassembly', 'webgpu'])(
+  'says that the package does not work if the self-test of %s fails',
+  async (name) => {
+    vi.resetModules()
+    await import('../../lib/index.js')
+    const failed = () => Promise.resolve({ available: true, selfTest: { passed: false, reason: 'y is 1' } })
+    vi.doMock('../../cli/doctor/webassembly.js', () => ({ webAssembly: name === 'webgpu' ? none : failed }))
+    vi.doMock('../../cli/doctor/webgpu.js', () => ({ webGpu: name === 'webgpu' ? failed : none }))
+    try {
+      const { diagnose } = await import('../../cli/doctor/diagnose.js')
+      expect(await diagnose('1.2.3')).toMatchObject({ ok: false, addon: { loads: true } })
+    } finally {
+      vi.doUnmock('../../cli/doctor/webassembly.js')
+      vi.doUnmock('../../cli/doctor/webgpu.js')
+    }
+  },
+)
 
 test('prints text by default', async () => {
   const { code, stdout } = await runCli(['doctor'])

@@ -361,7 +361,7 @@ describe('inspect', () => {
     const { document } = parseHTML(readFileSync(html, 'utf8')) as unknown as { document: Page }
     expect(document.querySelectorAll('figure.chart svg')).toHaveLength(6)
     const text = document.querySelector('body')!.textContent
-    for (const title of ['Mixtures', 'Entropy of the mixtures']) expect(text).toContain(title)
+    for (const title of ['Mixtures', 'Entropy of the mixtures', '1/E = 0.33, all equal']) expect(text).toContain(title)
     expect(document.querySelector('.alert')).toBeNull()
   })
 
@@ -449,6 +449,7 @@ describe('inspect', () => {
   test('ranks and steps have ticks at integers', async () => {
     expect(integerTicks(1, 3, 6)).toMatchObject({ ticks: [1, 2, 3] })
     expect(logarithmic([1.21, 1.4]).ticks, 'a log axis between close values').toEqual([1.25, 1.3, 1.35, 1.4])
+    expect(logarithmic([0.97, 1.1]).ticks, 'not 1 alone').toEqual([1, 1.05, 1.1])
     expect(logarithmic([0.9, 30]).ticks).toEqual([1, 3, 10, 30])
     expect(integerTicks(0, 1, 6)).toMatchObject({ ticks: [0, 1] })
     expect(ranksFromZero([0.3, 2.2])).toMatchObject({ domain: [0, 3], ticks: [0, 1, 2, 3] })
