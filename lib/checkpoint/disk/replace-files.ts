@@ -48,8 +48,8 @@ interface Temporary {
 const temporaryName = (name: string): string => `.${name}.lily-${randomBytes(6).toString('hex')}.tmp`
 const TEMPORARY = /^\.(.+)\.lily-[0-9a-f]{12}\.tmp$/
 
-/** A journal takes some hundred bytes. */
-const MAX_JOURNAL_BYTES = 1 << 16
+/** A file takes 150 to 200 bytes in a journal, and a merged model may have hundreds of files. */
+const MAX_JOURNAL_BYTES = 1 << 20
 
 /**
  * Writes files of a folder, which is created if it does not exist. Either all files have their new content afterwards,

@@ -223,6 +223,21 @@ describe('a save that was interrupted', () => {
     expect(await numberIn(folder)).toBe(5)
   })
 
+  it('of a model of 500 files is completed before the next one', async () => {
+    const folder = newFolder()
+    const names = Array.from({ length: 500 }, (_, i) => `model-${String(i + 1).padStart(5, '0')}-of-00500.safetensors`)
+    const steps = names.map((to) => {
+      const from = `.${to}.lily-0123456789ab.tmp`
+      writeFileSync(join(folder, to), 'old')
+      writeFileSync(join(folder, from), 'new')
+      return { from, to, old: identityOf(join(folder, to)) }
+    })
+    writeFileSync(join(folder, '.lily-save.json'), JSON.stringify(steps))
+    await replaceFiles(folder, [{ name: 'README.md', blocks: () => [Buffer.from('text')] }])
+    expect(readdirSync(folder).sort()).toEqual(['README.md', ...names])
+    expect(new Set(names.map((name) => readFileSync(join(folder, name), 'utf8')))).toEqual(new Set(['new']))
+  })
+
   it('whose journal names files elsewhere is refused', async () => {
     const folder = goldenCopy()
     for (const journal of [
