@@ -357,7 +357,7 @@ describe.each([
     const optimizer = new AdapterOptimizer(model, { lr: 0.05, ...others(given) })
     const losses: number[] = []
     for (let step = 0; step < steps; step++) {
-      const value = optimizer.minimize(given.loss, true)!
+      const value = optimizer.minimize(given.loss, true)
       losses.push((await value.data())[0])
       value.dispose()
     }
@@ -382,7 +382,7 @@ describe.each([
     const model = newDeep().to(gpu.lily.device)
     const given = problem(model)
     const optimizer = new AdapterOptimizer(model, { lr: 0.05, ...others(given) })
-    const step = () => tf.tidy(() => optimizer.minimize(given.loss, true)!)
+    const step = () => tf.tidy(() => optimizer.minimize(given.loss, true))
     /** Reading submits what TensorFlow.js has collected, which holds memory of disposed tensors. */
     const finish = async (loss: tf.Scalar) => {
       await loss.data()
