@@ -1,6 +1,6 @@
 /**
  * A plugin of typedoc. Documents and codes of errors that a doc comment names become links of the site, there are no links to
- * sources, and members of protocols of the language, which nobody calls by name, are left out. The page of a function shows
+ * sources, and methods of protocols of the language, which nobody calls by name, are left out. The page of a function shows
  * the properties of its operands, options and result, the page of a class those of the operands and options of its methods, and
  * the first page all names with a line each.
  */
@@ -13,8 +13,8 @@ const PROTOCOLS = ['[dispose]', '[hasInstance]', '[inspectSymbol]']
 export function load(app) {
   app.renderer.defineTheme('pages', PagesTheme)
   app.converter.on(Converter.EVENT_RESOLVE_BEGIN, ({ project }) => {
-    for (const member of project.getReflectionsByKind(ReflectionKind.Method | ReflectionKind.Accessor)) {
-      if (PROTOCOLS.includes(member.name)) project.removeReflection(member)
+    for (const method of project.getReflectionsByKind(ReflectionKind.Method)) {
+      if (PROTOCOLS.includes(method.name)) project.removeReflection(method)
     }
   })
   app.renderer.on(MarkdownPageEvent.END, (page) => {

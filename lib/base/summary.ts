@@ -17,23 +17,6 @@ export function firstNumbers(data: HostData, length: number): string {
 }
 
 /**
- * What `[inspectSymbol]` of a class is, a getter: of a Proxy, such as Vue and MobX make, Node.js reads it from the target and
- * then calls it with the Proxy, which has no private fields. Runtimes that read it from the Proxy get the name of the class.
- *
- * @param text called each time that the object is shown
- */
-export function summaryOf(object: object, text: () => string): () => string {
-  return () => {
-    try {
-      return text()
-    } catch (error) {
-      if (error instanceof TypeError) return `Proxy of ${object.constructor.name}`
-      throw error
-    }
-  }
-}
-
-/**
  * Gives a result that is a plain object a short form in the console. Copies, comparisons and JSON do not have it, because
  * the property is not enumerable.
  *

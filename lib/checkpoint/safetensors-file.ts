@@ -3,7 +3,7 @@ import { CREATE, checkCreate } from '../base/create.js'
 import type { DType } from '../base/dtype.js'
 import { countOf, describe, fail } from '../base/errors.js'
 import { shapeText } from '../base/shape.js'
-import { firstNumbers, grouped, quoted, summarised, summaryOf } from '../base/summary.js'
+import { firstNumbers, grouped, quoted, summarised } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import { classNameOf } from '../base/views.js'
 import { allocateOnHost } from '../memory/allocate.js'
@@ -156,14 +156,12 @@ export class SafetensorsFile {
     await this.#file.close()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const path = quoted(this.path)
-      if (this.#isClosed) return `SafetensorsFile { ${path}, closed }`
-      const types = new Set(Array.from(this.tensors.values(), ({ dtype }) => dtype))
-      const tensors = `${countOf(this.tensors.size, 'tensor')}${types.size === 0 ? '' : ` of ${[...types].join(', ')}`}`
-      return `SafetensorsFile { ${path}, ${tensors}, ${grouped(this.#file.size)} bytes }`
-    })
+  [inspectSymbol](): string {
+    const path = quoted(this.path)
+    if (this.#isClosed) return `SafetensorsFile { ${path}, closed }`
+    const types = new Set(Array.from(this.tensors.values(), ({ dtype }) => dtype))
+    const tensors = `${countOf(this.tensors.size, 'tensor')}${types.size === 0 ? '' : ` of ${[...types].join(', ')}`}`
+    return `SafetensorsFile { ${path}, ${tensors}, ${grouped(this.#file.size)} bytes }`
   }
 
   #entry(name: string): TensorEntry {

@@ -2,7 +2,7 @@
 import { checkFloat, checkTokenRows, checkType } from '../base/checks.js'
 import { countOf, describe, describeOther, fail } from '../base/errors.js'
 import { elementsOf, type Exact } from '../base/options.js'
-import { quoted, summaryOf } from '../base/summary.js'
+import { quoted } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { readDevice } from '../memory/backends.js'
 import { checkPlace, refuseOverlap } from '../memory/checks.js'
@@ -98,12 +98,10 @@ export class AdaptersSaved {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      if (this.#parts === null) return 'AdaptersSaved { disposed }'
-      const { layer, calls } = this.#parts
-      return `AdaptersSaved { ${quoted(layer)}, ${countOf(calls.length, 'adapter')} }`
-    })
+  [inspectSymbol](): string {
+    if (this.#parts === null) return 'AdaptersSaved { disposed }'
+    const { layer, calls } = this.#parts
+    return `AdaptersSaved { ${quoted(layer)}, ${countOf(calls.length, 'adapter')} }`
   }
 }
 
@@ -287,13 +285,11 @@ export class LilyAdapters<M extends AdapterModel = AdapterModel> {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const active = new Set(this.activeAdapters)
-      const names = Array.from(this.#models.keys(), (name) => `${quoted(name)}${active.has(name) ? ' (active)' : ''}`)
-      const more = names.length > MAX_SHOWN ? [`${names.length - MAX_SHOWN} more`] : []
-      return `LilyAdapters { ${[...names.slice(0, MAX_SHOWN), ...more].join(', ') || 'no adapters'} }`
-    })
+  [inspectSymbol](): string {
+    const active = new Set(this.activeAdapters)
+    const names = Array.from(this.#models.keys(), (name) => `${quoted(name)}${active.has(name) ? ' (active)' : ''}`)
+    const more = names.length > MAX_SHOWN ? [`${names.length - MAX_SHOWN} more`] : []
+    return `LilyAdapters { ${[...names.slice(0, MAX_SHOWN), ...more].join(', ') || 'no adapters'} }`
   }
 
   #model(name: string): M {
@@ -587,11 +583,9 @@ export class AdaptersLayer {
     return inputs.given as D
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const { name, inFeatures, outFeatures } = this.shape
-      const adapters = [...this.models.values()].filter(({ layers }) => layers.has(name)).length
-      return `AdaptersLayer { ${quoted(name)}, d_in ${inFeatures}, d_out ${outFeatures}, ${countOf(adapters, 'adapter')} }`
-    })
+  [inspectSymbol](): string {
+    const { name, inFeatures, outFeatures } = this.shape
+    const adapters = [...this.models.values()].filter(({ layers }) => layers.has(name)).length
+    return `AdaptersLayer { ${quoted(name)}, d_in ${inFeatures}, d_out ${outFeatures}, ${countOf(adapters, 'adapter')} }`
   }
 }

@@ -1,7 +1,6 @@
 /** One adapted layer of a {@link LilyModel}. */
 import { fail } from '../base/errors.js'
 import type { Exact, Known } from '../base/options.js'
-import { summaryOf } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import { Capture, refuseInCapture } from '../memory/capture.js'
 import { refuseOverlap } from '../memory/checks.js'
@@ -328,11 +327,9 @@ export class LilyLayer extends AdapterLayer {
     })
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const { r, numB } = this.config
-      return this.summary('LilyLayer', `r ${r}, E ${numB}, routing '${this.routing}'`)
-    })
+  [inspectSymbol](): string {
+    const { r, numB } = this.config
+    return this.summary('LilyLayer', `r ${r}, E ${numB}, routing '${this.routing}'`)
   }
 
   /**

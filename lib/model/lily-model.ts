@@ -1,6 +1,5 @@
 /** The Lily adapter of a base model. */
 import { CREATE, checkCreate } from '../base/create.js'
-import { summaryOf } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
@@ -241,11 +240,9 @@ export class LilyModel extends AdapterModel<LilyLayer> {
     return exportLora(this)
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const { r, numB, strideA, routing } = this.config
-      return this.summary('LilyModel', `r ${r}, E ${numB}, stride_A ${strideA}, routing '${routing}'`)
-    })
+  [inspectSymbol](): string {
+    const { r, numB, strideA, routing } = this.config
+    return this.summary('LilyModel', `r ${r}, E ${numB}, stride_A ${strideA}, routing '${routing}'`)
   }
 
   #findTrainable(): ReadonlyMap<string, Parameter> {

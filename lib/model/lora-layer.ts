@@ -1,7 +1,6 @@
 /** One adapted layer of a {@link LoraModel}. */
 import { fail } from '../base/errors.js'
 import type { Exact, Known } from '../base/options.js'
-import { summaryOf } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import { CPU } from '../memory/device.js'
 import type { Operand } from '../memory/operand.js'
@@ -161,8 +160,8 @@ export class LoraLayer extends AdapterLayer {
     })
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => this.summary('LoraLayer', `r ${this.r}, scaling ${this.scaling}`))
+  [inspectSymbol](): string {
+    return this.summary('LoraLayer', `r ${this.r}, scaling ${this.scaling}`)
   }
 }
 

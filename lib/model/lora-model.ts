@@ -1,6 +1,5 @@
 /** The LoRA adapter of a base model. */
 import { CREATE, checkCreate } from '../base/create.js'
-import { summaryOf } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import type { PretrainedFiles } from '../checkpoint/adapter-files.js'
 import { type LoadOptions, loadPretrained } from '../checkpoint/load.js'
@@ -101,11 +100,9 @@ export class LoraModel extends AdapterModel<LoraLayer> {
     return adapterFiles(LORA, this, options)
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const { r, loraAlpha } = this.config
-      return this.summary('LoraModel', `r ${r}, alpha ${loraAlpha}`)
-    })
+  [inspectSymbol](): string {
+    const { r, loraAlpha } = this.config
+    return this.summary('LoraModel', `r ${r}, alpha ${loraAlpha}`)
   }
 
   /** @internal Creates a model from existing values. */

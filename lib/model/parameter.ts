@@ -1,6 +1,6 @@
 /** A parameter of an adapter and its gradient. */
 import { countOf, LilyError } from '../base/errors.js'
-import { quoted, summaryOf } from '../base/summary.js'
+import { quoted } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import { newOperand } from '../memory/allocate.js'
 import { Capture } from '../memory/capture.js'
@@ -174,11 +174,9 @@ export class Parameter {
     this.#value = null
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const { name, layers } = this
-      return `Parameter { ${quoted(name)} of ${countOf(layers.length, 'layer')}, ${this.#value?.summary() ?? 'disposed'} }`
-    })
+  [inspectSymbol](): string {
+    const { name, layers } = this
+    return `Parameter { ${quoted(name)} of ${countOf(layers.length, 'layer')}, ${this.#value?.summary() ?? 'disposed'} }`
   }
 
   /** @internal Number of elements of the value. */

@@ -3,7 +3,6 @@ import { checkType } from '../base/checks.js'
 import { describeOther, fail, LilyError } from '../base/errors.js'
 import { checkCount, type Exact, type Known, readFlag, readFloat32, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
-import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { refuseOverlap } from '../memory/checks.js'
@@ -166,12 +165,10 @@ export class AttentionSaved {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      if (this.#state === null) return 'AttentionSaved { disposed }'
-      const { batch, tokens, keys, heads, dHead } = this.#state.problem
-      return `AttentionSaved { batch ${batch}, tokens ${tokens}, keys ${keys}, heads ${heads}, d_head ${dHead} }`
-    })
+  [inspectSymbol](): string {
+    if (this.#state === null) return 'AttentionSaved { disposed }'
+    const { batch, tokens, keys, heads, dHead } = this.#state.problem
+    return `AttentionSaved { batch ${batch}, tokens ${tokens}, keys ${keys}, heads ${heads}, d_head ${dHead} }`
   }
 }
 

@@ -5,7 +5,6 @@ import type { DType, HostData } from '../base/dtype.js'
 import { fail, LilyError } from '../base/errors.js'
 import { type Known, readFlag, readProperties } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
-import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound } from '../binding/errors.js'
 import { native } from '../binding/native.js'
@@ -149,12 +148,10 @@ export class PackedLinear {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      if (this.#weight === null) return 'PackedLinear { disposed }'
-      const { dtype, device } = this
-      return `PackedLinear { ${dtype} ${shapeText(this.shape)} on ${device.type}:${device.id} }`
-    })
+  [inspectSymbol](): string {
+    if (this.#weight === null) return 'PackedLinear { disposed }'
+    const { dtype, device } = this
+    return `PackedLinear { ${dtype} ${shapeText(this.shape)} on ${device.type}:${device.id} }`
   }
 
   #open(): Packed {

@@ -1,7 +1,6 @@
 /** The `saved` object of a forward call, which its backward calls read. */
 import { type DType, viewOf } from '../base/dtype.js'
 import { describeOther, fail, LilyError } from '../base/errors.js'
-import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import type { Device } from '../memory/device.js'
 import { isDeviceMemory, isHostMemory } from '../memory/operand-memory.js'
@@ -80,14 +79,12 @@ export class Saved<R extends Routing | 'none' = Routing | 'none'> {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      if (this.#state === null) return 'Saved { disposed }'
-      const { routing, tokens, dIn, dOut, rank, experts } = this.#state.problem
-      const name = routing === 'none' ? 'LoraSaved' : 'LilySaved'
-      const lily = routing === 'none' ? '' : `, E ${experts}, routing '${routing}'`
-      return `${name} { M ${tokens}, d_in ${dIn}, d_out ${dOut}, r ${rank}${lily} }`
-    })
+  [inspectSymbol](): string {
+    if (this.#state === null) return 'Saved { disposed }'
+    const { routing, tokens, dIn, dOut, rank, experts } = this.#state.problem
+    const name = routing === 'none' ? 'LoraSaved' : 'LilySaved'
+    const lily = routing === 'none' ? '' : `, E ${experts}, routing '${routing}'`
+    return `${name} { M ${tokens}, d_in ${dIn}, d_out ${dOut}, r ${rank}${lily} }`
   }
 
   #open(): CallState {
@@ -175,12 +172,10 @@ export class RowsSaved<R extends Routing | 'none' = Routing | 'none'> {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      if (this.#state === null) return 'RowsSaved { disposed }'
-      const { tokens, dIn, dOut } = this.#state.problem
-      return `RowsSaved { M ${tokens}, d_in ${dIn}, d_out ${dOut}, adapters ${this.adapters.length} }`
-    })
+  [inspectSymbol](): string {
+    if (this.#state === null) return 'RowsSaved { disposed }'
+    const { tokens, dIn, dOut } = this.#state.problem
+    return `RowsSaved { M ${tokens}, d_in ${dIn}, d_out ${dOut}, adapters ${this.adapters.length} }`
   }
 }
 
@@ -209,9 +204,8 @@ export type Operation = 'lilyForward' | 'loraForward'
 export function readSaved(argument: string, saved: unknown, of: Operation): CallState {
   const state = stateOf(saved)
   if (state === undefined) {
-    const remedy = saved === undefined ? '; a call with save: false returns none' : ''
-    const got = `${describeOther(saved, 'Saved')}${remedy}`
-    fail('ERR_LILY_ARGUMENT', argument, `expected what ${of}, or forward of a layer, returned as saved, got ${got}`)
+    const got = describeOther(saved, 'Saved')
+    fail('ERR_LILY_ARGUMENT', argument, `expected what ${of} or a layer returned as saved, got ${got}`)
   }
   if (state === null) fail('ERR_LILY_DISPOSED', argument, 'has been disposed of; call backward before dispose()')
   if (state.listedAt !== null) {

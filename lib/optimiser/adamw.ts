@@ -1,7 +1,6 @@
 /** The AdamW optimiser. */
 import { countOf, describe, fail, LilyError } from '../base/errors.js'
 import { type Known, readProperties } from '../base/options.js'
-import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { type AdamWState, type Moments, readEntries, readMoments, stateOf } from '../checkpoint/optimiser-state.js'
 import { newOperand } from '../memory/allocate.js'
@@ -368,8 +367,8 @@ export class AdamW<D extends Distributed | undefined = undefined> {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => `AdamW { ${this.summary()} }`)
+  [inspectSymbol](): string {
+    return `AdamW { ${this.summary()} }`
   }
 
   /** @internal Parameters, device and steps, in the console. */

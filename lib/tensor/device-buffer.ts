@@ -4,7 +4,6 @@ import { bytesOf, bytesPerElement, type DType, type HostData, is16Bit, readDType
 import { describe, describeOther, fail, LilyError } from '../base/errors.js'
 import { checkCount, checkKeys, type Known } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
-import { summaryOf } from '../base/summary.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { classNameOf } from '../base/views.js'
 import { native } from '../binding/native.js'
@@ -255,12 +254,10 @@ export class DeviceBuffer {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      if (this.#operand === null) return 'DeviceBuffer { disposed }'
-      const { dtype, shape, device } = this.#operand
-      return `DeviceBuffer { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id} }`
-    })
+  [inspectSymbol](): string {
+    if (this.#operand === null) return 'DeviceBuffer { disposed }'
+    const { dtype, shape, device } = this.#operand
+    return `DeviceBuffer { ${dtype} ${shapeText(shape)} on ${device.type}:${device.id} }`
   }
 
   #open(): Operand {

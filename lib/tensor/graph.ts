@@ -1,7 +1,6 @@
 /** CUDA graphs: the work that a function enqueues, captured once and launched as a whole any number of times. */
 import { describe, fail, LilyError } from '../base/errors.js'
 import { checkKeys, type Known } from '../base/options.js'
-import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type GraphHandle, native, type StreamHandle } from '../binding/native.js'
@@ -90,10 +89,8 @@ export class Graph {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () =>
-      this.#handle === null ? 'Graph { disposed }' : `Graph { ${deviceText(this.#capture.replayStream.device)} }`,
-    )
+  [inspectSymbol](): string {
+    return this.#handle === null ? 'Graph { disposed }' : `Graph { ${deviceText(this.#capture.replayStream.device)} }`
   }
 
   #open(): GraphHandle {

@@ -1,7 +1,6 @@
 /** CUDA streams and events. */
 import { CREATE, checkCreate } from '../base/create.js'
 import { describeOther, fail, LilyError } from '../base/errors.js'
-import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { bound, settled } from '../binding/errors.js'
 import { type EventHandle, native } from '../binding/native.js'
@@ -135,13 +134,11 @@ export class Stream {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const state = this.#state
-      return state === null
-        ? 'Stream { disposed }'
-        : `Stream { ${deviceText(state.device)}, handle 0x${state.cudaStream.toString(16)} }`
-    })
+  [inspectSymbol](): string {
+    const state = this.#state
+    return state === null
+      ? 'Stream { disposed }'
+      : `Stream { ${deviceText(state.device)}, handle 0x${state.cudaStream.toString(16)} }`
   }
 
   #open(): StreamState {
@@ -236,11 +233,9 @@ export class Event {
     return this.#handle === null
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      if (this.#handle === null) return 'Event { disposed }'
-      return `Event { ${deviceText(this.device)}${this.#recorded ? ', recorded' : ''} }`
-    })
+  [inspectSymbol](): string {
+    if (this.#handle === null) return 'Event { disposed }'
+    return `Event { ${deviceText(this.device)}${this.#recorded ? ', recorded' : ''} }`
   }
 
   /**

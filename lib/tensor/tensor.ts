@@ -1,11 +1,11 @@
 /** Tensors: memory with a shape and a type. */
 import { CREATE, checkCreate } from '../base/create.js'
 import { type DType, dtypeOf, type HostData, is16Bit, leaveOutAndCast, proxyAdvice, readDType } from '../base/dtype.js'
-import { countOf, describe, fail, LilyError } from '../base/errors.js'
+import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuBuffer } from '../base/gpu-types.js'
 import { elementsOf } from '../base/options.js'
 import { readIntegers, shapeText } from '../base/shape.js'
-import { firstNumbers, summaryOf } from '../base/summary.js'
+import { firstNumbers } from '../base/summary.js'
 import { deviceTensor, disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { readDevice } from '../memory/backends.js'
@@ -203,8 +203,8 @@ export class Tensor {
     return { shape: this.shape, dtype: this.dtype, device: this.device }
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => `Tensor { ${this.summary()} }`)
+  [inspectSymbol](): string {
+    return `Tensor { ${this.summary()} }`
   }
 
   /** @internal Type, shape, device and first numbers, in the console. */
@@ -287,8 +287,8 @@ export function tensor(data: HostData | readonly number[], shape: readonly numbe
   const type = dtypeOf('data', memory, dtype === undefined ? undefined : readDType('dtype', dtype))
   const operand = layOutOnHost('shape', memory, type, readIntegers('shape', 'shape', shape))
   if (numbers !== null && operand.byteLength !== memory.byteLength) {
-    const count = countOf(operand.byteLength / memory.BYTES_PER_ELEMENT, 'number')
-    fail('ERR_LILY_SHAPE', 'data', `expected ${count} for shape ${shapeText(operand.shape)}, got ${numbers.length}`)
+    const expected = `expected a length of ${operand.byteLength / 4} for shape ${shapeText(operand.shape)}`
+    fail('ERR_LILY_SHAPE', 'data', `${expected}, got ${numbers.length}`)
   }
   checkMemory('data', operand)
   checkNotLonger('data', memory, operand)
@@ -305,12 +305,8 @@ function numbersToFloat32(numbers: readonly unknown[], dtype: unknown): Float32A
   for (let i = 0; i < copy.length; i++) {
     const number = numbers[i]
     if (typeof number !== 'number') {
-      const isNested = Array.isArray(number)
-      fail(
-        'ERR_LILY_ARGUMENT',
-        'data',
-        `expected data[${i}] to be a number, got ${describe(number)}${isNested ? '; pass data.flat(Infinity)' : ''}`,
-      )
+      const remedy = Array.isArray(number) ? '; pass data.flat(Infinity)' : ''
+      fail('ERR_LILY_ARGUMENT', 'data', `expected data[${i}] to be a number, got ${describe(number)}${remedy}`)
     }
     copy[i] = number
   }

@@ -3,7 +3,7 @@ import { serialization, type Tensor, tidy, zeros } from '@tensorflow/tfjs-core'
 import { layers, type LayersModel, type LayerVariable } from '@tensorflow/tfjs-layers'
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, isPlain, type Known } from '../base/options.js'
-import { quoted, summaryOf } from '../base/summary.js'
+import { quoted } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import type { AdapterLayer } from '../model/adapter-layer.js'
 import type { AdapterModel } from '../model/adapter-model.js'
@@ -162,12 +162,10 @@ export class AdaptedDense extends layers.Layer {
     serialization.registerClass(this)
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => {
-      const { name, adapterName } = this
-      const detached = this.#adapter === null ? ', not attached' : ''
-      return `AdaptedDense { ${quoted(name)}, adapter ${quoted(adapterName)}${detached} }`
-    })
+  [inspectSymbol](): string {
+    const { name, adapterName } = this
+    const detached = this.#adapter === null ? ', not attached' : ''
+    return `AdaptedDense { ${quoted(name)}, adapter ${quoted(adapterName)}${detached} }`
   }
 
   #checked(adapter: AdapterLayer): AdapterLayer {

@@ -3,7 +3,6 @@ import { type NamedTensorMap, Optimizer, type Scalar, type Tensor, type Variable
 import { describe, fail } from '../base/errors.js'
 import { checkKeys, elementsOf, entriesOf, type Known } from '../base/options.js'
 import { shapeText } from '../base/shape.js'
-import { summaryOf } from '../base/summary.js'
 import { inspectSymbol } from '../base/symbols.js'
 import type { AdapterModel } from '../model/adapter-model.js'
 import { AdamW, type AdamWStepOptions } from '../optimiser/adamw.js'
@@ -237,8 +236,8 @@ export class AdapterOptimizer<D extends Distributed | undefined = undefined> ext
     this.adamw.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () => `AdapterOptimizer { ${this.adamw.summary()} }`)
+  [inspectSymbol](): string {
+    return `AdapterOptimizer { ${this.adamw.summary()} }`
   }
 
   #trained(): Variable[] | undefined {

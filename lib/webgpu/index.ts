@@ -8,7 +8,6 @@
 import type { DType, HostData } from '../base/dtype.js'
 import { describe, fail, LilyError } from '../base/errors.js'
 import type { GpuCommandEncoder, GpuDevice } from '../base/gpu-types.js'
-import { summaryOf } from '../base/summary.js'
 import { disposeSymbol, inspectSymbol } from '../base/symbols.js'
 import { webGpu, type WebGpuBinding } from '../binding/devices.js'
 import type { Device } from '../memory/device.js'
@@ -231,10 +230,8 @@ export class Lily {
     this.dispose()
   }
 
-  get [inspectSymbol](): () => string {
-    return summaryOf(this, () =>
-      this.#binding === null ? 'Lily { disposed }' : `Lily { webgpu:${this.#binding.device.id} }`,
-    )
+  [inspectSymbol](): string {
+    return this.#binding === null ? 'Lily { disposed }' : `Lily { webgpu:${this.#binding.device.id} }`
   }
 
   /** The same function, whose operands are on this device. */

@@ -171,49 +171,6 @@ it('an error, with the properties that it has', async () => {
   )
 })
 
-describe('behind a Proxy, such as Vue and MobX make', () => {
-  // As Vue's, which hands the Proxy on to getters.
-  const handler: ProxyHandler<object> = {
-    get: (target, name, receiver): unknown => Reflect.get(target, name, receiver),
-  }
-
-  it('objects look the same', async () => {
-    const model = newLily()
-    const adapters = new LilyAdapters().addAdapter('one', model)
-    const [file] = await model.pretrainedFiles()
-    const open = await SafetensorsFile.open(file)
-    const calibration = await model.calibrate({ '0.q': [newX()], '1.q': [newX()] })
-    const layer = model.layer('0.q')
-    const { saved } = layer.forward({ x: newX() })
-    const optimiser = new AdamW(model.parameters())
-    const all = [
-      model,
-      layer,
-      layer.a,
-      newLora(),
-      adapters,
-      adapters.layer('0.q'),
-      open,
-      calibration,
-      newX(),
-      saved,
-      optimiser,
-    ]
-    for (const object of all) {
-      expect(inspect(new Proxy(object, handler))).toBe(inspect(object))
-      expect(inspect(new Proxy(object, {}))).toBe(inspect(object))
-    }
-    await open.close()
-  })
-
-  it('have the name of the class where the console does not see through it', () => {
-    const model = new Proxy(newLily(), handler)
-    const shown = (of: object) => (of as Record<symbol, () => string>)[Symbol.for('nodejs.util.inspect.custom')]()
-    expect(shown(model)).toBe('Proxy of LilyModel')
-    expect(shown(new Proxy(newX(), handler))).toBe('Proxy of Tensor')
-  })
-})
-
 it('objects of TensorFlow.js', async () => {
   const model = newLora()
   const optimizer = new AdapterOptimizer(model)

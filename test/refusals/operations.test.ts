@@ -441,7 +441,7 @@ const badBackward: Bad = [
   ['options.needs', 'without dx, which is given', { dx: false }, 'ARGUMENT', 'dx'],
   ['options.deferB', 'with db', true, 'ARGUMENT', 'db'],
   ['saved', 'of LoRA', loraSaved, 'ARGUMENT'],
-  ['saved', 'of a call that saves nothing', () => undefined, 'ARGUMENT', 'got undefined; a call with save: false'],
+  ['saved', 'of a call that saves nothing', () => undefined, 'ARGUMENT', 'got undefined'],
   ['saved', 'disposed of', ({ saved }) => (saved.dispose(), saved), 'DISPOSED'],
   ...onHost<Bad>([
     ['dy', 'detached', ({ dy }) => detached(dy), 'ARGUMENT'],

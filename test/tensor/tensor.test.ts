@@ -525,7 +525,7 @@ describe('cast', () => {
       [[1, 2, 3], 3],
       [[1, 2, 3, 4, 5], 5],
     ] as const) {
-      const message = `data: expected 4 numbers for shape [2, 2], got ${count}`
+      const message = `data: expected a length of 4 for shape [2, 2], got ${count}`
       await expectRefused('ERR_LILY_SHAPE', message, () => tensor(numbers, [2, 2]))
     }
     const rows = [
