@@ -106,6 +106,7 @@ const suites: Suite[] = [
     omitted: {
       'says that the package does not work if': 'it replaces modules',
       'WebAssembly has one thread': 'it replaces a part of the package',
+      'WebAssembly reports a factor': 'it replaces modules',
       WebGPU: 'its packages are programs for Linux',
     },
   },
