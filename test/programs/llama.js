@@ -8,7 +8,8 @@ const model = await llama.loadModel({ modelPath })
 const lora = adapters.length === 0 ? undefined : { adapters: adapters.map((filePath) => ({ filePath })) }
 const context = await model.createContext({ contextSize: 32, threads: 1, lora })
 const prompt = [1, 70, 9, 230, 46, 117]
-const sampling = { temperature: 1, topP: 1, topK: 0, minP: 0 }
+// A token that ends the text would otherwise be left out, with its probabilities.
+const sampling = { temperature: 1, topP: 1, topK: 0, minP: 0, yieldEogToken: true }
 for await (const { probabilities } of context
   .getSequence()
   .evaluateWithMetadata(prompt, { probabilities: true }, sampling)) {
