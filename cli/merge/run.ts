@@ -1,7 +1,7 @@
 /** Runs a merge: reads, changes and writes one tensor after the other. */
 import { lstatSync, readdirSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { bytesOf } from '../../lib/base/dtype.js'
+import { bytesOf, plainView } from '../../lib/base/dtype.js'
 import { countOf } from '../../lib/base/errors.js'
 import { replaceFiles } from '../../lib/checkpoint/disk/disk.js'
 import { checkpointError, quote, quoteSome } from '../../lib/checkpoint/errors.js'
@@ -174,7 +174,7 @@ async function merged(
   const dtype = NAMES[stored]
   const bytes = new Uint8Array(end - begin)
   await fill(file, bytes, begin)
-  const data = numbersIn(bytes, dtype)
+  const data = plainView(dtype, bytes) as Numbers
   model.merge(layer, { data, shape, dtype })
   checkFinite(file.path, name, dtype, data)
   return bytes
@@ -189,15 +189,10 @@ async function replacement(
 ): Promise<Uint8Array> {
   const bytes = await source.bytes()
   if (source.dtype === dtype) return bytes
-  const values = toFloat32(NAMES[source.dtype], numbersIn(bytes, NAMES[source.dtype]))
+  const values = toFloat32(NAMES[source.dtype], plainView(NAMES[source.dtype], bytes))
   const data = fromFloat32(NAMES[dtype], values) as Numbers
   checkFinite(path, name, NAMES[dtype], data)
   return bytesOf(data)
-}
-
-/** A view of bytes that begin where their buffer does. */
-function numbersIn({ buffer, byteLength }: Uint8Array, dtype: (typeof NAMES)[string]): Numbers {
-  return dtype === 'float32' ? new Float32Array(buffer, 0, byteLength / 4) : new Uint16Array(buffer, 0, byteLength / 2)
 }
 
 function checkFinite(path: string, name: string, dtype: (typeof NAMES)[string], data: Numbers): void {
