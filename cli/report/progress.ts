@@ -1,6 +1,6 @@
 /** The progress bar. It writes to stderr, because stdout may be redirected to a file. */
 import { SingleBar } from 'cli-progress'
-import { acceptsEscapes } from './print.js'
+import { acceptsEscapes, note } from './print.js'
 import { printable } from './printable.js'
 
 export interface Progress {
@@ -38,6 +38,16 @@ export function startProgress(otherwise: (step: string) => void): Progress {
       bar.update(share, { step: printable(step), left: share > 0.02 ? timeText(left) : '…' })
     },
     stop: () => bar.stop(),
+  }
+}
+
+/** What {@link startProgress} calls without a bar: it prints a line whenever the text before the colon of a step changes. */
+export function noteEachPart(): (step: string) => void {
+  let last = ''
+  return (step) => {
+    const [part] = step.split(':')
+    if (part !== last) note(part)
+    last = part
   }
 }
 

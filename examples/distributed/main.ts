@@ -10,7 +10,7 @@ import { reportFailure } from '../../cli/report/failure.js'
 import { interruptSignal, SIGNALS } from '../../cli/report/interrupt.js'
 import { note, print, watchOutput } from '../../cli/report/print.js'
 import { printableLines } from '../../cli/report/printable.js'
-import { startProgress } from '../../cli/report/progress.js'
+import { noteEachPart, startProgress } from '../../cli/report/progress.js'
 import { findLauncher, JobError, runJob } from './launcher.js'
 import { readOptions } from './options.js'
 import { reportPage } from './report.js'
@@ -29,7 +29,7 @@ async function main(): Promise<void> {
   }
 
   const signal = interruptSignal()
-  const progress = startProgress(noteEachJob())
+  const progress = startProgress(noteEachPart())
   try {
     for (const [i, size] of ranks.entries()) {
       const name = `${size} ${size === 1 ? 'rank' : 'ranks'}`
@@ -65,16 +65,6 @@ async function main(): Promise<void> {
   const file = join(output, 'report.html')
   await writeFile(file, reportPage(results))
   note(`report: ${file}`)
-}
-
-/** Without a bar, a line for each job: the text before the colon. */
-function noteEachJob(): (step: string) => void {
-  let last = ''
-  return (step) => {
-    const [job] = step.split(':')
-    if (job !== last) note(job)
-    last = job
-  }
 }
 
 watchOutput()

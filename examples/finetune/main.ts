@@ -18,7 +18,7 @@ import { accelerate } from 'lily-kernels/tfjs'
 import { CommandError, reportFailure } from '../../cli/report/failure.js'
 import { interruptSignal, SIGNALS } from '../../cli/report/interrupt.js'
 import { note, print, watchOutput } from '../../cli/report/print.js'
-import { startProgress } from '../../cli/report/progress.js'
+import { noteEachPart, startProgress } from '../../cli/report/progress.js'
 import { compare, type Plan } from './experiment.js'
 import { reportPage } from './report.js'
 import { resultsText } from './results.js'
@@ -83,7 +83,7 @@ async function main(): Promise<void> {
   accelerate()
 
   const signal = interruptSignal()
-  const progress = startProgress(noteEachRun())
+  const progress = startProgress(noteEachPart())
   const results = await compare(
     { ...(quick ? QUICK : FULL), routings, dropout },
     output,
@@ -99,16 +99,6 @@ async function main(): Promise<void> {
   const file = join(output, 'report.html')
   await writeFile(file, reportPage(results))
   note(`report: ${file}`)
-}
-
-/** Without a bar, a line for each run: the text before the colon. */
-function noteEachRun(): (step: string) => void {
-  let last = ''
-  return (step) => {
-    const [run] = step.split(':')
-    if (run !== last) note(run)
-    last = run
-  }
 }
 
 watchOutput()
