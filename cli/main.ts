@@ -9,9 +9,9 @@ import { doctorCommand } from './doctor/command.js'
 import { exportCommand } from './export/command.js'
 import { inspectCommand } from './inspect/command.js'
 import { mergeCommand } from './merge/command.js'
-import { reportFailure } from './report/failure.js'
-import { print, note, watchOutput } from './report/print.js'
-import { printableLines } from './report/printable.js'
+import { reportFailure } from '../report/failure.js'
+import { print, note, watchOutput } from '../report/print.js'
+import { printableLines } from '../report/printable.js'
 
 function program(): Command {
   const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }

@@ -1,11 +1,11 @@
 /** The results of `bench:step` as one HTML file, with a stacked bar for each contender. */
 import * as Plot from '@observablehq/plot'
-import { figure, plot } from '../../cli/report/chart.js'
-import { type Element, h, htmlPage } from '../../cli/report/document.js'
-import { charts, columnHeader, rowHeader, scrollable, tableOf } from '../../cli/report/elements.js'
-import { legend } from '../../cli/report/legend.js'
-import { withPrintableStrings } from '../../cli/report/printable.js'
-import { style } from '../../cli/report/style.js'
+import { figure, plot } from '../../report/chart.js'
+import { type Element, h, htmlPage } from '../../report/document.js'
+import { charts, columnHeader, rowHeader, scrollable, tableOf } from '../../report/elements.js'
+import { legend } from '../../report/legend.js'
+import { withPrintableStrings } from '../../report/printable.js'
+import { style } from '../../report/style.js'
 import type { StepRow } from './measure.js'
 import { type Part, parts, partTitles } from './protocol.js'
 import {

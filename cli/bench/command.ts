@@ -4,7 +4,7 @@ import { cacheStates } from '../../bench/harness/cold-caches.js'
 import { backendNames, routings } from '../../bench/workload/cases.js'
 import { dtypeNames } from '../../bench/workload/dtypes.js'
 import { parseShape, type Shape } from '../../bench/workload/shapes.js'
-import { jsonTarget } from '../report/output-file.js'
+import { jsonTarget } from '../../report/output-file.js'
 import type { BenchOptions } from './options.js'
 
 /** Parses an option that takes names, repeated or separated by commas; `all` stands for every name. */

@@ -2,9 +2,9 @@
 import type { Failure, Report } from '../../bench/harness/report.js'
 import type { Method } from '../../bench/methods/methods.js'
 import { shapeText } from '../../bench/workload/shapes.js'
-import { type Element, h } from '../report/document.js'
-import { columnHeader, rowHeader, scrollable, tableOf } from '../report/elements.js'
-import { giga, milliseconds, percent, ratio, size } from '../report/format.js'
+import { type Element, h } from '../../report/document.js'
+import { columnHeader, rowHeader, scrollable, tableOf } from '../../report/elements.js'
+import { giga, milliseconds, percent, ratio, size } from '../../report/format.js'
 import {
   equalParametersText,
   graphRatioToLora,

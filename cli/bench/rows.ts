@@ -4,7 +4,7 @@ import type { Method, Pass } from '../../bench/methods/methods.js'
 import type { Case } from '../../bench/workload/cases.js'
 import { countOf } from '../../lib/base/errors.js'
 import type { Doubt } from '../../bench/harness/doubts.js'
-import { milliseconds, percent, ratio } from '../report/format.js'
+import { milliseconds, percent, ratio } from '../../report/format.js'
 
 export interface Row extends Case {
   readonly pass: Pass

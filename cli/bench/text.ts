@@ -2,8 +2,8 @@
 import type { Failure, Report } from '../../bench/harness/report.js'
 import type { Method } from '../../bench/methods/methods.js'
 import { shapeText } from '../../bench/workload/shapes.js'
-import { giga, microseconds, milliseconds, NONE, percent, ratio, size } from '../report/format.js'
-import { renderTable, textTable } from '../report/text-table.js'
+import { giga, microseconds, milliseconds, NONE, percent, ratio, size } from '../../report/format.js'
+import { renderTable, textTable } from '../../report/text-table.js'
 import {
   equalParametersText,
   graphRatioToLora,

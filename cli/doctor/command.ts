@@ -1,8 +1,8 @@
 /** `lily-kernels doctor`: diagnoses the installation. */
 import { Command } from 'commander'
 import { countOf } from '../../lib/base/errors.js'
-import { print } from '../report/print.js'
-import { jsonText, oneLine } from '../report/printable.js'
+import { print } from '../../report/print.js'
+import { jsonText, oneLine } from '../../report/printable.js'
 import { diagnose } from './diagnose.js'
 import { coresName, type Diagnosis } from './diagnosis.js'
 

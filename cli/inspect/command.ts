@@ -1,6 +1,6 @@
 /** `lily-kernels inspect`: analyses an adapter and shows a table, and a page with charts if it is asked for. */
 import { Command } from 'commander'
-import { jsonTarget } from '../report/output-file.js'
+import { jsonTarget } from '../../report/output-file.js'
 import type { InspectOptions } from './options.js'
 
 /** @param version version of the package */

@@ -1,9 +1,9 @@
 /** An inspection of a LoRA adapter as one HTML file. */
 import { median } from 'd3-array'
-import { type Element, h, htmlPage } from '../report/document.js'
-import { charts, columnHeader, definitions, rowHeader, scrollable, tableOf, tiles } from '../report/elements.js'
-import { percent, threeDigits } from '../report/format.js'
-import { style } from '../report/style.js'
+import { type Element, h, htmlPage } from '../../report/document.js'
+import { charts, columnHeader, definitions, rowHeader, scrollable, tableOf, tiles } from '../../report/elements.js'
+import { percent, threeDigits } from '../../report/format.js'
+import { style } from '../../report/style.js'
 import { loraCharts } from './charts.js'
 import { layerLabels } from './inspection.js'
 import {

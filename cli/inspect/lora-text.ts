@@ -1,7 +1,7 @@
 /** An inspection of a LoRA adapter as text. */
 import { countOf } from '../../lib/base/errors.js'
-import { threeDigits } from '../report/format.js'
-import { renderTable, textTable } from '../report/text-table.js'
+import { threeDigits } from '../../report/format.js'
+import { renderTable, textTable } from '../../report/text-table.js'
 import { layerLabels } from './inspection.js'
 import {
   loraConfigText,

@@ -1,7 +1,7 @@
 /** An inspection as one HTML file. */
 import { median } from 'd3-array'
 import type { LayerAnalysis, TargetAnalysis } from '../../lib/index.js'
-import { type Element, h, htmlPage } from '../report/document.js'
+import { type Element, h, htmlPage } from '../../report/document.js'
 import {
   charts,
   columnHeader,
@@ -11,9 +11,9 @@ import {
   tableOf,
   type Tile,
   tiles,
-} from '../report/elements.js'
-import { percent, threeDigits } from '../report/format.js'
-import { style } from '../report/style.js'
+} from '../../report/elements.js'
+import { percent, threeDigits } from '../../report/format.js'
+import { style } from '../../report/style.js'
 import { targetCharts } from './charts.js'
 import {
   configText,

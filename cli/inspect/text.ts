@@ -1,8 +1,8 @@
 /** An inspection as text. */
 import { countOf } from '../../lib/base/errors.js'
 import type { Analysis, TargetAnalysis } from '../../lib/index.js'
-import { NONE, percent, threeDigits, twoDecimals } from '../report/format.js'
-import { renderTable, textTable } from '../report/text-table.js'
+import { NONE, percent, threeDigits, twoDecimals } from '../../report/format.js'
+import { renderTable, textTable } from '../../report/text-table.js'
 import {
   configText,
   type Inspection,

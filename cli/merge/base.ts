@@ -7,7 +7,7 @@ import { isObject, parseJson } from '../../lib/checkpoint/json.js'
 import type { OpenFile } from '../../lib/checkpoint/open-file.js'
 import { readText } from '../../lib/checkpoint/read-text.js'
 import { SafetensorsFile } from '../../lib/index.js'
-import { CommandError } from '../report/failure.js'
+import { CommandError } from '../../report/failure.js'
 
 /** One of the files. */
 export interface Shard {

@@ -7,7 +7,7 @@ import { NAMES } from '../../lib/checkpoint/safetensors-file.js'
 import type { TensorSource } from '../../lib/checkpoint/safetensors-write.js'
 import type { AdapterLayer, AdapterModel, TensorEntry } from '../../lib/index.js'
 import { commonEnd } from '../../lib/onnx/names.js'
-import { CommandError } from '../report/failure.js'
+import { CommandError } from '../../report/failure.js'
 import type { Base } from './base.js'
 
 /** What takes the place of a tensor: its sum with the update of a layer, or a tensor of the adapter. */

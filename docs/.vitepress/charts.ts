@@ -9,7 +9,7 @@ import { chartsOf } from '../../cli/bench/charts/charts.js'
 import { resultTables } from '../../cli/bench/page-tables.js'
 import { readReports } from '../../cli/bench/read-reports.js'
 import { rowsOf } from '../../cli/bench/rows.js'
-import { charts as chartList } from '../../cli/report/elements.js'
+import { charts as chartList } from '../../report/elements.js'
 
 export function charts(md: MarkdownRenderer, root: string): void {
   const render = md.renderer.rules.html_block

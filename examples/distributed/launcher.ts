@@ -2,7 +2,7 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { CommandError } from '../../cli/report/failure.js'
+import { CommandError } from '../../report/failure.js'
 import type { Job, Line } from './results.js'
 
 /** Debian can have both installed; mpirun is one of them. */

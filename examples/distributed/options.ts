@@ -1,6 +1,6 @@
 /** The options of the programs. */
 import { parseArgs } from 'node:util'
-import { CommandError } from '../../cli/report/failure.js'
+import { CommandError } from '../../report/failure.js'
 
 const SIZES = { sentences: { type: 'string', default: '1000' }, epochs: { type: 'string', default: '2' } } as const
 

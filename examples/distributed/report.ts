@@ -1,7 +1,7 @@
 /** The results as one HTML file. */
 import * as Plot from '@observablehq/plot'
-import { figure, fromZero, logarithmic, plot } from '../../cli/report/chart.js'
-import { type Element, h, htmlPage } from '../../cli/report/document.js'
+import { figure, fromZero, logarithmic, plot } from '../../report/chart.js'
+import { type Element, h, htmlPage } from '../../report/document.js'
 import {
   charts,
   columnHeader,
@@ -11,9 +11,9 @@ import {
   tableOf,
   type Tile,
   tiles,
-} from '../../cli/report/elements.js'
-import { type Key, legend } from '../../cli/report/legend.js'
-import { style } from '../../cli/report/style.js'
+} from '../../report/elements.js'
+import { type Key, legend } from '../../report/legend.js'
+import { style } from '../../report/style.js'
 import {
   differenceText,
   equalText,

@@ -1,5 +1,5 @@
 /** What the jobs have measured, and the text that is printed. */
-import { renderTable, textTable } from '../../cli/report/text-table.js'
+import { renderTable, textTable } from '../../report/text-table.js'
 
 /** One job of n ranks. Times and tokens are without the first step. */
 export interface Job {

@@ -2,9 +2,9 @@
 import * as Plot from '@observablehq/plot'
 import { max, mean, min } from 'd3-array'
 import type { ModelRouting } from 'lily-kernels'
-import { cellChart, cosineScale, weightScale } from '../../cli/report/cell-chart.js'
-import { figure, integerTicks, labelled, plot, ranksFromZero } from '../../cli/report/chart.js'
-import { type Element, h, htmlPage } from '../../cli/report/document.js'
+import { cellChart, cosineScale, weightScale } from '../../report/cell-chart.js'
+import { figure, integerTicks, labelled, plot, ranksFromZero } from '../../report/chart.js'
+import { type Element, h, htmlPage } from '../../report/document.js'
 import {
   charts,
   columnHeader,
@@ -14,9 +14,9 @@ import {
   tableOf,
   type Tile,
   tiles,
-} from '../../cli/report/elements.js'
-import { legend } from '../../cli/report/legend.js'
-import { style } from '../../cli/report/style.js'
+} from '../../report/elements.js'
+import { legend } from '../../report/legend.js'
+import { style } from '../../report/style.js'
 import {
   COMPARISON,
   differenceLines,

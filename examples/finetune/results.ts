@@ -1,7 +1,7 @@
 /** What the comparison has measured, and the table that it prints. */
 import { deviation, mean } from 'd3-array'
 import type { Analysis, LoraAnalysis, ModelRouting } from 'lily-kernels'
-import { renderTable, textTable } from '../../cli/report/text-table.js'
+import { renderTable, textTable } from '../../report/text-table.js'
 import type { Method, Part, Setup, Variant } from './train.js'
 
 /** One training run. Accuracies are shares. */

@@ -1,7 +1,7 @@
 /** All charts of a report. */
 import type { Report } from '../../../bench/harness/report.js'
 import { passes } from '../../../bench/methods/methods.js'
-import type { Element } from '../../report/document.js'
+import type { Element } from '../../../report/document.js'
 import type { Row } from '../rows.js'
 import { barChart } from './bars.js'
 import { memoryChart } from './memory.js'

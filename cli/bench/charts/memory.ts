@@ -1,8 +1,8 @@
 import * as Plot from '@observablehq/plot'
 import type { Report } from '../../../bench/harness/report.js'
-import { figure, plot } from '../../report/chart.js'
-import type { Element } from '../../report/document.js'
-import { legend } from '../../report/legend.js'
+import { figure, plot } from '../../../report/chart.js'
+import type { Element } from '../../../report/document.js'
+import { legend } from '../../../report/legend.js'
 
 /** Measured memory bandwidth by buffer size. */
 export function memoryChart({ roofs }: Report, height: number): Element | null {

@@ -1,7 +1,7 @@
 /** How the charts show the variation of a measurement, and a disturbance by other processes. */
 import * as Plot from '@observablehq/plot'
 import { MAX_SPREAD } from '../../../bench/harness/doubts.js'
-import type { Key } from '../../report/legend.js'
+import type { Key } from '../../../report/legend.js'
 import type { Ratio } from '../rows.js'
 
 /** For the caption of a chart with whiskers. */

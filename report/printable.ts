@@ -1,5 +1,5 @@
 /** Strings made safe to print: {@link printable}, for messages, texts and data. */
-import { printable } from '../../lib/base/printable.js'
+import { printable } from '../lib/base/printable.js'
 
 export { printable }
 

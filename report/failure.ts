@@ -1,5 +1,5 @@
 /** Errors as sentences. Stack traces of the bundled command line help no user; DEBUG=lily prints them. */
-import { LilyError } from '../../lib/base/errors.js'
+import { LilyError } from '../lib/base/errors.js'
 import { note } from './print.js'
 import { oneLine, printableLines } from './printable.js'
 
