@@ -2,11 +2,11 @@
 // Builds CMakeLists.txt into build/Release/lily.node of the current folder, incrementally.
 //
 // `npm run build:native` and the action in binding.gyp run this script, and prebuildify runs it instead of node-gyp; it
-// ignores the node-gyp arguments that prebuildify passes. --addon-only does not build the CUDA library. --for-bench builds
-// what this machine can measure, and keeps up to date what earlier builds have made beyond that. LILY_CMAKE_ARGS may
-// contain arguments for CMake, separated by spaces.
+// ignores the node-gyp arguments that prebuildify passes. The addon has the instruction sets that this processor supports,
+// and the model of AMX for the tests, so that the benchmark and the tests share one build. --addon-only does not build the
+// CUDA library, and --for-bench only if there is a GPU. LILY_CMAKE_ARGS may contain arguments for CMake, separated by spaces.
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -62,24 +62,17 @@ function compilerOptions() {
 if (!runs('cmake')) fail('cmake was not found: install CMake 3.24 or later')
 
 const isForBench = process.argv.includes('--for-bench')
-const cache = join(build, 'CMakeCache.txt')
-const hasAllSets = existsSync(cache) && /^LILY_CPU_SETS:STRING=ALL$/m.test(readFileSync(cache, 'utf8'))
-const sets = isForBench && !hasAllSets ? 'NATIVE' : 'ALL'
 const isCudaLeftOut =
   process.argv.includes('--addon-only') ||
   (isForBench && !existsSync(join(output, 'lily_cuda.so')) && spawnSync('nvidia-smi', ['-L']).status !== 0)
 
 const system = [...generatorOptions(), ...compilerOptions()]
-const options = [`-DLILY_CPU_SETS=${sets}`, ...(process.env.LILY_CMAKE_ARGS ?? '').split(' ').filter(Boolean)]
+const options = ['-DLILY_CPU_SETS=NATIVE', ...(process.env.LILY_CMAKE_ARGS ?? '').split(' ').filter(Boolean)]
 cmake('-S', root, '-B', build, `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${output}`, ...system, ...options)
 const target = isCudaLeftOut ? ['--target', 'lily'] : []
 cmake('--build', build, ...target, '--parallel', String(availableParallelism()))
 
 if (isForBench) {
-  const leftOut = [
-    ...(sets === 'NATIVE' ? ['instruction sets that this processor does not use'] : []),
-    ...(isCudaLeftOut ? ['the CUDA library, because there is no NVIDIA GPU'] : []),
-    'WebAssembly',
-  ]
-  console.log(`lily-kernels: not built for the benchmark: ${leftOut.join('; ')} (npm run build:all builds them)`)
+  const cuda = isCudaLeftOut ? 'the CUDA library, because there is no NVIDIA GPU; ' : ''
+  console.log(`lily-kernels: not built for the benchmark: ${cuda}WebAssembly (npm run build:all builds it)`)
 }

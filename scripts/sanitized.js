@@ -15,8 +15,8 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 /**
  * @typedef {object} Sanitizer
  * @property {string} flags value of -fsanitize
+ * @property {string[]} options further options of CMake
  * @property {string[]} libraries
- * @property {string} sets instruction sets of the addon
  * @property {string} tag in the first comment of the tests that cover the native code within minutes
  * @property {string[]} projects of vitest
  * @property {number} workers how many test files run at a time
@@ -26,10 +26,10 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const SANITIZERS = {
   address: {
     flags: 'address,undefined',
+    options: [],
     libraries: ['libasan.so', 'libubsan.so'],
     // Every instruction set, mode and data type, objects whose lifetime the garbage collector determines, and
     // invalid calls of the addon.
-    sets: 'ALL',
     tag: '@asan',
     projects: ['cpu', 'amx'],
     workers: 2,
@@ -42,10 +42,10 @@ const SANITIZERS = {
   },
   thread: {
     flags: 'thread',
+    options: ['-DLILY_AMX_MODEL=OFF'],
     libraries: ['libtsan.so'],
     // The thread pool and the binding: promises, workers (some terminated during a call), and numbers of threads.
-    // The threads are those of any set. Also the thread that calls MPI.
-    sets: 'NATIVE',
+    // Also the thread that calls MPI.
     tag: '@tsan',
     projects: ['cpu', 'mpi'],
     workers: 1, // four threads each
@@ -82,7 +82,7 @@ const options = [
   process.env.LILY_CMAKE_ARGS ?? '',
   '-DLILY_CUDA=OFF',
   `-DLILY_SANITIZE=${sanitizer.flags}`,
-  `-DLILY_CPU_SETS=${sanitizer.sets}`,
+  ...sanitizer.options,
 ]
 run(process.execPath, [join(root, 'scripts', 'build-native.js'), '--addon-only'], folder, {
   LILY_CMAKE_ARGS: options.join(' '),
