@@ -70,8 +70,6 @@ export const HEADERS: Readonly<Record<string, () => Buffer>> = {
 
 /** What opening one took. */
 export interface Cost {
-  /** Of a processor, not of a clock: other processes may run. */
-  milliseconds: number
   /** Growth of the largest resident set. */
   bytes: number
   /** The message of its error; null: it was accepted. */
@@ -101,7 +99,6 @@ function largestResidentSet(): number {
 
 async function measure({ path }: { path: string }): Promise<Cost> {
   const before = largestResidentSet()
-  const start = process.cpuUsage()
   let refused: string | null = null
   try {
     await (await SafetensorsFile.open(path)).close()
@@ -109,8 +106,7 @@ async function measure({ path }: { path: string }): Promise<Cost> {
     if (!(error instanceof LilyError)) throw error
     refused = error.message
   }
-  const { user, system } = process.cpuUsage(start)
-  return { milliseconds: (user + system) / 1000, bytes: largestResidentSet() - before, refused }
+  return { bytes: largestResidentSet() - before, refused }
 }
 
 answer(measure)
