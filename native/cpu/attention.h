@@ -63,6 +63,36 @@ LILY_INLINE void multiply_panels(const ProductShape &shape, LeftOperand<Floats> 
   }
 }
 
+LILY_INLINE bool has_finite_rows(const lily_matrix &matrix, int64_t rows, int64_t columns) {
+  Vector differences = {};
+  for (int64_t i = 0; i < rows; ++i) {
+    const auto *const row = static_cast<const float *>(submatrix(matrix, i, 0).data);
+    for_vectors(columns, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
+      const Vector values = load_up_to(row + j, lanes);
+      differences += values - values;  // NaN for NaN and infinity
+    });
+  }
+  return sum_lanes(differences) == 0.0f;
+}
+
+// sums (+)= lhs rhs for a tile of queries: query i sees the keys before limit(i), which ascend, and lhs is 0 for those
+// after. `keys_of_block` are the rows of rhs before they were packed: what a key holds reaches no query that does not
+// see it, although 0 times NaN is NaN.
+template <typename Limit>
+LILY_INLINE void multiply_seen(int64_t rows, int64_t columns, LeftOperand<Floats> lhs, const float *rhs,
+                               int64_t panel_steps, const lily_matrix &keys_of_block, const Sums &sums, bool accumulate,
+                               const Limit &limit) {
+  const int64_t seen_by_all = limit(0), seen_by_any = limit(rows - 1);
+  if (has_finite_rows(submatrix(keys_of_block, seen_by_all, 0), seen_by_any - seen_by_all, columns)) {
+    multiply_panels({rows, columns, seen_by_any}, lhs, rhs, panel_steps, sums, accumulate);
+    return;
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    multiply_panels({1, columns, limit(i)}, {lhs.data + i * lhs.row_stride, lhs.row_stride, lhs.step_stride}, rhs,
+                    panel_steps, {sums.data + i * sums.pitch, sums.pitch}, accumulate);
+  }
+}
+
 LILY_INLINE LeftOperand<Floats> rows_of(const lily_matrix &matrix, int64_t row) {
   return {static_cast<const float *>(matrix.data) + row * matrix.pitch, matrix.pitch, 1};
 }
@@ -208,15 +238,16 @@ void attention(const AttentionPass &pass, int64_t task, float *memory) {
         if (key == 0) continue;
         for (int64_t j = 0; j < pitch; j += kLanes) store(sums + i * pitch + j, factor * load(sums + i * pitch + j));
       }
-      multiply_panels({rows, d, rows_limit}, {scores.data, scores.pitch, 1}, scratch.values, keys, {sums, pitch},
-                      key > 0);
+      multiply_seen(rows, d, {scores.data, scores.pitch, 1}, scratch.values, keys, head.keys_of(call.v, key),
+                    {sums, pitch}, key > 0, [&](int64_t i) __attribute__((always_inline)) {
+                      return head.limit(begin + row + i, key, keys);
+                    });
     }
   }
 
   for (int64_t i = 0; i < queries; ++i) {
     const bool has_keys = scratch.maxima[i] != -__builtin_inff() || !(scratch.totals[i] == 0.0f);
     const float inverse = has_keys ? 1.0f / scratch.totals[i] : 0.0f;
-    // A value that only other queries of the tile see may be NaN, and so are these sums then.
     if (!has_keys) clear(scratch.sums + i * pitch, pitch);
     write_rows(1, d, scratch.sums + i * pitch, pitch, inverse, head.queries(call.y, begin + i), call.y.accumulate != 0);
     if (call.statistics == nullptr) continue;
@@ -313,13 +344,13 @@ LILY_INLINE void attention_backward_block(const lily_cpu_attention_backward &cal
   if (call.dq.data == nullptr) return;
   for (int64_t row = 0; row < queries; row += kTileRows) {
     const int64_t rows = minimum(kTileRows, queries - row);
-    // A key that none of the rows sees may hold any number.
-    const int64_t seen_keys = head.limit(begin + row + rows - 1, key, keys);
-    if (seen_keys == 0) {
+    const auto limit = [&](int64_t i)
+                           __attribute__((always_inline)) { return head.limit(begin + row + i, key, keys); };
+    if (limit(rows - 1) == 0) {
       clear(scratch.d_queries, rows * pitch);
     } else {
-      multiply_panels({rows, d, seen_keys}, {scratch.d_scores + row * scores, scores, 1}, scratch.keys, keys,
-                      {scratch.d_queries, pitch}, false);
+      multiply_seen(rows, d, {scratch.d_scores + row * scores, scores, 1}, scratch.keys, keys,
+                    head.keys_of(call.k, key), {scratch.d_queries, pitch}, false, limit);
     }
     write_rows(rows, d, scratch.d_queries, pitch, 1.0f, head.queries(call.dq, begin + row),
                key > 0 || call.dq.accumulate != 0);

@@ -132,19 +132,34 @@ describe('a key that is not seen', () => {
     }
   })
 
-  // But on those of its tile, which has at most 6 queries.
-  it('has no effect on queries far before it with causal', () => {
-    const made = () => tensor(gaussian(random, 48 * d), [48, d])
-    const [q, k, v, dy] = [made(), made(), made(), made()]
-    const run = (fill: number) => {
-      const [ofK, ofV] = [k, v].map((rows) => {
-        const changed = numbers(rows).slice()
-        return tensor(changed.fill(fill, 47 * d), [48, d])
-      })
+  // Keys in each place of a tile of queries, in the first block of keys and in the next ones, with more keys than queries.
+  it.each([NaN, Infinity])('has no effect on queries before it with causal, if it holds %d', (fill) => {
+    const [tokens, keys] = [290, 300]
+    const made = (rows: number) => tensor(gaussian(random, rows * d), [rows, d])
+    const [q, k, v, dy] = [made(tokens), made(keys), made(keys), made(tokens)]
+    const run = (first: number, value: number) => {
+      const [ofK, ofV] = [k, v].map((rows) =>
+        tensor(
+          numbers(rows)
+            .slice()
+            .fill(value, first * d),
+          [keys, d],
+        ),
+      )
       const { y, saved } = attentionForward({ q, k: ofK, v: ofV }, { heads: 2, causal: true })
-      return [y, attentionBackward({ dy }, saved).dq].map((rows) => numbers(rows).slice(0, 32 * d))
+      const seen = first + tokens - keys
+      return [y, attentionBackward({ dy }, saved).dq].map((rows) => [
+        numbers(rows).slice(0, seen * d),
+        numbers(rows).slice(seen * d),
+      ])
     }
-    expect(run(NaN)).toEqual(run(0))
+    for (const first of [11, 12, 13, 14, 15, 16, 17, 129, 257, 299]) {
+      const expected = run(first, 0)
+      for (const [i, [before, after]] of run(first, fill).entries()) {
+        expectSameBits(`key ${first}`, before, expected[i][0])
+        expect(after.some(Number.isNaN)).toBe(true)
+      }
+    }
   })
 
   it('has no effect on a query that sees no key with causal', () => {
