@@ -2,6 +2,7 @@
  * The first phase of a call: every operand and every option is read once. Getters of the caller run only here, so that
  * they cannot change what the later phases have checked.
  */
+import { fail } from '../base/errors.js'
 import { type Known, readChoice, readFlag, readFloat32, readProperties } from '../base/options.js'
 import type { backwardSlots } from '../binding/slots.js'
 import { tables } from '../binding/tables.js'
@@ -134,12 +135,17 @@ export function readForwardOptions<N>(options: object, known: Known, modes: Mode
       dropout: readDropout(given.dropout),
       rankOffsets: rankOffsets === undefined ? null : readSmallOperand('rankOffsets', rankOffsets, OFFSETS),
       adapterOf: adapterOf === undefined ? null : readSmallOperand('adapterOf', adapterOf, OFFSETS),
-      scale: scale === undefined ? null : readSmallOperand('scale', scale, WEIGHTS),
+      scale: scale === undefined ? null : readScale(scale),
       save: readFlag('save', given.save, true),
       accumulate: readFlag('accumulate', given.accumulate, true),
       stream: readStream(given.stream, given.encoder),
     }
   })
+}
+
+function readScale(value: unknown): SmallOperand {
+  if (typeof value !== 'number') return readSmallOperand('scale', value, WEIGHTS)
+  return fail('ERR_LILY_ARGUMENT', 'scale', `expected a factor for each row, got ${value}; pass one factor as scaling`)
 }
 
 export function readBackwardInputs(operands: object, known: Known): BackwardInputs {

@@ -93,9 +93,10 @@ InstructionSet choose_instruction_set() {
   }
   std::string names;
   for (const Candidate &candidate : candidates()) {
-    names += std::string(names.empty() ? "" : ", ") + candidate.name;
-    // The model has terms at every rank, so that tests can be small.
-    const int64_t least_terms_rank = candidate.tiles != nullptr ? kLeastTermsRank : 1;
+    // The model of AMX is for tests. It has terms at every rank, so that these can be small.
+    const bool is_model = candidate.terms != nullptr && candidate.tiles == nullptr;
+    if (!is_model) names += std::string(names.empty() ? "" : ", ") + candidate.name;
+    const int64_t least_terms_rank = is_model ? 1 : kLeastTermsRank;
     const InstructionSet set = {
         candidate.name, candidate.kernels, candidate.pairs, candidate.tiles, candidate.terms, least_terms_rank, ""};
     if (requested.empty()) {

@@ -244,7 +244,7 @@ test('exits with code 1 if the cpu backend is not available', async () => {
   const variables = { LILY_CPU_ISA: 'sse9', LILY_CPU_BLOCKS: '1', LILY_CUBLASLT: '0' }
   const { code, stdout } = await runCli(['doctor'], variables)
   expect(code).toBe(1)
-  expect(stdout).toMatch(/^cpu +not available: LILY_CPU_ISA=sse9 is not one of .*portable, .*, wasm, wasm-relaxed;/m)
+  expect(stdout).toMatch(/^cpu +not available: LILY_CPU_ISA=sse9 is not one of portable, (\w+, )*wasm, wasm-relaxed;/m)
   for (const [name, value] of Object.entries(variables)) expect(stdout).toContain(`environment   ${name}=${value}\n`)
   expect(stdout).not.toMatch(/^threads/m)
 })

@@ -150,7 +150,7 @@ const ofBoth: Bad = [
       'ARGUMENT',
       'scale: goes with adapterOf; use scaling',
     ],
-    ['a number', { scale: 2 }, 'ARGUMENT'],
+    ['a number', { scale: 2 }, 'ARGUMENT', 'scale: expected a factor for each row, got 2; pass one factor as scaling'],
     ['one element too many', { scale: new Float32Array(tokens + 1) }, 'SHAPE', 'one factor per token, [6]'],
     ['NaN', { scale: [1, 1, 1, NaN, 1, 1] }, 'ARGUMENT', 'scale: element 3 must be a finite float32, got NaN'],
     ['infinite in float32', { scale: [1e39, 1, 1, 1, 1, 1] }, 'ARGUMENT'],
