@@ -159,7 +159,12 @@ export interface Native {
    * slot by slot. An operand whose access is `none` is not read.
    */
   run(numbers: Float64Array, ...operands: Memory[]): void
-  /** The same on another thread, for forward, backward and linear on the host. */
+  /**
+   * Checks a call and finds memory for its workspace, which stays in the pool: the call does not fail for lack of memory if it
+   * runs before others take more.
+   */
+  reserve(numbers: Float64Array, ...operands: Memory[]): void
+  /** The same as run on another thread, for forward, backward and linear on the host. */
   runAsync(numbers: Float64Array, ...operands: Memory[]): Promise<void>
   /** The size of the packed form of the weight of such a call of `pack`, whose `packed` is not read; 0 if there is none. */
   packedBytes(numbers: Float64Array, ...operands: Memory[]): number

@@ -43,7 +43,8 @@ const compared = new WeakSet<Parameters>()
  * is the gradient of the mean over all of them.
  *
  * `AdamW` with the option `distributed` calls this in each step. Until the promise resolves, the gradients must neither be
- * read, written nor moved. Those on a device are copied to the host and back, once the work enqueued on them is complete.
+ * read nor written; if one is transferred, the promise rejects. Those on a device are copied to the host and back, once the
+ * work enqueued on them is complete.
  *
  * The first call for a model, or for a Map, also compares the values of the ranks, which are equal after {@link broadcast}.
  *

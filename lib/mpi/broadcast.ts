@@ -7,7 +7,7 @@ import type { Distributed } from '../optimiser/distributed.js'
 import { readNames, readValue } from '../optimiser/parameters.js'
 import { operandOf, tensor } from '../tensor/tensor.js'
 import { agreed, type Description } from './comparison.js'
-import { type Argument, checkAfterwards, checkWritable, onHost, properties, writeBack } from './operands.js'
+import { type Argument, checkWritable, onHost, properties, writeBack } from './operands.js'
 import { checkValue, parametersOf, type Trained } from './parameters.js'
 import { type Connected, enqueue } from './world.js'
 
@@ -46,8 +46,7 @@ export async function broadcast(of: Trained | AdamW<Distributed | undefined>): P
     const data = await onHost(values, rank === 0)
     const words = dropout === null ? [] : [(await dropout.copyState()) as Int32Array]
     await agreed(mpi, describe(values, dropout?.rate), (key) => mpi.broadcast(LABEL, key, [...data, ...words]))
-    if (rank === 0) checkAfterwards(values, data)
-    else writeBack(values, data)
+    if (rank > 0) writeBack(values, data)
     for (const { operand } of values) operand.version++
     for (const state of words) if (rank > 0) dropout?.restore(ofRank(state, rank))
   })

@@ -1,10 +1,12 @@
-/** The arrays of an operation in host memory, which MPI reads and writes: those on the host in place, others as copies. */
+/**
+ * The arrays of an operation in host memory, which MPI reads and writes on its thread: copies, because code of the caller may
+ * transfer memory while the operation is pending, but for shared memory, which stays where it is.
+ */
 import { bytesOf, bytesPerElement, type HostData, plainView } from '../base/dtype.js'
 import { shapeText } from '../base/shape.js'
 import { allocateOnHost } from '../memory/allocate.js'
 import { refuseReadOnly } from '../memory/checks.js'
-import { CPU } from '../memory/device.js'
-import { refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
+import { isShared, refuseShrinking, refuseTransferred } from '../memory/host-memory.js'
 import { isHostMemory } from '../memory/operand-memory.js'
 import { checkMemory, type Operand } from '../memory/operand.js'
 import { download, upload } from '../tensor/transfer.js'
@@ -35,34 +37,38 @@ export async function onHost(listed: readonly Argument[], reads = true): Promise
   return Promise.all(
     listed.map(async ({ argument, operand }) => {
       const { memory, byteOffset, byteLength, dtype } = operand
-      const bytes = bytesPerElement(dtype)
-      if (isHostMemory(memory)) {
-        return plainView(dtype, memory).subarray(byteOffset / bytes, (byteOffset + byteLength) / bytes)
-      }
-      const copy = allocateOnHost(argument, dtype, byteLength / bytes)
-      if (reads) await download(operand, bytesOf(copy), byteOffset)
+      if (isHostMemory(memory) && isShared(memory.buffer)) return hostView(operand)
+      const copy = allocateOnHost(argument, dtype, byteLength / bytesPerElement(dtype))
+      if (!reads) return copy
+      if (isHostMemory(memory)) copy.set(hostView(operand))
+      else await download(operand, bytesOf(copy), byteOffset)
       return copy
     }),
   )
 }
 
 /**
- * Ends an operation that has written to `data`, which {@link onHost} returned: what is a copy is enqueued to its device.
+ * Ends an operation that has written to `data`, which {@link onHost} returned: copies are written to the arrays, or enqueued to
+ * their device.
  *
- * @throws LilyError ERR_LILY_ARGUMENT for host memory that was transferred meanwhile; for device memory that is no longer valid:
- *   no copy has been enqueued
+ * @throws LilyError ERR_LILY_ARGUMENT for host memory that was transferred meanwhile; for memory that is no longer valid: nothing
+ *   but shared memory has been written
  */
 export function writeBack(listed: readonly Argument[], data: readonly HostData[]): void {
-  checkAfterwards(listed, data)
-  for (const [i, { operand }] of listed.entries()) if (operand.device !== CPU) upload(operand, data[i])
+  for (const { argument, operand } of listed) {
+    if (isHostMemory(operand.memory)) refuseTransferred(argument, operand.memory)
+    checkMemory(argument, operand)
+  }
+  for (const [i, { operand }] of listed.entries()) {
+    if (!isHostMemory(operand.memory)) upload(operand, data[i])
+    else if (!isShared(operand.memory.buffer)) hostView(operand).set(data[i])
+  }
 }
 
-/** The same for an operation that has only read `data`. */
-export function checkAfterwards(listed: readonly Argument[], data: readonly HostData[]): void {
-  for (const [i, { argument, operand }] of listed.entries()) {
-    if (operand.device === CPU) refuseTransferred(argument, data[i])
-    else checkMemory(argument, operand)
-  }
+/** The numbers of a contiguous array on the host. */
+function hostView({ memory, byteOffset, byteLength, dtype }: Operand): HostData {
+  const bytes = bytesPerElement(dtype)
+  return plainView(dtype, memory as HostData).subarray(byteOffset / bytes, (byteOffset + byteLength) / bytes)
 }
 
 /** What the ranks compare of an array. */

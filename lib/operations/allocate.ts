@@ -58,29 +58,28 @@ export function allocateForward(problem: Problem, inputs: ForwardInputs, setting
   const staged = placement === null ? null : stage(problem, placement)
   const kept = settings.save ? allocateKept(problem, placement) : null
   const state = new CallState(problem, staged, kept, weight)
-  const { calls: drawing, start } = drawOf(state, settings, placement)
+  const { operand: drawn, calls: after, draw } = drawingOf(state, settings, placement)
   if (weight !== null) {
     const linear = allocateLinear({ x, weight, bias, y }, settings, placement, false)
-    const call = forwardCall(state, linear.y.addedTo(), placement)
+    const call = forwardCall(state, linear.y.addedTo(), drawn, placement)
     const gpu = () => [gpuLinear(linear.call), gpuForward(call)]
-    return { state, y: linear.y, work: { calls: [...drawing, linear.call, call], placement, start, gpu } }
+    return { state, y: linear.y, work: { calls: [linear.call, call, ...after], placement, draw, gpu } }
   }
   if (y !== null) y.accumulate = settings.accumulate
   const output = y ?? Output.fresh('y', x.dtype, [...x.shape.slice(0, -1), problem.dOut], placement)
-  const call = forwardCall(state, output, placement)
-  return { state, y: output, work: { calls: [...drawing, call], placement, start, gpu: () => [gpuForward(call)] } }
+  const call = forwardCall(state, output, drawn, placement)
+  return { state, y: output, work: { calls: [call, ...after], placement, draw, gpu: () => [gpuForward(call)] } }
 }
 
-const NO_DRAW: Pick<Work, 'calls' | 'start'> = { calls: [] }
+const NO_DRAWING = { operand: null, calls: [], draw: undefined } as const
 
-/** Work that takes the draw of a call. */
-function drawOf({ draw }: CallState, { dropout }: ForwardSettings, placement: Placement | null): typeof NO_DRAW {
-  return dropout === null || draw === null ? NO_DRAW : drawFrom(dropout.state, draw, placement)
+function drawingOf({ draw }: CallState, { dropout }: ForwardSettings, placement: Placement | null) {
+  return dropout === null || draw === null ? NO_DRAWING : drawFrom(dropout.state, draw, placement)
 }
 
 /** In the order of forwardSlots. */
-function forwardCall(state: CallState, y: Output, placement: Placement | null): Call<Problem> {
-  const { problem, mask, sequenceOffsets, weights, hidden, probabilities, draw } = state
+function forwardCall(state: CallState, y: Output, draw: Part | null, placement: Placement | null): Call<Problem> {
+  const { problem, mask, sequenceOffsets, weights, hidden, probabilities } = state
   const { x, a, b, uncheckedOffsets } = problem
   const router = problem.router && columnOf(problem.router)
   const operands = [x, a, router, b, y, hidden, probabilities, weights, mask, sequenceOffsets, uncheckedOffsets, draw]

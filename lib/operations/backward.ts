@@ -129,9 +129,8 @@ export function lilyBackward<R extends Routing, O extends Exact<O, LilyBackwardO
 
 /**
  * {@link lilyBackward} off the main thread. It reads and checks everything before it returns; a failed check rejects
- * the promise. Until the promise settles, do not change its operands or forward's, and do not transfer their
- * memory; {@link lilyForwardAsync} says what happens then. Resizable ArrayBuffers are refused. Formulas:
- * docs/math.md#backward.
+ * the promise. Until the promise settles, do not change its operands or forward's; {@link lilyForwardAsync} says what
+ * happens to memory that is transferred. Resizable ArrayBuffers are refused. Formulas: docs/math.md#backward.
  *
  * @throws LilyError (as a rejection) as lilyBackward
  * @example

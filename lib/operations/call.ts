@@ -61,6 +61,8 @@ interface Kind<P extends Sized = Sized> {
   readonly itemFields?: number
   /** Writes the numbers of the call that follow the fields of its placement. */
   write(numbers: Float64Array, problem: P): void
+  /** The smallest dimension of its products, if the call has an Async form. */
+  least?(problem: P): number
 }
 
 /** A call that is ready to run. */
@@ -192,6 +194,10 @@ function writeAdapter(numbers: Float64Array, problem: Problem): void {
   numbers[adapterFields.dropout] = problem.dropout
 }
 
+const leastOfAdapter = ({ tokens, dIn, dOut, rank }: Problem) => Math.min(tokens, dIn, dOut, rank)
+const leastOfRows = ({ calls }: RowsProblem) => Math.max(...calls.map(leastOfAdapter))
+const leastOfLinear = ({ tokens, weight }: LinearProblem) => Math.min(tokens, weight.rows, weight.columns)
+
 function writeRows(numbers: Float64Array, problem: RowsProblem): void {
   numbers[rowsFields.precision] = precision[problem.precision]
   numbers[rowsFields.activationDtype] = numberOf(problem.dtype)
@@ -240,20 +246,26 @@ function writeAttention(numbers: Float64Array, problem: AttentionProblem): void 
 /** A kind that bundlers leave out of pages that do not use it: they may drop a call, but not the access to a property. */
 const kindOf = <P extends Sized>(of: () => Kind<P>): Kind<P> => of()
 
-export const FORWARD: Kind<Problem> = { table: tables.forward, write: writeAdapter }
-export const BACKWARD: Kind<Problem> = { table: tables.backward, write: writeAdapter }
+export const FORWARD: Kind<Problem> = { table: tables.forward, write: writeAdapter, least: leastOfAdapter }
+export const BACKWARD: Kind<Problem> = { table: tables.backward, write: writeAdapter, least: leastOfAdapter }
 export const FORWARD_ROWS: Kind<RowsProblem> = {
   table: tables.forwardRows,
   itemFields: ROWS_ITEM_FIELDS,
   write: writeRows,
+  least: leastOfRows,
 }
 export const BACKWARD_ROWS: Kind<RowsProblem> = {
   table: tables.backwardRows,
   itemFields: ROWS_ITEM_FIELDS,
   write: writeRows,
+  least: leastOfRows,
 }
-export const LINEAR: Kind<LinearProblem> = { table: tables.linear, write: writeLinear }
-export const LINEAR_BACKWARD: Kind<LinearProblem> = { table: tables.linearBackward, write: writeLinear }
+export const LINEAR: Kind<LinearProblem> = { table: tables.linear, write: writeLinear, least: leastOfLinear }
+export const LINEAR_BACKWARD: Kind<LinearProblem> = {
+  table: tables.linearBackward,
+  write: writeLinear,
+  least: leastOfLinear,
+}
 export const PACK: Kind<LinearProblem> = { table: tables.pack, write: writeLinear }
 export const ATTENTION = /* @__PURE__ */ kindOf<AttentionProblem>(() => ({
   table: tables.attention,
@@ -296,6 +308,7 @@ export const ADAMW = /* @__PURE__ */ kindOf<AdamWNumbers>(() => ({
 }))
 export const MATMUL = /* @__PURE__ */ kindOf<MatMulProblem>(() => ({
   table: tables.matmul,
+  least: ({ m, k, n }) => Math.min(m, k, n),
   write(numbers, { outer, inner, m, k, n, transposeA, transposeB, precision: of, dtype }) {
     numbers[matmulFields.outer] = outer.count
     numbers[matmulFields.inner] = inner.count
@@ -417,6 +430,16 @@ export function launch(call: Call): void {
     native.run(numbers, ...memory)
   } finally {
     for (let i = 0; i < memory.length; i++) memory[i] = null // releases the operands
+  }
+}
+
+/** Finds memory for the workspace of a call that follows others. */
+export function reserve(call: Call): void {
+  const { numbers, memory } = encode(call)
+  try {
+    native.reserve(numbers, ...memory)
+  } finally {
+    memory.fill(null)
   }
 }
 

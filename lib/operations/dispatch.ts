@@ -6,49 +6,56 @@ import type { GpuWork } from '../binding/gpu-call.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
 import { reported } from '../memory/reports.js'
-import { AsyncOperands } from './async-operands.js'
-import { type Call, launch } from './call.js'
+import { AsyncOperands, copiesTakeLonger } from './async-operands.js'
+import { type Call, launch, reserve } from './call.js'
+import type { Draw } from './dropout.js'
 
-/** Calls of one operation, one after the other, on one device. The last one is the operation itself. */
+/** Calls of one operation, one after the other, on one device. */
 export interface Work {
   readonly calls: readonly Call[]
   readonly placement: Placement | null
-  /** Called when the work starts, after all checks. What it returns is called when no call has been refused. */
-  readonly start?: (() => () => void) | undefined
+  /** The draw of dropout; undefined: none, or a call makes it. */
+  readonly draw?: Draw | undefined
   /** The same on a GPUDevice, unless the operation does not run there. */
   readonly gpu?: () => readonly GpuWork[]
 }
 
 /** Runs work at once on the host, or enqueues it on a device after the work that it must wait for. */
 export function run(work: Work): void {
-  const { calls, placement } = work
+  const { placement } = work
   if (placement !== null && placement.gpu === null) {
     placement.run(() => {
-      work.start?.()()
-      calls.forEach(launch)
+      launchAll(work)
     })
   } else if (placement !== null) {
     onGpu(placement, work, (binding, encoded) => binding.run(encoded, placement.stream.encoder))
   } else {
-    work.start?.()()
     try {
-      for (const call of calls) launch(call)
+      launchAll(work)
     } catch (cause) {
       throw fromBinding(cause)
     }
   }
 }
 
+function launchAll({ calls, draw }: Work): void {
+  draw?.take()
+  // A call without memory for its workspace must fail before another one has written. Calls of one kind have one size.
+  for (const call of calls) if (call.kind !== calls[0].kind) reserve(call)
+  for (const call of calls) launch(call)
+  draw?.advance()
+}
+
 function onGpu<T>(
   placement: Placement,
-  { start, gpu }: Work,
+  { draw, gpu }: Work,
   run: (binding: WebGpuBinding, work: readonly GpuWork[]) => T,
 ): T {
   return placement.run(() => {
-    const finish = start?.()
+    draw?.take()
     // Plans the work, which may exceed the limits of the device.
     const result = run(placement.gpu as WebGpuBinding, (gpu as () => readonly GpuWork[])())
-    finish?.()
+    draw?.advance()
     return result
   })
 }
@@ -60,16 +67,9 @@ function onGpu<T>(
  * @param synchronous what to call in a capture instead
  */
 export async function runAsync(synchronous: string, work: Work): Promise<void> {
-  const { calls, placement } = work
+  const { placement } = work
   if (placement === null) {
-    const operands = new AsyncOperands()
-    const starts = calls.map((call) => operands.take(call))
-    work.start?.()()
-    for (const start of starts) {
-      operands.check()
-      await settled(start())
-    }
-    operands.finish()
+    await runOnThread(work)
     return
   }
   if (placement.gpu === null) {
@@ -91,4 +91,27 @@ export async function runAsync(synchronous: string, work: Work): Promise<void> {
   // The wait of this binding, which rejects if the binding is disposed of: the device is not registered then.
   await settled(binding.streamWait(device.id, stream.cudaStream))
   await reported(device)
+}
+
+async function runOnThread(work: Work): Promise<void> {
+  const { calls, draw } = work
+  if (copiesTakeLonger(calls)) {
+    run(work)
+    return
+  }
+  const operands = new AsyncOperands()
+  draw?.take()
+  const starts = calls.map((call) => operands.take(call))
+  // Before this one is done, another call may draw.
+  draw?.advance()
+  try {
+    for (const start of starts) {
+      operands.check()
+      await settled(start())
+    }
+    operands.finish()
+  } catch (cause) {
+    draw?.undo()
+    throw cause
+  }
 }

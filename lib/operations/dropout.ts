@@ -12,7 +12,6 @@ import { checkMemory, type Operand, type Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
 import type { TensorLike } from '../tensor/resolve.js'
 import { type Call, DRAW, DRAW_SIZES } from './call.js'
-import type { Work } from './dispatch.js'
 import type { ForwardInputs, ForwardSettings } from './read.js'
 import { resolveSmall } from './small-operands.js'
 
@@ -119,30 +118,66 @@ export function checkDropout(
   for (const [name, other] of Object.entries(others)) refuseOverlap(STATE, state, name, other)
 }
 
-/**
- * Work that takes the draw of a call: a call in front of it if the state is in device memory, where each replay of a graph
- * then draws anew; otherwise a function for the moment when the call starts, which returns one that advances the state.
- *
- * @param draw where the kernels read it
- */
-export function drawFrom(state: Operand, draw: Part, placement: Placement | null): Pick<Work, 'calls' | 'start'> {
-  if (state.device !== CPU) {
-    const { memory, byteOffset } = state
-    const call: Call = { kind: DRAW, problem: DRAW_SIZES, operands: [{ memory, byteOffset }, draw], placement }
-    return { calls: [call] }
-  }
-  const start = () => {
-    const words = viewOf('int32', (state.memory as HostData).buffer, startOf(state), WORDS)
-    if (isHostMemory(draw.memory)) draw.memory.set(words)
-    else upload(words.slice(), draw, placement as Placement)
-    return () => {
-      if (++words[2] === 0) words[3]++
-    }
-  }
-  return { calls: [], start }
+/** How a call draws: a call that fails has not advanced the state. */
+export interface Drawing {
+  /** Where the kernels of the call read what is drawn. */
+  readonly operand: Part
+  /** The calls that follow it: with a state in device memory one that keeps what was drawn, and advances the state. */
+  readonly calls: readonly Call[]
+  /** A state in host memory is drawn from when the call starts. */
+  readonly draw?: Draw
 }
 
-const startOf = ({ memory, byteOffset }: Operand): number => (memory as HostData).byteOffset + byteOffset
+/**
+ * @param draw what backward reads
+ */
+export function drawFrom(state: Operand, draw: Part, placement: Placement | null): Drawing {
+  if (state.device !== CPU) {
+    // Forward reads the state itself: each replay of a graph draws anew.
+    const operand = { memory: state.memory, byteOffset: state.byteOffset }
+    return { operand, calls: [{ kind: DRAW, problem: DRAW_SIZES, operands: [operand, draw], placement }] }
+  }
+  return { operand: draw, calls: [], draw: new Draw(state, draw, placement) }
+}
+
+/** A draw from a state in host memory. */
+export class Draw {
+  #drawn: Int32Array | null = null
+
+  constructor(
+    private readonly state: Operand,
+    private readonly draw: Part,
+    private readonly placement: Placement | null,
+  ) {}
+
+  /** Gives the kernels what is drawn. */
+  take(): void {
+    const drawn = this.#words.slice()
+    if (isHostMemory(this.draw.memory)) this.draw.memory.set(drawn)
+    else upload(drawn, this.draw, this.placement as Placement)
+    this.#drawn = drawn
+  }
+
+  /** Once no call is refused any more. */
+  advance(): void {
+    const words = this.#words
+    if (++words[2] === 0) words[3]++
+  }
+
+  /** Takes the advance back, unless another call has drawn since. */
+  undo(): void {
+    const [drawn, words] = [this.#drawn as Int32Array, this.#words]
+    if (words.length === WORDS && words[2] === ((drawn[2] + 1) | 0)) words.set(drawn)
+  }
+
+  /** No words if the memory was transferred. */
+  get #words(): Int32Array {
+    const { memory, byteOffset } = this.state
+    const data = memory as HostData
+    if (data.byteLength === 0) return new Int32Array()
+    return viewOf('int32', data.buffer, data.byteOffset + byteOffset, WORDS) as Int32Array
+  }
+}
 
 function upload(words: HostData, { memory, byteOffset }: Part, { binding, device, stream }: Placement): void {
   const bytes = new Uint8Array(words.buffer)

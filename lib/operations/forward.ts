@@ -189,9 +189,9 @@ export function lilyForward<O extends Exact<O, LilyForwardOptions> = object>(
 
 /**
  * {@link lilyForward} off the main thread. It reads and checks everything before it returns; a failed check rejects the
- * promise. Until the promise settles, do not change the operands, and do not transfer their memory: the promise rejects
- * if an output or an operand above 64 KiB was transferred, and if the memory of one above 64 KiB was freed, the process
- * may crash (docs/memory.md). Resizable ArrayBuffers are refused.
+ * promise. On the host it works on copies of operands that are not in shared memory, or runs at once where large copies
+ * would take longer. Do not change operands meanwhile; an input may be transferred, and if an output is, the promise
+ * rejects (docs/memory.md). Resizable ArrayBuffers are refused.
  *
  * @throws LilyError (as a rejection) as lilyForward
  * @example

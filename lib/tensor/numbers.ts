@@ -10,8 +10,9 @@ export function copyRows({ memory, byteOffset, dtype, rows, columns, pitch }: Op
   const copy = allocateOnHost('a copy', dtype, rows * columns)
   if (columns === 0) return copy // of any number of rows
   const [buffer, start] = [data.buffer, data.byteOffset + byteOffset]
-  for (let row = 0; row < rows; row++) {
-    copy.set(viewOf(dtype, buffer, start + row * pitch * bytes, columns), row * columns)
+  const [count, length] = pitch === columns ? [1, rows * columns] : [rows, columns]
+  for (let i = 0; i < count; i++) {
+    copy.set(viewOf(dtype, buffer, start + i * pitch * bytes, length), i * length)
   }
   return copy
 }

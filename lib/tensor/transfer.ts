@@ -9,6 +9,7 @@ import { boundMemory, gpuBufferOf, isDeviceMemory, isHostMemory } from '../memor
 import { layOut, layOutOnDevice, layOutOnHost, type Operand } from '../memory/operand.js'
 import { Placement } from '../memory/placement.js'
 import { reported } from '../memory/reports.js'
+import { copyRows } from './numbers.js'
 
 /**
  * Enqueues a contiguous copy of an operand to a device; the copy belongs to the default stream of that device. A source
@@ -52,7 +53,7 @@ function refuseOtherDevice(operand: Operand, target: Device): void {
 
 /** A contiguous copy, in host memory, of an operand in host memory. */
 export function copyOnHost(operand: Operand): Operand {
-  return layOutOnHost('copy', compact(operand).slice(), operand.dtype, operand.shape)
+  return layOutOnHost('copy', copyRows(operand), operand.dtype, operand.shape)
 }
 
 /** A contiguous copy, in host memory, of an operand in device memory, made once the work enqueued on it is complete. */
@@ -137,13 +138,9 @@ export function clear(operand: Operand): void {
 }
 
 /** The elements of a host operand without gaps between rows: a view if it is contiguous, otherwise a copy. */
-function compact({ memory, byteOffset, dtype, rows, columns, pitch }: Operand): HostData {
+function compact(operand: Operand): HostData {
+  const { memory, byteOffset, dtype, rows, columns, pitch } = operand
+  if (rows > 1 && pitch !== columns) return copyRows(operand)
   const start = byteOffset / bytesPerElement(dtype)
-  const view = plainView(dtype, memory as HostData)
-  if (rows <= 1 || pitch === columns) return view.subarray(start, start + rows * columns)
-  const copy = allocateOnHost('data', dtype, rows * columns)
-  for (let row = 0; row < rows; row++) {
-    copy.set(view.subarray(start + row * pitch, start + row * pitch + columns), row * columns)
-  }
-  return copy
+  return plainView(dtype, memory as HostData).subarray(start, start + rows * columns)
 }

@@ -13,6 +13,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   lily::system::keep_image();
   exports.Set("signature", lily::binding::kSignature);
   exports.Set("run", Napi::Function::New<run>(env));
+  exports.Set("reserve", Napi::Function::New<reserve>(env));
   exports.Set("runAsync", Napi::Function::New<run_async>(env));
   exports.Set("packedBytes", Napi::Function::New<packed_bytes>(env));
   exports.Set("measureRoof", Napi::Function::New<measure_roof>(env));

@@ -163,6 +163,9 @@ void run(const Napi::CallbackInfo &info) {
   check(info.Env(), *prepared.call.backend, prepared.run());
 }
 
+// The pool keeps the workspace.
+void reserve(const Napi::CallbackInfo &info) { const Prepared prepared(info); }
+
 Napi::Value run_async(const Napi::CallbackInfo &info) {
   auto *worker = new Worker(info, Prepared(info));
   const Napi::Promise promise = worker->promise();

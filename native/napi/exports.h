@@ -7,6 +7,7 @@ namespace lily::napi {
 
 // calls.cc
 void run(const Napi::CallbackInfo &info);
+void reserve(const Napi::CallbackInfo &info);
 Napi::Value run_async(const Napi::CallbackInfo &info);
 Napi::Value packed_bytes(const Napi::CallbackInfo &info);
 

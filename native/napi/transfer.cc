@@ -19,24 +19,29 @@ PooledBlock staging_block(Napi::Env env, const lily_backend &backend, int32_t de
 
 class Download : public Wait {
  public:
-  Download(Napi::Env env, Shared<Event> event, PooledBlock staging, const Napi::Object &destination, void *data,
-           size_t bytes)
+  Download(Napi::Env env, Shared<Event> event, PooledBlock staging, const Napi::Object &destination, size_t bytes)
       : Wait(env, std::move(event)),
         staging_(std::move(staging)),
         destination_(Napi::Persistent(destination)),
-        data_(data),
         bytes_(bytes) {}
 
  protected:
-  void passed() override {
-    memcpy(data_, staging_.data(), bytes_);
+  // Only this thread knows whether the memory is still there.
+  void passed(Napi::Env env) override {
     staging_.set_idle();
+    size_t bytes = 0;
+    void *const data = array_bytes(env, destination_.Value(), &bytes, "into");
+    if (bytes != bytes_) {
+      throw argument_error(env, "ERR_LILY_ARGUMENT", "into",
+                           "its ArrayBuffer was transferred before the promise was settled, so the result is invalid; "
+                           "transfer it afterwards");
+    }
+    if (bytes > 0) memcpy(data, staging_.data(), bytes);
   }
 
  private:
   PooledBlock staging_;
-  Napi::ObjectReference destination_;  // keeps its memory alive
-  void *const data_;
+  Napi::ObjectReference destination_;
   const size_t bytes_;
 };
 
@@ -68,7 +73,7 @@ Napi::Value download(const Napi::CallbackInfo &info) {
   const lily_backend &backend = cuda(env);
   const int32_t device = device_number(info, 0);
   size_t bytes = 0;
-  void *data = array_bytes(env, info[3], &bytes, "data");
+  array_bytes(env, info[3], &bytes, "data");
   const void *source = device_memory_of(env, device, info[1], number(info, 2), static_cast<int64_t>(bytes), "source");
   const lily_stream stream = stream_number(info, 4);
   PooledBlock staging = staging_block(env, backend, device, bytes, stream);
@@ -77,7 +82,7 @@ Napi::Value download(const Napi::CallbackInfo &info) {
   if (bytes > 0) check(env, backend, backend.copy(device, staging.data(), source, bytes, stream));
   event->record(env, stream);
   return Wait::start(
-      std::make_unique<Download>(env, std::move(event), std::move(staging), info[3].As<Napi::Object>(), data, bytes));
+      std::make_unique<Download>(env, std::move(event), std::move(staging), info[3].As<Napi::Object>(), bytes));
 }
 
 // (device, destination, offset, source device, source, offset, bytes, stream)

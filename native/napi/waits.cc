@@ -142,17 +142,18 @@ Napi::Value Wait::start(std::unique_ptr<Wait> wait) {
 bool Wait::is_over() {
   int32_t ready = 0;
   failure_ = Failure(event_->backend, event_->backend.event_query(event_->device, event_->event, &ready));
-  if (failure_.status != LILY_OK) return true;
-  if (ready != 0) passed();
-  return ready != 0;
+  return failure_.status != LILY_OK || ready != 0;
 }
 
 void Wait::settle(Napi::Env env) {
   try {
-    if (failure_.status == LILY_OK)
+    try {
+      if (failure_.status != LILY_OK) throw failure_.error(env);
+      passed(env);
       deferred_.Resolve(env.Undefined());
-    else
-      deferred_.Reject(failure_.error(env).Value());
+    } catch (const Napi::Error &error) {
+      deferred_.Reject(error.Value());
+    }
   } catch (const Napi::Error &) {
     // The environment is being stopped: the result has no receiver.
   }

@@ -31,8 +31,8 @@ class Wait {
   void settle(Napi::Env env);
 
  protected:
-  // Runs on the waiting thread after the event.
-  virtual void passed() {}
+  // Runs on the thread of the environment after the event. What it throws rejects the promise.
+  virtual void passed(Napi::Env) {}
 
  private:
   Napi::Promise::Deferred deferred_;

@@ -27,7 +27,7 @@ export interface Call {
 }
 
 /** The functions that take the numbers and the operands of an operation. */
-export const OF_OPERATIONS: readonly FunctionName[] = ['run', 'runAsync', 'packedBytes']
+export const OF_OPERATIONS: readonly FunctionName[] = ['run', 'reserve', 'runAsync', 'packedBytes']
 
 /** The functions that can be called in any process. */
 export function functionNames(native: Native): FunctionName[] {
@@ -418,6 +418,7 @@ const matrixSize = (random: Random) => integer(random, 1, random() < 0.01 ? 150 
 
 const MAKERS: readonly [weight: number, name: FunctionName, make: (arrays: Arrays) => unknown[]][] = [
   [100, 'run', ofOperation],
+  [2, 'reserve', ofOperation],
   [8, 'runAsync', ofOperation],
   [2, 'packedBytes', (arrays) => argumentsOf(linear('pack', arrays))],
   [

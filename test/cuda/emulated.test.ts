@@ -93,6 +93,24 @@ describe('memory', () => {
     expect(stdout + text).toContain('ERR_LILY_OUT_OF_MEMORY')
     expect(text).toContain('cudaErrorMemoryAllocation')
   })
+
+  test('that a call lacks: it has advanced no state of dropout, and written nothing', async (context) => {
+    needsEmulator(context)
+    const { code, stdout, text } = await runProgram('no-memory.js', { MEMORY_LIMIT: '32M' })
+    expect(code, text).toBe(0)
+    const [first, second] = [
+      [1, 0, 0, 0],
+      [1, 0, 1, 0],
+    ]
+    const failed = ['ERR_LILY_OUT_OF_MEMORY', first, first, true]
+    expect(JSON.parse(stdout), text).toEqual({
+      without: [failed, failed, failed, failed],
+      with: [
+        ['ran', second, first, false],
+        ['ran', second, second, false],
+      ],
+    })
+  })
 })
 
 /** The CUDA runtime calls that the output of a program names with VERBOSE=2, in order. */

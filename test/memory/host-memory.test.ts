@@ -81,6 +81,9 @@ test('a call without memory for its workspace has the code of that, and later ca
     'forward ran',
     'backward: ERR_LILY_OUT_OF_MEMORY',
     'backwardAsync: ERR_LILY_OUT_OF_MEMORY',
+    'forward with dropout: ERR_LILY_OUT_OF_MEMORY, it has changed nothing',
+    'forward with dropout: ERR_LILY_OUT_OF_MEMORY, it has changed nothing',
+    'forwardAsync with dropout: ERR_LILY_OUT_OF_MEMORY, it has changed nothing',
     'measureRoof: ERR_LILY_OUT_OF_MEMORY',
     'a smaller call ran',
   ])

@@ -119,8 +119,10 @@ test.for(libraries)('memory that a call has: $name', async ({ library }, { skip 
     code: 'ERR_LILY_ARGUMENT',
     message: expect.stringMatching(`^${argument}: .*transferred`) as string,
   })
-  expect([first.broadcast, second.broadcast]).toEqual([transferred('a.value'), null])
+  expect([first.sent, second.sent]).toEqual([null, null])
+  expect([first.received, second.received]).toEqual([null, transferred('a.value')])
   expect([first.average, second.average]).toEqual([null, transferred('a.grad')])
+  expect([first.disposed, second.disposed?.code]).toEqual([null, 'ERR_LILY_DISPOSED'])
   // The rank that is refused has sent nothing, and comes to the barrier.
   expect(second.before).toMatchObject({
     code: 'ERR_LILY_ARGUMENT',

@@ -33,8 +33,8 @@ const [long, medium] =
         { tokens: 33, dIn: 64, dOut: 64, rank: 16 },
       ]
     : [
-        { tokens: 1024, dIn: 1024, dOut: 1024, rank: 128 },
-        { tokens: 256, dIn: 512, dOut: 512, rank: 64 },
+        { tokens: 512, dIn: 1024, dOut: 1024, rank: 512 },
+        { tokens: 512, dIn: 512, dOut: 512, rank: 512 },
       ]
 
 const routings = ['batch', 'sequence', 'token', 'uniform', 'fixed', 'lora'] as const
@@ -124,6 +124,34 @@ if (backend === 'cpu')
   })
 
 describe('the event loop', () => {
+  if (backend === 'cpu') {
+    const shared = (data: Float32Array) => {
+      const copy = new Float32Array(new SharedArrayBuffer(data.byteLength))
+      copy.set(data)
+      return copy
+    }
+    it.each([
+      ['small operands', 32, 8, false, 1],
+      ['large ones, which would take longer to copy', 512, 511, false, 0],
+      ['large ones that compute for longer', 512, 512, false, 1],
+      ['large ones in shared memory', 512, 40, true, 1],
+    ])('calls of %s', async (_, d, rank, isShared, onThread) => {
+      const c = makeCase({ routing: 'uniform', tokens: 512, dIn: d, dOut: d, rank, experts: 2, seed: 1 })
+      const memory = (data: Float32Array) => (isShared ? shared(data) : data.slice())
+      const x = { data: memory(c.x), shape: [512, d] }
+      const a = { data: memory(c.a), shape: [rank, d] }
+      const b = { data: memory(c.b), shape: [2 * rank, d] }
+      const y = { data: memory(new Float32Array(512 * d)), shape: [512, d] }
+      const expected = lily.lilyForward({ x, a, b }, { routing: 'uniform' }).y.data
+      const runAsync = vi.spyOn(native, 'runAsync')
+      const pending = lilyForwardAsync({ x, a, b, y }, { routing: 'uniform' })
+      expect(runAsync).toHaveBeenCalledTimes(onThread)
+      runAsync.mockRestore()
+      await pending
+      expectSameBits('y', y.data, expected)
+    })
+  }
+
   it('runs while a call is pending', async () => {
     // Calls that block would finish before the first turn of the loop. These calls last for many turns, even if other
     // processes use most of the processor.

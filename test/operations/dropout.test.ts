@@ -105,6 +105,26 @@ describe('the state', () => {
     expect(dropout.state[2]).toBe(2)
   })
 
+  if (backend === 'cpu') {
+    it('is what it was after an async call that fails, unless another one has drawn since', async () => {
+      const { dy: _, ...inputs } = smallOperands()
+      const dropout = option(5, 2 ** 32 - 1)
+      const failing = () => {
+        const y = filled(0, sizes.tokens, sizes.dOut)
+        const pending = lilyForwardAsync({ ...inputs, y }, { dropout })
+        structuredClone(y.data.buffer, { transfer: [y.data.buffer as ArrayBuffer] })
+        return pending
+      }
+      await expectRefused('ERR_LILY_ARGUMENT', 'y: its ArrayBuffer was transferred', failing)
+      expect(dropout.state).toEqual(dropoutState(5, 2 ** 32 - 1))
+      const pending = failing()
+      const { y } = await lilyForward(inputs, { dropout })
+      expectSameBits('y', numbers(y), (await results(option(5, 2 ** 32))).y)
+      await expectRefused('ERR_LILY_ARGUMENT', 'y: its ArrayBuffer was transferred', () => pending)
+      expect(dropout.state).toEqual(dropoutState(5, 2 ** 32 + 1))
+    })
+  }
+
   it('stays in calls that are refused, and in those that drop nothing', async () => {
     const { dy, ...inputs } = smallOperands()
     const dropout = option()

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import load from 'node-gyp-build'
-import { lilyBackward, lilyBackwardAsync, lilyForward } from 'lily-kernels'
+import { dropoutState, lilyBackward, lilyBackwardAsync, lilyForward, lilyForwardAsync } from 'lily-kernels'
 
 const half = (...shape) => ({
   data: new Uint16Array(shape.reduce((product, size) => product * size)),
@@ -20,6 +20,11 @@ function call(experts, rank, dOut) {
 
 const large = call(64, 64, 131072)
 const small = call(2, 4, 8)
+// The workspace of forward has room for h: 1.9 GB. The frozen layer below needs none.
+const long = { x: half(2 ** 20, 8), weight: half(8, 8), a: half(256, 8), b: half(1, 256, 8), y: half(2 ** 20, 8) }
+const state = dropoutState(1)
+const options = { routing: 'uniform', dropout: { rate: 0.5, state }, save: false }
+const changed = () => (state[2] === 0 && long.y.data.every((bits) => bits === 0) ? 'nothing' : 'something')
 console.log('forward ran')
 const [, kilobytes] = /VmSize:\s*(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))
 execFileSync('prlimit', ['--pid', String(process.pid), `--as=${(Number(kilobytes) + 2 ** 20) * 1024}`])
@@ -30,6 +35,19 @@ try {
 }
 await lilyBackwardAsync(...large).catch((error) => {
   console.log(`backwardAsync: ${error.code}`)
+})
+long.x.data.fill(0x3f80)
+long.weight.data.fill(0x3f80)
+const { weight: _, ...alone } = long
+for (const operands of [long, alone]) {
+  try {
+    lilyForward(operands, options)
+  } catch (error) {
+    console.log(`forward with dropout: ${error.code}, it has changed ${changed()}`)
+  }
+}
+await lilyForwardAsync(long, options).catch((error) => {
+  console.log(`forwardAsync with dropout: ${error.code}, it has changed ${changed()}`)
 })
 const native = load(fileURLToPath(new URL('../..', import.meta.url)))
 try {

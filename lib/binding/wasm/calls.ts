@@ -30,7 +30,15 @@ export class Calls {
     })
   }
 
-  /** The same on the thread of the async forms; here, if the call has a list, which belongs to this thread. */
+  /** Checks a call and finds memory for its workspace. */
+  reserve(numbers: Float64Array, memory: readonly Memory[]): void {
+    this.#with(numbers, memory, (operands) => {
+      operands.check()
+      giveWorkspace(operands, (bytes) => this.workspace.of(bytes))
+    })
+  }
+
+  /** The same as run on the thread of the async forms; here, if the call has a list, which belongs to this thread. */
   async runAsync(numbers: Float64Array, memory: Memory[]): Promise<void> {
     const operands = new Operands(this.module, this.residents, this.copied, numbers, memory)
     try {

@@ -39,6 +39,9 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
     run(numbers, ...memory) {
       calls.run(numbers, memory)
     },
+    reserve: (numbers, ...memory) => {
+      calls.reserve(numbers, memory)
+    },
     runAsync: (numbers, ...memory) => calls.runAsync(numbers, memory),
     packedBytes: (numbers, ...memory) => calls.packedBytes(numbers, memory),
     ...analyses(module),

@@ -11,9 +11,12 @@ export interface Answer {
   /** How many of the arrays exist while their calls wait for the other rank, and once these are over. */
   readonly pending: number
   readonly over: number
-  /** Rank 0 transfers a value while it is sent, rank 1 a gradient while it is averaged. */
-  readonly broadcast: Refusal | null
+  /** Rank 0 transfers a value while it is sent, rank 1 one that is received. */
+  readonly sent: Refusal | null
+  readonly received: Refusal | null
+  /** Rank 1 transfers a gradient while it is averaged, or disposes of it. */
   readonly average: Refusal | null
+  readonly disposed: Refusal | null
   /** Rank 1 transfers a gradient before it is read. */
   readonly before: Refusal | null
 }
@@ -53,16 +56,18 @@ mark('counted')
 await calls
 const over = await count()
 
-/** What owns the memory that was transferred: MPI still has its address. */
-const owners: ArrayBuffer[] = []
-const take = ({ buffer }: ArrayBufferView) =>
-  owners.push(structuredClone(buffer as ArrayBuffer, { transfer: [buffer as ArrayBuffer] }))
+/** Transfers the memory of an array, and frees it. */
+async function take({ buffer }: ArrayBufferView): Promise<void> {
+  structuredClone(buffer as ArrayBuffer, { transfer: [buffer as ArrayBuffer] })
+  await sleep(1)
+  collect()
+}
 
 /** Calls an operation, during which `taker` loses an array. The other rank comes once that is gone. */
 async function lose(
   taker: number,
   name: string,
-  array: ArrayBufferView,
+  taking: () => unknown,
   call: () => Promise<void>,
 ): Promise<Refusal | null> {
   if (rank !== taker) {
@@ -71,26 +76,46 @@ async function lose(
   }
   const refused = refusalOf(call)
   await sleep(50)
-  take(array)
+  await taking()
   mark(name)
   return refused
 }
 
+/** Of a size whose memory is unmapped when it is freed. */
+const SIZE = 2 ** 20
 const newParameters = () => {
-  const [value, grad] = [new Float32Array(8), new Float32Array(8)]
-  return { value, grad, map: new Map([['a', { value: tensor(value, [8]), grad: tensor(grad, [8]) }]]) }
+  const [value, grad] = [new Float32Array(SIZE), new Float32Array(SIZE)]
+  return { value, grad, map: new Map([['a', { value: tensor(value, [SIZE]), grad: tensor(grad, [SIZE]) }]]) }
 }
-const sent = newParameters()
-const broadcast = await lose(0, 'value', sent.value, () => mpi.broadcast(sent.map))
-const averaged = newParameters()
-const average = await lose(1, 'gradient', averaged.grad, () => mpi.averageGradients(averaged.map))
+const broadcast = async (taker: number, name: string) => {
+  const { value, map } = newParameters()
+  return lose(
+    taker,
+    name,
+    () => take(value),
+    () => mpi.broadcast(map),
+  )
+}
+const sent = await broadcast(0, 'sent')
+const received = await broadcast(1, 'received')
+const averaging = async (name: string, taking: (parameters: ReturnType<typeof newParameters>) => unknown) => {
+  const parameters = newParameters()
+  return lose(
+    1,
+    name,
+    () => taking(parameters),
+    () => mpi.averageGradients(parameters.map),
+  )
+}
+const average = await averaging('gradient', ({ grad }) => take(grad))
+const disposed = await averaging('disposed', ({ map }) => map.get('a')?.grad.dispose())
 
 const { map, grad } = newParameters()
 const refused = refusalOf(() => mpi.averageGradients(map))
-if (rank === 1) take(grad)
+if (rank === 1) await take(grad)
 const before = await refused
 if (rank === 1) await refusalOf(() => mpi.barrier())
 
-const result: Answer = { pending, over, broadcast, average, before }
+const result: Answer = { pending, over, sent, received, average, disposed, before }
 answer(rank, result)
 await mpi.finalize()
