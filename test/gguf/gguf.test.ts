@@ -1,7 +1,7 @@
 /**
  * GGUF adapters: what a file says about the model it was made of, and back.
  *
- * @project cpu wasm
+ * @project cpu
  */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,7 +1,7 @@
 /**
  * ONNX models with an adapter: their structure. test/interop/onnx-graphs.test.ts runs them.
  *
- * @project cpu wasm
+ * @project cpu
  */
 import {
   existsSync,
@@ -33,7 +33,7 @@ import {
   TensorProtoSchema,
 } from 'onnx-buf'
 import { describe, expect, it, vi } from 'vitest'
-import { type AdapterModel, LilyModel } from '../../lib/index.js'
+import type { AdapterModel } from '../../lib/index.js'
 import { inject, injectFile, readInjected } from '../../lib/onnx/index.js'
 import { expectRefused } from '../refusals/refused.js'
 import { baseModel, changed, D_IN, initializer, LAYERS, lily, lora, mixtures } from '../support/onnx-layers.js'
@@ -458,16 +458,4 @@ describe('readInjected', () => {
     if (last?.case === 'tensorType') last.value.elemType = DataType.DOUBLE
     await refused(other, 'float32')
   })
-})
-
-it('freezing a model gives a graph with constant weights', async () => {
-  const model = lily({ routing: 'batch' })
-  const routed = await inject(base(), model)
-  model.freeze('uniform')
-  const constant = await inject(base(), model)
-  expect([routed, constant].map(({ inputs }) => inputs[0].name)).toEqual([
-    'layers.0.q.lily_A.weight',
-    'layers.0.q.lora_A.weight',
-  ])
-  expect(model).toBeInstanceOf(LilyModel)
 })

@@ -4,6 +4,7 @@ import { type GraphProto, ModelProtoSchema, TensorProto_DataType as DataType } f
 import { type Constant, encodeOnnx, node, type Node, type Value, value } from '../../bench/workload/onnx.js'
 import { type AdapterModel, LilyModel, type LilyConfigOptions, LoraModel } from '../../lib/index.js'
 import { pack } from './dtypes.js'
+import type { Type } from './onnx-reference.js'
 import { gaussian, randomFrom } from './random.js'
 
 export type Numbers = Float32Array | Float64Array | Uint16Array
@@ -26,8 +27,6 @@ export const weights = new Map(LAYERS.map(({ name, outFeatures }) => [name, gaus
 for (const weight of weights.values())
   weight.forEach((number, i) => (weight[i] = Math.max(-8, Math.min(7, Math.round(4 * number))) / 4))
 
-/** Types of x and y. */
-export type Type = 'float32' | 'float16' | 'float64'
 const DATA_TYPES = { float32: DataType.FLOAT, float16: DataType.FLOAT16, float64: DataType.DOUBLE } as const
 export const typed = (type: Type, values: Float32Array): Numbers =>
   type === 'float64' ? Float64Array.from(values) : pack(type, values)
