@@ -1,5 +1,6 @@
 /**
- * ONNX models with an adapter: their structure. test/interop/onnx-graphs.test.ts runs them.
+ * ONNX models with an adapter: their structure. test/interop/onnx-graphs.test.ts runs them, for which ONNX Runtime checks that each value is
+ * defined once, and before it is read.
  *
  * @project cpu
  */
@@ -66,30 +67,12 @@ function withoutAdapter(bytes: Uint8Array, inputs: readonly string[]): Uint8Arra
   return toBinary(ModelProtoSchema, model)
 }
 
-/** Each value is defined once, and before it is read. */
-function expectSorted({ input, initializer: weights, node, output }: GraphProto): void {
-  const names = [...input, ...weights].map(({ name }) => name)
-  const defined = new Set(names)
-  expect(defined.size).toBe(names.length)
-  for (const { name, input: read, output: written } of node) {
-    expect(read.filter((value) => !defined.has(value) && value !== '')).toEqual([])
-    for (const value of written) {
-      expect(defined.has(value), `${value} of ${name} is defined twice`).toBe(false)
-      defined.add(value)
-    }
-  }
-  expect(output.every(({ name }) => defined.has(name))).toBe(true)
-  const named = node.map(({ name }) => name).filter((name) => name !== '')
-  expect(new Set(named).size).toBe(named.length)
-}
-
 describe.each(Object.entries(adapters))('%s', (_, adapterOf) => {
   it.each([11, 13, 18])('adds nodes to a model of opset %i, and changes nothing else', async (opset) => {
     const given = Uint8Array.from([...baseModel({ opset }), ...UNKNOWN])
     const copy = given.slice()
     const { bytes, inputs } = await inject(given, adapterOf(), { mask: 'mask' })
     expect(given).toEqual(copy)
-    expectSorted(graphOf(bytes))
     const names = inputs.map(({ name }) => name)
     expect(withoutAdapter(bytes, names)).toEqual(toBinary(ModelProtoSchema, fromBinary(ModelProtoSchema, given)))
     expect(graphOf(bytes).input.map(({ name }) => name)).toEqual(['x', 'mask', ...names])
@@ -101,7 +84,6 @@ describe.each(Object.entries(adapters))('%s', (_, adapterOf) => {
     expect(inputs).toEqual([])
     const feeds = await (await inject(given, adapter)).feeds(adapter)
     const graph = graphOf(bytes)
-    expectSorted(graph)
     expect(graph.input.map(({ name }) => name)).toEqual(['x', 'mask'])
     for (const [name, { data, dims }] of Object.entries(feeds)) {
       const weight = graph.initializer.find((each) => each.name === name)

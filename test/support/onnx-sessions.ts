@@ -16,8 +16,8 @@ export interface OrtTensor {
 }
 
 type OrtTensorClass = new (
-  type: 'float32' | 'int64',
-  data: Float32Array | BigInt64Array,
+  type: string,
+  data: Float32Array | Float64Array | Uint16Array | BigInt64Array,
   dims: readonly number[],
 ) => OrtTensor
 
