@@ -2,6 +2,7 @@
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
 import { type GraphProto, ModelProtoSchema, TensorProto_DataType as DataType } from 'onnx-buf'
 import { type Constant, encodeOnnx, node, type Node, type Value, value } from '../../bench/workload/onnx.js'
+import { transposed } from '../../bench/workload/transposed.js'
 import { type AdapterModel, LilyModel, type LilyConfigOptions, LoraModel } from '../../lib/index.js'
 import { pack } from './dtypes.js'
 import type { Type } from './onnx-reference.js'
@@ -49,12 +50,6 @@ function typedValue(name: string, type: Type, dims: readonly (number | string)[]
   return { name, type: { value: { case: 'tensorType', value: tensor } } }
 }
 
-/** The transpose of a matrix of so many rows. */
-function transposed(values: Float32Array, rows: number): Float32Array {
-  const columns = values.length / rows
-  return values.map((_, i) => values[(i % rows) * columns + Math.floor(i / rows)])
-}
-
 interface Base {
   opset?: number
   type?: Type
@@ -84,7 +79,7 @@ export function baseModel({
         ...LAYERS.map(({ name }) => nodeOf(`${name}.weight`, `y of ${name}`)),
       ],
       constants: LAYERS.map(({ name, outFeatures }) => {
-        const weight = transposed(weights.get(name) as Float32Array, outFeatures)
+        const weight = transposed(weights.get(name) as Float32Array, outFeatures, D_IN)
         return initializer(`${name}.weight`, type, weight, [D_IN, outFeatures])
       }),
       inputs: [

@@ -11,6 +11,7 @@ import {
   type Value,
   value,
 } from '../../bench/workload/onnx.js'
+import { transposed } from '../../bench/workload/transposed.js'
 import { gaussian, randomFrom } from './random.js'
 
 /** The nodes that exporters make of a linear layer. */
@@ -138,9 +139,6 @@ export function tinyDecoder(): TinyModel {
   )
 }
 
-const transposed = ({ shape: [rows, columns], values }: Matrix): Float32Array =>
-  Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)])
-
 /** '/model/layers.0/self_attn/q_proj' for 'model.layers.0.self_attn.q_proj', as PyTorch's exporter writes paths. */
 export const pathOf = (name: string) => `/${name.replaceAll(/\.(?!\d)/g, '/')}`
 
@@ -212,7 +210,7 @@ class Graph {
     // An exporter that folds the transpose into the weight has no name for it. Its names are numbers.
     const index = this.model.layers.findIndex((layer) => layer.name === name)
     const stored = form === 'MatMul' ? `${name}.MatMul.weight` : `onnx::MatMul_${200 + index}`
-    const w = this.#constant(stored, () => transposed(weight), [K, N])
+    const w = this.#constant(stored, () => transposed(weight.values, N, K), [K, N])
     return this.add('MatMul', [x, w], {}, `${path}/MatMul`)
   }
 
