@@ -26,7 +26,12 @@ export type OnnxData = Float32Array | BigInt64Array
 /** An initializer: a tensor that the model has. */
 export function constant(name: string, data: OnnxData, shape: readonly number[]): Constant {
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-  return { name, dataType: data instanceof Float32Array ? TYPES.float32 : TYPES.int64, dims: shape.map(BigInt), rawData: new Uint8Array(bytes) }
+  return {
+    name,
+    dataType: data instanceof Float32Array ? TYPES.float32 : TYPES.int64,
+    dims: shape.map(BigInt),
+    rawData: new Uint8Array(bytes),
+  }
 }
 
 /** An input or an output. A name in the place of a size is any size. */

@@ -140,7 +140,6 @@ describe('saveGguf', () => {
       ['attn_qkv', 'attn_output', 'ffn_up', 'ffn_down'].map((name) => `blk.0.${name}.weight.lora_a`),
     )
   })
-
 })
 
 describe('loadGguf', () => {

@@ -6,7 +6,16 @@ import { describe, expect, test } from 'vitest'
 import { AdamW } from '../../lib/index.js'
 import { relativeError } from '../support/compare.js'
 import { answersOf, LIBRARIES, type Library, libraries, skipWithout } from '../support/mpi.js'
-import { addGradients, createModel, type Kind, KINDS, numbersOf, SETTINGS, shareOf, STEPS } from '../support/mpi-training.js'
+import {
+  addGradients,
+  createModel,
+  type Kind,
+  KINDS,
+  numbersOf,
+  SETTINGS,
+  shareOf,
+  STEPS,
+} from '../support/mpi-training.js'
 import type { Answer } from './programs/training.js'
 
 /** What one process computes: gradients of the first batch, norms and values of the steps. */
@@ -48,27 +57,30 @@ const updatesOf = (values: ReadonlyMap<string, Float32Array>, start: ReadonlyMap
 const SIZES = [2, 4]
 
 describe.for(libraries)('with $name', ({ library }) => {
-  test.for(SIZES)('%i ranks have the bits of each other, and the gradients and steps of one process', async (ranks, { skip }) => {
-    skipWithout(skip, library)
-    const [first, ...others] = await jobOf(library, ranks)
-    for (const other of others) expect(other).toEqual(first)
-    for (const kind of KINDS) {
-      const alone = trainAlone(kind)
-      const { gradients, norms, values } = first.kinds.get(kind)!
-      const error = errorOf(gradients, alone.gradients)
-      // Each rank averages over its own tokens.
-      if (kind === 'batch') expect(error, kind).toBeGreaterThan(1e-3)
-      else {
-        expect(error, kind).toBeLessThan(2e-6)
-        expect(relativeError(norms, alone.norms), kind).toBeLessThan(2e-6)
-        const updates = [values, alone.values].map((numbers) => updatesOf(numbers, alone.start))
-        expect(errorOf(updates[0], updates[1]), kind).toBeLessThan(1e-5)
+  test.for(SIZES)(
+    '%i ranks have the bits of each other, and the gradients and steps of one process',
+    async (ranks, { skip }) => {
+      skipWithout(skip, library)
+      const [first, ...others] = await jobOf(library, ranks)
+      for (const other of others) expect(other).toEqual(first)
+      for (const kind of KINDS) {
+        const alone = trainAlone(kind)
+        const { gradients, norms, values } = first.kinds.get(kind)!
+        const error = errorOf(gradients, alone.gradients)
+        // Each rank averages over its own tokens.
+        if (kind === 'batch') expect(error, kind).toBeGreaterThan(1e-3)
+        else {
+          expect(error, kind).toBeLessThan(2e-6)
+          expect(relativeError(norms, alone.norms), kind).toBeLessThan(2e-6)
+          const updates = [values, alone.values].map((numbers) => updatesOf(numbers, alone.start))
+          expect(errorOf(updates[0], updates[1]), kind).toBeLessThan(1e-5)
+        }
       }
-    }
-    for (const { values } of first.sixteenBits.values()) {
-      for (const numbers of values.values()) expect(numbers.every(Number.isFinite)).toBe(true)
-    }
-  })
+      for (const { values } of first.sixteenBits.values()) {
+        for (const numbers of values.values()) expect(numbers.every(Number.isFinite)).toBe(true)
+      }
+    },
+  )
 })
 
 /** With the same number of ranks, the bits are those of both libraries. */

@@ -147,7 +147,9 @@ describe('names', () => {
     const adapter = lily({ routing: 'token' })
     const injected = await inject(given, adapter)
     const { bytes, inputs } = injected
-    expectSorted(graphOf(bytes))
+    const { input, initializer: weights, node } = graphOf(bytes)
+    const names = [...[...input, ...weights].map(({ name }) => name), ...node.flatMap(({ output }) => output)]
+    expect(new Set(names).size).toBe(names.length)
     expect(inputs[0].name).toBe('layers.0.q.lily_A.weight_2')
     expect(Object.keys(await injected.feeds(adapter))).toEqual(inputs.map(({ name }) => name))
     const again = await readInjected(bytes)
