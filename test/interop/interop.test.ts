@@ -11,6 +11,7 @@ import { lilyBackward, lilyForward, type MaskLike, type TensorLike } from '../..
 import { expectSameBits } from '../support/compare.js'
 import { buildAddon } from '../dlpack/exchange.js'
 import { interopProject, requireLibrary } from '../support/interop.js'
+import type { OrtTensor } from '../support/onnx-sessions.js'
 import { expectRefused } from '../refusals/refused.js'
 import { filled, sizes, smallOperands } from '../support/small.js'
 
@@ -28,7 +29,7 @@ beforeAll(() => {
 
 /** What onnxruntime-node and Transformers.js have. */
 interface Tensors {
-  Tensor: new (type: string, data: ArrayBufferView, dims: readonly number[]) => { readonly data: Float32Array }
+  Tensor: new (type: string, data: ArrayBufferView, dims: readonly number[]) => OrtTensor
 }
 
 describe.each(['onnxruntime-node', '@huggingface/transformers'])('%s', (library) => {
@@ -58,14 +59,14 @@ describe.each(['onnxruntime-node', '@huggingface/transformers'])('%s', (library)
     })
     expect([y.dtype, Array.from(y.data, Number)]).toEqual(['float16', [0x4200, 0x4200, 0x4200, 0x4200]]) // 3
     const flags = [1, 0, 1, 1, 0, 1]
-    const mask = new Tensor('bool', Uint8Array.from(flags), [tokens])
+    const mask = new Tensor('bool', Uint8Array.from(flags), [tokens]) as MaskLike
     const same = lilyForward({ x, ...rest }, { mask: flags }).y.data
     expectSameBits('y', lilyForward({ x, ...rest }, { mask }).y.data, same)
   })
 
   it('what it refuses says what to do', async () => {
     await refused('DTYPE', 'Float32Array.from(data)', new Tensor('float64', Float64Array.from(x.data), x.shape))
-    const mask = new Tensor('int64', new BigInt64Array(tokens), [tokens])
+    const mask = new Tensor('int64', new BigInt64Array(tokens), [tokens]) as MaskLike
     await expectRefused('ERR_LILY_DTYPE', 'Uint8Array.from(data, Number)', () => lilyForward({ x, ...rest }, { mask }))
   })
 })
