@@ -16,26 +16,22 @@ export type Value = MessageInitShape<typeof ValueInfoProtoSchema>
 
 export const TYPES = {
   float32: DataType.FLOAT,
-  float16: DataType.FLOAT16,
   int64: DataType.INT64,
-  uint8: DataType.UINT8,
   bool: DataType.BOOL,
 } as const
-export type OnnxType = keyof typeof TYPES
+type OnnxType = keyof typeof TYPES
 
-/** The array determines the type of elements; a Uint16Array has float16. */
-export type OnnxData = Float32Array | Uint16Array | BigInt64Array | Uint8Array
-
-function typeOf(data: OnnxData): OnnxType {
-  if (data instanceof Float32Array) return 'float32'
-  if (data instanceof Uint16Array) return 'float16'
-  return data instanceof BigInt64Array ? 'int64' : 'uint8'
-}
+export type OnnxData = Float32Array | BigInt64Array
 
 /** An initializer: a tensor that the model has. */
 export function constant(name: string, data: OnnxData, shape: readonly number[]): Constant {
   const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-  return { name, dataType: TYPES[typeOf(data)], dims: shape.map(BigInt), rawData: new Uint8Array(bytes) }
+  return {
+    name,
+    dataType: data instanceof Float32Array ? TYPES.float32 : TYPES.int64,
+    dims: shape.map(BigInt),
+    rawData: new Uint8Array(bytes),
+  }
 }
 
 /** An input or an output. A name in the place of a size is any size. */

@@ -11,7 +11,7 @@ import { CONFIG, GOLDEN, newFolder, TENSORS } from '../support/checkpoint.js'
 import { programsOf } from '../support/guides.js'
 import { onnxRuntimeWeb } from '../support/interop.js'
 import { adaptersOf, KINDS } from '../support/onnx-adapters.js'
-import { computeEncoder } from '../support/onnx-compute.js'
+import { encoderOutputs } from '../support/onnx-baked.js'
 import { ENCODER_LAYERS, encoderOnnx, tinyEncoder } from '../support/onnx-models.js'
 import { problemsOf } from '../support/page-problems.js'
 import { pagesMissing, type Opening, Site, type Visit, WEBGPU } from '../support/site.js'
@@ -268,7 +268,8 @@ describe.skipIf(missing !== undefined)('examples/browser', () => {
         await page.setInputFiles('#run-adapter', adapter)
         const [base, adapted] = await runModel(page)
         const inputs = encoderInputs()
-        const [without, with_] = [null, lily].map((each) => computeEncoder(tinyEncoder(), inputs, each).hidden)
+        const outputs = await Promise.all([null, lily].map((each) => encoderOutputs(inputs, each)))
+        const [without, with_] = outputs.map(({ hidden }) => hidden)
         const largest = Math.max(...with_.map((value, i) => Math.abs(value - without[i])))
         expect(base.difference).toBe(0)
         expect(Math.abs(adapted.difference / largest - 1)).toBeLessThanOrEqual(0.00501)

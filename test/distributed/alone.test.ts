@@ -80,24 +80,9 @@ describe('averageGradients', () => {
   })
 
   it('refuses other gradients', async () => {
-    const shared = tensor([1, 2, 3], [3])
+    // test/optimiser has what else AdamW refuses, by the same function.
     await refused('SHAPE', 'p.grad: expected [3]', one({ grad: tensor([1], [1]) }))
-    await refused('DTYPE', 'p.grad: expected float32', one({ grad: tensor(new Uint16Array(3), [3], 'bfloat16') }))
     await refused('DTYPE', 'p.value: expected float32, bfloat16', one({ value: tensor(new Int32Array(3), [3]) }))
-    const strided = { data: new Float32Array(8), shape: [2, 2], strides: [4, 1] }
-    await refused(
-      'SHAPE',
-      'p.grad: expected contiguous rows',
-      one({ value: tensor([1, 2, 3, 4], [2, 2]), grad: strided }),
-    )
-    await refused(
-      'ARGUMENT',
-      'q.grad: its memory overlaps that of p.grad',
-      new Map([
-        ['p', { ...parameter(), grad: shared }],
-        ['q', { ...parameter(), grad: shared }],
-      ]),
-    )
     const buffer = Reflect.construct(ArrayBuffer, [12, { maxByteLength: 16 }]) as ArrayBuffer
     await refused(
       'ARGUMENT',

@@ -1,7 +1,7 @@
 /**
  * GGUF adapters: what a file says about the model it was made of, and back.
  *
- * @project cpu wasm
+ * @project cpu
  */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -139,24 +139,6 @@ describe('saveGguf', () => {
     expect(names).toEqual(
       ['attn_qkv', 'attn_output', 'ffn_up', 'ffn_down'].map((name) => `blk.0.${name}.weight.lora_a`),
     )
-  })
-
-  it.each(['uniform', 'learned'] as const)('saves Lily with the routing %s as A and C^T', async (routing) => {
-    const config = { r: 4, numB: 3, scaling: 1.7, routing, initWeights: false } as const
-    const model = LilyModel.create({ layers: LAYERS, config, seed: 3 })
-    const file = await decoded(model, { base: { model_type: 'qwen2' } })
-    for (const [name, { a, b }] of (await model.exportLora()).layers) {
-      const [, i, end] = /layers\.(\d)\.\w+\.(\w+)_proj/.exec(name) ?? []
-      const tensor = `blk.${i}.${end === 'down' ? 'ffn_down' : `attn_${end}`}.weight`
-      expectClose(updateOf(file, tensor), product(a.data, b.data, 4, a.shape[1], 1.7))
-    }
-  })
-
-  it('rounds to float16', async () => {
-    const model = loraModel()
-    const { tensors } = await decoded(model, { base: LLAMA, dtype: 'float16' })
-    const { a } = model.layer(block(0, 'mlp.down_proj'))
-    expectClose([...(tensors.get('blk.0.ffn_down.weight.lora_a')?.values ?? [])], [...a.value.data], 2 ** -11)
   })
 })
 

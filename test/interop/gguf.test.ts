@@ -1,22 +1,19 @@
-/** GGUF adapters in llama.cpp itself, by node-llama-cpp, and read by @huggingface/gguf. */
+/** GGUF adapters in llama.cpp itself, by node-llama-cpp. */
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
-import { type GgufOptions, loadGguf, saveGguf } from '../../lib/gguf/index.js'
+import { type GgufOptions, saveGguf } from '../../lib/gguf/index.js'
 import { LilyModel, LoraModel } from '../../lib/index.js'
 import { decodeGguf } from '../support/gguf-decode.js'
-import { encodeGguf } from '../support/gguf-encode.js'
 import { programsOf, requiredBy } from '../support/guides.js'
 import { installOnce } from '../support/npm-install.js'
 import { gaussian, randomFrom } from '../support/random.js'
 import { temporaryFolder } from '../support/temporary.js'
 import { baseModel, CONFIG, LAYERS, VOCABULARY, weights } from '../support/tiny-llama.js'
 
-const LIBRARIES = ['node-llama-cpp@3.22.1', '@node-llama-cpp/linux-x64@3.22.1', '@huggingface/gguf@0.4.6']
+const LIBRARIES = ['node-llama-cpp@3.22.1', '@node-llama-cpp/linux-x64@3.22.1']
 const folder = temporaryFolder()
 const file = (name: string) => join(folder, name)
 /** llama.cpp keeps keys and values in float16. */
@@ -92,32 +89,6 @@ describe('node-llama-cpp', () => {
       2 * ROUNDING,
     )
   })
-
-  /** A file of an adapter with something changed. */
-  function changed(name: string, change: (tensors: ReturnType<typeof decodeGguf>) => void): string {
-    const decoded = decodeGguf(Uint8Array.from(readFileSync(file(name))).buffer)
-    change(decoded)
-    writeFileSync(file('changed.gguf'), encodeGguf(Object.fromEntries(decoded.metadata), decoded.tensors))
-    return 'changed.gguf'
-  }
-
-  it('would notice rows that are not permuted, and the alpha of another layer', async () => {
-    await write('right', lora())
-    const expected = probabilities('right-merged.gguf')
-    expect(
-      distance(
-        probabilities(
-          'base.gguf',
-          changed('right.gguf', () => undefined),
-        ),
-        expected,
-      ),
-    ).toBeLessThan(ROUNDING)
-    await saveGguf(file('rows.gguf'), lora(), { base: { ...CONFIG, num_attention_heads: 1, num_key_value_heads: 1 } })
-    expect(distance(probabilities('base.gguf', 'rows.gguf'), expected)).toBeGreaterThan(20 * ROUNDING)
-    const other = changed('right.gguf', ({ metadata }) => metadata.set('adapter.lora.alpha', 3))
-    expect(distance(probabilities('base.gguf', other), expected)).toBeGreaterThan(20 * ROUNDING)
-  })
 })
 
 it('docs/serving.md: the program with node-llama-cpp', async () => {
@@ -135,30 +106,3 @@ it('docs/serving.md: the program with node-llama-cpp', async () => {
   const { tensors } = decodeGguf(Uint8Array.from(readFileSync(join(project, 'adapter.gguf'))).buffer)
   expect(tensors.size).toBe(2 * LAYERS.length)
 })
-
-it('@huggingface/gguf reads the metadata', async () => {
-  await saveGguf(file('read.gguf'), lora(), { base: CONFIG })
-  const entry = createRequire(join(project, 'package.json')).resolve('@huggingface/gguf')
-  const { gguf } = (await import(pathToFileURL(entry).href)) as {
-    gguf: (path: string, options: object) => Promise<Parsed>
-  }
-  const { metadata, tensorInfos } = await gguf(file('read.gguf'), { allowLocalFile: true })
-  expect(metadata).toMatchObject({
-    'general.architecture': 'llama',
-    'general.type': 'adapter',
-    'adapter.type': 'lora',
-    'adapter.lora.alpha': 8,
-  })
-  const [first] = tensorInfos
-  expect({ ...first, shape: first.shape.map(Number) }).toMatchObject({
-    name: 'blk.0.attn_q.weight.lora_a',
-    shape: [32, 4],
-  })
-  expect(tensorInfos).toHaveLength(2 * LAYERS.length)
-  expect((await loadGguf(file('read.gguf'))).layers.size).toBe(LAYERS.length)
-})
-
-interface Parsed {
-  readonly metadata: Readonly<Record<string, unknown>>
-  readonly tensorInfos: readonly { readonly name: string; readonly shape: readonly bigint[] }[]
-}

@@ -1,5 +1,5 @@
 /** The programs of docs/serving.md with onnxruntime-node and Transformers.js, on the tiny models. */
-import { execFileSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
@@ -8,7 +8,7 @@ import { LilyModel } from '../../lib/index.js'
 import { relativeError } from '../support/compare.js'
 import { programsOf, requiredBy } from '../support/guides.js'
 import { interopProject } from '../support/interop.js'
-import { computeEncoder } from '../support/onnx-compute.js'
+import { encoderOutputs } from '../support/onnx-baked.js'
 import {
   DECODER_LAYERS,
   decoderOnnx,
@@ -46,11 +46,11 @@ function write(name: string, content: string | Uint8Array): void {
   writeFileSync(join(folder, name), content)
 }
 
-/** Runs a program. Returns the lines that it prints. */
-function run(source: string): string[] {
+/** Runs a program. Returns the lines that it prints, and its errors. */
+function run(source: string): { lines: string[]; stderr: string } {
   write('program.mjs', source)
-  const output = execFileSync(process.execPath, ['program.mjs'], { cwd: folder, encoding: 'utf8' })
-  return output.trimEnd().split('\n')
+  const { stdout, stderr } = spawnSync(process.execPath, ['program.mjs'], { cwd: folder, encoding: 'utf8' })
+  return { lines: stdout.trimEnd().split('\n'), stderr }
 }
 
 it('onnxruntime-node: two adapters in turn, and the base model', async () => {
@@ -63,10 +63,12 @@ it('onnxruntime-node: two adapters in turn, and the base model', async () => {
   await polite.savePretrained(join(folder, 'polite'))
   write('model.onnx', encoderOnnx(tinyEncoder()))
 
-  const printed = run(programWith('onnxruntime-node')).map((line) => line.split(' ').map(Number))
+  const { lines, stderr } = run(programWith('onnxruntime-node'))
+  const printed = lines.map((line) => line.split(' ').map(Number))
   const inputs = { shape: [1, 4], ids: [3, 1, 4, 1], flags: [1, 1, 1, 1] } as const
-  const expected = [french, polite, null].map((model) => computeEncoder(tinyEncoder(), inputs, model).logits)
-  expect(printed).toHaveLength(3)
+  const outputs = await Promise.all([french, polite, null].map((adapter) => encoderOutputs(inputs, adapter)))
+  const expected = outputs.map(({ logits }) => logits)
+  expect(printed, stderr).toHaveLength(3)
   for (const [i, logits] of expected.entries()) expect(relativeError(printed[i], logits)).toBeLessThan(1e-5)
   expect(relativeError(printed[0], expected[1])).toBeGreaterThan(1e-2)
   expect(relativeError(printed[0], expected[2])).toBeGreaterThan(1e-2)
@@ -84,7 +86,11 @@ it('Transformers.js: text of an adapter and of the base model', async () => {
   write('models/base/onnx/model.onnx', decoderOnnx(tinyDecoder()))
   for (const [name, content] of Object.entries(decoderFiles(words))) write(`models/base/${name}`, content)
 
-  const expected = [adapter, null].map((model) => generatedText(words, model))
-  expect(run(programWith('@huggingface/transformers'))).toEqual(expected)
+  const expected = await Promise.all([adapter, null].map((model) => generatedText(words, model)))
+  const program = programWith('@huggingface/transformers')
+  const { lines, stderr } = run(program)
+  expect(lines, stderr).toEqual(expected)
   expect(new Set(expected).size).toBe(2)
+  // Why the guide replaces `forward`.
+  expect(run(program.replace(/^model\.forward = .*$/m, '')).stderr).toContain('Missing the following inputs')
 })

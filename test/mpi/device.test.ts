@@ -9,8 +9,6 @@ import { type Averages, expectAverages } from '../support/mpi-average.js'
 
 const ranks = 2
 const layers = [0, 1].map((l) => ({ name: `${l}.proj`, inFeatures: 8, outFeatures: 8 }))
-const created = (seed: number) =>
-  LilyModel.create({ layers, config: { r: 4, targetModules: ['proj'], initWeights: false }, seed })
 const bytesOf = ({ data }: { data: ArrayBufferView }) =>
   new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice()
 
@@ -31,7 +29,8 @@ describe.for(libraries)('with $name', ({ library }) => {
   test('broadcasts and steps', async ({ skip }) => {
     const env = environment(skip)
     const answers = await answersOf<Answer>('device', { library, ranks, env })
-    const model = created(0)
+    const config = { r: 4, targetModules: ['proj'], initWeights: false }
+    const model = LilyModel.create({ layers, config, seed: 0 })
     const start = new Map(Array.from(model.parameters(), ([name, { value }]) => [name, bytesOf(value)]))
     for (const [p, { grad }] of [...model.parameters().values()].entries()) {
       // The weights are 1 and 2 of 3, and the gradients once and twice the same.
@@ -42,8 +41,8 @@ describe.for(libraries)('with $name', ({ library }) => {
     optimiser.step()
     const numbers = (bytes: Uint8Array) => new Float32Array(bytes.slice().buffer)
     for (const answer of answers) {
-      const { start: _, notFinite, mixed, ...own } = answer
-      const { start: first, notFinite: __, mixed: refusal, ...expected } = answers[0]
+      const { start: _, mixed, ...own } = answer
+      const { start: first, mixed: refusal, ...expected } = answers[0]
       expect(own, 'bits of all ranks').toEqual(expected)
       expect([answer.start, first]).toEqual([start, start])
       for (const [name, { value, grad }] of model.parameters()) {
@@ -56,8 +55,6 @@ describe.for(libraries)('with $name', ({ library }) => {
       expect(mixed).toEqual(refusal)
       expect(mixed?.message).toMatch(/cuda/)
       expect(mixed?.message).toMatch(/cpu/)
-      const unchanged = new Map(Array.from(created(3).parameters(), ([name, { value }]) => [name, bytesOf(value)]))
-      expect(notFinite).toEqual({ skippedSteps: 1, bytes: unchanged })
     }
   })
 })

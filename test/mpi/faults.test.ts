@@ -15,6 +15,8 @@ const PHASES = OPERATIONS.flatMap((operation) =>
 
 /** Faults that no launcher notices: the other rank waits until its time is over. */
 const UNNOTICED = ['stop', 'hang']
+/** Faults that the rank itself notices at its end, where one operation is as another, but for the first and the last one. */
+const NOTICED = ['exit 0', 'exit 3', 'end', 'throw', 'reject']
 /** Longer than the start of ranks on a machine with other work, so that only the victim is missing. */
 const TIMEOUT = 6000
 /** What nothing that ends for another reason waits for. */
@@ -31,7 +33,9 @@ function jobsOf(fault: Fault): Job[] {
   // finalize() ends without the thread of JavaScript, and then this process is on its own: one that is stopped after
   // MPI_Finalize is a process for which only mpirun waits.
   const isOver = (name: string) => name === 'in finalize' && ['hang', 'end', 'stop'].includes(fault)
-  return PHASES.filter(({ name }) => !isOver(name)).map((phase, i) => ({
+  const isAsOthers = ({ operation }: Pick<Job, 'operation'>) =>
+    NOTICED.includes(fault) && ['broadcast', 'barrier'].includes(operation)
+  return PHASES.filter((phase) => !isOver(phase.name) && !isAsOthers(phase)).map((phase, i) => ({
     ...phase,
     fault,
     // Both ranks fail at every operation, one before and the other in it.

@@ -4,9 +4,8 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
-import { runCli } from '../support/cli.js'
 import { findProgram } from '../support/find-program.js'
-import { LIBRARIES, libraries, type Library, missingLibrary, runJob, type Skip, skipWithout } from '../support/mpi.js'
+import { LIBRARIES, libraries, type Library, runJob, type Skip, skipWithout } from '../support/mpi.js'
 import { temporaryFolder } from '../support/temporary.js'
 import type { Input } from './programs/ends.js'
 import type { Answer } from './programs/start.js'
@@ -24,8 +23,8 @@ function compile(skip: Skip, kind: 'STANDARD' | 'DRAFT' | 'FUNNELED' | 'UNKNOWN'
   return library
 }
 
-async function start(library: Library, LILY_MPI_LIBRARY?: string) {
-  const env: Record<string, string> = LILY_MPI_LIBRARY === undefined ? {} : { LILY_MPI_LIBRARY }
+async function start(library: Library, LILY_MPI_LIBRARY: string) {
+  const env = { LILY_MPI_LIBRARY }
   const { code, stderr, answers, left } = await runJob('start', { library, ranks: 2, env })
   expect(left).toEqual([])
   return { code, stderr, answers: [...answers.values()] as Answer[] }
@@ -47,16 +46,14 @@ async function refused(library: Library, LILY_MPI_LIBRARY: string, isFinalized =
 describe.for(libraries)('with $name', ({ library }) => {
   const other = library === openMpi ? mpich : openMpi
 
-  test('each launcher gets its own library, which LILY_MPI_LIBRARY may name as well', async ({ skip }) => {
+  // operations.test.ts shows that each launcher gets its own library.
+  test('LILY_MPI_LIBRARY names the library', async ({ skip }) => {
     skipWithout(skip, library)
-    for (const named of [undefined, library.file]) {
-      const { code, answers, stderr } = await start(library, named)
-      expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-      expect(answers.map(({ gathered }) => gathered)).toEqual([
-        [0, 1],
-        [0, 1],
-      ])
-      for (const found of answers) expect(found.library).toMatch(library.version)
+    const { code, answers, stderr } = await start(library, library.file)
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    for (const { gathered, library: found } of answers) {
+      expect(gathered).toEqual([0, 1])
+      expect(found).toMatch(library.version)
     }
   })
 
@@ -66,23 +63,13 @@ describe.for(libraries)('with $name', ({ library }) => {
     expect(message).toContain(other.name)
     expect(message).toContain(library.name)
   })
+})
 
-  test('LILY_MPI_LIBRARY that does not exist', async ({ skip }) => {
-    skipWithout(skip, library)
-    const path = join(folder, 'nothing.so')
-    const message = await refused(library, path)
-    for (const text of [/nothing\.so/, /No such file|does not exist/, /LILY_MPI_LIBRARY/]) expect(message).toMatch(text)
-  })
-
-  test('LILY_MPI_LIBRARY that is no library, or no library of MPI', async ({ skip }) => {
-    skipWithout(skip, library)
-    const text = join(folder, 'text.so')
-    writeFileSync(text, 'no library')
-    expect(await refused(library, text)).toMatch(/text\.so/)
-    const message = await refused(library, 'libc.so.6')
-    expect(message).toContain('libc.so.6')
-    expect(message).toContain('MPI_Get_library_version')
-  })
+test('LILY_MPI_LIBRARY that is no library of MPI', async ({ skip }) => {
+  skipWithout(skip, mpich)
+  const message = await refused(mpich, 'libc.so.6')
+  expect(message).toContain('libc.so.6')
+  expect(message).toContain('MPI_Get_library_version')
 })
 
 test('a library of an implementation that is not known', async ({ skip }) => {
@@ -104,11 +91,10 @@ test('the standard ABI of MPI 5, whose handles are other ones', async ({ skip })
   skipWithout(skip, mpich)
   const { code, stderr, answers } = await start(mpich, compile(skip, 'STANDARD'))
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-  expect(answers.map(({ gathered }) => gathered)).toEqual([
-    [0, 1],
-    [0, 1],
-  ])
-  for (const found of answers) expect(found.library).toBe('Standard 5.0 of a test')
+  for (const { gathered, library } of answers) {
+    expect(gathered).toEqual([0, 1])
+    expect(library).toBe('Standard 5.0 of a test')
+  }
 })
 
 test('an MPI_Abort that calls exit()', async ({ skip }) => {
@@ -139,20 +125,4 @@ test('no library: the packages of Debian, the modules of clusters, and what was 
   for (const text of [...files, 'openmpi-bin', 'mpich', 'module load', 'LILY_MPI_LIBRARY']) {
     expect(refusal!.message).toContain(text)
   }
-})
-
-test('doctor shows the library, or why there is none', async ({ skip }) => {
-  const installed = LIBRARIES.filter(({ name }) => missingLibrary(name) === undefined)
-  const { code, stdout } = await runCli(['doctor'], {})
-  expect(code).toBe(0)
-  const line = stdout.split('\n').find((line) => /^mpi\b/i.test(line))
-  skip(installed.length === 0, 'no library')
-  expect(line).toMatch(new RegExp(installed.map(({ name }) => name).join('|')))
-  for (const { name, file } of installed) {
-    const { stdout } = await runCli(['doctor'], { LILY_MPI_LIBRARY: file })
-    expect(stdout).toMatch(new RegExp(`^mpi\\b.*${name}`, 'im'))
-  }
-  const without = await runCli(['doctor'], { LILY_MPI_LIBRARY: '/nothing/libmpi.so' })
-  expect(without.code, 'MPI is optional').toBe(0)
-  expect(without.stdout).toMatch(/^mpi\b.*(\/nothing\/libmpi\.so)/im)
 })

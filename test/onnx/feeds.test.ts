@@ -1,79 +1,28 @@
 /**
- * The values of the inputs of ONNX models with an adapter.
+ * The inputs of ONNX models with an adapter: their types, shapes and memory, and which adapters a graph accepts.
+ * test/interop/onnx-graphs.test.ts shows that graphs compute the adapter from their values.
  *
- * @project cpu wasm
+ * @project cpu
  */
 import { describe, expect, it, vi } from 'vitest'
 import { type AdapterModel, LilyModel, type LilyConfigOptions, LoraModel } from '../../lib/index.js'
-import { inject, type InjectedModel } from '../../lib/onnx/index.js'
+import { inject } from '../../lib/onnx/index.js'
 import { expectRefused } from '../refusals/refused.js'
 import { unpack } from '../support/dtypes.js'
 import { baseModel, D_IN, LAYERS, lily, lora } from '../support/onnx-layers.js'
 
 const base = baseModel()
 
-/** Row i and column j of a matrix with so many columns. */
-const at = (values: ArrayLike<number>, columns: number) => (i: number, j: number) => values[i * columns + j]
-
 function matrix(rows: number, columns: number, element: (i: number, j: number) => number) {
   const data = Float32Array.from({ length: rows * columns }, (_, k) => element(Math.floor(k / columns), k % columns))
   return { type: 'float32', location: 'cpu', dims: [rows, columns], data }
 }
 
-async function feedsOf(model: AdapterModel, injected?: InjectedModel) {
-  return (injected ?? (await inject(base, model))).feeds(model)
-}
+const feedsOf = async (model: AdapterModel) => (await inject(base, model)).feeds(model)
 
 const [q0, v0, q1, q2] = LAYERS.map(({ name }) => name)
 
 describe('values', () => {
-  it('of LoRA: A^T, and B^T times the scaling', async () => {
-    const model = lora(3, { rankPattern: { v: 2 }, loraAlpha: 6 })
-    const feeds = await feedsOf(model)
-    expect(Object.keys(feeds)).toEqual([...model.parameters().keys()])
-    for (const { name, a, b, outFeatures } of model.layers.values()) {
-      const r = name === v0 ? 2 : 3
-      const [ofA, ofB] = [at(a.value.data, D_IN), at(b.value.data, r)]
-      expect(feeds[a.name]).toEqual(matrix(D_IN, r, (i, j) => ofA(j, i)))
-      expect(feeds[b.name]).toEqual(matrix(r, outFeatures, (i, j) => (6 / r) * ofB(j, i)))
-    }
-  })
-
-  it('of constant mixtures: A^T, and C times the scaling', async () => {
-    const model = lily({ routing: 'learned', r: 2, numB: 3, scaling: 0.5 })
-    const feeds = await feedsOf(model)
-    expect(Object.keys(feeds)).toEqual(LAYERS.flatMap(({ name }) => ['A', 'B'].map((m) => `${name}.lora_${m}.weight`)))
-    for (const { name, a, b, router, outFeatures } of model.layers.values()) {
-      const powers = Array.from(router.value.data, (z) => Math.exp(z))
-      const sum = powers.reduce((left, right) => left + right)
-      const [ofA, ofB] = [at(a.value.data, D_IN), at(b.value.data, outFeatures)]
-      expect(feeds[`${name}.lora_A.weight`]).toEqual(matrix(D_IN, 2, (i, j) => ofA(j, i)))
-      const { data, dims } = matrix(2, outFeatures, (i, j) =>
-        powers.reduce((c, power, e) => c + (0.5 * power * ofB(e * 2 + i, j)) / sum, 0),
-      )
-      expect(feeds[`${name}.lora_B.weight`].dims).toEqual(dims)
-      feeds[`${name}.lora_B.weight`].data.forEach((value, i) => expect(value).toBeCloseTo(data[i], 5))
-    }
-  })
-
-  it.each(['token', 'batch', 'sequence'] as const)(
-    'of routing %s: A^T, R^T, and B times the scaling',
-    async (routing) => {
-      const model = lily({ routing, r: 3, numB: 5, scaling: 2 })
-      const feeds = await feedsOf(model)
-      expect(Object.keys(feeds)).toEqual([...model.parameters().keys()])
-      for (const { name, value, kind } of model.parameters().values()) {
-        const { data } = value
-        const [rows, columns] = value.shape
-        if (kind !== 'b') expect(feeds[name]).toEqual(matrix(columns, rows, (i, j) => at(data, columns)(j, i)))
-        else {
-          const dims = routing === 'token' ? [15, columns] : [5, 3 * columns]
-          expect(feeds[name]).toMatchObject({ dims, data: (data as Float32Array).map((number) => 2 * number) })
-        }
-      }
-    },
-  )
-
   it('are float32 of parameters of 16 bits', async () => {
     const config = { r: 1, numB: 2, routing: 'token', targetModules: ['v'], initWeights: false } as const
     const model = LilyModel.create({ layers: LAYERS, config, dtype: 'bfloat16', seed: 3 })

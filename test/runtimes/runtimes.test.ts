@@ -2,7 +2,6 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { cpSync, existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { buildSync } from 'esbuild'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { packageRoot } from '../../lib/binding/root.js'
 import { isLong } from '../support/runs.js'
@@ -65,19 +64,6 @@ describe.each(runtimes)('%s', (runtime, options) => {
 
   test.each(FORMATS)('%s', (format) => {
     expect(run(MODULES[format].file, consumer(format))).toEqual(expected)
-  })
-
-  test.each(FORMATS)('bundled by esbuild as %s, with the package external', (format) => {
-    const [bundle] = buildSync({
-      stdin: { contents: consumer('ESM') },
-      bundle: true,
-      external: ['lily-kernels'],
-      format: format === 'ESM' ? 'esm' : 'cjs',
-      platform: 'node',
-      write: false,
-    }).outputFiles
-    expect(bundle.text).toMatch(format === 'ESM' ? /from ["']lily-kernels["']/ : /require\(["']lily-kernels["']\)/)
-    expect(run(`bundled-${MODULES[format].file}`, bundle.text)).toEqual(expected)
   })
 
   test('async calls', () => {

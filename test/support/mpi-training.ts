@@ -11,7 +11,7 @@ import {
 import { type Float, pack, unpack } from './dtypes.js'
 import { gaussian, randomFrom } from './random.js'
 
-export const KINDS = ['sequence', 'sequence, mask', 'token', 'uniform', 'fixed', 'learned', 'lora', 'batch'] as const
+export const KINDS = ['sequence', 'token', 'uniform', 'lora', 'batch'] as const
 export type Kind = (typeof KINDS)[number]
 
 const WIDTH = 12
@@ -19,7 +19,10 @@ const LAYERS = [0, 1, 2].map((l) => ({ name: `layers.${l}.proj`, inFeatures: WID
 /** Tokens of each sequence of the batch. */
 const LENGTHS = [5, 3, 9, 1, 6, 4, 2, 8]
 /** The sequences of each rank: unequal shares. */
-const SHARES: Readonly<Record<number, readonly number[]>> = { 1: [8], 2: [3, 5], 3: [2, 5, 1], 4: [2, 1, 4, 1] }
+const SHARES: Readonly<Record<number, readonly number[]>> = { 1: [8], 2: [3, 5], 4: [2, 1, 4, 1] }
+
+/** Of a training. */
+export const STEPS = 4
 
 export const SETTINGS: AdamWOptions = {
   lr: 0.02,
@@ -37,11 +40,9 @@ export function createModel(kind: Kind, dtype: Float = 'float32', seed = 7): Ada
     fill(model, seed)
     return model
   }
-  const routing = kind === 'fixed' ? 'sequence' : kind === 'sequence, mask' ? 'sequence' : kind
-  const config = { r: 4, numB: 3, strideA: 2, scaling: 2, routing, targetModules }
+  const config = { r: 4, numB: 3, strideA: 2, scaling: 2, routing: kind, targetModules }
   const model = LilyModel.create({ layers: LAYERS, config, seed, dtype })
   fill(model, seed)
-  if (kind === 'fixed') model.freeze(new Map(LAYERS.map(({ name }, l) => [name, [0.2 + 0.1 * l, 0.5, 0.3 - 0.1 * l]])))
   return model
 }
 
@@ -61,8 +62,6 @@ export interface Share {
   readonly target: Float32Array
   /** [M]: 1 for a token that counts in the loss. */
   readonly kept: Uint8Array
-  /** [M]: 1 for a token that counts in the pooling. */
-  readonly mask: Uint8Array
   readonly keptTokens: number
 }
 
@@ -73,7 +72,6 @@ export function shareOf(step: number, rank: number, ranks: number): Share {
   const x = gaussian(random, tokens * WIDTH)
   const target = gaussian(random, tokens * WIDTH)
   const kept = Uint8Array.from({ length: tokens }, () => (random() < 0.6 ? 1 : 0))
-  const mask = Uint8Array.from({ length: tokens }, () => (random() < 0.8 ? 1 : 0))
   const first = SHARES[ranks].slice(0, rank).reduce((sum, count) => sum + count, 0)
   const lengths = LENGTHS.slice(first, first + SHARES[ranks][rank])
   const begin = LENGTHS.slice(0, first).reduce((sum, length) => sum + length, 0)
@@ -86,7 +84,6 @@ export function shareOf(step: number, rank: number, ranks: number): Share {
     x: x.slice(begin * WIDTH, end * WIDTH),
     target: target.slice(begin * WIDTH, end * WIDTH),
     kept: part,
-    mask: mask.slice(begin, end),
     keptTokens: part.reduce((sum, isKept) => sum + isKept, 0),
   }
 }
@@ -96,13 +93,10 @@ export function shareOf(step: number, rank: number, ranks: number): Share {
  * a chain of residual layers. Returns the loss.
  */
 export function addGradients(model: AdapterModel, kind: Kind, share: Share, dtype: Float = 'float32'): number {
-  const { tokens, offsets, kept, mask, keptTokens, target } = share
+  const { tokens, offsets, kept, keptTokens, target } = share
   const shape = [tokens, WIDTH]
   // Of Lily alone.
-  const options: object = {
-    ...((kind === 'sequence' || kind === 'sequence, mask') && { sequenceOffsets: offsets }),
-    ...(kind === 'sequence, mask' && { mask }),
-  }
+  const options: object = kind === 'sequence' ? { sequenceOffsets: offsets } : {}
   let x: Tensor = tensor(pack(dtype, share.x), shape, dtype)
   const saved: AdapterSaved[] = []
   for (const layer of model.layers.values()) {

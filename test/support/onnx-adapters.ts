@@ -1,7 +1,7 @@
 /** Adapters for the tiny models of onnx-models.ts, and the inputs with which tests run them. */
 import { type AdapterModel, type LilyConfigOptions, LilyModel, LoraModel } from '../../lib/index.js'
-import type { EncoderInputs } from './onnx-compute.js'
 import type { TinyLayer } from './onnx-models.js'
+import type { EncoderInputs } from './onnx-sessions.js'
 import { gaussian, randomFrom } from './random.js'
 
 /** Creates an adapter of a rank and a number of experts, which LoRA has not. */
@@ -24,29 +24,21 @@ function randomized<M extends AdapterModel>(model: M): M {
 }
 
 const lily =
-  (given: Partial<LilyConfigOptions>) =>
+  (routing: LilyConfigOptions['routing']) =>
   (layers: readonly TinyLayer[], targetModules: readonly string[], r: number, numB: number): LilyModel => {
-    const config = { strideA: 2, scaling: 1.5, ...given, r, numB, targetModules }
+    const config = { strideA: 2, scaling: 1.5, routing, r, numB, targetModules }
     return randomized(LilyModel.create({ layers: shapes(layers), config }))
   }
 
-/** The kinds of adapters by their mixtures. */
+/** The kinds of adapters whose graphs differ. Constant mixtures of Lily have that of LoRA. */
 export const KINDS: Readonly<Record<string, Create>> = {
   LoRA: (layers, targetModules, r) => {
     const config = { r, loraAlpha: 6, useRslora: true, targetModules }
     return randomized(LoraModel.create({ layers: shapes(layers), config }))
   },
-  'Lily, uniform': lily({ routing: 'uniform' }),
-  'Lily, frozen': (layers, targetModules, r, numB) => {
-    const model = lily({})(layers, targetModules, r, numB)
-    const random = randomFrom(55)
-    const weights = () => Array.from({ length: numB }, () => (2 * random()) / numB)
-    model.freeze(new Map(Array.from(model.layers.keys(), (name) => [name, weights()])))
-    return model
-  },
-  'Lily, token': lily({ routing: 'token' }),
-  'Lily, sequence': lily({ routing: 'sequence' }),
-  'Lily, batch': lily({ routing: 'batch' }),
+  'Lily, token': lily('token'),
+  'Lily, sequence': lily('sequence'),
+  'Lily, batch': lily('batch'),
 }
 
 /** Two adapters of different ranks, and none. */
@@ -88,7 +80,7 @@ export const CALLS: readonly (readonly [tokens: readonly number[], name: keyof A
   [[10, 20], 'first'],
 ]
 
-/** The limit of {@link distance} in float32. */
+/** The limit of {@link distance} between two programs that compute in float32. */
 export const FLOAT32 = 1e-5
 
 /** The largest |actual - expected| / (1 + |expected|); NaN if one is NaN. */

@@ -2,8 +2,10 @@
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
 import { type GraphProto, ModelProtoSchema, TensorProto_DataType as DataType } from 'onnx-buf'
 import { type Constant, encodeOnnx, node, type Node, type Value, value } from '../../bench/workload/onnx.js'
+import { transposed } from '../../bench/workload/transposed.js'
 import { type AdapterModel, LilyModel, type LilyConfigOptions, LoraModel } from '../../lib/index.js'
 import { pack } from './dtypes.js'
+import type { Type } from './onnx-reference.js'
 import { gaussian, randomFrom } from './random.js'
 
 export type Numbers = Float32Array | Float64Array | Uint16Array
@@ -26,8 +28,6 @@ export const weights = new Map(LAYERS.map(({ name, outFeatures }) => [name, gaus
 for (const weight of weights.values())
   weight.forEach((number, i) => (weight[i] = Math.max(-8, Math.min(7, Math.round(4 * number))) / 4))
 
-/** Types of x and y. */
-export type Type = 'float32' | 'float16' | 'float64'
 const DATA_TYPES = { float32: DataType.FLOAT, float16: DataType.FLOAT16, float64: DataType.DOUBLE } as const
 export const typed = (type: Type, values: Float32Array): Numbers =>
   type === 'float64' ? Float64Array.from(values) : pack(type, values)
@@ -48,12 +48,6 @@ function typedValue(name: string, type: Type, dims: readonly (number | string)[]
   }))
   const tensor = { elemType: DATA_TYPES[type], shape: dim && { dim } }
   return { name, type: { value: { case: 'tensorType', value: tensor } } }
-}
-
-/** The transpose of a matrix of so many rows. */
-function transposed(values: Float32Array, rows: number): Float32Array {
-  const columns = values.length / rows
-  return values.map((_, i) => values[(i % rows) * columns + Math.floor(i / rows)])
 }
 
 interface Base {
@@ -85,7 +79,7 @@ export function baseModel({
         ...LAYERS.map(({ name }) => nodeOf(`${name}.weight`, `y of ${name}`)),
       ],
       constants: LAYERS.map(({ name, outFeatures }) => {
-        const weight = transposed(weights.get(name) as Float32Array, outFeatures)
+        const weight = transposed(weights.get(name) as Float32Array, outFeatures, D_IN)
         return initializer(`${name}.weight`, type, weight, [D_IN, outFeatures])
       }),
       inputs: [

@@ -1,5 +1,4 @@
 /** A tiny encoder of the BERT family and a tiny decoder of the Llama family, with random weights, as exporters write them. */
-import { getFloat16, setFloat16 } from '@petamoriken/float16'
 import {
   type Attributes,
   type Constant,
@@ -12,6 +11,7 @@ import {
   type Value,
   value,
 } from '../../bench/workload/onnx.js'
+import { transposed } from '../../bench/workload/transposed.js'
 import { gaussian, randomFrom } from './random.js'
 
 /** The nodes that exporters make of a linear layer. */
@@ -24,7 +24,7 @@ export interface TinyLayer {
   readonly form: Form
 }
 
-export interface Matrix {
+interface Matrix {
   readonly shape: readonly number[]
   readonly values: Float32Array
 }
@@ -41,9 +41,9 @@ export const [VOCABULARY, POSITIONS, CLASSES] = [40, 32, 3]
 export const [BLOCKS, HEADS] = [2, 2]
 /** The width of the models, of their MLPs and of a head. */
 export const [D, INNER, D_HEAD] = [32, 48, 16]
-export const EPSILON = 1e-5
-/** The score of a key that a query does not see. Its power is 0 in float32, and it has a float16. */
-export const UNSEEN = -10000
+const EPSILON = 1e-5
+/** The score of a key that a query does not see. Its power is 0 in float32. */
+const UNSEEN = -10000
 
 const blocks = Array.from({ length: BLOCKS }, (_, block) => block)
 
@@ -139,98 +139,16 @@ export function tinyDecoder(): TinyModel {
   )
 }
 
-/** The bits of values as float16. */
-export function halves(values: Float32Array): Uint16Array {
-  const view = new DataView(new ArrayBuffer(2 * values.length))
-  for (const [i, each] of values.entries()) setFloat16(view, 2 * i, each, true)
-  return new Uint16Array(view.buffer)
-}
-
-/** The values of the bits of float16. */
-export function ofHalves(bits: Uint16Array): Float32Array {
-  const view = new DataView(bits.buffer, bits.byteOffset)
-  return Float32Array.from(bits, (_, i) => getFloat16(view, 2 * i, true))
-}
-
-/** The block of MatMulNBits: 32 values of a row have one scale. */
-const BLOCK = 32
-
-interface Quantised {
-  /** [d_out, blocks, 16]: two values in a byte, the first in its lower bits. */
-  readonly packed: Uint8Array
-  /** [d_out, blocks] */
-  readonly scales: Float32Array
-  readonly blocks: number
-  /** [d_out, d_in]: what the numbers stand for. */
-  readonly values: Float32Array
-}
-
-/** Four bits a value: (q - 8) scale, https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits */
-export function quantised({ shape: [rows, columns], values }: Matrix): Quantised {
-  const count = Math.ceil(columns / BLOCK)
-  const packed = new Uint8Array((rows * count * BLOCK) / 2)
-  const scales = new Float32Array(rows * count)
-  const exact = new Float32Array(values.length)
-  for (let row = 0; row < rows; row++) {
-    for (let block = 0; block < count; block++) {
-      const begin = row * columns + block * BLOCK
-      const numbers = values.subarray(begin, Math.min(begin + BLOCK, (row + 1) * columns))
-      const scale = Math.fround(Math.max(...numbers.map(Math.abs)) / 7)
-      scales[row * count + block] = scale
-      for (const [i, number] of numbers.entries()) {
-        const q = Math.round(number / scale) + 8
-        packed[((row * count + block) * BLOCK + i) >> 1] |= i % 2 === 0 ? q : q << 4
-        exact[begin + i] = (q - 8) * scale
-      }
-    }
-  }
-  return { packed, scales, blocks: count, values: exact }
-}
-
-/** How a model is stored. */
-export interface Storage {
-  /** The type of the weights and of all values between them. Default 'float32'. */
-  readonly type?: 'float32' | 'float16'
-  /** The layers with MatMul become MatMulNBits of four bits. Default false. */
-  readonly fourBits?: boolean
-}
-
-/** The model with the numbers that are stored. */
-export function asStored({ layers, tensors }: TinyModel, { type, fourBits }: Storage): TinyModel {
-  const stored = new Map(tensors)
-  if (fourBits === true) {
-    for (const { name, form } of layers) {
-      const weight = stored.get(`${name}.weight`)
-      if (form !== 'Gemm' && weight !== undefined)
-        stored.set(`${name}.weight`, { ...weight, values: quantised(weight).values })
-    }
-  }
-  if (type === 'float16')
-    for (const [name, { shape, values }] of stored) stored.set(name, { shape, values: ofHalves(halves(values)) })
-  return { layers, tensors: stored }
-}
-
-const transposed = ({ shape: [rows, columns], values }: Matrix): Float32Array =>
-  Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)])
-
 /** '/model/layers.0/self_attn/q_proj' for 'model.layers.0.self_attn.q_proj', as PyTorch's exporter writes paths. */
-const pathOf = (name: string) => `/${name.replaceAll(/\.(?!\d)/g, '/')}`
+export const pathOf = (name: string) => `/${name.replaceAll(/\.(?!\d)/g, '/')}`
 
 /** A graph that grows by nodes. */
 class Graph {
   readonly nodes: Node[] = []
   readonly constants: Constant[] = []
   readonly #known = new Set<string>()
-  readonly #type: 'float32' | 'float16'
-  readonly #fourBits: boolean
 
-  constructor(
-    readonly model: TinyModel,
-    { type = 'float32', fourBits = false }: Storage,
-  ) {
-    this.#type = type
-    this.#fourBits = fourBits
-  }
+  constructor(readonly model: TinyModel) {}
 
   /** Adds a node. Returns the name of its output. */
   add(opType: string, inputs: readonly string[], attributes?: Attributes, name = `/${opType}_${this.nodes.length}`) {
@@ -246,21 +164,17 @@ class Graph {
     return name
   }
 
-  #floats(name: string, values: () => Float32Array, shape: readonly number[]): string {
-    return this.#constant(name, () => (this.#type === 'float16' ? halves(values()) : values()), shape)
-  }
-
   integers(...values: readonly number[]): string {
     return this.#constant(`sizes_${values.join('_')}`, () => BigInt64Array.from(values, BigInt), [values.length])
   }
 
   number(each: number): string {
-    return this.#floats(`number_${each}`, () => Float32Array.of(each), [])
+    return this.#constant(`number_${each}`, () => Float32Array.of(each), [])
   }
 
   tensor(name: string): string {
     const { shape, values } = this.#tensorOf(name)
-    return this.#floats(name, () => values, shape)
+    return this.#constant(name, () => values, shape)
   }
 
   #tensorOf(name: string): Matrix {
@@ -296,18 +210,8 @@ class Graph {
     // An exporter that folds the transpose into the weight has no name for it. Its names are numbers.
     const index = this.model.layers.findIndex((layer) => layer.name === name)
     const stored = form === 'MatMul' ? `${name}.MatMul.weight` : `onnx::MatMul_${200 + index}`
-    if (!this.#fourBits) {
-      const w = this.#floats(stored, () => transposed(weight), [K, N])
-      return this.add('MatMul', [x, w], {}, `${path}/MatMul`)
-    }
-    const { packed, scales, blocks: count } = quantised(weight)
-    const inputs = [
-      x,
-      this.#constant(`${stored}_Q4`, () => packed, [N, count, BLOCK / 2]),
-      this.#floats(`${stored}_scales`, () => scales, [N * count]),
-    ]
-    const attributes = { K, N, bits: 4, block_size: BLOCK }
-    return this.add('com.microsoft.MatMulNBits', inputs, attributes, `${path}/MatMul_Q4`)
+    const w = this.#constant(stored, () => transposed(weight.values, N, K), [K, N])
+    return this.add('MatMul', [x, w], {}, `${path}/MatMul`)
   }
 
   /** [B, heads, N, d_head] of [B, N, d]. */
@@ -330,17 +234,8 @@ class Graph {
   ) {
     for (const [output, [name]] of Object.entries(outputs)) this.nodes.push(node('Identity', [name], output))
     const { nodes, constants } = this
-    const values = Object.entries(outputs).map(([name, [, shape]]) => value(name, this.#typeOf(name), shape))
+    const values = Object.entries(outputs).map(([name, [, shape]]) => value(name, 'float32', shape))
     return encodeOnnx({ nodes, constants, inputs, outputs: values })
-  }
-
-  /** Logits are float32. */
-  #typeOf(output: string) {
-    return output === 'logits' ? 'float32' : this.#type
-  }
-
-  logits(x: string): string {
-    return this.#type === 'float32' ? x : this.add('Cast', [x], { to: TYPES.float32 })
   }
 }
 
@@ -348,8 +243,8 @@ class Graph {
  * The encoder: input_ids and attention_mask [B, N] to last_hidden_state [B, N, d] and the logits [B, classes] of the first
  * token.
  */
-export function encoderOnnx(model: TinyModel, storage: Storage = {}): Uint8Array<ArrayBuffer> {
-  const graph = new Graph(model, storage)
+export function encoderOnnx(model: TinyModel): Uint8Array<ArrayBuffer> {
+  const graph = new Graph(model)
   const norm = (name: string, x: string) =>
     graph.add('LayerNormalization', [x, graph.tensor(`${name}.weight`), graph.tensor(`${name}.bias`)], {
       axis: -1,
@@ -380,7 +275,7 @@ export function encoderOnnx(model: TinyModel, storage: Storage = {}): Uint8Array
   const inputs = ['input_ids', 'attention_mask'].map((name) => value(name, 'int64', ['batch_size', 'sequence_length']))
   return graph.encode(inputs, {
     last_hidden_state: [x, ['batch_size', 'sequence_length', D]],
-    logits: [graph.logits(graph.linear('classifier', first, 2)), ['batch_size', CLASSES]],
+    logits: [graph.linear('classifier', first, 2), ['batch_size', CLASSES]],
   })
 }
 
@@ -388,9 +283,8 @@ export function encoderOnnx(model: TinyModel, storage: Storage = {}): Uint8Array
  * The decoder: input_ids and position_ids [B, N], attention_mask [B, P + N] and past_key_values.<block>.key and .value
  * [B, heads, P, d_head] to logits [B, N, vocabulary] and present.<block>.key and .value [B, heads, P + N, d_head].
  */
-export function decoderOnnx(model: TinyModel, storage: Storage = {}): Uint8Array<ArrayBuffer> {
-  const graph = new Graph(model, storage)
-  const { type = 'float32' } = storage
+export function decoderOnnx(model: TinyModel): Uint8Array<ArrayBuffer> {
+  const graph = new Graph(model)
   const norm = (name: string, x: string) => {
     const squares = graph.add('ReduceMean', [graph.add('Mul', [x, x])], { axes: [-1] })
     const root = graph.add('Sqrt', [graph.add('Add', [squares, graph.number(EPSILON)])])
@@ -430,13 +324,13 @@ export function decoderOnnx(model: TinyModel, storage: Storage = {}): Uint8Array
     ])
     x = graph.add('Add', [x, graph.linear(`${at}.mlp.down_proj`, inner)])
   }
-  const logits = graph.logits(graph.linear('lm_head', norm('model.norm', x)))
+  const logits = graph.linear('lm_head', norm('model.norm', x))
   const inputs = [
     ...['input_ids', 'position_ids'].map((name) => value(name, 'int64', ['batch_size', 'sequence_length'])),
     value('attention_mask', 'int64', ['batch_size', 'total_sequence_length']),
     ...blocks.flatMap((block) =>
       ['key', 'value'].map((part) =>
-        value(`past_key_values.${block}.${part}`, type, ['batch_size', HEADS, 'past_sequence_length', D_HEAD]),
+        value(`past_key_values.${block}.${part}`, 'float32', ['batch_size', HEADS, 'past_sequence_length', D_HEAD]),
       ),
     ),
   ]

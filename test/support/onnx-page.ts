@@ -1,4 +1,4 @@
-/** What a page runs: the tiny models with adapters in sessions of ONNX Runtime Web. */
+/** The tiny models with adapters in sessions of ONNX Runtime: a page and the test that compares it with Node.js run this. */
 import { inject } from '../../lib/onnx/index.js'
 import { type Adapters, adaptersOf, CALLS, KINDS, TEXTS } from './onnx-adapters.js'
 import { DECODER_LAYERS, decoderOnnx, ENCODER_LAYERS, encoderOnnx, tinyDecoder, tinyEncoder } from './onnx-models.js'
@@ -14,7 +14,7 @@ export interface Injection {
 }
 
 /** The adapters of the encoder's turns in a session. */
-export const TURNS: readonly (keyof Adapters)[] = ['first', 'second', 'base', 'first']
+const TURNS: readonly (keyof Adapters)[] = ['first', 'second', 'base', 'first']
 
 /** Returns the logits of each of {@link TURNS}. */
 export async function runEncoders(
@@ -29,7 +29,7 @@ export async function runEncoders(
   const all: number[][] = []
   for (const name of TURNS) {
     const { logits } = await runEncoder(ort, session, TEXTS, await injected.feeds(adapters[name], ort.Tensor))
-    all.push([...logits])
+    all.push([...logits.data])
   }
   return all
 }
@@ -41,7 +41,8 @@ export async function runDecoder(ort: Ort, provider: string, { kind, targets }: 
   const running = new DecoderSession(ort, await sessionOf(ort, provider, injected.bytes), 2)
   const all: number[][] = []
   // Objects in place of tensors, which sessions accept, too.
-  for (const [ids, name] of CALLS) all.push([...(await running.call(ids, await injected.feeds(adapters[name])))])
+  for (const [ids, name] of CALLS)
+    all.push([...(await running.call(ids, await injected.feeds(adapters[name]))).logits.data])
   return all
 }
 

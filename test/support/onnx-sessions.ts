@@ -1,6 +1,13 @@
 /** Runs the tiny models of onnx-models.ts in sessions of ONNX Runtime, of any of its packages. */
-import type { EncoderInputs } from './onnx-compute.js'
 import { BLOCKS, D_HEAD, HEADS } from './onnx-models.js'
+
+/** The numbers of tokens and their flags, [B, N] in row-major order. */
+export interface EncoderInputs {
+  readonly shape: readonly [batch: number, tokens: number]
+  readonly ids: readonly number[]
+  /** 0 for padding. */
+  readonly flags: readonly number[]
+}
 
 export interface OrtTensor {
   readonly data: Float32Array
@@ -9,8 +16,8 @@ export interface OrtTensor {
 }
 
 type OrtTensorClass = new (
-  type: 'float32' | 'float16' | 'int64' | 'bool',
-  data: Float32Array | Uint16Array | BigInt64Array | Uint8Array,
+  type: string,
+  data: Float32Array | Float64Array | Uint16Array | BigInt64Array,
   dims: readonly number[],
 ) => OrtTensor
 
@@ -31,16 +38,18 @@ export interface Ort {
 const integers = ({ Tensor }: Ort, values: readonly number[], shape: readonly number[]): OrtTensor =>
   new Tensor('int64', BigInt64Array.from(values, BigInt), shape)
 
-/** @param feeds the inputs for an adapter */
+/**
+ * @param feeds the inputs for an adapter
+ * @returns the outputs, `logits` and `last_hidden_state` among them
+ */
 export async function runEncoder(
   ort: Ort,
   session: Session,
   { shape, ids, flags }: EncoderInputs,
   feeds: Readonly<Record<string, unknown>> = {},
-): Promise<{ logits: Float32Array; hidden: Float32Array }> {
+): Promise<Record<string, OrtTensor>> {
   const inputs = { input_ids: integers(ort, ids, shape), attention_mask: integers(ort, flags, shape) }
-  const { logits, last_hidden_state: hidden } = await session.run({ ...inputs, ...feeds })
-  return { logits: logits.data, hidden: hidden.data }
+  return session.run({ ...inputs, ...feeds })
 }
 
 /** The decoder in a session with its cache: each call appends to it. */
@@ -53,10 +62,8 @@ export class DecoderSession {
     readonly ort: Ort,
     readonly session: Session,
     readonly batch: number,
-    type: 'float32' | 'float16' = 'float32',
   ) {
-    const none = () =>
-      new ort.Tensor(type, type === 'float32' ? new Float32Array() : new Uint16Array(), [batch, HEADS, 0, D_HEAD])
+    const none = () => new ort.Tensor('float32', new Float32Array(), [batch, HEADS, 0, D_HEAD])
     this.#flags = Array.from({ length: batch }, () => [])
     for (let block = 0; block < BLOCKS; block++)
       for (const part of ['key', 'value']) this.#past[`past_key_values.${block}.${part}`] = none()
@@ -65,27 +72,26 @@ export class DecoderSession {
   /**
    * @param feeds the inputs for an adapter
    * @param flags [B, N]: 0 for padding; default: there is none
-   * @returns logits [B, N, vocabulary] of the tokens [B, N], which follow those of earlier calls
+   * @returns the outputs: `logits` [B, N, vocabulary] of the tokens [B, N], which follow those of earlier calls
    */
   async call(
     ids: readonly number[],
     feeds: Readonly<Record<string, unknown>> = {},
     flags?: readonly number[],
-  ): Promise<Float32Array> {
+  ): Promise<Record<string, OrtTensor>> {
     const tokens = ids.length / this.batch
     const shape = [this.batch, tokens]
     const past = this.#flags[0].length
     for (const [index] of ids.entries()) this.#flags[Math.floor(index / tokens)].push(flags?.[index] ?? 1)
     const positions = ids.map((_, index) => past + (index % tokens))
-    const { logits, ...presents } = await this.session.run({
+    const outputs = await this.session.run({
       input_ids: integers(this.ort, ids, shape),
       position_ids: integers(this.ort, positions, shape),
       attention_mask: integers(this.ort, this.#flags.flat(), [this.batch, past + tokens]),
       ...this.#past,
       ...feeds,
     })
-    const entries = Object.entries(presents)
-    this.#past = Object.fromEntries(entries.map(([name, each]) => [name.replace('present', 'past_key_values'), each]))
-    return logits.data
+    for (const name of Object.keys(this.#past)) this.#past[name] = outputs[name.replace('past_key_values', 'present')]
+    return outputs
   }
 }

@@ -1,8 +1,9 @@
 /** The words of the tiny decoder, as Transformers.js reads them, and the text that it generates. */
 // cspell:ignore vocab
 import type { AdapterModel } from '../../lib/index.js'
-import { ComputedDecoder } from './onnx-compute.js'
-import { BLOCKS, D, HEADS, tinyDecoder, VOCABULARY } from './onnx-models.js'
+import { bakedSession, ortOfNode } from './onnx-baked.js'
+import { BLOCKS, D, decoderOnnx, HEADS, tinyDecoder, VOCABULARY } from './onnx-models.js'
+import { DecoderSession } from './onnx-sessions.js'
 
 /** The words of all tokens: those of a prompt, and others. */
 export function wordsAfter(prompt: readonly string[]): string[] {
@@ -10,13 +11,14 @@ export function wordsAfter(prompt: readonly string[]): string[] {
 }
 
 /** A prompt of the first four words, and the eight likeliest words after it. */
-export function generatedText(words: readonly string[], model: AdapterModel | null): string {
-  const decoder = new ComputedDecoder(tinyDecoder(), 1)
+export async function generatedText(words: readonly string[], adapter: AdapterModel | null): Promise<string> {
+  const decoder = new DecoderSession(ortOfNode(), await bakedSession(decoderOnnx(tinyDecoder()), adapter), 1)
   const tokens = [0, 1, 2, 3]
   let next = tokens.slice()
   for (let i = 0; i < 8; i++) {
-    const logits = decoder.call(next, model).slice(-VOCABULARY)
-    next = [logits.indexOf(Math.max(...logits))]
+    const { logits } = await decoder.call(next)
+    const ofLast = logits.data.slice(-VOCABULARY)
+    next = [ofLast.indexOf(Math.max(...ofLast))]
     tokens.push(...next)
   }
   return tokens.map((token) => words[token]).join(' ')

@@ -13,11 +13,10 @@ export interface Answer {
   readonly order: readonly string[]
   /** Of one rank on the host and the others on the device. */
   readonly mixed: Refusal | null
-  readonly notFinite: { readonly skippedSteps: number; readonly bytes: Map<string, Uint8Array> }
 }
 
 /** Gradients whose sums are exact, so that the test computes them in any order. */
-export const gradientOf = (parameter: number, index: number, rank: number) => (rank + 1) * ((index % 7) + parameter - 3)
+const gradientOf = (parameter: number, index: number, rank: number) => (rank + 1) * ((index % 7) + parameter - 3)
 
 const { rank, size } = await mpi.init()
 const cuda = { type: 'cuda' } as const
@@ -25,16 +24,11 @@ const cuda = { type: 'cuda' } as const
 function modelOf(seed: number): LilyModel {
   const layers = [0, 1].map((l) => ({ name: `${l}.proj`, inFeatures: 8, outFeatures: 8 }))
   const model = LilyModel.create({ layers, config: { r: 4, targetModules: ['proj'], initWeights: false }, seed })
-  setGradients(model)
-  return model
-}
-
-function setGradients(model: LilyModel, last = 1): void {
   for (const [p, { grad }] of [...model.parameters().values()].entries()) {
     const data = grad.data as Float32Array
     for (let i = 0; i < data.length; i++) data[i] = gradientOf(p, i, rank)
-    if (p === 0) data[0] *= rank === size - 1 ? last : 1
   }
+  return model
 }
 
 const valueOf = ({ value }: Parameter) => value
@@ -50,8 +44,7 @@ if (rank > 0) optimiser.load(new AdamW(model.parameters()).state())
 await mpi.broadcast(optimiser)
 const moments = await bytesOfAll(new Map(Object.entries(optimiser.state().parameters)), ({ expAvg }) => expAvg)
 
-const host = modelOf(3)
-const mixed = await refusalOf(() => mpi.averageGradients(rank === size - 1 ? host : model))
+const mixed = await refusalOf(() => mpi.averageGradients(rank === size - 1 ? modelOf(3) : model))
 
 // The second call waits for the copies of the first.
 const order: string[] = []
@@ -60,20 +53,6 @@ await Promise.all([
   mpi.allGather(rank).then(() => order.push('gather')),
 ])
 
-setGradients(host, Infinity)
-const infinite = host.to(cuda)
-const skipping = new AdamW(infinite.parameters(), { onNonFinite: 'skip', distributed: mpi })
-await skipping.step()
-const bytes = await bytesOfAll(infinite.parameters(), valueOf)
-const result: Answer = {
-  start,
-  values,
-  gradients,
-  norm,
-  moments,
-  order,
-  mixed,
-  notFinite: { skippedSteps: skipping.skippedSteps, bytes },
-}
+const result: Answer = { start, values, gradients, norm, moments, order, mixed }
 answer(rank, result)
 await mpi.finalize()

@@ -1,7 +1,7 @@
 /** Trains, saves after a step, and continues from what was saved. */
 import * as mpi from 'lily-kernels/mpi'
 import { AdamW, LilyModel, readPretrainedState } from '../../../lib/index.js'
-import { addGradients, createModel, numbersOf, SETTINGS, shareOf } from '../../support/mpi-training.js'
+import { addGradients, createModel, SETTINGS, shareOf } from '../../support/mpi-training.js'
 import { answer, bytesOfAll, input } from './rank.js'
 
 export interface Input {
@@ -16,7 +16,6 @@ export interface Input {
 }
 export interface Answer {
   readonly bytes: Map<string, Uint8Array>
-  readonly values: Map<string, Float32Array>
   readonly stepCount: number
 }
 
@@ -45,7 +44,6 @@ for (let step = optimiser.stepCount; step < steps; step++) {
 }
 const result: Answer = {
   bytes: await bytesOfAll(model.parameters(), ({ value }) => value),
-  values: numbersOf(model, 'value'),
   stepCount: optimiser.stepCount,
 }
 answer(rank, result)

@@ -1,6 +1,6 @@
 /** Gradients and steps of n ranks with a share of the batch each. */
 import * as mpi from 'lily-kernels/mpi'
-import { AdamW, type AdamWOptions, tensor, type TrainableParameter } from '../../../lib/index.js'
+import { AdamW } from '../../../lib/index.js'
 import type { Float } from '../../support/dtypes.js'
 import {
   addGradients,
@@ -10,8 +10,9 @@ import {
   numbersOf,
   SETTINGS,
   shareOf,
+  STEPS,
 } from '../../support/mpi-training.js'
-import { answer, bytesOfAll, refusalOf, type Refusal } from './rank.js'
+import { answer, bytesOfAll } from './rank.js'
 
 export interface Trained {
   readonly gradients: Map<string, Float32Array>
@@ -19,21 +20,10 @@ export interface Trained {
   readonly values: Map<string, Float32Array>
   readonly bytes: Map<string, Uint8Array>
 }
-export interface Stepped {
-  readonly refusals: readonly (Refusal | null)[]
-  readonly bytes: Map<string, Uint8Array>
-  readonly stepCount: number
-  readonly skippedSteps: number
-}
 export interface Answer {
   readonly kinds: ReadonlyMap<Kind, Trained>
   readonly sixteenBits: ReadonlyMap<string, Trained>
-  readonly notFinite: Readonly<Record<NonNullable<AdamWOptions['onNonFinite']>, Stepped>>
-  readonly summed: Map<string, Uint8Array>
-  readonly twice: Refusal | null
 }
-
-export const STEPS = 4
 
 const { rank, size } = await mpi.init()
 
@@ -59,48 +49,12 @@ async function train(kind: Kind, dtype: Float = 'float32'): Promise<Trained> {
   return { gradients, norms, values, bytes: await bytesOfAll(model.parameters(), ({ value }) => value) }
 }
 
-const parametersOf = (): Map<string, TrainableParameter> =>
-  new Map(
-    [5, 3].map((length, p) => [
-      `p${p}`,
-      {
-        value: tensor(new Float32Array(length).fill(p + 1), [length]),
-        grad: tensor(new Float32Array(length).fill(rank + 1), [length]),
-      },
-    ]),
-  )
-
-/** Steps with a gradient that is infinite on the last rank only. */
-async function stepNotFinite(onNonFinite: NonNullable<AdamWOptions['onNonFinite']>): Promise<Stepped> {
-  const parameters = parametersOf()
-  const optimiser = new AdamW(parameters, { lr: 0.1, onNonFinite, distributed: mpi })
-  const { data } = parameters.get('p1')!.grad as ReturnType<typeof tensor>
-  if (rank === size - 1) data[1] = Infinity
-  const refusals = [await refusalOf(() => optimiser.step())]
-  const bytes = await bytesOfAll(parameters, ({ value }) => value)
-  const { stepCount, skippedSteps } = optimiser
-  return { refusals, bytes, stepCount, skippedSteps }
-}
-
 const kinds = new Map<Kind, Trained>()
 for (const kind of KINDS) kinds.set(kind, await train(kind))
 const sixteenBits = new Map<string, Trained>()
 for (const dtype of ['bfloat16', 'float16'] as const) {
   for (const kind of ['sequence', 'lora'] as const) sixteenBits.set(`${kind}, ${dtype}`, await train(kind, dtype))
 }
-const notFinite = {
-  error: await stepNotFinite('error'),
-  skip: await stepNotFinite('skip'),
-  ignore: await stepNotFinite('ignore'),
-}
-const parameters = parametersOf()
-const optimiser = new AdamW(parameters, { lr: 0.1, distributed: mpi })
-await optimiser.step({ weight: 'sum' })
-const summed = await bytesOfAll(parameters, ({ grad }) => grad)
-const pending = optimiser.step()
-const twice = await refusalOf(() => optimiser.step())
-await pending
-
-const result: Answer = { kinds, sixteenBits, notFinite, summed, twice }
+const result: Answer = { kinds, sixteenBits }
 answer(rank, result)
 await mpi.finalize()
