@@ -11,6 +11,8 @@
  */
 import { registerHost } from './binding/host.js'
 import { registerModels } from './model/pretrained.js'
+import { host } from './operations/dispatch.js'
+import { runOnThread } from './operations/on-thread.js'
 
 export { analyse, type AnalysisOptions } from './analysis/analyse.js'
 export type { Analysis, LayerAnalysis, TargetAnalysis } from './analysis/analyse-lily.js'
@@ -157,4 +159,5 @@ export { cast } from './tensor/cast.js'
 export { tensor, Tensor } from './tensor/tensor.js'
 
 registerHost()
+host.runOnThread = runOnThread
 registerModels()

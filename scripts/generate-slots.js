@@ -84,9 +84,6 @@ const enumerations = [...abiSource.matchAll(/typedef enum lily_(\w+) \{([\s\S]*?
     return `/** \`lily_${name}\`. */\nexport const ${camelCase(name)} = { ${members.join(', ')} } as const\n`
   })
 
-/** @type {(macro: string) => string} */
-const countOf = (macro) => String(readList(macro).entries.length)
-
 const slots = tables.flatMap(([name, , , list, items]) => [
   `${commentOf(readList(list).comment)}export const ${name}Slots = ${rowsOf(list)} as const\n`,
   ...(items === 'LILY_NONE'
@@ -106,7 +103,7 @@ ${positions('operation', 'LILY_TABLES')}
 export const backend = { cpu: 0, cuda: 1 } as const
 
 ${enumerations.join('\n')}
-${['adapter', 'rows', 'rows_item', 'linear', 'matmul', 'attention', 'elementwise', 'fold', 'adamw', 'adamw_item', 'slot'].map((name) => positions(camelCase(`${name}_fields`), `LILY_${name.toUpperCase()}_FIELDS`)).join('\n')}
+${['placement', 'adapter', 'rows', 'rows_item', 'linear', 'matmul', 'attention', 'elementwise', 'fold', 'adamw', 'adamw_item', 'slot'].map((name) => positions(camelCase(`${name}_fields`), `LILY_${name.toUpperCase()}_FIELDS`)).join('\n')}
 ${positions('access', 'LILY_ACCESSES')}
 ${positions('size', 'LILY_SIZES')}
 /** Name, rows, columns, kind of type, and what the call does with an operand. */
@@ -121,10 +118,6 @@ export type Row = readonly [
 ]
 
 ${slots.join('\n')}
-/** Number of fields before the slots of a call, and of fields of each item of a list. */
-export const fieldCounts = {
-${tables.map(([name, fields]) => `  ${name}: ${countOf(fields)},\n`).join('')}} as const
-
 /** The text of all lists, for the comparison with the addon's. */
 export const signature =
   '${signature}'

@@ -44,7 +44,9 @@ function prebuild(target, compiler, strip, cmake) {
     ...process.env,
     ...(compiler && { CXX: compiler }),
     PREBUILD_STRIP_BIN: strip,
-    LILY_CMAKE_ARGS: [process.env.LILY_CMAKE_ARGS ?? '', '-DLILY_CPU_SETS=ALL', '-DLILY_AMX_MODEL=OFF', ...cmake].join(' '),
+    LILY_CMAKE_ARGS: [process.env.LILY_CMAKE_ARGS ?? '', '-DLILY_CPU_SETS=ALL', '-DLILY_AMX_MODEL=OFF', ...cmake].join(
+      ' ',
+    ),
   }
   const { status } = spawnSync(
     process.execPath,

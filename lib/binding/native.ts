@@ -280,6 +280,8 @@ export interface Binding extends Omit<Native, 'placeHostBlock'> {
    * garbage-collected. Null: a typed array serves as well, or there is no such memory left.
    */
   allocateHost?(byteLength: number): { readonly buffer: ArrayBufferLike; readonly byteOffset: number } | null
+  /** Whether calls work on copies of operands outside its own memory, as those of WebAssembly must. */
+  readonly copiesOperands?: boolean
 }
 
 const NOT_IMPORTED = 'lily-kernels/webgpu has no native code; import lily-kernels besides'

@@ -53,6 +53,12 @@ export const precision = { default: 0, high: 1, tf32: 2 } as const
 /** `lily_roof`. */
 export const roof = { multiplyAdd: 0, read: 1, update: 2, bfloat16: 3, product: 4 } as const
 
+/**
+ * Numbers that every call begins with. The call runs in `stream`; its workspace belongs to `memoryStream`, a stream of the
+ * package.
+ */
+export const placementFields = { operation: 0, backend: 1, device: 2, stream: 3, memoryStream: 4 } as const
+
 /** Numbers of a forward or backward call. */
 export const adapterFields = {
   operation: 0,
@@ -412,23 +418,6 @@ export const backwardRowsItemSlots = [
   ['dRouter', 'experts', 'routerColumns', 'gradient', 'output'],
   ['db', 'bRows', 'bColumns', 'gradient', 'output'],
 ] as const
-
-/** Number of fields before the slots of a call, and of fields of each item of a list. */
-export const fieldCounts = {
-  forward: 19,
-  backward: 19,
-  linear: 12,
-  pack: 12,
-  matmul: 18,
-  attention: 12,
-  attentionBackward: 12,
-  elementwise: 13,
-  fold: 8,
-  draw: 5,
-  adamw: 10,
-  forwardRows: 13,
-  backwardRows: 13,
-} as const
 
 /** The text of all lists, for the comparison with the addon's. */
 export const signature =

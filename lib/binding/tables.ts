@@ -1,25 +1,33 @@
 /** The tables of slots.ts in the form that loops over the operands of a call use. */
 import {
+  adamwFields,
   adamwItemSlots,
   adamwSlots,
+  adapterFields,
   attentionBackwardSlots,
+  attentionFields,
   attentionSlots,
   backwardRowsItemSlots,
   backwardRowsSlots,
   backwardSlots,
   drawSlots,
-  fieldCounts,
+  elementwiseFields,
   elementwiseSlots,
+  foldFields,
   foldItemSlots,
   foldSlots,
   forwardRowsItemSlots,
   forwardRowsSlots,
   forwardSlots,
+  linearFields,
   linearSlots,
+  matmulFields,
   matmulSlots,
   operation,
   packSlots,
+  placementFields,
   type Row,
+  rowsFields,
   size,
   slotFields,
 } from './slots.js'
@@ -54,40 +62,61 @@ const slotOf = ([name, rows, columns, type, use]: Row): Slot => ({
   use,
 })
 
-function table(name: keyof typeof operation, slots: readonly Row[], itemSlots: readonly Row[] = []): Table {
+function table(
+  name: keyof typeof operation,
+  fields: object,
+  slots: readonly Row[],
+  itemSlots: readonly Row[] = [],
+): Table {
   return {
     operation: operation[name],
-    fields: fieldCounts[name],
+    fields: Object.keys(fields).length,
     slots: slots.map(slotOf),
     itemSlots: itemSlots.map(slotOf),
   }
 }
 
-export const tables = {
-  forward: table('forward', forwardSlots),
-  backward: table('backward', backwardSlots),
-  linear: table('linear', linearSlots),
-  /** The same for dx, with the names that the operands have then. */
-  linearBackward: table(
-    'linear',
-    linearSlots.map(([name, ...row]) => [name === 'x' ? 'dy' : name === 'y' ? 'dx' : name, ...row] as const),
-  ),
-  pack: table('pack', packSlots),
-  attention: table('attention', attentionSlots),
-  attentionBackward: table('attentionBackward', attentionBackwardSlots),
-  fold: table('fold', foldSlots, foldItemSlots),
-  draw: table('draw', drawSlots),
-  adamw: table('adamw', adamwSlots, adamwItemSlots),
-  matmul: table('matmul', matmulSlots),
-  elementwise: table('elementwise', elementwiseSlots),
-  forwardRows: table('forwardRows', forwardRowsSlots, forwardRowsItemSlots),
-  backwardRows: table('backwardRows', backwardRowsSlots, backwardRowsItemSlots),
-}
+// Each by itself, so that bundlers leave out what a page does not use. Modules that use several import all as `tables`.
+export const forward = /* @__PURE__ */ table('forward', adapterFields, forwardSlots)
+export const backward = /* @__PURE__ */ table('backward', adapterFields, backwardSlots)
+export const linear = /* @__PURE__ */ table('linear', linearFields, linearSlots)
+/** The same for dx, with the names that the operands have then. */
+export const linearBackward = /* @__PURE__ */ table(
+  'linear',
+  linearFields,
+  linearSlots.map(([name, ...row]) => [name === 'x' ? 'dy' : name === 'y' ? 'dx' : name, ...row] as const),
+)
+export const pack = /* @__PURE__ */ table('pack', linearFields, packSlots)
+export const attention = /* @__PURE__ */ table('attention', attentionFields, attentionSlots)
+export const attentionBackward = /* @__PURE__ */ table('attentionBackward', attentionFields, attentionBackwardSlots)
+export const fold = /* @__PURE__ */ table('fold', foldFields, foldSlots, foldItemSlots)
+export const draw = /* @__PURE__ */ table('draw', placementFields, drawSlots)
+export const adamw = /* @__PURE__ */ table('adamw', adamwFields, adamwSlots, adamwItemSlots)
+export const matmul = /* @__PURE__ */ table('matmul', matmulFields, matmulSlots)
+export const elementwise = /* @__PURE__ */ table('elementwise', elementwiseFields, elementwiseSlots)
+export const forwardRows = /* @__PURE__ */ table('forwardRows', rowsFields, forwardRowsSlots, forwardRowsItemSlots)
+export const backwardRows = /* @__PURE__ */ table('backwardRows', rowsFields, backwardRowsSlots, backwardRowsItemSlots)
 
-const byNumber = (Object.keys(operation) as (keyof typeof operation)[]).map((name): Table => tables[name])
+const all = [
+  forward,
+  backward,
+  linear,
+  pack,
+  matmul,
+  attention,
+  attentionBackward,
+  elementwise,
+  fold,
+  draw,
+  adamw,
+  forwardRows,
+  backwardRows,
+]
 
 /** The table of the operation with this number; undefined: there is none. */
-export const tableOf = (operation: number): Table | undefined => byNumber[operation]
+export function tableOf(number: number): Table | undefined {
+  return all.find((table) => table.operation === number)
+}
 
 /** A slot of a table, or of the items of its list. */
 export function slotAt({ slots, itemSlots }: Table, index: number): Slot | undefined {

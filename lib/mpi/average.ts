@@ -1,5 +1,5 @@
 /** The average of gradients over all ranks. */
-import { bytesOf } from '../base/dtype.js'
+import { bytesOf, type HostData } from '../base/dtype.js'
 import { fail } from '../base/errors.js'
 import { checkCount, entriesOf, type Known, readProperties } from '../base/options.js'
 import { dtype as dtypeNumbers } from '../binding/slots.js'
@@ -15,7 +15,7 @@ import {
   readParameters,
 } from '../optimiser/parameters.js'
 import { agreed, type Description, digestOf, type Setting, type TensorDescription } from './comparison.js'
-import { type Argument, checkWritable, onHost, properties, writeBack } from './operands.js'
+import { type Argument, checkWritable, layoutOf, onHost, properties, writeBack } from './operands.js'
 import { checkValue, parametersOf, type Trained } from './parameters.js'
 import { enqueue } from './world.js'
 
@@ -30,6 +30,8 @@ const described = new WeakMap<
   Parameters,
   { readonly operands: readonly Operand[]; readonly tensors: readonly TensorDescription[] }
 >()
+/** The copies of gradients of the last call, and what they are copies of. */
+const copies = new WeakMap<Parameters, { readonly layout: string; readonly data: readonly HostData[] }>()
 /** The parameters whose values were equal on all ranks when their gradients were first averaged. */
 const compared = new WeakSet<Parameters>()
 
@@ -73,7 +75,10 @@ export async function averageGradients(of: Trained, options: AverageOptions = {}
       return
     }
     const values = compared.has(given) ? null : digestOf((await onHost(argumentsOf(parameters, 'value'))).map(bytesOf))
-    const data = await onHost(grads)
+    const layout = grads.map(layoutOf).join()
+    const last = copies.get(given)
+    const data = await onHost(grads, true, last?.layout === layout ? last.data : [])
+    copies.set(given, { layout, data })
     const dtypes = grads.map(({ operand }) => dtypeNumbers[operand.dtype])
     const share = weight === 'sum' ? NaN : weight
     await agreed(

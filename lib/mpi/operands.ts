@@ -29,16 +29,22 @@ export function checkWritable({ argument, operand }: Argument): void {
  * The numbers of arrays in host memory. All downloads from devices run at once.
  *
  * @param reads without it the contents of copies are undefined
+ * @param last what this returned for an earlier operation, which is done, on arrays of the same {@link layoutOf}. New copies take
+ *   several times as long, because their pages are new to the process
  * @throws LilyError (as a rejection) for memory that is no longer valid; ERR_LILY_CUDA, ERR_LILY_OUT_OF_MEMORY
  */
-export async function onHost(listed: readonly Argument[], reads = true): Promise<HostData[]> {
+export async function onHost(
+  listed: readonly Argument[],
+  reads = true,
+  last: readonly HostData[] = [],
+): Promise<HostData[]> {
   // Code of the caller has run since the call was made.
   for (const { argument, operand } of listed) checkMemory(argument, operand)
   return Promise.all(
-    listed.map(async ({ argument, operand }) => {
+    listed.map(async ({ argument, operand }, i) => {
       const { memory, byteOffset, byteLength, dtype } = operand
-      if (isHostMemory(memory) && isShared(memory.buffer)) return hostView(operand)
-      const copy = allocateOnHost(argument, dtype, byteLength / bytesPerElement(dtype))
+      if (isInPlace(operand)) return hostView(operand)
+      const copy = last.at(i) ?? allocateOnHost(argument, dtype, byteLength / bytesPerElement(dtype))
       if (!reads) return copy
       if (isHostMemory(memory)) copy.set(hostView(operand))
       else await download(operand, bytesOf(copy), byteOffset)
@@ -61,8 +67,18 @@ export function writeBack(listed: readonly Argument[], data: readonly HostData[]
   }
   for (const [i, { operand }] of listed.entries()) {
     if (!isHostMemory(operand.memory)) upload(operand, data[i])
-    else if (!isShared(operand.memory.buffer)) hostView(operand).set(data[i])
+    else if (!isInPlace(operand)) hostView(operand).set(data[i])
   }
+}
+
+/** Whether an operation works on the array itself. */
+function isInPlace({ memory }: Operand): boolean {
+  return isHostMemory(memory) && isShared(memory.buffer)
+}
+
+/** What the copy of an array depends on. */
+export function layoutOf({ operand }: Argument): string {
+  return isInPlace(operand) ? 'in place' : `${operand.dtype} ${operand.byteLength}`
 }
 
 /** The numbers of a contiguous array on the host. */

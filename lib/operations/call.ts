@@ -13,12 +13,13 @@ import {
   adapterFields,
   attentionFields,
   backend,
-  dtype,
+  dtype as dtypes,
   elementwiseFields,
   foldFields,
   linearFields,
   matmulFields,
   pool,
+  placementFields,
   precision,
   routing,
   rowsFields,
@@ -26,7 +27,8 @@ import {
   size,
   slotFields,
 } from '../binding/slots.js'
-import { slotAt, SLOT_NUMBERS, type Table, tables } from '../binding/tables.js'
+import { slotAt, SLOT_NUMBERS, type Table } from '../binding/tables.js'
+import * as tables from '../binding/tables.js'
 import { boundMemory, gpuBufferOf } from '../memory/operand-memory.js'
 import type { Part } from '../memory/operand.js'
 import type { Placement } from '../memory/placement.js'
@@ -174,7 +176,6 @@ export interface ElementwiseProblem extends Sized {
   readonly scale: number
 }
 
-const ROWS_FIELDS = Object.keys(rowsFields).length
 const ROWS_ITEM_FIELDS = Object.keys(rowsItemFields).length
 
 function writeAdapter(numbers: Float64Array, problem: Problem): void {
@@ -182,8 +183,8 @@ function writeAdapter(numbers: Float64Array, problem: Problem): void {
   numbers[adapterFields.pool] = pool[problem.pool]
   numbers[adapterFields.activation] = activation[problem.activation]
   numbers[adapterFields.precision] = precision[problem.precision]
-  numbers[adapterFields.activationDtype] = numberOf(problem.x.dtype)
-  numbers[adapterFields.parameterDtype] = numberOf(problem.a.dtype)
+  numbers[adapterFields.activationDtype] = dtypes[problem.x.dtype]
+  numbers[adapterFields.parameterDtype] = dtypes[problem.a.dtype]
   numbers[adapterFields.tokens] = problem.tokens
   numbers[adapterFields.dIn] = problem.dIn
   numbers[adapterFields.dOut] = problem.dOut
@@ -200,14 +201,14 @@ const leastOfLinear = ({ tokens, weight }: LinearProblem) => Math.min(tokens, we
 
 function writeRows(numbers: Float64Array, problem: RowsProblem): void {
   numbers[rowsFields.precision] = precision[problem.precision]
-  numbers[rowsFields.activationDtype] = numberOf(problem.dtype)
-  numbers[rowsFields.parameterDtype] = numberOf(problem.parameterDtype)
+  numbers[rowsFields.activationDtype] = dtypes[problem.dtype]
+  numbers[rowsFields.parameterDtype] = dtypes[problem.parameterDtype]
   numbers[rowsFields.tokens] = problem.tokens
   numbers[rowsFields.dIn] = problem.dIn
   numbers[rowsFields.dOut] = problem.dOut
   numbers[rowsFields.listed] = problem.listed
   numbers[rowsFields.indices] = problem.indices
-  let at = ROWS_FIELDS
+  let at = tables.forwardRows.fields
   for (const [i, call] of problem.calls.entries()) {
     numbers[at + rowsItemFields.routing] = routing[call.routing]
     numbers[at + rowsItemFields.pool] = pool[call.pool]
@@ -226,8 +227,8 @@ function writeLinear(numbers: Float64Array, problem: LinearProblem): void {
   const { weight } = problem
   numbers[linearFields.transposed] = problem.transposed ? 1 : 0
   numbers[linearFields.precision] = precision[problem.precision]
-  numbers[linearFields.activationDtype] = numberOf(problem.dtype)
-  numbers[linearFields.parameterDtype] = numberOf(weight.dtype)
+  numbers[linearFields.activationDtype] = dtypes[problem.dtype]
+  numbers[linearFields.parameterDtype] = dtypes[weight.dtype]
   numbers[linearFields.tokens] = problem.tokens
   numbers[linearFields.dIn] = weight.columns
   numbers[linearFields.dOut] = weight.rows
@@ -322,7 +323,7 @@ export const MATMUL = /* @__PURE__ */ kindOf<MatMulProblem>(() => ({
     numbers[matmulFields.transposeA] = transposeA ? 1 : 0
     numbers[matmulFields.transposeB] = transposeB ? 1 : 0
     numbers[matmulFields.precision] = precision[of]
-    numbers[matmulFields.activationDtype] = numberOf(dtype)
+    numbers[matmulFields.activationDtype] = dtypes[dtype]
   },
 }))
 
@@ -339,11 +340,6 @@ export const ELEMENTWISE = /* @__PURE__ */ kindOf<ElementwiseProblem>(() => ({
     numbers[elementwiseFields.scale] = scale
   },
 }))
-
-function numberOf(type: DType): number {
-  if (type === 'float32') return dtype.float32
-  return type === 'bfloat16' ? dtype.bfloat16 : dtype.float16
-}
 
 /** The numbers and the memory of a call, as the addon and WebAssembly take them. */
 export interface Encoded {
@@ -376,11 +372,11 @@ export function encode(call: Call): Encoded {
   const space = spaceOf(call)
   const { numbers, memory } = space
   const { kind, problem, operands, placement } = call
-  numbers[adapterFields.operation] = kind.table.operation
-  numbers[adapterFields.backend] = placement === null ? backend.cpu : backend.cuda
-  numbers[adapterFields.device] = placement === null ? 0 : placement.device.id
-  numbers[adapterFields.stream] = placement === null ? 0 : placement.stream.cudaStream
-  numbers[adapterFields.memoryStream] = placement === null ? 0 : placement.stream.memoryStream.cudaStream
+  numbers[placementFields.operation] = kind.table.operation
+  numbers[placementFields.backend] = placement === null ? backend.cpu : backend.cuda
+  numbers[placementFields.device] = placement?.device.id ?? 0
+  numbers[placementFields.stream] = placement?.stream.cudaStream ?? 0
+  numbers[placementFields.memoryStream] = placement?.stream.memoryStream.cudaStream ?? 0
   kind.write(numbers, problem)
   const { slots, itemSlots } = kind.table
   let at = numbers.length - operands.length * SLOT_NUMBERS
@@ -400,13 +396,13 @@ export function encode(call: Call): Encoded {
       numbers[at + slotFields.rows] = rows
       numbers[at + slotFields.columns] = columns
       numbers[at + slotFields.pitch] = pitch
-      numbers[at + slotFields.dtype] = numberOf(dtype)
+      numbers[at + slotFields.dtype] = dtypes[dtype]
     } else {
       const item = i < slots.length ? undefined : problem.calls?.[Math.floor((i - slots.length) / itemSlots.length)]
       const { sizes } = item ?? problem
       numbers[at + slotFields.rows] = sizes[slot.rows]
       numbers[at + slotFields.columns] = numbers[at + slotFields.pitch] = sizes[slot.columns]
-      numbers[at + slotFields.dtype] = numberOfPart(slot.type, item ?? problem)
+      numbers[at + slotFields.dtype] = dtypes[typeOfPart(slot.type, item ?? problem)]
     }
     if (slot.use === 'output') {
       numbers[at + slotFields.access] = 'accumulate' in entry && entry.accumulate ? access.add : access.write
@@ -417,10 +413,9 @@ export function encode(call: Call): Encoded {
   return space
 }
 
-function numberOfPart(type: Table['slots'][number]['type'], { hiddenDtype }: Sized): number {
-  if (type === 'uint8') return dtype.uint8
-  if (type === 'int32') return dtype.int32
-  return type === 'hidden' && hiddenDtype !== undefined ? numberOf(hiddenDtype) : dtype.float32
+function typeOfPart(type: Table['slots'][number]['type'], { hiddenDtype }: Sized): DType {
+  if (type === 'uint8' || type === 'int32') return type
+  return (type === 'hidden' && hiddenDtype) || 'float32'
 }
 
 /** Runs a call in the addon or in WebAssembly. */

@@ -6,7 +6,6 @@ import type { GpuWork } from '../binding/gpu-call.js'
 import { refuseInCapture } from '../memory/capture.js'
 import type { Placement } from '../memory/placement.js'
 import { reported } from '../memory/reports.js'
-import { AsyncOperands, copiesTakeLonger } from './async-operands.js'
 import { type Call, launch, reserve } from './call.js'
 import type { Draw } from './dropout.js'
 
@@ -19,6 +18,12 @@ export interface Work {
   /** The same on a GPUDevice, unless the operation does not run there. */
   readonly gpu?: () => readonly GpuWork[]
 }
+
+/**
+ * What runs work off the main thread on the host. The root of the package sets it; a page that imports lily-kernels/webgpu
+ * alone leaves it out, and has no binding for such work.
+ */
+export const host: { runOnThread(work: Work): Promise<void> | void } = { runOnThread: run }
 
 /** Runs work at once on the host, or enqueues it on a device after the work that it must wait for. */
 export function run(work: Work): void {
@@ -69,7 +74,7 @@ function onGpu<T>(
 export async function runAsync(synchronous: string, work: Work): Promise<void> {
   const { placement } = work
   if (placement === null) {
-    await runOnThread(work)
+    await host.runOnThread(work)
     return
   }
   if (placement.gpu === null) {
@@ -91,27 +96,4 @@ export async function runAsync(synchronous: string, work: Work): Promise<void> {
   // The wait of this binding, which rejects if the binding is disposed of: the device is not registered then.
   await settled(binding.streamWait(device.id, stream.cudaStream))
   await reported(device)
-}
-
-async function runOnThread(work: Work): Promise<void> {
-  const { calls, draw } = work
-  if (copiesTakeLonger(calls)) {
-    run(work)
-    return
-  }
-  const operands = new AsyncOperands()
-  draw?.take()
-  const starts = calls.map((call) => operands.take(call))
-  // Before this one is done, another call may draw.
-  draw?.advance()
-  try {
-    for (const start of starts) {
-      operands.check()
-      await settled(start())
-    }
-    operands.finish()
-  } catch (cause) {
-    draw?.undo()
-    throw cause
-  }
 }

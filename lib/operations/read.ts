@@ -5,7 +5,7 @@
 import { fail } from '../base/errors.js'
 import { type Known, readChoice, readFlag, readFloat32, readProperties } from '../base/options.js'
 import type { backwardSlots } from '../binding/slots.js'
-import { tables } from '../binding/tables.js'
+import * as tables from '../binding/tables.js'
 import type { Operand } from '../memory/operand.js'
 import type { StreamOption } from '../memory/placement.js'
 import { resolve, resolveIfGiven } from '../tensor/resolve.js'

@@ -239,9 +239,8 @@ void attention(const AttentionPass &pass, int64_t task, float *memory) {
         for (int64_t j = 0; j < pitch; j += kLanes) store(sums + i * pitch + j, factor * load(sums + i * pitch + j));
       }
       multiply_seen(rows, d, {scores.data, scores.pitch, 1}, scratch.values, keys, head.keys_of(call.v, key),
-                    {sums, pitch}, key > 0, [&](int64_t i) __attribute__((always_inline)) {
-                      return head.limit(begin + row + i, key, keys);
-                    });
+                    {sums, pitch}, key > 0,
+                    [&](int64_t i) __attribute__((always_inline)) { return head.limit(begin + row + i, key, keys); });
     }
   }
 
@@ -344,8 +343,7 @@ LILY_INLINE void attention_backward_block(const lily_cpu_attention_backward &cal
   if (call.dq.data == nullptr) return;
   for (int64_t row = 0; row < queries; row += kTileRows) {
     const int64_t rows = minimum(kTileRows, queries - row);
-    const auto limit = [&](int64_t i)
-                           __attribute__((always_inline)) { return head.limit(begin + row + i, key, keys); };
+    const auto limit = [&](int64_t i) __attribute__((always_inline)) { return head.limit(begin + row + i, key, keys); };
     if (limit(rows - 1) == 0) {
       clear(scratch.d_queries, rows * pitch);
     } else {

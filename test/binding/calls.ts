@@ -1,7 +1,8 @@
 /** Random valid calls of the functions that the binding exports. */
 import type { Native, NativeMpi } from '../../lib/binding/native.js'
 import { access, dtype, pool, routing } from '../../lib/binding/slots.js'
-import { type Slot, tables } from '../../lib/binding/tables.js'
+import type { Slot } from '../../lib/binding/tables.js'
+import * as tables from '../../lib/binding/tables.js'
 import { integer } from '../support/random.js'
 import {
   accessOf,

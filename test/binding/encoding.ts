@@ -19,7 +19,8 @@ import {
   size,
   slotFields,
 } from '../../lib/binding/slots.js'
-import { type Slot, tables } from '../../lib/binding/tables.js'
+import type { Slot } from '../../lib/binding/tables.js'
+import * as tables from '../../lib/binding/tables.js'
 
 export type OperationName = keyof typeof operation
 

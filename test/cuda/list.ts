@@ -5,7 +5,7 @@
 import { DeviceBuffer, Stream } from '../../lib/index.js'
 import { native } from '../../lib/binding/native.js'
 import { access, activation, backend, dtype as dtypes, pool, precision, routing } from '../../lib/binding/slots.js'
-import { tables } from '../../lib/binding/tables.js'
+import * as tables from '../../lib/binding/tables.js'
 import { argumentsOf, type Call, type Item, operandOf } from '../binding/encoding.js'
 import type { Case } from '../support/cases.js'
 import { type Float, pack, unpack } from '../support/dtypes.js'

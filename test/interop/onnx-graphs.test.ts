@@ -175,7 +175,7 @@ describe('a mask', () => {
     const results = await run(await sessionOf(injected.bytes), await injected.feeds(model), { mask, x: broken })
     for (const { name, outFeatures } of LAYERS) {
       const right = expected(model, name, { mask })
-      const rest = (results[`y of ${name}`].data).subarray(outFeatures)
+      const rest = results[`y of ${name}`].data.subarray(outFeatures)
       expectClose(name, rest, right.slice(1, M))
       const base = expected(null, name, {})
       expectClose(name, rest.subarray((N - 1) * outFeatures, (2 * N - 1) * outFeatures), base.slice(N, 2 * N))

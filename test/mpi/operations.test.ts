@@ -114,6 +114,8 @@ test.for(libraries)('memory that a call has: $name', async ({ library }, { skip 
   expect([first.received, second.received]).toEqual([null, transferred('a.value')])
   expect([first.average, second.average]).toEqual([null, transferred('a.grad')])
   expect([first.disposed, second.disposed?.code]).toEqual([null, 'ERR_LILY_DISPOSED'])
+  const means = [1, 2, 3, 4].map((mean) => [mean, mean, mean, mean])
+  expect([first.repeated, second.repeated]).toEqual([means, means])
   // The rank that is refused has sent nothing, and comes to the barrier.
   expect(second.before).toMatchObject({
     code: 'ERR_LILY_ARGUMENT',

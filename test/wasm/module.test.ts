@@ -10,7 +10,7 @@ import { AdamW, backends, lilyForward, lilyForwardAsync, LilyModel, loraForward,
 import { native } from '../../lib/binding/native.js'
 import { packageRoot } from '../../lib/binding/root.js'
 import { dtype } from '../../lib/binding/slots.js'
-import { tables } from '../../lib/binding/tables.js'
+import * as tables from '../../lib/binding/tables.js'
 import { loadModule } from '../../lib/binding/wasm/load.js'
 import type { WasmNative } from '../../lib/binding/wasm/native.js'
 import { nodeHost } from '../../lib/binding/wasm/node-host.js'

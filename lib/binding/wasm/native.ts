@@ -35,6 +35,7 @@ export function wasmNative(module: Module, host: Host, reason: string): WasmNati
   return {
     signature,
     copied: calls.copied,
+    copiesOperands: true,
     allocateHost: (byteLength) => residents.allocate(byteLength),
     run(numbers, ...memory) {
       calls.run(numbers, memory)

@@ -96,7 +96,7 @@ export class Operands {
   /** Copies the outputs back. */
   finish(): void {
     for (const { address, target, rows } of this.#outputs) {
-      if (target.byteLength === 0) continue // transferred meanwhile: lib/operations/async-operands.ts reports it
+      if (target.byteLength === 0) continue // transferred meanwhile: lib/operations/on-thread.ts reports it
       const byteLength = rows.count * rows.rowBytes
       copyRows(this.module.bytes(address, byteLength), withoutGaps(rows), target, rows)
       this.copied.out += byteLength

@@ -4,7 +4,7 @@ import { runInNewContext } from 'node:vm'
 import * as mpi from 'lily-kernels/mpi'
 import { native } from '../../../lib/binding/native.js'
 import { dtype } from '../../../lib/binding/slots.js'
-import { tensor } from '../../../lib/index.js'
+import { tensor, type TrainableParameter } from '../../../lib/index.js'
 import { answer, mark, marked, refusalOf, type Refusal, sleep } from './rank.js'
 
 export interface Answer {
@@ -17,6 +17,8 @@ export interface Answer {
   /** Rank 1 transfers a gradient while it is averaged, or disposes of it. */
   readonly average: Refusal | null
   readonly disposed: Refusal | null
+  /** Gradients of one parameter, of several memories, after one call with each. */
+  readonly repeated: readonly number[][]
   /** Rank 1 transfers a gradient before it is read. */
   readonly before: Refusal | null
 }
@@ -110,12 +112,22 @@ const averaging = async (name: string, taking: (parameters: ReturnType<typeof ne
 const average = await averaging('gradient', ({ grad }) => take(grad))
 const disposed = await averaging('disposed', ({ map }) => map.get('a')?.grad.dispose())
 
+const grads = [16, 16, new SharedArrayBuffer(16), 16].map((buffer, i) => {
+  return new Float32Array(typeof buffer === 'number' ? new ArrayBuffer(buffer) : buffer).fill(2 * rank + i)
+})
+const trained = new Map<string, TrainableParameter>()
+for (const grad of grads) {
+  trained.set('a', { value: { data: new Float32Array(4), shape: [4] }, grad: { data: grad, shape: [4] } })
+  await mpi.averageGradients(trained)
+}
+const repeated = grads.map((grad) => Array.from(grad))
+
 const { map, grad } = newParameters()
 const refused = refusalOf(() => mpi.averageGradients(map))
 if (rank === 1) await take(grad)
 const before = await refused
 if (rank === 1) await refusalOf(() => mpi.barrier())
 
-const result: Answer = { pending, over, sent, received, average, disposed, before }
+const result: Answer = { pending, over, sent, received, average, disposed, repeated, before }
 answer(rank, result)
 await mpi.finalize()

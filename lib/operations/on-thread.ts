@@ -1,10 +1,10 @@
 /**
- * Host memory of a call that runs off the main thread. Meanwhile code of the caller may transfer it, for example to a
+ * Calls on the host off the main thread. Meanwhile code of the caller may transfer their memory, for example to a
  * worker, and Node-API neither prevents that nor keeps the memory alive: the call works on copies of all that is not in
  * shared memory, or it runs at once where copies would take longer. docs/memory.md says what follows for the caller.
  */
 import { bytesPerElement, type HostData, plainView } from '../base/dtype.js'
-import { bound } from '../binding/errors.js'
+import { bound, settled } from '../binding/errors.js'
 import { native } from '../binding/native.js'
 import { type Slot, slotAt } from '../binding/tables.js'
 import { allocateOnHost } from '../memory/allocate.js'
@@ -12,6 +12,7 @@ import { isShared, refuseShrinking, refuseTransferred } from '../memory/host-mem
 import { layOutOnHost, Operand, type Part } from '../memory/operand.js'
 import { copyOnHost } from '../tensor/transfer.js'
 import { BACKWARD, BACKWARD_ROWS, type Call, encode, type Entry } from './call.js'
+import { run, type Work } from './dispatch.js'
 import type { Output } from './output.js'
 
 /**
@@ -28,11 +29,40 @@ const SMALL_BYTES = 64 * 1024
 const LEAST_COPIED = 512
 
 /**
+ * Runs work off the main thread, or at once.
+ *
+ * @throws LilyError ERR_LILY_ARGUMENT for memory that can shrink, or if an output was transferred meanwhile
+ * @throws LilyError ERR_LILY_OUT_OF_MEMORY
+ */
+export async function runOnThread(work: Work): Promise<void> {
+  const { calls, draw } = work
+  if (copiesTakeLonger(calls)) {
+    run(work)
+    return
+  }
+  const operands = new AsyncOperands()
+  draw?.take()
+  const starts = calls.map((call) => operands.take(call))
+  // Before this one is done, another call may draw.
+  draw?.advance()
+  try {
+    for (const start of starts) {
+      operands.check()
+      await settled(start())
+    }
+    operands.finish()
+  } catch (cause) {
+    draw?.undo()
+    throw cause
+  }
+}
+
+/**
  * Whether copies of the operands of calls would take longer than the calls.
  *
  * @throws LilyError ERR_LILY_ARGUMENT for memory that can shrink
  */
-export function copiesTakeLonger(calls: readonly Call[]): boolean {
+function copiesTakeLonger(calls: readonly Call[]): boolean {
   let isLarge = false
   for (const { kind, operands } of calls) {
     for (const [i, entry] of operands.entries()) {
@@ -46,7 +76,8 @@ export function copiesTakeLonger(calls: readonly Call[]): boolean {
       isLarge ||= !isShared(memory.buffer) && byteLength > SMALL_BYTES
     }
   }
-  return isLarge && Math.max(...calls.map(({ kind, problem }) => kind.least?.(problem) ?? 0)) < LEAST_COPIED
+  if (!isLarge || native.copiesOperands) return false
+  return Math.max(...calls.map(({ kind, problem }) => kind.least?.(problem) ?? 0)) < LEAST_COPIED
 }
 
 /** What forward keeps is new, and the caller has what backward reads of it as the tensors of `saved`. */
@@ -54,7 +85,7 @@ const readsSaved = (kind: Call['kind'], { use }: Slot) =>
   (kind === BACKWARD || kind === BACKWARD_ROWS) && use !== 'output'
 
 /** The operands of one or several calls of the addon, which run one after the other. All are on the host. */
-export class AsyncOperands {
+class AsyncOperands {
   /** An operand of several calls has one copy, so that each call reads what the last one wrote. */
   readonly #copies = new Map<Operand, Operand>()
   /** The copies of memory that a saved call keeps. */
