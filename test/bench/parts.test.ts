@@ -19,10 +19,7 @@ import { makeActivations, makeLilyParameters, makeLoraParameters } from '../../b
 import { sequenceOffsets } from '../../bench/workload/sequences.js'
 import { deviceShapes, parseShape, shapes } from '../../bench/workload/shapes.js'
 import { equalParametersRank, lilyParameters } from '../../bench/workload/trainable-parameters.js'
-import { barChart } from '../../cli/bench/charts/bars.js'
-import { ratioChart } from '../../cli/bench/charts/ratio.js'
 import { rooflineChart } from '../../cli/bench/charts/roofline.js'
-import { sweepChart } from '../../cli/bench/charts/sweep.js'
 import { resultTables } from '../../cli/bench/page-tables.js'
 import { type Row, rowsOf } from '../../cli/bench/rows.js'
 import { readReports } from '../../cli/bench/read-reports.js'
@@ -725,93 +722,6 @@ describe('the sentence about a run', () => {
     )
     expect(verdict).toContain('(medians of 16 problems)')
     expect(readReports(JSON.stringify([{ results, verdict: 'kept', machine: cpu }]))[0].verdict).toBe('kept')
-  })
-})
-
-describe('the charts', () => {
-  const of = { dtype: 'float32', routing: 'batch' } as const
-  const rowsWith = (spread: number, doubts: Result['doubts']): Row[] =>
-    rowsOf(
-      [4, 8, 16].flatMap((rank) =>
-        passes.flatMap((pass) =>
-          (['lily', 'lora', 'lora-equal-parameters'] as const).map((method): Result => {
-            const ratios = {
-              lilyRatio: { median: 1.5, spread },
-              ratioToLora: 1.5,
-              ratioToLayer: null,
-              ratioToFused: null,
-            }
-            const size = { shape: { ...shape, rank }, rank, flops: 1e6, bytes: 1e6 }
-            return {
-              ...of,
-              ...size,
-              ...ratios,
-              pass,
-              method,
-              median: 2e-3,
-              spread,
-              samples: 5,
-              floor: 1e-3,
-              doubts,
-              difference: null,
-            }
-          }),
-        ),
-      ),
-    )
-  /** The bars compare data types. */
-  const barsOf = (rows: readonly Row[]) =>
-    barChart('dtype', [...rows, ...rows.map((row) => ({ ...row, dtype: 'bfloat16' as const }))])!.outerHTML
-  /** The ends of the lines on which all points have the same x or y. */
-  const whiskers = (html: string) =>
-    [...html.matchAll(/<line ([^>]*)>/g)].map(([, text]) =>
-      Object.fromEntries(
-        ['x1', 'x2', 'y1', 'y2'].map((name) => [name, Number(new RegExp(`${name}="([^"]*)"`).exec(text)?.[1])]),
-      ),
-    )
-
-  test('have whiskers as long as the spread', () => {
-    const rows = rowsWith(0.2, [])
-    const html = sweepChart('rank', 'forward', rows)!.outerHTML
-    const vertical = whiskers(html).filter(({ x1, x2, y1, y2 }) => x1 === x2 && y1 !== y2)
-    const ends = [...html.matchAll(/<line [^>]*stroke="var\(--l[^>]*>/g)]
-    expect(html).toContain('Whiskers: ± half the interquartile range.')
-    // Three methods at three ranks; the floor has no spread.
-    expect(ends).toHaveLength(6)
-    expect(vertical.length).toBeGreaterThanOrEqual(9)
-    // A logarithmic axis: the ratio of the ends is 1.2 / 0.8, that of the axis 1.2 * 2 / 1.
-    const lengths = vertical.map(({ y1, y2 }) => Math.abs(y2 - y1)).filter((length) => length < 200)
-    const frame = 250 - 38 - 20
-    for (const length of lengths.slice(-9)) expect(length / frame).toBeCloseTo(Math.log(1.2 / 0.8) / Math.log(2.4), 2)
-    expect(
-      ratioChart(rows)!.outerHTML.match(/stroke="var\(--(lora|equal)\)"[^>]*>(<line [^>]*>(<\/line>)?){3}/g),
-    ).toHaveLength(4)
-
-    // Of two methods, in two passes and data types. The time of 2 ms lies in the middle.
-    const bars = whiskers(barsOf(rows)).filter(({ x1, x2, y1, y2 }) => y1 === y2 && x1 !== x2)
-    expect(bars).toHaveLength(8)
-    const perMillisecond = (360 - 76 - 34) / 2.4
-    for (const { x1, x2 } of bars) {
-      expect(x1).toBeCloseTo(76 + 1.6 * perMillisecond, 0)
-      expect(x2).toBeCloseTo(76 + 2.4 * perMillisecond, 0)
-    }
-  })
-
-  test('mark where the machine was disturbed, and only there', () => {
-    const key = 'the machine was probably disturbed'
-    const all = (rows: readonly Row[]) => [
-      ...[ratioChart(rows), sweepChart('rank', 'forward', rows), rooflineOf(rows)].map((chart) => chart!.outerHTML),
-      barsOf(rows),
-    ]
-    for (const html of all(rowsWith(0.1, []))) {
-      expect(html).not.toContain(key)
-      expect(html).not.toContain('>!<')
-    }
-    for (const html of all(rowsWith(0.3, ['spread']))) {
-      expect(html).toContain(key)
-      // Beside that in the legend.
-      expect(html.match(/>!</g)!.length).toBeGreaterThanOrEqual(7)
-    }
   })
 })
 

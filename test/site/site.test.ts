@@ -229,36 +229,6 @@ describe.skipIf(missing !== undefined)('the documentation site', () => {
     await found.first().waitFor({ timeout: 30_000 })
   })
 
-  test('no code of a guide scrolls at 1280 px', async () => {
-    const page = await open()
-    const scrolling: string[] = []
-    let blocks = 0
-    for (const guide of pages.filter((file) => /^(index|docs\/[\w-]+|examples\/.*)\.html$/.test(file))) {
-      await visit(page, `${address}${guide}`)
-      const sizes = await page
-        .locator('.vp-doc pre')
-        .evaluateAll((all: Box[]) =>
-          all.map((each) => ({ over: each.scrollWidth - each.clientWidth, text: each.innerText })),
-        )
-      blocks += sizes.length
-      for (const { over, text } of sizes) {
-        if (over > 0) scrolling.push(`${guide}: ${over} px: ${text.split('\n')[0]}`)
-      }
-    }
-    expect(blocks).toBeGreaterThan(80)
-    expect(scrolling).toEqual([])
-  }, 300_000)
-
-  test('the guide on performance begins with charts of 360 px at least, the width for which their text is made', async () => {
-    const page = await open()
-    await visit(page, `${address}docs/performance.html`)
-    const boxes = await page
-      .locator('.vp-doc h2 + .bench .plot')
-      .evaluateAll((all: Box[]) => all.map((each) => each.getBoundingClientRect()))
-    expect(boxes).toHaveLength(2)
-    expect(boxes.filter(({ width, top }) => width < 360 || top > 900)).toEqual([])
-  })
-
   test('the page of an operation shows its operands with shapes, its options and its result', () => {
     const html = readFileSync(join(folder, 'docs/api/lily-kernels/functions/lilyForward.html'), 'utf8')
     for (const heading of ['operands', 'options', 'result']) expect(html).toContain(`id="${heading}"`)
@@ -320,9 +290,3 @@ declare const axe: {
 }
 declare const document: { readonly documentElement: { readonly scrollWidth: number } }
 declare const innerWidth: number
-interface Box {
-  readonly scrollWidth: number
-  readonly clientWidth: number
-  readonly innerText: string
-  getBoundingClientRect(): { readonly width: number; readonly top: number }
-}
