@@ -1,11 +1,33 @@
-/** The workflows of GitHub: what they may do, and which of their commands the gate has run. */
+/** The workflows of GitHub: what they may do, and that what they run exists. */
 import { spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { parse } from 'yaml'
 import { packageRoot } from '../../lib/binding/root.js'
-import { ELSEWHERE, hasRun, readWorkflows } from '../../scripts/workflow-commands.js'
+import { names as projects } from '../support/project.js'
 import { temporaryFolder } from '../support/temporary.js'
+
+interface Step {
+  readonly uses?: string
+  readonly run?: string
+  readonly with?: object
+}
+
+interface Job {
+  readonly 'timeout-minutes': number
+  readonly permissions?: object
+  readonly needs?: string | readonly string[]
+  readonly strategy?: { readonly matrix: { readonly system: readonly { name: string; runner: string }[] } }
+  readonly steps: readonly Step[]
+}
+
+interface Workflow {
+  readonly on: object
+  readonly permissions: object
+  readonly concurrency: object
+  readonly jobs: Readonly<Record<string, Job>>
+}
 
 const ACTIONS = [
   'actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1',
@@ -13,7 +35,9 @@ const ACTIONS = [
   'actions/upload-artifact@bbbca2ddaa5d8feaa63e36b76fdaad77386f024f',
 ]
 
-const workflows = [...readWorkflows()]
+const folder = join(packageRoot, '.github', 'workflows')
+const read = (file: string) => readFileSync(join(folder, file), 'utf8')
+const workflows = readdirSync(folder).map((file) => [file, parse(read(file)) as Workflow] as const)
 const jobs = workflows.flatMap(([file, { jobs }]) =>
   Object.entries(jobs).map(([name, job]) => ({ name: `${file}, ${name}`, job })),
 )
@@ -25,7 +49,7 @@ test('there are two', () => {
 test.each(workflows)('%s may read the repository, has one run at a time, and no secrets', (file, workflow) => {
   expect(workflow.permissions).toEqual({ contents: 'read' })
   expect(workflow.concurrency).toHaveProperty('group')
-  expect(readFileSync(join(packageRoot, '.github', 'workflows', file), 'utf8')).not.toContain('secrets')
+  expect(read(file)).not.toContain('secrets')
 })
 
 test.each(jobs)('$name', ({ name, job }) => {
@@ -74,16 +98,16 @@ test('a release has an addon of each system, each made by one job', () => {
   expect(tried).toContainEqual({ name: 'win32-x64', runner: 'windows-2025' })
 })
 
-const folder = temporaryFolder()
+const programs = temporaryFolder()
 
 /** The exit code of the step of a release that starts a program, in whose place a shell script runs. */
 function statusOf(job: string, program: string, script: string): number | null {
   const { run } = release.jobs[job].steps.find(({ run }) => run?.includes(`${program} `))!
-  writeFileSync(join(folder, program), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+  writeFileSync(join(programs, program), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
   // The shell of GitHub.
   return spawnSync('bash', ['-e', '-o', 'pipefail', '-c', run!], {
     cwd: packageRoot,
-    env: { ...process.env, PATH: `${folder}:${process.env.PATH}` },
+    env: { ...process.env, PATH: `${programs}:${process.env.PATH}` },
   }).status
 }
 
@@ -119,55 +143,15 @@ test('CI fails without the formatter of native/', () => {
   expect(statusWith('')).toBe(0)
 })
 
-test('the reasons for which a command does not run are those of commands', () => {
-  const commands = jobs.flatMap(({ job }) => job.steps.flatMap(({ run }) => run ?? []))
-  const unused = ELSEWHERE.filter(([pattern]) => !commands.some((command) => pattern.test(command)))
-  expect(unused).toEqual([])
-})
-
-test('which commands others include', () => {
-  const scripts = {
-    pretest: 'npm run build:all',
-    test: 'vitest run --project cpu --project wasm',
-    'build:all': 'make a && make b',
-    prebuild: 'node scripts/prebuild.js',
-    'check:package': 'node scripts/check-package.js',
-  }
-  const ran = ['env CXX=g++-12 npm test', "A='b c' npx vitest run --project node test/x.test.ts", '.ci/fresh-machine x']
-  ran.push('npm run check:package')
-  const isDone = (command: string, env?: Record<string, string>) => hasRun(command, ran, scripts, env)
-  for (const command of [
-    'npm test',
-    'npm run test',
-    'npm run build:all',
-    'make b',
-    'make a && make b',
-    'npx vitest run --project cpu',
-    'vitest run --project wasm test/y.test.ts',
-    'vitest run --project node test/x.test.ts',
-    'npm run prebuild -- --addon-only',
-  ]) {
-    expect(isDone(command), command).toBe(true)
-  }
-  for (const command of [
-    'make c',
-    'make a && make c',
-    'npm run build:all -- --more',
-    'npm ci',
-    'npm run missing',
-    'npm run prebuild -- --target=linux-x64',
-    'vitest run --project cpu --project node',
-    'vitest run --project node test/y.test.ts',
-    'vitest run --project other',
-  ]) {
-    expect(isDone(command), command).toBe(false)
-  }
-  // With the variables of a step, which a command may also set itself.
-  expect(isDone('npm test', { CXX: 'g++-12' })).toBe(true)
-  expect(isDone('npm run build:all', { CXX: 'g++-12' })).toBe(true)
-  expect(isDone('vitest run --project node test/x.test.ts', { A: 'b c' })).toBe(true)
-  expect(isDone("A='b c' vitest run --project node test/x.test.ts")).toBe(true)
-  expect(isDone('npm test', { CXX: 'g++-14' })).toBe(false)
-  expect(isDone('npm run check:package', { CXX: 'g++-12' })).toBe(false)
-  expect(isDone('A=c vitest run --project node test/x.test.ts')).toBe(false)
+test('every script, file and project that a workflow names exists', () => {
+  const { scripts } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { scripts: object }
+  const commands = jobs.flatMap(({ job }) => job.steps.flatMap(({ run }) => run ?? [])).join('\n')
+  const named = (pattern: RegExp) => Array.from(commands.matchAll(pattern), ([, name]) => name)
+  const npm = named(/\bnpm run ([\w:]+)/g)
+  const files = named(/\b(?:node|npx tsx) (?:\/lily\/)?(scripts\/\S+)/g)
+  const chosen = named(/--project (\w+)/g)
+  for (const names of [npm, files, chosen]) expect(names.length).toBeGreaterThan(2)
+  expect(npm.filter((name) => !Object.hasOwn(scripts, name))).toEqual([])
+  expect(files.filter((file) => !existsSync(join(packageRoot, file)))).toEqual([])
+  expect(chosen.filter((name) => !projects.includes(name))).toEqual([])
 })

@@ -24,7 +24,7 @@ export interface Options {
 const files = readdirSync(path('test'), { recursive: true, encoding: 'utf8' }).map((file) => file.replaceAll(sep, '/'))
 
 /** The names of all projects: test/wasm/vitest.config.ts declares `wasm`, and vitest.unshared.config.ts there `unshared`. */
-const names = files.flatMap((file) => {
+export const names = files.flatMap((file) => {
   const [, folder, name] = /^(\w+)\/vitest(?:\.(\w+))?\.config\.ts$/.exec(file) ?? []
   return folder === undefined ? [] : [name ?? folder]
 })
