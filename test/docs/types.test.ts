@@ -1,4 +1,4 @@
-/** What TypeScript accepts. Most of it is checked by `npm run lint:types`, which compiles this file. */
+/** What TypeScript accepts. Most of it is checked by `npm run lint`, which compiles this file. */
 // cspell:ignore acumulate nedds sclaing
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
